@@ -1,0 +1,33 @@
+# The only entrance; CI calls the same targets. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test test-unit lint clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## .venv with everything in it
+
+$(STAMP): pyproject.toml cache/table.py
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash ops/setup.sh
+	@touch $@
+
+demo: setup ## a real Kafka and Cassandra, a million updates, and the proof
+	@$(BIN)/python -m readstates.ops.demo
+
+test: setup ## every test, on a real Kafka and Cassandra
+	@$(BIN)/python -m pytest
+
+test-unit: setup ## the tests that need no server
+	@$(BIN)/python -m pytest tests/unit tests/model
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check .
+	@bash ops/typecheck.sh $(BIN)
+
+clean: ## what the other targets made
+	rm -rf $(VENV) build dist *.egg-info cache/*.so cache/*.c .mypy_cache .pytest_cache .ruff_cache

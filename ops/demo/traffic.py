@@ -1,0 +1,173 @@
+"""Sample traffic with a shape like production's, the same for the same seed.
+
+- Users are drawn by Zipf's law, so are channels: a few are hot, most are quiet.
+- Sessions: a user comes online, fetches everything, then acknowledges channels in a run.
+- A message in a hot channel now and then mentions a crowd, most of them offline.
+- 1 % of the records are bad: not JSON, wrong types, unknown types, foreign keys, no value, …
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+ZIPF_EXPONENT = 0.9
+CHANNELS = 4000
+CHANNELS_A_USER_MAX = 24
+BAD_SHARE = 0.01
+CROWD = 300  # users that one message mentions
+CROWD_EVERY = 6000  # updates between two such messages
+SESSION_ACKS = 6
+FIRST_MESSAGE_ID = 1_150_000_000_000_000_000
+
+
+class Record(NamedTuple):
+    """What a producer sends: key and value as bytes."""
+
+    key: bytes | None
+    value: bytes | None
+
+
+def _zipf(count: int) -> list[float]:
+    return list(accumulate(1 / (rank + 1) ** ZIPF_EXPONENT for rank in range(count)))
+
+
+class Traffic:
+    """A seeded source of update records and of users who ask."""
+
+    def __init__(self, seed: int, users: int) -> None:
+        self._random = random.Random(seed)
+        self.user_ids = self._random.sample(range(10**17, 10**18), users)
+        self._channel_ids = self._random.sample(range(10**17, 10**18), CHANNELS)
+        self._user_weights = _zipf(users)
+        self._channel_weights = _zipf(CHANNELS)
+        self._channels_of: dict[int, list[int]] = {}
+        self._latest: dict[int, int] = {}
+        self._message_id = FIRST_MESSAGE_ID
+
+    def users(self, count: int) -> list[int]:
+        """`count` users drawn by Zipf's law."""
+        return self._random.choices(self.user_ids, cum_weights=self._user_weights, k=count)
+
+    def channels_of(self, user_id: int) -> list[int]:
+        """The channels a user is in, busiest first; 1 … CHANNELS_A_USER_MAX of them."""
+        channels = self._channels_of.get(user_id)
+        if channels is None:
+            count = min(CHANNELS_A_USER_MAX, 1 + int(self._random.expovariate(1 / 8)))
+            drawn = self._random.choices(
+                self._channel_ids, cum_weights=self._channel_weights, k=count
+            )
+            channels = self._channels_of[user_id] = list(dict.fromkeys(drawn))
+        return channels
+
+    def updates(self, count: int) -> Iterator[Record]:
+        """`count` records in the order in which they are sent."""
+        sent = 0
+        while sent < count:
+            for record in self._burst(sent):
+                yield record
+                sent += 1
+                if sent == count:
+                    return
+
+    def _burst(self, sent: int) -> Iterator[Record]:
+        if sent and sent % CROWD_EVERY < SESSION_ACKS:
+            yield from self._crowd()
+            return
+        (user_id,) = self.users(1)
+        for _ in range(1 + int(self._random.expovariate(1 / SESSION_ACKS))):
+            if self._random.random() < BAD_SHARE:
+                yield self._bad(user_id)
+            else:
+                yield self._record(self._event(user_id))
+
+    def _crowd(self) -> Iterator[Record]:
+        channel_id, message_id = self._channel_ids[0], self._next_message()
+        for user_id in self._random.sample(self.user_ids, min(CROWD, len(self.user_ids))):
+            yield self._record(
+                {
+                    "type": "mention",
+                    "user_id": user_id,
+                    "channel_id": channel_id,
+                    "message_id": message_id,
+                }
+            )
+
+    def _next_message(self) -> int:
+        self._message_id += self._random.randint(1, 1 << 22)
+        return self._message_id
+
+    def _channel(self, user_id: int) -> int:
+        channels = self.channels_of(user_id)
+        return channels[min(int(self._random.expovariate(0.5)), len(channels) - 1)]
+
+    def _message_in(self, channel_id: int) -> int:
+        if self._random.random() < 0.3 or channel_id not in self._latest:
+            self._latest[channel_id] = self._next_message()
+        if self._random.random() < 0.05:  # an old device sends an older one
+            return max(1, self._latest[channel_id] - self._random.randint(1, 1 << 24))
+        return self._latest[channel_id]
+
+    def _event(self, user_id: int) -> dict[str, Any]:
+        rand = self._random
+        channel_id = self._channel(user_id)
+        event: dict[str, Any] = {"type": "ack", "user_id": user_id, "channel_id": channel_id}
+        dice = rand.random()
+        if dice < 0.66:
+            event["message_id"] = self._message_in(channel_id)
+            if dice < 0.05:
+                event["last_viewed"] = 4000 + int(dice * 1000)
+                event["flags"] = 1
+        elif dice < 0.84:
+            event.update(type="mention", message_id=self._message_in(channel_id))
+        elif dice < 0.87:
+            event.update(type="retract_mention", message_id=self._latest.get(channel_id, 1))
+        elif dice < 0.91:
+            acks = [
+                {"channel_id": c, "message_id": self._message_in(c)}
+                for c in self.channels_of(user_id)
+            ]
+            event = {"type": "bulk_ack", "user_id": user_id, "acks": acks}
+        elif dice < 0.94:
+            event.update(
+                message_id=self._message_in(channel_id),
+                manual=True,
+                mention_count=rand.randint(0, 3),
+            )
+        elif dice < 0.98:
+            event.update(type="pins_ack", timestamp=1_700_000_000_000 + rand.randint(0, 10**9))
+        elif dice < 0.9995:
+            event["type"] = "delete"
+        else:
+            event = {"type": "delete_user", "user_id": user_id}
+        return event
+
+    def _record(self, event: dict[str, Any]) -> Record:
+        user_id = event["user_id"]
+        if self._random.random() < 0.5:  # half of the producers write IDs as strings
+            event = {
+                key: str(value) if key.endswith("_id") else value for key, value in event.items()
+            }
+        return Record(b"%d" % user_id, json.dumps(event, separators=(",", ":")).encode())
+
+    def _bad(self, user_id: int) -> Record:
+        key = b"%d" % user_id
+        good = {"type": "ack", "user_id": user_id, "channel_id": 1, "message_id": 1}
+        worse: list[tuple[bytes | None, Any]] = [
+            (key, b'{"type": "ack", '),
+            (key, {**good, "message_id": -1}),
+            (key, {**good, "message_id": 1.5}),
+            (key, {**good, "channel_id": None}),
+            (key, {**good, "message_id": 2**63}),
+            (key, {**good, "type": "acknowledge"}),
+            (key, {"type": "bulk_ack", "user_id": user_id, "acks": []}),
+            (b"%d" % (user_id + 1), good),
+            (key, None),
+        ]
+        bad_key, value = self._random.choice(worse)
+        if isinstance(value, dict):
+            value = json.dumps(value).encode()
+        return Record(bad_key, value)

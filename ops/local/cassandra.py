@@ -1,0 +1,91 @@
+"""A Cassandra node of the local stack.
+
+`prepare` fills in its cassandra.yaml, `command` says how it is started, `answers` puts a query to
+it over CQL. Nodes have even shares of the token ring, set here: a node that joins need not ask.
+"""
+
+import json
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from readstates.ops.local import cql
+from readstates.ops.local.cluster import CASSANDRA, Cluster, Node
+from readstates.ops.local.settings import CASSANDRA_HEAP, CASSANDRA_JVM, CASSANDRA_SETTINGS
+
+PORT_TAKEN = ("Address already in use", "Failed to bind port", "is in use by another process")
+
+
+def cluster_name(cluster: Cluster) -> str:
+    return f"read-states {cluster.cluster_id}"
+
+
+def yaml_values(cluster: Cluster, node: Node) -> dict[str, str | int]:
+    """What cassandra.yaml is filled in with: the shared settings, and where the node is."""
+    state = cluster.state_dir(node)
+    nodes = cluster.of(CASSANDRA)
+    folders = ("data", "commitlog", "hints", "saved_caches", "cdc_raw")
+    return {
+        **CASSANDRA_SETTINGS,
+        **{folder: str(state / folder) for folder in folders},
+        "cluster_name": cluster_name(cluster),
+        "initial_token": str(-(2**63) + 1 + (node.number - 1) * (2**64 // len(nodes))),
+        "address": node.address,
+        "port": node.port,
+        "peer_port": node.peer_port,
+        "seeds": f"{nodes[0].address}:{nodes[0].peer_port}",
+    }
+
+
+def prepare(cluster: Cluster, node: Node, java: str, lib: Path) -> None:
+    """Writes the node's settings."""
+    conf = cluster.conf_dir(node)
+    conf.mkdir(parents=True, exist_ok=True)
+    (cluster.state_dir(node) / "tmp").mkdir(parents=True, exist_ok=True)
+    values = {name: json.dumps(value) for name, value in yaml_values(cluster, node).items()}
+    text = Template(_resource("cassandra.yaml")).substitute(values)
+    (conf / "cassandra.yaml").write_text(text, "utf-8")
+    (conf / "logback.xml").write_text(_resource("cassandra-logback.xml"), "utf-8")
+
+
+def command(cluster: Cluster, node: Node, java: str, lib: Path) -> list[str]:
+    """What starts the node."""
+    conf, state = cluster.conf_dir(node), cluster.state_dir(node)
+    options = [
+        line
+        for line in _resource("cassandra-jvm17.options").splitlines()
+        if line and not line.startswith("#")
+    ]
+    return [
+        java,
+        f"-Xms{CASSANDRA_HEAP}",
+        f"-Xmx{CASSANDRA_HEAP}",
+        *options,
+        *(f"-javaagent:{jar}" for jar in sorted(lib.glob("jamm-*.jar"))),
+        *CASSANDRA_JVM,
+        f"-Dcassandra.config={(conf / 'cassandra.yaml').as_uri()}",
+        f"-Dlogback.configurationFile={conf / 'logback.xml'}",
+        f"-Dcassandra.storagedir={state}",
+        f"-Dcassandra.logdir={cluster.log_path(node).parent}",
+        f"-Djava.io.tmpdir={state / 'tmp'}",
+        f"-Djna.tmpdir={state / 'tmp'}",
+        "-Dcassandra-foreground=yes",
+        "-cp",
+        str(lib / "*"),
+        "org.apache.cassandra.service.CassandraDaemon",
+    ]
+
+
+def answers(cluster: Cluster, node: Node, timeout_s: float) -> bool:
+    """Whether this very node answers a query, and knows the nodes that were there before it."""
+    names, peers = "SELECT cluster_name FROM system.local", "SELECT peer FROM system.peers_v2"
+    try:
+        name = cql.query(node.address, node.port, names, timeout_s)
+        known = cql.query(node.address, node.port, peers, timeout_s) if node.number > 1 else []
+    except (OSError, cql.CqlError):
+        return False
+    return name == [[cluster_name(cluster).encode()]] and len(known) >= node.number - 1
+
+
+def _resource(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")

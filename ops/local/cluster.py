@@ -1,0 +1,139 @@
+"""Which servers a stack is made of and where each listens: plain values, no I/O but the port search.
+
+Every node of a role has the same port on its own loopback address where that is Cassandra (a driver
+knows one port for all nodes), and its own port on 127.0.0.1 where that is Kafka.
+"""
+
+import base64
+import socket
+import uuid
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from readstates.ops.local.errors import StackError
+
+KAFKA = "kafka"
+CASSANDRA = "cassandra"
+NODES_MAX = 9  # of a role; each has its own loopback address or pair of ports
+
+
+@dataclass(frozen=True)
+class Node:
+    """One server. `port` is for clients; `peer_port` is Kafka's controller or Cassandra's gossip."""
+
+    role: str
+    number: int  # 1, 2, …; Kafka's node.id
+    address: str
+    port: int = 0
+    peer_port: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.role}-{self.number}"
+
+    @property
+    def endpoint(self) -> str:
+        return f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """All servers of one stack. `cluster_id` is Kafka's, and Cassandra's cluster name carries it."""
+
+    data_dir: Path
+    cluster_id: str
+    nodes: tuple[Node, ...]
+
+    def of(self, role: str) -> tuple[Node, ...]:
+        """The nodes of a role, by number."""
+        return tuple(node for node in self.nodes if node.role == role)
+
+    def conf_dir(self, node: Node) -> Path:
+        return self.data_dir / "conf" / node.name
+
+    def state_dir(self, node: Node) -> Path:
+        return self.data_dir / "data" / node.name
+
+    def log_path(self, node: Node) -> Path:
+        return self.data_dir / "log" / f"{node.name}.log"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"cluster_id": self.cluster_id, "nodes": [asdict(node) for node in self.nodes]}
+
+    @classmethod
+    def from_dict(cls, data_dir: Path, value: dict[str, Any]) -> "Cluster":
+        nodes = tuple(Node(**node) for node in value["nodes"])
+        return cls(data_dir, str(value["cluster_id"]), nodes)
+
+
+def new_cluster(data_dir: Path, brokers: int, cassandra_nodes: int) -> Cluster:
+    """A cluster with a fresh id and no ports yet."""
+    kafka = [Node(KAFKA, n, "127.0.0.1") for n in range(1, brokers + 1)]
+    cassandra = [Node(CASSANDRA, n, f"127.0.0.{n}") for n in range(1, cassandra_nodes + 1)]
+    # Kafka's own form of a UUID; with a letter first, as it takes a leading '-' for an option.
+    cluster_id = "R" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
+    return Cluster(data_dir, cluster_id, (*kafka, *cassandra))
+
+
+def with_free_ports(cluster: Cluster, role: str) -> Cluster:
+    """The same cluster with ports for `role` that were free a moment ago.
+
+    Another program may take one before the server does: the caller tries again then.
+    Raises StackError where a node's loopback address cannot be bound at all.
+    """
+    with ExitStack() as held:  # all at once, so that no two get the same
+        nodes = cluster.of(role)
+        if role == CASSANDRA:
+            addresses = tuple(node.address for node in nodes)
+            port, peer_port = (_hold_port(held, addresses) for _ in range(2))
+            chosen = [replace(node, port=port, peer_port=peer_port) for node in nodes]
+        else:
+            chosen = [
+                replace(
+                    node,
+                    port=_hold_port(held, (node.address,)),
+                    peer_port=_hold_port(held, (node.address,)),
+                )
+                for node in nodes
+            ]
+    others = tuple(node for node in cluster.nodes if node.role != role)
+    return replace(cluster, nodes=tuple(sorted((*others, *chosen), key=_order)))
+
+
+def is_free(address: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((address, port))
+        except OSError:
+            return False
+    return True
+
+
+def _order(node: Node) -> tuple[bool, int]:
+    return node.role != KAFKA, node.number
+
+
+def _hold_port(held: ExitStack, addresses: tuple[str, ...]) -> int:
+    """One port that is free on every address, held until `held` closes."""
+    for _ in range(100):
+        with ExitStack() as trial:
+            port = 0
+            try:
+                for address in addresses:
+                    listener = trial.enter_context(socket.socket())
+                    listener.bind((address, port))
+                    port = listener.getsockname()[1]
+            except OSError as error:
+                if port == 0:
+                    raise StackError(
+                        f"cannot listen on {address}: {error.strerror}. Where the system gives only "
+                        f"127.0.0.1 (macOS), add it: sudo ifconfig lo0 alias {address}"
+                    ) from error
+                continue
+            held.push(trial.pop_all())
+            return port
+    raise StackError(f"no port is free on all of {', '.join(addresses)}")

@@ -1,0 +1,112 @@
+"""A Kafka broker of the local stack: KRaft, broker and controller in one process.
+
+`prepare` writes its settings and formats its folder, `command` says how it is started, `answers`
+asks it for metadata over Kafka's own protocol.
+"""
+
+import socket
+import subprocess
+from importlib import resources
+from pathlib import Path
+
+from readstates.ops.local.cluster import KAFKA, Cluster, Node
+from readstates.ops.local.errors import StartFailed
+from readstates.ops.local.settings import KAFKA_HEAP, broker_settings
+
+FORMAT_TIMEOUT_S = 60.0
+PORT_TAKEN = ("Address already in use", "failed to bind to")
+
+
+def server_properties(cluster: Cluster, node: Node) -> dict[str, str]:
+    """All settings of one broker: the shared ones, and where it is."""
+    voters = ",".join(f"{n.number}@{n.address}:{n.peer_port}" for n in cluster.of(KAFKA))
+    listener = f"PLAINTEXT://{node.address}:{node.port}"
+    return {
+        **broker_settings(len(cluster.of(KAFKA))),
+        "node.id": str(node.number),
+        "controller.quorum.voters": voters,
+        "listeners": f"{listener},CONTROLLER://{node.address}:{node.peer_port}",
+        "advertised.listeners": listener,
+        "log.dirs": str(cluster.state_dir(node)),
+    }
+
+
+def prepare(cluster: Cluster, node: Node, java: str, lib: Path) -> None:
+    """Writes the settings and, the first time, formats the log folder (a JVM of about 1 s).
+
+    Raises StartFailed with what the format tool said.
+    """
+    conf = cluster.conf_dir(node)
+    conf.mkdir(parents=True, exist_ok=True)
+    properties = server_properties(cluster, node)
+    text = "".join(f"{key}={_escaped(value)}\n" for key, value in properties.items())
+    (conf / "server.properties").write_text(text, "utf-8")
+    template = resources.files(__package__).joinpath("kafka-log4j2.xml").read_text("utf-8")
+    (conf / "log4j2.xml").write_text(template, "utf-8")
+    if (cluster.state_dir(node) / "meta.properties").exists():
+        return
+    argv = [*_java(java, cluster, node, lib, "128m"), "kafka.tools.StorageTool", "format"]
+    argv += ["--cluster-id", cluster.cluster_id, "--config", str(conf / "server.properties")]
+    try:
+        done = subprocess.run(
+            [*argv, "--ignore-formatted"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=FORMAT_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise StartFailed(f"{node.name}: formatting took over {FORMAT_TIMEOUT_S:.0f} s") from error
+    if done.returncode != 0:
+        raise StartFailed(
+            f"{node.name}: formatting its log folder failed:\n{done.stdout}{done.stderr}"
+        )
+
+
+def command(cluster: Cluster, node: Node, java: str, lib: Path) -> list[str]:
+    """What starts the broker."""
+    properties = cluster.conf_dir(node) / "server.properties"
+    return [*_java(java, cluster, node, lib, KAFKA_HEAP), "kafka.Kafka", str(properties)]
+
+
+def answers(cluster: Cluster, node: Node, timeout_s: float) -> bool:
+    """Whether this very broker gives metadata, with every broker of the stack in it."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    try:  # first without librdkafka, which reports a refused connection on stderr
+        socket.create_connection((node.address, node.port), timeout_s).close()
+    except OSError:
+        return False
+    try:
+        metadata = AdminClient(
+            {
+                "bootstrap.servers": node.endpoint,
+                "client.id": "read-states-stack",
+                "log_level": 0,
+                "error_cb": lambda _error: None,
+            }
+        ).list_topics(timeout=timeout_s)
+    except KafkaException:
+        return False
+    brokers = {n.number for n in cluster.of(KAFKA)}
+    return metadata.cluster_id == cluster.cluster_id and set(metadata.brokers) == brokers
+
+
+def _java(java: str, cluster: Cluster, node: Node, lib: Path, heap: str) -> list[str]:
+    return [
+        java,
+        f"-Xmx{heap}",
+        "-XX:+UseG1GC",
+        "-XX:MaxGCPauseMillis=20",
+        "-XX:+ExitOnOutOfMemoryError",
+        "-Djava.awt.headless=true",
+        f"-Dlog4j2.configurationFile={(cluster.conf_dir(node) / 'log4j2.xml').as_uri()}",
+        "-cp",
+        str(lib / "*"),
+    ]
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\")

@@ -1,0 +1,104 @@
+"""Server processes: started in a session of their own, known by pid *and* start time.
+
+A pid alone is reused by the system; nothing here signals a process whose start time is not the
+recorded one, so a stale state file can never make the stack stop a stranger.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+STOP_TIMEOUT_S = 20.0  # from SIGTERM to SIGKILL: Cassandra drains, Kafka hands over its leaders
+KILL_TIMEOUT_S = 5.0
+POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """One process for good: `started` is the system's own record of when it began."""
+
+    pid: int
+    started: str
+
+
+def spawn(argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> ProcessId:
+    """Starts `argv` in its own session, input empty, output to `log` (the last one becomes .1).
+
+    Raises OSError where the program cannot be started.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists():
+        log.replace(log.with_name(log.name + ".1"))
+    log.touch()
+    writing = os.O_WRONLY | os.O_APPEND
+    pid = os.posix_spawn(
+        argv[0],
+        list(argv),
+        dict(environment),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), writing, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,  # Ctrl-C in the terminal is not for it
+        setsigmask=[],
+        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE],
+    )
+    return ProcessId(pid, _started(pid) or "gone")
+
+
+def is_alive(process: ProcessId) -> bool:
+    """Whether that very process still runs. A dead child of ours is reaped on the way."""
+    with contextlib.suppress(ChildProcessError):
+        if os.waitpid(process.pid, os.WNOHANG)[0] == process.pid:
+            return False
+    return _started(process.pid) == process.started
+
+
+def stop(processes: Iterable[ProcessId], timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """Ends all of them together: SIGTERM, and SIGKILL for what is left after `timeout_s`.
+
+    Returns when none is alive, at the latest KILL_TIMEOUT_S after the SIGKILL.
+    """
+    left = list(processes)
+    for signal_number, bound_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, KILL_TIMEOUT_S)):
+        left = [process for process in left if is_alive(process)]
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal_number)
+        deadline = time.monotonic() + bound_s
+        while left and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+            left = [process for process in left if is_alive(process)]
+
+
+def last_lines(log: Path, lines: int = 25) -> str:
+    """The end of a log, for an error message; empty where there is none."""
+    try:
+        text = log.read_text("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def _started(pid: int) -> str | None:
+    """When the process began, as text to compare; None where it is not there or is a zombie."""
+    if Path("/proc/self/stat").exists():
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+            boot_id = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        except OSError:
+            return None
+        fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+        return None if fields[0] in "ZX" else f"{fields[19]}@{boot_id}"
+    ps = shutil.which("ps") or "/bin/ps"
+    shown = subprocess.run(
+        [ps, "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout.split(maxsplit=1)
+    return None if len(shown) < 2 or shown[0].startswith("Z") else shown[1].strip()

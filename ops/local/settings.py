@@ -1,0 +1,41 @@
+"""What the local stack and docker-compose.yml have in common: versions, broker and database settings.
+
+Both ways must give the same two servers; tests/unit/ops/test_compose.py holds them together.
+"""
+
+KAFKA_VERSION = "4.3.1"
+CASSANDRA_VERSION = "5.0.6"
+JAVA_VERSION = 17  # Kafka 4 needs at least 17, Cassandra 5.0 runs on 11 and 17 only
+
+KAFKA_HEAP = "512m"
+CASSANDRA_HEAP = "1g"
+
+LOCAL_DC = "datacenter1"  # what SimpleSnitch calls every node's data center
+CASSANDRA_SETTINGS: dict[str, str | int] = {
+    "num_tokens": 1,
+    "endpoint_snitch": "SimpleSnitch",
+}
+# A lone node has nobody to gossip with: waiting for it would cost about 8 s a start.
+CASSANDRA_JVM = ("-Dcassandra.skip_wait_for_gossip_to_settle=0",)
+
+
+def broker_settings(brokers: int) -> dict[str, str]:
+    """The broker settings that do not depend on where it runs, for `brokers` brokers (at least 1).
+
+    Internal topics are copied to three brokers where there are three. Everything not named here
+    is Kafka's default, `auto.create.topics.enable=true` among it: the service must cope with it.
+    """
+    copies = str(min(brokers, 3))
+    min_isr = str(max(1, min(brokers, 3) - 1))
+    return {
+        "process.roles": "broker,controller",
+        "controller.listener.names": "CONTROLLER",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "offsets.topic.replication.factor": copies,
+        "transaction.state.log.replication.factor": copies,
+        "transaction.state.log.min.isr": min_isr,
+        "share.coordinator.state.topic.replication.factor": copies,
+        "share.coordinator.state.topic.min.isr": min_isr,
+        "group.initial.rebalance.delay.ms": "0",
+    }

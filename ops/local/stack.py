@@ -1,0 +1,328 @@
+"""The local stack: a real Kafka and a real Cassandra as plain processes on loopback.
+
+    Stack(data_dir).up()  →  .env()  →  … work …  →  .down()
+
+How `up` works:
+1. take the stack's lock, so that one command at a time changes it;
+2. read what was started before; what still runs (same pid, same start time) is kept;
+3. fetch the jar files if need be, choose free ports, write the settings;
+4. start what is missing, each in a session of its own, and write its pid down at once;
+5. wait until each answers its own protocol, and is who it should be;
+6. on any failure or interrupt stop what this call started, and only that.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from readstates.ops.local import cassandra, kafka, state
+from readstates.ops.local.cluster import (
+    CASSANDRA,
+    KAFKA,
+    NODES_MAX,
+    Cluster,
+    Node,
+    is_free,
+    new_cluster,
+    with_free_ports,
+)
+from readstates.ops.local.errors import NotRunning, PortTaken, StackError, StartFailed
+from readstates.ops.local.libs import Progress, find_java, jars, locked
+from readstates.ops.local.process import is_alive, last_lines, spawn, stop
+from readstates.ops.local.settings import LOCAL_DC
+from readstates.ops.local.state import State
+
+START_TIMEOUT_S = 120.0  # from a server's start to its first answer
+ANSWER_TIMEOUT_S = 3.0
+LOCK_TIMEOUT_S = 1500.0  # over a download and a start
+PROGRESS_EVERY_S = 5.0
+PORT_ATTEMPTS = 4
+_SERVERS: dict[str, ModuleType] = {KAFKA: kafka, CASSANDRA: cassandra}
+
+
+@dataclass(frozen=True)
+class ProcessStatus:
+    """One server. `answering` is asked of the server itself, so it implies `alive`."""
+
+    role: str
+    number: int
+    pid: int | None
+    address: str
+    port: int
+    alive: bool
+    answering: bool
+    log: str
+
+
+@dataclass(frozen=True)
+class StackStatus:
+    """The stack as it is now; `up` where every server of it answers."""
+
+    data_dir: str
+    up: bool
+    processes: tuple[ProcessStatus, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values, for JSON."""
+        return asdict(self)
+
+
+def default_data_dir() -> Path:
+    """Where the stack lives unless told otherwise."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "read-states" / "stack"
+
+
+class Stack:
+    """One stack in one data folder; stacks in different folders do not know of each other.
+
+    Every method raises StackError (see errors.py) with a text for the person at the terminal.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir.expanduser().absolute()
+        if any(c in str(self.data_dir) for c in ",:\n"):
+            raise StackError(f"{self.data_dir}: Kafka and Java take no ',' or ':' in a folder name")
+
+    def up(
+        self, brokers: int = 1, cassandra_nodes: int = 1, progress: Progress = lambda _line: None
+    ) -> bool:
+        """Starts what is not running; True if it started something, False if all ran already.
+
+        About 10 s, the first time plus the download (120 MB). `progress` gets a line at a time.
+        Interrupted or failing, it leaves nothing running that was not running before.
+        """
+        for count in (brokers, cassandra_nodes):
+            if not 1 <= count <= NODES_MAX:
+                raise StackError(f"a stack has 1 to {NODES_MAX} servers of a kind, not {count}")
+        with self._lock(progress):
+            known = state.load(self.data_dir)
+            current = known or State(new_cluster(self.data_dir, brokers, cassandra_nodes))
+            self._check_size(current.cluster, brokers, cassandra_nodes)
+            current = _without_dead(current)
+            if all(n.name in current.processes for n in current.cluster.nodes):
+                _wait(current, current.cluster.nodes, progress, time.monotonic(), quiet=True)
+                return False
+            self._start(current, progress)
+            return True
+
+    def down(self, remove: bool = False, progress: Progress = lambda _line: None) -> bool:
+        """Stops the stack, at most about 25 s; True if something ran. With `remove` its data goes.
+
+        Only processes that `up` started are stopped: pid and start time must both be the recorded.
+        """
+        if not self.data_dir.is_dir():
+            return False
+        with self._lock(progress):
+            current = state.load(self.data_dir)
+            running = _without_dead(current).processes if current else {}
+            if running:
+                progress(f"stopping {', '.join(sorted(running))}")
+                stop(running.values())
+            if current:
+                state.save(replace(current, processes={}))
+            if remove:
+                for folder in ("conf", "data", "log"):
+                    shutil.rmtree(self.data_dir / folder, ignore_errors=True)
+                state.state_path(self.data_dir).unlink(missing_ok=True)
+                (self.data_dir / "lock").unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # something else may be kept there
+                    self.data_dir.rmdir()
+            return bool(running)
+
+    def status(self) -> StackStatus:
+        """What runs and what answers, asked now; up to 3 s for a server that hangs."""
+        current = state.load(self.data_dir)
+        if current is None:
+            return StackStatus(str(self.data_dir), False, ())
+        shown = []
+        for node in current.cluster.nodes:
+            process = current.processes.get(node.name)
+            alive = process is not None and is_alive(process)
+            shown.append(
+                ProcessStatus(
+                    node.role,
+                    node.number,
+                    process.pid if process else None,
+                    node.address,
+                    node.port,
+                    alive,
+                    alive and _answers(current.cluster, node),
+                    str(current.cluster.log_path(node)),
+                )
+            )
+        return StackStatus(str(self.data_dir), all(p.answering for p in shown), tuple(shown))
+
+    def env(self) -> dict[str, str]:
+        """The settings that point at this stack. Raises NotRunning where a server is gone."""
+        current = state.load(self.data_dir)
+        alive = set(_without_dead(current).processes) if current else set()
+        if current is None or any(node.name not in alive for node in current.cluster.nodes):
+            raise NotRunning(
+                f"no stack runs in {self.data_dir}; "
+                f"start it with: readstates stack up --data-dir {self.data_dir}"
+            )
+        databases = current.cluster.of(CASSANDRA)
+        return {
+            "READ_STATES_KAFKA_BOOTSTRAP": ",".join(n.endpoint for n in current.cluster.of(KAFKA)),
+            "READ_STATES_CASSANDRA_HOSTS": ",".join(n.address for n in databases),
+            "READ_STATES_CASSANDRA_PORT": str(databases[0].port),
+            "READ_STATES_CASSANDRA_LOCAL_DC": LOCAL_DC,
+        }
+
+    def _start(self, current: State, progress: Progress) -> None:
+        """Steps 3 to 6, with other ports where one is taken meanwhile."""
+        java = find_java()
+        missing = [n for n in current.cluster.nodes if n.name not in current.processes]
+        libs = {role: jars(role, progress) for role in dict.fromkeys(n.role for n in missing)}
+        current = _with_ports(current)
+        for attempt in range(1, PORT_ATTEMPTS + 1):
+            try:
+                _start_nodes(current, java, libs, progress)
+            except PortTaken as error:
+                if attempt == PORT_ATTEMPTS:
+                    raise
+                progress(f"{str(error).splitlines()[0]}; trying others")
+                current = _with_ports(current, anew=True)
+            else:
+                return
+
+    def _check_size(self, cluster: Cluster, brokers: int, cassandra_nodes: int) -> None:
+        made = (len(cluster.of(KAFKA)), len(cluster.of(CASSANDRA)))
+        if made != (brokers, cassandra_nodes):
+            raise StackError(
+                f"the stack in {self.data_dir} was made with {made[0]} broker(s) and {made[1]} "
+                "Cassandra node(s). Remove it (readstates stack down --remove) or use another "
+                "--data-dir."
+            )
+
+    @contextlib.contextmanager
+    def _lock(self, progress: Progress) -> Iterator[None]:
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        path = self.data_dir / "lock"
+        note = f"waiting: another command is at work in {self.data_dir}"
+        with locked(path, LOCK_TIMEOUT_S, lambda: progress(note)):
+            yield
+
+
+def _without_dead(current: State) -> State:
+    """Stale entries dropped: processes that ended, or whose pid is another program's by now."""
+    dead = {name for name, process in current.processes.items() if not is_alive(process)}
+    return current.without(dead)
+
+
+def _with_ports(current: State, anew: bool = False) -> State:
+    """Last time's ports where they are free, others where not. A running role keeps its own."""
+    cluster = current.cluster
+    for role in (KAFKA, CASSANDRA):
+        nodes = cluster.of(role)
+        if any(node.name in current.processes for node in nodes):
+            continue
+        ports = [(node.address, port) for node in nodes for port in (node.port, node.peer_port)]
+        if anew or not all(port and is_free(address, port) for address, port in ports):
+            cluster = with_free_ports(cluster, role)
+    return replace(current, cluster=cluster)
+
+
+def _start_nodes(current: State, java: str, libs: dict[str, Path], progress: Progress) -> None:
+    """Starts and awaits what is missing; on any failure stops what it started."""
+    before = set(current.processes)
+    # Brokers need each other to answer; Cassandra's nodes join one after another.
+    groups: list[tuple[Node, ...]] = [
+        (*current.cluster.of(CASSANDRA)[:1], *current.cluster.of(KAFKA))
+    ]
+    groups += [(node,) for node in current.cluster.of(CASSANDRA)[1:]]
+    try:
+        for group in groups:
+            begin = time.monotonic()
+            missing = [node for node in group if node.name not in before]
+            for node in missing:
+                progress(f"{node.name}: starting")
+                server = _SERVERS[node.role]
+                server.prepare(current.cluster, node, java, libs[node.role])
+                argv = server.command(current.cluster, node, java, libs[node.role])
+                with _interrupts_held():  # no process that is not written down
+                    log = current.cluster.log_path(node)
+                    current = current.with_process(node.name, spawn(argv, log, _environment()))
+                    state.save(current)
+            _wait(current, missing, progress, begin)
+    except BaseException:
+        with _interrupts_held():
+            stop(process for name, process in current.processes.items() if name not in before)
+            state.save(current.without(set(current.processes) - before))
+        raise
+
+
+def _wait(
+    current: State,
+    nodes: list[Node] | tuple[Node, ...],
+    progress: Progress,
+    begin: float,
+    quiet: bool = False,
+) -> None:
+    """Until every one of `nodes` answers. Raises StartFailed, PortTaken."""
+    left, told = list(nodes), begin
+    while left:
+        passed = time.monotonic() - begin
+        for node in list(left):
+            if not is_alive(current.processes[node.name]):
+                raise _died(current.cluster, node)
+            if _answers(current.cluster, node):
+                left.remove(node)
+                if not quiet:
+                    passed = time.monotonic() - begin
+                    progress(f"{node.name}: answers on {node.endpoint} after {passed:.1f} s")
+        if not left:
+            return
+        if passed > START_TIMEOUT_S:
+            raise StartFailed(
+                f"{left[0].name} did not answer within {START_TIMEOUT_S:.0f} s. "
+                + _log_end(current.cluster, left[0])
+            )
+        if time.monotonic() - told >= PROGRESS_EVERY_S:
+            told = time.monotonic()
+            progress(f"waiting for {', '.join(n.name for n in left)}, {told - begin:.0f} s")
+        time.sleep(0.2)
+
+
+def _died(cluster: Cluster, node: Node) -> StartFailed:
+    log = last_lines(cluster.log_path(node), 200)
+    if any(text in log for text in _SERVERS[node.role].PORT_TAKEN):
+        return PortTaken(
+            f"{node.name}: port {node.port} or {node.peer_port} was taken by another program\n"
+            + _log_end(cluster, node)
+        )
+    return StartFailed(f"{node.name} ended before it answered. " + _log_end(cluster, node))
+
+
+def _log_end(cluster: Cluster, node: Node) -> str:
+    path = cluster.log_path(node)
+    return f"The end of {path}:\n{last_lines(path)}"
+
+
+def _answers(cluster: Cluster, node: Node) -> bool:
+    check: Callable[[Cluster, Node, float], bool] = _SERVERS[node.role].answers
+    return check(cluster, node, ANSWER_TIMEOUT_S)
+
+
+def _environment() -> dict[str, str]:
+    """Ours without what would change a Java server behind our back."""
+    changing = ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH")
+    return {name: value for name, value in os.environ.items() if name not in changing}
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the end of the block (in the main thread)."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)

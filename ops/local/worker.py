@@ -1,0 +1,130 @@
+"""A worker as a child process, for the demo, the benches and the tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+
+
+class WorkerError(Exception):
+    """The worker ended, or did not become ready; the text has the end of its log."""
+
+
+class WorkerProcess:
+    """`readstates worker` with its log in a file. Start it, ask it, stop or kill it."""
+
+    def __init__(self, env: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        self._env = {**os.environ, "READ_STATES_HTTP_PORT": "0", **env}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    def start(self) -> WorkerProcess:
+        """Start the process; does not wait for it to be ready."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as out:
+            self._log_start = out.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "readstates.streams.cli", "worker"],
+                env=self._env,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status; None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
+    def output(self) -> str:
+        """What this process logged since `start`."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace")
+
+    def _port(self) -> int | None:
+        for line in self.output().splitlines():
+            if "http host=" in line:
+                return int(line.rpartition("port=")[2].split()[0])
+        return None
+
+    def get(self, path: str) -> tuple[int, str]:
+        """GET from its HTTP endpoints: status (0: no answer yet) and body."""
+        port = self._port()
+        if port is None:
+            return 0, ""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return exc.code, exc.read().decode()
+        except OSError:
+            return 0, ""
+
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Until /readyz says yes. Raises WorkerError with the log's end."""
+        end = time.monotonic() + timeout_s
+        while True:
+            status, body = self.get("/readyz")
+            if status == 200:
+                return
+            if self.returncode is not None:
+                raise WorkerError(f"the worker ended with {self.returncode}:\n{self._tail()}")
+            if time.monotonic() > end:
+                raise WorkerError(f"not ready after {timeout_s} s: {body}\n{self._tail()}")
+            time.sleep(0.1)
+
+    def _tail(self) -> str:
+        return f"{self.log}:\n" + "\n".join(self.output().splitlines()[-30:])
+
+    def metrics(self) -> dict[str, float]:
+        """Samples by name, summed over labels, and by `name{label=value,…}`."""
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(self.get("/metrics")[1]):
+            for sample in family.samples:
+                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+                labels = ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()))
+                if labels:
+                    found[f"{sample.name}{{{labels}}}"] = sample.value
+        return found
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """SIGTERM and wait; SIGKILL after `timeout_s`. Returns the exit status."""
+        return self._end(signal.SIGTERM, timeout_s)
+
+    def kill(self) -> int:
+        """SIGKILL and wait."""
+        return self._end(signal.SIGKILL, STOP_TIMEOUT_S)
+
+    def _end(self, number: int, timeout_s: float) -> int:
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+            try:
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        return self._process.returncode

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Makes $VENV with the project and its tools, and names what is missing with the command to install it.
+set -euo pipefail
+
+missing=()
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+  missing+=("Python 3.11 or newer        Debian: apt-get install python3    macOS: brew install python@3.12")
+"$PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
+  missing+=("Python's venv module        Debian: apt-get install python3-venv")
+java -version 2>&1 | grep -qE 'version "(17|1[89]|2[0-9])' ||
+  missing+=("Java 17                     Debian: apt-get install openjdk-17-jre-headless    macOS: brew install openjdk@17")
+command -v mvn >/dev/null ||
+  missing+=("Maven                       Debian: apt-get install maven    macOS: brew install maven")
+if ((${#missing[@]})); then
+  echo "Missing on this machine:" >&2
+  printf '  %s\n' "${missing[@]}" >&2
+  exit 1
+fi
+
+echo "setup: $VENV (about half a minute the first time)"
+[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+"$VENV/bin/python" - <<'PY'
+from readstates.cache.table import COMPILED
+if not COMPILED:
+    print("setup: no C compiler, so cache/table.py runs as plain Python: everything works, updates "
+          "cost about three times more. To compile it: apt-get install gcc libc6-dev python3-dev, "
+          "then make clean setup")
+PY

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# mypy over the packages under the names they are imported by: the folders schemas/, cache/, …
+# are the packages readstates.schemas, readstates.cache, …, which mypy cannot see from pyproject.
+set -euo pipefail
+farm=$(mktemp -d)
+trap 'rm -rf "$farm"' EXIT
+mkdir "$farm/readstates"
+for package in schemas cache streams ops; do ln -s "$PWD/$package" "$farm/readstates/$package"; done
+MYPYPATH=$farm "$1/python" -m mypy --config-file pyproject.toml --explicit-package-bases \
+  -p readstates.schemas -p readstates.cache -p readstates.streams -p readstates.ops

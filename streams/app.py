@@ -1,0 +1,232 @@
+"""The Faust application: the picture of the service, in code.
+
+read-states.updates ─► take_updates ─► Partition.take ─► run ─► table ─► WriteBehind ─► Cassandra
+                                           │ not resident: park ─► Loader ─► Cassandra    │
+read-states.queries ─► take_queries ─► Partition.ask ─► table ─► Output ─► reply topic    │
+                                                  commit ◄── watermark ◄── written ◄──────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import faust
+from faust.types import TP
+from mode import CrashingSupervisor, Service
+from readstates.cache.tablefile import default_cache_dir
+from readstates.streams import agents, metrics, topics, transport
+from readstates.streams.cassandra import Store
+from readstates.streams.config import Settings
+from readstates.streams.errors import ReadStatesError
+from readstates.streams.http import Endpoints
+from readstates.streams.rebalance import Handover
+from readstates.streams.replies import Output
+
+log = logging.getLogger(__name__)
+
+TURN_S = 0.02
+GAUGES_S = 1.0
+STUCK_S = 60.0  # liveness: lag without progress for this long
+GIL_SWITCH_S = 0.0005  # a query must not wait 5 ms for the interpreter while a thread decodes
+
+
+class App(faust.App):  # type: ignore[misc]
+    """Faust's app with our partitions; refuses to go on after an error of ours."""
+
+    partitions: Handover
+    read_states_settings: Settings
+
+    async def on_stop(self) -> None:
+        """SIGTERM: Faust does not call the revoke hook then, so hand over here."""
+        timer = threading.Timer(self.read_states_settings.shutdown_timeout_s, _give_up)
+        timer.daemon = True
+        timer.start()
+        self.flow_control.suspend()
+        self.consumer.stop_flow()
+        await self.partitions.hand_over(self.consumer)
+        await super().on_stop()
+
+
+def _give_up() -> None:
+    print(
+        "read-states: shutdown took too long, ending now; nothing is lost, the log is replayed",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
+
+
+def build(settings: Settings) -> App:
+    """A worker's app, checked against Kafka and Cassandra and ready to run.
+
+    Raises TopicError, EpochError, StoreError, ConfigError: all mean "refuse to start".
+    """
+    topic = topics.check(settings)
+    store = Store(settings)
+    store.prepare()
+    epoch = store.claim_epoch(settings.updates_topic, topic.topic_id, topic.partitions)
+    hosts = settings.kafka_bootstrap.replace(",", ";")
+    app = App(
+        settings.kafka_group,
+        broker=f"{transport.register()}://{hosts}",
+        read_states_settings=settings,
+        **_faust_settings(settings),
+    )
+    output = Output(settings)
+    partitions = Handover(settings, store, output, epoch)
+    partitions.topic_id = topic.topic_id.bytes
+    partitions.partition_count = topic.partitions
+    partitions.cache_dir = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
+    partitions.cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    app.read_states_settings = settings
+    app.partitions = partitions
+
+    def batches(name: str) -> Any:
+        return app.topic(name, acks=False, schema=transport.BatchSchema(), internal=False)
+
+    agents.define(app, partitions, batches(settings.updates_topic), batches(settings.queries_topic))
+    duties = Duties(app, store, output)
+    app.service(duties)
+    return app
+
+
+def _faust_settings(settings: Settings) -> dict[str, Any]:
+    more: dict[str, Any] = {}
+    if settings.instance_id:
+        # fixed: a changed URL would make a static member look like another one
+        more["canonical_url"] = f"http://{settings.instance_id}:6066"
+    return {
+        "autodiscover": False,
+        "broker_heartbeat_interval": 1.0,
+        "broker_max_poll_records": 2000,
+        "broker_session_timeout": settings.session_timeout_s,
+        "consumer_auto_offset_reset": "earliest",
+        "datadir": tempfile.mkdtemp(prefix="read-states-"),
+        "agent_supervisor": CrashingSupervisor,  # a bug stops the worker, it does not lose a batch
+        "store": "memory://",
+        "stream_buffer_maxsize": 16,  # batches
+        "stream_wait_empty": False,
+        "table_standby_replicas": 1,  # selects the copartitioning, sticky assignor
+        "topic_allow_declare": False,
+        "topic_disable_leader": True,
+        "web_enabled": False,
+        **more,
+    }
+
+
+class Duties(Service):  # type: ignore[misc]
+    """What runs beside the agents: the partitions' turns, write-behind, commits, gauges, HTTP."""
+
+    def __init__(self, app: App, store: Store, output: Output) -> None:
+        super().__init__()
+        self.app = app
+        self.partitions = app.partitions
+        self.settings = app.read_states_settings
+        self.store = store
+        self.output = output
+        self.pauses = metrics.CollectorPauses()
+        self._progress: tuple[int, float] = (-1, time.monotonic())
+        self._evictions: dict[int, int] = {}
+
+    def on_init_dependencies(self) -> list[Any]:
+        settings = self.settings
+        return [Endpoints(settings.http_host, settings.http_port, self.health, self.ready)]
+
+    def health(self) -> tuple[bool, str]:
+        """The process lives, and is not stuck before records it could apply."""
+        position, since = self._progress
+        stuck_s = time.monotonic() - since
+        if stuck_s > STUCK_S:
+            return False, f"records wait and nothing moved for {stuck_s:.0f} s (at {position})"
+        return True, "alive"
+
+    def ready(self) -> tuple[bool, str]:
+        return self.partitions.ready
+
+    async def on_start(self) -> None:
+        sys.setswitchinterval(GIL_SWITCH_S)
+        gc.collect()
+        gc.freeze()
+
+    async def on_stop(self) -> None:
+        self.output.close()
+        self.store.close()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _run(self) -> None:
+        await self.partitions.run()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _turns(self) -> None:
+        while not self.should_stop:
+            self.partitions.turn()
+            await asyncio.sleep(TURN_S)
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _commits(self) -> None:
+        while not self.should_stop:
+            await self.sleep(self.settings.commit_interval_s)
+            live = [o for o in self.partitions.owned.values() if not o.partition.closing]
+            if live and not self.app.consumer.rebalancing:
+                await self.partitions.commit(self.app.consumer, live)
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _gauges(self) -> None:
+        while not self.should_stop:
+            self._measure()
+            await self.sleep(GAUGES_S)
+
+    def _measure(self) -> None:
+        applied = 0
+        waiting = False
+        for number, owned in self.partitions.owned.items():
+            partition, table, label = owned.partition, owned.partition.table, str(number)
+            counts = partition.counts
+            applied += partition.position
+            metrics.UPDATES_APPLIED.labels(label).inc(counts.applied)
+            for reason in ("replayed", "stale", "duplicate"):
+                metrics.UPDATES_SKIPPED.labels(reason).inc(getattr(counts, reason))
+            counts.applied = counts.replayed = counts.stale = counts.duplicate = 0
+            metrics.RESIDENT_STATES.labels(label).set(table.resident_states)
+            metrics.RESIDENT_USERS.labels(label).set(table.resident_users)
+            metrics.DIRTY_STATES.labels(label).set(table.dirty_states)
+            metrics.PARKED_UPDATES.labels(label).set(partition.parked_updates)
+            evicted = table.evictions - self._evictions.get(partition.incarnation, 0)
+            self._evictions = {**self._evictions, partition.incarnation: table.evictions}
+            metrics.EVICTIONS.inc(evicted)
+            durable = partition.watermark_position()
+            metrics.DURABILITY_LAG.labels(label).set(partition.position - durable)
+            metrics.DURABILITY_LAG_SECONDS.labels(label).set(partition.oldest_change_s())
+            waiting |= self._lag(self.settings.updates_topic, number, partition.position)
+            self._lag(self.settings.queries_topic, number, owned.query_position)
+        metrics.QUERIES_WAITING.set(self.partitions.waiting_queries)
+        if applied != self._progress[0] or not waiting:
+            self._progress = (applied, time.monotonic())
+
+    def _lag(self, topic: str, number: int, position: int) -> bool:
+        """Set the processing lag; True if records wait."""
+        end = self.app.consumer._thread.highwater(TP(topic, number))
+        lag = max(0, end - position) if end is not None else 0
+        metrics.PROCESSING_LAG.labels(topic, str(number)).set(lag)
+        return lag > 0
+
+
+def run(settings: Settings, loglevel: str) -> int:
+    """Run a worker until a signal or an error; returns the exit status."""
+    try:
+        app = build(settings)
+    except ReadStatesError as exc:
+        print(f"read-states: {exc}", file=sys.stderr)
+        return 1
+    worker = faust.Worker(app, loglevel=loglevel, redirect_stdouts=False, quiet=True)
+    worker.execute_from_commandline()
+    return 0

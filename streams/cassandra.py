@@ -1,0 +1,230 @@
+"""Cassandra: the only module that knows the driver.
+
+Loads and writes are started here and finish in callbacks on the driver's thread; they are handed
+back to the event loop. Every driver exception becomes a StoreError. Reads and writes are at
+LOCAL_QUORUM; every write carries its version as the write timestamp, so that a late or repeated
+one can never overwrite a newer one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from cassandra import ConsistencyLevel, DriverException
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import (
+    EXEC_PROFILE_DEFAULT,
+    Cluster,
+    ExecutionProfile,
+    NoHostAvailable,
+    Session,
+)
+from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
+from cassandra.query import BatchStatement, BatchType, tuple_factory
+from readstates.schemas.cql import statements
+from readstates.schemas.replies import ReadState
+from readstates.streams.config import Settings
+from readstates.streams.errors import EpochError, StoreError
+from readstates.streams.version import EPOCH_FIRST
+
+log = logging.getLogger(__name__)
+logging.getLogger("cassandra").setLevel(logging.ERROR)
+
+COLUMNS = (
+    "read_state_type, channel_id, last_message_id, last_mention_id, mention_count, "
+    "last_pin_timestamp, flags, last_viewed, version"
+)
+PAGE_ROWS = 5000
+
+Change = tuple[int, int, ReadState | None]  # user_id, version, row; see Store.write
+
+
+class Store:
+    """A session with the keyspace, and the statements the service uses."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._cluster = _cluster(settings)
+        try:
+            self._session: Session = self._cluster.connect()
+        except (DriverException, NoHostAvailable) as exc:
+            self._cluster.shutdown()
+            raise StoreError(
+                f"no Cassandra at {settings.cassandra_hosts}:{settings.cassandra_port}: {exc}. "
+                "Check CASSANDRA_HOSTS and CASSANDRA_PORT, or start one: readstates stack up"
+            ) from exc
+
+    def close(self) -> None:
+        """End the session; callbacks still under way may not come."""
+        self._cluster.shutdown()
+
+    # -- schema and epoch ---------------------------------------------------------------------
+
+    def create_schema(self) -> None:
+        """Keyspace and tables, where they are not there yet."""
+        settings = self.settings
+        for statement in statements(settings.cassandra_keyspace, settings.cassandra_replication):
+            self._session.execute(statement, timeout=30)
+
+    def claim_epoch(
+        self, topic: str, topic_id: uuid.UUID, partitions: int, *, new_epoch: bool = False
+    ) -> int:
+        """The epoch of this topic's log; the first caller of a topic sets it, by LWT.
+
+        Raises EpochError where the database was written from another topic or partition count.
+        """
+        table = f"{self.settings.cassandra_keyspace}.log"
+        self._execute(
+            f"INSERT INTO {table} (topic, epoch, topic_id, partitions) "
+            "VALUES (%s, %s, %s, %s) IF NOT EXISTS",
+            (topic, EPOCH_FIRST, topic_id, partitions),
+        )
+        query = f"SELECT epoch, topic_id, partitions FROM {table} WHERE topic = %s"
+        epoch, known_id, known_partitions = self._execute(query, (topic,)).one()
+        if (known_id, known_partitions) == (topic_id, partitions):
+            return int(epoch)
+        if new_epoch:
+            self._execute(
+                f"UPDATE {table} SET epoch = %s, topic_id = %s, partitions = %s "
+                "WHERE topic = %s IF epoch = %s",
+                (epoch + 1, topic_id, partitions, topic, epoch),
+            )
+            return self.claim_epoch(topic, topic_id, partitions)
+        raise EpochError(
+            f"{topic} has topic ID {topic_id} and {partitions} partitions, but "
+            f"{self.settings.cassandra_keyspace} was written from topic ID {known_id} with "
+            f"{known_partitions} partitions (epoch {epoch}). Offsets would run backwards and new "
+            "changes would be taken for old ones. Point KAFKA_BOOTSTRAP, TOPIC_PREFIX and "
+            "CASSANDRA_KEYSPACE at each other; if the topic was replaced on purpose and its old "
+            "log is written out, run: readstates init --new-epoch"
+        )
+
+    def _execute(self, query: str, values: tuple[Any, ...]) -> Any:
+        try:
+            return self._session.execute(query, values, timeout=10)
+        except (DriverException, NoHostAvailable) as exc:
+            raise StoreError(f"Cassandra refused {query!r}: {exc}") from exc
+
+    def prepare(self) -> None:
+        """Prepare the hot statements. Raises StoreError where the schema is not there."""
+        table = f"{self.settings.cassandra_keyspace}.read_states"
+        where = "WHERE user_id = ? AND read_state_type = ? AND channel_id = ?"
+        try:
+            prepare = self._session.prepare
+            self._insert = prepare(
+                f"INSERT INTO {table} (user_id, {COLUMNS}) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
+            )
+            self._delete = prepare(f"DELETE FROM {table} USING TIMESTAMP ? {where}")
+            self._delete_user = prepare(f"DELETE FROM {table} USING TIMESTAMP ? WHERE user_id = ?")
+            limit = self.settings.user_states_max
+            self._select = prepare(
+                f"SELECT user_id, {COLUMNS} FROM {table} WHERE user_id IN ? "
+                f"PER PARTITION LIMIT {limit}"
+            )
+        except (DriverException, NoHostAvailable) as exc:
+            raise StoreError(
+                f"Cassandra refused a statement on {table}: {exc}. Run: readstates init"
+            ) from exc
+        for statement in (self._insert, self._delete, self._delete_user, self._select):
+            statement.consistency_level = ConsistencyLevel.LOCAL_QUORUM
+            statement.is_idempotent = True
+        self._select.fetch_size = PAGE_ROWS
+
+    # -- the hot two --------------------------------------------------------------------------
+
+    def load(
+        self,
+        user_ids: list[int],
+        done: Callable[[dict[int, list[ReadState]] | None], None],
+    ) -> None:
+        """Fetch all read states of some users; `done` gets them by user, None for a failure.
+
+        Users without rows are there with an empty list. Called on the event loop, as `done` is.
+        """
+        loop = asyncio.get_running_loop()
+        found: dict[int, list[ReadState]] = {user_id: [] for user_id in user_ids}
+
+        def page(rows: Iterable[Any]) -> None:
+            for row in rows or ():
+                found[row[0]].append(row[1:])
+            if future.has_more_pages:
+                future.start_fetching_next_page()
+            else:
+                loop.call_soon_threadsafe(done, found)
+
+        def failed(exc: BaseException) -> None:
+            log.warning("load_failed users=%d error=%.200s", len(user_ids), exc)
+            loop.call_soon_threadsafe(done, None)
+
+        try:
+            future = self._session.execute_async(self._select, (user_ids,))
+        except (DriverException, NoHostAvailable) as exc:
+            failed(exc)
+            return
+        future.add_callbacks(page, failed)
+
+    def write(self, changes: list[Change], done: Callable[[bool], None]) -> None:
+        """Write one unlogged batch; `done` gets whether Cassandra acknowledged it.
+
+        A change is (user_id, version, row): a row to set; a row of which only type and channel
+        count, negative version, to delete; no row, to delete all of the user's up to `version`.
+        """
+        loop = asyncio.get_running_loop()
+        batch = BatchStatement(
+            batch_type=BatchType.UNLOGGED, consistency_level=ConsistencyLevel.LOCAL_QUORUM
+        )
+        for user_id, version, row in changes:
+            if row is None:
+                batch.add(self._delete_user, (version, user_id))
+            elif version < 0:
+                batch.add(self._delete, (-version, user_id, row[0], row[1]))
+            else:
+                batch.add(self._insert, (user_id, *row, version))
+        batch.is_idempotent = True
+
+        def failed(exc: BaseException) -> None:
+            log.warning("write_failed rows=%d error=%.200s", len(changes), exc)
+            loop.call_soon_threadsafe(done, False)
+
+        try:
+            future = self._session.execute_async(batch)
+        except (DriverException, NoHostAvailable) as exc:
+            failed(exc)
+            return
+        future.add_callbacks(lambda _: loop.call_soon_threadsafe(done, True), failed)
+
+    def read_user(self, user_id: int) -> list[ReadState]:
+        """All read states of one user, blocking; for tools and checks, not the service."""
+        return [row[1:] for row in self._session.execute(self._select, ([user_id],))]
+
+    def read_all(self) -> Iterable[tuple[int, ReadState]]:
+        """Every (user, read state) of the keyspace, page by page; for checks."""
+        table = f"{self.settings.cassandra_keyspace}.read_states"
+        for row in self._session.execute(f"SELECT user_id, {COLUMNS} FROM {table}", timeout=60):
+            yield row[0], row[1:]
+
+
+def _cluster(settings: Settings) -> Cluster:
+    policy = DCAwareRoundRobinPolicy(settings.cassandra_local_dc or "")
+    profile = ExecutionProfile(
+        load_balancing_policy=TokenAwarePolicy(policy),
+        consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+        request_timeout=settings.cassandra_timeout_s,
+        row_factory=tuple_factory,
+    )
+    auth = None
+    if settings.cassandra_username:
+        auth = PlainTextAuthProvider(settings.cassandra_username, settings.cassandra_password)
+    return Cluster(
+        settings.cassandra_hosts.split(","),
+        port=settings.cassandra_port,
+        auth_provider=auth,
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        connect_timeout=10,
+        idle_heartbeat_interval=10,
+    )

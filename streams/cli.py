@@ -1,0 +1,182 @@
+"""The command line: `readstates worker | init | ack | get | fsck | stack`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+
+import click
+import orjson
+from confluent_kafka import KafkaException
+from readstates.schemas.replies import encode_reply
+from readstates.streams.client import BlockingClient, QueryError
+from readstates.streams.config import Settings, describe, env_name
+from readstates.streams.errors import ReadStatesError
+
+KAFKA_ONLY = ("kafka_bootstrap", "kafka_config", "topic_prefix")
+INIT = (
+    *KAFKA_ONLY,
+    "cassandra_hosts",
+    "cassandra_port",
+    "cassandra_keyspace",
+    "cassandra_local_dc",
+    "cassandra_username",
+    "cassandra_password",
+    "cassandra_replication",
+)
+
+
+def with_settings(*names: str) -> Callable[[Any], Any]:
+    """Add the settings (all, if none is named) as options; the command gets them as keywords."""
+
+    def decorate(command: Any) -> Any:
+        for setting in reversed(fields(Settings)):
+            if names and setting.name not in names:
+                continue
+            command = click.option(
+                f"--{setting.name.replace('_', '-')}",
+                setting.name,
+                default=None,
+                metavar=type(setting.default).__name__.upper(),
+                help=f"{describe(setting)}  ({env_name(setting.name)})",
+            )(command)
+        return command
+
+    return decorate
+
+
+def settings_of(given: dict[str, Any]) -> Settings:
+    """Settings from the flags and the environment; a wrong one ends the command with 2."""
+    try:
+        return Settings.load(**given)
+    except ReadStatesError as exc:
+        raise click.UsageError(str(exc)) from exc
+
+
+@click.group(context_settings={"max_content_width": 100})
+@click.version_option(package_name="readstates")
+def main() -> None:
+    """Read states: what is unread, for every user and channel, through Kafka."""
+
+
+@main.command()
+@click.option("--loglevel", default="INFO", show_default=True, help="DEBUG, INFO, WARNING, ERROR")
+@with_settings()
+def worker(loglevel: str, **given: Any) -> None:
+    """Run one worker until SIGTERM or SIGINT."""
+    from readstates.streams.app import run
+
+    sys.exit(run(settings_of(given), loglevel))
+
+
+@main.command()
+@click.option("--partitions", default=8, show_default=True, help="of `updates` and `queries`")
+@click.option("--replication-factor", default=1, show_default=True, help="of the topics")
+@click.option("--new-epoch", is_flag=True, help="accept a replaced topic; its log begins anew")
+@with_settings(*INIT)
+def init(partitions: int, replication_factor: int, new_epoch: bool, **given: Any) -> None:
+    """Create the topics and the Cassandra schema. Safe to repeat."""
+    from readstates.streams import topics
+    from readstates.streams.cassandra import Store
+
+    settings = settings_of(given)
+    try:
+        created = topics.create(settings, partitions, replication_factor)
+        topic = topics.check(settings)
+        store = Store(settings)
+        try:
+            store.create_schema()
+            epoch = store.claim_epoch(
+                settings.updates_topic, topic.topic_id, topic.partitions, new_epoch=new_epoch
+            )
+        finally:
+            store.close()
+    except ReadStatesError as exc:
+        raise click.ClickException(str(exc)) from exc
+    click.echo(f"topics: {', '.join(created) or 'all there'}; {topic.partitions} partitions")
+    click.echo(f"keyspace: {settings.cassandra_keyspace}; epoch {epoch}")
+
+
+@main.command()
+@click.argument("user", type=int)
+@click.argument("channel", type=int)
+@click.argument("message", type=int)
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@with_settings(*KAFKA_ONLY)
+def ack(user: int, channel: int, message: int, as_json: bool, **given: Any) -> None:
+    """Publish an ack: USER has read CHANNEL up to MESSAGE. Prints the record's offset."""
+    with _client(given) as client:
+        offset = client.ack(user, channel, message)
+    shown = orjson.dumps({"offset": str(offset)}).decode() if as_json else f"offset {offset}"
+    click.echo(shown)
+
+
+@main.command()
+@click.argument("user", type=int)
+@click.argument("channel", type=int, nargs=-1)
+@click.option("--after-offset", type=int, help="wait until this offset of `updates` is applied")
+@click.option("--deadline-s", default=5.0, show_default=True, help="how long to wait [s]")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@with_settings(*KAFKA_ONLY)
+def get(
+    user: int,
+    channel: tuple[int, ...],
+    after_offset: int | None,
+    deadline_s: float,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Query the read states of USER, all of them or those of each CHANNEL."""
+    with _client(given) as client:
+        reply = client.get(user, channel or None, after_offset=after_offset, deadline_s=deadline_s)
+    if as_json:
+        body = encode_reply(reply.user_id, reply.version, reply.full, list(reply.read_states))
+        click.echo(body.decode())
+        return
+    click.echo(f"user {user}, version {reply.version}, {len(reply.read_states)} read states")
+    if reply.read_states:
+        click.echo(
+            f"{'type':>4} {'channel':>20} {'last message':>20} {'mentions':>8} "
+            f"{'last mention':>20} {'pins seen (ms)':>15}"
+        )
+    for kind, channel_id, last, last_mention, mentions, pins, *_ in reply.read_states:
+        click.echo(
+            f"{kind:>4} {channel_id:>20} {last:>20} {mentions:>8} {last_mention:>20} {pins:>15}"
+        )
+
+
+@contextmanager
+def _client(given: dict[str, Any]) -> Iterator[BlockingClient]:
+    """A client whose errors end the command with a line, not a traceback."""
+    settings = settings_of(given)
+    try:
+        with BlockingClient(
+            settings.kafka_bootstrap,
+            f"{settings.topic_prefix}.replies.shell",
+            topic_prefix=settings.topic_prefix,
+            create_reply_topic=True,
+            config=settings.kafka_extra,
+        ) as client:
+            yield client
+    except (KafkaException, QueryError, TimeoutError, ReadStatesError) as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+@main.command()
+@click.argument("file", type=click.Path())
+def fsck(file: str) -> None:
+    """Check a table file's invariants, read-only. Exits 0 sound, 1 damaged, 2 not a table file."""
+    from readstates.cache.fsck import main as check
+
+    sys.exit(check([file]))
+
+
+from readstates.ops.local.cli import stack  # noqa: E402
+
+main.add_command(stack)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,342 @@
+"""A client for producers and readers: asyncio first, `BlockingClient` a thin face on it.
+
+    async with Client("127.0.0.1:9092", "read-states.replies.gateway-7") as client:
+        offset = await client.ack(user_id=1, channel_id=2, message_id=3)
+        reply = await client.get(1, after_offset=offset)
+
+One confluent-kafka producer and one consumer; the consumer reads the reply topic's partitions from
+their end, without a group. A pending query is popped by its reply or its deadline; late and double
+replies are ignored. At most PENDING_MAX queries are pending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import threading
+import time
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, NewTopic
+from readstates.schemas.events import (
+    Ack,
+    BulkAck,
+    Delete,
+    DeleteUser,
+    MarkUnread,
+    Mention,
+    PinsAck,
+    RetractMention,
+    Update,
+)
+from readstates.schemas.headers import (
+    HEADER_CORRELATION_ID,
+    HEADER_DEADLINE,
+    HEADER_REPLY_TOPIC,
+)
+from readstates.schemas.queries import Get, encode_query
+from readstates.schemas.replies import ErrorReply, Reply, decode_reply
+from readstates.schemas.wire import encode_update, key_bytes
+
+T = TypeVar("T")
+
+PENDING_MAX = 10_000
+DEADLINE_S = 5.0
+START_TIMEOUT_S = 15.0
+DELIVERY_TIMEOUT_S = 30.0
+POLL_S = 0.1
+DRAIN_MESSAGES = 500
+
+
+class QueryError(Exception):
+    """The service answered with an error; `code` says which."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+class Client:
+    """See the module. Not tied to a user; one a process is enough.
+
+    `bootstrap`: brokers, host:port,…; `reply_topic`: must exist and match the service's
+    REPLY_TOPICS, or is created with one partition if `create_reply_topic`; `config`: more
+    librdkafka settings (SASL, TLS).
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        reply_topic: str,
+        *,
+        topic_prefix: str = "read-states",
+        create_reply_topic: bool = False,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        self._config = {"bootstrap.servers": bootstrap, **(config or {})}
+        self._reply_topic = reply_topic
+        self._updates = f"{topic_prefix}.updates"
+        self._queries = f"{topic_prefix}.queries"
+        self._create = create_reply_topic
+        self._pending: dict[bytes, asyncio.Future[Reply | ErrorReply]] = {}
+        self._numbers = itertools.count()
+        self._prefix = os.urandom(8)
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    async def __aenter__(self) -> Client:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Connect. Raises KafkaException where no broker answers or the reply topic is missing."""
+        self._loop = asyncio.get_running_loop()
+        self._producer = Producer(
+            {
+                "partitioner": "murmur2_random",
+                "enable.idempotence": True,
+                "linger.ms": 1,
+                **self._config,
+            }
+        )
+        await asyncio.to_thread(self._connect)
+        for target in (self._deliver, self._read):
+            thread = threading.Thread(target=target, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _connect(self) -> None:
+        if self._create:
+            self._create_topic()
+        self._consumer = Consumer(
+            {
+                "group.id": f"read-states-client-{self._prefix.hex()}",  # never joined
+                "enable.auto.commit": False,
+                "fetch.wait.max.ms": 100,
+                **self._config,
+            }
+        )
+        found = self._consumer.list_topics(self._reply_topic, timeout=START_TIMEOUT_S)
+        topic = found.topics[self._reply_topic]
+        if topic.error is not None:
+            raise KafkaException(topic.error)
+        places = []
+        for number in topic.partitions:
+            place = TopicPartition(self._reply_topic, number)
+            _low, high = self._consumer.get_watermark_offsets(place, timeout=START_TIMEOUT_S)
+            places.append(TopicPartition(self._reply_topic, number, high))
+        self._consumer.assign(places)
+
+    def _create_topic(self) -> None:
+        new = NewTopic(self._reply_topic, 1, -1, config={"retention.ms": "600000"})
+        (future,) = AdminClient(self._config).create_topics([new]).values()
+        try:
+            future.result(timeout=START_TIMEOUT_S)
+        except KafkaException as exc:
+            if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+
+    async def close(self) -> None:
+        """Send what is queued and stop; pending queries raise TimeoutError."""
+        self._stopping.set()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        await asyncio.to_thread(self._producer.flush, DELIVERY_TIMEOUT_S)
+        self._consumer.close()
+        for future in self._pending.values():
+            if not future.done():
+                future.set_exception(TimeoutError("the client was closed"))
+        self._pending.clear()
+
+    # -- threads ------------------------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        while not self._stopping.is_set():
+            self._producer.poll(POLL_S)
+
+    def _read(self) -> None:
+        while not self._stopping.is_set():
+            message = self._consumer.poll(POLL_S)
+            messages = [] if message is None else [message]
+            if messages:
+                messages += self._consumer.consume(DRAIN_MESSAGES, 0)
+            found = [reply for one in messages if (reply := _reply_of(one)) is not None]
+            if found:
+                self._loop.call_soon_threadsafe(self._arrived, found)
+
+    def _arrived(self, found: list[tuple[bytes, bytes]]) -> None:
+        for correlation_id, body in found:
+            future = self._pending.pop(correlation_id, None)
+            if future is not None and not future.done():
+                future.set_result(decode_reply(body))
+
+    # -- queries ------------------------------------------------------------------------------
+
+    async def get(
+        self,
+        user_id: int,
+        channel_ids: Iterable[int] | None = None,
+        *,
+        read_state_type: int | None = None,
+        since_version: int | None = None,
+        after_offset: int | None = None,
+        deadline_s: float = DEADLINE_S,
+    ) -> Reply:
+        """A user's read states. Raises QueryError (the service's), TimeoutError (no reply)."""
+        if len(self._pending) >= PENDING_MAX:
+            raise QueryError("overloaded", f"{PENDING_MAX} queries are pending in this client")
+        channels = None if channel_ids is None else tuple(channel_ids)
+        query = Get(user_id, channels, read_state_type, since_version, after_offset)
+        correlation_id = self._prefix + next(self._numbers).to_bytes(8, "big")
+        future: asyncio.Future[Reply | ErrorReply] = self._loop.create_future()
+        self._pending[correlation_id] = future
+        deadline_ms = int((time.time() + deadline_s) * 1000)
+        headers: list[tuple[str, str | bytes | None]] = [
+            (HEADER_REPLY_TOPIC, self._reply_topic.encode()),
+            (HEADER_CORRELATION_ID, correlation_id),
+            (HEADER_DEADLINE, str(deadline_ms).encode()),
+        ]
+        try:
+            self._producer.produce(
+                self._queries, encode_query(query), key_bytes(user_id), headers=headers
+            )
+            reply = await asyncio.wait_for(future, deadline_s)
+        except TimeoutError:
+            raise TimeoutError(
+                f"no reply within {deadline_s} s: is a worker running, and does it own "
+                f"{self._queries}?"
+            ) from None
+        finally:
+            self._pending.pop(correlation_id, None)
+        if isinstance(reply, ErrorReply):
+            raise QueryError(reply.code, reply.message)
+        return reply
+
+    # -- updates ------------------------------------------------------------------------------
+
+    async def publish(self, event: Update) -> int:
+        """Publish any event; returns its offset in `updates`, for `get(after_offset=…)`.
+
+        Raises KafkaException where the brokers did not take it.
+        """
+        future: asyncio.Future[int] = self._loop.create_future()
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            self._loop.call_soon_threadsafe(_settle, future, error, message.offset())
+
+        self._producer.produce(
+            self._updates, encode_update(event), key_bytes(event.user_id), on_delivery=delivered
+        )
+        return await asyncio.wait_for(future, DELIVERY_TIMEOUT_S)
+
+    async def ack(self, user_id: int, channel_id: int, message_id: int, **more: int) -> int:
+        """The user has read up to `message_id`; `more`: read_state_type, flags, last_viewed."""
+        return await self.publish(Ack(user_id, channel_id, message_id, **more))
+
+    async def mark_unread(
+        self, user_id: int, channel_id: int, message_id: int, mention_count: int = 0
+    ) -> int:
+        """Set the last read message and the count as given, also backwards."""
+        return await self.publish(MarkUnread(user_id, channel_id, message_id, mention_count))
+
+    async def bulk_ack(self, user_id: int, acks: Iterable[tuple[int, int]]) -> int:
+        """Many channels at once, `(channel_id, message_id)` each, 1–1000: all or none."""
+        entries = tuple((0, channel, message) for channel, message in acks)
+        return await self.publish(BulkAck(user_id, entries))
+
+    async def mention(self, user_id: int, channel_id: int, message_id: int) -> int:
+        """The user was mentioned in a message."""
+        return await self.publish(Mention(user_id, channel_id, message_id))
+
+    async def retract_mention(self, user_id: int, channel_id: int, message_id: int) -> int:
+        """A message that mentioned the user was deleted."""
+        return await self.publish(RetractMention(user_id, channel_id, message_id))
+
+    async def pins_ack(self, user_id: int, channel_id: int, timestamp: int) -> int:
+        """The user has seen pins up to `timestamp` (ms since the epoch)."""
+        return await self.publish(PinsAck(user_id, channel_id, timestamp))
+
+    async def delete(self, user_id: int, channel_id: int) -> int:
+        """The read state is gone (the user left the channel)."""
+        return await self.publish(Delete(user_id, channel_id))
+
+    async def delete_user(self, user_id: int) -> int:
+        """All of the user's read states are gone."""
+        return await self.publish(DeleteUser(user_id))
+
+
+class BlockingClient:
+    """`Client` for code without asyncio: the same methods, each waits for its result."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._client = Client(*args, **kwargs)
+
+    def __enter__(self) -> BlockingClient:
+        try:
+            self._wait(self._client.start())
+        except BaseException:
+            self._end_loop()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        try:
+            self._wait(self._client.close())
+        finally:
+            self._end_loop()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def get(self, user_id: int, channel_ids: Iterable[int] | None = None, **more: Any) -> Reply:
+        """As `Client.get`."""
+        return self._wait(self._client.get(user_id, channel_ids, **more))
+
+    def publish(self, event: Update) -> int:
+        """As `Client.publish`; the events are in `readstates.schemas.events`."""
+        return self._wait(self._client.publish(event))
+
+    def ack(self, user_id: int, channel_id: int, message_id: int, **more: int) -> int:
+        """As `Client.ack`."""
+        return self._wait(self._client.ack(user_id, channel_id, message_id, **more))
+
+
+def _reply_of(message: Message) -> tuple[bytes, bytes] | None:
+    """(correlation ID, body) of a reply; None for anything else."""
+    if message.error() is not None:
+        return None
+    found = dict(message.headers() or ())
+    correlation_id, body = found.get(HEADER_CORRELATION_ID), message.value()
+    if not isinstance(correlation_id, bytes) or not isinstance(body, bytes):
+        return None
+    return correlation_id, body
+
+
+def _settle(future: asyncio.Future[int], error: KafkaError | None, offset: int | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(KafkaException(error))
+    else:
+        future.set_result(offset or 0)

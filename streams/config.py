@@ -1,0 +1,199 @@
+"""All settings: one frozen object, parsed once, from flags or `READ_STATES_<NAME>`.
+
+Each field carries its default, unit, allowed range and meaning; `readstates worker --help`
+and the README's table are made from them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any
+
+from readstates.streams.errors import ConfigError
+
+ENV_PREFIX = "READ_STATES_"
+SECRETS = frozenset({"cassandra_password", "kafka_config"})
+
+
+def _setting(
+    default: Any, help: str, unit: str = "", low: float | None = None, high: float | None = None
+) -> Any:
+    return field(default=default, metadata={"help": help, "unit": unit, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a worker needs to know. Build it with `Settings.load`, which checks ranges."""
+
+    kafka_bootstrap: str = _setting("127.0.0.1:9092", "brokers, host:port,host:port")
+    kafka_config: str = _setting("", "extra librdkafka settings, key=value,… (SASL, TLS)")
+    kafka_group: str = _setting("read-states", "consumer group of the workers")
+    topic_prefix: str = _setting("read-states", "what the topics' names begin with")
+    reply_topics: str = _setting(
+        "", r"pattern a reply topic must match; empty: <TOPIC_PREFIX>\.replies\..*|f-reply-.*"
+    )
+    cassandra_hosts: str = _setting("127.0.0.1", "contact points, host,host")
+    cassandra_port: int = _setting(9042, "native protocol port", "", 1, 65535)
+    cassandra_keyspace: str = _setting("read_states", "keyspace")
+    cassandra_local_dc: str = _setting("", "local data centre; empty: that of the first host")
+    cassandra_username: str = _setting("", "user name; empty: no authentication")
+    cassandra_password: str = _setting("", "password")
+    cassandra_replication: str = _setting(
+        "{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}",
+        "replication of the keyspace, used by `readstates init`",
+    )
+    cassandra_timeout_s: float = _setting(5.0, "one request to Cassandra", "s", 0.1, 60)
+    cache_dir: str = _setting("", "folder of the table files; empty: /dev/shm when it has room")
+    cache_states: int = _setting(
+        200_000, "read states that one partition's table holds", "read states", 100, 100_000_000
+    )
+    user_states_max: int = _setting(
+        50_000, "read states a user may have, at most half of CACHE_STATES", "read states", 1, 10**7
+    )
+    flush_delay_s: float = _setting(
+        30.0, "how long a change may wait to be coalesced with later ones", "s", 0, 3600
+    )
+    dirty_share_max: float = _setting(
+        0.5,
+        "share of a table that may wait to be written out before it is written at once",
+        "",
+        0.01,
+        0.9,
+    )
+    writes_in_flight_max: int = _setting(32, "batches to Cassandra under way", "batches", 1, 1024)
+    write_batch_rows: int = _setting(40, "rows a batch (about 5 KiB)", "rows", 1, 400)
+    write_retry_s: float = _setting(1.0, "pause after a failed write", "s", 0.01, 60)
+    loads_in_flight_max: int = _setting(16, "load requests to Cassandra under way", "", 1, 1024)
+    load_batch_users: int = _setting(32, "users a load request at most", "users", 1, 100)
+    load_retry_s: float = _setting(0.5, "pause after a failed load", "s", 0.01, 60)
+    parked_max: int = _setting(
+        50_000, "updates a partition holds back for users being loaded", "updates", 1, 10**7
+    )
+    inbox_max: int = _setting(
+        10_000, "updates a partition has taken off Kafka and not yet begun", "updates", 1, 10**6
+    )
+    queries_waiting_max: int = _setting(
+        10_000, "queries a worker holds back before it answers `overloaded`", "queries", 1, 10**6
+    )
+    slice_updates: int = _setting(
+        200, "updates applied before other work gets a turn", "updates", 1, 10_000
+    )
+    commit_interval_s: float = _setting(1.0, "between commits of Kafka offsets", "s", 0.05, 60)
+    session_timeout_s: float = _setting(
+        10.0, "Kafka takes a silent worker's partitions away after this", "s", 1, 300
+    )
+    handover_timeout_s: float = _setting(
+        5.0, "writing out when partitions leave this worker", "s", 0.1, 8
+    )
+    shutdown_timeout_s: float = _setting(20.0, "from SIGTERM to a forced end", "s", 1, 300)
+    reply_bytes_max: int = _setting(1_000_000, "size of a reply", "bytes", 1024, 100_000_000)
+    instance_id: str = _setting("", "static membership: a name that outlives a restart")
+    http_host: str = _setting("127.0.0.1", "where /metrics, /healthz, /readyz listen")
+    http_port: int = _setting(6066, "their port; 0: any free one", "", 0, 65535)
+
+    @property
+    def updates_topic(self) -> str:
+        return f"{self.topic_prefix}.updates"
+
+    @property
+    def queries_topic(self) -> str:
+        return f"{self.topic_prefix}.queries"
+
+    @property
+    def dead_letters_topic(self) -> str:
+        return f"{self.topic_prefix}.dead-letters"
+
+    @property
+    def reply_topic_pattern(self) -> re.Pattern[str]:
+        default = rf"{re.escape(self.topic_prefix)}\.replies\..*|f-reply-.*"
+        return re.compile(self.reply_topics or default)
+
+    @property
+    def kafka_extra(self) -> dict[str, str]:
+        """`KAFKA_CONFIG` as a dict; a comma inside a value is written as two."""
+        parts = [p.replace("\0", ",") for p in self.kafka_config.replace(",,", "\0").split(",")]
+        pairs = [p.partition("=") for p in parts if p.strip()]
+        bad = next((key for key, equals, _ in pairs if not equals), None)
+        if bad is not None:
+            raise ConfigError(f"KAFKA_CONFIG: expected key=value,…; {bad[:20]!r}… has no '='")
+        return {key.strip(): value.strip() for key, _, value in pairs}
+
+    def librdkafka(self, **more: Any) -> dict[str, Any]:
+        """Settings for a confluent-kafka client of these brokers."""
+        base: dict[str, Any] = {"bootstrap.servers": self.kafka_bootstrap}
+        return {**base, **self.kafka_extra, **more}
+
+    def __repr__(self) -> str:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values.update(dict.fromkeys((n for n in SECRETS if values[n]), "***"))
+        shown = (f"{name}={value!r}" for name, value in values.items())
+        return f"Settings({', '.join(shown)})"
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, /, **given: Any) -> Settings:
+        """Flags first (those that are not None), then the environment, then defaults.
+
+        Raises ConfigError naming the setting, what it was and what it may be.
+        """
+        environ = os.environ if environ is None else environ
+        values = {
+            f.name: _parse(f, given, environ)
+            for f in fields(cls)
+            if given.get(f.name) is not None or env_name(f.name) in environ
+        }
+        settings = cls(**values)
+        settings.check()
+        return settings
+
+    def check(self) -> None:
+        """Relations between settings. Raises ConfigError."""
+        if self.user_states_max * 2 > self.cache_states:
+            raise ConfigError(
+                f"USER_STATES_MAX ({self.user_states_max}) may be at most half of CACHE_STATES "
+                f"({self.cache_states}): lower the one or raise the other"
+            )
+        if self.handover_timeout_s >= self.session_timeout_s:
+            raise ConfigError(
+                f"HANDOVER_TIMEOUT_S ({self.handover_timeout_s}) must be below SESSION_TIMEOUT_S "
+                f"({self.session_timeout_s}), or the group goes on without waiting for it"
+            )
+        try:
+            _ = self.reply_topic_pattern
+        except re.error as exc:
+            raise ConfigError(f"REPLY_TOPICS is not a regular expression: {exc}") from exc
+        _ = self.kafka_extra
+
+
+def env_name(name: str) -> str:
+    """The environment variable of a setting: `flush_delay_s` → `READ_STATES_FLUSH_DELAY_S`."""
+    return ENV_PREFIX + name.upper()
+
+
+def describe(setting: Field[Any]) -> str:
+    """One line: meaning, unit, range, default, for `--help` and the README."""
+    meta = setting.metadata
+    assert setting.default is not MISSING
+    shown = "" if setting.default == "" else f", default {setting.default}"
+    reach = f", {meta['low']:g} … {meta['high']:g}" if meta["low"] is not None else ""
+    unit = f" [{meta['unit']}]" if meta["unit"] else ""
+    return f"{meta['help']}{unit}{reach}{shown}"
+
+
+def _parse(setting: Field[Any], given: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
+    raw = given.get(setting.name)
+    source = f"--{setting.name.replace('_', '-')}"
+    if raw is None:
+        source = env_name(setting.name)
+        raw = environ[source]
+    kind = type(setting.default)
+    try:
+        value = kind(raw)
+    except ValueError as exc:
+        raise ConfigError(f"{source}: expected {kind.__name__}, got {raw!r}") from exc
+    low, high = setting.metadata["low"], setting.metadata["high"]
+    if low is not None and not low <= value <= high:
+        raise ConfigError(f"{source}: {value} is outside {low:g} … {high:g}")
+    return value

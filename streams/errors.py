@@ -1,0 +1,43 @@
+"""Every error of the service, and what is done about each.
+
+ReadStatesError
+├── ConfigError          refuse to start: a setting is wrong, the message names it and its range
+├── TopicError           refuse to start: a topic is missing or set up wrongly
+├── EpochError           refuse to start: this is not the topic the database was written from
+├── DataLossError        refuse to start: Kafka no longer has records that were not yet durable
+├── BatchGapError        stop the worker: records were lost between Kafka and the partition
+└── StoreError           pause and retry: Cassandra did not answer, nothing is forgotten
+
+`readstates.schemas.wire.DecodeError` (dead-letter and go on) and
+`readstates.cache.table.TableDamaged` (drop the file and replay) belong to their own packages.
+"""
+
+from __future__ import annotations
+
+
+class ReadStatesError(Exception):
+    """Base of all; its text says what happened, where, and what to do."""
+
+
+class ConfigError(ReadStatesError):
+    """A setting is outside its range, or two settings contradict each other."""
+
+
+class TopicError(ReadStatesError):
+    """A topic is missing, or its settings would lose or reorder data."""
+
+
+class EpochError(ReadStatesError):
+    """The updates topic is not the one that the database was written from."""
+
+
+class DataLossError(ReadStatesError):
+    """The committed offset is outside the log: Kafka lost data, or the topic was replaced."""
+
+
+class BatchGapError(ReadStatesError):
+    """A batch does not begin where the partition stands."""
+
+
+class StoreError(ReadStatesError):
+    """Cassandra did not answer in time or refused; the work stays queued and is tried again."""

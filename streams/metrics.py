@@ -1,0 +1,132 @@
+"""Every metric of the service, named in one place. No label ever carries a user's ID."""
+
+from __future__ import annotations
+
+import gc
+import time
+
+from prometheus_client import Counter, Gauge, Histogram
+
+FINE = (
+    0.00005,
+    0.0001,
+    0.0002,
+    0.0003,
+    0.0005,
+    0.00075,
+    0.001,
+    0.002,
+    0.003,
+    0.005,
+    0.0075,
+    0.01,
+    0.02,
+    0.03,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+)
+
+UPDATES_APPLIED = Counter(
+    "read_states_updates_applied_total", "update events that changed the state", ["partition"]
+)
+UPDATES_SKIPPED = Counter(
+    "read_states_updates_skipped_total", "update events that changed nothing", ["reason"]
+)
+QUERIES = Counter("read_states_queries_total", "queries by how they ended", ["outcome"])
+QUERY_SERVICE_SECONDS = Histogram(
+    "read_states_query_service_seconds", "off the consumer to reply handed over", buckets=FINE
+)
+QUERY_AGE_SECONDS = Histogram(
+    "read_states_query_age_seconds", "Kafka timestamp to reply handed over", buckets=FINE
+)
+PROCESSING_LAG = Gauge(
+    "read_states_processing_lag_records", "end offset - next to apply", ["topic", "partition"]
+)
+DURABILITY_LAG = Gauge(
+    "read_states_durability_lag_records", "applied and not yet in Cassandra", ["partition"]
+)
+DURABILITY_LAG_SECONDS = Gauge(
+    "read_states_durability_lag_seconds", "age of the oldest such change", ["partition"]
+)
+RESIDENT_STATES = Gauge("read_states_resident_states", "read states in the table", ["partition"])
+RESIDENT_USERS = Gauge("read_states_resident_users", "users in the table", ["partition"])
+DIRTY_STATES = Gauge("read_states_dirty_states", "not yet in Cassandra", ["partition"])
+EVICTIONS = Counter("read_states_evictions_total", "read states evicted from the tables")
+LOADS = Counter("read_states_cassandra_loads_total", "users loaded", ["outcome"])
+ROWS_WRITTEN = Counter("read_states_cassandra_rows_written_total", "rows written or deleted")
+WRITE_FAILURES = Counter("read_states_cassandra_write_failures_total", "batches that failed")
+LOAD_SECONDS = Histogram("read_states_cassandra_load_seconds", "a load request", buckets=FINE)
+WRITE_SECONDS = Histogram("read_states_cassandra_write_seconds", "a batch", buckets=FINE)
+DEAD_LETTERS = Counter("read_states_dead_letters_total", "records kept aside", ["reason"])
+GC_PAUSE_SECONDS = Histogram(
+    "read_states_gc_pause_seconds", "pauses of CPython's collector", ["generation"], buckets=FINE
+)
+REBALANCES = Counter("read_states_rebalances_total", "rebalances this worker went through")
+REBALANCE_SECONDS = Histogram(
+    "read_states_rebalance_seconds", "handing over until open again", buckets=FINE
+)
+# not in the fixed interface: limits that an operator wants to see
+GC_PAUSE_LONGEST = Gauge("read_states_gc_pause_longest_seconds", "longest since the start")
+QUERIES_WAITING = Gauge("read_states_queries_waiting", "queries held back")
+PARKED_UPDATES = Gauge("read_states_parked_updates", "updates held back", ["partition"])
+REPLY_FAILURES = Counter("read_states_reply_failures_total", "replies the broker did not take")
+COMMIT_FAILURES = Counter("read_states_commit_failures_total", "offset commits that failed")
+
+PARTITION_GAUGES = (
+    DURABILITY_LAG,
+    DURABILITY_LAG_SECONDS,
+    RESIDENT_STATES,
+    RESIDENT_USERS,
+    DIRTY_STATES,
+    PARKED_UPDATES,
+)
+for _outcome in ("hit", "miss", "expired", "error", "no_reply_address"):
+    QUERIES.labels(_outcome)
+for _reason in ("replayed", "stale", "duplicate"):
+    UPDATES_SKIPPED.labels(_reason)
+for _outcome in ("loaded", "failed"):
+    LOADS.labels(_outcome)
+for _reason in (
+    "invalid_json",
+    "invalid_field",
+    "unknown_type",
+    "key_mismatch",
+    "misrouted",
+    "null_value",
+    "too_large",
+    "too_many_states",
+):
+    DEAD_LETTERS.labels(_reason)
+
+
+class CollectorPauses:
+    """Times every collection of CPython's collector; `longest_s` since it was installed."""
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+        self._started = 0.0
+        self._by_generation = [GC_PAUSE_SECONDS.labels(str(number)) for number in range(3)]
+        gc.callbacks.append(self._on_collection)
+
+    def _on_collection(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._started = time.perf_counter()
+            return
+        pause_s = time.perf_counter() - self._started
+        if pause_s > self.longest_s:
+            self.longest_s = pause_s
+            GC_PAUSE_LONGEST.set(pause_s)
+        self._by_generation[info["generation"]].observe(pause_s)
+
+
+def forget_partition(number: int) -> None:
+    """Drop a partition's gauges when it leaves this worker."""
+    for gauge in PARTITION_GAUGES:
+        if (str(number),) in gauge._metrics:
+            gauge.remove(str(number))

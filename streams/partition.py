@@ -1,0 +1,575 @@
+"""One Kafka partition of read states: the fold of its log, its residents, its waiting queries.
+
+Pure: no Kafka, no Cassandra, no asyncio, no clock of its own. What it wants done it says through
+`Effects`; what came of it comes back by a method call. A simulation drives the same code.
+
+How it works. Batches join the inbox; `run` takes a slice of updates from it. A slice decodes each
+record and folds it into the table if its user is resident. Otherwise the update is parked with its
+user, and the user is loaded, once; when the rows arrive (`loaded`), the parked updates are folded
+in order and the user's queries answered. Changed users wait in the table's dirty queue until
+`take_writes` hands them out and `written` reports them durable. Whatever is not finished holds its
+offset in the watermark.
+
+P1: records are taken in the order of the log, each exactly once, without an unexplained gap.
+P2: while a user has parked updates, later updates of that user are parked behind them.
+P3: a held offset is released when, and only when, its update needs no more work: it changed
+    nothing, or its change is in Cassandra, or its dead letter was acknowledged.
+P4: a query is answered only when the partition has passed `catch_up_to` and the query's
+    `after_offset`, from a resident user with nothing parked.
+P5: what comes back with another incarnation is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from readstates.cache.table import (
+    CHANGED,
+    DIRTIED,
+    DUPLICATE,
+    NO_ROOM,
+    REPLAYED,
+    STALE,
+    TOO_MANY,
+    Table,
+)
+from readstates.schemas.events import (
+    Ack,
+    BulkAck,
+    Delete,
+    DeleteUser,
+    MarkUnread,
+    Mention,
+    PinsAck,
+    RetractMention,
+    Update,
+)
+from readstates.schemas.partitioner import partition_of
+from readstates.schemas.replies import ReadState
+from readstates.schemas.wire import DecodeError, decode_update
+from readstates.streams.errors import BatchGapError
+from readstates.streams.queries import Query
+from readstates.streams.transport import Batch
+from readstates.streams.version import OFFSET_BITS, offset_of
+from readstates.streams.watermark import Watermark
+
+EVICT_SCAN_MAX = 512  # users looked at from the cold end to make room once
+COLD = (Mention, RetractMention, Delete, DeleteUser)  # events that do not warm a user up
+
+
+class Effects(Protocol):
+    """What a partition asks of the world."""
+
+    def load(self, partition: Partition, user_id: int) -> None: ...
+    def dead_letter(self, partition: Partition, record: Any, reason: str, text: str) -> None: ...
+    def answer(
+        self, query: Query, version: int, full: bool, rows: list[ReadState], hit: bool
+    ) -> None: ...
+    def refuse(self, query: Query, code: str, text: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Parked:
+    """A user being loaded, with what waits for the rows."""
+
+    updates: deque[tuple[Any, Update]] = field(default_factory=deque)  # (record, event)
+    queries: list[Query] = field(default_factory=list)
+    warm: bool = False  # enters at the warm end of the LRU
+    rows: list[ReadState] | None = None  # arrived, waiting for room in the table
+
+
+@dataclass(slots=True)
+class Write:
+    """One user's changes on their way to Cassandra."""
+
+    partition: Partition
+    incarnation: int
+    user: int
+    user_id: int
+    first_version: int
+    delete_version: int
+    rows: list[tuple[bool, ReadState]]  # (deleted, the read state)
+    pending: int = 0  # batches not yet answered
+    failed: bool = False
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a slice did; the metrics add it up once a slice, not once a record."""
+
+    applied: int = 0
+    replayed: int = 0
+    stale: int = 0
+    duplicate: int = 0
+
+
+class Partition:
+    """See the module. `position` is the next offset to take, `epoch` that of the log."""
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        table: Table,
+        position: int,
+        committed: int,
+        catch_up_to: int,
+        epoch: int,
+        partitions: int,
+        incarnation: int,
+        parked_max: int,
+        inbox_max: int,
+        effects: Effects,
+    ) -> None:
+        self.number = number
+        self.table = table
+        self.position = position
+        self.catch_up_to = catch_up_to
+        self.incarnation = incarnation
+        self.watermark = Watermark(committed)
+        self.inbox: deque[Batch] = deque()
+        self.inbox_records = 0
+        self.parked: dict[int, Parked] = {}
+        self.parked_updates = 0
+        self.ahead: list[Query] = []  # queries whose after_offset or catch-up is not reached
+        self.stalled = False  # no room in the table until something was written out
+        self.closing = False
+        self.announced = False
+        self.counts = Counts()
+        self.last_append_ms = 0  # broker timestamp of the last record applied
+        self._epoch_bits = epoch << OFFSET_BITS
+        self.partitions = partitions
+        self._parked_max = parked_max
+        self._inbox_max = inbox_max
+        self._effects = effects
+        self.next_arrival = position
+        self._index = 0  # into the first batch of the inbox
+
+    # -- Kafka's side -------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """How far the partition has been applied, as a version."""
+        return self._epoch_bits | self.position
+
+    @property
+    def caught_up(self) -> bool:
+        """True once the last owner's position has been passed: queries may be answered."""
+        return self.announced and self.position >= self.catch_up_to
+
+    def announce(self) -> None:
+        """The group knows by a commit that this owner is at work: queries may be answered.
+
+        Before that, a crash would leave the clean position of the owner before in the metadata.
+        """
+        if not self.announced:
+            self.announced = True
+            self._release_ahead()
+
+    @property
+    def wants_records(self) -> bool:
+        """False while enough waits in the inbox: the next fetch leaves this partition out."""
+        return self.inbox_records < self._inbox_max and not self.closing
+
+    @property
+    def can_run(self) -> bool:
+        """True if a slice would make progress now."""
+        return bool(self.inbox) and not self.stalled and self.parked_updates < self._parked_max
+
+    def take(self, batch: Batch) -> None:
+        """Put a batch into the inbox. Raises BatchGapError where it is not the next one (P1)."""
+        if batch.start != self.next_arrival:
+            raise BatchGapError(
+                f"partition {self.number}: a batch begins at offset {batch.start}, expected "
+                f"{self.next_arrival}: records between Kafka and here were lost or repeated. "
+                "The worker stops; a restart replays from the committed offset."
+            )
+        self.next_arrival = batch.end
+        self.inbox.append(batch)
+        self.inbox_records += len(batch.records)
+
+    def resume_position(self) -> int:
+        """Where a later run may take up this table: before anything parked."""
+        parked = [w.updates[0][0].offset for w in self.parked.values() if w.updates]
+        return min([self.position, *parked])
+
+    def watermark_position(self) -> int:
+        """The offset that may be committed for the updates topic."""
+        return self.watermark.position(self.position)
+
+    # -- the fold -----------------------------------------------------------------------------
+
+    def run(self, limit: int, now_ms: int) -> int:
+        """Apply up to `limit` updates from the inbox; returns how many were taken.
+
+        Stops early when the table has no room (`stalled`) or too much is parked.
+        """
+        table = self.table
+        table.now_ms = now_ms & 0xFFFFFFFF
+        taken = 0
+        while taken < limit and self.can_run:
+            batch = self.inbox[0]
+            records = batch.records
+            stop = min(len(records), self._index + limit - taken)
+            begin = self._index
+            self._index = self._apply(records, begin, stop)
+            taken += self._index - begin
+            if self._index < stop:
+                break
+            if self._index == len(records):
+                self.inbox.popleft()
+                self._index = 0
+                self.position = batch.end
+        self.inbox_records -= taken
+        if not self.parked_updates:
+            table.position = self.position
+        if self.ahead and taken:
+            self._release_ahead()
+        return taken
+
+    def _apply(self, records: list[Any], begin: int, stop: int) -> int:
+        """The hot path: records[begin:stop]; returns the index of the first one not taken."""
+        table = self.table
+        find, touch, ack, hold = table.find, table.touch, table.ack, self.watermark.hold
+        counts, parked, epoch_bits = self.counts, self.parked, self._epoch_bits
+        for index in range(begin, stop):
+            record = records[index]
+            offset = record.offset
+            try:
+                event = decode_update(record.value)
+            except DecodeError as exc:
+                self._reject(record, exc.reason, str(exc))
+                self.position = offset + 1
+                continue
+            user_id = event.user_id
+            if record.key != b"%d" % user_id:
+                self._reject(record, "key_mismatch", f"key {record.key!r:.80} is not {user_id}")
+                self.position = offset + 1
+                continue
+            user = find(user_id)
+            if user == 0 or (parked and user_id in parked):
+                if not self._park(record, event):
+                    return index
+                self.position = offset + 1
+                continue
+            if type(event) is Ack:
+                touch(user)
+                code = ack(
+                    user,
+                    event.read_state_type,
+                    event.channel_id,
+                    event.message_id,
+                    event.flags,
+                    event.last_viewed,
+                    epoch_bits | (offset + 1),
+                )
+            else:
+                if not isinstance(event, COLD):
+                    touch(user)
+                code = self._fold(user, event, epoch_bits | (offset + 1))
+            if code == CHANGED:
+                counts.applied += 1
+            elif code & NO_ROOM:
+                if not self._make_room(self._slots_for(user, event), user):
+                    self.stalled = True
+                    return index
+                return index  # the same record again, with room
+            else:
+                if code & DIRTIED:
+                    hold(offset)
+                self._count(code, record)
+            self.position = offset + 1
+        if stop > begin:
+            self.last_append_ms = records[stop - 1].timestamp
+        return stop
+
+    def _fold(self, user: int, event: Update, version: int) -> int:
+        """Apply one event to a resident user; returns the table's code."""
+        table = self.table
+        match event:
+            case Ack():
+                return table.ack(
+                    user,
+                    event.read_state_type,
+                    event.channel_id,
+                    event.message_id,
+                    event.flags,
+                    event.last_viewed,
+                    version,
+                )
+            case Mention():
+                return table.mention(
+                    user, event.read_state_type, event.channel_id, event.message_id, version
+                )
+            case RetractMention():
+                return table.retract(
+                    user, event.read_state_type, event.channel_id, event.message_id, version
+                )
+            case PinsAck():
+                return table.pins_ack(
+                    user, event.read_state_type, event.channel_id, event.timestamp, version
+                )
+            case MarkUnread():
+                return table.mark_unread(
+                    user,
+                    event.read_state_type,
+                    event.channel_id,
+                    event.message_id,
+                    event.mention_count,
+                    event.flags,
+                    event.last_viewed,
+                    version,
+                )
+            case BulkAck():
+                return self._fold_bulk(user, event, version)
+            case Delete():
+                return table.delete(user, event.read_state_type, event.channel_id, version)
+            case DeleteUser():
+                return table.delete_user(user, version)
+
+    def _fold_bulk(self, user: int, event: BulkAck, version: int) -> int:
+        """All or none: room and the user's limit are settled before the first entry."""
+        table = self.table
+        new = sum(not table.has(user, kind, channel) for kind, channel, _ in event.acks)
+        if new and table.count(user) + new > table.user_states_max:
+            return TOO_MANY
+        if new > table.free:
+            return NO_ROOM
+        total = 0
+        for kind, channel, message in event.acks:
+            total |= table.ack(user, kind, channel, message, -1, -1, version)
+        if total & CHANGED:
+            total &= CHANGED | DIRTIED
+        return total
+
+    def _slots_for(self, user: int, event: Update) -> int:
+        if not isinstance(event, BulkAck):
+            return 1
+        return sum(not self.table.has(user, kind, channel) for kind, channel, _ in event.acks)
+
+    def _count(self, code: int, record: Any) -> None:
+        counts = self.counts
+        if code & CHANGED:
+            counts.applied += 1
+        elif code & TOO_MANY:
+            self._reject(
+                record,
+                "too_many_states",
+                f"the user has {self.table.user_states_max} read states, the most allowed",
+            )
+        elif code & REPLAYED:
+            counts.replayed += 1
+        elif code & DUPLICATE:
+            counts.duplicate += 1
+        elif code & STALE:
+            counts.stale += 1
+
+    def _reject(self, record: Any, reason: str, text: str) -> None:
+        """Keep a record that cannot be applied; it holds its offset until that is done."""
+        self.watermark.hold(record.offset)
+        self._effects.dead_letter(self, record, reason, text)
+
+    def dead_letter_kept(self, incarnation: int, offset: int) -> None:
+        """The broker has the dead letter of `offset`."""
+        if incarnation == self.incarnation:
+            self.watermark.release(offset)
+
+    # -- residents, misses, parking -----------------------------------------------------------
+
+    def _park(self, record: Any, event: Update) -> bool:
+        """Hold an update back until its user is resident. False: too much is parked already."""
+        if self.parked_updates >= self._parked_max:
+            return False
+        waiting = self.parked.get(event.user_id)
+        if waiting is None:
+            if partition_of(record.key, self.partitions) != self.number:
+                self._reject(
+                    record,
+                    "misrouted",
+                    f"key {event.user_id} belongs to partition "
+                    f"{partition_of(record.key, self.partitions)}, not {self.number}: "
+                    "use the murmur2 partitioner (librdkafka: partitioner=murmur2_random)",
+                )
+                return True
+            waiting = self._load(event.user_id)
+        waiting.updates.append((record, event))
+        waiting.warm = waiting.warm or not isinstance(event, COLD)
+        self.parked_updates += 1
+        self.watermark.hold(record.offset)
+        return True
+
+    def _load(self, user_id: int) -> Parked:
+        waiting = self.parked[user_id] = Parked()
+        self._effects.load(self, user_id)
+        return waiting
+
+    def loaded(self, incarnation: int, user_id: int, rows: list[ReadState]) -> None:
+        """A user's rows came from Cassandra (none: the user is new)."""
+        waiting = self.parked.get(user_id)
+        if incarnation != self.incarnation or waiting is None:  # P5
+            return
+        waiting.rows = rows
+        self._settle(user_id, waiting)
+
+    def _settle(self, user_id: int, waiting: Parked) -> bool:
+        """Make a loaded user resident, fold what was parked, answer. False: no room yet."""
+        table = self.table
+        user = table.find(user_id)
+        if user == 0:
+            rows = waiting.rows or []
+            if not self._make_room(1 + len(rows), 0):
+                self.stalled = True
+                return False
+            user = table.insert(user_id, self.version, not waiting.warm)
+            for row in rows:
+                table.load(user, *row)
+            waiting.rows = []
+        while waiting.updates:
+            record, event = waiting.updates[0]
+            offset = record.offset
+            code = self._fold(user, event, self._epoch_bits | (offset + 1))
+            if code & NO_ROOM:
+                if self._make_room(self._slots_for(user, event), user):
+                    continue
+                self.stalled = True
+                return False
+            if code & DIRTIED:
+                self.watermark.hold(offset)
+            self._count(code, record)
+            self.watermark.release(offset)
+            waiting.updates.popleft()
+            self.parked_updates -= 1
+        del self.parked[user_id]
+        for query in waiting.queries:
+            self._reply(query, user, hit=False)
+        return True
+
+    def wants_load(self, incarnation: int, user_id: int) -> bool:
+        """True while a load of this user still has something waiting for it."""
+        waiting = self.parked.get(user_id)
+        return (
+            incarnation == self.incarnation
+            and waiting is not None
+            and waiting.rows is None
+            and bool(waiting.updates or waiting.queries)
+        )
+
+    def _make_room(self, slots: int, keep: int) -> bool:
+        return self.table.evict(slots, EVICT_SCAN_MAX, keep)
+
+    def retry_stalled(self) -> None:
+        """Something was written out: try again whatever waited for room."""
+        if not self.stalled:
+            return
+        self.stalled = False
+        for user_id, waiting in list(self.parked.items()):
+            if waiting.rows is not None and not self._settle(user_id, waiting):
+                return
+
+    # -- write-behind -------------------------------------------------------------------------
+
+    def take_writes(self, now_ms: int, delay_ms: int, limit: int, dirty_max: int) -> list[Write]:
+        """Users to write out now: those that waited `delay_ms`, and as pressure asks, more."""
+        table, now = self.table, now_ms & 0xFFFFFFFF
+        writes: list[Write] = []
+        if self.stalled:
+            writes = [self._write(user) for user in table.cold_dirty(limit)]
+        while len(writes) < limit and (user := table.dirty_head()):
+            age_ms = (now - table.dirty_since_ms(user)) & 0xFFFFFFFF
+            if age_ms < delay_ms and table.dirty_states < dirty_max and not self.stalled:
+                break
+            writes.append(self._write(user))
+        return writes
+
+    def oldest_change_s(self) -> float:
+        """Age of the oldest change that waits to be written out, in seconds."""
+        user = self.table.dirty_head()
+        if not user:
+            return 0.0
+        return ((self.table.now_ms - self.table.dirty_since_ms(user)) & 0xFFFFFFFF) / 1000
+
+    def _write(self, user: int) -> Write:
+        first_version, delete_version, rows = self.table.take(user)
+        return Write(
+            self,
+            self.incarnation,
+            user,
+            self.table.user_id(user),
+            first_version,
+            delete_version,
+            rows,
+        )
+
+    def written(self, write: Write) -> None:
+        """All rows of `write` are in Cassandra, or (if `failed`) must be written again."""
+        if write.incarnation != self.incarnation:  # P5
+            return
+        if write.failed:
+            table = self.table
+            again = table.first_version(write.user)
+            table.write_failed(write.user, write.first_version)
+            if again:  # the older hold covers the newer change
+                self.watermark.release(offset_of(again))
+            return
+        self.table.written(write.user, write.delete_version, write.rows)
+        self.watermark.release(offset_of(write.first_version))
+        self.retry_stalled()
+
+    # -- queries ------------------------------------------------------------------------------
+
+    def ask(self, query: Query) -> None:
+        """Answer a query now, or keep it until it can be answered (P4)."""
+        if not self._reached(query):
+            self.ahead.append(query)
+            return
+        user_id = query.get.user_id
+        waiting = self.parked.get(user_id)
+        user = self.table.find(user_id)
+        if user and waiting is None:
+            self.table.touch(user)
+            self._reply(query, user, hit=True)
+            return
+        if waiting is None:
+            waiting = self._load(user_id)
+        waiting.warm = True
+        waiting.queries.append(query)
+        query.waits_for_store = True
+
+    def _reached(self, query: Query) -> bool:
+        after = query.get.after_offset
+        return self.caught_up and (after is None or after < self.position)
+
+    def _release_ahead(self) -> None:
+        ready = [query for query in self.ahead if self._reached(query)]
+        if ready:
+            self.ahead = [query for query in self.ahead if not self._reached(query)]
+            for query in ready:
+                self.ask(query)
+
+    def forget(self, query: Query) -> None:
+        """A query's time is over: it waits no longer."""
+        waiting = self.parked.get(query.get.user_id)
+        if waiting is not None and query in waiting.queries:
+            waiting.queries.remove(query)
+            if not waiting.queries and not waiting.updates and waiting.rows is None:
+                del self.parked[query.get.user_id]
+        elif query in self.ahead:
+            self.ahead.remove(query)
+
+    def _reply(self, query: Query, user: int, hit: bool) -> None:
+        table, get = self.table, query.get
+        since, version = get.since_version, self.version
+        full = since is None or since < table.floor(user) or since > version
+        kind = get.read_state_type
+        if get.channel_ids is None:
+            rows = table.states(user)
+            if kind is not None:
+                rows = [row for row in rows if row[0] == kind]
+        else:
+            found = (table.get(user, kind or 0, channel) for channel in sorted(get.channel_ids))
+            rows = [row for row in found if row is not None]
+        if since is not None and not full:
+            rows = [row for row in rows if row[8] > since]
+        self._effects.answer(query, version, full, rows, hit)

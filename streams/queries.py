@@ -1,0 +1,82 @@
+"""A query on its way from the consumer to its reply, and the time it has for that."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterator
+
+from readstates.schemas.headers import ReplyAddress
+from readstates.schemas.queries import Get
+
+ERROR_MARGIN_MS = 500  # an error goes out this long before the deadline …
+ERROR_MARGIN_SHARE = 0.2  # … or this share of the time left, whichever is less
+
+
+class Query:
+    """One query with its reply address; compared by identity."""
+
+    __slots__ = (
+        "address",
+        "deadline_ms",
+        "done",
+        "get",
+        "incarnation",
+        "key",
+        "offset",
+        "partition",
+        "taken_ns",
+        "timestamp_ms",
+        "waiting",
+        "waits_for_store",
+    )
+
+    def __init__(
+        self,
+        get: Get,
+        address: ReplyAddress,
+        *,
+        key: bytes,
+        partition: int,
+        incarnation: int,
+        offset: int,
+        timestamp_ms: int,
+        deadline_ms: int,
+        taken_ns: int,
+    ) -> None:
+        self.get = get
+        self.address = address
+        self.key = key
+        self.partition = partition
+        self.incarnation = incarnation
+        self.offset = offset
+        self.timestamp_ms = timestamp_ms
+        self.deadline_ms = deadline_ms
+        self.taken_ns = taken_ns
+        self.waiting = False  # counted among the queries held back
+        self.waits_for_store = False
+        self.done = False
+
+
+class Deadlines:
+    """Waiting queries by the moment their error must go out. O(log n) an entry."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Query]] = []
+        self._count = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, query: Query, now_ms: int) -> None:
+        """Watch a query that could not be answered at once."""
+        left = max(0, query.deadline_ms - now_ms)
+        margin = min(ERROR_MARGIN_MS, int(left * ERROR_MARGIN_SHARE))
+        heapq.heappush(self._heap, (query.deadline_ms - margin, next(self._count), query))
+
+    def due(self, now_ms: int) -> Iterator[Query]:
+        """Those whose time has come and that are not done yet."""
+        while self._heap and (self._heap[0][0] <= now_ms or self._heap[0][2].done):
+            query = heapq.heappop(self._heap)[2]
+            if not query.done:
+                yield query

@@ -1,0 +1,229 @@
+"""How partitions come to a worker and leave it.
+
+Opening, after each assignment, in the barrier before the flow starts:
+ 1. read what is committed, with its metadata, and the log's start and end;
+ 2. refuse where the committed offset is outside the log: Kafka lost data;
+ 3. open the table file; a warm one is used if it stands between the committed offset, the log's
+    start and its end, else it is dropped;
+ 4. start at the table's position, or the committed offset, or the log's start;
+ 5. queries wait until the partition has passed the last owner's position, which a clean handover
+    left in the metadata, or else the log's end as it is now;
+ 6. commit, so that the metadata says that an owner is at work. No query is answered before.
+
+Handing over, at each revocation and at shutdown; running it twice does no harm:
+ 1. the partitions take nothing more;
+ 2. what is dirty is written out, within HANDOVER_TIMEOUT_S;
+ 3. the watermark is committed, with the position reached;
+ 4. tables of which all is written are closed clean. The others are dropped at the next open, and
+    their changes replayed from the watermark by whoever comes next.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from faust.types import TP
+from readstates.cache.tablefile import TableFile, TableIdentity, open_table
+from readstates.streams import metrics
+from readstates.streams.errors import DataLossError
+from readstates.streams.partition import Partition
+from readstates.streams.watermark import Watermark
+from readstates.streams.worker import Owned, Partitions, now_ms
+from readstates.streams.write_behind import drain
+
+if TYPE_CHECKING:
+    from readstates.streams.transport import Consumer
+
+log = logging.getLogger(__name__)
+
+CLEAN, LIVE = "clean", "live"  # what commit metadata says of the position in it
+
+
+def metadata_of(position: int, clean: bool) -> str:
+    """Commit metadata: the applied position, and whether its owner stopped there."""
+    return f"{CLEAN if clean else LIVE}:{position}"
+
+
+def catch_up_target(metadata: str, log_end: int) -> int:
+    """The offset that must be passed before queries are answered."""
+    kind, _, position = metadata.partition(":")
+    if kind == CLEAN and position.isdecimal():
+        return min(int(position), log_end)
+    return log_end
+
+
+class Handover(Partitions):
+    """Partitions with the two ways in and out. The transport calls `open` and `hand_over`."""
+
+    topic_id: bytes = bytes(16)
+    partition_count: int = 0
+    cache_dir: Any = None
+    _rebalance_started: float | None = None
+
+    async def open(self, consumer: Consumer) -> dict[TP, int]:
+        """Open what is assigned and not open yet; returns where to seek, for all of it."""
+        settings = self.settings
+        assigned = {
+            tp.partition for tp in consumer.assignment() if tp.topic == settings.updates_topic
+        }
+        new = sorted(assigned - self.owned.keys())
+        if new:
+            await self._open(consumer, new)
+        if self._rebalance_started is not None:
+            metrics.REBALANCE_SECONDS.observe(time.monotonic() - self._rebalance_started)
+            self._rebalance_started = None
+        positions: dict[TP, int] = {}
+        for number, owned in self.owned.items():
+            positions[TP(settings.updates_topic, number)] = owned.partition.next_arrival
+            positions[TP(settings.queries_topic, number)] = owned.query_position
+        self.wake.set()
+        return positions
+
+    async def _open(self, consumer: Consumer, numbers: list[int]) -> None:
+        generation = consumer.app.consumer_generation_id
+        updates = [TP(self.settings.updates_topic, number) for number in numbers]
+        queries = [TP(self.settings.queries_topic, number) for number in numbers]
+        committed = await consumer._thread.committed(updates + queries)
+        starts = await consumer.earliest_offsets(*updates, *queries)
+        ends = await consumer.highwaters(*updates, *queries)
+        if consumer.app.consumer_generation_id != generation or consumer.rebalancing:
+            return  # the next assignment opens its own
+        for update, query in zip(updates, queries, strict=True):
+            offset, metadata = committed.get(update, (starts[update], ""))
+            check_commit(update, offset, starts[update], ends[update])
+            query_offset = max(committed.get(query, (0, ""))[0], starts[query])
+            owned = self._open_one(
+                update.partition,
+                offset,
+                metadata,
+                starts[update],
+                ends[update],
+                min(query_offset, ends[query]),
+            )
+            self.owned[update.partition] = owned
+        await self.commit(consumer, [self.owned[number] for number in numbers])
+        log.info("opened partitions=%s", numbers)
+
+    def _open_one(
+        self, number: int, committed: int, metadata: str, start: int, end: int, query_offset: int
+    ) -> Owned:
+        settings = self.settings
+        identity = TableIdentity(self.topic_id, self.epoch, number, settings.cassandra_keyspace)
+        path = self.cache_dir / f"{settings.topic_prefix}-{settings.kafka_group}-{number}.table"
+
+        def attempt() -> TableFile:
+            return open_table(path, identity, settings.cache_states, settings.user_states_max)
+
+        file = attempt()
+        if file.warm and not max(committed, start) <= file.table.position <= end:
+            log.info(
+                "table_dropped partition=%d position=%d committed=%d log=%d…%d",
+                number,
+                file.table.position,
+                committed,
+                start,
+                end,
+            )
+            file.close(False)
+            file = attempt()
+        position = file.table.position if file.warm else committed
+        file.table.position = position
+        self.incarnation += 1
+        log.info(
+            "table_open partition=%d warm=%s why=%s position=%d committed=%d end=%d",
+            number,
+            file.warm,
+            file.why,
+            position,
+            committed,
+            end,
+        )
+        partition = Partition(
+            number,
+            table=file.table,
+            position=position,
+            committed=committed,
+            catch_up_to=max(position, catch_up_target(metadata, end)),
+            epoch=self.epoch,
+            partitions=self.partition_count,
+            incarnation=self.incarnation,
+            parked_max=settings.parked_max,
+            inbox_max=settings.inbox_max,
+            effects=self,
+        )
+        return Owned(partition, file, query_offset, Watermark(query_offset))
+
+    async def hand_over(self, consumer: Any) -> bool:
+        """Let go of all partitions; True if everything applied is in Cassandra and committed."""
+        if self._rebalance_started is None:
+            self._rebalance_started = time.monotonic()
+            metrics.REBALANCES.inc()
+        leaving, partitions = list(self.owned.values()), []
+        for owned in leaving:
+            owned.partition.closing = True
+            partitions.append(owned.partition)
+        if not leaving:
+            return True
+        drained = await drain(
+            self.write_behind, partitions, now_ms, self.settings.handover_timeout_s
+        )
+        committed = await self.commit(consumer, leaving, clean=True)
+        for owned in leaving:
+            partition, table = owned.partition, owned.file.table
+            self.owned.pop(partition.number, None)
+            partition.incarnation = -1  # P5: nothing that comes back now is taken
+            clean = table.dirty_users == 0 and table.dirty_states == 0
+            table.position = partition.resume_position()
+            owned.file.close(clean)
+            metrics.forget_partition(partition.number)
+        log.info(
+            "handed_over partitions=%d written_out=%s committed=%s",
+            len(leaving),
+            drained,
+            committed,
+        )
+        return drained and committed
+
+    async def commit(self, consumer: Any, owned: list[Owned], *, clean: bool = False) -> bool:
+        """Commit the watermarks that moved. False: not committed; nothing is lost by it."""
+        offsets: dict[TP, tuple[int, str]] = {}
+        moved: list[tuple[Owned, tuple[int, int]]] = []
+        for one in owned:
+            partition = one.partition
+            marks = (partition.watermark_position(), one.query_mark.position(one.query_position))
+            if marks != one.committed or clean:
+                moved.append((one, marks))
+                number = partition.number
+                text = metadata_of(partition.position, clean)
+                offsets[TP(self.settings.updates_topic, number)] = (marks[0], text)
+                offsets[TP(self.settings.queries_topic, number)] = (marks[1], "")
+        if not offsets:
+            return True
+        done: bool = await consumer.commit_offsets(offsets)
+        if not done:
+            metrics.COMMIT_FAILURES.inc()
+            return False
+        for one, marks in moved:
+            one.committed = marks
+            if not clean:
+                one.partition.announce()
+        return True
+
+
+def check_commit(tp: TP, committed: int, start: int, end: int) -> None:
+    """Raises DataLossError where the log no longer holds what is not yet durable."""
+    if start <= committed <= end:
+        return
+    what = (
+        f"the log begins at {start}: records {committed} … {start - 1} are gone and were not "
+        "written to Cassandra"
+        if committed < start
+        else f"the log ends at {end}: Kafka lost acknowledged records, or the topic was replaced"
+    )
+    raise DataLossError(
+        f"{tp.topic} partition {tp.partition}: committed offset {committed}, but {what}. The "
+        "worker refuses to start and changes nothing. Restore the log, or accept the loss by setting the "
+        "group's offset by hand (kafka-consumer-groups --reset-offsets)"
+    )

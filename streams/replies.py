@@ -1,0 +1,188 @@
+"""What the service sends: replies, error replies and dead letters, through one producer.
+
+A reply goes only to a topic that fully matches REPLY_TOPICS, exists, and is none of the service's
+own: whoever can write queries must not be able to make the service write elsewhere. Topics are
+never created: known ones come from the cluster's metadata, asked for as a whole, at most once a
+second. Replies are not retried by us beyond the producer's own retries; a client that misses one
+asks again. Dead letters are: they hold their offset until the broker has them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from confluent_kafka import KafkaException, Producer
+from readstates.schemas.headers import (
+    DIALECT_FAUST,
+    HEADER_CORRELATION_ID,
+    HEADER_ERROR,
+    ReplyAddress,
+)
+from readstates.schemas.replies import encode_error, wrap_faust
+from readstates.streams import metrics
+from readstates.streams.config import Settings
+
+log = logging.getLogger(__name__)
+
+TOPICS_REFRESH_S = 1.0  # the shortest time between two looks at the cluster's topics
+DEAD_LETTER_RETRY_S = 1.0
+POLL_S = 0.05
+FLUSH_TIMEOUT_S = 3.0
+MESSAGE_BYTES_MAX = 8 << 20  # the producer's own bound, above every topic's
+
+
+class Output:
+    """The producer, its delivery thread, and what is known of the cluster's topics."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producer = Producer(
+            settings.librdkafka(
+                **{
+                    "client.id": "read-states-worker",
+                    "partitioner": "murmur2_random",
+                    "linger.ms": 0,
+                    "acks": "all",
+                    "enable.idempotence": True,
+                    "message.max.bytes": MESSAGE_BYTES_MAX,
+                    "message.timeout.ms": 30_000,
+                    "queue.buffering.max.messages": 1_000_000,
+                    "allow.auto.create.topics": False,
+                }
+            )
+        )
+        self._pattern = settings.reply_topic_pattern
+        self._own = {settings.updates_topic, settings.queries_topic, settings.dead_letters_topic}
+        self._topics: dict[str, int] = {}
+        self._refreshed = 0.0
+        self._refreshing: asyncio.Task[None] | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="delivery", daemon=True)
+        self._thread.start()
+
+    def _poll(self) -> None:
+        while not self._stopping.is_set():
+            self._producer.poll(POLL_S)
+
+    def close(self) -> None:
+        """Send what is queued, within FLUSH_TIMEOUT_S."""
+        self._stopping.set()
+        self._thread.join(timeout=2)
+        self._producer.flush(FLUSH_TIMEOUT_S)
+
+    # -- reply topics -------------------------------------------------------------------------
+
+    def allowed(self, address: ReplyAddress) -> bool:
+        """True if the service may ever write there; says nothing about the topic's existence."""
+        return (
+            self._pattern.fullmatch(address.topic) is not None
+            and address.topic not in self._own
+            and not address.topic.startswith("__")
+        )
+
+    def exists(self, address: ReplyAddress) -> bool:
+        """True if the topic, and the partition asked for, is in the metadata seen last."""
+        partitions = self._topics.get(address.topic)
+        return partitions is not None and (address.partition or 0) < partitions
+
+    async def refresh(self) -> None:
+        """Ask the cluster for its topics; callers at the same time share one request."""
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._refresh())
+        await asyncio.shield(self._refreshing)
+
+    async def _refresh(self) -> None:
+        try:
+            await asyncio.sleep(max(0.0, self._refreshed + TOPICS_REFRESH_S - time.monotonic()))
+            found = await asyncio.to_thread(self._producer.list_topics, timeout=5)
+            self._topics = {
+                name: len(topic.partitions)
+                for name, topic in found.topics.items()
+                if topic.error is None
+            }
+        except KafkaException as exc:
+            log.warning("topics_unknown error=%s", exc)
+        finally:
+            self._refreshed = time.monotonic()
+            self._refreshing = None
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def reply(self, address: ReplyAddress, key: bytes | None, body: bytes) -> None:
+        """Hand a reply to the producer; cost some µs, it is sent in the producer's thread."""
+        self._send(address, key, body, [])
+
+    def error(
+        self, address: ReplyAddress, key: bytes | None, user_id: int | None, code: str, text: str
+    ) -> None:
+        """Hand an error reply to the producer."""
+        body = encode_error(user_id, code, text)
+        self._send(address, key, body, [(HEADER_ERROR, code.encode())])
+
+    def _send(
+        self,
+        address: ReplyAddress,
+        key: bytes | None,
+        body: bytes,
+        headers: list[tuple[str, bytes]],
+    ) -> None:
+        if address.dialect == DIALECT_FAUST:
+            body, key = wrap_faust(body, key, address.correlation_id or b""), None
+        elif address.correlation_id is not None:
+            headers.append((HEADER_CORRELATION_ID, address.correlation_id))
+        more: dict[str, Any] = {}
+        if address.partition is not None:
+            more["partition"] = address.partition
+        try:
+            self._producer.produce(
+                address.topic, body, key, headers=headers, on_delivery=self._delivered, **more
+            )
+        except (BufferError, KafkaException) as exc:
+            metrics.REPLY_FAILURES.inc()
+            log.warning("reply_not_sent topic=%s error=%s", address.topic, exc)
+
+    def _delivered(self, error: Any, message: Any) -> None:
+        if error is not None:
+            metrics.REPLY_FAILURES.inc()
+            self._topics.pop(message.topic(), None)  # look again before writing there again
+            log.warning("reply_not_delivered topic=%s error=%s", message.topic(), error)
+
+    def dead_letter(self, record: Any, reason: str, kept: Callable[[], None]) -> None:
+        """Keep a record with its reason; `kept` is called on the loop once the broker has it.
+
+        Tried again until it is: the record's offset is held that long.
+        """
+        loop = asyncio.get_running_loop()
+        headers = [
+            ("reason", reason.encode()),
+            ("topic", record.topic.encode()),
+            ("partition", str(record.partition).encode()),
+            ("offset", str(record.offset).encode()),
+        ]
+
+        def again() -> None:
+            if not self._stopping.is_set():
+                loop.call_later(DEAD_LETTER_RETRY_S, self.dead_letter, record, reason, kept)
+
+        def delivered(error: Any, _message: Any) -> None:
+            if error is not None:
+                log.warning("dead_letter_not_delivered error=%s", error)
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(kept if error is None else again)
+
+        try:
+            self._producer.produce(
+                self._settings.dead_letters_topic,
+                record.value,
+                record.key,
+                headers=headers,
+                on_delivery=delivered,
+            )
+        except (BufferError, KafkaException) as exc:
+            log.warning("dead_letter_not_sent error=%s", exc)
+            again()

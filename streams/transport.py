@@ -1,0 +1,238 @@
+"""Faust's aiokafka transport, except that one Faust event is one batch of a partition's records.
+
+Stock Faust makes four tasks, a lock and two sensor calls a message (about 70 µs); a batch pays
+them once. Only these places of Faust are overridden:
+
+- `_fetch_records` returns, for a partition, one `Batch` in place of a list of records. A batch
+  says where the partition's position was before and after, so that what it skips (control
+  records, aborted transactions) is explained and anything else is noticed (`BatchGapError`).
+- Back-pressure is not polling: a partition whose inbox is full is left out of the next fetch, and
+  its records stay in the fetcher's buffer. Faust's own pause drops batches in the middle of a
+  poll.
+- The rebalance hooks hand partitions over before they leave, and seek to where their tables stand
+  after they arrive. `streams/rebalance.py` does that work; here it is only called.
+- Commits carry metadata, are bounded in time, and report failure as False.
+- Shutdown leaves the group itself, so that the others need not wait out the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import aiokafka
+from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.protocol.group import LeaveGroupRequest
+from aiokafka.structs import OffsetAndMetadata
+from faust.transport import drivers
+from faust.transport.consumer import ensure_TPset
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage
+
+log = logging.getLogger(__name__)
+
+NAME = "read-states"
+COMMIT_TIMEOUT_S = 5.0
+THREAD_STOP_TIMEOUT_S = 5.0
+LEAVE_TIMEOUT_S = 1.0
+FETCH_WAIT_MAX_MS = 100  # an idle fetch; a record that arrives ends it at once
+
+
+class Batch(NamedTuple):
+    """Records of one partition in the order of the log, and the positions around them."""
+
+    start: int  # the partition's position before these records
+    records: list[Any]  # aiokafka ConsumerRecord; may be empty (control records only)
+    end: int  # the position after them: the next offset to be fetched
+
+
+class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """The consumer's own thread: fetches, commits, heartbeats."""
+
+    shutdown_timeout = THREAD_STOP_TIMEOUT_S
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        settings = self.app.read_states_settings
+        conf = self.app.conf
+        self._assignor = self.app.assignor  # copartitions updates and queries, and is sticky
+        return aiokafka.AIOKafkaConsumer(
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=settings.instance_id or None,
+            bootstrap_servers=settings.kafka_bootstrap.split(","),
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_poll_records=conf.broker_max_poll_records,
+            max_partition_fetch_bytes=1 << 20,
+            fetch_max_wait_ms=FETCH_WAIT_MAX_MS,
+            session_timeout_ms=int(settings.session_timeout_s * 1000),
+            heartbeat_interval_ms=1000,
+            rebalance_timeout_ms=int(max(10.0, settings.session_timeout_s) * 1000),
+            max_poll_interval_ms=300_000,
+            request_timeout_ms=int(max(40.0, settings.session_timeout_s) * 1000),
+            isolation_level="read_committed",
+            metadata_max_age_ms=30_000,
+            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+        )
+
+    async def _fetch_records(
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        active_partitions: Any,
+        timeout: float | None = None,  # noqa: ASYNC109 (the signature is Faust's)
+        max_records: int | None = None,
+    ) -> Mapping[TP, list[Batch]]:
+        if not self.consumer.flow_active:
+            return {}
+        wanted = [driver.ensure_aiokafka_TP(tp) for tp in active_partitions or ()]
+        wanted = [tp for tp in wanted if self.app.partitions.wants(tp.topic, tp.partition)]
+        assigned = consumer._subscription.subscription
+        if not wanted or assigned is None or assigned.assignment is None:
+            await asyncio.sleep(0.005)
+            return {}
+        state_of = assigned.assignment.state_value
+        states = {tp: state for tp in wanted if (state := state_of(tp)) is not None}
+        before = {tp: state._position for tp, state in states.items()}
+        records = await super()._fetch_records(
+            consumer, set(wanted), timeout=self.fetch_timeout, max_records=max_records
+        )
+        batches = {}
+        for tp, state in states.items():
+            start, end = before[tp], state._position
+            if start is not None and end is not None and (end != start or tp in records):
+                batches[TP(tp.topic, tp.partition)] = [Batch(start, records.get(tp, []), end)]
+        return batches
+
+    fetch_timeout = 0.05  # seconds; how soon a partition that has room again is asked for
+
+    async def _commit(self, offsets: Mapping[TP, Any]) -> bool:
+        """Commit `{tp: (offset, metadata)}`. False: not committed, try again later."""
+        consumer = self._ensure_consumer()
+        own = ensure_TPset(consumer.assignment())
+        given = {
+            driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(*value)
+            for tp, value in offsets.items()
+            if tp in own
+        }
+        if not given:
+            return False
+        try:
+            await asyncio.wait_for(consumer.commit(given), COMMIT_TIMEOUT_S)
+        except (TimeoutError, KafkaError) as exc:
+            log.warning("commit_failed partitions=%d error=%r", len(given), exc)
+            return False
+        return True
+
+    async def committed(self, tps: list[TP]) -> Mapping[TP, tuple[int, str]]:
+        """Committed offsets with their metadata; partitions without one are left out."""
+        return await self.call_thread(self._committed, tps)  # type: ignore[no-any-return]
+
+    async def _committed(self, tps: list[TP]) -> Mapping[TP, tuple[int, str]]:
+        coordinator = self._ensure_consumer()._coordinator
+        wanted = [driver.ensure_aiokafka_TP(tp) for tp in tps]
+        found = await coordinator.fetch_committed_offsets(wanted)
+        return {
+            TP(tp.topic, tp.partition): (value.offset, value.metadata)
+            for tp, value in found.items()
+            if value.offset >= 0
+        }
+
+    async def on_thread_stop(self) -> None:
+        await self._leave()
+        await super().on_thread_stop()
+
+    async def _leave(self) -> None:
+        """Say goodbye to the group. A static member does not: it will be back."""
+        consumer = self._consumer
+        if consumer is None or self.app.read_states_settings.instance_id:
+            return
+        coordinator = consumer._coordinator
+        if getattr(coordinator, "coordinator_id", None) is None or coordinator.generation <= 0:
+            return
+        request = LeaveGroupRequest(coordinator.group_id, coordinator.member_id)
+        try:
+            await asyncio.wait_for(coordinator._send_req(request), LEAVE_TIMEOUT_S)
+        except (TimeoutError, KafkaError) as exc:
+            log.warning("leave_group_failed error=%r", exc)
+
+
+class Consumer(driver.Consumer):  # type: ignore[misc]
+    """The consumer as Faust sees it, on the main loop."""
+
+    rebalancing = False
+
+    def _new_consumer_thread(self) -> Thread:
+        return Thread(self, loop=self.loop, beacon=self.beacon)
+
+    def close(self) -> None:
+        """Nothing: closing here would come before LeaveGroup and leave a phantom member."""
+
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        batch: Batch = record
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            max(batch.start, batch.end - 1),
+            0.0,
+            0,
+            None,
+            None,
+            batch,
+            None,
+            None,
+            None,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    async def commit_offsets(self, offsets: Mapping[TP, tuple[int, str]]) -> bool:
+        """Commit in one request. False: nothing was committed."""
+        return bool(await self._thread.commit(offsets))
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self.rebalancing = True
+        if revoked:
+            self.stop_flow()
+            self.app.flow_control.suspend()
+            await self.app.partitions.hand_over(self)
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self.rebalancing = False
+        self.stop_flow()  # at the first assignment the flow is already on
+        self.app.flow_control.suspend()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def perform_seek(self) -> None:
+        """Open the assigned partitions' tables and seek to where they stand."""
+        if self.rebalancing:
+            raise IllegalStateError("rebalancing again")
+        await super().perform_seek()
+        positions = await self.app.partitions.open(self)
+        if positions:
+            await self._thread.seek_wait(
+                {driver.ensure_aiokafka_TP(tp): offset for tp, offset in positions.items()}
+            )
+
+
+class Transport(driver.Transport):  # type: ignore[misc]
+    Consumer = Consumer
+
+
+class BatchSchema:
+    """Faust's place for decoding: a batch passes through as it is."""
+
+    def compile(self, app: Any, **_kwargs: Any) -> Any:
+        async def decode(message: Any, *, propagate: bool = False) -> Any:
+            return app.create_event(None, message.value, None, message)
+
+        return decode
+
+
+def register() -> str:
+    """Make the transport known to Faust; returns the scheme for the broker URL."""
+    drivers.TRANSPORTS.aliases[NAME] = f"{__name__}:Transport"
+    return NAME

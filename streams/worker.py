@@ -1,0 +1,307 @@
+"""The partitions that this worker owns, and the loop that gives each of them its turn.
+
+`Partitions` is what the transport's rebalance hooks open and hand over (`rebalance.py` says how),
+what the agents feed, and what carries out the effects a partition asks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from readstates.cache.tablefile import TableFile
+from readstates.schemas.headers import ReplyAddress, deadline_ms, reply_address
+from readstates.schemas.partitioner import partition_of
+from readstates.schemas.replies import (
+    INVALID_QUERY,
+    NOT_CAUGHT_UP,
+    OVERLOADED,
+    REPLY_TOO_LARGE,
+    STORE_UNAVAILABLE,
+    ReadState,
+    encode_reply,
+)
+from readstates.schemas.wire import DecodeError, decode_query, key_bytes
+from readstates.streams import metrics
+from readstates.streams.cassandra import Store
+from readstates.streams.config import Settings
+from readstates.streams.loader import Loader
+from readstates.streams.partition import Partition
+from readstates.streams.queries import Deadlines, Query
+from readstates.streams.replies import Output
+from readstates.streams.transport import Batch
+from readstates.streams.watermark import Watermark
+from readstates.streams.write_behind import WriteBehind
+
+log = logging.getLogger(__name__)
+
+IDLE_WAIT_S = 0.1
+NO_ADDRESS_LOG_S = 60.0
+
+
+def now_ms() -> int:
+    """Wall clock, ms since the epoch: what brokers stamp records with."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(slots=True)
+class Owned:
+    """A partition with what surrounds its pure core."""
+
+    partition: Partition
+    file: TableFile
+    query_position: int
+    query_mark: Watermark
+    committed: tuple[int, int] | None = None  # updates, queries: what was committed last
+
+
+class Partitions:
+    """See the module. All methods but `wants` run on the main loop."""
+
+    def __init__(self, settings: Settings, store: Store, output: Output, epoch: int) -> None:
+        self.settings = settings
+        self.store = store
+        self.output = output
+        self.epoch = epoch
+        self.owned: dict[int, Owned] = {}
+        self.incarnation = 0
+        self.wake = asyncio.Event()
+        self.write_behind = WriteBehind(store, settings, self.wake.set)
+        self.loader = Loader(store, settings, self.wake.set)
+        self.deadlines = Deadlines()
+        self.waiting_queries = 0
+        self._no_address_logged = 0.0
+
+    def wants(self, topic: str, number: int) -> bool:
+        """May this partition's records be fetched now? Called from the consumer's thread."""
+        owned = self.owned.get(number)
+        if owned is None:
+            return False
+        return topic != self.settings.updates_topic or owned.partition.wants_records
+
+    # -- updates ------------------------------------------------------------------------------
+
+    def take_updates(self, number: int, batch: Batch) -> None:
+        """A batch of updates arrived."""
+        owned = self.owned.get(number)
+        if owned is not None and not owned.partition.closing:
+            owned.partition.take(batch)
+            self.wake.set()
+
+    async def run(self) -> None:
+        """Give each partition its slice in turn; other work runs between any two slices."""
+        while True:
+            progressed = 0
+            for owned in list(self.owned.values()):
+                partition = owned.partition
+                if partition.can_run and not partition.closing:
+                    progressed += partition.run(self.settings.slice_updates, now_ms())
+                    await asyncio.sleep(0)
+            if not progressed:
+                self.wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.wake.wait(), IDLE_WAIT_S)
+
+    # -- queries ------------------------------------------------------------------------------
+
+    async def take_queries(self, number: int, batch: Batch) -> None:
+        """A batch of queries arrived: answer, refuse or keep each."""
+        owned = self.owned.get(number)
+        if owned is None or owned.partition.closing:
+            return
+        taken_ns = time.perf_counter_ns()
+        for record in batch.records:
+            owned.query_position = record.offset + 1
+            self._take_query(owned, record, taken_ns)
+        owned.query_position = batch.end
+
+    def _take_query(self, owned: Owned, record: Any, taken_ns: int) -> None:
+        headers = list(record.headers)
+        address = reply_address(headers)
+        if address is None or not self.output.allowed(address):
+            self._no_address(record, address)
+            return
+        owned.query_mark.hold(record.offset)
+        if self.output.exists(address):
+            self._read_query(owned, record, address, headers, taken_ns)
+        else:
+            task = asyncio.create_task(
+                self._look_for_topic(owned, record, address, headers, taken_ns)
+            )
+            task.add_done_callback(lambda t: t.exception())
+
+    async def _look_for_topic(
+        self, owned: Owned, record: Any, address: ReplyAddress, headers: Any, taken_ns: int
+    ) -> None:
+        incarnation = owned.partition.incarnation
+        await self.output.refresh()
+        if self.owned.get(owned.partition.number) is not owned or (
+            owned.partition.incarnation != incarnation
+        ):
+            return
+        if self.output.exists(address):
+            self._read_query(owned, record, address, headers, taken_ns)
+        else:
+            self._no_address(record, address)
+            owned.query_mark.release(record.offset)
+
+    def _no_address(self, record: Any, address: ReplyAddress | None) -> None:
+        metrics.QUERIES.labels("no_reply_address").inc()
+        if time.monotonic() - self._no_address_logged > NO_ADDRESS_LOG_S:
+            self._no_address_logged = time.monotonic()
+            log.warning(
+                "no_reply_address topic=%s partition=%d offset=%d reply_topic=%.80r: a query needs "
+                "a kafka_replyTopic header naming an existing topic that matches REPLY_TOPICS",
+                record.topic,
+                record.partition,
+                record.offset,
+                address and address.topic,
+            )
+
+    def _read_query(
+        self, owned: Owned, record: Any, address: ReplyAddress, headers: Any, taken_ns: int
+    ) -> None:
+        partition, key = owned.partition, record.key
+        user_id = None
+        try:
+            get = decode_query(record.value)
+            user_id = get.user_id
+            if key != key_bytes(user_id):
+                raise DecodeError("key_mismatch", "key", f"expected the user_id, {user_id}")
+            right = partition_of(key, partition.partitions)
+            if right != partition.number:
+                raise DecodeError("misrouted", "partition", f"user {user_id} is in {right}")
+            deadline = deadline_ms(headers, record.timestamp)
+        except DecodeError as exc:
+            metrics.QUERIES.labels("error").inc()
+            self.output.error(address, key, user_id, INVALID_QUERY, str(exc))
+            owned.query_mark.release(record.offset)
+            return
+        query = Query(
+            get,
+            address,
+            key=key,
+            partition=partition.number,
+            incarnation=partition.incarnation,
+            offset=record.offset,
+            timestamp_ms=record.timestamp,
+            deadline_ms=deadline,
+            taken_ns=taken_ns,
+        )
+        now = now_ms()
+        if now >= deadline:
+            self._finish(query, "expired")
+        elif self.waiting_queries >= self.settings.queries_waiting_max:
+            self.refuse(query, OVERLOADED, "too many queries are waiting; ask again later")
+        else:
+            partition.ask(query)
+            if not query.done:
+                self.waiting_queries += 1
+                query.waiting = True
+                self.deadlines.add(query, now)
+
+    def _finish(self, query: Query, outcome: str) -> None:
+        metrics.QUERIES.labels(outcome).inc()
+        query.done = True
+        if query.waiting:
+            self.waiting_queries -= 1
+        owned = self.owned.get(query.partition)
+        if owned is not None and owned.partition.incarnation == query.incarnation:
+            owned.query_mark.release(query.offset)
+
+    def expire(self) -> None:
+        """Send the errors of queries whose time is nearly over."""
+        now = now_ms()
+        for query in self.deadlines.due(now):
+            owned = self.owned.get(query.partition)
+            if owned is None or owned.partition.incarnation != query.incarnation:
+                query.done = True  # the next owner reads it again
+                self.waiting_queries -= 1
+                continue
+            owned.partition.forget(query)
+            if now >= query.deadline_ms:
+                self._finish(query, "expired")
+            elif query.waits_for_store:
+                self.refuse(
+                    query, STORE_UNAVAILABLE, "the user is not resident and could not be loaded"
+                )
+            else:
+                self.refuse(query, NOT_CAUGHT_UP, self._why_not(owned.partition, query))
+
+    def _why_not(self, partition: Partition, query: Query) -> str:
+        if not partition.caught_up:
+            return (
+                f"partition {partition.number} is at offset {partition.position}, catching up to "
+                f"{partition.catch_up_to}"
+            )
+        return (
+            f"partition {partition.number} has been applied to offset {partition.position}, not "
+            f"yet past {query.get.after_offset}"
+        )
+
+    # -- effects ------------------------------------------------------------------------------
+
+    def load(self, partition: Partition, user_id: int) -> None:
+        self.loader.want(partition, user_id)
+
+    def dead_letter(self, partition: Partition, record: Any, reason: str, text: str) -> None:
+        metrics.DEAD_LETTERS.labels(reason).inc()
+        log.debug(
+            "dead_letter topic=%s partition=%d offset=%d reason=%s %s",
+            record.topic,
+            record.partition,
+            record.offset,
+            reason,
+            text,
+        )
+        incarnation, offset = partition.incarnation, record.offset
+        self.output.dead_letter(
+            record, reason, lambda: partition.dead_letter_kept(incarnation, offset)
+        )
+
+    def answer(
+        self, query: Query, version: int, full: bool, rows: list[ReadState], hit: bool
+    ) -> None:
+        body = encode_reply(query.get.user_id, version, full, rows)
+        if len(body) > self.settings.reply_bytes_max:
+            self.refuse(
+                query,
+                REPLY_TOO_LARGE,
+                f"{len(rows)} read states are {len(body)} bytes, over the "
+                f"{self.settings.reply_bytes_max} allowed; ask for channel_ids, one read_state_type, or since_version",
+            )
+            return
+        if now_ms() >= query.deadline_ms:
+            self._finish(query, "expired")
+            return
+        self.output.reply(query.address, query.key, body)
+        metrics.QUERY_SERVICE_SECONDS.observe((time.perf_counter_ns() - query.taken_ns) / 1e9)
+        metrics.QUERY_AGE_SECONDS.observe(max(0.0, time.time() - query.timestamp_ms / 1000))
+        self._finish(query, "hit" if hit else "miss")
+
+    def refuse(self, query: Query, code: str, text: str) -> None:
+        self.output.error(query.address, query.key, query.get.user_id, code, text)
+        self._finish(query, "error")
+
+    # -- once in a while ----------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Start due writes and answer due deadlines."""
+        live = [o.partition for o in self.owned.values() if not o.partition.closing]
+        self.write_behind.turn(live, now_ms=now_ms(), everything=False)
+        self.expire()
+
+    @property
+    def ready(self) -> tuple[bool, str]:
+        """Are all partitions caught up and open for queries? And why not."""
+        if not self.owned:
+            return False, "no partition is assigned to this worker"
+        late = [o.partition for o in self.owned.values() if not o.partition.caught_up]
+        if late:
+            parts = ", ".join(f"{p.number}: {p.position}/{p.catch_up_to}" for p in late[:8])
+            return False, f"catching up: {parts}"
+        return True, f"{len(self.owned)} partitions"

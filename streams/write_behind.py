@@ -1,0 +1,135 @@
+"""Write-behind: changed users, oldest first, coalesced into rows, batched, written, retried.
+
+1. Each partition hands out the users whose oldest change has waited FLUSH_DELAY_S (or all, when a
+   partition leaves, or as many as pressure asks).
+2. Their rows are packed into batches of at most WRITE_BATCH_ROWS, grouped by nothing but order:
+   a batch may hold several users, and a user may span batches.
+3. At most WRITES_IN_FLIGHT_MAX batches are under way.
+4. When the last batch of a user was answered, its partition is told: written, or failed and to be
+   written again after WRITE_RETRY_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from readstates.streams import metrics
+from readstates.streams.cassandra import Change, Store
+from readstates.streams.config import Settings
+from readstates.streams.partition import Partition, Write
+
+USERS_AT_ONCE = 64  # taken from a partition's queue in one turn
+
+
+def changes_of(write: Write) -> list[Change]:
+    """A user's changes as the store takes them; the deletion of the user goes first."""
+    changes: list[Change] = []
+    if write.delete_version:
+        changes.append((write.user_id, write.delete_version, None))
+    for deleted, row in write.rows:
+        changes.append((write.user_id, -row[8] if deleted else row[8], row))
+    return changes
+
+
+def pack(writes: Iterable[Write], rows_max: int) -> list[tuple[list[Change], list[Write]]]:
+    """Batches of changes, each with the writes that wait for its answer."""
+    batches: list[tuple[list[Change], list[Write]]] = []
+    changes: list[Change] = []
+    owners: list[Write] = []
+    for write in writes:
+        for change in changes_of(write):
+            if not owners or owners[-1] is not write:
+                owners.append(write)
+            changes.append(change)
+            if len(changes) == rows_max:
+                batches.append((changes, owners))
+                changes, owners = [], []
+    if changes:
+        batches.append((changes, owners))
+    for _, waiting in batches:
+        for write in waiting:
+            write.pending += 1
+    return batches
+
+
+class WriteBehind:
+    """Drives the writes of all partitions of a worker. `turn` starts what is due."""
+
+    def __init__(self, store: Store, settings: Settings, woken: Callable[[], None]) -> None:
+        self._store = store
+        self._settings = settings
+        self._woken = woken
+        self._in_flight = 0
+        self._paused_until = 0.0
+        self._queue: deque[tuple[list[Change], list[Write]]] = deque()
+        self._dirty_max = int(settings.cache_states * settings.dirty_share_max)
+
+    @property
+    def idle(self) -> bool:
+        """True while nothing is under way or packed."""
+        return not self._in_flight and not self._queue
+
+    def turn(self, partitions: Iterable[Partition], *, now_ms: int, everything: bool) -> None:
+        """Start due writes as far as the bound on flights allows."""
+        delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
+        if time.monotonic() < self._paused_until and not everything:
+            return
+        for partition in partitions:
+            while self._has_room():
+                writes = partition.take_writes(now_ms, delay_ms, USERS_AT_ONCE, self._dirty_max)
+                if not writes:
+                    break
+                empty = [write for write in writes if not write.rows and not write.delete_version]
+                for write in empty:  # changed and changed back by a deletion: nothing to say
+                    partition.written(write)
+                batches = pack(writes, self._settings.write_batch_rows)
+                self._queue.extend(batches)
+                self._start()
+
+    def _has_room(self) -> bool:
+        return len(self._queue) + self._in_flight < self._settings.writes_in_flight_max
+
+    def _start(self) -> None:
+        while self._queue and self._in_flight < self._settings.writes_in_flight_max:
+            self._write(*self._queue.popleft())
+
+    def _write(self, changes: list[Change], waiting: list[Write]) -> None:
+        self._in_flight += 1
+        started = time.perf_counter()
+
+        def done(acknowledged: bool) -> None:
+            self._in_flight -= 1
+            metrics.WRITE_SECONDS.observe(time.perf_counter() - started)
+            if acknowledged:
+                metrics.ROWS_WRITTEN.inc(len(changes))
+            else:
+                metrics.WRITE_FAILURES.inc()
+                self._paused_until = time.monotonic() + self._settings.write_retry_s
+            for write in waiting:
+                write.pending -= 1
+                write.failed = write.failed or not acknowledged
+                if not write.pending:
+                    write.partition.written(write)
+            self._start()
+            self._woken()
+
+        self._store.write(changes, done)
+
+
+async def drain(
+    write_behind: WriteBehind,
+    partitions: list[Partition],
+    clock_ms: Callable[[], int],
+    timeout_s: float,
+) -> bool:
+    """Write everything out; False when the time was over first. Steps as in the module."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        write_behind.turn(partitions, now_ms=clock_ms(), everything=True)
+        if write_behind.idle and not any(p.table.dirty_users for p in partitions):
+            return True
+        await asyncio.sleep(0.005)
+    return False
