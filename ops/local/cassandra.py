@@ -13,6 +13,8 @@ from readstates.ops.local import cql
 from readstates.ops.local.cluster import CASSANDRA, Cluster, Node
 from readstates.ops.local.settings import CASSANDRA_HEAP, CASSANDRA_JVM, CASSANDRA_SETTINGS
 
+# How long a joining node watches the ring first: 30 s is for networks, this is loopback.
+JOINING_JVM = ("-Dcassandra.ring_delay_ms=5000",)
 PORT_TAKEN = ("Address already in use", "Failed to bind port", "is in use by another process")
 
 
@@ -41,7 +43,8 @@ def prepare(cluster: Cluster, node: Node, java: str, lib: Path) -> None:
     """Writes the node's settings."""
     conf = cluster.conf_dir(node)
     conf.mkdir(parents=True, exist_ok=True)
-    (cluster.state_dir(node) / "tmp").mkdir(parents=True, exist_ok=True)
+    for folder in ("tmp", "triggers"):
+        (cluster.state_dir(node) / folder).mkdir(parents=True, exist_ok=True)
     values = {name: json.dumps(value) for name, value in yaml_values(cluster, node).items()}
     text = Template(_resource("cassandra.yaml")).substitute(values)
     (conf / "cassandra.yaml").write_text(text, "utf-8")
@@ -63,9 +66,11 @@ def command(cluster: Cluster, node: Node, java: str, lib: Path) -> list[str]:
         *options,
         *(f"-javaagent:{jar}" for jar in sorted(lib.glob("jamm-*.jar"))),
         *CASSANDRA_JVM,
+        *(JOINING_JVM if node.number > 1 else ()),
         f"-Dcassandra.config={(conf / 'cassandra.yaml').as_uri()}",
         f"-Dlogback.configurationFile={conf / 'logback.xml'}",
         f"-Dcassandra.storagedir={state}",
+        f"-Dcassandra.triggers_dir={state / 'triggers'}",
         f"-Dcassandra.logdir={cluster.log_path(node).parent}",
         f"-Djava.io.tmpdir={state / 'tmp'}",
         f"-Djna.tmpdir={state / 'tmp'}",
@@ -84,7 +89,8 @@ def answers(cluster: Cluster, node: Node, timeout_s: float) -> bool:
         known = cql.query(node.address, node.port, peers, timeout_s) if node.number > 1 else []
     except (OSError, cql.CqlError):
         return False
-    return name == [[cluster_name(cluster).encode()]] and len(known) >= node.number - 1
+    is_ours = name == [[cluster_name(cluster).encode()]]
+    return is_ours and len(known) >= node.number - 1
 
 
 def _resource(name: str) -> str:

@@ -12,7 +12,6 @@ from types import FrameType
 from typing import NoReturn
 
 import click
-
 from readstates.ops.local.cluster import NODES_MAX
 from readstates.ops.local.errors import StackError
 from readstates.ops.local.stack import Stack, default_data_dir

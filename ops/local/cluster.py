@@ -1,7 +1,7 @@
-"""Which servers a stack is made of and where each listens: plain values, no I/O but the port search.
+"""Which servers a stack is made of and where each listens; no I/O but the search for ports.
 
-Every node of a role has the same port on its own loopback address where that is Cassandra (a driver
-knows one port for all nodes), and its own port on 127.0.0.1 where that is Kafka.
+Kafka's brokers have a port each on 127.0.0.1. Cassandra's nodes have a loopback address each and
+the same port on all of them: a driver knows one port for all nodes.
 """
 
 import base64
@@ -21,7 +21,7 @@ NODES_MAX = 9  # of a role; each has its own loopback address or pair of ports
 
 @dataclass(frozen=True)
 class Node:
-    """One server. `port` is for clients; `peer_port` is Kafka's controller or Cassandra's gossip."""
+    """One server. `port` is for clients, `peer_port` for Kafka's controller, Cassandra's gossip."""
 
     role: str
     number: int  # 1, 2, …; Kafka's node.id
@@ -40,7 +40,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """All servers of one stack. `cluster_id` is Kafka's, and Cassandra's cluster name carries it."""
+    """All servers of one stack. `cluster_id` is Kafka's; Cassandra's cluster name carries it."""
 
     data_dir: Path
     cluster_id: str
@@ -130,8 +130,8 @@ def _hold_port(held: ExitStack, addresses: tuple[str, ...]) -> int:
             except OSError as error:
                 if port == 0:
                     raise StackError(
-                        f"cannot listen on {address}: {error.strerror}. Where the system gives only "
-                        f"127.0.0.1 (macOS), add it: sudo ifconfig lo0 alias {address}"
+                        f"cannot listen on {address}: {error.strerror}. Where the system "
+                        f"has only 127.0.0.1 (macOS), add it: sudo ifconfig lo0 alias {address}"
                     ) from error
                 continue
             held.push(trial.pop_all())

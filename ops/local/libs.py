@@ -25,6 +25,7 @@ Progress = Callable[[str], None]
 
 DOWNLOAD_TIMEOUT_S = 900.0
 LOCK_TIMEOUT_S = 1200.0  # over one whole download
+LOCK_POLL_S = 0.2
 DEPENDENCY_PLUGIN_VERSION = "3.8.1"
 MEGABYTES = {"kafka": 54, "cassandra": 66}
 ARTIFACTS: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -96,7 +97,6 @@ def jars(role: str, progress: Progress) -> Path:
     folder = cache_dir() / name
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
     lock = folder.with_name(name + ".lock")
     with locked(lock, LOCK_TIMEOUT_S, lambda: progress(f"{role}: another download is under way")):
         if not folder.is_dir():
@@ -108,25 +108,32 @@ def jars(role: str, progress: Progress) -> Path:
 def locked(path: Path, timeout_s: float, waiting: Callable[[], None]) -> Iterator[None]:
     """Holds an exclusive lock on `path`; calls `waiting` once where it is not free at once.
 
-    Raises StackError after `timeout_s`. The lock goes with the process, however it ends.
+    The file may be removed by its holder. Raises StackError after `timeout_s`. The lock goes with
+    the process, however it ends.
     """
-    with path.open("a") as file:
-        deadline = time.monotonic() + timeout_s
-        told = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise StackError(
-                        f"another process still holds {path} after {timeout_s:.0f} s"
-                    ) from None
-            if not told:
-                waiting()
-                told = True
-            time.sleep(0.2)
-        yield
+    deadline = time.monotonic() + timeout_s
+    told = False
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            if _lock_now(path, file.fileno()):
+                yield
+                return
+        if time.monotonic() > deadline:
+            raise StackError(f"another process still holds {path} after {timeout_s:.0f} s")
+        if not told:
+            waiting()
+            told = True
+        time.sleep(LOCK_POLL_S)
+
+
+def _lock_now(path: Path, fd: int) -> bool:
+    """Whether the lock is ours now, on the file that the path still names."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _download(role: str, pom: str, folder: Path, progress: Progress) -> None:

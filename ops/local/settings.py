@@ -1,4 +1,4 @@
-"""What the local stack and docker-compose.yml have in common: versions, broker and database settings.
+"""What the local stack and docker-compose.yml share: versions, broker and database settings.
 
 Both ways must give the same two servers; tests/unit/ops/test_compose.py holds them together.
 """

@@ -14,37 +14,28 @@ How `up` works:
 import contextlib
 import os
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from readstates.ops.local import cassandra, kafka, state
+from readstates.ops.local import start, state
 from readstates.ops.local.cluster import (
     CASSANDRA,
     KAFKA,
     NODES_MAX,
     Cluster,
-    Node,
-    is_free,
     new_cluster,
-    with_free_ports,
 )
-from readstates.ops.local.errors import NotRunning, PortTaken, StackError, StartFailed
+from readstates.ops.local.errors import NotRunning, PortTaken, StackError
 from readstates.ops.local.libs import Progress, find_java, jars, locked
-from readstates.ops.local.process import is_alive, last_lines, spawn, stop
+from readstates.ops.local.process import is_alive, stop
 from readstates.ops.local.settings import LOCAL_DC
 from readstates.ops.local.state import State
 
-START_TIMEOUT_S = 120.0  # from a server's start to its first answer
-ANSWER_TIMEOUT_S = 3.0
 LOCK_TIMEOUT_S = 1500.0  # over a download and a start
-PROGRESS_EVERY_S = 5.0
 PORT_ATTEMPTS = 4
-_SERVERS: dict[str, ModuleType] = {KAFKA: kafka, CASSANDRA: cassandra}
 
 
 @dataclass(frozen=True)
@@ -106,9 +97,9 @@ class Stack:
             known = state.load(self.data_dir)
             current = known or State(new_cluster(self.data_dir, brokers, cassandra_nodes))
             self._check_size(current.cluster, brokers, cassandra_nodes)
-            current = _without_dead(current)
+            current = start.without_dead(current)
             if all(n.name in current.processes for n in current.cluster.nodes):
-                _wait(current, current.cluster.nodes, progress, time.monotonic(), quiet=True)
+                start.wait(current, current.cluster.nodes, progress, time.monotonic(), quiet=True)
                 return False
             self._start(current, progress)
             return True
@@ -122,7 +113,7 @@ class Stack:
             return False
         with self._lock(progress):
             current = state.load(self.data_dir)
-            running = _without_dead(current).processes if current else {}
+            running = start.without_dead(current).processes if current else {}
             if running:
                 progress(f"stopping {', '.join(sorted(running))}")
                 stop(running.values())
@@ -154,7 +145,7 @@ class Stack:
                     node.address,
                     node.port,
                     alive,
-                    alive and _answers(current.cluster, node),
+                    alive and start.answers(current.cluster, node),
                     str(current.cluster.log_path(node)),
                 )
             )
@@ -163,7 +154,7 @@ class Stack:
     def env(self) -> dict[str, str]:
         """The settings that point at this stack. Raises NotRunning where a server is gone."""
         current = state.load(self.data_dir)
-        alive = set(_without_dead(current).processes) if current else set()
+        alive = set(start.without_dead(current).processes) if current else set()
         if current is None or any(node.name not in alive for node in current.cluster.nodes):
             raise NotRunning(
                 f"no stack runs in {self.data_dir}; "
@@ -182,15 +173,15 @@ class Stack:
         java = find_java()
         missing = [n for n in current.cluster.nodes if n.name not in current.processes]
         libs = {role: jars(role, progress) for role in dict.fromkeys(n.role for n in missing)}
-        current = _with_ports(current)
+        current = start.with_ports(current)
         for attempt in range(1, PORT_ATTEMPTS + 1):
             try:
-                _start_nodes(current, java, libs, progress)
+                start.start_nodes(current, java, libs, progress)
             except PortTaken as error:
                 if attempt == PORT_ATTEMPTS:
                     raise
                 progress(f"{str(error).splitlines()[0]}; trying others")
-                current = _with_ports(current, anew=True)
+                current = start.with_ports(current, anew=True)
             else:
                 return
 
@@ -205,124 +196,7 @@ class Stack:
 
     @contextlib.contextmanager
     def _lock(self, progress: Progress) -> Iterator[None]:
-        self.data_dir.mkdir(parents=True, exist_ok=True)
         path = self.data_dir / "lock"
         note = f"waiting: another command is at work in {self.data_dir}"
         with locked(path, LOCK_TIMEOUT_S, lambda: progress(note)):
             yield
-
-
-def _without_dead(current: State) -> State:
-    """Stale entries dropped: processes that ended, or whose pid is another program's by now."""
-    dead = {name for name, process in current.processes.items() if not is_alive(process)}
-    return current.without(dead)
-
-
-def _with_ports(current: State, anew: bool = False) -> State:
-    """Last time's ports where they are free, others where not. A running role keeps its own."""
-    cluster = current.cluster
-    for role in (KAFKA, CASSANDRA):
-        nodes = cluster.of(role)
-        if any(node.name in current.processes for node in nodes):
-            continue
-        ports = [(node.address, port) for node in nodes for port in (node.port, node.peer_port)]
-        if anew or not all(port and is_free(address, port) for address, port in ports):
-            cluster = with_free_ports(cluster, role)
-    return replace(current, cluster=cluster)
-
-
-def _start_nodes(current: State, java: str, libs: dict[str, Path], progress: Progress) -> None:
-    """Starts and awaits what is missing; on any failure stops what it started."""
-    before = set(current.processes)
-    # Brokers need each other to answer; Cassandra's nodes join one after another.
-    groups: list[tuple[Node, ...]] = [
-        (*current.cluster.of(CASSANDRA)[:1], *current.cluster.of(KAFKA))
-    ]
-    groups += [(node,) for node in current.cluster.of(CASSANDRA)[1:]]
-    try:
-        for group in groups:
-            begin = time.monotonic()
-            missing = [node for node in group if node.name not in before]
-            for node in missing:
-                progress(f"{node.name}: starting")
-                server = _SERVERS[node.role]
-                server.prepare(current.cluster, node, java, libs[node.role])
-                argv = server.command(current.cluster, node, java, libs[node.role])
-                with _interrupts_held():  # no process that is not written down
-                    log = current.cluster.log_path(node)
-                    current = current.with_process(node.name, spawn(argv, log, _environment()))
-                    state.save(current)
-            _wait(current, missing, progress, begin)
-    except BaseException:
-        with _interrupts_held():
-            stop(process for name, process in current.processes.items() if name not in before)
-            state.save(current.without(set(current.processes) - before))
-        raise
-
-
-def _wait(
-    current: State,
-    nodes: list[Node] | tuple[Node, ...],
-    progress: Progress,
-    begin: float,
-    quiet: bool = False,
-) -> None:
-    """Until every one of `nodes` answers. Raises StartFailed, PortTaken."""
-    left, told = list(nodes), begin
-    while left:
-        passed = time.monotonic() - begin
-        for node in list(left):
-            if not is_alive(current.processes[node.name]):
-                raise _died(current.cluster, node)
-            if _answers(current.cluster, node):
-                left.remove(node)
-                if not quiet:
-                    passed = time.monotonic() - begin
-                    progress(f"{node.name}: answers on {node.endpoint} after {passed:.1f} s")
-        if not left:
-            return
-        if passed > START_TIMEOUT_S:
-            raise StartFailed(
-                f"{left[0].name} did not answer within {START_TIMEOUT_S:.0f} s. "
-                + _log_end(current.cluster, left[0])
-            )
-        if time.monotonic() - told >= PROGRESS_EVERY_S:
-            told = time.monotonic()
-            progress(f"waiting for {', '.join(n.name for n in left)}, {told - begin:.0f} s")
-        time.sleep(0.2)
-
-
-def _died(cluster: Cluster, node: Node) -> StartFailed:
-    log = last_lines(cluster.log_path(node), 200)
-    if any(text in log for text in _SERVERS[node.role].PORT_TAKEN):
-        return PortTaken(
-            f"{node.name}: port {node.port} or {node.peer_port} was taken by another program\n"
-            + _log_end(cluster, node)
-        )
-    return StartFailed(f"{node.name} ended before it answered. " + _log_end(cluster, node))
-
-
-def _log_end(cluster: Cluster, node: Node) -> str:
-    path = cluster.log_path(node)
-    return f"The end of {path}:\n{last_lines(path)}"
-
-
-def _answers(cluster: Cluster, node: Node) -> bool:
-    check: Callable[[Cluster, Node, float], bool] = _SERVERS[node.role].answers
-    return check(cluster, node, ANSWER_TIMEOUT_S)
-
-
-def _environment() -> dict[str, str]:
-    """Ours without what would change a Java server behind our back."""
-    changing = ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH")
-    return {name: value for name, value in os.environ.items() if name not in changing}
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the end of the block (in the main thread)."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)

@@ -1,0 +1,147 @@
+"""Steps of `Stack.up`: which servers are missing, on which ports, started, and answering.
+
+Functions over a State; what they change they return or write down. The order is Stack.up's.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+from readstates.ops.local import cassandra, kafka, state
+from readstates.ops.local.cluster import (
+    CASSANDRA,
+    KAFKA,
+    Cluster,
+    Node,
+    is_free,
+    with_free_ports,
+)
+from readstates.ops.local.errors import PortTaken, StartFailed
+from readstates.ops.local.libs import Progress
+from readstates.ops.local.process import is_alive, last_lines, spawn, stop
+from readstates.ops.local.state import State
+
+START_TIMEOUT_S = 120.0  # from a server's start to its first answer
+ANSWER_TIMEOUT_S = 3.0
+PROGRESS_EVERY_S = 5.0
+POLL_S = 0.2
+_SERVERS: dict[str, ModuleType] = {KAFKA: kafka, CASSANDRA: cassandra}
+
+
+def without_dead(current: State) -> State:
+    """Stale entries dropped: processes that ended, or whose pid is another program's by now."""
+    dead = {name for name, process in current.processes.items() if not is_alive(process)}
+    return current.without(dead)
+
+
+def with_ports(current: State, anew: bool = False) -> State:
+    """Last time's ports where they are free, others where not. A running role keeps its own."""
+    cluster = current.cluster
+    for role in (KAFKA, CASSANDRA):
+        nodes = cluster.of(role)
+        if any(node.name in current.processes for node in nodes):
+            continue
+        ports = [(node.address, port) for node in nodes for port in (node.port, node.peer_port)]
+        if anew or not all(port and is_free(address, port) for address, port in ports):
+            cluster = with_free_ports(cluster, role)
+    return replace(current, cluster=cluster)
+
+
+def start_nodes(current: State, java: str, libs: dict[str, Path], progress: Progress) -> None:
+    """Starts and awaits what is missing; on any failure stops what it started."""
+    before = set(current.processes)
+    # Brokers need each other to answer; Cassandra's nodes join one after another.
+    databases = current.cluster.of(CASSANDRA)
+    groups = [(*databases[:1], *current.cluster.of(KAFKA)), *((node,) for node in databases[1:])]
+    try:
+        for group in groups:
+            begin = time.monotonic()
+            missing = [node for node in group if node.name not in before]
+            for node in missing:
+                progress(f"{node.name}: starting")
+                server = _SERVERS[node.role]
+                server.prepare(current.cluster, node, java, libs[node.role])
+                argv = server.command(current.cluster, node, java, libs[node.role])
+                with _interrupts_held():  # no process that is not written down
+                    log = current.cluster.log_path(node)
+                    current = current.with_process(node.name, spawn(argv, log, _environment()))
+                    state.save(current)
+            wait(current, group, progress, begin, quiet=not missing)
+    except BaseException:
+        with _interrupts_held():
+            stop(process for name, process in current.processes.items() if name not in before)
+            state.save(current.without(set(current.processes) - before))
+        raise
+
+
+def wait(
+    current: State,
+    nodes: Sequence[Node],
+    progress: Progress,
+    begin: float,
+    quiet: bool = False,
+) -> None:
+    """Until every one of `nodes` answers. Raises StartFailed, PortTaken."""
+    left, told = list(nodes), begin
+    while left:
+        passed = time.monotonic() - begin
+        for node in list(left):
+            if not is_alive(current.processes[node.name]):
+                raise _died(current.cluster, node)
+            if answers(current.cluster, node):
+                left.remove(node)
+                if not quiet:
+                    passed = time.monotonic() - begin
+                    progress(f"{node.name}: answers on {node.endpoint} after {passed:.1f} s")
+        if not left:
+            return
+        if passed > START_TIMEOUT_S:
+            raise StartFailed(
+                f"{left[0].name} did not answer within {START_TIMEOUT_S:.0f} s. "
+                + _log_end(current.cluster, left[0])
+            )
+        if time.monotonic() - told >= PROGRESS_EVERY_S:
+            told = time.monotonic()
+            progress(f"waiting for {', '.join(n.name for n in left)}, {told - begin:.0f} s")
+        time.sleep(POLL_S)
+
+
+def _died(cluster: Cluster, node: Node) -> StartFailed:
+    log = last_lines(cluster.log_path(node), 200)
+    if any(text in log for text in _SERVERS[node.role].PORT_TAKEN):
+        return PortTaken(
+            f"{node.name}: port {node.port} or {node.peer_port} was taken by another program\n"
+            + _log_end(cluster, node)
+        )
+    return StartFailed(f"{node.name} ended before it answered. " + _log_end(cluster, node))
+
+
+def _log_end(cluster: Cluster, node: Node) -> str:
+    path = cluster.log_path(node)
+    return f"The end of {path}:\n{last_lines(path)}"
+
+
+def answers(cluster: Cluster, node: Node) -> bool:
+    check: Callable[[Cluster, Node, float], bool] = _SERVERS[node.role].answers
+    return check(cluster, node, ANSWER_TIMEOUT_S)
+
+
+def _environment() -> dict[str, str]:
+    """Ours without what would change a Java server behind our back."""
+    changing = ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH")
+    return {name: value for name, value in os.environ.items() if name not in changing}
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the end of the block (in the main thread)."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)

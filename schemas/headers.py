@@ -1,0 +1,78 @@
+"""Record headers of queries and replies, in both dialects.
+
+Plain, as Spring's ReplyingKafkaTemplate writes them, and Faust's, as `agent.ask` does. Where a
+query has both, the plain one counts; where a header is repeated, the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from readstates.schemas.wire import DecodeError
+
+HEADER_REPLY_TOPIC = "kafka_replyTopic"
+HEADER_CORRELATION_ID = "kafka_correlationId"
+HEADER_REPLY_PARTITION = "kafka_replyPartition"
+HEADER_DEADLINE = "read-states-deadline"
+HEADER_ERROR = "read-states-error"
+HEADER_FAUST_REPLY_TOPIC = "Faust-Ag-ReplyTo"
+HEADER_FAUST_CORRELATION_ID = "Faust-Ag-CorrelationId"
+
+DIALECT_PLAIN = "plain"
+DIALECT_FAUST = "faust"
+
+DEADLINE_DEFAULT_MS = 5_000
+DEADLINE_MAX_MS = 60_000
+DEADLINE_DIGITS_MAX = 18
+
+Headers = Iterable[tuple[str, bytes | None]]
+
+
+class ReplyAddress(NamedTuple):
+    """Where a reply goes, and how it is written."""
+
+    topic: str
+    partition: int | None
+    correlation_id: bytes | None
+    dialect: str
+
+
+def reply_address(headers: Headers) -> ReplyAddress | None:
+    """The usable reply address of a query; None where there is none."""
+    found = dict(headers)
+    dialect, names = DIALECT_PLAIN, (HEADER_REPLY_TOPIC, HEADER_CORRELATION_ID)
+    if HEADER_REPLY_TOPIC not in found:
+        dialect, names = DIALECT_FAUST, (HEADER_FAUST_REPLY_TOPIC, HEADER_FAUST_CORRELATION_ID)
+    topic_bytes = found.get(names[0])
+    if not topic_bytes:
+        return None
+    try:
+        topic = topic_bytes.decode()
+    except UnicodeDecodeError:
+        return None
+    partition = None
+    if dialect == DIALECT_PLAIN and HEADER_REPLY_PARTITION in found:
+        raw = found[HEADER_REPLY_PARTITION]
+        if raw is None or len(raw) != 4:
+            return None
+        partition = int.from_bytes(raw, "big", signed=True)
+        if partition < 0:
+            return None
+    return ReplyAddress(topic, partition, found.get(names[1]), dialect)
+
+
+def deadline_ms(headers: Headers, timestamp_ms: int) -> int:
+    """When the reply is no longer wanted, ms since the epoch.
+
+    Raises DecodeError for a malformed header; a deadline too far away is cut.
+    """
+    found = dict(headers)
+    if HEADER_DEADLINE not in found:
+        return timestamp_ms + DEADLINE_DEFAULT_MS
+    raw = found[HEADER_DEADLINE] or b""
+    if not raw.isdigit() or len(raw) > DEADLINE_DIGITS_MAX:
+        raise DecodeError(
+            "invalid_field", HEADER_DEADLINE, f"expected ms since the epoch, got {raw[:40]!r}"
+        )
+    return min(int(raw), timestamp_ms + DEADLINE_MAX_MS)

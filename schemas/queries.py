@@ -1,0 +1,32 @@
+"""The one form of query, as a typed value, and its bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from msgspec import Struct
+
+
+class Get(Struct, frozen=True, gc=False):
+    """A user's read states: all, of one type, of some channels, newer than a version."""
+
+    user_id: int
+    channel_ids: tuple[int, ...] | None = None
+    read_state_type: int | None = None
+    since_version: int | None = None
+    after_offset: int | None = None
+
+
+def encode_query(query: Get) -> bytes:
+    """A query as JSON, identifiers as strings, fields that are None left out."""
+    body: dict[str, Any] = {"type": "get", "user_id": str(query.user_id)}
+    if query.channel_ids is not None:
+        body["channel_ids"] = [str(channel_id) for channel_id in query.channel_ids]
+    if query.read_state_type is not None:
+        body["read_state_type"] = query.read_state_type
+    for name in ("since_version", "after_offset"):
+        value = getattr(query, name)
+        if value is not None:
+            body[name] = str(value)
+    return orjson.dumps(body)

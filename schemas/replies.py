@@ -1,0 +1,100 @@
+"""Replies and error replies: their bytes, and reading them back in a client."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import orjson
+
+# read_state_type, channel_id, last_message_id, last_mention_id, mention_count,
+# last_pin_timestamp (ms), flags, last_viewed (days), version
+ReadState = tuple[int, int, int, int, int, int, int, int, int]
+
+INVALID_QUERY = "invalid_query"
+STORE_UNAVAILABLE = "store_unavailable"
+NOT_CAUGHT_UP = "not_caught_up"
+OVERLOADED = "overloaded"
+REPLY_TOO_LARGE = "reply_too_large"
+
+_ROW = (
+    b'{"channel_id":"%d","read_state_type":%d,"last_message_id":"%d","mention_count":%d,'
+    b'"last_mention_id":"%d","last_pin_timestamp":%d,"flags":%d,"last_viewed":%d,"version":"%d"}'
+)
+
+
+class Reply(NamedTuple):
+    """What a client gets. `version` goes into the next query's `since_version`."""
+
+    user_id: int
+    version: int
+    full: bool
+    read_states: list[ReadState]
+
+
+class ErrorReply(NamedTuple):
+    """The service could not answer; `code` is one of the constants above."""
+
+    user_id: int | None
+    code: str
+    message: str
+
+
+def encode_reply(user_id: int, version: int, full: bool, rows: list[ReadState]) -> bytes:
+    """A reply; `rows` in the order in which they are to stand. About 1 µs a row."""
+    states = b",".join(
+        [
+            _ROW % (channel, kind, last, count, last_mention, pins, flags, viewed, row_version)
+            for kind, channel, last, last_mention, count, pins, flags, viewed, row_version in rows
+        ]
+    )
+    return b'{"user_id":"%d","version":"%d","full":%s,"read_states":[%s]}' % (
+        user_id,
+        version,
+        b"true" if full else b"false",
+        states,
+    )
+
+
+def encode_error(user_id: int | None, code: str, message: str) -> bytes:
+    """An error reply."""
+    user = None if user_id is None else str(user_id)
+    return orjson.dumps({"user_id": user, "error": {"code": code, "message": message}})
+
+
+def wrap_faust(body: bytes, key: bytes | None, correlation_id: bytes) -> bytes:
+    """A reply as Faust's `agent.ask` expects it; the record's own key is then null."""
+    wrapped: dict[str, Any] = {
+        "key": None if key is None else key.decode(errors="replace"),
+        "value": orjson.Fragment(body),
+        "correlation_id": correlation_id.decode(errors="replace"),
+        "__faust": {"ns": "@ReqRepResponse"},
+    }
+    return orjson.dumps(wrapped)
+
+
+def decode_reply(body: bytes) -> Reply | ErrorReply:
+    """A reply as a client reads it, identifiers as integers. Raises ValueError, KeyError."""
+    found = orjson.loads(body)
+    if "error" in found:
+        user = found["user_id"]
+        error = found["error"]
+        return ErrorReply(None if user is None else int(user), error["code"], error["message"])
+    return Reply(
+        int(found["user_id"]),
+        int(found["version"]),
+        found["full"],
+        [
+            (
+                state["read_state_type"],
+                int(state["channel_id"]),
+                int(state["last_message_id"]),
+                int(state["last_mention_id"]),
+                state["mention_count"],
+                state["last_pin_timestamp"],
+                state["flags"],
+                state["last_viewed"],
+                int(state["version"]),
+            )
+            for state in found["read_states"]
+        ],
+    )

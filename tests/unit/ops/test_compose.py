@@ -1,0 +1,137 @@
+"""docker-compose.yml and the local stack give the same two servers."""
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from readstates.ops.local import cassandra, kafka, settings
+from readstates.ops.local.cluster import CASSANDRA, KAFKA, Cluster, new_cluster, with_free_ports
+
+COMPOSE = Path(__file__).parents[3] / "docker-compose.yml"
+# The part of the Compose specification that the file uses; anything else in it is a slip.
+DURATION = {"type": "string", "pattern": r"^\d+s$"}
+SERVICE = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["image", "ports", "environment", "healthcheck", "volumes"],
+    "properties": {
+        "image": {"type": "string", "pattern": r"^[a-z/]+:\d+\.\d+\.\d+$"},
+        "ports": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "string", "pattern": r"^127\.0\.0\.1:\d+:\d+$"},  # loopback only
+        },
+        "environment": {
+            "type": "object",
+            "additionalProperties": False,
+            "patternProperties": {"^[A-Z][A-Z0-9_]*$": {"type": "string"}},
+        },
+        "volumes": {"type": "array", "items": {"type": "string", "pattern": r"^[a-z-]+:/"}},
+        "healthcheck": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["test", "interval", "timeout", "retries", "start_period"],
+            "properties": {
+                "test": {
+                    "type": "array",
+                    "minItems": 2,
+                    "prefixItems": [{"const": "CMD"}],
+                    "items": {"type": "string"},
+                },
+                "interval": DURATION,
+                "timeout": DURATION,
+                "retries": {"type": "integer", "minimum": 1},
+                "start_period": DURATION,
+            },
+        },
+    },
+}
+SCHEMA = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["name", "services", "volumes"],
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]*$"},
+        "services": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["kafka", "cassandra"],
+            "properties": {"kafka": SERVICE, "cassandra": SERVICE},
+        },
+        "volumes": {"type": "object", "additionalProperties": {"type": ["object", "null"]}},
+    },
+}
+
+
+@pytest.fixture
+def compose() -> Any:
+    return yaml.safe_load(COMPOSE.read_text("utf-8"))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    made = new_cluster(tmp_path / "a stack", 1, 1)
+    return with_free_ports(with_free_ports(made, KAFKA), CASSANDRA)
+
+
+def test_the_file_is_a_valid_compose_file(compose: Any) -> None:
+    jsonschema.validate(compose, SCHEMA)
+    named = {v.split(":")[0] for s in compose["services"].values() for v in s["volumes"]}
+    assert named == set(compose["volumes"])
+
+
+def test_the_same_versions(compose: Any) -> None:
+    services = compose["services"]
+    assert services["kafka"]["image"] == f"apache/kafka:{settings.KAFKA_VERSION}"
+    assert services["cassandra"]["image"] == f"cassandra:{settings.CASSANDRA_VERSION}"
+
+
+def test_the_same_broker_settings(compose: Any, cluster: Cluster) -> None:
+    environment = dict(compose["services"]["kafka"]["environment"])
+    assert environment.pop("KAFKA_HEAP_OPTS") == f"-Xmx{settings.KAFKA_HEAP}"
+    local = kafka.server_properties(cluster, cluster.of(KAFKA)[0])
+    assert set(environment) == {_variable(key) for key in local}
+    for key, value in settings.broker_settings(1).items():
+        assert environment[_variable(key)] == value == local[key]
+
+
+def test_the_same_cassandra_settings(compose: Any, cluster: Cluster) -> None:
+    environment = compose["services"]["cassandra"]["environment"]
+    for key, value in settings.CASSANDRA_SETTINGS.items():
+        assert environment[f"CASSANDRA_{key.upper()}"] == str(value)
+    assert environment["JVM_EXTRA_OPTS"].split() == list(settings.CASSANDRA_JVM)
+    assert environment["MAX_HEAP_SIZE"] == settings.CASSANDRA_HEAP
+    node = cluster.of(CASSANDRA)[0]
+    argv = cassandra.command(cluster, node, "/java", Path("/lib"))
+    assert set(settings.CASSANDRA_JVM) | {f"-Xmx{settings.CASSANDRA_HEAP}"} <= set(argv)
+
+
+def test_cassandra_yaml_is_filled_in(cluster: Cluster) -> None:
+    node = cluster.of(CASSANDRA)[0]
+    cassandra.prepare(cluster, node, "/java", Path("/lib"))
+    written = yaml.safe_load((cluster.conf_dir(node) / "cassandra.yaml").read_text("utf-8"))
+    assert settings.CASSANDRA_SETTINGS.items() <= written.items()
+    assert (written["native_transport_port"], written["storage_port"]) == (
+        node.port,
+        node.peer_port,
+    )
+    assert written["listen_address"] == written["rpc_address"] == "127.0.0.1"
+    assert written["seed_provider"][0]["parameters"] == [{"seeds": f"127.0.0.1:{node.peer_port}"}]
+    folders = [*written["data_file_directories"]]
+    folders += [value for key, value in written.items() if key.endswith("_directory")]
+    assert len(folders) == 5
+    assert all(Path(f).is_relative_to(cluster.data_dir) for f in folders)
+    assert not any(key.startswith("batch_size") for key in written)
+
+
+def test_three_brokers_copy_internal_topics_thrice() -> None:
+    three = settings.broker_settings(3)
+    assert three["offsets.topic.replication.factor"] == "3"
+    assert three["transaction.state.log.min.isr"] == "2"
+    assert set(three) == set(settings.broker_settings(1))
+
+
+def _variable(key: str) -> str:
+    return "KAFKA_" + key.upper().replace(".", "_")
