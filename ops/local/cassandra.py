@@ -66,7 +66,7 @@ def command(cluster: Cluster, node: Node, java: str, lib: Path) -> list[str]:
         *options,
         *(f"-javaagent:{jar}" for jar in sorted(lib.glob("jamm-*.jar"))),
         *CASSANDRA_JVM,
-        *(JOINING_JVM if node.number > 1 else ()),
+        *(JOINING_JVM if len(cluster.of(CASSANDRA)) > 1 else ()),
         f"-Dcassandra.config={(conf / 'cassandra.yaml').as_uri()}",
         f"-Dlogback.configurationFile={conf / 'logback.xml'}",
         f"-Dcassandra.storagedir={state}",

@@ -55,9 +55,12 @@ def with_ports(current: State, anew: bool = False) -> State:
 def start_nodes(current: State, java: str, libs: dict[str, Path], progress: Progress) -> None:
     """Starts and awaits what is missing; on any failure stops what it started."""
     before = set(current.processes)
-    # Brokers need each other to answer; Cassandra's nodes join one after another.
+    # Brokers need each other to answer. Cassandra's nodes join the ring one after another, and
+    # later come back together: each of them looks for the others first.
     databases = current.cluster.of(CASSANDRA)
-    groups = [(*databases[:1], *current.cluster.of(KAFKA)), *((node,) for node in databases[1:])]
+    members = [n for n in databases if _joined(current.cluster, n).exists()] or databases[:1]
+    joining = [node for node in databases if node not in members]
+    groups = [(*members, *current.cluster.of(KAFKA)), *((node,) for node in joining)]
     try:
         for group in groups:
             begin = time.monotonic()
@@ -72,6 +75,8 @@ def start_nodes(current: State, java: str, libs: dict[str, Path], progress: Prog
                     current = current.with_process(node.name, spawn(argv, log, _environment()))
                     state.save(current)
             wait(current, group, progress, begin, quiet=not missing)
+            for node in group:
+                _joined(current.cluster, node).touch()
     except BaseException:
         with _interrupts_held():
             stop(process for name, process in current.processes.items() if name not in before)
@@ -109,6 +114,11 @@ def wait(
             told = time.monotonic()
             progress(f"waiting for {', '.join(n.name for n in left)}, {told - begin:.0f} s")
         time.sleep(POLL_S)
+
+
+def _joined(cluster: Cluster, node: Node) -> Path:
+    """A file that is there once the node has answered with its data as it is."""
+    return cluster.state_dir(node) / "has-joined"
 
 
 def _died(cluster: Cluster, node: Node) -> StartFailed:

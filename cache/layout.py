@@ -1,0 +1,96 @@
+"""The binary layout of a table file: the only authority on it.
+
+    byte_offset 0                 header, one page (HEADER_BYTES)
+    HEADER_BYTES                  slots, SLOT_BYTES each; slot 0 is never used, 0 means "none"
+    … + slots * SLOT_BYTES        hash index, uint32 slot numbers, 0 = empty
+
+Little-endian, native alignment. Links are slot numbers. Every number that describes a structure
+is in the file, so that the file can be checked without the table's code (`fsck.py`).
+
+Header (byte_offset, type, meaning):
+    0   8s   magic
+    8   u32  layout version
+    12  u32  clean: 1 closed clean, 0 open or died
+    16  16s  topic UUID
+    32  q    epoch
+    40  q    partition
+    48  48s  keyspace, UTF-8, zero-padded
+    96  q    slots, slot 0 included
+    104 q    index entries
+    112 q    position: the next offset to take when the file is used again
+    120 q    resident users          128 q  resident read states, tombstones not counted
+    136 q    dirty read states       144 q  users in the dirty queue
+    152 q    LRU head (warm end)     160 q  LRU tail (cold end)
+    168 q    dirty head (oldest)     176 q  dirty tail
+    184 q    first free slot         192 q  free slots
+    200 q    slots ever used: those above were never touched and are on no list
+    208 u32  CRC-32 of everything after the header, written by a clean close
+    216 36s  boot ID of the machine that wrote it
+
+State slot:                                   User slot:
+    0   q    channel_id                           0   q    user_id
+    8   q    last_message_id, 0: none             8   q    floor: a since_version below is not safe
+    16  q    last_mention_id, 0: none             16  q    first_version of what is unwritten, 0: none
+    24  q    version                              24  q    delete_version, 0: none to be written
+    32  Q    last_pin_timestamp (ms) << 16        32  u32  LRU next (colder)
+             | last_viewed (days)                 36  u32  LRU previous (warmer)
+    40  u32  mention_count                        40  u32  dirty next (younger)
+    44  u32  flags                                44  u32  dirty previous (older)
+    48  u32  owner: its user's slot               48  u32  first read state
+    52  u32  next of the same user                52  u32  live read states, tombstones not counted
+    56  u32  previous of the same user            56  u32  dirty since, ms modulo 2^32
+    60  u8   read_state_type                      60  u8   unused, 0
+    61  u8   status                               61  u8   status
+    62  u16  checksum of bytes 0-51, 60-61        62  u16  checksum of bytes 0-31, 60-61
+                                                       with QUEUED and IN_FLIGHT left out
+A free slot has status 0; its `next` (byte 52) is the next free one.
+
+Invariants:
+    I1  every slot below "ever used" is free and on the free list, a user, or a state: exactly one.
+    I2  every user and every state is found through the index, and the index holds nothing else.
+    I3  every state's owner is a user, and it is on that user's list exactly once.
+    I4  every user is on the LRU list exactly once.
+    I5  a user has QUEUED exactly if it is on the dirty queue.
+    I6  a dirty state's user is QUEUED or IN_FLIGHT; so is a user with a delete_version.
+    I7  a tombstone is dirty.
+    I8  the header's counts are those of the slots.
+    I9  every checksum is right.
+    I10 a user's live count is the number of its states that are no tombstones.
+"""
+
+from __future__ import annotations
+
+MAGIC = b"RDSTATES"
+LAYOUT_VERSION = 1
+HEADER_BYTES = 4096
+SLOT_BYTES = 64
+KEYSPACE_BYTES = 48
+BOOT_ID_BYTES = 36
+INDEX_PER_SLOT = 1.5
+
+# byte_offsets in the header
+AT_MAGIC, AT_LAYOUT, AT_CLEAN, AT_TOPIC_ID = 0, 8, 12, 16
+AT_EPOCH, AT_PARTITION, AT_KEYSPACE = 32, 40, 48
+AT_SLOTS, AT_INDEX, AT_POSITION = 96, 104, 112
+AT_USERS, AT_STATES, AT_DIRTY_STATES, AT_DIRTY_USERS = 120, 128, 136, 144
+AT_LRU_HEAD, AT_LRU_TAIL, AT_DIRTY_HEAD, AT_DIRTY_TAIL = 152, 160, 168, 176
+AT_FREE_HEAD, AT_FREE, AT_USED = 184, 192, 200
+AT_CRC, AT_BOOT_ID = 208, 216
+
+# status bits
+USER, STATE, DIRTY, TOMBSTONE, QUEUED, IN_FLIGHT = 1, 2, 4, 8, 16, 32
+
+
+def slots_for(states: int) -> int:
+    """Slots for `states` read states and their users, slot 0 included."""
+    return 1 + states + max(64, states // 8)
+
+
+def index_entries(slots: int) -> int:
+    """Entries of the hash index for `slots` slots; even, so that the file ends on 8 bytes."""
+    return (int(slots * INDEX_PER_SLOT) + 1) & ~1
+
+
+def table_size_bytes(slots: int) -> int:
+    """Size of the whole file."""
+    return HEADER_BYTES + slots * SLOT_BYTES + index_entries(slots) * 4
