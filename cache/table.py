@@ -29,21 +29,21 @@ NO_ROOM = 64  # no free slot; nothing was changed
 KEEP = -1
 COUNT_MAX = 0xFFFFFFFF
 
-_MASK: cython.ulonglong = 0xFFFFFFFFFFFFFFFF
-_C1: cython.ulonglong = 0x9E3779B97F4A7C15
-_C2: cython.ulonglong = 0xC2B2AE3D27D4EB4F
-_C3: cython.ulonglong = 0x165667B19E3779F9
+_MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
+_C1 = cython.declare(cython.ulonglong, 0x9E3779B97F4A7C15)
+_C2 = cython.declare(cython.ulonglong, 0xC2B2AE3D27D4EB4F)
+_C3 = cython.declare(cython.ulonglong, 0x165667B19E3779F9)
 
-_USER: cython.int = 1
-_STATE: cython.int = 2
-_DIRTY: cython.int = 4
-_TOMBSTONE: cython.int = 8
-_QUEUED: cython.int = 16
-_IN_FLIGHT: cython.int = 32
-_Q0: cython.longlong = 512  # of slot 0 in 8-byte words
-_D0: cython.longlong = 1024  # in 4-byte words
-_H0: cython.longlong = 2048  # in 2-byte words
-_B0: cython.longlong = 4096  # in bytes
+_USER = cython.declare(cython.int, 1)
+_STATE = cython.declare(cython.int, 2)
+_DIRTY = cython.declare(cython.int, 4)
+_TOMBSTONE = cython.declare(cython.int, 8)
+_QUEUED = cython.declare(cython.int, 16)
+_IN_FLIGHT = cython.declare(cython.int, 32)
+_Q0 = cython.declare(cython.longlong, 512)  # of slot 0 in 8-byte words
+_D0 = cython.declare(cython.longlong, 1024)  # in 4-byte words
+_H0 = cython.declare(cython.longlong, 2048)  # in 2-byte words
+_B0 = cython.declare(cython.longlong, 4096)  # in bytes
 
 
 class TableFull(Exception):

@@ -78,7 +78,6 @@ def build(settings: Settings) -> App:
     app = App(
         settings.kafka_group,
         broker=f"{transport.register()}://{hosts}",
-        read_states_settings=settings,
         **_faust_settings(settings),
     )
     output = Output(settings)

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import aiokafka
+import faust
 from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
@@ -222,7 +223,7 @@ class Transport(driver.Transport):  # type: ignore[misc]
     Consumer = Consumer
 
 
-class BatchSchema:
+class BatchSchema(faust.Schema):  # type: ignore[misc]
     """Faust's place for decoding: a batch passes through as it is."""
 
     def compile(self, app: Any, **_kwargs: Any) -> Any:

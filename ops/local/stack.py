@@ -13,6 +13,7 @@ How `up` works:
 
 import contextlib
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -158,7 +159,7 @@ class Stack:
         if current is None or any(node.name not in alive for node in current.cluster.nodes):
             raise NotRunning(
                 f"no stack runs in {self.data_dir}; "
-                f"start it with: readstates stack up --data-dir {self.data_dir}"
+                f"start it with: readstates stack up --data-dir {shlex.quote(str(self.data_dir))}"
             )
         databases = current.cluster.of(CASSANDRA)
         return {

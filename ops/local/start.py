@@ -76,7 +76,9 @@ def start_nodes(current: State, java: str, libs: dict[str, Path], progress: Prog
                     state.save(current)
             wait(current, group, progress, begin, quiet=not missing)
             for node in group:
-                _joined(current.cluster, node).touch()
+                if node in databases:
+                    _joined(current.cluster, node).parent.mkdir(parents=True, exist_ok=True)
+                    _joined(current.cluster, node).touch()
     except BaseException:
         with _interrupts_held():
             stop(process for name, process in current.processes.items() if name not in before)
@@ -117,7 +119,7 @@ def wait(
 
 
 def _joined(cluster: Cluster, node: Node) -> Path:
-    """A file that is there once the node has answered with its data as it is."""
+    """A file that is there once a Cassandra node has answered: it is in the ring for good."""
     return cluster.state_dir(node) / "has-joined"
 
 

@@ -249,3 +249,18 @@ def test_another_java_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libs, "_java_version", lambda path: 21)
     with pytest.raises(ToolMissing, match="found only Java 21 at /opt/java"):
         libs.find_java()
+
+
+def test_cassandra_nodes_join_one_by_one_and_come_back_together(local: Stack) -> None:
+    joining: list[str] = []
+    local.up(1, 3, joining.append)
+    local.down()
+    together: list[str] = []
+    local.up(1, 3, together.append)
+
+    def second_starts_after_first_answers(said: list[str]) -> bool:
+        first = next(i for i, line in enumerate(said) if line.startswith("cassandra-1: answers"))
+        return said.index("cassandra-2: starting") > first
+
+    assert second_starts_after_first_answers(joining)
+    assert not second_starts_after_first_answers(together)
