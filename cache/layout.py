@@ -24,13 +24,13 @@ Header (byte_offset, type, meaning):
     168 q    dirty head (oldest)     176 q  dirty tail
     184 q    first free slot         192 q  free slots
     200 q    slots ever used: those above were never touched and are on no list
-    208 u32  CRC-32 of everything after the header, written by a clean close
+    208 u32  CRC-32 of all after the header, then of bytes 16-207; written by a clean close
     216 36s  boot ID of the machine that wrote it
 
 State slot:                                   User slot:
     0   q    channel_id                           0   q    user_id
-    8   q    last_message_id, 0: none             8   q    floor: a since_version below is not safe
-    16  q    last_mention_id, 0: none             16  q    first_version of what is unwritten, 0: none
+    8   q    last_message_id, 0: none             8   q    floor: no safe since_version below it
+    16  q    last_mention_id, 0: none             16  q    first_version not handed over, 0: none
     24  q    version                              24  q    delete_version, 0: none to be written
     32  Q    last_pin_timestamp (ms) << 16        32  u32  LRU next (colder)
              | last_viewed (days)                 36  u32  LRU previous (warmer)

@@ -1,4 +1,6 @@
 # cython: language_level=3, boundscheck=True, wraparound=False
+# mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return, type-arg"
+#   (Cython publishes no types: its decorators are untyped, its C types count as Any)
 """The table of one partition: wholly resident users and their read states in one mapped buffer.
 
 Plain Python that Cython compiles as it stands; `COMPILED` says which runs. No Python object per
@@ -7,13 +9,23 @@ nothing to scan. The LRU is of users: a user is resident with all its read state
 
 A "user" in this interface is its slot number, valid until the user is evicted. Fold methods return
 a set of the bits below. Costs are O(1) unless said otherwise. Damage raises IndexError or
-TableDamaged: bounds are checked, and no walk is longer than the table.
+TableDamaged: bounds are checked, checksums are checked where a state is read or folded into, and
+no walk is longer than the table.
+
+How it works. `_q`, `_u`, `_d`, `_h`, `_b` are one view of the slots as 64-bit (signed, unsigned),
+32-, 16- and 8-bit numbers, so `_q[slot * 8 + 3]` is the number at byte 24 of a slot, `_d[slot * 16
++ 13]` that at byte 52, `_b[slot * 64 + 61]` the status: layout.py says what stands where.
+The index `_x` is probed linearly from `hash * entries >> 32`; removal shifts entries back instead
+of leaving marks. List ends and counts live in the object and go to the header in `save`.
+
+The life of a change: a fold method marks the state DIRTY and queues its user; `take` gives the
+user's dirty rows to be written, the user is IN_FLIGHT; `written` clears DIRTY where the version is
+still the one that was written, and frees tombstones; what changed meanwhile queues the user again.
 
 Invariants: layout.py, I1-I10.
 """
 
-import cython
-
+import cython  # type: ignore[import-untyped]  # it publishes none
 from readstates.cache import layout
 
 COMPILED: bool = cython.compiled
@@ -40,10 +52,6 @@ _DIRTY = cython.declare(cython.int, 4)
 _TOMBSTONE = cython.declare(cython.int, 8)
 _QUEUED = cython.declare(cython.int, 16)
 _IN_FLIGHT = cython.declare(cython.int, 32)
-_Q0 = cython.declare(cython.longlong, 512)  # of slot 0 in 8-byte words
-_D0 = cython.declare(cython.longlong, 1024)  # in 4-byte words
-_H0 = cython.declare(cython.longlong, 2048)  # in 2-byte words
-_B0 = cython.declare(cython.longlong, 4096)  # in bytes
 
 
 class TableFull(Exception):
@@ -73,8 +81,9 @@ class Table:
     _d: cython.uint[:]
     _h: cython.ushort[:]
     _b: cython.uchar[:]
-    _views: object
-    _x0: cython.longlong
+    _x: cython.uint[:]
+    _header: cython.longlong[:]
+    _views: list | None
     _entries: cython.ulonglong
     _lru_head: cython.longlong
     _lru_tail: cython.longlong
@@ -93,63 +102,71 @@ class Table:
     now_ms = cython.declare(cython.longlong, visibility="public")
 
     def __init__(self, buffer: object, user_states_max: int) -> None:
-        whole = memoryview(buffer).cast("B")
-        views = [whole, whole.cast("q"), whole.cast("Q"), whole.cast("I"), whole.cast("H")]
-        self._views = views
-        self._b, self._q, self._u, self._d, self._h = views
+        whole = memoryview(buffer).cast("B")  # type: ignore[arg-type]  # any writable buffer
+        header = whole[: layout.HEADER_BYTES].cast("q")
+        slots, entries = header[layout.AT_SLOTS // 8], header[layout.AT_INDEX // 8]
+        if slots < 2 or entries < slots or layout.table_size_bytes(slots) != len(whole):
+            raise TableDamaged("the header's sizes are not the file's")
+        index_at = layout.HEADER_BYTES + slots * layout.SLOT_BYTES
+        # a view of the slots only: a link that names none of them raises
+        body = whole[layout.HEADER_BYTES : index_at]
+        views = [body.cast("q"), body.cast("Q"), body.cast("I"), body.cast("H"), body]
+        index = whole[index_at:].cast("I")
+        self._q, self._u, self._d, self._h, self._b = views
+        self._x, self._header = index, header
+        self._views = [*views, index, header, whole]
         self.user_states_max = user_states_max
         self.now_ms = 0
         self.evictions = 0
-        self.slots = self._q[layout.AT_SLOTS // 8]
-        self._entries = self._q[layout.AT_INDEX // 8]
-        self._x0 = _D0 + self.slots * 16
-        if self._x0 + self._entries > len(views[3]):
-            raise TableDamaged("the header names more slots than the file holds")
-        self.resident_users = self._q[layout.AT_USERS // 8]
-        self.resident_states = self._q[layout.AT_STATES // 8]
-        self.dirty_states = self._q[layout.AT_DIRTY_STATES // 8]
-        self.dirty_users = self._q[layout.AT_DIRTY_USERS // 8]
-        self._lru_head = self._q[layout.AT_LRU_HEAD // 8]
-        self._lru_tail = self._q[layout.AT_LRU_TAIL // 8]
-        self._dirty_head = self._q[layout.AT_DIRTY_HEAD // 8]
-        self._dirty_tail = self._q[layout.AT_DIRTY_TAIL // 8]
-        self._free_head = self._q[layout.AT_FREE_HEAD // 8]
-        self.free = self._q[layout.AT_FREE // 8]
-        self._used = self._q[layout.AT_USED // 8]
+        self.slots = slots
+        self._entries = entries
+        self.resident_users = self._header[layout.AT_USERS // 8]
+        self.resident_states = self._header[layout.AT_STATES // 8]
+        self.dirty_states = self._header[layout.AT_DIRTY_STATES // 8]
+        self.dirty_users = self._header[layout.AT_DIRTY_USERS // 8]
+        self._lru_head = self._header[layout.AT_LRU_HEAD // 8]
+        self._lru_tail = self._header[layout.AT_LRU_TAIL // 8]
+        self._dirty_head = self._header[layout.AT_DIRTY_HEAD // 8]
+        self._dirty_tail = self._header[layout.AT_DIRTY_TAIL // 8]
+        self._free_head = self._header[layout.AT_FREE_HEAD // 8]
+        self.free = self._header[layout.AT_FREE // 8]
+        self._used = self._header[layout.AT_USED // 8]
 
     def save(self) -> None:
         """Write counts and list ends into the header, for a close or a check."""
-        self._q[layout.AT_USERS // 8] = self.resident_users
-        self._q[layout.AT_STATES // 8] = self.resident_states
-        self._q[layout.AT_DIRTY_STATES // 8] = self.dirty_states
-        self._q[layout.AT_DIRTY_USERS // 8] = self.dirty_users
-        self._q[layout.AT_LRU_HEAD // 8] = self._lru_head
-        self._q[layout.AT_LRU_TAIL // 8] = self._lru_tail
-        self._q[layout.AT_DIRTY_HEAD // 8] = self._dirty_head
-        self._q[layout.AT_DIRTY_TAIL // 8] = self._dirty_tail
-        self._q[layout.AT_FREE_HEAD // 8] = self._free_head
-        self._q[layout.AT_FREE // 8] = self.free
-        self._q[layout.AT_USED // 8] = self._used
+        self._header[layout.AT_USERS // 8] = self.resident_users
+        self._header[layout.AT_STATES // 8] = self.resident_states
+        self._header[layout.AT_DIRTY_STATES // 8] = self.dirty_states
+        self._header[layout.AT_DIRTY_USERS // 8] = self.dirty_users
+        self._header[layout.AT_LRU_HEAD // 8] = self._lru_head
+        self._header[layout.AT_LRU_TAIL // 8] = self._lru_tail
+        self._header[layout.AT_DIRTY_HEAD // 8] = self._dirty_head
+        self._header[layout.AT_DIRTY_TAIL // 8] = self._dirty_tail
+        self._header[layout.AT_FREE_HEAD // 8] = self._free_head
+        self._header[layout.AT_FREE // 8] = self.free
+        self._header[layout.AT_USED // 8] = self._used
 
     def close(self) -> None:
         """Save, and let go of the buffer; the table cannot be used any more."""
+        if self._views is None:
+            return
         self.save()
         empty = memoryview(bytearray(8))
         self._b, self._q, self._u = empty, empty.cast("q"), empty.cast("Q")
         self._d, self._h = empty.cast("I"), empty.cast("H")
-        views = self._views
-        self._views = None
-        for view in reversed(views):
+        self._x, self._header = empty.cast("I"), empty.cast("q")
+        views, self._views = self._views, None
+        for view in views:
             view.release()
 
     @property
     def position(self) -> int:
         """The next offset to take when the file is used again; kept in the header."""
-        return self._q[layout.AT_POSITION // 8]
+        return self._header[layout.AT_POSITION // 8]
 
     @position.setter
     def position(self, offset: int) -> None:
-        self._q[layout.AT_POSITION // 8] = offset
+        self._header[layout.AT_POSITION // 8] = offset
 
     # -- index --------------------------------------------------------------------------------
 
@@ -161,11 +178,11 @@ class Table:
     @cython.cfunc
     @cython.inline
     def _hash_of(self, slot: cython.longlong) -> cython.ulonglong:
-        key: cython.ulonglong = self._u[_Q0 + slot * 8]
-        if self._b[_B0 + slot * 64 + 61] & _USER:
+        key: cython.ulonglong = self._u[slot * 8]
+        if self._b[slot * 64 + 61] & _USER:
             return _mix(key, 0)
-        owner: cython.ulonglong = self._d[_D0 + slot * 16 + 12]
-        kind: cython.ulonglong = self._b[_B0 + slot * 64 + 60]
+        owner: cython.ulonglong = self._d[slot * 16 + 12]
+        kind: cython.ulonglong = self._b[slot * 64 + 60]
         return _mix(key, ((owner << 8) | kind) + 1)
 
     @cython.cfunc
@@ -173,14 +190,14 @@ class Table:
         place: cython.longlong = self._place(self._hash_of(slot))
         entries: cython.longlong = self._entries
         steps: cython.longlong = 0
-        while self._d[self._x0 + place]:
+        while self._x[place]:
             place += 1
             if place == entries:
                 place = 0
             steps += 1
             if steps > entries:
                 raise TableDamaged("I2: the index is full")
-        self._d[self._x0 + place] = slot
+        self._x[place] = slot
 
     @cython.cfunc
     def _index_drop(self, slot: cython.longlong) -> cython.void:
@@ -190,7 +207,7 @@ class Table:
         steps: cython.longlong = 0
         found: cython.longlong
         while True:
-            found = self._d[self._x0 + place]
+            found = self._x[place]
             if found == slot:
                 break
             steps += 1
@@ -205,15 +222,15 @@ class Table:
             place += 1
             if place == entries:
                 place = 0
-            found = self._d[self._x0 + place]
+            found = self._x[place]
             if found == 0 or place == hole:
                 break
             home = self._place(self._hash_of(found))
             # may `found` move to the hole? only if its home is not in (hole, place]
             if (place - home + entries) % entries >= (place - hole + entries) % entries:
-                self._d[self._x0 + hole] = found
+                self._x[hole] = found
                 hole = place
-        self._d[self._x0 + hole] = 0
+        self._x[hole] = 0
 
     @cython.ccall
     def find(self, user_id: cython.longlong) -> cython.longlong:
@@ -223,10 +240,10 @@ class Table:
         steps: cython.longlong = 0
         slot: cython.longlong
         while True:
-            slot = self._d[self._x0 + place]
+            slot = self._x[place]
             if slot == 0:
                 return 0
-            if self._q[_Q0 + slot * 8] == user_id and self._b[_B0 + slot * 64 + 61] & _USER:
+            if self._q[slot * 8] == user_id and self._b[slot * 64 + 61] & _USER:
                 return slot
             place += 1
             if place == entries:
@@ -251,14 +268,14 @@ class Table:
         steps: cython.longlong = 0
         slot: cython.longlong
         while True:
-            slot = self._d[self._x0 + place]
+            slot = self._x[place]
             if slot == 0:
                 return 0
             if (
-                self._q[_Q0 + slot * 8] == channel_id
-                and self._d[_D0 + slot * 16 + 12] == user
-                and self._b[_B0 + slot * 64 + 61] & _STATE
-                and self._b[_B0 + slot * 64 + 60] == kind
+                self._q[slot * 8] == channel_id
+                and self._d[slot * 16 + 12] == user
+                and self._b[slot * 64 + 61] & _STATE
+                and self._b[slot * 64 + 60] == kind
             ):
                 return slot
             place += 1
@@ -272,9 +289,9 @@ class Table:
 
     @cython.cfunc
     def _sum_of(self, slot: cython.longlong) -> cython.ulonglong:
-        base: cython.longlong = _Q0 + slot * 8
-        status: cython.ulonglong = self._b[_B0 + slot * 64 + 61]
-        tail: cython.ulonglong = self._b[_B0 + slot * 64 + 60]
+        base: cython.longlong = slot * 8
+        status: cython.ulonglong = self._b[slot * 64 + 61]
+        tail: cython.ulonglong = self._b[slot * 64 + 60]
         x: cython.ulonglong
         if status & _USER:
             x = _mix(self._u[base], self._u[base + 1])
@@ -284,26 +301,32 @@ class Table:
             x = _mix(self._u[base], self._u[base + 1])
             x = _mix(x ^ self._u[base + 2], self._u[base + 3])
             x = _mix(x ^ self._u[base + 4], self._u[base + 5])
-            x = _mix(x ^ self._d[_D0 + slot * 16 + 12], (tail << 8) | status)
+            x = _mix(x ^ self._d[slot * 16 + 12], (tail << 8) | status)
         return x >> 48
 
     @cython.cfunc
     @cython.inline
     def _seal(self, slot: cython.longlong) -> cython.void:
-        self._h[_H0 + slot * 32 + 31] = self._sum_of(slot)
+        self._h[slot * 32 + 31] = self._sum_of(slot)
+
+    @cython.cfunc
+    @cython.inline
+    def _check(self, slot: cython.longlong) -> cython.void:
+        if self._h[slot * 32 + 31] != self._sum_of(slot):
+            raise TableDamaged(f"I9: the checksum of slot {slot} is wrong")
 
     @cython.cfunc
     def _new_slot(self) -> cython.longlong:
         slot: cython.longlong = self._free_head
         if slot:
-            self._free_head = self._d[_D0 + slot * 16 + 13]
+            self._free_head = self._d[slot * 16 + 13]
         elif self._used < self.slots:
             slot = self._used
             self._used += 1
         else:
             raise TableFull(f"all {self.slots - 1} slots are used")
         self.free -= 1
-        base: cython.longlong = _Q0 + slot * 8
+        base: cython.longlong = slot * 8
         index: cython.longlong
         for index in range(8):
             self._q[base + index] = 0
@@ -311,8 +334,8 @@ class Table:
 
     @cython.cfunc
     def _free_slot(self, slot: cython.longlong) -> cython.void:
-        self._b[_B0 + slot * 64 + 61] = 0
-        self._d[_D0 + slot * 16 + 13] = self._free_head
+        self._b[slot * 64 + 61] = 0
+        self._d[slot * 16 + 13] = self._free_head
         self._free_head = slot
         self.free += 1
 
@@ -321,47 +344,54 @@ class Table:
         self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong
     ) -> cython.longlong:
         slot: cython.longlong = self._new_slot()
-        d: cython.longlong = _D0 + slot * 16
-        self._q[_Q0 + slot * 8] = channel_id
-        self._b[_B0 + slot * 64 + 60] = kind
-        self._b[_B0 + slot * 64 + 61] = _STATE
+        d: cython.longlong = slot * 16
+        self._q[slot * 8] = channel_id
+        self._b[slot * 64 + 60] = kind
+        self._b[slot * 64 + 61] = _STATE
         self._d[d + 12] = user
-        head: cython.longlong = self._d[_D0 + user * 16 + 12]
+        head: cython.longlong = self._d[user * 16 + 12]
         self._d[d + 13] = head
         if head:
-            self._d[_D0 + head * 16 + 14] = slot
-        self._d[_D0 + user * 16 + 12] = slot
-        self._d[_D0 + user * 16 + 13] += 1
+            self._d[head * 16 + 14] = slot
+        self._d[user * 16 + 12] = slot
+        self._d[user * 16 + 13] += 1
         self.resident_states += 1
         self._index_add(slot)
         return slot
 
     @cython.cfunc
+    def _count_down(self, user: cython.longlong) -> cython.void:
+        if self._d[user * 16 + 13] == 0:
+            raise TableDamaged("I10: a user has more read states than it counts")
+        self._d[user * 16 + 13] -= 1
+        self.resident_states -= 1
+
+    @cython.cfunc
     def _drop_state(self, user: cython.longlong, slot: cython.longlong) -> cython.void:
         """Unlink and free a state or tombstone; counts are the caller's."""
         self._index_drop(slot)
-        following: cython.longlong = self._d[_D0 + slot * 16 + 13]
-        before: cython.longlong = self._d[_D0 + slot * 16 + 14]
+        following: cython.longlong = self._d[slot * 16 + 13]
+        before: cython.longlong = self._d[slot * 16 + 14]
         if before:
-            self._d[_D0 + before * 16 + 13] = following
+            self._d[before * 16 + 13] = following
         else:
-            self._d[_D0 + user * 16 + 12] = following
+            self._d[user * 16 + 12] = following
         if following:
-            self._d[_D0 + following * 16 + 14] = before
+            self._d[following * 16 + 14] = before
         self._free_slot(slot)
 
     # -- LRU ----------------------------------------------------------------------------------
 
     @cython.cfunc
     def _lru_drop(self, user: cython.longlong) -> cython.void:
-        colder: cython.longlong = self._d[_D0 + user * 16 + 8]
-        warmer: cython.longlong = self._d[_D0 + user * 16 + 9]
+        colder: cython.longlong = self._d[user * 16 + 8]
+        warmer: cython.longlong = self._d[user * 16 + 9]
         if warmer:
-            self._d[_D0 + warmer * 16 + 8] = colder
+            self._d[warmer * 16 + 8] = colder
         else:
             self._lru_head = colder
         if colder:
-            self._d[_D0 + colder * 16 + 9] = warmer
+            self._d[colder * 16 + 9] = warmer
         else:
             self._lru_tail = warmer
 
@@ -370,19 +400,19 @@ class Table:
         other: cython.longlong
         if cold:
             other = self._lru_tail
-            self._d[_D0 + user * 16 + 8] = 0
-            self._d[_D0 + user * 16 + 9] = other
+            self._d[user * 16 + 8] = 0
+            self._d[user * 16 + 9] = other
             if other:
-                self._d[_D0 + other * 16 + 8] = user
+                self._d[other * 16 + 8] = user
             else:
                 self._lru_head = user
             self._lru_tail = user
         else:
             other = self._lru_head
-            self._d[_D0 + user * 16 + 8] = other
-            self._d[_D0 + user * 16 + 9] = 0
+            self._d[user * 16 + 8] = other
+            self._d[user * 16 + 9] = 0
             if other:
-                self._d[_D0 + other * 16 + 9] = user
+                self._d[other * 16 + 9] = user
             else:
                 self._lru_tail = user
             self._lru_head = user
@@ -395,11 +425,16 @@ class Table:
             self._lru_add(user, False)
 
     def insert(self, user_id: cython.longlong, floor: cython.longlong, cold: cython.bint) -> int:
-        """Make a user resident, without read states yet. Raises TableFull."""
+        """Make a user resident, without read states yet, at the cold or the warm end.
+
+        Raises TableFull, and ValueError for a user who is resident.
+        """
+        if self.find(user_id):
+            raise ValueError(f"user {user_id} is resident")
         user: cython.longlong = self._new_slot()
-        self._q[_Q0 + user * 8] = user_id
-        self._q[_Q0 + user * 8 + 1] = floor
-        self._b[_B0 + user * 64 + 61] = _USER
+        self._q[user * 8] = user_id
+        self._q[user * 8 + 1] = floor
+        self._b[user * 64 + 61] = _USER
         self._index_add(user)
         self._lru_add(user, cold)
         self.resident_users += 1
@@ -412,15 +447,26 @@ class Table:
         mention_count: cython.longlong, last_pin_timestamp: cython.longlong,
         flags: cython.longlong, last_viewed: cython.longlong, version: cython.longlong,
     ) -> None:
-        """Add a read state as the database has it; it is clean. Raises TableFull."""
+        """Add a read state as the database has it; it is clean.
+
+        Raises TableFull, and ValueError for a number that its field cannot hold.
+        """
+        if (
+            kind >> 8 or mention_count >> 32 or last_pin_timestamp >> 48 or flags >> 32
+            or last_viewed >> 16 or self._find_state(user, kind, channel_id)
+        ):
+            raise ValueError(
+                f"not a new, valid read state: type {kind} channel {channel_id} mentions "
+                f"{mention_count} pins {last_pin_timestamp} flags {flags} viewed {last_viewed}"
+            )
         slot: cython.longlong = self._add_state(user, kind, channel_id)
-        base: cython.longlong = _Q0 + slot * 8
+        base: cython.longlong = slot * 8
         self._q[base + 1] = last_message_id
         self._q[base + 2] = last_mention_id
         self._q[base + 3] = version
         self._u[base + 4] = (last_pin_timestamp << 16) | last_viewed
-        self._d[_D0 + slot * 16 + 10] = mention_count
-        self._d[_D0 + slot * 16 + 11] = flags
+        self._d[slot * 16 + 10] = mention_count
+        self._d[slot * 16 + 11] = flags
         self._seal(slot)
 
     def evict(
@@ -434,8 +480,8 @@ class Table:
         warmer: cython.longlong
         looked: cython.longlong = 0
         while self.free < needed and user and looked < scan_max:
-            warmer = self._d[_D0 + user * 16 + 9]
-            if user != keep and not self._b[_B0 + user * 64 + 61] & (_QUEUED | _IN_FLIGHT):
+            warmer = self._d[user * 16 + 9]
+            if user != keep and not self._b[user * 64 + 61] & (_QUEUED | _IN_FLIGHT):
                 self._evict(user)
             user = warmer
             looked += 1
@@ -443,11 +489,11 @@ class Table:
 
     @cython.cfunc
     def _evict(self, user: cython.longlong) -> cython.void:
-        slot: cython.longlong = self._d[_D0 + user * 16 + 12]
+        slot: cython.longlong = self._d[user * 16 + 12]
         following: cython.longlong
         steps: cython.longlong = 0
         while slot:
-            following = self._d[_D0 + slot * 16 + 13]
+            following = self._d[slot * 16 + 13]
             self._index_drop(slot)
             self._free_slot(slot)
             self.resident_states -= 1
@@ -470,9 +516,9 @@ class Table:
         user: cython.longlong = self._lru_tail
         looked: cython.longlong = 0
         while user and looked < 4 * limit and len(found) < limit:
-            if self._b[_B0 + user * 64 + 61] & _QUEUED:
+            if self._b[user * 64 + 61] & _QUEUED:
                 found.append(user)
-            user = self._d[_D0 + user * 16 + 9]
+            user = self._d[user * 16 + 9]
             looked += 1
         return found
 
@@ -480,41 +526,41 @@ class Table:
 
     @cython.cfunc
     def _queue_add(self, user: cython.longlong, at_head: cython.bint) -> cython.void:
-        self._b[_B0 + user * 64 + 61] |= _QUEUED
+        self._b[user * 64 + 61] |= _QUEUED
         self.dirty_users += 1
         other: cython.longlong
         if at_head:
             other = self._dirty_head
-            self._d[_D0 + user * 16 + 10] = other
-            self._d[_D0 + user * 16 + 11] = 0
+            self._d[user * 16 + 10] = other
+            self._d[user * 16 + 11] = 0
             if other:
-                self._d[_D0 + other * 16 + 11] = user
+                self._d[other * 16 + 11] = user
             else:
                 self._dirty_tail = user
             self._dirty_head = user
         else:
             other = self._dirty_tail
-            self._d[_D0 + user * 16 + 10] = 0
-            self._d[_D0 + user * 16 + 11] = other
+            self._d[user * 16 + 10] = 0
+            self._d[user * 16 + 11] = other
             if other:
-                self._d[_D0 + other * 16 + 10] = user
+                self._d[other * 16 + 10] = user
             else:
                 self._dirty_head = user
             self._dirty_tail = user
 
     @cython.cfunc
     def _queue_drop(self, user: cython.longlong) -> cython.void:
-        younger: cython.longlong = self._d[_D0 + user * 16 + 10]
-        older: cython.longlong = self._d[_D0 + user * 16 + 11]
+        younger: cython.longlong = self._d[user * 16 + 10]
+        older: cython.longlong = self._d[user * 16 + 11]
         if older:
-            self._d[_D0 + older * 16 + 10] = younger
+            self._d[older * 16 + 10] = younger
         else:
             self._dirty_head = younger
         if younger:
-            self._d[_D0 + younger * 16 + 11] = older
+            self._d[younger * 16 + 11] = older
         else:
             self._dirty_tail = older
-        self._b[_B0 + user * 64 + 61] &= ~_QUEUED & 0xFF
+        self._b[user * 64 + 61] &= ~_QUEUED & 0xFF
         self.dirty_users -= 1
 
     @cython.cfunc
@@ -522,11 +568,11 @@ class Table:
         self, user: cython.longlong, version: cython.longlong
     ) -> cython.longlong:
         """Note a change of the user; returns DIRTIED if it is its first unwritten one."""
-        if self._q[_Q0 + user * 8 + 2]:
+        if self._q[user * 8 + 2]:
             return 0
-        self._q[_Q0 + user * 8 + 2] = version
-        self._d[_D0 + user * 16 + 14] = self.now_ms & 0xFFFFFFFF
-        if not self._b[_B0 + user * 64 + 61] & _IN_FLIGHT:
+        self._q[user * 8 + 2] = version
+        self._d[user * 16 + 14] = self.now_ms & 0xFFFFFFFF
+        if not self._b[user * 64 + 61] & _IN_FLIGHT:
             self._queue_add(user, False)
         self._seal(user)
         return 2
@@ -536,9 +582,9 @@ class Table:
         self, user: cython.longlong, slot: cython.longlong, version: cython.longlong
     ) -> cython.longlong:
         """A state has new values: stamp, mark dirty, seal; returns CHANGED or CHANGED|DIRTIED."""
-        self._q[_Q0 + slot * 8 + 3] = version
-        if not self._b[_B0 + slot * 64 + 61] & _DIRTY:
-            self._b[_B0 + slot * 64 + 61] |= _DIRTY
+        self._q[slot * 8 + 3] = version
+        if not self._b[slot * 64 + 61] & _DIRTY:
+            self._b[slot * 64 + 61] |= _DIRTY
             self.dirty_states += 1
         self._seal(slot)
         return 1 | self._user_changed(user, version)
@@ -549,19 +595,19 @@ class Table:
 
     def dirty_since_ms(self, user: cython.longlong) -> int:
         """`now_ms` of the user's first unwritten change, modulo 2^32."""
-        return self._d[_D0 + user * 16 + 14]
+        return self._d[user * 16 + 14]
 
     def first_version(self, user: cython.longlong) -> int:
         """Version of the first change not handed to a write, or 0."""
-        return self._q[_Q0 + user * 8 + 2]
+        return self._q[user * 8 + 2]
 
     def is_dirty(self, user: cython.longlong) -> bool:
         """True if the user is queued to be written out, or under way."""
-        return bool(self._b[_B0 + user * 64 + 61] & (_QUEUED | _IN_FLIGHT))
+        return bool(self._b[user * 64 + 61] & (_QUEUED | _IN_FLIGHT))
 
     def in_flight(self, user: cython.longlong) -> bool:
         """True between `take` and `written` or `write_failed`."""
-        return bool(self._b[_B0 + user * 64 + 61] & _IN_FLIGHT)
+        return bool(self._b[user * 64 + 61] & _IN_FLIGHT)
 
     def take(self, user: cython.longlong) -> tuple:
         """Take a queued user's changes to write them: (first_version, delete_version, rows).
@@ -569,97 +615,156 @@ class Table:
         `rows`: (deleted, ReadState) for each dirty one. They stay dirty until `written`.
         O(read states of the user).
         """
-        if not self._b[_B0 + user * 64 + 61] & _QUEUED:
+        if not self._b[user * 64 + 61] & _QUEUED:
             raise TableDamaged("I5: the user is not queued")
+        self._check(user)
         self._queue_drop(user)
-        self._b[_B0 + user * 64 + 61] |= _IN_FLIGHT
-        first: cython.longlong = self._q[_Q0 + user * 8 + 2]
-        self._q[_Q0 + user * 8 + 2] = 0
+        self._b[user * 64 + 61] |= _IN_FLIGHT
+        first: cython.longlong = self._q[user * 8 + 2]
+        self._q[user * 8 + 2] = 0
         self._seal(user)
         rows: list = []
-        slot: cython.longlong = self._d[_D0 + user * 16 + 12]
+        slot: cython.longlong = self._d[user * 16 + 12]
         steps: cython.longlong = 0
         status: cython.int
         while slot:
-            status = self._b[_B0 + slot * 64 + 61]
+            status = self._b[slot * 64 + 61]
             if status & _DIRTY:
                 rows.append((bool(status & _TOMBSTONE), self._row(slot)))
-            slot = self._d[_D0 + slot * 16 + 13]
+            slot = self._d[slot * 16 + 13]
             steps += 1
             if steps > self.slots:
                 raise TableDamaged("I3: a user's list does not end")
-        return first, self._q[_Q0 + user * 8 + 3], rows
+        return first, self._q[user * 8 + 3], rows
 
     def written(self, user: cython.longlong, delete_version: cython.longlong, rows: list) -> None:
         """What `take` gave is in the database: clean now, unless changed again meanwhile."""
+        if not self._b[user * 64 + 61] & _IN_FLIGHT:
+            raise ValueError(f"nothing of slot {user} is being written")
         slot: cython.longlong
         for deleted, row in rows:
             slot = self._find_state(user, row[0], row[1])
-            if slot == 0 or self._q[_Q0 + slot * 8 + 3] != row[8]:
+            if slot == 0 or self._q[slot * 8 + 3] != row[8]:
                 continue
-            if not self._b[_B0 + slot * 64 + 61] & _DIRTY:
+            if not self._b[slot * 64 + 61] & _DIRTY:
                 continue
             self.dirty_states -= 1
             if deleted:
                 self._drop_state(user, slot)
             else:
-                self._b[_B0 + slot * 64 + 61] &= ~_DIRTY & 0xFF
+                self._b[slot * 64 + 61] &= ~_DIRTY & 0xFF
                 self._seal(slot)
-        if delete_version and self._q[_Q0 + user * 8 + 3] == delete_version:
-            self._q[_Q0 + user * 8 + 3] = 0
-        self._b[_B0 + user * 64 + 61] &= ~_IN_FLIGHT & 0xFF
+        if delete_version and self._q[user * 8 + 3] == delete_version:
+            self._q[user * 8 + 3] = 0
+        self._b[user * 64 + 61] &= ~_IN_FLIGHT & 0xFF
         self._seal(user)
-        if self._q[_Q0 + user * 8 + 2]:
+        if self._q[user * 8 + 2]:
             self._queue_add(user, False)
 
     def write_failed(self, user: cython.longlong, first_version: cython.longlong) -> None:
-        """What `take` gave must be written again: to the head of the queue with it."""
-        self._b[_B0 + user * 64 + 61] &= ~_IN_FLIGHT & 0xFF
-        self._q[_Q0 + user * 8 + 2] = first_version
+        """What `take` gave must be written again: to the head of the queue with it.
+
+        `first_version`: what `take` gave, older than anything that came since.
+        """
+        if not self._b[user * 64 + 61] & _IN_FLIGHT:
+            raise ValueError(f"nothing of slot {user} is being written")
+        self._b[user * 64 + 61] &= ~_IN_FLIGHT & 0xFF
+        self._q[user * 8 + 2] = first_version
         self._seal(user)
         self._queue_add(user, True)
+
+    def recover(self) -> None:
+        """After opening a used file: what was being written is queued again, first; all of it
+        waits since `now_ms`. The first version of what was under way is not known any more: the
+        oldest version found stands for it. O(users + their states in flight).
+        """
+        user: cython.longlong = self._lru_head
+        slot: cython.longlong
+        status: cython.int
+        first: cython.longlong
+        steps: cython.longlong = 0
+        while user:
+            status = self._b[user * 64 + 61]
+            if status & (_QUEUED | _IN_FLIGHT):
+                self._d[user * 16 + 14] = self.now_ms & 0xFFFFFFFF
+            if status & _IN_FLIGHT:
+                first = self._oldest(self._q[user * 8 + 2], self._q[user * 8 + 3])
+                slot = self._d[user * 16 + 12]
+                while slot:
+                    if self._b[slot * 64 + 61] & _DIRTY:
+                        first = self._oldest(first, self._q[slot * 8 + 3])
+                    slot = self._d[slot * 16 + 13]
+                    steps += 1
+                    if steps > self.slots:
+                        raise TableDamaged("I3: a user's list does not end")
+                self._b[user * 64 + 61] &= ~_IN_FLIGHT & 0xFF
+                self._q[user * 8 + 2] = first
+                self._seal(user)
+                if first:
+                    self._queue_add(user, True)
+            user = self._d[user * 16 + 8]
+            steps += 1
+            if steps > 2 * self.slots:
+                raise TableDamaged("I4: the LRU does not end")
+
+    @cython.cfunc
+    @cython.inline
+    def _oldest(self, one: cython.longlong, other: cython.longlong) -> cython.longlong:
+        if one == 0 or (other and other < one):
+            return other
+        return one
 
     # -- the fold -----------------------------------------------------------------------------
 
     @cython.cfunc
-    def _may_create(
-        self, user: cython.longlong, slot: cython.longlong, version: cython.longlong
+    def _open(
+        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong,
+        value: cython.longlong, version: cython.longlong,
     ) -> cython.longlong:
-        """0 if a read state may be made at `slot` (0: a new one), else the reason."""
-        if version <= self._q[_Q0 + user * 8 + 3]:
-            return 4
-        if self._d[_D0 + user * 16 + 13] >= self.user_states_max:
-            return 32
-        if slot == 0 and self.free == 0:
-            return 64
-        return 0
+        """The slot of a live state to change, made where it is missing; or minus the refusal.
 
-    @cython.cfunc
-    def _create(
-        self, user: cython.longlong, slot: cython.longlong, kind: cython.longlong,
-        channel_id: cython.longlong,
-    ) -> cython.longlong:
-        """A read state of zeros at a new slot, or where a tombstone was."""
+        `value`: what the event would set; one that is 0 makes nothing from nothing.
+        """
+        slot: cython.longlong = self._find_state(user, kind, channel_id)
+        if slot:
+            self._check(slot)
+            if version <= self._q[slot * 8 + 3]:
+                return -4
+            if not self._b[slot * 64 + 61] & _TOMBSTONE:
+                return slot
+        if version <= self._q[user * 8 + 3]:
+            return -4
+        if value <= 0:
+            return -8
+        if self._d[user * 16 + 13] >= self.user_states_max:
+            return -32
         if slot == 0:
+            if self.free == 0:
+                return -64
             return self._add_state(user, kind, channel_id)
-        self._b[_B0 + slot * 64 + 61] &= ~_TOMBSTONE & 0xFF
-        self._clear(slot)
-        self._d[_D0 + user * 16 + 13] += 1
+        self._b[slot * 64 + 61] &= ~_TOMBSTONE & 0xFF  # its fields are zero since the deletion
+        self._d[user * 16 + 13] += 1
         self.resident_states += 1
         return slot
 
     @cython.cfunc
-    def _clear(self, slot: cython.longlong) -> cython.void:
-        self._q[_Q0 + slot * 8 + 1] = 0
-        self._q[_Q0 + slot * 8 + 2] = 0
-        self._u[_Q0 + slot * 8 + 4] = 0
-        self._d[_D0 + slot * 16 + 10] = 0
-        self._d[_D0 + slot * 16 + 11] = 0
+    def _find_alive(
+        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong,
+        version: cython.longlong,
+    ) -> cython.longlong:
+        """The slot of a live state to change, or minus the refusal where there is none."""
+        slot: cython.longlong = self._find_state(user, kind, channel_id)
+        if version <= self._q[(slot or user) * 8 + 3]:
+            return -4
+        if not self._alive(slot):
+            return -8
+        self._check(slot)
+        return slot
 
     @cython.cfunc
     @cython.inline
     def _alive(self, slot: cython.longlong) -> cython.bint:
-        return slot != 0 and not self._b[_B0 + slot * 64 + 61] & _TOMBSTONE
+        return slot != 0 and not self._b[slot * 64 + 61] & _TOMBSTONE
 
     @cython.cfunc
     def _options(
@@ -668,13 +773,13 @@ class Table:
         """Set flags and last_viewed where given; True if one of them changed."""
         changed: cython.bint = False
         packed: cython.ulonglong
-        if flags >= 0 and self._d[_D0 + slot * 16 + 11] != flags:
-            self._d[_D0 + slot * 16 + 11] = flags
+        if flags >= 0 and self._d[slot * 16 + 11] != flags:
+            self._d[slot * 16 + 11] = flags
             changed = True
         if last_viewed >= 0:
-            packed = self._u[_Q0 + slot * 8 + 4]
+            packed = self._u[slot * 8 + 4]
             if (packed & 0xFFFF) != cython.cast(cython.ulonglong, last_viewed):
-                self._u[_Q0 + slot * 8 + 4] = (packed >> 16 << 16) | last_viewed
+                self._u[slot * 8 + 4] = (packed >> 16 << 16) | last_viewed
                 changed = True
         return changed
 
@@ -685,24 +790,18 @@ class Table:
         version: cython.longlong,
     ) -> cython.longlong:
         """A plain ack: forward only; clears the count if it covers the last mention."""
-        slot: cython.longlong = self._find_state(user, kind, channel_id)
-        refused: cython.longlong
-        if slot and version <= self._q[_Q0 + slot * 8 + 3]:
-            return 4
-        if not self._alive(slot):
-            refused = self._may_create(user, slot, version)
-            if refused:
-                return refused
-            slot = self._create(user, slot, kind, channel_id)
-        base: cython.longlong = _Q0 + slot * 8
+        slot: cython.longlong = self._open(user, kind, channel_id, message_id, version)
+        if slot < 0:
+            return -slot
+        base: cython.longlong = slot * 8
         if message_id < self._q[base + 1]:
             return 8
         changed: cython.bint = self._options(slot, flags, last_viewed)
         if message_id != self._q[base + 1]:
             self._q[base + 1] = message_id
             changed = True
-        if message_id >= self._q[base + 2] and self._d[_D0 + slot * 16 + 10]:
-            self._d[_D0 + slot * 16 + 10] = 0
+        if message_id >= self._q[base + 2] and self._d[slot * 16 + 10]:
+            self._d[slot * 16 + 10] = 0
             changed = True
         if not changed:
             return 16
@@ -715,22 +814,16 @@ class Table:
         last_viewed: cython.longlong, version: cython.longlong,
     ) -> cython.longlong:
         """A manual ack: sets the last message and the count, also backwards."""
-        slot: cython.longlong = self._find_state(user, kind, channel_id)
-        refused: cython.longlong
-        if slot and version <= self._q[_Q0 + slot * 8 + 3]:
-            return 4
-        if not self._alive(slot):
-            refused = self._may_create(user, slot, version)
-            if refused:
-                return refused
-            slot = self._create(user, slot, kind, channel_id)
-        base: cython.longlong = _Q0 + slot * 8
+        slot: cython.longlong = self._open(user, kind, channel_id, message_id, version)
+        if slot < 0:
+            return -slot
+        base: cython.longlong = slot * 8
         changed: cython.bint = self._options(slot, flags, last_viewed)
         if message_id != self._q[base + 1]:
             self._q[base + 1] = message_id
             changed = True
-        if mention_count != self._d[_D0 + slot * 16 + 10]:
-            self._d[_D0 + slot * 16 + 10] = mention_count
+        if mention_count != self._d[slot * 16 + 10]:
+            self._d[slot * 16 + 10] = mention_count
             changed = True
         if not changed:
             return 16
@@ -742,23 +835,17 @@ class Table:
         message_id: cython.longlong, version: cython.longlong,
     ) -> cython.longlong:
         """One mention more, unless its message was read or is the last one counted."""
-        slot: cython.longlong = self._find_state(user, kind, channel_id)
-        refused: cython.longlong
-        if slot and version <= self._q[_Q0 + slot * 8 + 3]:
-            return 4
-        if not self._alive(slot):
-            refused = self._may_create(user, slot, version)
-            if refused:
-                return refused
-            slot = self._create(user, slot, kind, channel_id)
-        base: cython.longlong = _Q0 + slot * 8
+        slot: cython.longlong = self._open(user, kind, channel_id, message_id, version)
+        if slot < 0:
+            return -slot
+        base: cython.longlong = slot * 8
         if message_id <= self._q[base + 1]:
             return 8
         if message_id == self._q[base + 2]:
             return 16
         changed: cython.bint = False
-        if self._d[_D0 + slot * 16 + 10] < 0xFFFFFFFF:
-            self._d[_D0 + slot * 16 + 10] += 1
+        if self._d[slot * 16 + 10] < 0xFFFFFFFF:
+            self._d[slot * 16 + 10] += 1
             changed = True
         if message_id > self._q[base + 2]:
             self._q[base + 2] = message_id
@@ -773,16 +860,12 @@ class Table:
         message_id: cython.longlong, version: cython.longlong,
     ) -> cython.longlong:
         """One mention less, if the message is unread; never below 0, never makes a state."""
-        slot: cython.longlong = self._find_state(user, kind, channel_id)
-        if slot and version <= self._q[_Q0 + slot * 8 + 3]:
-            return 4
-        if (
-            not self._alive(slot)
-            or message_id <= self._q[_Q0 + slot * 8 + 1]
-            or self._d[_D0 + slot * 16 + 10] == 0
-        ):
+        slot: cython.longlong = self._find_alive(user, kind, channel_id, version)
+        if slot < 0:
+            return -slot
+        if message_id <= self._q[slot * 8 + 1] or self._d[slot * 16 + 10] == 0:
             return 8
-        self._d[_D0 + slot * 16 + 10] -= 1
+        self._d[slot * 16 + 10] -= 1
         return self._changed(user, slot, version)
 
     @cython.ccall
@@ -791,24 +874,16 @@ class Table:
         timestamp: cython.longlong, version: cython.longlong,
     ) -> cython.longlong:
         """The larger pin timestamp (ms) stays."""
-        slot: cython.longlong = self._find_state(user, kind, channel_id)
-        refused: cython.longlong
-        if slot and version <= self._q[_Q0 + slot * 8 + 3]:
-            return 4
-        if not self._alive(slot):
-            if timestamp == 0:
-                return 8
-            refused = self._may_create(user, slot, version)
-            if refused:
-                return refused
-            slot = self._create(user, slot, kind, channel_id)
-        packed: cython.ulonglong = self._u[_Q0 + slot * 8 + 4]
+        slot: cython.longlong = self._open(user, kind, channel_id, timestamp, version)
+        if slot < 0:
+            return -slot
+        packed: cython.ulonglong = self._u[slot * 8 + 4]
         known: cython.longlong = packed >> 16
         if timestamp < known:
             return 8
         if timestamp == known:
             return 16
-        self._u[_Q0 + slot * 8 + 4] = (
+        self._u[slot * 8 + 4] = (
             cython.cast(cython.ulonglong, timestamp) << 16
         ) | (packed & 0xFFFF)
         return self._changed(user, slot, version)
@@ -819,22 +894,22 @@ class Table:
         version: cython.longlong,
     ) -> cython.longlong:
         """The read state becomes a tombstone until the deletion is written (I7)."""
-        slot: cython.longlong = self._find_state(user, kind, channel_id)
-        if slot and version <= self._q[_Q0 + slot * 8 + 3]:
-            return 4
-        if not self._alive(slot):
-            return 8
-        self._clear(slot)
-        self._b[_B0 + slot * 64 + 61] |= _TOMBSTONE
-        self._d[_D0 + user * 16 + 13] -= 1
-        self.resident_states -= 1
+        slot: cython.longlong = self._find_alive(user, kind, channel_id, version)
+        if slot < 0:
+            return -slot
+        self._q[slot * 8 + 1] = 0
+        self._q[slot * 8 + 2] = 0
+        self._u[slot * 8 + 4] = 0
+        self._u[slot * 8 + 5] = 0
+        self._b[slot * 64 + 61] |= _TOMBSTONE
+        self._count_down(user)
         self._raise_floor(user, version)
         return self._changed(user, slot, version)
 
     @cython.cfunc
     def _raise_floor(self, user: cython.longlong, version: cython.longlong) -> cython.void:
-        if version > self._q[_Q0 + user * 8 + 1]:
-            self._q[_Q0 + user * 8 + 1] = version
+        if version > self._q[user * 8 + 1]:
+            self._q[user * 8 + 1] = version
         self._seal(user)
 
     def delete_user(self, user: cython.longlong, version: cython.longlong) -> int:
@@ -842,27 +917,26 @@ class Table:
 
         O(read states of the user).
         """
-        if version <= self._q[_Q0 + user * 8 + 3]:
+        if version <= self._q[user * 8 + 3]:
             return 4
-        slot: cython.longlong = self._d[_D0 + user * 16 + 12]
+        slot: cython.longlong = self._d[user * 16 + 12]
         following: cython.longlong
         steps: cython.longlong = 0
         status: cython.int
         while slot:
-            following = self._d[_D0 + slot * 16 + 13]
-            if self._q[_Q0 + slot * 8 + 3] < version:
-                status = self._b[_B0 + slot * 64 + 61]
+            following = self._d[slot * 16 + 13]
+            if self._q[slot * 8 + 3] < version:
+                status = self._b[slot * 64 + 61]
                 if status & _DIRTY:
                     self.dirty_states -= 1
                 if not status & _TOMBSTONE:
-                    self._d[_D0 + user * 16 + 13] -= 1
-                    self.resident_states -= 1
+                    self._count_down(user)
                 self._drop_state(user, slot)
             slot = following
             steps += 1
             if steps > self.slots:
                 raise TableDamaged("I3: a user's list does not end")
-        self._q[_Q0 + user * 8 + 3] = version
+        self._q[user * 8 + 3] = version
         self._raise_floor(user, version)
         return 1 | self._user_changed(user, version)
 
@@ -870,40 +944,43 @@ class Table:
 
     @cython.cfunc
     def _row(self, slot: cython.longlong) -> tuple:
-        base: cython.longlong = _Q0 + slot * 8
+        self._check(slot)
+        base: cython.longlong = slot * 8
         packed: cython.ulonglong = self._u[base + 4]
         return (
-            self._b[_B0 + slot * 64 + 60],
+            self._b[slot * 64 + 60],
             self._q[base],
             self._q[base + 1],
             self._q[base + 2],
-            self._d[_D0 + slot * 16 + 10],
+            self._d[slot * 16 + 10],
             packed >> 16,
-            self._d[_D0 + slot * 16 + 11],
+            self._d[slot * 16 + 11],
             packed & 0xFFFF,
             self._q[base + 3],
         )
 
-    def has(self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong) -> bool:
+    def has(
+        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong
+    ) -> bool:
         """True if the user has this read state."""
         return bool(self._alive(self._find_state(user, kind, channel_id)))
 
     def get(
         self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong
     ) -> object:
-        """The read state as a tuple in the order of `readstates.schemas.replies`, or None."""
+        """The read state, a ReadState tuple of `readstates.schemas.replies`, or None."""
         slot: cython.longlong = self._find_state(user, kind, channel_id)
         return self._row(slot) if self._alive(slot) else None
 
     def states(self, user: cython.longlong) -> list:
         """All read states of a user by type and channel. O(n log n)."""
         rows: list = []
-        slot: cython.longlong = self._d[_D0 + user * 16 + 12]
+        slot: cython.longlong = self._d[user * 16 + 12]
         steps: cython.longlong = 0
         while slot:
-            if not self._b[_B0 + slot * 64 + 61] & _TOMBSTONE:
+            if not self._b[slot * 64 + 61] & _TOMBSTONE:
                 rows.append(self._row(slot))
-            slot = self._d[_D0 + slot * 16 + 13]
+            slot = self._d[slot * 16 + 13]
             steps += 1
             if steps > self.slots:
                 raise TableDamaged("I3: a user's list does not end")
@@ -912,15 +989,15 @@ class Table:
 
     def count(self, user: cython.longlong) -> int:
         """How many read states the user has."""
-        return self._d[_D0 + user * 16 + 13]
+        return self._d[user * 16 + 13]
 
     def floor(self, user: cython.longlong) -> int:
         """A `since_version` below this is not safe: loaded or deleted something since."""
-        return self._q[_Q0 + user * 8 + 1]
+        return self._q[user * 8 + 1]
 
     def user_id(self, user: cython.longlong) -> int:
         """The ID of the user in a slot."""
-        return self._q[_Q0 + user * 8]
+        return self._q[user * 8]
 
     def users(self) -> list:
         """Slots of all residents, the warmest first. O(users)."""
@@ -930,5 +1007,142 @@ class Table:
             found.append(user)
             if len(found) > self.slots:
                 raise TableDamaged("I4: the LRU does not end")
-            user = self._d[_D0 + user * 16 + 8]
+            user = self._d[user * 16 + 8]
         return found
+
+    # -- checking -----------------------------------------------------------------------------
+
+    def verify(self) -> None:
+        """Check I1-I10. Raises TableDamaged, which names the invariant. O(slots)."""
+        self.save()
+        try:
+            self._verify_slots()
+            self._verify_free()
+            self._verify_lists()
+        except (IndexError, ValueError) as exc:
+            raise TableDamaged(f"a link leads out of the file: {exc}") from exc
+
+    @cython.cfunc
+    def _verify_slots(self) -> cython.void:
+        slot: cython.longlong
+        status: cython.int
+        owner: cython.longlong
+        listed: cython.longlong = 0
+        users: cython.longlong = 0
+        states: cython.longlong = 0
+        alive: cython.longlong = 0
+        dirty: cython.longlong = 0
+        queued: cython.longlong = 0
+        if self._used < 1 or self._used > self.slots:
+            raise TableDamaged("I1: more slots were used than there are")
+        for slot in range(1, self._used):
+            status = self._b[slot * 64 + 61]
+            if status == 0:
+                continue
+            if bool(status & _USER) == bool(status & _STATE) or status > 63:
+                raise TableDamaged(f"I1: slot {slot} has status {status}")
+            self._check(slot)
+            if status & _USER:
+                users += 1
+                if status & _QUEUED:
+                    queued += 1
+                if self.find(self._q[slot * 8]) != slot:
+                    raise TableDamaged(f"I2: the user in slot {slot} is not found")
+                listed += self._verify_user(slot, status)
+                continue
+            states += 1
+            owner = self._d[slot * 16 + 12]
+            if not self._b[owner * 64 + 61] & _USER:
+                raise TableDamaged(f"I3: the state in slot {slot} has no user")
+            if self._find_state(owner, self._b[slot * 64 + 60], self._q[slot * 8]) != slot:
+                raise TableDamaged(f"I2: the state in slot {slot} is not found")
+            if status & _DIRTY:
+                dirty += 1
+                if not self._b[owner * 64 + 61] & (_QUEUED | _IN_FLIGHT):
+                    raise TableDamaged(f"I6: slot {slot} is dirty, its user is not")
+            elif status & _TOMBSTONE:
+                raise TableDamaged(f"I7: the tombstone in slot {slot} is clean")
+            if not status & _TOMBSTONE:
+                alive += 1
+        if (users, alive, dirty, queued) != (
+            self.resident_users, self.resident_states, self.dirty_states, self.dirty_users
+        ) or self.free != self.slots - 1 - users - states:
+            raise TableDamaged("I8: the header's counts are not those of the slots")
+        if listed != states:
+            raise TableDamaged("I3: a state is not on its user's list")
+        self._verify_index(users + states)
+
+    @cython.cfunc
+    def _verify_user(self, user: cython.longlong, status: cython.int) -> cython.longlong:
+        """I3, I5, I6 and I10 of one user; returns the length of its list."""
+        slot: cython.longlong = self._d[user * 16 + 12]
+        before: cython.longlong = 0
+        alive: cython.longlong = 0
+        steps: cython.longlong = 0
+        while slot:
+            if self._d[slot * 16 + 12] != user or self._d[slot * 16 + 14] != before:
+                raise TableDamaged(f"I3: slot {slot} is on the list of another user")
+            if not self._b[slot * 64 + 61] & _TOMBSTONE:
+                alive += 1
+            before = slot
+            slot = self._d[slot * 16 + 13]
+            steps += 1
+            if steps > self.slots:
+                raise TableDamaged("I3: a user's list does not end")
+        if alive != self._d[user * 16 + 13]:
+            raise TableDamaged(f"I10: the user in slot {user} counts wrong")
+        if self._q[user * 8 + 3] and not status & (_QUEUED | _IN_FLIGHT):
+            raise TableDamaged(f"I6: the user in slot {user} has a deletion to write")
+        if status & _QUEUED and not (self._q[user * 8 + 2] and not status & _IN_FLIGHT):
+            raise TableDamaged(f"I5: the user in slot {user} is queued with nothing to write")
+        return steps
+
+    @cython.cfunc
+    def _verify_index(self, expected: cython.longlong) -> cython.void:
+        place: cython.longlong
+        held: cython.longlong = 0
+        for place in range(self._entries):
+            if self._x[place]:
+                held += 1
+        if held != expected:
+            raise TableDamaged(f"I2: the index holds {held} slots of {expected}")
+
+    @cython.cfunc
+    def _verify_free(self) -> cython.void:
+        slot: cython.longlong = self._free_head
+        steps: cython.longlong = self.slots - self._used
+        while slot:
+            if self._b[slot * 64 + 61] or slot >= self._used:
+                raise TableDamaged(f"I1: slot {slot} on the free list is not free")
+            slot = self._d[slot * 16 + 13]
+            steps += 1
+            if steps > self.slots:
+                raise TableDamaged("I1: the free list does not end")
+        if steps != self.free:
+            raise TableDamaged("I1: a free slot is not on the free list")
+
+    @cython.cfunc
+    def _verify_lists(self) -> cython.void:
+        """I4 and I5: both lists, there and back."""
+        user: cython.longlong = self._lru_head
+        before: cython.longlong = 0
+        steps: cython.longlong = 0
+        while user and steps <= self.resident_users:
+            if self._d[user * 16 + 9] != before or not self._b[user * 64 + 61] & _USER:
+                raise TableDamaged(f"I4: slot {user} does not belong where it is on the LRU")
+            before = user
+            user = self._d[user * 16 + 8]
+            steps += 1
+        if steps != self.resident_users or before != self._lru_tail:
+            raise TableDamaged("I4: the LRU does not hold every user once")
+        user = self._dirty_head
+        before = 0
+        steps = 0
+        while user and steps <= self.dirty_users:
+            if self._d[user * 16 + 11] != before or not self._b[user * 64 + 61] & _QUEUED:
+                raise TableDamaged(f"I5: slot {user} does not belong where it is in the queue")
+            before = user
+            user = self._d[user * 16 + 10]
+            steps += 1
+        if steps != self.dirty_users or before != self._dirty_tail:
+            raise TableDamaged("I5: the dirty queue does not hold every queued user once")

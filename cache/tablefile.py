@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from readstates.cache import layout
-from readstates.cache.table import Table
+from readstates.cache.table import Table, TableDamaged
 
-SHM = Path("/dev/shm")  # noqa: S108
+SHM = Path("/dev/shm")
 SHM_FREE_MIN_BYTES = 256 << 20
+PRIVATE = "another process holds the file"
 
 
 class CacheDirFullError(OSError):
@@ -44,66 +45,107 @@ class TableIdentity:
 
 
 class TableFile:
-    """A mapped table. `warm`: it holds what was there at the last clean close."""
+    """A mapped table, locked until `close`.
 
-    def __init__(
-        self, path: Path, file: int, mapped: mmap.mmap, table: Table, *, warm: bool, why: str,
-        private: bool,
-    ) -> None:
+    `warm`: it holds what was there at the last clean close; `why`: why it does or does not.
+    `private`: the path was held by another process, so this one works in a file without a name.
+    """
+
+    def __init__(self, path: Path, file: int, mapped: mmap.mmap, table: Table, why: str) -> None:
         self.path = path
         self.table = table
-        self.warm = warm
-        self.why = why
-        self.private = private
+        self.warm = not why
+        self.why = why or "closed clean"
+        self.private = why == PRIVATE
         self._file = file
         self._mapped = mapped
 
     def close(self, clean: bool) -> None:
-        """Unmap and unlock. Clean: the file can be used again, its position stands in it."""
+        """Unmap and unlock; a second call does nothing.
+
+        `clean`: the next `open_table` may use the file, from the position that stands in it.
+        Costs a checksum of the whole file, about 1 ms for 3 MB.
+        """
+        if self._file < 0:
+            return
         self.table.close()
         if clean and not self.private:
-            crc = zlib.crc32(memoryview(self._mapped)[layout.HEADER_BYTES :])
-            struct.pack_into("<I", self._mapped, layout.AT_CRC, crc)
+            struct.pack_into("<I", self._mapped, layout.AT_CRC, _crc(self._mapped))
+            self._mapped.flush()
             struct.pack_into("<I", self._mapped, layout.AT_CLEAN, 1)
+            self._mapped.flush(0, layout.HEADER_BYTES)
         self._mapped.close()
-        if self.private:
-            self.path.unlink(missing_ok=True)
         os.close(self._file)
+        self._file = -1
 
 
 def open_table(
-    path: Path, identity: TableIdentity, states: int, user_states_max: int
+    path: Path, identity: TableIdentity, states: int, user_states_max: int, *, now_ms: int = 0
 ) -> TableFile:
-    """Open or make the table file at `path` for `states` read states.
+    """Open the table file at `path`, or make it, for `states` read states.
 
-    Raises CacheDirFullError where there is no room for it.
+    `now_ms`: the clock of the dirty queue (`Table.now_ms`); what is found dirty waits since then.
+    Raises CacheDirFullError where there is no room for the file, OSError where the folder is not
+    usable. Costs about 1 ms for 3 MB (reserving, or checking what is there).
     """
     slots = layout.slots_for(states)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    private = False
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        file, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-        path, private = Path(name), True
-    try:
-        why = _why_not(file, identity, slots)
-        warm = not why
-        if not warm:
-            _format(file, path, identity, slots)
-        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-        mapped = mmap.mmap(file, layout.table_size_bytes(slots), flags)
-        struct.pack_into("<I", mapped, layout.AT_CLEAN, 0)
-        table = Table(mapped, user_states_max)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            file, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+            os.unlink(name)  # gone with this process, however it ends
+            path, why = Path(name), PRIVATE
+        else:
+            why = _why_not(file, identity, slots)
+        return _map(path, file, identity, slots, user_states_max, why, now_ms)
     except BaseException:
         os.close(file)
         raise
-    if private:
-        why = "another process holds the file"
-    return TableFile(
-        path, file, mapped, table, warm=warm, why=why or "closed clean", private=private
-    )
+
+
+def _map(
+    path: Path,
+    file: int,
+    identity: TableIdentity,
+    slots: int,
+    user_states_max: int,
+    why: str,
+    now_ms: int,
+) -> TableFile:
+    if why:
+        _format(file, path, identity, slots)
+    flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+    mapped = mmap.mmap(file, layout.table_size_bytes(slots), flags)
+    struct.pack_into("<I", mapped, layout.AT_CLEAN, 0)
+    mapped[layout.AT_BOOT_ID : layout.AT_BOOT_ID + layout.BOOT_ID_BYTES] = boot_id()
+    mapped.flush(0, layout.HEADER_BYTES)  # on disk before the first change
+    table = None
+    try:
+        table = Table(mapped, user_states_max)
+        table.now_ms = now_ms
+        table.verify()
+        table.recover()
+    except TableDamaged as exc:
+        if table is not None:
+            table.close()
+        mapped.close()
+        if why:  # a new one: the layout and the table's code disagree
+            raise
+        return _map(path, file, identity, slots, user_states_max, f"damaged: {exc}", now_ms)
+    return TableFile(path, file, mapped, table, why)
+
+
+def table_size_bytes(states: int) -> int:
+    """Size of the file of a table for `states` read states."""
+    return layout.table_size_bytes(layout.slots_for(states))
+
+
+def _crc(mapped: mmap.mmap) -> int:
+    with memoryview(mapped) as whole, whole[layout.HEADER_BYTES :] as body:
+        return zlib.crc32(mapped[layout.AT_TOPIC_ID : layout.AT_CRC], zlib.crc32(body))
 
 
 def _why_not(file: int, identity: TableIdentity, slots: int) -> str:
@@ -125,9 +167,8 @@ def _why_not(file: int, identity: TableIdentity, slots: int) -> str:
         if counts != (slots, layout.index_entries(slots)):
             return "damaged: the header's sizes"
         (crc,) = struct.unpack_from("<I", mapped, layout.AT_CRC)
-        with memoryview(mapped) as whole, whole[layout.HEADER_BYTES :] as body:
-            if zlib.crc32(body) != crc:
-                return "damaged: the checksum of the file"
+        if _crc(mapped) != crc:
+            return "damaged: the checksum of the file"
     return ""
 
 

@@ -71,8 +71,12 @@ def deadline_ms(headers: Headers, timestamp_ms: int) -> int:
     if HEADER_DEADLINE not in found:
         return timestamp_ms + DEADLINE_DEFAULT_MS
     raw = found[HEADER_DEADLINE] or b""
-    if not raw.isdigit() or len(raw) > DEADLINE_DIGITS_MAX:
+    if not raw.isdigit():
         raise DecodeError(
             "invalid_field", HEADER_DEADLINE, f"expected ms since the epoch, got {raw[:40]!r}"
         )
-    return min(int(raw), timestamp_ms + DEADLINE_MAX_MS)
+    digits = raw.lstrip(b"0") or b"0"
+    latest = timestamp_ms + DEADLINE_MAX_MS
+    if len(digits) > DEADLINE_DIGITS_MAX:  # Java's Long.MAX_VALUE for "never", and beyond
+        return latest
+    return min(int(digits), latest)

@@ -73,28 +73,34 @@ def wrap_faust(body: bytes, key: bytes | None, correlation_id: bytes) -> bytes:
 
 
 def decode_reply(body: bytes) -> Reply | ErrorReply:
-    """A reply as a client reads it, identifiers as integers. Raises ValueError, KeyError."""
+    """A reply as a client reads it, identifiers as integers.
+
+    Raises ValueError, nothing else, for what is not a reply.
+    """
     found = orjson.loads(body)
-    if "error" in found:
-        user = found["user_id"]
-        error = found["error"]
-        return ErrorReply(None if user is None else int(user), error["code"], error["message"])
-    return Reply(
-        int(found["user_id"]),
-        int(found["version"]),
-        found["full"],
-        [
-            (
-                state["read_state_type"],
-                int(state["channel_id"]),
-                int(state["last_message_id"]),
-                int(state["last_mention_id"]),
-                state["mention_count"],
-                state["last_pin_timestamp"],
-                state["flags"],
-                state["last_viewed"],
-                int(state["version"]),
-            )
-            for state in found["read_states"]
-        ],
+    try:
+        if "error" in found:
+            user, error = found["user_id"], found["error"]
+            return ErrorReply(None if user is None else int(user), error["code"], error["message"])
+        return Reply(
+            int(found["user_id"]),
+            int(found["version"]),
+            found["full"],
+            [_read_state(state) for state in found["read_states"]],
+        )
+    except (KeyError, TypeError, OverflowError) as exc:
+        raise ValueError(f"not a reply: {exc!r}") from None
+
+
+def _read_state(state: dict[str, Any]) -> ReadState:
+    return (
+        state["read_state_type"],
+        int(state["channel_id"]),
+        int(state["last_message_id"]),
+        int(state["last_mention_id"]),
+        state["mention_count"],
+        state["last_pin_timestamp"],
+        state["flags"],
+        state["last_viewed"],
+        int(state["version"]),
     )

@@ -35,7 +35,6 @@ SHOWN_MAX = 80  # characters of a wrong value that an error repeats
 DIGITS_MAX = 19  # of 2^63 - 1
 
 _loads = orjson.loads
-_PLAIN_ACK = frozenset({"type", "user_id", "channel_id", "message_id"})
 
 
 class DecodeError(ValueError):
@@ -58,15 +57,37 @@ def key_bytes(user_id: int) -> bytes:
 def decode_update(value: bytes | None) -> Update:
     """One update event. Raises DecodeError, nothing else, whatever the bytes.
 
-    Cost of a plain ack: about that of `orjson.loads` and half a microsecond.
+    Cost of a plain ack, with or without `ts`: that of `orjson.loads` and 0.4 µs with IDs as
+    integers, about 1.1 µs with IDs as strings.
     """
     if value is not None and len(value) <= EVENT_BYTES_MAX:
         try:
             body = _loads(value)
-            if len(body) == 4 and body["type"] == "ack":
+            fields = len(body)
+            if body["type"] == "ack" and (
+                fields == 4
+                or (fields == 5 and type(body["ts"]) is int and 0 <= body["ts"] <= SNOWFLAKE_MAX)
+            ):
                 user_id, channel_id = body["user_id"], body["channel_id"]
                 message_id = body["message_id"]
-                if (
+                if type(user_id) is str and type(channel_id) is str and type(message_id) is str:
+                    digits = user_id + channel_id + message_id
+                    if (
+                        digits.isdigit()
+                        and digits.isascii()
+                        and len(digits) <= 3 * DIGITS_MAX
+                        and user_id[0] != "0"
+                        and channel_id[0] != "0"
+                        and message_id[0] != "0"
+                    ):
+                        user, channel, message = int(user_id), int(channel_id), int(message_id)
+                        if (
+                            user <= SNOWFLAKE_MAX
+                            and channel <= SNOWFLAKE_MAX
+                            and message <= SNOWFLAKE_MAX
+                        ):
+                            return Ack(user, channel, message)
+                elif (
                     type(user_id) is int
                     and type(channel_id) is int
                     and type(message_id) is int
@@ -75,8 +96,8 @@ def decode_update(value: bytes | None) -> Update:
                     and 0 < message_id <= SNOWFLAKE_MAX
                 ):
                     return Ack(user_id, channel_id, message_id)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            pass
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            pass  # the careful path says what is wrong, where anything is
     return _decode_update(value)
 
 

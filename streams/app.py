@@ -165,9 +165,15 @@ class Duties(Service):  # type: ignore[misc]
         await self.partitions.run()
 
     @Service.task  # type: ignore[untyped-decorator]
-    async def _turns(self) -> None:
+    async def _write_behind(self) -> None:
         while not self.should_stop:
-            self.partitions.turn()
+            await self.partitions.write_out()
+            await asyncio.sleep(TURN_S)
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _deadlines(self) -> None:
+        while not self.should_stop:
+            self.partitions.expire()
             await asyncio.sleep(TURN_S)
 
     @Service.task  # type: ignore[untyped-decorator]

@@ -289,11 +289,10 @@ class Partitions:
 
     # -- once in a while ----------------------------------------------------------------------
 
-    def turn(self) -> None:
-        """Start due writes and answer due deadlines."""
+    async def write_out(self) -> None:
+        """Start the writes that are due."""
         live = [o.partition for o in self.owned.values() if not o.partition.closing]
-        self.write_behind.turn(live, now_ms=now_ms(), everything=False)
-        self.expire()
+        await self.write_behind.turn(live, now_ms=now_ms(), everything=False)
 
     @property
     def ready(self) -> tuple[bool, str]:

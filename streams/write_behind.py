@@ -21,7 +21,7 @@ from readstates.streams.cassandra import Change, Store
 from readstates.streams.config import Settings
 from readstates.streams.partition import Partition, Write
 
-USERS_AT_ONCE = 64  # taken from a partition's queue in one turn
+USERS_AT_ONCE = 16  # taken from a partition's queue in one turn
 
 
 def changes_of(write: Write) -> list[Change]:
@@ -72,13 +72,17 @@ class WriteBehind:
         """True while nothing is under way or packed."""
         return not self._in_flight and not self._queue
 
-    def turn(self, partitions: Iterable[Partition], *, now_ms: int, everything: bool) -> None:
-        """Start due writes as far as the bound on flights allows."""
+    async def turn(
+        self, partitions: Iterable[Partition], *, now_ms: int, everything: bool
+    ) -> None:
+        """Start due writes as far as the bound on flights allows; other work runs in between."""
         delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
         if time.monotonic() < self._paused_until and not everything:
             return
         for partition in partitions:
             while self._has_room():
+                if partition.incarnation < 0:  # handed over meanwhile
+                    break
                 writes = partition.take_writes(now_ms, delay_ms, USERS_AT_ONCE, self._dirty_max)
                 if not writes:
                     break
@@ -87,7 +91,9 @@ class WriteBehind:
                     partition.written(write)
                 batches = pack(writes, self._settings.write_batch_rows)
                 self._queue.extend(batches)
-                self._start()
+                while self._queue and self._in_flight < self._settings.writes_in_flight_max:
+                    self._write(*self._queue.popleft())
+                    await asyncio.sleep(0)
 
     def _has_room(self) -> bool:
         return len(self._queue) + self._in_flight < self._settings.writes_in_flight_max
@@ -128,7 +134,7 @@ async def drain(
     """Write everything out; False when the time was over first. Steps as in the module."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
-        write_behind.turn(partitions, now_ms=clock_ms(), everything=True)
+        await write_behind.turn(partitions, now_ms=clock_ms(), everything=True)
         if write_behind.idle and not any(p.table.dirty_users for p in partitions):
             return True
         await asyncio.sleep(0.005)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from readstates.ops.demo.oracle import Oracle
+from readstates.ops.demo.sender import Sender
 from readstates.ops.demo.traffic import Traffic
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
@@ -38,49 +38,6 @@ class Queries:
     def quantile_ms(self, share: float) -> float:
         ordered = sorted(self.seconds)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
-
-
-class Sender(threading.Thread):
-    """Produces the sample traffic, paced, from its own thread."""
-
-    def __init__(self, settings: Settings, traffic: Traffic, count: int, seconds: float) -> None:
-        super().__init__(daemon=True)
-        self._settings, self._traffic = settings, traffic
-        self._count, self._seconds = count, seconds
-        self.sent = 0
-        self.failed = 0
-        self.finished_s = 0.0
-
-    def _delivered(self, error: object, _message: object) -> None:
-        self.failed += error is not None
-
-    def run(self) -> None:
-        producer = Producer(
-            self._settings.librdkafka(
-                **{
-                    "partitioner": "murmur2_random",
-                    "enable.idempotence": True,
-                    "linger.ms": 5,
-                    "queue.buffering.max.messages": 500_000,
-                }
-            )
-        )
-        topic, start = self._settings.updates_topic, time.monotonic()
-        for record in self._traffic.updates(self._count):
-            while True:
-                try:
-                    producer.produce(topic, record.value, record.key, on_delivery=self._delivered)
-                    break
-                except BufferError:
-                    producer.poll(0.1)
-            self.sent += 1
-            if self.sent % 2000 == 0:
-                producer.poll(0)
-                ahead_s = self.sent / self._count * self._seconds - (time.monotonic() - start)
-                if ahead_s > 0:
-                    time.sleep(ahead_s)
-        producer.flush(60)
-        self.finished_s = time.monotonic() - start
 
 
 async def ask(settings: Settings, traffic: Traffic, count: int, seconds: float) -> Queries:
@@ -199,6 +156,21 @@ def compare(store: Store, oracle: Oracle) -> tuple[int, list[str]]:
     return count, differences
 
 
+def quantile_bounds(seen: dict[str, float], name: str) -> str:
+    """Upper bounds of two quantiles of one of the worker's histograms, ms."""
+    buckets = sorted(
+        (float(key.partition("le=")[2][:-1]), value)
+        for key, value in seen.items()
+        if key.startswith(f"{name}_bucket{{")
+    )
+    total = seen[f"{name}_count"]
+    bounds = [
+        next((le for le, value in buckets if value >= share * total), float("inf"))
+        for share in (0.5, 0.99)
+    ]
+    return f"p50 <= {bounds[0] * 1e3:g} ms · p99 <= {bounds[1] * 1e3:g} ms"
+
+
 def report(
     seen: dict[str, float], sender: Sender, queries: Queries, took_s: float, durable_s: float
 ) -> None:
@@ -228,6 +200,8 @@ def report(
             f"{queries.quantile_ms(0.99):.1f} ms · p99.9 "
             f"{queries.quantile_ms(0.999):.1f} ms",
         ),
+        ("query age", quantile_bounds(seen, "read_states_query_age_seconds")),
+        ("service time", quantile_bounds(seen, "read_states_query_service_seconds")),
         ("hits, misses", f"{hits:,.0f}, {misses:,.0f} ({hits / max(1, hits + misses):.0%} hits)"),
         ("evictions", f"{seen['read_states_evictions_total']:,.0f} read states"),
         ("rows written", f"{rows:,.0f}: {applied / max(1, rows):.1f} changes a row"),
@@ -290,7 +264,7 @@ def run(
             f"seed {seed}"
         )
         traffic = Traffic(seed, users)
-        sender = Sender(settings, Traffic(seed, users), updates, seconds)
+        sender = Sender(settings, seed, users, updates, seconds)
         start = time.monotonic()
         queries = asyncio.run(
             _drive(settings, traffic, sender, worker, updates, query_count, seconds)

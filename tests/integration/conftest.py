@@ -1,0 +1,54 @@
+"""One stack for all integration tests, and one service that most of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blackbox import Service, Wire
+from readstates.ops.local.stack import Stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A real Kafka and a real Cassandra."""
+    made = Stack(tmp_path_factory.mktemp("integration") / "stack")
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down(remove=True)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Logs and table files of the workers."""
+    return tmp_path_factory.mktemp("workers")
+
+
+@pytest.fixture(scope="session")
+def service(stack: Stack, folder: Path) -> Iterator[Service]:
+    """A service with one worker, ready."""
+    made = Service(stack.env(), folder, "main")
+    try:
+        made.start().wait_ready()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def wire(service: Service) -> Wire:
+    return service.wire
+
+
+@pytest.fixture(scope="session")
+def limited(stack: Stack, folder: Path) -> Iterator[Service]:
+    """A service with room for one waiting query and for small replies only."""
+    made = Service(stack.env(), folder, "limited", reply_bytes_max=1024, queries_waiting_max=1)
+    try:
+        made.start().wait_ready()
+        yield made
+    finally:
+        made.close()

@@ -1,0 +1,455 @@
+"""Every rule of the event tables: what a reply says after each event, and what Cassandra holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from blackbox import COLUMNS, USER_STATES_MAX, Log, Service, Wire, new_user, rows_of
+
+Event = dict[str, Any]
+Fields = dict[str, int]
+Step = tuple[Event, Fields | None]  # an event, and the channel's fields after it that are not zero
+
+CHANNEL = 1_200_000_000_000_000_000
+FOLDED: set[int] = set()  # this module's users
+
+
+def at(number: int) -> int:
+    """A message ID over 2^53, so that a reader that loses digits is found out."""
+    return 1_300_000_000_000_000_000 + number
+
+
+def ack(number: int, **more: Any) -> Event:
+    return {"type": "ack", "message_id": str(at(number)), **more}
+
+
+def mark(number: int, **more: Any) -> Event:
+    return ack(number, manual=True, **more)
+
+
+def mention(number: int, **more: Any) -> Event:
+    return {"type": "mention", "message_id": str(at(number)), **more}
+
+
+def retract(number: int, **more: Any) -> Event:
+    return {"type": "retract_mention", "message_id": str(at(number)), **more}
+
+
+def pins(timestamp: int, **more: Any) -> Event:
+    return {"type": "pins_ack", "timestamp": timestamp, **more}
+
+
+def bulk(*numbers: int) -> Event:
+    acks = [{"channel_id": str(CHANNEL), "message_id": str(at(n))} for n in numbers]
+    return {"type": "bulk_ack", "acks": acks}
+
+
+DELETE: Event = {"type": "delete"}
+DELETE_USER: Event = {"type": "delete_user"}
+
+
+def read(number: int, mentions: int = 0, last_mention: int | None = None, **more: int) -> Fields:
+    found = {"last_message_id": at(number) if number else 0, "mention_count": mentions, **more}
+    if last_mention is not None:
+        found["last_mention_id"] = at(last_mention)
+    return found
+
+
+RULES: dict[str, list[Step]] = {
+    "ack moves forward": [(ack(1), read(1)), (ack(5), read(5))],
+    "ack with an integer ID": [({"type": "ack", "message_id": at(1)}, read(1))],
+    "manual false is a plain ack": [
+        (ack(5, manual=False), read(5)),
+        (ack(1, manual=False), read(5)),
+    ],
+    "older ack takes nothing": [
+        (ack(5, flags=1, last_viewed=2), read(5, flags=1, last_viewed=2)),
+        (ack(4), read(5, flags=1, last_viewed=2)),
+        (ack(4, flags=9, last_viewed=9), read(5, flags=1, last_viewed=2)),
+    ],
+    "equal ack takes flags": [
+        (ack(5), read(5)),
+        (ack(5), read(5)),
+        (ack(5, flags=7), read(5, flags=7)),
+        (ack(5, flags=7), read(5, flags=7)),
+        (ack(5, last_viewed=65535), read(5, flags=7, last_viewed=65535)),
+        (ack(5, flags=0), read(5, last_viewed=65535)),
+    ],
+    "flags and last_viewed stay where omitted": [
+        (ack(1, flags=2**32 - 1, last_viewed=300), read(1, flags=2**32 - 1, last_viewed=300)),
+        (ack(2), read(2, flags=2**32 - 1, last_viewed=300)),
+        (ack(3, flags=1), read(3, flags=1, last_viewed=300)),
+        (mark(2), read(2, flags=1, last_viewed=300)),
+        (mention(9), read(2, 1, 9, flags=1, last_viewed=300)),
+        (pins(5), read(2, 1, 9, flags=1, last_viewed=300, last_pin_timestamp=5)),
+    ],
+    "ack below the last mention keeps the count": [
+        (mention(5), read(0, 1, 5)),
+        (mention(7), read(0, 2, 7)),
+        (ack(6), read(6, 2, 7)),
+        (ack(7), read(7, 0, 7)),
+    ],
+    "equal ack of the last mention clears the count": [
+        (mark(5, mention_count=3), read(5, 3)),
+        (ack(5), read(5)),
+    ],
+    "ack over the last mention clears the count": [
+        (mention(5), read(0, 1, 5)),
+        (ack(9), read(9, 0, 5)),
+    ],
+    "manual goes backwards": [
+        (ack(9), read(9)),
+        (mark(2, mention_count=4), read(2, 4)),
+        (mark(2), read(2)),
+        (mark(2), read(2)),
+        (mark(8), read(8)),
+    ],
+    "manual leaves the last mention": [
+        (mention(5), read(0, 1, 5)),
+        (ack(6), read(6, 0, 5)),
+        (mark(3, mention_count=1), read(3, 1, 5)),
+        (mark(3, flags=4, last_viewed=1), read(3, 0, 5, flags=4, last_viewed=1)),
+    ],
+    "manual makes a read state": [(mark(3, mention_count=2), read(3, 2))],
+    "bulk ack, entries in order": [
+        (bulk(1), read(1)),
+        (bulk(5, 3), read(5)),
+        (bulk(4, 2), read(5)),
+        (bulk(6, 7, 6), read(7)),
+    ],
+    "bulk ack and mentions": [
+        (mention(5), read(0, 1, 5)),
+        (bulk(3, 4), read(4, 1, 5)),
+        (bulk(3, 5), read(5, 0, 5)),
+    ],
+    "a thousand entries": [(bulk(*range(1, 1001)), read(1000))],
+    "mentions count": [
+        (mention(1), read(0, 1, 1)),
+        (mention(2), read(0, 2, 2)),
+        (mention(3), read(0, 3, 3)),
+    ],
+    "a mention twice counts once": [(mention(4), read(0, 1, 4)), (mention(4), read(0, 1, 4))],
+    "an older mention counts, the last stays": [
+        (mention(4), read(0, 1, 4)),
+        (mention(2), read(0, 2, 4)),
+    ],
+    "a mention that was read counts nothing": [
+        (ack(5), read(5)),
+        (mention(5), read(5)),
+        (mention(4), read(5)),
+        (mention(6), read(5, 1, 6)),
+    ],
+    "mentions stop at 2^32-1": [
+        (mark(1, mention_count=2**32 - 1), read(1, 2**32 - 1)),
+        (mention(5), read(1, 2**32 - 1, 5)),
+        (mention(4), read(1, 2**32 - 1, 5)),
+    ],
+    "retract takes one": [
+        (mention(4), read(0, 1, 4)),
+        (mention(5), read(0, 2, 5)),
+        (retract(4), read(0, 1, 5)),
+        (retract(5), read(0, 0, 5)),
+    ],
+    "retract never goes below zero": [
+        (mention(4), read(0, 1, 4)),
+        (retract(4), read(0, 0, 4)),
+        (retract(4), read(0, 0, 4)),
+        (mention(6), read(0, 1, 6)),
+    ],
+    "retract of a read mention takes nothing": [
+        (mark(5, mention_count=2), read(5, 2)),
+        (retract(5), read(5, 2)),
+        (retract(3), read(5, 2)),
+        (retract(6), read(5, 1)),
+    ],
+    "retract makes nothing": [(retract(4), None)],
+    "larger pins win": [
+        (pins(1000), {"last_pin_timestamp": 1000}),
+        (pins(999), {"last_pin_timestamp": 1000}),
+        (pins(1000), {"last_pin_timestamp": 1000}),
+        (pins(2**48 - 1), {"last_pin_timestamp": 2**48 - 1}),
+        (pins(0), {"last_pin_timestamp": 2**48 - 1}),
+    ],
+    "pins at zero make nothing": [(pins(0), None)],
+    "delete": [
+        (ack(5, flags=1), read(5, flags=1)),
+        (DELETE, None),
+        (DELETE, None),
+        (ack(2), read(2)),
+    ],
+    "delete of nothing": [(DELETE, None)],
+    "delete of a mention": [
+        (mention(5), read(0, 1, 5)),
+        (DELETE, None),
+        (mention(5), read(0, 1, 5)),
+    ],
+    "delete_user": [
+        (ack(5), read(5)),
+        (DELETE_USER, None),
+        (DELETE_USER, None),
+        (ack(1), read(1)),
+        (mention(2), read(1, 1, 2)),
+    ],
+    "delete_user of nobody": [(DELETE_USER, None)],
+    "unknown fields and ts": [
+        (ack(5, ts=1_700_000_000_000, mention_count=9, color="red", deep={"a": [1]}), read(5)),
+    ],
+}
+
+
+@pytest.fixture
+def user() -> int:
+    made = new_user()
+    FOLDED.add(made)
+    return made
+
+
+def run(wire: Wire, user: int, steps: list[Step], kind: int) -> None:
+    """Each step's effect by a query, its version by the rule; at the end Cassandra."""
+    before: dict[str, Any] | None = None
+    where = {} if kind == 0 else {"read_state_type": kind}
+    for event, expected in steps:
+        sent = dict(event)
+        if sent["type"] == "bulk_ack":
+            sent["acks"] = [{**entry, **where} for entry in sent["acks"]]
+        elif sent["type"] != "delete_user":
+            sent = {**sent, "channel_id": str(CHANNEL), **where}
+        offset = wire.produce_update(user, sent)
+        reply = wire.get(user, after_offset=str(offset))
+        assert reply.value["full"] is True
+        if expected is None:
+            assert reply.states == []
+            before = None
+            continue
+        (state,) = reply.states
+        assert state["channel_id"] == str(CHANNEL)
+        assert state["read_state_type"] == kind
+        fields = {name: int(state[name]) for name in COLUMNS[2:-1]}
+        assert fields == {**dict.fromkeys(fields, 0), **expected}, sent
+        assert int(state["version"]) & (2**48 - 1) <= offset + 1
+        if before is not None:
+            same = fields == {name: int(before[name]) for name in fields}
+            assert (state["version"] == before["version"]) == same
+            assert int(state["version"]) >= int(before["version"])
+        before = state
+    wire.wait_rows(user, rows_of(reply))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule(wire: Wire, user: int, name: str) -> None:
+    run(wire, user, RULES[name], 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "equal ack takes flags",
+        "manual leaves the last mention",
+        "bulk ack and mentions",
+        "retract takes one",
+        "larger pins win",
+        "delete",
+    ],
+)
+def test_rule_of_another_type(wire: Wire, user: int, name: str) -> None:
+    run(wire, user, RULES[name], 255)
+
+
+def test_types_are_apart(wire: Wire, user: int) -> None:
+    one = {"channel_id": CHANNEL}
+    for kind in (0, 1, 255):
+        where = {**one, "read_state_type": kind}
+        wire.produce_update(user, {**mention(kind + 10), **where})
+        wire.produce_update(user, {**mention(kind + 11), **where})
+        wire.produce_update(user, {**pins(kind + 1), **where})
+    wire.produce_update(user, {**retract(12), **one, "read_state_type": 1})
+    acks = [{**one, "message_id": at(400)}, {**one, "message_id": at(1), "read_state_type": 255}]
+    offset = wire.produce_update(user, {"type": "bulk_ack", "acks": acks})
+    reply = wire.get(user, after_offset=offset)
+    shown = [
+        (s["read_state_type"], int(s["last_message_id"]), s["mention_count"]) for s in reply.states
+    ]
+    assert shown == [(0, at(400), 0), (1, 0, 1), (255, at(1), 2)]
+    assert [s["last_pin_timestamp"] for s in reply.states] == [1, 2, 256]
+
+    offset = wire.produce_update(user, {**DELETE, **one, "read_state_type": 1})
+    reply = wire.get(user, after_offset=offset)
+    assert [s["read_state_type"] for s in reply.states] == [0, 255]
+    wire.wait_rows(user, rows_of(reply))
+
+    offset = wire.produce_update(user, {**DELETE, **one})
+    reply = wire.get(user, after_offset=offset)
+    assert [s["read_state_type"] for s in reply.states] == [255]
+    wire.wait_rows(user, rows_of(reply))
+
+
+def test_delete_user_takes_all_from_the_database(wire: Wire, user: int) -> None:
+    other = new_user()
+    FOLDED.add(other)
+    for number in range(10):
+        where = {"channel_id": str(CHANNEL + number), "read_state_type": number % 3}
+        wire.produce_update(user, {**ack(number + 1), **where})
+        offset = wire.produce_update(other, {**ack(number + 1), **where})
+    kept = rows_of(wire.get(other, after_offset=offset))
+    before = wire.get(user)
+    assert len(before.states) == 10
+    wire.wait_rows(user, rows_of(before))
+    wire.wait_rows(other, kept)
+
+    offset = wire.produce_update(user, DELETE_USER)
+    after = wire.get(user, after_offset=offset)
+    assert after.states == []
+    assert int(after.value["version"]) > int(before.value["version"])
+    wire.wait_rows(user, [])
+    assert wire.rows(other) == kept
+    assert rows_of(wire.get(other)) == kept
+
+    offset = wire.produce_update(user, {**ack(1), "channel_id": str(CHANNEL)})
+    wire.wait_rows(user, rows_of(wire.get(user, after_offset=offset)))
+    assert len(wire.rows(user)) == 1
+
+
+def test_deleted_and_made_again_before_it_is_written(wire: Wire, user: int) -> None:
+    where = {"channel_id": str(CHANNEL)}
+    wire.produce_update(user, {**ack(9, flags=3), **where})
+    wire.produce_update(user, {**ack(9), "channel_id": str(CHANNEL + 1)})
+    wire.produce_update(user, DELETE_USER)
+    wire.produce_update(user, {**mention(3), **where})
+    wire.produce_update(user, {**DELETE, **where})
+    offset = wire.produce_update(user, {**pins(77), **where})
+    reply = wire.get(user, after_offset=offset)
+    (state,) = reply.states
+    assert (state["last_message_id"], state["mention_count"], state["flags"]) == ("0", 0, 0)
+    assert state["last_pin_timestamp"] == 77
+    wire.wait_rows(user, rows_of(reply))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"channel_id": "5", "message_id": "0"},
+        {"channel_id": "5"},
+        {"message_id": "5"},
+        {"channel_id": "5", "message_id": 1.0},
+        {"channel_id": "5", "message_id": "5", "read_state_type": 256},
+        "5",
+        None,
+    ],
+)
+def test_bulk_all_or_none(wire: Wire, user: int, bad: object) -> None:
+    first = wire.produce_update(user, {**ack(1), "channel_id": CHANNEL})
+    before = wire.get(user, after_offset=first)
+    good = [{"channel_id": CHANNEL + n, "message_id": at(5)} for n in range(3)]
+    place = wire.produce(user, {"type": "bulk_ack", "acks": [*good, bad, *good]})
+    assert wire.dead_letter(place).reason == "invalid_field"
+    assert wire.get(user, after_offset=place.offset).states == before.states
+    wire.wait_rows(user, rows_of(before))
+
+
+def test_bulk_makes_and_moves(wire: Wire, user: int) -> None:
+    wire.produce_update(user, {**ack(9), "channel_id": CHANNEL})
+    acks = [{"channel_id": str(CHANNEL + n), "message_id": str(at(5))} for n in range(4)]
+    offset = wire.produce_update(user, {"type": "bulk_ack", "acks": acks})
+    reply = wire.get(user, after_offset=offset)
+    assert [int(s["last_message_id"]) for s in reply.states] == [at(9), at(5), at(5), at(5)]
+    assert len({s["version"] for s in reply.states[1:]}) == 1
+    assert int(reply.states[0]["version"]) < int(reply.states[1]["version"])
+    wire.wait_rows(user, rows_of(reply))
+
+
+def test_the_last_of_a_repeated_key_counts(wire: Wire, user: int) -> None:
+    value = (
+        f'{{"type":"mention","type":"ack","user_id":"1","user_id":"{user}",'
+        f'"channel_id":"7","channel_id":"{CHANNEL}","message_id":"x","message_id":"{at(3)}"}}'
+    )
+    offset = wire.produce_update(user, value.encode())
+    (state,) = wire.get(user, after_offset=offset).states
+    assert (state["channel_id"], state["last_message_id"]) == (str(CHANNEL), str(at(3)))
+
+
+def test_too_many_states(wire: Wire, user: int) -> None:
+    def bulk_of(first: int, count: int, number: int) -> Event:
+        acks = [{"channel_id": str(c), "message_id": str(at(number))} for c in range(first, count)]
+        return {"type": "bulk_ack", "acks": acks}
+
+    offset = wire.produce_update(user, bulk_of(1, USER_STATES_MAX, 1))
+    assert len(wire.get(user, after_offset=offset).states) == USER_STATES_MAX - 1
+
+    # one that would make two more: nobody sees half of it
+    place = wire.produce(user, bulk_of(USER_STATES_MAX - 1, USER_STATES_MAX + 2, 2))
+    assert wire.dead_letter(place).reason == "too_many_states"
+    reply = wire.get(user, after_offset=place.offset)
+    assert {s["last_message_id"] for s in reply.states} == {str(at(1))}
+    assert len(reply.states) == USER_STATES_MAX - 1
+
+    wire.produce_update(user, {**ack(1), "channel_id": USER_STATES_MAX})
+    for event in (ack(1), mark(1), mention(1), pins(1), bulk_of(1, 2, 9)):
+        where = {"channel_id": 1_000_000}
+        if event["type"] == "bulk_ack":
+            event = {"type": "bulk_ack", "acks": [*event["acks"], {**where, "message_id": 4}]}
+        place = wire.produce(user, {**event, **where})
+        found = wire.dead_letter(place)
+        assert found.reason == "too_many_states", event
+        assert found.key == str(user).encode()
+
+    # what makes none is not refused, and what is there goes on
+    for event in (retract(1), pins(0), DELETE):
+        place = wire.produce(user, {**event, "channel_id": 1_000_000})
+    wire.produce_update(user, {**mention(5), "channel_id": 2})
+    offset = wire.produce_update(user, bulk_of(1, 2, 9))
+    reply = wire.get(user, after_offset=offset)
+    assert len(reply.states) == USER_STATES_MAX
+    assert reply.states[0]["last_message_id"] == str(at(9))
+    assert reply.states[1]["mention_count"] == 1
+
+    # room again after a delete
+    wire.produce_update(user, {**DELETE, "channel_id": 3})
+    offset = wire.produce_update(user, {**ack(1), "channel_id": 1_000_000})
+    reply = wire.get(user, after_offset=offset)
+    assert [int(s["channel_id"]) for s in reply.states][-2:] == [USER_STATES_MAX, 1_000_000]
+    assert len(reply.states) == USER_STATES_MAX
+    wire.wait_rows(user, rows_of(reply))
+    reasons = [d.reason for d in wire.dead_letters() if d.key == str(user).encode()]
+    assert reasons == ["too_many_states"] * 6
+
+
+def test_users_that_do_not_fit_the_table_come_back(service: Service, wire: Wire) -> None:
+    """Twice as many read states in one partition as its table holds."""
+    count = 2000 // (USER_STATES_MAX - 10)
+    users = [new_user(partition=1) for _ in range(count)]
+    FOLDED.update(users)
+    places = [(channel, kind) for channel in range(1, 21) for kind in (0, 3)]
+    for number, user in enumerate(users):
+        acks = [
+            {"channel_id": channel, "message_id": at(number + channel), "read_state_type": kind}
+            for channel, kind in places
+        ]
+        wire.produce_update(user, {"type": "bulk_ack", "acks": acks})
+    first = {u: wire.get(u).states for u in users}
+    for number, user in enumerate(users):
+        assert len(first[user]) == len(places)
+        assert first[user][0]["last_message_id"] == str(at(number + 1))
+    for user in users:
+        offset = wire.produce_update(user, {**mention(10_000), "channel_id": 5})
+    for user in users:
+        states = wire.get(user, after_offset=offset).states
+        changed = [s for s, old in zip(states, first[user], strict=True) if s != old]
+        assert [(s["channel_id"], s["mention_count"]) for s in changed] == [("5", 1)]
+    assert service.metric("read_states_evictions_total") > 0
+    assert service.metric("read_states_queries_total{outcome=miss}") > 0
+
+
+@pytest.fixture
+def log(wire: Wire) -> Iterator[Log]:
+    made = Log(wire, FOLDED.__contains__)
+    yield made
+    made.close()
+
+
+def test_cassandra_equals_a_fold_of_the_log(service: Service, wire: Wire, log: Log) -> None:
+    service.wait_durable(log.read())
+    expected = log.rows()
+    found = {place: row for place, row in wire.all_rows().items() if place[0] in FOLDED}
+    assert found == expected

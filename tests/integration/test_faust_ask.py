@@ -1,0 +1,65 @@
+"""A real Faust application asks with `agent.ask`, knowing nothing but the topic."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from blackbox import Reply as Seen
+from blackbox import Wire, check_form, new_user
+
+ASKER = """
+import asyncio, json, sys
+import faust
+
+bootstrap, queries, user = sys.argv[1:]
+app = faust.App(
+    "asker",
+    broker=f"kafka://{bootstrap}",
+    reply_create_topic=True,
+    store="memory://",
+    topic_allow_declare=True,
+    topic_partitions=4,
+    web_enabled=False,
+)
+
+topic = app.topic(queries, internal=False)
+
+@app.agent(topic, use_reply_headers=True)
+async def read_states(stream):
+    async for query in stream:
+        yield None  # never run: the service answers
+
+
+async def main():
+    query = {"type": "get", "user_id": user}
+    good = asyncio.wait_for(read_states.ask(query, key=user), 60)
+    print(json.dumps(await good), flush=True)
+    bad = asyncio.wait_for(read_states.ask({**query, "channel_ids": "x"}, key=user), 60)
+    print(json.dumps(await bad), flush=True)
+    await app.stop()
+
+
+asyncio.run(main())
+"""
+
+
+def test_agent_ask(wire: Wire) -> None:
+    user = new_user()
+    event = {"type": "ack", "channel_id": str(2**60 + 1), "message_id": str(2**61 + 1)}
+    offset = wire.produce_update(user, event)
+    expected = wire.get(user, after_offset=offset)
+    done = subprocess.run(
+        [sys.executable, "-c", ASKER, wire.bootstrap, wire.queries, str(user)],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    good, bad = (json.loads(line) for line in done.stdout.splitlines())
+    check_form(Seen(None, good, {}, "", 0), user)
+    assert good["read_states"] == expected.states
+    assert bad["user_id"] in {None, str(user)}
+    assert bad["error"]["code"] == "invalid_query"

@@ -1,0 +1,481 @@
+"""Queries: what they select, what they wait for, how they fail, and both header dialects."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from blackbox import (
+    PARTITIONS,
+    Reply,
+    Service,
+    TopicReader,
+    Wire,
+    check_form,
+    deadline,
+    encode,
+    new_user,
+    partition_of,
+    until,
+)
+
+BEYOND = 10_000_000  # an offset that no test reaches
+
+
+def ack(wire: Wire, user: int, channel: int, message: int, kind: int = 0) -> int:
+    event = {"type": "ack", "channel_id": str(channel), "message_id": str(message)}
+    return wire.produce_update(user, {**event, "read_state_type": kind} if kind else event)
+
+
+def places(reply: Reply) -> list[tuple[int, int]]:
+    return [(s["read_state_type"], int(s["channel_id"])) for s in reply.states]
+
+
+@pytest.fixture(scope="module")
+def owner(wire: Wire) -> int:
+    """A user with read states of three types."""
+    user = new_user()
+    for kind, channel in [(2, 7), (0, 2**60), (0, 3), (1, 3), (0, 2**53 + 1), (2, 5)]:
+        offset = ack(wire, user, channel, 9, kind)
+    wire.get(user, after_offset=offset)
+    return user
+
+
+def refused(wire: Wire, user: int, body: Any, **more: Any) -> Reply:
+    """An error reply, checked for its form."""
+    reply = wire.query(user, body, **more)
+    assert reply is not None
+    assert reply.error is not None
+    assert set(reply.value) == {"user_id", "error"}
+    assert set(reply.value["error"]) == {"code", "message"}
+    return reply
+
+
+# -- what is selected -----------------------------------------------------------------------------
+
+
+def test_all(wire: Wire, owner: int) -> None:
+    reply = wire.get(owner)
+    assert places(reply) == [(0, 3), (0, 2**53 + 1), (0, 2**60), (1, 3), (2, 5), (2, 7)]
+    assert reply.value["full"] is True
+    assert reply.key == str(owner).encode()
+
+
+def test_one_type(wire: Wire, owner: int) -> None:
+    assert places(wire.get(owner, read_state_type=0)) == [(0, 3), (0, 2**53 + 1), (0, 2**60)]
+    assert places(wire.get(owner, read_state_type=2)) == [(2, 5), (2, 7)]
+    assert places(wire.get(owner, read_state_type=255)) == []
+
+
+def test_channels(wire: Wire, owner: int) -> None:
+    ids: list[Any] = [str(2**60), 3, str(2**53 + 1), 5]
+    reply = wire.get(owner, channel_ids=ids)
+    assert places(reply) == [(0, 3), (0, 2**53 + 1), (0, 2**60)]
+    assert places(wire.get(owner, channel_ids=[7, "3", 5], read_state_type=2)) == [(2, 5), (2, 7)]
+    assert places(wire.get(owner, channel_ids=[8, 9])) == []
+    assert places(wire.get(owner, channel_ids=[])) == []
+    assert len(wire.get(owner, channel_ids=list(range(1, 1001))).states) == 1
+
+
+def test_nobody(wire: Wire) -> None:
+    reply = wire.get(new_user())
+    assert (reply.states, reply.value["full"]) == ([], True)
+
+
+def test_integers_and_unknown_fields_are_taken(wire: Wire, owner: int) -> None:
+    body = {"type": "get", "user_id": owner, "channel_ids": [3], "since_version": 0, "color": 1}
+    reply = wire.query(owner, json.dumps(body).encode())
+    assert reply is not None
+    assert places(reply) == [(0, 3)]
+
+
+# -- since_version --------------------------------------------------------------------------------
+
+
+def test_deltas(wire: Wire) -> None:
+    user = new_user()
+    for channel in (1, 2, 3):
+        offset = ack(wire, user, channel, 5)
+    first = wire.get(user, after_offset=offset)
+    version = first.value["version"]
+    assert {s["version"] for s in first.states} <= {str(n) for n in range(int(version) + 1)}
+
+    none = wire.get(user, since_version=version)
+    assert (none.value["full"], none.states) == (False, [])
+
+    ack(wire, user, 2, 5)  # changes nothing
+    offset = ack(wire, user, 3, 6)
+    delta = wire.get(user, since_version=version, after_offset=offset)
+    assert (delta.value["full"], places(delta)) == (False, [(0, 3)])
+    assert int(delta.states[0]["version"]) > int(version)
+
+    offset = ack(wire, user, 4, 1, kind=1)
+    body: dict[str, Any] = {"since_version": int(version), "after_offset": offset}
+    assert places(wire.get(user, **body)) == [(0, 3), (1, 4)]
+    assert places(wire.get(user, **body, channel_ids=[1, 3])) == [(0, 3)]
+    assert places(wire.get(user, **body, read_state_type=1)) == [(1, 4)]
+    assert places(wire.get(user, **{**body, "since_version": delta.value["version"]})) == [(1, 4)]
+
+
+def test_a_delta_over_a_deletion_is_complete(wire: Wire) -> None:
+    user = new_user()
+    for channel in (1, 2, 3):
+        offset = ack(wire, user, channel, 5)
+    old = wire.get(user, after_offset=offset).value["version"]
+    offset = wire.produce_update(user, {"type": "delete", "channel_id": "2"})
+    reply = wire.get(user, since_version=old, after_offset=offset)
+    assert (reply.value["full"], places(reply)) == (True, [(0, 1), (0, 3)])
+
+    between = reply.value["version"]
+    offset = ack(wire, user, 1, 6)
+    reply = wire.get(user, since_version=between, after_offset=offset)
+    assert (reply.value["full"], places(reply)) == (False, [(0, 1)])
+
+    offset = wire.produce_update(user, {"type": "delete_user"})
+    reply = wire.get(user, since_version=between, after_offset=offset)
+    assert (reply.value["full"], places(reply)) == (True, [])
+
+
+def test_a_version_that_cannot_be_trusted_gets_all(wire: Wire, owner: int) -> None:
+    now = int(wire.get(owner).value["version"])
+    for since in (0, 1, "0", now + 1_000_000, str(2**63 - 1)):
+        reply = wire.get(owner, since_version=since)
+        assert (reply.value["full"], len(reply.states)) == (True, 6)
+
+
+def test_a_user_brought_back_gets_all(service: Service, wire: Wire) -> None:
+    """A delta from before the user was evicted, with a change that memory did not see."""
+    user = new_user(partition=2)
+    offset = ack(wire, user, 1, 5)
+    version = wire.get(user, after_offset=offset).value["version"]
+    offset = ack(wire, user, 2, 5)
+    before = service.metric("read_states_evictions_total")
+    acks = [{"channel_id": channel, "message_id": 5} for channel in range(1, 51)]
+    for _ in range(40):
+        other = new_user(partition=2)
+        offset = wire.produce_update(other, {"type": "bulk_ack", "acks": acks})
+    wire.get(other, after_offset=offset)
+    until(lambda: service.metric("read_states_evictions_total") > before, "evictions")
+    reply = wire.get(user, since_version=version)
+    assert (0, 2) in places(reply)
+    if reply.value["full"]:
+        assert places(reply) == [(0, 1), (0, 2)]
+
+
+# -- after_offset and deadlines -------------------------------------------------------------------
+
+
+def test_read_your_writes(wire: Wire) -> None:
+    user = new_user()
+    for message in range(1, 50):
+        offset = ack(wire, user, 1, message)
+        (state,) = wire.get(user, after_offset=str(offset)).states
+        assert state["last_message_id"] == str(message)
+
+
+def test_not_caught_up_before_the_deadline(wire: Wire, owner: int) -> None:
+    reply = refused(wire, owner, {"after_offset": BEYOND}, deadline_s=1)
+    assert reply.error == "not_caught_up"
+    assert reply.value["user_id"] == str(owner)
+    assert reply.key == str(owner).encode()
+
+
+def test_an_error_goes_out_before_the_deadline(wire: Wire, owner: int) -> None:
+    """By the broker's timestamps of the query's reply, which is what a client sees."""
+    name = f"{wire.prefix}.replies.stamped"
+    wire.create_topic(name, **{"message.timestamp.type": "LogAppendTime"})
+    wire.get(owner)
+    reader = TopicReader(wire.bootstrap, name, 1)
+    try:
+        limit_ms = int((time.time() + 3) * 1000)
+        wire.ask(
+            owner,
+            {"after_offset": BEYOND},
+            [
+                ("kafka_replyTopic", name.encode()),
+                ("read-states-deadline", str(limit_ms).encode()),
+            ],
+        )
+        message = until(lambda: reader.poll(0.5), "the error")
+        assert message.timestamp()[1] < limit_ms
+    finally:
+        reader.close()
+
+
+def test_waits_until_the_update_comes(wire: Wire) -> None:
+    user = new_user()
+    offset = ack(wire, user, 1, 1)
+    asked = wire.ask(user, {"after_offset": offset + 1}, deadline_s=20)
+    wire.get(user, after_offset=offset)  # overtakes it
+    assert asked not in [r.headers.get("kafka_correlationId") for r in wire.arrived()]
+    ack(wire, user, 1, 2)
+    reply = wire.wait(asked)
+    assert reply is not None
+    assert reply.states[0]["last_message_id"] == "2"
+
+
+def test_the_default_deadline(wire: Wire, owner: int) -> None:
+    asked = wire.ask(owner, {"after_offset": BEYOND})  # 5 s from the broker's timestamp
+    reply = wire.wait(asked)
+    assert reply is not None
+    assert reply.error == "not_caught_up"
+
+
+@pytest.mark.parametrize("raw", [b"", b"x", b"-1", b"1.5", b"1e12", b" 1", b"\xff"])
+def test_malformed_deadline(wire: Wire, owner: int, raw: bytes) -> None:
+    asked = uuid.uuid4().bytes
+    headers = [
+        ("kafka_replyTopic", wire.reply_topic.encode()),
+        ("kafka_correlationId", asked),
+        ("read-states-deadline", raw),
+    ]
+    wire.ask(owner, None, headers)
+    reply = wire.wait(asked)
+    assert reply is not None
+    assert reply.error == "invalid_query"
+
+
+def test_the_last_deadline_counts(wire: Wire, owner: int) -> None:
+    asked = uuid.uuid4().bytes
+    headers = [
+        ("kafka_replyTopic", wire.reply_topic.encode()),
+        ("kafka_correlationId", asked),
+        ("read-states-deadline", b"1"),
+        ("read-states-deadline", b"x"),
+        deadline(20),
+    ]
+    wire.ask(owner, None, headers)
+    reply = wire.wait(asked)
+    assert reply is not None
+    assert reply.error is None
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+WRONG: list[dict[str, Any]] = [
+    {"type": "put"},
+    {"type": None},
+    {"type": 5},
+    *({"channel_ids": value} for value in (None, "5", {}, 5, [1, 1], ["1", 1], [0], [None])),
+    *({"channel_ids": value} for value in ([1.0], [True], ["01"], [2**63], [[1]])),
+    {"channel_ids": list(range(1, 1002))},
+    *({"read_state_type": value} for value in (None, -1, 256, "0", 1.0, True)),
+    *({"since_version": value} for value in (None, -1, "x", "00", 1.5, 2**63, False)),
+    *({"after_offset": value} for value in (None, -1, "-1", "", 1.5, 2**63)),
+]
+
+
+def test_invalid_queries(wire: Wire, owner: int) -> None:
+    asked = [(wire.ask(owner, body), body) for body in WRONG]
+    for correlation_id, body in asked:
+        reply = wire.wait(correlation_id)
+        assert reply is not None
+        assert reply.error == "invalid_query", body
+        assert reply.value["user_id"] in {None, str(owner)}
+        assert reply.key == str(owner).encode()
+
+
+@pytest.mark.parametrize("value", [b"", b"{", b"[]", b"null", b"\xff", b"{}", b"x" * 300_000])
+def test_queries_that_are_not(wire: Wire, owner: int, value: bytes) -> None:
+    reply = refused(wire, owner, value)
+    assert (reply.error, reply.value["user_id"]) == ("invalid_query", None)
+
+
+def test_a_query_without_value(wire: Wire, owner: int) -> None:
+    asked = uuid.uuid4().bytes
+    headers = [("kafka_replyTopic", wire.reply_topic.encode()), ("kafka_correlationId", asked)]
+    wire.send(wire.queries, str(owner).encode(), None, headers)
+    reply = wire.wait(asked)
+    assert reply is not None
+    assert reply.error == "invalid_query"
+
+
+@pytest.mark.parametrize("key", [None, b"", b"x", b"1", b"\xff\0"])
+def test_the_key_must_be_the_user(wire: Wire, owner: int, key: bytes | None) -> None:
+    asked = uuid.uuid4().bytes
+    headers = [("kafka_replyTopic", wire.reply_topic.encode()), ("kafka_correlationId", asked)]
+    value = encode(owner, {"type": "get"})
+    wire.send(wire.queries, key, value, headers, partition_of(owner))
+    reply = wire.wait(asked)
+    assert reply is not None
+    assert reply.error == "invalid_query"
+    assert reply.key == key
+
+
+def test_another_users_partition_never_answers(wire: Wire, owner: int) -> None:
+    for partition in set(range(PARTITIONS)) - {partition_of(owner)}:
+        assert refused(wire, owner, None, partition=partition).error == "invalid_query"
+
+
+def test_reply_too_large(limited: Service) -> None:
+    wire, user = limited.wire, new_user()
+    acks = [{"channel_id": channel, "message_id": 2**62} for channel in range(1, 31)]
+    offset = wire.produce_update(user, {"type": "bulk_ack", "acks": acks})
+    reply = refused(wire, user, {"after_offset": offset}, deadline_s=20)
+    assert (reply.error, reply.value["user_id"]) == ("reply_too_large", str(user))
+    assert len(wire.get(user, channel_ids=[1, 2]).states) == 2
+
+
+def test_overloaded(limited: Service) -> None:
+    wire, user = limited.wire, new_user()
+    offset = ack(wire, user, 1, 1)
+    wire.get(user, after_offset=offset)
+    # the queries of a partition are taken in order: one waits, the others find no room
+    first = wire.ask(user, {"after_offset": BEYOND}, deadline_s=4)
+    others = [wire.ask(user, {"after_offset": BEYOND}, deadline_s=20) for _ in range(3)]
+    for asked in others:
+        reply = wire.wait(asked)
+        assert reply is not None
+        assert reply.error == "overloaded"
+    reply = wire.wait(first)
+    assert reply is not None
+    assert reply.error == "not_caught_up"
+    assert len(wire.get(user).states) == 1
+
+
+# -- headers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("raw", [b"\x00", b"\xff\xfe\x00", b"7", bytes(range(256))])
+def test_correlation_ids_come_back_as_they_were(wire: Wire, owner: int, raw: bytes) -> None:
+    asked = wire.ask(owner, correlation_id=raw)
+    reply = wire.wait(asked)
+    assert reply is not None
+    assert reply.headers == {"kafka_correlationId": raw}
+    bad = wire.ask(owner, {"type": "x"}, correlation_id=raw + b"2")
+    reply = wire.wait(bad)
+    assert reply is not None
+    assert set(reply.headers) == {"kafka_correlationId", "read-states-error"}
+
+
+def test_an_empty_and_no_correlation_id(wire: Wire, owner: int) -> None:
+    topic = ("kafka_replyTopic", wire.reply_topic.encode())
+    for more, expected in (([("kafka_correlationId", b"")], b""), ([], None)):
+        seen = len(wire.arrived())
+        wire.ask(owner, None, [topic, *more])
+        until(lambda n=seen: len(wire.arrived()) > n, "a reply")  # type: ignore[misc]
+        reply = wire.arrived()[-1]
+        assert reply.headers.get("kafka_correlationId") == expected
+        check_form(reply, owner)
+
+
+@pytest.mark.parametrize("partition", [0, 1, 2])
+def test_reply_partition(wire: Wire, owner: int, partition: int) -> None:
+    raw = partition.to_bytes(4, "big")
+    for body, error in (({}, None), ({"type": "x"}, "invalid_query")):
+        asked = uuid.uuid4().bytes
+        headers = [
+            ("kafka_replyTopic", wire.reply_topic.encode()),
+            ("kafka_correlationId", asked),
+            ("kafka_replyPartition", raw),
+        ]
+        wire.ask(owner, body, headers)
+        reply = wire.wait(asked)
+        assert reply is not None
+        assert (reply.partition, reply.error) == (partition, error)
+
+
+def test_of_repeated_headers_the_last_counts(wire: Wire, owner: int) -> None:
+    asked = uuid.uuid4().bytes
+    headers = [
+        ("kafka_replyTopic", b"foreign"),
+        ("kafka_correlationId", b"first"),
+        ("kafka_replyPartition", b"x"),
+        ("kafka_replyTopic", wire.reply_topic.encode()),
+        ("kafka_replyPartition", b"\0\0\0\2"),
+        ("kafka_correlationId", asked),
+    ]
+    wire.ask(owner, None, headers)
+    reply = wire.wait(asked)
+    assert reply is not None
+    assert reply.partition == 2
+
+
+@pytest.fixture(scope="module")
+def faust_topic(wire: Wire) -> Iterator[tuple[str, TopicReader]]:
+    """A reply topic named as Faust names them, and its reader."""
+    name = f"f-reply-{uuid.uuid4()}"
+    wire.create_topic(name)
+    reader = TopicReader(wire.bootstrap, name, 1)
+    yield name, reader
+    reader.close()
+
+
+def test_the_faust_dialect(wire: Wire, owner: int, faust_topic: tuple[str, TopicReader]) -> None:
+    name, reader = faust_topic
+    plain = wire.get(owner, channel_ids=[3])
+    headers = [("Faust-Ag-ReplyTo", name.encode()), ("Faust-Ag-CorrelationId", b"id-1")]
+    wire.ask(owner, {"channel_ids": [3]}, headers)
+    message = until(lambda: reader.poll(0.5), "a Faust reply")
+    assert message.key() is None
+    value = message.value()
+    assert value is not None
+    wrapped = json.loads(value)
+    assert set(wrapped) == {"key", "value", "correlation_id", "__faust"}
+    assert wrapped["key"] == str(owner)
+    assert wrapped["correlation_id"] == "id-1"
+    assert wrapped["__faust"] == {"ns": "@ReqRepResponse"}
+    assert wrapped["value"]["read_states"] == plain.states
+    check_form(Reply(None, wrapped["value"], {}, name, 0), owner)
+
+    wire.ask(owner, {"type": "x"}, headers)
+    message = until(lambda: reader.poll(0.5), "a Faust error")
+    assert message.key() is None
+    assert dict(message.headers() or [])["read-states-error"] == b"invalid_query"
+    value = message.value()
+    assert value is not None
+    assert json.loads(value)["value"]["error"]["code"] == "invalid_query"
+
+
+def test_of_two_dialects_the_plain_one_counts(
+    wire: Wire, owner: int, faust_topic: tuple[str, TopicReader]
+) -> None:
+    name, reader = faust_topic
+    asked = uuid.uuid4().bytes
+    headers = [
+        ("kafka_replyTopic", wire.reply_topic.encode()),
+        ("kafka_correlationId", asked),
+        ("Faust-Ag-ReplyTo", name.encode()),
+        ("Faust-Ag-CorrelationId", b"id-2"),
+    ]
+    wire.ask(owner, None, headers)
+    reply = wire.wait(asked)
+    assert reply is not None
+    check_form(reply, owner)
+    assert reply.key == str(owner).encode()
+    assert reader.poll(0.2) is None
+
+
+# -- HTTP -----------------------------------------------------------------------------------------
+
+
+def test_metrics_and_health(service: Service, wire: Wire, owner: int) -> None:
+    (worker,) = service.workers
+    assert worker.get("/healthz")[0] == 200
+    assert worker.get("/readyz")[0] == 200
+    hit = "read_states_queries_total{outcome=hit}"
+    wire.get(owner)
+    before = service.metric(hit)
+    wire.get(owner)
+    assert service.metric(hit) == before + 1
+    seen = worker.get("/metrics")[1]
+    for name in METRICS.split():
+        assert f"# TYPE {name} " in seen, name
+    assert str(owner) not in seen
+
+
+METRICS = """
+read_states_updates_applied_total read_states_updates_skipped_total read_states_queries_total
+read_states_query_service_seconds read_states_query_age_seconds
+read_states_processing_lag_records read_states_durability_lag_records
+read_states_durability_lag_seconds read_states_resident_states read_states_resident_users
+read_states_dirty_states read_states_evictions_total read_states_cassandra_loads_total
+read_states_cassandra_rows_written_total read_states_cassandra_write_failures_total
+read_states_cassandra_load_seconds read_states_cassandra_write_seconds
+read_states_dead_letters_total read_states_gc_pause_seconds read_states_rebalances_total
+read_states_rebalance_seconds
+"""

@@ -1,0 +1,298 @@
+"""Several workers, workers that come and go under load, and workers that refuse to start."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blackbox import (
+    PARTITIONS,
+    WAIT_S,
+    Load,
+    Log,
+    Service,
+    new_user,
+    until,
+)
+from confluent_kafka.admin import NewPartitions
+from readstates.ops.local.stack import Stack
+from readstates.ops.local.worker import WorkerProcess
+
+APPLIED = "read_states_updates_applied_total"
+QUERIES = "read_states_queries_total{outcome=hit}"
+KILLS = 10
+
+
+def traffic(
+    seed: int, users: int = 120, channels: int = 12
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Valid events of all forms, more mentions than acks: what is lost or doubled shows."""
+    rng = random.Random(seed)
+    pool = [new_user() for _ in range(users)]
+    clock = 1_000_000
+    while True:
+        clock += 1
+        message, channel = str(clock), rng.randint(1, channels)
+        event: dict[str, Any] = {"channel_id": str(channel), "message_id": message}
+        draw = rng.random()
+        if draw < 0.55:
+            event["type"] = "mention"
+        elif draw < 0.8:
+            event |= {"type": "ack", "flags": rng.randint(0, 3)}
+        elif draw < 0.85:
+            event |= {"type": "ack", "manual": True, "mention_count": rng.randint(0, 5)}
+        elif draw < 0.92:
+            event |= {"type": "retract_mention"}
+        elif draw < 0.95:
+            event = {"type": "pins_ack", "channel_id": str(channel), "timestamp": clock}
+        elif draw < 0.98:
+            acks = [{"channel_id": str(c), "message_id": message} for c in range(1, channel + 1)]
+            event = {"type": "bulk_ack", "acks": acks}
+        elif draw < 0.995:
+            event = {"type": "delete", "channel_id": str(channel)}
+        else:
+            event = {"type": "delete_user"}
+        yield rng.choice(pool), event
+
+
+class Sentinel:
+    """A user whose watermark only rises: no reply may show a smaller one than an earlier reply."""
+
+    def __init__(self, service: Service) -> None:
+        self._wire, self.user = service.wire, new_user()
+        self._sent = self._seen = 0
+
+    def look(self) -> None:
+        self._sent += 1
+        event = {"type": "ack", "channel_id": "1", "message_id": str(self._sent)}
+        offset = self._wire.produce_update(self.user, event)
+        for body in ({}, {"after_offset": offset}):
+            reply = self._wire.query(self.user, body, deadline_s=30, timeout_s=31)
+            assert reply is not None
+            assert reply.error is None, reply.value
+            seen = int(reply.states[0]["last_message_id"]) if reply.states else 0
+            assert seen >= self._seen, "a state went back"
+            self._seen = seen
+        assert self._seen == self._sent
+
+
+def equal(service: Service, log: Log, load: Load) -> None:
+    """With the load paused and all durable: Cassandra is the fold of the log, nothing else."""
+    load.pause()
+    ends = log.read()
+    service.wait_durable(ends)
+    found, expected = service.wire.all_rows(), log.rows()
+    assert found.keys() == expected.keys()
+    assert {k: (v, expected[k]) for k, v in found.items() if v != expected[k]} == {}
+    assert log.oracle.bad == 0
+    assert service.wire.dead_letters() == []
+
+
+def owned(worker: WorkerProcess) -> set[str]:
+    """Partitions that are open in a worker, by its gauges."""
+    name = "read_states_resident_states{partition="
+    return {k[len(name) : -1] for k in worker.metrics() if k.startswith(name)}
+
+
+@pytest.fixture
+def pair(stack: Stack, folder: Path) -> Iterator[Service]:
+    made = Service(stack.env(), folder, "pair", flush_delay_s=1)
+    yield made
+    made.close()
+
+
+def test_two_workers(pair: Service) -> None:
+    """A second comes, the first goes, under load; a partition's records are with one of them."""
+    service, log = pair, Log(pair.wire)
+    load = Load(service.wire, traffic(1), 1500)
+    try:
+        first = service.start()
+        first.wait_ready()
+        load.go()
+        sentinel = Sentinel(service)
+        sentinel.look()
+        second = service.start()
+        second.wait_ready()
+        both = {str(n) for n in range(PARTITIONS)}
+        until(
+            lambda: owned(first) and owned(second) and not owned(first) & owned(second),
+            "both own some",
+        )
+        assert owned(first) | owned(second) == both
+        sentinel.look()
+        equal(service, log, load)
+        together(service)
+
+        load.go()
+        sentinel.look()
+        assert first.stop() == 0
+        until(lambda: owned(second) == both, "the second owns all")
+        sentinel.look()
+        equal(service, log, load)
+        assert second.stop() == 0
+        assert service.wire.all_rows() == log.rows()
+    finally:
+        load.close()
+        log.close()
+
+
+def together(service: Service) -> None:
+    """For each partition: the worker that applies its updates answers its queries."""
+    for number in range(PARTITIONS):
+        user, applied = new_user(number), f"{APPLIED}{{partition={number}}}"
+
+        def counts(name: str) -> list[float]:
+            return [w.metrics().get(name, 0.0) for w in service.workers]
+
+        before = counts(applied), counts(QUERIES)
+        for message in range(1, 4):
+            event = {"type": "ack", "channel_id": "1", "message_id": str(message)}
+            offset = service.wire.produce_update(user, event)
+        service.wire.get(user, after_offset=offset)
+        for _ in range(3):
+            service.wire.get(user)
+
+        def gained(name: str, old: list[float]) -> list[float]:
+            return [new - was for new, was in zip(counts(name), old, strict=True)]
+
+        updates = until(
+            lambda name=applied, old=before[0]: (  # type: ignore[misc]
+                found if sum(found := gained(name, old)) == 3 else None
+            ),
+            f"updates of partition {number} counted",
+        )
+        queries = gained(QUERIES, before[1])
+        assert sorted(updates) == [0, 3]
+        assert sum(queries) >= 3
+        assert [n > 0 for n in updates] == [n > 0 for n in queries]
+
+
+@pytest.fixture
+def killed(stack: Stack, folder: Path) -> Iterator[Service]:
+    made = Service(stack.env(), folder, "killed", flush_delay_s=1, instance_id="one")
+    yield made
+    made.close()
+
+
+def test_kill_and_restart(killed: Service) -> None:
+    """kill -9 in the middle of the load, ten times; each time all is there, and once."""
+    service, log = killed, Log(killed.wire)
+    load = Load(service.wire, traffic(2), 1500)
+    try:
+        service.start().wait_ready()
+        sentinel = Sentinel(service)
+        for number in range(KILLS):
+            load.go()
+            sentinel.look()
+            enough = load.sent + 200 * (1 + number % 5)
+            until(lambda n=enough: load.sent > n, "load")  # type: ignore[misc]
+            assert service.workers[-1].kill() == -9
+            service.start().wait_ready()
+            sentinel.look()
+            equal(service, log, load)
+        assert service.workers[-1].stop() == 0
+        assert service.wire.all_rows() == log.rows()
+    finally:
+        load.close()
+        log.close()
+
+
+# -- refusing to start ----------------------------------------------------------------------------
+
+
+def refusal(worker: WorkerProcess) -> str:
+    """What a worker says that must not start; it must have ended by itself, with an error."""
+    until(lambda: worker.returncode is not None, "the worker ends", 2 * WAIT_S)
+    assert worker.returncode not in {0, None}
+    said = worker.output()
+    assert "Traceback" not in said, said
+    return said
+
+
+@pytest.fixture
+def refusing(stack: Stack, folder: Path) -> Iterator[Any]:
+    made: list[Service] = []
+
+    def build(name: str, **settings: Any) -> Service:
+        made.append(Service(stack.env(), folder, name, **settings))
+        return made[-1]
+
+    yield build
+    for service in made:
+        service.close()
+
+
+def test_missing_topics(refusing: Any) -> None:
+    said = refusal(refusing("missing", init=False).start())
+    assert "it-missing.updates" in said
+    assert "readstates init" in said
+
+
+def test_missing_queries_topic(refusing: Any) -> None:
+    service = refusing("halved")
+    service.wire.admin.delete_topics(["it-halved.queries"])["it-halved.queries"].result(WAIT_S)
+    until(lambda: "it-halved.queries" not in service.wire.topics(), "topic gone")
+    said = refusal(service.start())
+    assert "it-halved.queries" in said
+    assert "readstates init" in said
+
+
+def test_other_partition_counts(refusing: Any) -> None:
+    service = refusing("uneven")
+    name = service.wire.queries
+    wanted = [NewPartitions(name, PARTITIONS + 2)]
+    service.wire.admin.create_partitions(wanted)[name].result(WAIT_S)
+    until(lambda: len(service.wire.admin.list_topics().topics[name].partitions) == 6, "6")
+    said = refusal(service.start())
+    assert "it-uneven.updates" in said
+    assert "it-uneven.queries" in said
+    assert "same number" in said
+
+
+def test_replaced_topic(refusing: Any) -> None:
+    service = refusing("replaced")
+    wire, name = service.wire, service.wire.updates
+    user = new_user()
+    wire.produce_update(user, {"type": "ack", "channel_id": "1", "message_id": "1"})
+    wire.admin.delete_topics([name])[name].result(WAIT_S)
+    until(lambda: name not in wire.topics(), "topic gone")
+    again = service.cli("init", "--partitions", str(PARTITIONS))  # makes it, and then refuses
+    assert again.returncode != 0
+    assert "--new-epoch" in again.stderr
+    said = refusal(service.start())
+    assert name in said
+    assert "readstates init --new-epoch" in said
+
+    assert service.cli("init", "--new-epoch").returncode == 0
+    service.start().wait_ready()
+    offset = wire.produce_update(user, {"type": "ack", "channel_id": "2", "message_id": "1"})
+    reply = wire.get(user, after_offset=offset)
+    assert [s["channel_id"] for s in reply.states] == ["2"]
+
+
+def test_more_partitions_of_updates(refusing: Any) -> None:
+    """Adding partitions to both topics would send users elsewhere: that is another log."""
+    service = refusing("grown")
+    for name in (service.wire.updates, service.wire.queries):
+        service.wire.admin.create_partitions([NewPartitions(name, 6)])[name].result(WAIT_S)
+        until(lambda n=name: len(service.wire.admin.list_topics().topics[n].partitions) == 6, "6")
+    said = refusal(service.start())
+    assert "partitions" in said
+    assert "--new-epoch" in said
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "text"),
+    [
+        ("user_states_max", 501, "CACHE_STATES"),
+        ("flush_delay_s", "soon", "FLUSH_DELAY_S"),
+        ("reply_topics", "(", "REPLY_TOPICS"),
+        ("http_port", 70000, "HTTP_PORT"),
+    ],
+)
+def test_wrong_settings(refusing: Any, setting: str, value: object, text: str) -> None:
+    service = refusing(f"wrong_{setting}", init=False, **{setting: value})
+    assert text in refusal(service.start())

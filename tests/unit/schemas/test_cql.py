@@ -1,0 +1,26 @@
+"""The CQL statements: what they name, and what a keyspace may be called."""
+
+from __future__ import annotations
+
+import pytest
+from readstates.schemas.cql import statements
+
+SIMPLE = "{'class': 'SimpleStrategy', 'replication_factor': 1}"
+
+
+def test_statements() -> None:
+    keyspace, table, log = statements("other", SIMPLE)
+    assert keyspace == f"CREATE KEYSPACE IF NOT EXISTS other WITH replication = {SIMPLE}"
+    assert table.startswith("CREATE TABLE IF NOT EXISTS other.read_states (")
+    assert "PRIMARY KEY ((user_id), read_state_type, channel_id)" in table
+    assert log.startswith("CREATE TABLE IF NOT EXISTS other.log (")
+    for one in (keyspace, table, log):
+        assert "--" not in one
+        assert "{{" not in one
+        assert ";" not in one
+
+
+@pytest.mark.parametrize("name", ["", "A", "1a", "a-b", "a;b", "a.b", "a" * 49, "é", "a\n"])
+def test_a_keyspace_is_a_plain_name(name: str) -> None:
+    with pytest.raises(ValueError, match="keyspace"):
+        statements(name, SIMPLE)

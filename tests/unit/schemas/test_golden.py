@@ -1,0 +1,66 @@
+"""The bytes on the wire: every form decodes from its golden file and encodes to it.
+
+A change here is a change for other programs. `python -m pytest` never writes these files.
+"""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from forms import EVENTS, GOLDEN, QUERIES, ROWS
+from readstates.schemas import replies, wire
+from readstates.schemas.queries import encode_query
+
+
+def golden(name: str) -> bytes:
+    return (GOLDEN / f"{name}.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_event(name: str) -> None:
+    assert wire.encode_update(EVENTS[name]) == golden(f"update.{name}")
+    assert wire.decode_update(golden(f"update.{name}")) == EVENTS[name]
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_query(name: str) -> None:
+    assert encode_query(QUERIES[name]) == golden(f"query.{name}")
+    assert wire.decode_query(golden(f"query.{name}")) == QUERIES[name]
+
+
+REPLIES = {
+    "full": (replies.encode_reply(101, (8 << 48) | 9, True, ROWS), ROWS, True),
+    "delta_empty": (replies.encode_reply(101, (8 << 48) | 9, False, []), [], False),
+}
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_reply(name: str) -> None:
+    body, rows, full = REPLIES[name]
+    assert body == golden(f"reply.{name}")
+    assert replies.decode_reply(body) == replies.Reply(101, (8 << 48) | 9, full, rows)
+
+
+ERRORS = {
+    "error": replies.ErrorReply(101, replies.STORE_UNAVAILABLE, "the database does not answer"),
+    "error_no_user": replies.ErrorReply(None, replies.INVALID_QUERY, 'user_id: "é\n" …'),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_error_reply(name: str) -> None:
+    assert replies.encode_error(*ERRORS[name]) == golden(f"reply.{name}")
+    assert replies.decode_reply(golden(f"reply.{name}")) == ERRORS[name]
+
+
+def test_faust_reply() -> None:
+    body = replies.encode_reply(101, (8 << 48) | 9, True, ROWS)
+    wrapped = replies.wrap_faust(body, b"101", b"0b1c")
+    assert wrapped == golden("reply.faust")
+    assert orjson.loads(wrapped)["value"] == orjson.loads(body)
+
+
+def test_no_golden_file_is_without_a_test() -> None:
+    held = {f"update.{name}" for name in EVENTS} | {f"query.{name}" for name in QUERIES}
+    held |= {f"reply.{name}" for name in (*REPLIES, *ERRORS, "faust")}
+    assert {path.stem for path in GOLDEN.iterdir()} == held

@@ -1,0 +1,87 @@
+"""Reply addresses and deadlines, in both dialects."""
+
+from __future__ import annotations
+
+import pytest
+from readstates.schemas.headers import ReplyAddress, deadline_ms, reply_address
+from readstates.schemas.wire import DecodeError
+
+TOPIC = ("kafka_replyTopic", b"read-states.replies.web")
+CORRELATION = ("kafka_correlationId", b"\xff\x00\x01")
+FAUST = [("Faust-Ag-ReplyTo", b"f-reply-1"), ("Faust-Ag-CorrelationId", b"0b1c")]
+NOW_MS = 1_700_000_000_000
+
+
+def partition(raw: bytes | None) -> tuple[str, bytes | None]:
+    return ("kafka_replyPartition", raw)
+
+
+def test_plain() -> None:
+    assert reply_address([TOPIC]) == ReplyAddress(TOPIC[1].decode(), None, None, "plain")
+    assert reply_address([CORRELATION, partition(b"\0\0\1\2"), TOPIC]) == ReplyAddress(
+        TOPIC[1].decode(), 258, CORRELATION[1], "plain"
+    )
+
+
+def test_faust() -> None:
+    assert reply_address(FAUST) == ReplyAddress("f-reply-1", None, b"0b1c", "faust")
+
+
+def test_the_plain_one_counts() -> None:
+    found = reply_address([*FAUST, TOPIC, CORRELATION])
+    assert found == ReplyAddress(TOPIC[1].decode(), None, CORRELATION[1], "plain")
+
+
+def test_the_last_of_a_repeated_header_counts() -> None:
+    found = reply_address([("kafka_replyTopic", b"one"), TOPIC, CORRELATION, CORRELATION])
+    assert found is not None
+    assert found.topic == TOPIC[1].decode()
+    assert reply_address([TOPIC, ("kafka_replyTopic", None)]) is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [CORRELATION],
+        [("kafka_replyTopic", b"")],
+        [("kafka_replyTopic", None)],
+        [("kafka_replyTopic", b"\xff")],
+        [("Faust-Ag-ReplyTo", b"")],
+        [("Faust-Ag-ReplyTo", b"\xc3")],
+        [("KAFKA_REPLYTOPIC", b"x")],
+        *[[TOPIC, partition(raw)] for raw in (None, b"", b"1", b"\0\0\0", b"\0" * 5, b"\xff" * 4)],
+    ],
+)
+def test_no_usable_address(headers: list[tuple[str, bytes | None]]) -> None:
+    assert reply_address(headers) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (b"%d" % (NOW_MS + 1), NOW_MS + 1),
+        (b"%d" % (NOW_MS + 60_000), NOW_MS + 60_000),
+        (b"%d" % (NOW_MS + 60_001), NOW_MS + 60_000),
+        (b"9223372036854775807", NOW_MS + 60_000),
+        (b"9" * 10_000, NOW_MS + 60_000),
+        (b"0" * 30 + b"%d" % NOW_MS, NOW_MS),
+        (b"0", 0),
+    ],
+)
+def test_deadlines(given: bytes, expected: int) -> None:
+    assert deadline_ms([("read-states-deadline", given)], NOW_MS) == expected
+
+
+def test_the_default_deadline() -> None:
+    assert deadline_ms([TOPIC], NOW_MS) == NOW_MS + 5_000
+
+
+@pytest.mark.parametrize(
+    "given",
+    [None, b"", b"-1", b"+1", b"1.0", b" 1", b"1_0", b"soon", b"\xd9\xa1", b"1" + b"x" * 99],
+)
+def test_malformed_deadlines(given: bytes | None) -> None:
+    with pytest.raises(DecodeError) as caught:
+        deadline_ms([("read-states-deadline", b"1"), ("read-states-deadline", given)], NOW_MS)
+    assert (caught.value.reason, caught.value.field) == ("invalid_field", "read-states-deadline")

@@ -1,0 +1,112 @@
+"""Random and mutated bytes: an event or a DecodeError, never anything else, never a guess."""
+
+from __future__ import annotations
+
+import orjson
+from forms import EVENTS, GOLDEN
+from hypothesis import given
+from hypothesis import strategies as st
+from readstates.schemas import events as e
+from readstates.schemas import wire
+from readstates.schemas.queries import Get, encode_query
+
+ids = st.integers(1, e.SNOWFLAKE_MAX)
+kinds = st.integers(0, e.TYPE_MAX)
+counts = st.integers(0, e.COUNT_MAX)
+flags = st.just(e.KEEP) | counts
+days = st.just(e.KEEP) | st.integers(0, e.DAYS_MAX)
+acks = st.dictionaries(st.tuples(kinds, ids), ids, min_size=1, max_size=20).map(
+    lambda merged: tuple((*key, message) for key, message in merged.items())
+)
+events = st.one_of(
+    st.builds(e.Ack, ids, ids, ids, kinds, flags, days),
+    st.builds(e.MarkUnread, ids, ids, ids, counts, kinds, flags, days),
+    st.builds(e.BulkAck, ids, acks),
+    st.builds(e.Mention, ids, ids, ids, kinds),
+    st.builds(e.RetractMention, ids, ids, ids, kinds),
+    st.builds(e.PinsAck, ids, ids, st.integers(0, e.TIMESTAMP_MAX), kinds),
+    st.builds(e.Delete, ids, ids, kinds),
+    st.builds(e.DeleteUser, ids),
+)
+numbers = st.none() | st.integers(0, e.SNOWFLAKE_MAX)
+channels = st.none() | st.lists(ids, unique=True, max_size=20).map(tuple)
+queries = st.builds(Get, ids, channels, st.none() | kinds, numbers, numbers)
+REASONS = {"null_value", "too_large", "invalid_json", "invalid_field", "unknown_type"}
+
+
+@given(events)
+def test_events_round_trip(event: e.Update) -> None:
+    assert wire.decode_update(wire.encode_update(event)) == event
+
+
+@given(queries)
+def test_queries_round_trip(query: Get) -> None:
+    assert wire.decode_query(encode_query(query)) == query
+
+
+def either(value: bytes) -> None:
+    """Decodes both ways; what is accepted must survive its own encoding."""
+    try:
+        event = wire.decode_update(value)
+    except wire.DecodeError as error:
+        assert error.reason in REASONS
+    else:
+        assert wire.decode_update(wire.encode_update(event)) == event
+    try:
+        query = wire.decode_query(value)
+    except wire.DecodeError as error:
+        assert error.reason in REASONS
+    else:
+        assert wire.decode_query(encode_query(query)) == query
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes(value: bytes) -> None:
+    either(value)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**64 - 1) | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+FIELDS = [
+    *("type", "user_id", "channel_id", "message_id", "read_state_type", "flags", "last_viewed"),
+    *("manual", "mention_count", "acks", "timestamp", "ts", "channel_ids", "since_version"),
+    "after_offset",
+]
+TYPES = st.sampled_from(["ack", "bulk_ack", "mention", "pins_ack", "delete", "get"])
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), json_values | ids | ids.map(str)), TYPES)
+def test_random_objects(body: dict[str, object], kind: str) -> None:
+    either(orjson.dumps({**body, "type": kind}))
+
+
+FILES = sorted(path.read_bytes() for path in GOLDEN.glob("[uq]*.json"))
+
+
+@given(st.sampled_from(FILES), st.data())
+def test_mutated_bytes(value: bytes, data: st.DataObject) -> None:
+    mutated = bytearray(value)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(mutated)))
+        taken = data.draw(st.integers(0, 3))
+        mutated[place : place + taken] = data.draw(
+            st.binary(max_size=3) | st.sampled_from([b"0", b'"', b"null", b"1e5", b"-", b"true"])
+        )
+    either(bytes(mutated))
+
+
+@given(ids, ids, ids, st.booleans(), st.booleans())
+def test_the_short_way_and_the_careful_way_agree(
+    user: int, channel: int, message: int, text: bool, ts: bool
+) -> None:
+    values = [str(one) if text else one for one in (user, channel, message)]
+    body = dict(zip(("user_id", "channel_id", "message_id"), values, strict=True))
+    value = orjson.dumps({"type": "ack", **body, **({"ts": 1} if ts else {})})
+    assert wire.decode_update(value) == wire._decode_update(value) == e.Ack(user, channel, message)
+
+
+def test_every_event_has_a_form() -> None:
+    assert {type(event) for event in EVENTS.values()} == set(e.Update.__args__)
