@@ -45,12 +45,23 @@ State slot:                                   User slot:
                                                        with QUEUED and IN_FLIGHT left out
 A free slot has status 0; its `next` (byte 52) is the next free one.
 
+Hash, modulo 2^64:  mix(a, b): x = a * 0x9E3779B97F4A7C15;  x ^= x >> 32 ^ b;
+    x *= 0xC2B2AE3D27D4EB4F;  x ^= x >> 29;  x * 0x165667B19E3779F9
+A user's hash is mix(user_id, 0), a state's mix(channel_id, (owner << 8 | read_state_type) + 1). Its
+entry is at place (hash >> 32) * entries >> 32, or in the first ones after it (0 follows the last)
+with no empty entry between.
+Checksums, the numbers named by their byte_offset: a user's is the upper 16 bits of
+    mix(mix(mix(@0, @8) ^ @16, @24), byte @60 << 8 | status & (USER | DIRTY))
+and a state's, with m = mix(mix(@0, @8) ^ @16, @24), those of
+    mix(mix(m ^ @32, flags << 32 | mention_count) ^ owner, type << 8 | status)
+
 Invariants:
     I1  every slot below "ever used" is free and on the free list, a user, or a state: exactly one.
     I2  every user and every state is found through the index, and the index holds nothing else.
     I3  every state's owner is a user, and it is on that user's list exactly once.
     I4  every user is on the LRU list exactly once.
-    I5  a user has QUEUED exactly if it is on the dirty queue.
+    I5  a user has QUEUED exactly if it is on the dirty queue; then it has a first_version and is
+        not IN_FLIGHT.
     I6  a dirty state's user is QUEUED or IN_FLIGHT; so is a user with a delete_version.
     I7  a tombstone is dirty.
     I8  the header's counts are those of the slots.

@@ -22,6 +22,7 @@ from readstates.cache.table import Table, TableDamaged
 
 SHM = Path("/dev/shm")
 SHM_FREE_MIN_BYTES = 256 << 20
+ZEROS = bytes(1 << 20)
 PRIVATE = "another process holds the file"
 
 
@@ -176,7 +177,11 @@ def _format(file: int, path: Path, identity: TableIdentity, slots: int) -> None:
     size = layout.table_size_bytes(slots)
     os.ftruncate(file, 0)
     try:
-        os.posix_fallocate(file, 0, size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file, 0, size)
+        else:
+            for at in range(0, size, len(ZEROS)):
+                os.pwrite(file, ZEROS[: size - at], at)
     except OSError as exc:
         os.ftruncate(file, 0)
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -29,7 +29,7 @@ from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
 
 PARTITIONS = 8
-CHANNELS_A_USER = 10
+CHANNELS_A_USER = 4
 MENTION_SHARE = 0.2
 TIMEOUT_S = 600.0
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import orjson
 import pytest
-from forms import EVENTS, GOLDEN, QUERIES, ROWS
 from readstates.schemas import replies, wire
 from readstates.schemas.queries import encode_query
+from wire_forms import EVENTS, GOLDEN, QUERIES, ROWS
 
 
 def golden(name: str) -> bytes:

@@ -1,0 +1,357 @@
+"""Checks a table file against the invariants of layout.py, with a reader of its own.
+
+Nothing of table.py is used here, not even its hash: what both agree on is what layout.py says.
+Reads only. A file that was not closed clean has no current counts and list ends in its header
+(they live in the process), so for such a file I4, I5, I8 and the free list are left out; if the
+file is in use while it is read, slots may be seen half changed.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from readstates.cache import layout
+
+PROBLEMS_MAX = 100  # a damaged file breaks thousands of invariants; the first ones tell enough
+HEADER = struct.Struct("<8sII16sqq48s14qI4x36s")
+USER_SLOT = struct.Struct("<4q7IBBH")
+STATE_SLOT = struct.Struct("<4qQ5IBBH")
+MASK = 2**64 - 1
+
+
+class NotATableFileError(Exception):
+    """The file is none of ours, or of another layout."""
+
+
+@dataclass(frozen=True)
+class User:
+    """A user slot as it stands."""
+
+    user_id: int
+    floor: int
+    first_version: int
+    delete_version: int
+    colder: int
+    warmer: int
+    younger: int
+    older: int
+    head: int
+    count: int
+    dirty_since_ms: int
+    unused: int
+    status: int
+    checksum: int
+
+
+@dataclass(frozen=True)
+class State:
+    """A state slot as it stands; of a free slot only `next` and `status` mean something."""
+
+    channel_id: int
+    last_message_id: int
+    last_mention_id: int
+    version: int
+    pins_and_viewed: int
+    mention_count: int
+    flags: int
+    owner: int
+    next: int
+    previous: int
+    kind: int
+    status: int
+    checksum: int
+
+
+class Image:
+    """A whole file in memory, decoded."""
+
+    def __init__(self, data: bytes) -> None:
+        if len(data) < layout.HEADER_BYTES or data[:8] != layout.MAGIC:
+            raise NotATableFileError("it does not begin like a table file")
+        (_, version, self.clean, _, self.epoch, self.partition, keyspace, self.slots,
+         self.entries, self.position, self.users, self.states, self.dirty_states,
+         self.dirty_users, self.lru_head, self.lru_tail, self.dirty_head, self.dirty_tail,
+         self.free_head, self.free, self.used, self.crc, _) = HEADER.unpack_from(data)  # fmt: skip
+        self.keyspace = keyspace.rstrip(b"\0").decode(errors="replace")
+        if version != layout.LAYOUT_VERSION:
+            raise NotATableFileError(f"layout version {version}, not {layout.LAYOUT_VERSION}")
+        size = layout.HEADER_BYTES + self.slots * layout.SLOT_BYTES + self.entries * 4
+        if self.slots < 2 or self.entries < self.slots or size != len(data):
+            raise NotATableFileError(
+                f"{len(data)} bytes, but the header says {self.slots} slots and "
+                f"{self.entries} index entries"
+            )
+        self.data = data
+        self.index = struct.unpack_from(f"<{self.entries}I", data, size - self.entries * 4)
+        self.user: dict[int, User] = {}
+        self.state: dict[int, State] = {}
+        self.vacant: dict[int, int] = {}  # free slot: the next free one
+        self.odd: dict[int, int] = {}  # slot: a status that is none
+        for slot in range(1, self.slots):
+            self._decode(slot)
+
+    def _decode(self, slot: int) -> None:
+        byte_offset = layout.HEADER_BYTES + slot * layout.SLOT_BYTES
+        status = self.data[byte_offset + 61]
+        if status & (layout.USER | layout.STATE) == layout.USER and status < 64:
+            self.user[slot] = User(*USER_SLOT.unpack_from(self.data, byte_offset))
+        elif status & ~(layout.DIRTY | layout.TOMBSTONE) == layout.STATE:
+            self.state[slot] = State(*STATE_SLOT.unpack_from(self.data, byte_offset))
+        elif status == 0:
+            self.vacant[slot] = State(*STATE_SLOT.unpack_from(self.data, byte_offset)).next
+        else:
+            self.odd[slot] = status
+
+
+def mix(a: int, b: int) -> int:
+    """The hash of layout.py."""
+    x = a * 0x9E3779B97F4A7C15 & MASK
+    x ^= x >> 32 ^ b
+    x = x * 0xC2B2AE3D27D4EB4F & MASK
+    x ^= x >> 29
+    return x * 0x165667B19E3779F9 & MASK
+
+
+def key_hash(image: Image, slot: int) -> int:
+    """What decides the place of a slot in the index."""
+    user = image.user.get(slot)
+    if user is not None:
+        return mix(user.user_id & MASK, 0)
+    state = image.state[slot]
+    return mix(state.channel_id & MASK, (state.owner << 8 | state.kind) + 1)
+
+
+def checksum(slot: User | State) -> int:
+    """What a slot's checksum should be."""
+    if isinstance(slot, User):
+        numbers = (slot.user_id, slot.floor, slot.first_version, slot.delete_version)
+        a, b, c, d = (number & MASK for number in numbers)
+        status = slot.status & (layout.USER | layout.DIRTY)
+        return mix(mix(mix(a, b) ^ c, d), slot.unused << 8 | status) >> 48
+    numbers = (slot.channel_id, slot.last_message_id, slot.last_mention_id, slot.version)
+    a, b, c, d = (number & MASK for number in numbers)
+    x = mix(mix(a, b) ^ c, d)
+    x = mix(x ^ slot.pins_and_viewed, slot.flags << 32 | slot.mention_count)
+    return mix(x ^ slot.owner, slot.kind << 8 | slot.status) >> 48
+
+
+def problems(image: Image, saved: bool) -> Iterator[str]:
+    """Every broken invariant. `saved`: the header's counts and list ends are current."""
+    if image.clean:
+        body = zlib.crc32(image.data[layout.HEADER_BYTES :])
+        if zlib.crc32(image.data[layout.AT_TOPIC_ID : layout.AT_CRC], body) != image.crc:
+            yield "closed clean, but the checksum of the whole file is wrong"
+    for slot, status in image.odd.items():
+        yield f"I1: slot {slot} has status {status}, which is neither free, user nor state"
+    if saved:
+        yield from _free_list(image)
+        yield from _counts(image)
+        yield from _lru(image)
+        yield from _dirty_queue(image)
+    yield from _index(image)
+    yield from _checksums(image)
+    yield from _members(image)
+
+
+def _free_list(image: Image) -> Iterator[str]:
+    listed: set[int] = set()
+    slot = image.free_head
+    while slot:
+        if slot in listed:
+            yield f"I1: the free list comes back to slot {slot}"
+            break
+        if slot not in image.vacant or slot >= image.used:
+            yield f"I1: slot {slot} is on the free list and not a free slot that was used"
+            break
+        listed.add(slot)
+        slot = image.vacant[slot]
+    for slot in image.vacant:
+        if slot < image.used and slot not in listed:
+            yield f"I1: slot {slot} is free and not on the free list"
+    for slot in (*image.user, *image.state):
+        if slot >= image.used:
+            yield f"I1: slot {slot} is in use and not below 'ever used' ({image.used})"
+
+
+def _index(image: Image) -> Iterator[str]:
+    places: dict[int, int] = {}
+    for place, slot in enumerate(image.index):
+        if slot == 0:
+            continue
+        if slot in places:
+            yield f"I2: slot {slot} is in the index twice"
+        elif slot not in image.user and slot not in image.state:
+            yield f"I2: the index holds slot {slot}, which is no user and no state"
+        else:
+            places[slot] = place
+    if 0 not in image.index:
+        yield "I2: the index has no empty entry"
+        return
+    reach = _reach(image)
+    keys: set[tuple[int, ...]] = set()
+    for slot in (*image.user, *image.state):
+        home = (key_hash(image, slot) >> 32) * image.entries >> 32
+        if slot not in places or (places[slot] - home) % image.entries > reach[places[slot]]:
+            yield f"I2: slot {slot} is not found through the index"
+        state = image.state.get(slot)
+        key = (
+            (state.owner, state.kind, state.channel_id)
+            if state is not None
+            else (image.user[slot].user_id,)
+        )
+        if key in keys:
+            yield f"I2: slot {slot} has the key of another slot"
+        keys.add(key)
+
+
+def _reach(image: Image) -> list[int]:
+    """For each place, how many entries right before it are filled. Needs an empty entry."""
+    filled = [0] * image.entries
+    for step in range(2 * image.entries):  # twice round: runs may wrap
+        place = step % image.entries
+        filled[place] = filled[place - 1] + 1 if image.index[place - 1] else 0
+    return filled
+
+
+def _checksums(image: Image) -> Iterator[str]:
+    slots: dict[int, User | State] = {**image.user, **image.state}
+    for number, slot in slots.items():
+        if slot.checksum != checksum(slot):
+            yield f"I9: the checksum of slot {number} is wrong"
+
+
+def _members(image: Image) -> Iterator[str]:
+    """I3, I6, I7 and I10: users and their states."""
+    owner_of: dict[int, int] = {}
+    for number, user in image.user.items():
+        slot, before, alive = user.head, 0, 0
+        while slot:
+            state = image.state.get(slot)
+            if state is None or slot in owner_of or state.owner != number:
+                yield f"I3: slot {slot} does not belong on the list of user slot {number}"
+                break
+            if state.previous != before:
+                yield f"I3: slot {slot} does not link back to slot {before}"
+            owner_of[slot] = number
+            alive += not state.status & layout.TOMBSTONE
+            slot, before = state.next, slot
+        if alive != user.count:
+            yield f"I10: user slot {number} counts {user.count} read states and has {alive}"
+        if user.delete_version and not user.status & (layout.QUEUED | layout.IN_FLIGHT):
+            yield f"I6: user slot {number} has a deletion to write and is not queued"
+    for number, state in image.state.items():
+        if number not in owner_of:
+            yield f"I3: slot {number} is on no user's list"
+            continue
+        if state.status & layout.TOMBSTONE and not state.status & layout.DIRTY:
+            yield f"I7: slot {number} is a tombstone and not dirty"
+        waits = image.user[owner_of[number]].status & (layout.QUEUED | layout.IN_FLIGHT)
+        if state.status & layout.DIRTY and not waits:
+            yield f"I6: slot {number} is dirty and its user is not queued"
+
+
+def _lru(image: Image) -> Iterator[str]:
+    links = {slot: (user.colder, user.warmer) for slot, user in image.user.items()}
+    yield from _list("I4", "the LRU", links, image.lru_head, image.lru_tail)
+
+
+def _dirty_queue(image: Image) -> Iterator[str]:
+    links = {
+        slot: (user.younger, user.older)
+        for slot, user in image.user.items()
+        if user.status & layout.QUEUED
+    }
+    for slot in links:
+        if not image.user[slot].first_version:
+            yield f"I5: user slot {slot} is queued and has no first_version"
+        if image.user[slot].status & layout.IN_FLIGHT:
+            yield f"I5: user slot {slot} is queued and in flight"
+    yield from _list("I5", "the dirty queue", links, image.dirty_head, image.dirty_tail)
+
+
+def _list(
+    name: str, what: str, links: dict[int, tuple[int, int]], head: int, tail: int
+) -> Iterator[str]:
+    seen: set[int] = set()
+    slot, before = head, 0
+    while slot:
+        if slot in seen or slot not in links:
+            yield f"{name}: slot {slot} does not belong where it is on {what}"
+            return
+        seen.add(slot)
+        following, back = links[slot]
+        if back != before:
+            yield f"{name}: slot {slot} does not link back to slot {before} on {what}"
+        slot, before = following, slot
+    if before != tail:
+        yield f"{name}: {what} ends at slot {before}, the header says {tail}"
+    for slot in links.keys() - seen:
+        yield f"{name}: slot {slot} is not on {what}"
+
+
+def _counts(image: Image) -> Iterator[str]:
+    alive = [s for s in image.state.values() if not s.status & layout.TOMBSTONE]
+    for what, header, found in (
+        ("users", image.users, len(image.user)),
+        ("read states", image.states, len(alive)),
+        ("dirty read states", image.dirty_states,
+         sum(bool(s.status & layout.DIRTY) for s in image.state.values())),
+        ("queued users", image.dirty_users,
+         sum(bool(u.status & layout.QUEUED) for u in image.user.values())),
+        ("free slots", image.free, image.slots - 1 - len(image.user) - len(image.state)),
+    ):  # fmt: skip
+        if header != found:
+            yield f"I8: the header counts {header} {what}, there are {found}"
+
+
+def check_bytes(data: bytes, *, saved: bool | None = None) -> list[str]:
+    """Problems of a file's bytes, at most PROBLEMS_MAX. Raises NotATableFileError.
+
+    `saved`: whether the header is current; by default if the file was closed clean.
+    """
+    image = Image(data)
+    found: list[str] = []
+    for problem in problems(image, bool(image.clean) if saved is None else saved):
+        found.append(problem)
+        if len(found) == PROBLEMS_MAX:
+            break
+    return found
+
+
+def check(path: Path) -> list[str]:
+    """Problems of a table file, none if it is sound. Raises OSError, NotATableFileError.
+
+    Reads the whole file into memory and takes some seconds for a million slots.
+    """
+    return check_bytes(path.read_bytes())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`readstates fsck FILE`: 0 sound, 1 damaged, 2 not a table file or not readable."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if len(arguments) != 1:
+        print("usage: readstates fsck FILE", file=sys.stderr)
+        return 2
+    try:
+        data = Path(arguments[0]).read_bytes()
+        image = Image(data)
+        found = check_bytes(data)
+    except (OSError, NotATableFileError) as exc:
+        print(f"{arguments[0]}: {exc}", file=sys.stderr)
+        return 2
+    for problem in found:
+        print(problem)
+    dirty = sum(bool(s.status & layout.DIRTY) for s in image.state.values())
+    print(
+        f"{'damaged' if found else 'sound'}: partition {image.partition}, epoch {image.epoch}, "
+        f"keyspace {image.keyspace}, position {image.position}, {image.slots - 1} slots, "
+        f"{len(image.user)} users, {len(image.state)} read states, {dirty} dirty"
+    )
+    if not image.clean:
+        print("not closed clean (in use, or its process died): counts and lists were not checked")
+    return 1 if found else 0
