@@ -192,13 +192,17 @@ def _format(file: int, path: Path, identity: TableIdentity, slots: int) -> None:
             "folder, or lower CACHE_STATES",
             str(path),
         ) from exc
+    os.pwrite(file, new_header(identity, slots), 0)
+
+
+def new_header(identity: TableIdentity, slots: int) -> bytes:
+    """The header of an empty table; everything after it is zero."""
     header = bytearray(layout.HEADER_BYTES)
     struct.pack_into("<8sI", header, layout.AT_MAGIC, layout.MAGIC, layout.LAYOUT_VERSION)
     header[layout.AT_TOPIC_ID : layout.AT_SLOTS] = identity.header()
     struct.pack_into("<qq", header, layout.AT_SLOTS, slots, layout.index_entries(slots))
     struct.pack_into("<qq", header, layout.AT_FREE, slots - 1, 1)
-    header[layout.AT_BOOT_ID : layout.AT_BOOT_ID + layout.BOOT_ID_BYTES] = boot_id()
-    os.pwrite(file, header, 0)
+    return bytes(header)
 
 
 def boot_id() -> bytes:

@@ -12,6 +12,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -44,6 +45,15 @@ class App(faust.App):  # type: ignore[misc]
 
     partitions: Handover
     read_states_settings: Settings
+
+    fatal: Exception | None = None
+
+    def refuse(self, exc: Exception) -> None:
+        """Stop the worker over an error that a person must look at; its text says what to do."""
+        if self.fatal is None:
+            self.fatal = exc
+            log.critical("%s", exc)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     async def on_stop(self) -> None:
         """SIGTERM: Faust does not call the revoke hook then, so hand over here."""
@@ -233,5 +243,9 @@ def run(settings: Settings, loglevel: str) -> int:
         print(f"read-states: {exc}", file=sys.stderr)
         return 1
     worker = faust.Worker(app, loglevel=loglevel, redirect_stdouts=False, quiet=True)
-    worker.execute_from_commandline()
-    return 0
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as exc:
+        if exc.code:
+            return 1
+    return 1 if app.fatal or app.crashed else 0

@@ -188,7 +188,7 @@ def _parse(setting: Field[Any], given: Mapping[str, Any], environ: Mapping[str, 
     if raw is None:
         source = env_name(setting.name)
         raw = environ[source]
-    kind = type(setting.default)
+    kind: Any = type(setting.default)
     try:
         value = kind(raw)
     except ValueError as exc:

@@ -224,6 +224,6 @@ def check_commit(tp: TP, committed: int, start: int, end: int) -> None:
     )
     raise DataLossError(
         f"{tp.topic} partition {tp.partition}: committed offset {committed}, but {what}. The "
-        "worker refuses to start and changes nothing. Restore the log, or accept the loss by setting the "
-        "group's offset by hand (kafka-consumer-groups --reset-offsets)"
+        "worker refuses to start and changes nothing. Restore the log, or accept the loss by "
+        "setting the group's offset by hand (kafka-consumer-groups --reset-offsets)"
     )

@@ -31,6 +31,8 @@ from faust.transport import drivers
 from faust.transport.consumer import ensure_TPset
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
+from readstates.cache.tablefile import CacheDirFullError
+from readstates.streams.errors import ReadStatesError
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +214,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         if self.rebalancing:
             raise IllegalStateError("rebalancing again")
         await super().perform_seek()
-        positions = await self.app.partitions.open(self)
+        try:
+            positions = await self.app.partitions.open(self)
+        except (ReadStatesError, CacheDirFullError) as exc:
+            self.app.refuse(exc)
+            raise
         if positions:
             await self._thread.seek_wait(
                 {driver.ensure_aiokafka_TP(tp): offset for tp, offset in positions.items()}

@@ -272,7 +272,8 @@ class Partitions:
                 query,
                 REPLY_TOO_LARGE,
                 f"{len(rows)} read states are {len(body)} bytes, over the "
-                f"{self.settings.reply_bytes_max} allowed; ask for channel_ids, one read_state_type, or since_version",
+                f"{self.settings.reply_bytes_max} allowed; ask for channel_ids, one "
+                "read_state_type, or since_version",
             )
             return
         if now_ms() >= query.deadline_ms:

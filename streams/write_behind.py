@@ -72,9 +72,7 @@ class WriteBehind:
         """True while nothing is under way or packed."""
         return not self._in_flight and not self._queue
 
-    async def turn(
-        self, partitions: Iterable[Partition], *, now_ms: int, everything: bool
-    ) -> None:
+    async def turn(self, partitions: Iterable[Partition], *, now_ms: int, everything: bool) -> None:
         """Start due writes as far as the bound on flights allows; other work runs in between."""
         delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
         if time.monotonic() < self._paused_until and not everything:

@@ -21,7 +21,6 @@ from pathlib import Path
 import click
 import orjson
 from confluent_kafka import Consumer, Producer, TopicPartition
-
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
 from readstates.streams import topics

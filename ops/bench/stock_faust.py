@@ -19,7 +19,8 @@ import orjson
 
 def main() -> None:
     """Run one worker until COUNT events were folded."""
-    broker, topic, group, count = sys.argv[1:4] + [int(sys.argv[4])]
+    broker, topic, group = sys.argv[1:4]
+    count = int(sys.argv[4])
     app = faust.App(
         group,
         broker=f"kafka://{broker}",

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 from confluent_kafka import Producer
-
 from readstates.ops.demo.traffic import Traffic
 from readstates.streams.config import Settings
 
@@ -69,15 +68,14 @@ def _send(
         if error is not None:
             failed.value += 1
 
-    topic, start, number = settings.updates_topic, time.monotonic(), 0
-    for record in Traffic(seed, users).updates(count):
+    topic, start = settings.updates_topic, time.monotonic()
+    for number, record in enumerate(Traffic(seed, users).updates(count), 1):
         while True:
             try:
                 producer.produce(topic, record.value, record.key, on_delivery=delivered)
                 break
             except BufferError:
                 producer.poll(0.1)
-        number += 1
         if number % CHECK_EVERY == 0 or number == count:
             sent.value = number
             producer.poll(0)
