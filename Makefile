@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-unit lint clean
+.PHONY: help setup demo test test-unit lint bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,7 +27,11 @@ test-unit: setup ## the tests that need no server
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 	@bash ops/typecheck.sh $(BIN)
+
+bench: setup ## ingest against a stock Faust agent, in one run (about ten minutes)
+	@$(BIN)/python -m readstates.ops.bench.ingest
 
 clean: ## what the other targets made
 	rm -rf $(VENV) build dist *.egg-info cache/*.so cache/*.c .mypy_cache .pytest_cache .ruff_cache

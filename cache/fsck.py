@@ -22,6 +22,15 @@ HEADER = struct.Struct("<8sII16sqq48s14qI4x36s")
 USER_SLOT = struct.Struct("<4q7IBBH")
 STATE_SLOT = struct.Struct("<4qQ5IBBH")
 MASK = 2**64 - 1
+C = (
+    0x9E3779B97F4A7C15,
+    0xC2B2AE3D27D4EB4F,
+    0x165667B19E3779F9,
+    0xD6E8FEB86659FD93,
+    0xA0761D6478BD642F,
+    0xE7037ED1A0B428DB,
+    0x8EBC6AF09C88C6E3,
+)
 
 
 class NotATableFileError(Exception):
@@ -110,11 +119,11 @@ class Image:
 
 def mix(a: int, b: int) -> int:
     """The hash of layout.py."""
-    x = a * 0x9E3779B97F4A7C15 & MASK
+    x = a * C[0] & MASK
     x ^= x >> 32 ^ b
-    x = x * 0xC2B2AE3D27D4EB4F & MASK
+    x = x * C[1] & MASK
     x ^= x >> 29
-    return x * 0x165667B19E3779F9 & MASK
+    return x * C[2] & MASK
 
 
 def key_hash(image: Image, slot: int) -> int:
@@ -128,16 +137,17 @@ def key_hash(image: Image, slot: int) -> int:
 
 def checksum(slot: User | State) -> int:
     """What a slot's checksum should be."""
+    numbers: tuple[int, ...]
     if isinstance(slot, User):
-        numbers = (slot.user_id, slot.floor, slot.first_version, slot.delete_version)
-        a, b, c, d = (number & MASK for number in numbers)
         status = slot.status & (layout.USER | layout.DIRTY)
-        return mix(mix(mix(a, b) ^ c, d), slot.unused << 8 | status) >> 48
-    numbers = (slot.channel_id, slot.last_message_id, slot.last_mention_id, slot.version)
-    a, b, c, d = (number & MASK for number in numbers)
-    x = mix(mix(a, b) ^ c, d)
-    x = mix(x ^ slot.pins_and_viewed, slot.flags << 32 | slot.mention_count)
-    return mix(x ^ slot.owner, slot.kind << 8 | slot.status) >> 48
+        tail = slot.unused << 8 | status
+        numbers = (slot.user_id, slot.floor, slot.first_version, slot.delete_version, 0, 0, tail)
+    else:
+        tail = slot.owner << 16 | slot.kind << 8 | slot.status
+        ids = (slot.channel_id, slot.last_message_id, slot.last_mention_id, slot.version)
+        numbers = (*ids, slot.pins_and_viewed, slot.flags << 32 | slot.mention_count, tail)
+    x = sum(number * factor for number, factor in zip(numbers, C, strict=True)) & MASK
+    return ((x ^ x >> 32) * C[0] & MASK) >> 48
 
 
 def problems(image: Image, saved: bool) -> Iterator[str]:

@@ -45,15 +45,17 @@ State slot:                                   User slot:
                                                        with QUEUED and IN_FLIGHT left out
 A free slot has status 0; its `next` (byte 52) is the next free one.
 
-Hash, modulo 2^64:  mix(a, b): x = a * 0x9E3779B97F4A7C15;  x ^= x >> 32 ^ b;
-    x *= 0xC2B2AE3D27D4EB4F;  x ^= x >> 29;  x * 0x165667B19E3779F9
+Hash, modulo 2^64:  mix(a, b): x = a * C1;  x ^= x >> 32 ^ b;  x *= C2;  x ^= x >> 29;  x * C3
+    C1 9e3779b97f4a7c15   C2 c2b2ae3d27d4eb4f   C3 165667b19e3779f9   C4 d6e8feb86659fd93
+    C5 a0761d6478bd642f   C6 e7037ed1a0b428db   C7 8ebc6af09c88c6e3
 A user's hash is mix(user_id, 0), a state's mix(channel_id, (owner << 8 | read_state_type) + 1). Its
 entry is at place (hash >> 32) * entries >> 32, or in the first ones after it (0 follows the last)
 with no empty entry between.
-Checksums, the numbers named by their byte_offset: a user's is the upper 16 bits of
-    mix(mix(mix(@0, @8) ^ @16, @24), byte @60 << 8 | status & (USER | DIRTY))
-and a state's, with m = mix(mix(@0, @8) ^ @16, @24), those of
-    mix(mix(m ^ @32, flags << 32 | mention_count) ^ owner, type << 8 | status)
+Checksums: with the 64-bit numbers by their byte_offset, a user's and a state's sum are
+    @0 * C1 + @8 * C2 + @16 * C3 + @24 * C4 + (byte @60 << 8 | status & (USER | DIRTY)) * C7
+    @0 * C1 + @8 * C2 + @16 * C3 + @24 * C4 + @32 * C5 + @40 * C6
+        + (owner << 16 | read_state_type << 8 | status) * C7
+and the checksum the upper 16 bits of (sum ^ sum >> 32) * C1.
 
 Invariants:
     I1  every slot below "ever used" is free and on the free list, a user, or a state: exactly one.
@@ -77,7 +79,6 @@ HEADER_BYTES = 4096
 SLOT_BYTES = 64
 KEYSPACE_BYTES = 48
 BOOT_ID_BYTES = 36
-INDEX_PER_SLOT = 1.5
 
 # byte_offsets in the header
 AT_MAGIC, AT_LAYOUT, AT_CLEAN, AT_TOPIC_ID = 0, 8, 12, 16
@@ -98,8 +99,8 @@ def slots_for(states: int) -> int:
 
 
 def index_entries(slots: int) -> int:
-    """Entries of the hash index for `slots` slots; even, so that the file ends on 8 bytes."""
-    return (int(slots * INDEX_PER_SLOT) + 1) & ~1
+    """Entries of the hash index: 1.5 a slot, rounded up to even: the file ends on 8 bytes."""
+    return (3 * slots + 3) // 4 * 2
 
 
 def table_size_bytes(slots: int) -> int:

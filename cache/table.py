@@ -45,6 +45,10 @@ _MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
 _C1 = cython.declare(cython.ulonglong, 0x9E3779B97F4A7C15)
 _C2 = cython.declare(cython.ulonglong, 0xC2B2AE3D27D4EB4F)
 _C3 = cython.declare(cython.ulonglong, 0x165667B19E3779F9)
+_C4 = cython.declare(cython.ulonglong, 0xD6E8FEB86659FD93)
+_C5 = cython.declare(cython.ulonglong, 0xA0761D6478BD642F)
+_C6 = cython.declare(cython.ulonglong, 0xE7037ED1A0B428DB)
+_C7 = cython.declare(cython.ulonglong, 0x8EBC6AF09C88C6E3)
 
 _USER = cython.declare(cython.int, 1)
 _STATE = cython.declare(cython.int, 2)
@@ -292,17 +296,18 @@ class Table:
         base: cython.longlong = slot * 8
         status: cython.ulonglong = self._b[slot * 64 + 61]
         tail: cython.ulonglong = self._b[slot * 64 + 60]
-        x: cython.ulonglong
+        x: cython.ulonglong = (
+            self._u[base] * _C1 + self._u[base + 1] * _C2
+            + self._u[base + 2] * _C3 + self._u[base + 3] * _C4
+        )
         if status & _USER:
-            x = _mix(self._u[base], self._u[base + 1])
-            x = _mix(x ^ self._u[base + 2], self._u[base + 3])
-            x = _mix(x, (tail << 8) | (status & (_USER | _DIRTY)))
+            x = (x + ((tail << 8) | (status & (_USER | _DIRTY))) * _C7) & _MASK
         else:
-            x = _mix(self._u[base], self._u[base + 1])
-            x = _mix(x ^ self._u[base + 2], self._u[base + 3])
-            x = _mix(x ^ self._u[base + 4], self._u[base + 5])
-            x = _mix(x ^ self._d[slot * 16 + 12], (tail << 8) | status)
-        return x >> 48
+            tail = (cython.cast(cython.ulonglong, self._d[slot * 16 + 12]) << 16) | (tail << 8)
+            x = (
+                x + self._u[base + 4] * _C5 + self._u[base + 5] * _C6 + (tail | status) * _C7
+            ) & _MASK
+        return (((x ^ (x >> 32)) * _C1) & _MASK) >> 48
 
     @cython.cfunc
     @cython.inline
@@ -1064,6 +1069,9 @@ class Table:
                 raise TableDamaged(f"I7: the tombstone in slot {slot} is clean")
             if not status & _TOMBSTONE:
                 alive += 1
+        for slot in range(self._used, self.slots):
+            if self._b[slot * 64 + 61]:
+                raise TableDamaged(f"I1: slot {slot} was never used and has a status")
         if (users, alive, dirty, queued) != (
             self.resident_users, self.resident_states, self.dirty_states, self.dirty_users
         ) or self.free != self.slots - 1 - users - states:

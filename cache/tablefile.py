@@ -160,7 +160,7 @@ def _why_not(file: int, identity: TableIdentity, slots: int) -> str:
         magic, version, clean = struct.unpack_from("<8sII", mapped, layout.AT_MAGIC)
         if (magic, version) != (layout.MAGIC, layout.LAYOUT_VERSION):
             return "not a table file of this layout"
-        if not clean:
+        if clean != 1:
             return "not closed clean"
         if mapped[layout.AT_TOPIC_ID : layout.AT_SLOTS] != identity.header():
             return "of another log"

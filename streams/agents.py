@@ -1,7 +1,8 @@
-"""The two Faust agents: one hands batches of updates to their partitions, one batches of queries.
+"""The two Faust agents: one hands updates to their partitions, one queries.
 
-Both see a batch as one event. They drop what belongs to an earlier generation of the group: its
-partitions are with somebody else, or were opened anew and are read again from their position.
+Both see what one poll brought of their topic, a batch a partition, as one event. They drop what
+belongs to an earlier generation of the group: its partitions are with somebody else, or were opened
+anew and are read again from their position.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ def define(app: Any, partitions: Handover, updates: Any, queries: Any) -> None:
     async def take_updates(stream: Any) -> None:
         async for event in stream.noack().events():
             if current(event):
-                partitions.take_updates(event.message.partition, event.value)
+                for number, batch in event.value:
+                    partitions.take_updates(number, batch)
 
     @app.agent(queries, name="queries")  # type: ignore[untyped-decorator]
     async def take_queries(stream: Any) -> None:
         async for event in stream.noack().events():
             if current(event):
-                await partitions.take_queries(event.message.partition, event.value)
+                for number, batch in event.value:
+                    await partitions.take_queries(number, batch)

@@ -67,7 +67,7 @@ class Settings:
     write_batch_rows: int = _setting(30, "rows a batch (under 5 KiB)", "rows", 1, 400)
     write_retry_s: float = _setting(1.0, "pause after a failed write", "s", 0.01, 60)
     loads_in_flight_max: int = _setting(16, "load requests to Cassandra under way", "", 1, 1024)
-    load_batch_users: int = _setting(32, "users a load request at most", "users", 1, 100)
+    load_batch_users: int = _setting(16, "users a load request at most", "users", 1, 100)
     load_retry_s: float = _setting(0.5, "pause after a failed load", "s", 0.01, 60)
     parked_max: int = _setting(
         50_000, "updates a partition holds back for users being loaded", "updates", 1, 10**7

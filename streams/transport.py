@@ -1,9 +1,10 @@
-"""Faust's aiokafka transport, except that one Faust event is one batch of a partition's records.
+"""Faust's aiokafka transport, except that one Faust event is all that one poll brought of a topic.
 
-Stock Faust makes four tasks, a lock and two sensor calls a message (about 70 µs); a batch pays
-them once. Only these places of Faust are overridden:
+Stock Faust makes four tasks, a lock and two sensor calls a message (about 70 µs), and a message
+passes several turns of the event loop; a poll pays that once a topic, queries first. Only these
+places of Faust are overridden:
 
-- `_fetch_records` returns, for a partition, one `Batch` in place of a list of records. A batch
+- `_fetch_records` returns, for a topic, one `Poll`: a `Batch` of each partition. A batch
   says where the partition's position was before and after, so that what it skips (control
   records, aborted transactions) is explained and anything else is noticed (`BatchGapError`).
 - Back-pressure is not polling: a partition whose inbox is full is left out of the next fetch, and
@@ -51,6 +52,9 @@ class Batch(NamedTuple):
     end: int  # the position after them: the next offset to be fetched
 
 
+Poll = list[tuple[int, Batch]]  # what one poll brought of one topic: (partition, batch)
+
+
 class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """The consumer's own thread: fetches, commits, heartbeats."""
 
@@ -87,7 +91,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         active_partitions: Any,
         timeout: float | None = None,  # noqa: ASYNC109 (the signature is Faust's)
         max_records: int | None = None,
-    ) -> Mapping[TP, list[Batch]]:
+    ) -> Mapping[TP, list[Poll]]:
         if not self.consumer.flow_active:
             return {}
         wanted = [driver.ensure_aiokafka_TP(tp) for tp in active_partitions or ()]
@@ -102,12 +106,14 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         records = await super()._fetch_records(
             consumer, set(wanted), timeout=self.fetch_timeout, max_records=max_records
         )
-        batches = {}
+        polls: dict[str, Poll] = {}
         for tp, state in states.items():
             start, end = before[tp], state._position
             if start is not None and end is not None and (end != start or tp in records):
-                batches[TP(tp.topic, tp.partition)] = [Batch(start, records.get(tp, []), end)]
-        return batches
+                batch = Batch(start, records.get(tp, []), end)
+                polls.setdefault(tp.topic, []).append((tp.partition, batch))
+        # Faust wants a partition to speak of: the first one stands for the topic
+        return {TP(topic, polls[topic][0][0]): [polls[topic]] for topic in sorted(polls)}
 
     fetch_timeout = 0.05  # seconds; how soon a partition that has room again is asked for
 
@@ -174,7 +180,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """Nothing: closing here would come before LeaveGroup and leave a phantom member."""
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
-        batch: Batch = record
+        poll: Poll = record
+        batch = poll[0][1]
         return ConsumerMessage(
             tp.topic,
             tp.partition,
@@ -183,7 +190,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             0,
             None,
             None,
-            batch,
+            poll,
             None,
             None,
             None,

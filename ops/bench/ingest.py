@@ -12,6 +12,7 @@ not waited for, and writes nothing anywhere.
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -131,6 +132,7 @@ def stock(settings: Settings, count: int, round_: int) -> float:
 @click.option("--rounds", default=2, show_default=True)
 def bench(updates: int, users: int, stock_updates: int, rounds: int) -> None:
     """Run both in turn and print the ratio of their rates."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     with tempfile.TemporaryDirectory(prefix="read-states-bench-") as folder:
         stack = Stack(Path(folder) / "stack")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import tempfile
 import time
@@ -223,6 +224,7 @@ def report(
 @click.option("--seed", default=1, show_default=True)
 def demo(updates: int, queries: int, users: int, seconds: float, seed: int) -> None:
     """Sample traffic through a real Kafka, a worker and a real Cassandra; then the proof."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     with tempfile.TemporaryDirectory(prefix="read-states-demo-") as folder:
         stack = Stack(Path(folder) / "stack")
         try:

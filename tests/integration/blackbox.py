@@ -188,6 +188,7 @@ class Wire:
         self._producer.flush(10)
         self._replies.close()
         self._dead.close()
+        del self._producer, self.admin  # their threads end with them, before the brokers do
 
     # -- Kafka --------------------------------------------------------------------------------
 

@@ -1,0 +1,165 @@
+"""Bytes flipped at random: a closed file is dropped, a table in use raises; nothing crashes.
+
+Both builds run in this process, so a crash or an endless walk would end the tests.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from readstates.cache import fsck, layout, tablefile
+from table_builds import BUILDS, IDENTITY, new_buffer
+
+SLOTS = 200
+ROUNDS = {"compiled": 1_500, "plain": 150}
+FILES = {"compiled": 300, "plain": 40}
+COVERED = layout.AT_BOOT_ID  # of the header; the rest of it is spare
+
+
+def filled(build: ModuleType, buffer: Any, seed: int) -> Any:
+    """A busy table: residents clean, dirty and under way, tombstones, freed slots."""
+    table = build.Table(buffer, 20)
+    draw = random.Random(seed)
+    for step in range(400):
+        busy(table, draw, step + 1)
+    return table
+
+
+def busy(table: Any, draw: random.Random, version: int) -> None:
+    """One operation of any kind on any user."""
+    user_id = draw.randint(1, 25)
+    user = table.find(user_id)
+    if not user:
+        if table.evict(3, 50):
+            user = table.insert(user_id, version, draw.random() < 0.5)
+            table.load(user, 0, 99, 1, 1, 1, 1, 1, 1, version)
+        return
+    kind, channel, message = draw.randint(0, 1), draw.randint(1, 9), draw.randint(1, 99)
+    match draw.randint(0, 11):
+        case 0:
+            table.touch(user)
+        case 1 | 2 | 3:
+            table.ack(user, kind, channel, message, -1, -1, version)
+        case 4 | 5:
+            table.mention(user, kind, channel, message, version)
+        case 6:
+            table.delete(user, kind, channel, version)
+        case 7:
+            table.states(user)
+            table.get(user, kind, channel)
+        case 8:
+            if draw.random() < 0.2:
+                table.delete_user(user, version)
+        case 9 | 10:
+            head = table.dirty_head()
+            if head and draw.random() < 0.7:
+                _, delete_version, rows = table.take(head)
+                if draw.random() < 0.8:
+                    table.written(head, delete_version, rows)
+                else:
+                    table.write_failed(head, 1)
+        case 11:
+            table.cold_dirty(5)
+
+
+def contents(table: Any) -> list[Any]:
+    """What a reader can see."""
+    return [(table.user_id(user), table.floor(user), table.states(user)) for user in table.users()]
+
+
+@pytest.mark.parametrize("name", sorted(BUILDS))
+def test_damage_in_use_raises_and_never_crashes(name: str) -> None:
+    build = BUILDS[name]
+    original = new_buffer(SLOTS)
+    table = filled(build, original, seed=1)
+    expected = contents(table)
+    table.close()
+    raised = 0
+    refused: list[str] = []
+    for seed in range(ROUNDS[name]):
+        draw = random.Random(seed)
+        buffer = bytearray(original)
+        table = build.Table(buffer, 20)
+        # aim at slots and the index: half the flips at links and status bytes
+        for _ in range(draw.choice([1, 1, 3, 30])):
+            at = draw.randrange(layout.HEADER_BYTES, len(buffer))
+            if draw.random() < 0.5:
+                at = at // 64 * 64 + draw.randint(32, 61)
+            if at < len(buffer):
+                buffer[at] = draw.randrange(256)
+        try:
+            table.verify()
+        except build.TableDamaged:
+            raised += 1
+        else:  # what was hit says nothing
+            assert contents(table) == expected
+            assert fsck.check_bytes(bytes(buffer), saved=True) == []
+        try:
+            for step in range(300):
+                busy(table, draw, 1_000 + step)
+        except (build.TableDamaged, build.TableFull, IndexError):
+            pass
+        except ValueError as exc:  # the damage made a call look wrong
+            refused.append(str(exc))
+        table.close()
+    assert raised > ROUNDS[name] // 2
+    for message in refused:
+        assert any(part in message for part in ("is resident", "valid read state", "being written"))
+
+
+@pytest.mark.parametrize("name", sorted(BUILDS))
+def test_a_damaged_header_raises_and_never_crashes(name: str) -> None:
+    build = BUILDS[name]
+    original = new_buffer(SLOTS)
+    filled(build, original, seed=2).close()
+    for seed in range(ROUNDS[name]):
+        draw = random.Random(seed)
+        buffer = bytearray(original)
+        at = draw.randrange(layout.AT_SLOTS, layout.AT_CRC)
+        buffer[at] ^= 1 << draw.randrange(8)
+        try:
+            table = build.Table(buffer, 20)
+        except build.TableDamaged:
+            continue
+        try:
+            table.verify()
+        except build.TableDamaged:
+            continue
+        finally:
+            table.close()
+        assert layout.AT_POSITION <= at < layout.AT_POSITION + 8
+
+
+@pytest.mark.parametrize("name", sorted(BUILDS))
+def test_a_damaged_file_is_dropped(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = BUILDS[name]
+    monkeypatch.setattr(tablefile, "Table", build.Table)
+    monkeypatch.setattr(tablefile, "TableDamaged", build.TableDamaged)
+    path = tmp_path / "table"
+    file = tablefile.open_table(path, IDENTITY, 100, 20)
+    draw = random.Random(3)
+    for step in range(400):
+        busy(file.table, draw, step + 1)
+    file.close(clean=True)
+    sound = path.read_bytes()
+    for seed in range(FILES[name]):
+        draw = random.Random(seed)
+        data = bytearray(sound)
+        while data == sound:
+            for _ in range(draw.choice([1, 5])):
+                at = draw.randrange(COVERED + len(data) - layout.HEADER_BYTES)
+                at += (at >= COVERED) * (layout.HEADER_BYTES - COVERED)
+                if not layout.AT_CRC + 4 <= at < COVERED:
+                    data[at] ^= 1 << draw.randrange(8)
+        path.write_bytes(data)
+        file = tablefile.open_table(path, IDENTITY, 100, 20)
+        assert not file.warm
+        assert file.table.resident_users == 0
+        file.table.verify()
+        file.close(clean=False)

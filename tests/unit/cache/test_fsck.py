@@ -1,0 +1,135 @@
+"""fsck finds nothing in a sound file, and in a damaged one names the invariant; so does verify."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from readstates.cache import fsck, layout
+from readstates.cache.tablefile import open_table
+from table_builds import IDENTITY, new_buffer
+from table_sample import SLOTS, sample
+
+INDEX_AT = layout.HEADER_BYTES + SLOTS * layout.SLOT_BYTES
+
+
+def put(form: str, slot: int, field: int, value: int) -> Callable[[bytearray], None]:
+    """Overwrite a field of a slot, and make the slot's checksum right again."""
+
+    def change(buffer: bytearray) -> None:
+        byte_offset = layout.HEADER_BYTES + slot * layout.SLOT_BYTES
+        struct.pack_into(f"<{form}", buffer, byte_offset + field, value)
+        image = fsck.Image(bytes(buffer))
+        found = image.user.get(slot) or image.state.get(slot)
+        if found is not None:
+            struct.pack_into("<H", buffer, byte_offset + 62, fsck.checksum(found))
+
+    return change
+
+
+def put_header(byte_offset: int, value: int) -> Callable[[bytearray], None]:
+    """Overwrite a number of the header."""
+    return lambda buffer: struct.pack_into("<q", buffer, byte_offset, value)
+
+
+def empty_index(buffer: bytearray) -> None:
+    """Take one slot out of the index."""
+    places = struct.unpack_from(f"<{layout.index_entries(SLOTS)}I", buffer, INDEX_AT)
+    struct.pack_into("<I", buffer, INDEX_AT + 4 * places.index(4), 0)
+
+
+def move_index(buffer: bytearray) -> None:
+    """Move one slot to an entry where no probe meets it."""
+    places = struct.unpack_from(f"<{layout.index_entries(SLOTS)}I", buffer, INDEX_AT)
+    far = (places.index(4) - 2) % len(places)
+    while places[far] or places[far - 1]:
+        far -= 1
+    empty_index(buffer)
+    struct.pack_into("<I", buffer, INDEX_AT + 4 * far, 4)
+
+
+def flip_payload(buffer: bytearray) -> None:
+    """A bit of a message ID."""
+    buffer[layout.HEADER_BYTES + 4 * layout.SLOT_BYTES + 8] ^= 1
+
+
+DAMAGE: list[tuple[str, Callable[[bytearray], None]]] = [
+    ("I1", put("B", 4, 61, layout.USER | layout.STATE)),
+    ("I1", put_header(layout.AT_FREE_HEAD, 4)),
+    ("I1", put_header(layout.AT_FREE_HEAD, 0)),
+    ("I2", empty_index),
+    ("I2", move_index),
+    ("I3", put("I", 4, 48, 2)),
+    ("I3", put("I", 4, 56, 6)),
+    ("I3", put("I", 1, 48, 0)),
+    ("I3", put("I", 4, 52, 5)),
+    ("I4", put("I", 2, 36, 1)),
+    ("I4", put("I", 2, 32, 2)),
+    ("I4", put_header(layout.AT_LRU_TAIL, 2)),
+    ("I5", put_header(layout.AT_DIRTY_HEAD, 0)),
+    ("I5", put("q", 1, 16, 0)),
+    ("I5", put("I", 1, 40, 1)),
+    ("I6", put("B", 3, 61, layout.USER)),
+    ("I6", put("q", 2, 24, 5)),
+    ("I7", put("B", 5, 61, layout.STATE | layout.TOMBSTONE)),
+    ("I8", put_header(layout.AT_STATES, 9)),
+    ("I8", put_header(layout.AT_DIRTY_STATES, 9)),
+    ("I8", put_header(layout.AT_FREE, 9)),
+    ("I9", flip_payload),
+    ("I10", put("I", 1, 52, 2)),
+]
+
+
+def test_a_sound_table_has_no_problems(build: ModuleType) -> None:
+    assert fsck.check_bytes(bytes(sample(build)), saved=True) == []
+    assert fsck.check_bytes(bytes(new_buffer(SLOTS)), saved=True) == []
+
+
+@pytest.mark.parametrize(("invariant", "change"), DAMAGE)
+def test_damage_is_named(
+    build: ModuleType, invariant: str, change: Callable[[bytearray], None]
+) -> None:
+    buffer = sample(build)
+    change(buffer)
+    found = fsck.check_bytes(bytes(buffer), saved=True)
+    assert invariant in {problem.split(":")[0] for problem in found}
+    table = build.Table(buffer, 8)
+    with pytest.raises(build.TableDamaged, match=r"^(I\d+: |a link)"):
+        table.verify()
+    table.close()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "table"
+    file = open_table(path, IDENTITY, 50, 8)
+    user = file.table.insert(1, 0, False)
+    file.table.ack(user, 0, 5, 6, -1, -1, 7)
+    assert fsck.main([str(path)]) == 0
+    assert "not closed clean" in capsys.readouterr().out
+    file.close(clean=True)
+    before = path.read_bytes()
+    assert fsck.main([str(path)]) == 0
+    expected = "sound: partition 3, epoch 8, keyspace read_states, position 0, 114 slots, 1 users"
+    assert capsys.readouterr().out == f"{expected}, 1 read states, 1 dirty\n"
+    assert path.read_bytes() == before
+
+    flipped = bytearray(before)
+    flipped[-1] ^= 1
+    path.write_bytes(flipped)
+    assert fsck.main([str(path)]) == 1
+    assert "checksum of the whole file" in capsys.readouterr().out
+    path.write_bytes(before[:-8])
+    assert fsck.main([str(path)]) == 2
+    path.write_bytes(b"something else")
+    assert fsck.main([str(path)]) == 2
+    assert fsck.main([str(tmp_path / "none")]) == 2
+    assert fsck.main([]) == 2
+
+
+def test_a_ruined_file_does_not_flood(build: ModuleType) -> None:
+    buffer = sample(build)
+    buffer[layout.HEADER_BYTES :] = b"\xa5" * (len(buffer) - layout.HEADER_BYTES)
+    assert 0 < len(fsck.check_bytes(bytes(buffer), saved=True)) <= fsck.PROBLEMS_MAX

@@ -1,0 +1,32 @@
+"""The bytes of a table do not change unless the layout's version does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+from readstates.cache import layout
+from table_sample import sample
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def dump(buffer: bytearray) -> str:
+    """Rows of 16 bytes that are not all zero, each after its byte_offset."""
+    rows = ((at, buffer[at : at + 16]) for at in range(0, len(buffer), 16))
+    return "".join(f"{at:06x} {row.hex()}\n" for at, row in rows if any(row))
+
+
+def test_the_bytes_are_those_of_this_layout_version(build: ModuleType) -> None:
+    golden = GOLDEN / f"layout-{layout.LAYOUT_VERSION}.hex"
+    assert dump(sample(build)) == golden.read_text(), "raise LAYOUT_VERSION, add a golden file"
+
+
+def test_sizes() -> None:
+    assert layout.slots_for(8_000) == 1 + 8_000 + 1_000
+    assert layout.slots_for(100) == 1 + 100 + 64
+    for slots in (2, 3, 165, 9_001):
+        entries = layout.index_entries(slots)
+        assert 1.5 * slots <= entries <= 1.5 * slots + 2
+        assert layout.table_size_bytes(slots) == 4096 + 64 * slots + 4 * entries
+        assert layout.table_size_bytes(slots) % 8 == 0

@@ -1,0 +1,248 @@
+"""The fold, event by event, and the life of a change, in both builds."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+from readstates.cache.table import (
+    CHANGED,
+    DIRTIED,
+    DUPLICATE,
+    KEEP,
+    NO_ROOM,
+    REPLAYED,
+    STALE,
+    TOO_MANY,
+)
+from table_builds import new_buffer
+
+CHANNEL = 2**63 - 1
+KEEP2 = (KEEP, KEEP)
+
+
+@pytest.fixture
+def user(table: Any) -> int:
+    """A resident with one read state: last message 100, mention 200, count 3, version 10."""
+    user: int = table.insert(7, 5, False)
+    table.load(user, 0, CHANNEL, 100, 200, 3, 9_000, 1, 20, 10)
+    return user
+
+
+def state(table: Any, user: int) -> tuple[int, ...]:
+    """Message, mention, count, pins, flags, viewed, version."""
+    found: tuple[int, ...] = table.get(user, 0, CHANNEL)
+    return found[2:]
+
+
+@pytest.mark.parametrize(
+    ("event", "args", "code", "expected"),
+    [
+        ("ack", (150, KEEP, KEEP), CHANGED | DIRTIED, (150, 200, 3, 9_000, 1, 20, 11)),
+        ("ack", (200, KEEP, KEEP), CHANGED | DIRTIED, (200, 200, 0, 9_000, 1, 20, 11)),
+        ("ack", (100, KEEP, KEEP), DUPLICATE, (100, 200, 3, 9_000, 1, 20, 10)),
+        ("ack", (100, 5, KEEP), CHANGED | DIRTIED, (100, 200, 3, 9_000, 5, 20, 11)),
+        ("ack", (100, 0, 0), CHANGED | DIRTIED, (100, 200, 3, 9_000, 0, 0, 11)),
+        ("ack", (99, 5, 6), STALE, (100, 200, 3, 9_000, 1, 20, 10)),
+        ("mark_unread", (50, 9, KEEP, 21), CHANGED | DIRTIED, (50, 200, 9, 9_000, 1, 21, 11)),
+        ("mark_unread", (100, 3, KEEP, KEEP), DUPLICATE, (100, 200, 3, 9_000, 1, 20, 10)),
+        ("mention", (201,), CHANGED | DIRTIED, (100, 201, 4, 9_000, 1, 20, 11)),
+        ("mention", (150,), CHANGED | DIRTIED, (100, 200, 4, 9_000, 1, 20, 11)),
+        ("mention", (200,), DUPLICATE, (100, 200, 3, 9_000, 1, 20, 10)),
+        ("mention", (100,), STALE, (100, 200, 3, 9_000, 1, 20, 10)),
+        ("retract", (200,), CHANGED | DIRTIED, (100, 200, 2, 9_000, 1, 20, 11)),
+        ("retract", (100,), STALE, (100, 200, 3, 9_000, 1, 20, 10)),
+        ("pins_ack", (9_001,), CHANGED | DIRTIED, (100, 200, 3, 9_001, 1, 20, 11)),
+        ("pins_ack", (9_000,), DUPLICATE, (100, 200, 3, 9_000, 1, 20, 10)),
+        ("pins_ack", (8_999,), STALE, (100, 200, 3, 9_000, 1, 20, 10)),
+    ],
+)
+def test_an_event_changes_its_fields_and_no_others(
+    table: Any, user: int, event: str, args: tuple[int, ...], code: int, expected: tuple[int, ...]
+) -> None:
+    assert getattr(table, event)(user, 0, CHANNEL, *args, 11) == code
+    assert state(table, user) == expected
+    assert getattr(table, event)(user, 0, CHANNEL, *args, expected[-1]) == REPLAYED
+    assert state(table, user) == expected
+
+
+@pytest.mark.parametrize(
+    ("event", "args", "code"),
+    [
+        ("ack", (1, KEEP, KEEP), CHANGED | DIRTIED),
+        ("mark_unread", (1, 0, KEEP, KEEP), CHANGED | DIRTIED),
+        ("mention", (1,), CHANGED | DIRTIED),
+        ("pins_ack", (1,), CHANGED | DIRTIED),
+        ("pins_ack", (0,), STALE),
+        ("retract", (1,), STALE),
+        ("delete", (), STALE),
+    ],
+)
+def test_only_what_changes_something_from_zero_makes_a_read_state(
+    table: Any, user: int, event: str, args: tuple[int, ...], code: int
+) -> None:
+    assert getattr(table, event)(user, 3, 1, *args, 11) == code
+    assert table.has(user, 3, 1) == bool(code & CHANGED)
+    assert table.count(user) == 1 + bool(code & CHANGED)
+
+
+def test_counts_stop_at_both_ends(table: Any, user: int) -> None:
+    table.mark_unread(user, 0, CHANNEL, 100, 2**32 - 1, *KEEP2, 11)
+    assert table.mention(user, 0, CHANNEL, 150, 12) == DUPLICATE
+    assert table.mention(user, 0, CHANNEL, 300, 13) == CHANGED
+    assert state(table, user)[:3] == (100, 300, 2**32 - 1)
+    table.mark_unread(user, 0, CHANNEL, 100, 0, *KEEP2, 14)
+    assert table.retract(user, 0, CHANNEL, 300, 15) == STALE
+
+
+def test_a_type_and_the_largest_numbers_are_kept_apart(table: Any) -> None:
+    user = table.insert(2**63 - 1, 0, False)
+    row = (255, CHANNEL, CHANNEL, CHANNEL, 2**32 - 1, 2**48 - 1, 2**32 - 1, 65535, CHANNEL)
+    table.load(user, *row)
+    table.load(user, 0, CHANNEL, 1, 1, 1, 1, 1, 1, 1)
+    assert table.states(user) == [(0, CHANNEL, 1, 1, 1, 1, 1, 1, 1), row]
+    assert table.find(2**63 - 1) == user
+    assert table.find(1) == 0
+
+
+@pytest.mark.parametrize("bad", [(4, 2**32), (5, 2**48), (6, 2**32), (7, 2**16), (0, 256), (4, -1)])
+def test_a_number_that_does_not_fit_is_not_loaded(table: Any, bad: tuple[int, int]) -> None:
+    user = table.insert(1, 0, False)
+    row = [0, 1, 1, 1, 1, 1, 1, 1, 1]
+    row[bad[0]] = bad[1]
+    with pytest.raises(ValueError, match="read state"):
+        table.load(user, *row)
+    assert table.states(user) == []
+
+
+def test_nobody_is_made_resident_twice(table: Any, user: int) -> None:
+    with pytest.raises(ValueError, match="user 7 is resident"):
+        table.insert(7, 0, False)
+    with pytest.raises(ValueError, match="not a new"):
+        table.load(user, 0, CHANNEL, 1, 1, 1, 1, 1, 1, 1)
+
+
+def test_a_deletion_stays_until_it_is_written(table: Any, user: int) -> None:
+    free = table.free
+    assert table.delete(user, 0, CHANNEL, 20) == CHANGED | DIRTIED
+    assert (table.get(user, 0, CHANNEL), table.floor(user), table.free) == (None, 20, free)
+    assert table.delete(user, 0, CHANNEL, 21) == STALE
+    assert table.ack(user, 0, CHANNEL, 500, *KEEP2, 19) == REPLAYED
+    assert not table.evict(free + 1, 10)
+    write = table.take(user)
+    assert write == (20, 0, [(True, (0, CHANNEL, 0, 0, 0, 0, 0, 0, 20))])
+    table.written(user, *write[1:])
+    assert (table.free, table.dirty_states) == (free + 1, 0)
+    assert not table.is_dirty(user)
+
+
+def test_a_tombstone_comes_alive_from_zero(table: Any, user: int) -> None:
+    table.delete(user, 0, CHANNEL, 20)
+    write = table.take(user)
+    assert table.mention(user, 0, CHANNEL, 5, 21) == CHANGED | DIRTIED
+    assert state(table, user) == (0, 5, 1, 0, 0, 0, 21)
+    table.written(user, *write[1:])
+    assert state(table, user) == (0, 5, 1, 0, 0, 0, 21)
+    assert table.first_version(user) == 21
+    assert table.dirty_head() == user
+
+
+def test_delete_user_spares_what_is_newer(table: Any, user: int) -> None:
+    table.load(user, 1, 1, 1, 1, 1, 1, 1, 1, 50)
+    free = table.free
+    assert table.delete_user(user, 30) == CHANGED | DIRTIED
+    assert [row[:2] for row in table.states(user)] == [(1, 1)]
+    assert (table.free, table.floor(user)) == (free + 1, 30)
+    assert table.delete_user(user, 30) == REPLAYED
+    assert table.ack(user, 0, CHANNEL, 500, *KEEP2, 30) == REPLAYED
+    assert table.retract(user, 0, CHANNEL, 500, 30) == REPLAYED
+    assert table.delete_user(user, 60) == CHANGED
+    assert table.take(user) == (30, 60, [])
+    assert table.delete_user(user, 61) == CHANGED | DIRTIED
+    table.written(user, 60, [])
+    assert table.take(user) == (61, 61, [])
+
+
+def test_the_limit_of_a_user(table: Any, user: int) -> None:
+    for channel in range(1, 6):
+        assert table.ack(user, 0, channel, 1, *KEEP2, 20 + channel) & CHANGED
+    assert table.ack(user, 0, 6, 1, *KEEP2, 30) == TOO_MANY
+    assert table.mention(user, 0, CHANNEL, 500, 31) == CHANGED
+    table.delete(user, 0, 1, 32)
+    assert table.ack(user, 0, 6, 1, *KEEP2, 33) == CHANGED
+    assert table.ack(user, 0, 1, 1, *KEEP2, 34) == TOO_MANY  # the tombstone does not come alive
+    assert table.count(user) == 6
+
+
+def test_a_full_table_takes_nothing_and_says_so(build: ModuleType) -> None:
+    table = build.Table(new_buffer(4), 6)
+    user = table.insert(1, 0, False)
+    assert table.ack(user, 0, 1, 1, *KEEP2, 1) == CHANGED | DIRTIED
+    assert table.ack(user, 0, 2, 1, *KEEP2, 2) == CHANGED
+    before = table.states(user)
+    assert table.ack(user, 0, 3, 1, *KEEP2, 3) == NO_ROOM
+    assert (table.states(user), table.free) == (before, 0)
+    with pytest.raises(build.TableFull):
+        table.insert(2, 0, False)
+    with pytest.raises(build.TableFull):
+        table.load(user, 0, 9, 1, 1, 1, 1, 1, 1, 1)
+    table.verify()
+
+
+def test_the_least_recently_used_clean_user_goes_whole(table: Any) -> None:
+    users = {}
+    for user_id in (1, 2, 3):
+        users[user_id] = table.insert(user_id, 0, False)
+        table.load(users[user_id], 0, 1, 1, 1, 1, 1, 1, 1, 1)
+    cold = table.insert(4, 0, True)
+    assert [table.user_id(user) for user in table.users()] == [3, 2, 1, 4]
+    table.touch(users[1])
+    table.ack(users[2], 0, 1, 5, *KEEP2, 9)
+    assert table.evict(table.free + 1, 10, cold)  # 4 is kept, 2 is dirty: 3 goes
+    assert (table.find(3), table.evictions, table.resident_states) == (0, 1, 2)
+    assert not table.evict(40, 1, cold)
+    assert table.find(1) == users[1]
+
+
+def test_the_dirty_queue_is_oldest_first_and_failures_go_back_to_its_head(table: Any) -> None:
+    first, second = table.insert(1, 0, False), table.insert(2, 0, False)
+    table.now_ms = 1_000
+    table.ack(first, 0, 1, 5, *KEEP2, 1)
+    table.now_ms = 2_000
+    table.ack(second, 0, 1, 5, *KEEP2, 2)
+    table.ack(first, 0, 2, 5, *KEEP2, 3)
+    assert (table.dirty_head(), table.dirty_since_ms(first), table.dirty_users) == (first, 1_000, 2)
+    version, delete_version, rows = table.take(first)
+    assert (version, delete_version, len(rows), table.dirty_head()) == (1, 0, 2, second)
+    assert table.in_flight(first)
+    assert table.ack(first, 0, 1, 6, *KEEP2, 4) == CHANGED | DIRTIED
+    assert table.dirty_users == 1
+    table.write_failed(first, 1)
+    assert (table.dirty_head(), table.first_version(first)) == (first, 1)
+    version, delete_version, rows = table.take(first)
+    assert table.ack(first, 0, 2, 6, *KEEP2, 5) == CHANGED | DIRTIED
+    table.written(first, delete_version, rows)
+    assert table.dirty_head() == second
+    assert table.cold_dirty(9) == [first, second]
+    assert [row[1][1] for row in table.take(first)[2]] == [2]
+
+
+def test_ends_of_writes_that_nobody_began_are_refused(build: ModuleType, table: Any) -> None:
+    user = table.insert(1, 0, False)
+    with pytest.raises(build.TableDamaged):
+        table.take(user)
+    with pytest.raises(ValueError, match="being written"):
+        table.written(user, 0, [])
+    with pytest.raises(ValueError, match="being written"):
+        table.write_failed(user, 1)
+
+
+def test_a_closed_table_holds_nothing_of_the_buffer(build: ModuleType) -> None:
+    buffer = new_buffer(4)
+    table = build.Table(buffer, 6)
+    with pytest.raises(BufferError):
+        buffer.clear()
+    table.close()
+    table.close()
+    buffer.clear()

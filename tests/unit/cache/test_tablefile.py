@@ -1,0 +1,185 @@
+"""Opening, using again, dropping and locking table files."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from readstates.cache import layout, tablefile
+from readstates.cache.tablefile import CacheDirFullError, TableFile, open_table, table_size_bytes
+from table_builds import IDENTITY
+
+STATES = 100
+
+
+def opened(path: Path, **other: Any) -> TableFile:
+    """The file as its owner opens it."""
+    return open_table(path, replace(IDENTITY, **other), STATES, 50)
+
+
+def fill(file: TableFile) -> None:
+    """Users 1-3 with two read states each, all dirty; user 2's are under way."""
+    for user_id in (1, 2, 3):
+        user = file.table.insert(user_id, 0, False)
+        file.table.ack(user, 0, 1, 10, -1, -1, user_id * 10)
+        file.table.ack(user, 0, 2, 10, -1, -1, user_id * 10 + 1)
+    file.table.take(file.table.find(2))
+    file.table.position = 77
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> Path:
+    """A file that was filled and closed clean."""
+    path = tmp_path / "table"
+    file = opened(path)
+    fill(file)
+    file.close(clean=True)
+    return path
+
+
+def test_a_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    file = opened(path)
+    assert (file.warm, file.why, file.private) == (False, "new", False)
+    assert file.table.free >= STATES + STATES // 8
+    assert path.stat().st_size == table_size_bytes(STATES)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.stat().st_blocks * 512 >= path.stat().st_size  # reserved, not sparse
+    file.close(clean=False)
+    file.close(clean=False)
+
+
+def test_a_file_closed_clean_is_used_again(used: Path) -> None:
+    file = open_table(used, IDENTITY, STATES, 50, now_ms=5_000)
+    table = file.table
+    assert (file.warm, file.why) == (True, "closed clean")
+    assert table.position == 77
+    assert table.states(table.find(3)) == [
+        (0, 1, 10, 0, 0, 0, 0, 0, 30),
+        (0, 2, 10, 0, 0, 0, 0, 0, 31),
+    ]
+    # what was under way is dirty again, first in the queue, and all of it waits since now
+    assert table.dirty_head() == table.find(2)
+    assert (table.first_version(table.find(2)), table.dirty_users) == (20, 3)
+    assert [table.dirty_since_ms(table.find(n)) for n in (1, 2, 3)] == [5_000] * 3
+    file.close(clean=True)
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"topic_id": bytes(16)}, "of another log"),
+        ({"epoch": 9}, "of another log"),
+        ({"partition": 4}, "of another log"),
+        ({"keyspace": "other"}, "of another log"),
+    ],
+)
+def test_a_file_of_another_log_is_dropped(used: Path, other: dict[str, Any], why: str) -> None:
+    file = opened(used, **other)
+    assert (file.warm, file.why, file.table.resident_users) == (False, why, 0)
+    file.close(clean=False)
+
+
+def test_a_file_of_another_size_or_layout_is_dropped(used: Path) -> None:
+    data = bytearray(used.read_bytes())
+    file = open_table(used, IDENTITY, 2 * STATES, 50)
+    assert not file.warm
+    assert "CACHE_STATES" in file.why
+    file.close(clean=False)
+    struct.pack_into("<I", data, layout.AT_LAYOUT, layout.LAYOUT_VERSION + 1)
+    used.write_bytes(data)
+    file = opened(used)
+    assert (file.warm, file.why) == (False, "not a table file of this layout")
+    file.close(clean=False)
+
+
+def test_a_file_not_closed_clean_is_dropped(used: Path) -> None:
+    program = (
+        "import os, sys; from pathlib import Path\n"
+        "from readstates.cache.tablefile import TableIdentity, open_table\n"
+        "file = open_table(Path(sys.argv[1]), "
+        f"TableIdentity({IDENTITY.topic_id!r}, 8, 3, 'read_states'), {STATES}, 50)\n"
+        "assert file.warm\n"
+        "os._exit(7)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, used], check=False).returncode == 7
+    file = opened(used)
+    assert (file.warm, file.why, file.table.resident_users) == (False, "not closed clean", 0)
+    file.close(clean=False)
+
+
+def test_a_second_opener_gets_a_private_file(used: Path) -> None:
+    first = opened(used)
+    before = used.read_bytes()
+    second = opened(used)
+    assert (first.private, second.private, second.warm) == (False, True, False)
+    assert second.path != used
+    assert second.table.resident_users == 0
+    fill(second)
+    second.close(clean=True)
+    assert used.read_bytes() == before
+    assert list(used.parent.iterdir()) == [used]
+    first.close(clean=True)
+    third = opened(used)
+    assert third.warm
+    third.close(clean=False)
+
+
+def test_no_room_names_the_file_the_size_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int, at: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "table"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(CacheDirFullError) as raised:
+            opened(path)
+    message = str(raised.value)
+    for part in (str(path), str(table_size_bytes(STATES)), "CACHE_DIR", "CACHE_STATES"):
+        assert part in message
+    assert path.stat().st_size == 0
+    file = opened(path)  # nothing is locked or half made
+    assert not file.private
+    file.close(clean=False)
+
+
+def test_damage_under_a_right_checksum_is_found(used: Path) -> None:
+    data = bytearray(used.read_bytes())
+    data[layout.HEADER_BYTES + layout.SLOT_BYTES + 52] += 1  # the first user's count
+    used.write_bytes(data)
+    with used.open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as mapped:
+        struct.pack_into("<I", mapped, layout.AT_CRC, tablefile._crc(mapped))
+    file = opened(used)
+    assert not file.warm
+    assert file.why.startswith("damaged: I10")
+    file.close(clean=False)
+
+
+def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "table").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="table"):
+        opened(tmp_path / "table")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_default_folder_is_in_memory_where_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tablefile, "SHM", tmp_path)
+    monkeypatch.setattr(tablefile, "SHM_FREE_MIN_BYTES", 1)
+    assert tablefile.default_cache_dir() == tmp_path / "read-states"
+    monkeypatch.setattr(tablefile, "SHM_FREE_MIN_BYTES", 2**62)
+    assert tablefile.default_cache_dir().parent != tmp_path
+    monkeypatch.setattr(tablefile, "SHM", tmp_path / "none")
+    assert tablefile.default_cache_dir().parent != tmp_path
