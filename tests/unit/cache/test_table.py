@@ -88,12 +88,13 @@ def test_only_what_changes_something_from_zero_makes_a_read_state(
 
 
 def test_counts_stop_at_both_ends(table: Any, user: int) -> None:
-    table.mark_unread(user, 0, CHANNEL, 100, 2**32 - 1, *KEEP2, 11)
-    assert table.mention(user, 0, CHANNEL, 150, 12) == DUPLICATE
-    assert table.mention(user, 0, CHANNEL, 300, 13) == CHANGED
+    table.mark_unread(user, 0, CHANNEL, 100, 2**32 - 2, *KEEP2, 11)
+    assert table.mention(user, 0, CHANNEL, 150, 12) == CHANGED
+    assert table.mention(user, 0, CHANNEL, 160, 13) == DUPLICATE
+    assert table.mention(user, 0, CHANNEL, 300, 14) == CHANGED
     assert state(table, user)[:3] == (100, 300, 2**32 - 1)
-    table.mark_unread(user, 0, CHANNEL, 100, 0, *KEEP2, 14)
-    assert table.retract(user, 0, CHANNEL, 300, 15) == STALE
+    table.mark_unread(user, 0, CHANNEL, 100, 0, *KEEP2, 15)
+    assert table.retract(user, 0, CHANNEL, 300, 16) == STALE
 
 
 def test_a_type_and_the_largest_numbers_are_kept_apart(table: Any) -> None:
