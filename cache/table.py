@@ -239,7 +239,7 @@ class Table:
     @cython.ccall
     def find(self, user_id: cython.longlong) -> cython.longlong:
         """The user's slot, or 0 if it is not resident."""
-        place: cython.longlong = self._place(_mix(cython.cast(cython.ulonglong, user_id), 0))
+        place: cython.longlong = self._place(_mix(user_id, 0))
         entries: cython.longlong = self._entries
         steps: cython.longlong = 0
         slot: cython.longlong
@@ -261,13 +261,7 @@ class Table:
         self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong
     ) -> cython.longlong:
         """The slot of a state or tombstone, or 0."""
-        owner: cython.ulonglong = user
-        place: cython.longlong = self._place(
-            _mix(
-                cython.cast(cython.ulonglong, channel_id),
-                ((owner << 8) | cython.cast(cython.ulonglong, kind)) + 1,
-            )
-        )
+        place: cython.longlong = self._place(_mix(channel_id, ((user << 8) | kind) + 1))
         entries: cython.longlong = self._entries
         steps: cython.longlong = 0
         slot: cython.longlong
@@ -296,6 +290,7 @@ class Table:
         base: cython.longlong = slot * 8
         status: cython.ulonglong = self._b[slot * 64 + 61]
         tail: cython.ulonglong = self._b[slot * 64 + 60]
+        owner: cython.ulonglong
         x: cython.ulonglong = (
             self._u[base] * _C1 + self._u[base + 1] * _C2
             + self._u[base + 2] * _C3 + self._u[base + 3] * _C4
@@ -303,9 +298,10 @@ class Table:
         if status & _USER:
             x = (x + ((tail << 8) | (status & (_USER | _DIRTY))) * _C7) & _MASK
         else:
-            tail = (cython.cast(cython.ulonglong, self._d[slot * 16 + 12]) << 16) | (tail << 8)
+            owner = self._d[slot * 16 + 12]
+            tail = (owner << 16) | (tail << 8) | status
             x = (
-                x + self._u[base + 4] * _C5 + self._u[base + 5] * _C6 + (tail | status) * _C7
+                x + self._u[base + 4] * _C5 + self._u[base + 5] * _C6 + tail * _C7
             ) & _MASK
         return (((x ^ (x >> 32)) * _C1) & _MASK) >> 48
 
@@ -777,14 +773,12 @@ class Table:
     ) -> cython.bint:
         """Set flags and last_viewed where given; True if one of them changed."""
         changed: cython.bint = False
-        packed: cython.ulonglong
         if flags >= 0 and self._d[slot * 16 + 11] != flags:
             self._d[slot * 16 + 11] = flags
             changed = True
         if last_viewed >= 0:
-            packed = self._u[slot * 8 + 4]
-            if (packed & 0xFFFF) != cython.cast(cython.ulonglong, last_viewed):
-                self._u[slot * 8 + 4] = (packed >> 16 << 16) | last_viewed
+            if self._h[slot * 32 + 16] != last_viewed:
+                self._h[slot * 32 + 16] = last_viewed
                 changed = True
         return changed
 
@@ -883,14 +877,13 @@ class Table:
         if slot < 0:
             return -slot
         packed: cython.ulonglong = self._u[slot * 8 + 4]
+        wanted: cython.ulonglong = timestamp
         known: cython.longlong = packed >> 16
         if timestamp < known:
             return 8
         if timestamp == known:
             return 16
-        self._u[slot * 8 + 4] = (
-            cython.cast(cython.ulonglong, timestamp) << 16
-        ) | (packed & 0xFFFF)
+        self._u[slot * 8 + 4] = (wanted << 16) | (packed & 0xFFFF)
         return self._changed(user, slot, version)
 
     @cython.ccall

@@ -142,7 +142,6 @@ class Duties(Service):  # type: ignore[misc]
         self.settings = app.read_states_settings
         self.store = store
         self.output = output
-        self.pauses = metrics.CollectorPauses()
         self._progress: tuple[int, float] = (-1, time.monotonic())
         self._evictions: dict[int, int] = {}
 
@@ -165,6 +164,7 @@ class Duties(Service):  # type: ignore[misc]
         sys.setswitchinterval(GIL_SWITCH_S)
         gc.collect()
         gc.freeze()
+        metrics.CollectorPauses()  # from here on: the start's own collection is nobody's pause
 
     async def on_stop(self) -> None:
         self.output.close()
