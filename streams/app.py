@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 TURN_S = 0.02
 GAUGES_S = 1.0
 STUCK_S = 60.0  # liveness: lag without progress for this long
+GC_THRESHOLDS = (5_000, 20, 20)  # what lives here is short-lived or frozen; see gc.set_threshold
 GIL_SWITCH_S = 0.0005  # a query must not wait 5 ms for the interpreter while a thread decodes
 
 
@@ -164,6 +165,7 @@ class Duties(Service):  # type: ignore[misc]
         sys.setswitchinterval(GIL_SWITCH_S)
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         metrics.CollectorPauses()  # from here on: the start's own collection is nobody's pause
 
     async def on_stop(self) -> None:

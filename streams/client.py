@@ -142,7 +142,7 @@ class Client:
 
     def _create_topic(self) -> None:
         new = NewTopic(self._reply_topic, 1, -1, config={"retention.ms": "600000"})
-        admin = AdminClient(self._config)
+        admin = AdminClient({**self._config, "log_level": 3})
         (future,) = admin.create_topics([new]).values()
         try:
             future.result(timeout=START_TIMEOUT_S)

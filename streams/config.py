@@ -73,7 +73,7 @@ class Settings:
         50_000, "updates a partition holds back for users being loaded", "updates", 1, 10**7
     )
     inbox_max: int = _setting(
-        10_000, "updates a partition has taken off Kafka and not yet begun", "updates", 1, 10**6
+        2_000, "updates a partition has taken off Kafka and not yet begun", "updates", 1, 10**6
     )
     queries_waiting_max: int = _setting(
         10_000, "queries a worker holds back before it answers `overloaded`", "queries", 1, 10**6

@@ -130,3 +130,6 @@ def forget_partition(number: int) -> None:
     for gauge in PARTITION_GAUGES:
         if (str(number),) in gauge._metrics:
             gauge.remove(str(number))
+    for topic, partition in list(PROCESSING_LAG._metrics):
+        if partition == str(number):
+            PROCESSING_LAG.remove(topic, partition)

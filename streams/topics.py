@@ -51,7 +51,7 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
 
 def admin(settings: Settings) -> AdminClient:
     """An admin client of these brokers."""
-    return AdminClient(settings.librdkafka(**{"client.id": "read-states-admin"}))
+    return AdminClient(settings.librdkafka(**{"client.id": "read-states-admin", "log_level": 3}))
 
 
 def create(settings: Settings, partitions: int, replication: int) -> list[str]:
