@@ -39,7 +39,6 @@ TOO_MANY = 32  # the user has user_states_max read states
 NO_ROOM = 64  # no free slot; nothing was changed
 
 KEEP = -1
-COUNT_MAX = 0xFFFFFFFF
 
 _MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
 _C1 = cython.declare(cython.ulonglong, 0x9E3779B97F4A7C15)
@@ -776,10 +775,9 @@ class Table:
         if flags >= 0 and self._d[slot * 16 + 11] != flags:
             self._d[slot * 16 + 11] = flags
             changed = True
-        if last_viewed >= 0:
-            if self._h[slot * 32 + 16] != last_viewed:
-                self._h[slot * 32 + 16] = last_viewed
-                changed = True
+        if last_viewed >= 0 and self._h[slot * 32 + 16] != last_viewed:
+            self._h[slot * 32 + 16] = last_viewed
+            changed = True
         return changed
 
     @cython.ccall

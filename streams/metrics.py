@@ -125,8 +125,11 @@ class CollectorPauses:
         self._by_generation[info["generation"]].observe(pause_s)
 
 
-def forget_partition(number: int) -> None:
+def forget_partition(number: int, *topics: str) -> None:
     """Drop a partition's gauges when it leaves this worker."""
+    for topic in topics:
+        if (topic, str(number)) in PROCESSING_LAG._metrics:
+            PROCESSING_LAG.remove(topic, str(number))
     for gauge in PARTITION_GAUGES:
         if (str(number),) in gauge._metrics:
             gauge.remove(str(number))

@@ -195,6 +195,11 @@ class Partition:
         parked = [w.updates[0][0].offset for w in self.parked.values() if w.updates]
         return min([self.position, *parked])
 
+    @property
+    def settled(self) -> bool:
+        """True if all that is applied is durable: only parked updates still hold offsets."""
+        return len(self.watermark) == self.parked_updates
+
     def watermark_position(self) -> int:
         """The offset that may be committed for the updates topic."""
         return self.watermark.position(self.position)

@@ -20,6 +20,7 @@ Handing over, at each revocation and at shutdown; running it twice does no harm:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,10 @@ class Handover(Partitions):
     partition_count: int = 0
     cache_dir: Any = None
     _rebalance_started: float | None = None
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._committing = asyncio.Lock()
 
     async def open(self, consumer: Consumer) -> dict[TP, int]:
         """Open what is assigned and not open yet; returns where to seek, for all of it."""
@@ -174,10 +179,12 @@ class Handover(Partitions):
             partition, table = owned.partition, owned.file.table
             self.owned.pop(partition.number, None)
             partition.incarnation = -1  # P5: nothing that comes back now is taken
-            clean = table.dirty_users == 0 and table.dirty_states == 0
+            clean = drained and partition.settled
             table.position = partition.resume_position()
             owned.file.close(clean)
-            metrics.forget_partition(partition.number)
+            metrics.forget_partition(
+                partition.number, self.settings.updates_topic, self.settings.queries_topic
+            )
         log.info(
             "handed_over partitions=%d written_out=%s committed=%s",
             len(leaving),
@@ -188,6 +195,10 @@ class Handover(Partitions):
 
     async def commit(self, consumer: Any, owned: list[Owned], *, clean: bool = False) -> bool:
         """Commit the watermarks that moved. False: not committed; nothing is lost by it."""
+        async with self._committing:  # one at a time: an older commit must not come last
+            return await self._commit(consumer, owned, clean)
+
+    async def _commit(self, consumer: Any, owned: list[Owned], clean: bool) -> bool:
         offsets: dict[TP, tuple[int, str]] = {}
         moved: list[tuple[Owned, tuple[int, int]]] = []
         for one in owned:

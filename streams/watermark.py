@@ -22,20 +22,27 @@ class Watermark:
     def __init__(self, committed: int) -> None:
         self._position = committed
         self._held: dict[int, int] = {}
+        self._count = 0
 
     def hold(self, offset: int) -> None:
         """Keep the watermark at or below `offset` until it is released as often as held."""
         bucket = offset >> BUCKET_BITS
         self._held[bucket] = self._held.get(bucket, 0) + 1
+        self._count += 1
 
     def release(self, offset: int) -> None:
         """Undo one hold of `offset`. Raises KeyError where none of its bucket is held."""
         bucket = offset >> BUCKET_BITS
         count = self._held[bucket] - 1
+        self._count -= 1
         if count:
             self._held[bucket] = count
         else:
             del self._held[bucket]
+
+    def __len__(self) -> int:
+        """How many holds there are."""
+        return self._count
 
     @property
     def idle(self) -> bool:

@@ -129,11 +129,11 @@ async def drain(
     clock_ms: Callable[[], int],
     timeout_s: float,
 ) -> bool:
-    """Write everything out; False when the time was over first. Steps as in the module."""
+    """Write everything out, dead letters too; False when the time was over first."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         await write_behind.turn(partitions, now_ms=clock_ms(), everything=True)
-        if write_behind.idle and not any(p.table.dirty_users for p in partitions):
+        if write_behind.idle and all(partition.settled for partition in partitions):
             return True
         await asyncio.sleep(0.005)
     return False

@@ -90,7 +90,7 @@ class DeadLetter(NamedTuple):
         return self.headers["reason"].decode()
 
 
-def until(look: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
+def until(look: Callable[[], T | None], what: str, timeout_s: float = WAIT_S) -> T:
     """Asks again until the answer is truthy, and returns it."""
     end = time.monotonic() + timeout_s
     while True:
@@ -192,8 +192,10 @@ class Wire:
 
     # -- Kafka --------------------------------------------------------------------------------
 
-    def create_topic(self, name: str, partitions: int = 1, **config: str) -> None:
-        made = self.admin.create_topics([NewTopic(name, partitions, 1, config=config)])
+    def create_topic(
+        self, name: str, partitions: int = 1, config: dict[str, str] | None = None
+    ) -> None:
+        made = self.admin.create_topics([NewTopic(name, partitions, 1, config=config or {})])
         made[name].result(timeout=WAIT_S)
         until(lambda: name in self.topics(), f"topic {name}")
 
@@ -277,7 +279,6 @@ class Wire:
             return found[0] if found else None
 
         found = until(look, f"a dead letter of {place}")
-        assert found is not None
         assert set(found.headers) == {"reason", *wanted}
         return found
 

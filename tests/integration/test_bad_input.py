@@ -32,20 +32,18 @@ def without(field: str) -> dict[str, Any]:
     return {name: value for name, value in ACK.items() if name != field}
 
 
+NOT_IDS: list[Any] = [
+    *(0, -1, 2**63, 2**64, 10**30, 1.0, 1e3, True, None, [], {}),
+    *("", "0", "-1", "+1", "01", " 1", "1 ", "1.0", "1e3", "0x1", "x", str(2**63), "٣"),
+]
+NOT_ACKS: list[Any] = [[], {}, None, "x", [[]], [5]]
 WRONG_FIELDS: list[dict[str, Any]] = [
     without("channel_id"),
     without("message_id"),
     without("type"),
     with_(type=None),
     with_(type=1),
-    *(
-        with_(**{name: value})
-        for name in ("channel_id", "message_id")
-        for value in (
-            *(0, -1, 2**63, 2**64, 10**30, 1.0, 1e3, True, None, [], {}),
-            *("", "0", "-1", "+1", "01", " 1", "1 ", "1.0", "1e3", "0x1", "x", str(2**63), "٣"),
-        )
-    ),
+    *(with_(**{name: value}) for name in ("channel_id", "message_id") for value in NOT_IDS),
     *(with_(read_state_type=value) for value in (-1, 256, "1", 1.0, None, True)),
     *(with_(flags=value) for value in (-1, 2**32, "1", 1.5, None, False)),
     *(with_(last_viewed=value) for value in (-1, 65536, "1", None)),
@@ -61,7 +59,7 @@ WRONG_FIELDS: list[dict[str, Any]] = [
     {"type": "retract_mention", "message_id": "5"},
     {"type": "delete"},
     {"type": "delete", "channel_id": "5", "read_state_type": "0"},
-    *({"type": "bulk_ack", "acks": value} for value in ([], {}, None, "x", [[]], [5])),
+    *({"type": "bulk_ack", "acks": value} for value in NOT_ACKS),
     {"type": "bulk_ack"},
     {"type": "bulk_ack", "acks": [{"channel_id": "5", "message_id": "6"}] * 1001},
     with_(user_id=None),
@@ -109,6 +107,9 @@ def refused(wire: Wire, user: int, bad: list[tuple[bytes | None, str]]) -> None:
 def test_wrong_fields(wire: Wire, victim: int) -> None:
     refused(wire, victim, [(encode(victim, event), "invalid_field") for event in WRONG_FIELDS])
     refused(wire, victim, [(json.dumps(ACK).encode(), "invalid_field")])
+    template = b'{"type":"ack","user_id":%d,"channel_id":%%s,"message_id":"6"}' % victim
+    raw = [template % number for number in (b"1e3", b"5E0", b"5.0", b"-0")]
+    refused(wire, victim, [(value, "invalid_field") for value in raw])
 
 
 def test_unknown_types(wire: Wire, victim: int) -> None:
@@ -162,10 +163,10 @@ def test_key_mismatch(wire: Wire, victim: int) -> None:
     for place, key in zip(places, keys, strict=True):
         found = wire.dead_letter(place)
         assert (found.reason, found.key, found.value) == ("key_mismatch", key, value)
-    for key in (None, b""):
-        place = wire.send(wire.updates, key, value, partition=number)
+    for none in (None, b""):
+        place = wire.send(wire.updates, none, value, partition=number)
         found = wire.dead_letter(place)
-        assert (found.reason, found.key, found.value) == ("key_mismatch", key, value)
+        assert (found.reason, found.key, found.value) == ("key_mismatch", none, value)
     assert wire.get(victim, after_offset=place.offset).states == before
     assert wire.get(other).states == []
 

@@ -186,7 +186,7 @@ def test_not_caught_up_before_the_deadline(wire: Wire, owner: int) -> None:
 def test_an_error_goes_out_before_the_deadline(wire: Wire, owner: int) -> None:
     """By the broker's timestamps of the query's reply, which is what a client sees."""
     name = f"{wire.prefix}.replies.stamped"
-    wire.create_topic(name, **{"message.timestamp.type": "LogAppendTime"})
+    wire.create_topic(name, config={"message.timestamp.type": "LogAppendTime"})
     wire.get(owner)
     reader = TopicReader(wire.bootstrap, name, 1)
     try:
@@ -255,12 +255,15 @@ def test_the_last_deadline_counts(wire: Wire, owner: int) -> None:
 
 # -- errors ---------------------------------------------------------------------------------------
 
+NOT_CHANNELS: list[Any] = [
+    *(None, "5", {}, 5, [1, 1], ["1", 1], [0], [None]),
+    *([1.0], [True], ["01"], [2**63], [[1]]),
+]
 WRONG: list[dict[str, Any]] = [
     {"type": "put"},
     {"type": None},
     {"type": 5},
-    *({"channel_ids": value} for value in (None, "5", {}, 5, [1, 1], ["1", 1], [0], [None])),
-    *({"channel_ids": value} for value in ([1.0], [True], ["01"], [2**63], [[1]])),
+    *({"channel_ids": value} for value in NOT_CHANNELS),
     {"channel_ids": list(range(1, 1002))},
     *({"read_state_type": value} for value in (None, -1, 256, "0", 1.0, True)),
     *({"since_version": value} for value in (None, -1, "x", "00", 1.5, 2**63, False)),

@@ -17,6 +17,7 @@ from blackbox import (
     new_user,
     until,
 )
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
@@ -87,6 +88,7 @@ def equal(service: Service, log: Log, load: Load) -> None:
     found, expected = service.wire.all_rows(), log.rows()
     assert found.keys() == expected.keys()
     assert {k: (v, expected[k]) for k, v in found.items() if v != expected[k]} == {}
+    assert len(found) > 300, "too little to prove anything"
     assert log.oracle.bad == 0
     assert service.wire.dead_letters() == []
 
@@ -95,6 +97,12 @@ def owned(worker: WorkerProcess) -> set[str]:
     """Partitions that are open in a worker, by its gauges."""
     name = "read_states_resident_states{partition="
     return {k[len(name) : -1] for k in worker.metrics() if k.startswith(name)}
+
+
+def lagging(worker: WorkerProcess) -> set[str]:
+    """Partitions of which a worker shows the lag."""
+    name = "read_states_processing_lag_records{"
+    return {k.partition("partition=")[2][0] for k in worker.metrics() if k.startswith(name)}
 
 
 @pytest.fixture
@@ -122,6 +130,8 @@ def test_two_workers(pair: Service) -> None:
             "both own some",
         )
         assert owned(first) | owned(second) == both
+        for worker in (first, second):
+            until(lambda w=worker: lagging(w) == owned(w), "gauges of what it owns")  # type: ignore[misc]
         sentinel.look()
         equal(service, log, load)
         together(service)
@@ -212,6 +222,16 @@ def refusal(worker: WorkerProcess) -> str:
     return said
 
 
+def grow(service: Service, topic: str, partitions: int) -> None:
+    """Gives a topic more partitions."""
+    admin = service.wire.admin
+    admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(WAIT_S)
+    until(
+        lambda: len(admin.list_topics().topics[topic].partitions) == partitions,
+        f"{partitions} partitions",
+    )
+
+
 @pytest.fixture
 def refusing(stack: Stack, folder: Path) -> Iterator[Any]:
     made: list[Service] = []
@@ -243,9 +263,7 @@ def test_missing_queries_topic(refusing: Any) -> None:
 def test_other_partition_counts(refusing: Any) -> None:
     service = refusing("uneven")
     name = service.wire.queries
-    wanted = [NewPartitions(name, PARTITIONS + 2)]
-    service.wire.admin.create_partitions(wanted)[name].result(WAIT_S)
-    until(lambda: len(service.wire.admin.list_topics().topics[name].partitions) == 6, "6")
+    grow(service, name, PARTITIONS + 2)
     said = refusal(service.start())
     assert "it-uneven.updates" in said
     assert "it-uneven.queries" in said
@@ -277,11 +295,27 @@ def test_more_partitions_of_updates(refusing: Any) -> None:
     """Adding partitions to both topics would send users elsewhere: that is another log."""
     service = refusing("grown")
     for name in (service.wire.updates, service.wire.queries):
-        service.wire.admin.create_partitions([NewPartitions(name, 6)])[name].result(WAIT_S)
-        until(lambda n=name: len(service.wire.admin.list_topics().topics[n].partitions) == 6, "6")
+        grow(service, name, 6)
     said = refusal(service.start())
     assert "partitions" in said
     assert "--new-epoch" in said
+
+
+def test_committed_beyond_the_log(refusing: Any) -> None:
+    """Kafka lost records, or the topic was replaced: never reset silently."""
+    service = refusing("lost")
+    consumer = Consumer(
+        {"bootstrap.servers": service.wire.bootstrap, "group.id": service.group},
+    )
+    try:
+        place = TopicPartition(service.wire.updates, 2, 5)
+        assert consumer.commit(offsets=[place], asynchronous=False)
+    finally:
+        consumer.close()
+    worker = service.start()
+    until(lambda: worker.returncode is not None, "the worker ends", 2 * WAIT_S)
+    assert worker.returncode not in {0, None}
+    assert "committed offset 5" in worker.output()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 from readstates.cache import fsck, layout
+from readstates.cache.image import Image, checksum
 from readstates.cache.tablefile import open_table
 from table_builds import IDENTITY, new_buffer
 from table_sample import SLOTS, sample
@@ -22,10 +23,10 @@ def put(form: str, slot: int, field: int, value: int) -> Callable[[bytearray], N
     def change(buffer: bytearray) -> None:
         byte_offset = layout.HEADER_BYTES + slot * layout.SLOT_BYTES
         struct.pack_into(f"<{form}", buffer, byte_offset + field, value)
-        image = fsck.Image(bytes(buffer))
+        image = Image(bytes(buffer))
         found = image.user.get(slot) or image.state.get(slot)
         if found is not None:
-            struct.pack_into("<H", buffer, byte_offset + 62, fsck.checksum(found))
+            struct.pack_into("<H", buffer, byte_offset + 62, checksum(found))
 
     return change
 
