@@ -700,8 +700,7 @@ class Table:
                 self._b[user * 64 + 61] &= ~_IN_FLIGHT & 0xFF
                 self._q[user * 8 + 2] = first
                 self._seal(user)
-                if first:
-                    self._queue_add(user, True)
+                self._queue_add(user, True)
             user = self._d[user * 16 + 8]
             steps += 1
             if steps > 2 * self.slots:

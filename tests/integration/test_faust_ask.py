@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import uuid
 
 from blackbox import Reply as Seen
 from blackbox import Wire, check_form, new_user
@@ -13,11 +14,11 @@ ASKER = """
 import asyncio, json, os, sys
 import faust
 
-bootstrap, queries, user = sys.argv[1:]
+bootstrap, queries, user, reply_to = sys.argv[1:]
 app = faust.App(
     "asker",
     broker=f"kafka://{bootstrap}",
-    reply_create_topic=True,
+    reply_to=reply_to,
     store="memory://",
     topic_allow_declare=True,
     topic_partitions=4,
@@ -50,11 +51,14 @@ def test_agent_ask(wire: Wire) -> None:
     event = {"type": "ack", "channel_id": str(2**60 + 1), "message_id": str(2**61 + 1)}
     offset = wire.produce_update(user, event)
     expected = wire.get(user, after_offset=offset)
+    # Faust sends its first query before it makes its reply topic: it must be there beforehand
+    reply_to = f"f-reply-{uuid.uuid4()}"
+    wire.create_topic(reply_to)
     done = subprocess.run(
-        [sys.executable, "-c", ASKER, wire.bootstrap, wire.queries, str(user)],
+        [sys.executable, "-c", ASKER, wire.bootstrap, wire.queries, str(user), reply_to],
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=90,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]

@@ -10,7 +10,11 @@ SLOTS = 24
 
 
 def sample(build: ModuleType) -> bytearray:
-    """Its buffer, saved. Slots 1-3 are users; 4 and 5 of user 1 (5 deleted), 6 of 2, 7 of 3."""
+    """Its buffer, saved.
+
+    Slots 1-3 are users; 4 and 5 belong to user slot 1 (5 is deleted), 6 and 8 to 2, 7 to 3; 9 and
+    10 are free again, those above were never used.
+    """
     buffer = new_buffer(SLOTS)
     table = build.Table(buffer, 8)
     table.now_ms = 1_234_567

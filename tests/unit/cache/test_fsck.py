@@ -61,6 +61,7 @@ DAMAGE: list[tuple[str, Callable[[bytearray], None]]] = [
     ("I1", put("B", 4, 61, layout.USER | layout.STATE)),
     ("I1", put_header(layout.AT_FREE_HEAD, 4)),
     ("I1", put_header(layout.AT_FREE_HEAD, 0)),
+    ("I1", put("I", 10, 52, 9)),  # the free list runs in a circle
     ("I2", empty_index),
     ("I2", move_index),
     ("I3", put("I", 4, 48, 2)),

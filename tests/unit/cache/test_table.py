@@ -229,6 +229,17 @@ def test_the_dirty_queue_is_oldest_first_and_failures_go_back_to_its_head(table:
     assert [row[1][1] for row in table.take(first)[2]] == [2]
 
 
+def test_the_search_for_cold_dirty_users_is_bounded(table: Any) -> None:
+    dirty = table.insert(1, 0, True)
+    table.ack(dirty, 0, 1, 5, *KEEP2, 1)
+    for user_id in (2, 3, 4):
+        table.insert(user_id, 0, True)
+    assert table.cold_dirty(1) == [dirty]  # the fourth that it looks at
+    table.insert(5, 0, True)
+    assert table.cold_dirty(1) == []
+    assert table.cold_dirty(2) == [dirty]
+
+
 def test_ends_of_writes_that_nobody_began_are_refused(build: ModuleType, table: Any) -> None:
     user = table.insert(1, 0, False)
     with pytest.raises(build.TableDamaged):
