@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.1
 NO_ADDRESS_LOG_S = 60.0
+TOPIC_LOOKS = 3  # at the cluster's topics, a second apart, before a reply topic does not exist
 
 
 def now_ms() -> int:
@@ -74,6 +75,8 @@ class Partitions:
         self.loader = Loader(store, settings, self.wake.set)
         self.deadlines = Deadlines()
         self.waiting_queries = 0
+        self._looking = 0  # queries whose reply topic is being looked for
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop alone would not keep them
         self._no_address_logged = 0.0
 
     def wants(self, topic: str, number: int) -> bool:
@@ -128,17 +131,27 @@ class Partitions:
         owned.query_mark.hold(record.offset)
         if self.output.exists(address):
             self._read_query(owned, record, address, headers, taken_ns)
+        elif self._looking >= self.settings.queries_waiting_max:
+            self._no_address(record, address)
+            owned.query_mark.release(record.offset)
         else:
+            self._looking += 1
             task = asyncio.create_task(
                 self._look_for_topic(owned, record, address, headers, taken_ns)
             )
-            task.add_done_callback(lambda t: t.exception())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _look_for_topic(
         self, owned: Owned, record: Any, address: ReplyAddress, headers: Any, taken_ns: int
     ) -> None:
+        """A reply topic we have not seen: look again, for Faust makes it after its first query."""
         incarnation = owned.partition.incarnation
-        await self.output.refresh()
+        for _ in range(TOPIC_LOOKS):
+            await self.output.refresh()
+            if self.output.exists(address):
+                break
+        self._looking -= 1
         if self.owned.get(owned.partition.number) is not owned or (
             owned.partition.incarnation != incarnation
         ):
