@@ -23,7 +23,7 @@ echo "setup: $VENV (about half a minute the first time)"
 "$VENV/bin/python" - <<'PY'
 from readstates.cache.table import COMPILED
 if not COMPILED:
-    print("setup: no C compiler, so cache/table.py runs as plain Python: everything works, updates "
-          "cost about three times more. To compile it: apt-get install gcc libc6-dev python3-dev, "
+    print("setup: no C compiler, so cache/table.py runs as plain Python: everything works, table "
+          "operations cost about ten times more. To compile it: apt-get install gcc libc6-dev python3-dev, "
           "then make clean setup")
 PY

@@ -119,7 +119,13 @@ class Handover(Partitions):
         path = self.cache_dir / f"{settings.topic_prefix}-{settings.kafka_group}-{number}.table"
 
         def attempt() -> TableFile:
-            return open_table(path, identity, settings.cache_states, settings.user_states_max)
+            return open_table(
+                path,
+                identity,
+                settings.cache_states,
+                settings.user_states_max,
+                now_ms=now_ms() & 0xFFFFFFFF,
+            )
 
         file = attempt()
         if file.warm and not max(committed, start) <= file.table.position <= end:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from blackbox import COLUMNS, USER_STATES_MAX, Log, Service, Wire, new_user, rows_of
+from blackbox import COLUMNS, USER_STATES_MAX, Log, Service, Wire, new_user, rows_of, until
 
 Event = dict[str, Any]
 Fields = dict[str, int]
@@ -437,7 +437,7 @@ def test_users_that_do_not_fit_the_table_come_back(service: Service, wire: Wire)
         states = wire.get(user, after_offset=offset).states
         changed = [s for s, old in zip(states, first[user], strict=True) if s != old]
         assert [(s["channel_id"], s["mention_count"]) for s in changed] == [("5", 1)]
-    assert service.metric("read_states_evictions_total") > 0
+    until(lambda: service.metric("read_states_evictions_total"), "evictions")
     assert service.metric("read_states_queries_total{outcome=miss}") > 0
 
 
