@@ -17,7 +17,7 @@ from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
 from readstates.streams.partition import Partition
 
-Wanted = tuple[Partition, int, int]  # partition, its incarnation, user
+Wanted = tuple[Partition, int, int, int]  # partition, its incarnation, user, ticket
 
 
 class Loader:
@@ -36,9 +36,9 @@ class Loader:
         """Users asked for and not yet under way."""
         return len(self._waiting)
 
-    def want(self, partition: Partition, user_id: int) -> None:
+    def want(self, partition: Partition, user_id: int, ticket: int) -> None:
         """Load a user; requests made in one turn of the loop may share a flight."""
-        self._waiting.append((partition, partition.incarnation, user_id))
+        self._waiting.append((partition, partition.incarnation, user_id, ticket))
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._start)
@@ -67,12 +67,12 @@ class Loader:
                 loop.call_later(self._settings.load_retry_s, self._again, flight)
             else:
                 metrics.LOADS.labels("loaded").inc(len(flight))
-                for partition, incarnation, user_id in flight:
-                    partition.loaded(incarnation, user_id, found[user_id])
+                for partition, incarnation, user_id, ticket in flight:
+                    partition.loaded(incarnation, user_id, ticket, found[user_id])
                 self._woken()
             self._start()
 
-        self._store.load([user_id for _, _, user_id in flight], done)
+        self._store.load([user_id for _, _, user_id, _ in flight], done)
 
     def _again(self, flight: list[Wanted]) -> None:
         self._waiting.extendleft(reversed(flight))

@@ -62,7 +62,7 @@ COLD = (Mention, RetractMention, Delete, DeleteUser)  # events that do not warm 
 class Effects(Protocol):
     """What a partition asks of the world."""
 
-    def load(self, partition: Partition, user_id: int) -> None: ...
+    def load(self, partition: Partition, user_id: int, ticket: int) -> None: ...
     def dead_letter(self, partition: Partition, record: Any, reason: str, text: str) -> None: ...
     def answer(
         self, query: Query, version: int, full: bool, rows: list[ReadState], hit: bool
@@ -75,9 +75,11 @@ class Parked:
     """A user being loaded, with what waits for the rows."""
 
     updates: deque[tuple[Any, Update]] = field(default_factory=deque)  # (record, event)
+    ticket: int = 0  # of the load that is asked for: rows of an earlier one are stale
     queries: list[Query] = field(default_factory=list)
     warm: bool = False  # enters at the warm end of the LRU
     rows: list[ReadState] | None = None  # arrived, waiting for room in the table
+    resident: bool = False  # in the table, but not all updates have found room there
 
 
 @dataclass(slots=True)
@@ -138,6 +140,7 @@ class Partition:
         self.closing = False
         self.announced = False
         self.counts = Counts()
+        self._tickets = 0
         self.last_append_ms = 0  # broker timestamp of the last record applied
         self._epoch_bits = epoch << OFFSET_BITS
         self.partitions = partitions
@@ -407,13 +410,18 @@ class Partition:
 
     def _load(self, user_id: int) -> Parked:
         waiting = self.parked[user_id] = Parked()
-        self._effects.load(self, user_id)
+        self._request(user_id, waiting)
         return waiting
 
-    def loaded(self, incarnation: int, user_id: int, rows: list[ReadState]) -> None:
+    def _request(self, user_id: int, waiting: Parked) -> None:
+        self._tickets += 1
+        waiting.ticket = self._tickets
+        self._effects.load(self, user_id, waiting.ticket)
+
+    def loaded(self, incarnation: int, user_id: int, ticket: int, rows: list[ReadState]) -> None:
         """A user's rows came from Cassandra (none: the user is new)."""
         waiting = self.parked.get(user_id)
-        if incarnation != self.incarnation or waiting is None:  # P5
+        if incarnation != self.incarnation or waiting is None or waiting.ticket != ticket:  # P5
             return
         waiting.rows = rows
         self._settle(user_id, waiting)
@@ -422,6 +430,10 @@ class Partition:
         """Make a loaded user resident, fold what was parked, answer. False: no room yet."""
         table = self.table
         user = table.find(user_id)
+        if user == 0 and waiting.resident:  # written out and evicted before its updates had room
+            waiting.resident = False
+            self._request(user_id, waiting)
+            return True
         if user == 0:
             rows = waiting.rows or []
             if not self._make_room(1 + len(rows), 0):
@@ -430,7 +442,7 @@ class Partition:
             user = table.insert(user_id, self.version, not waiting.warm)
             for row in rows:
                 table.load(user, *row)
-            waiting.rows = []
+            waiting.rows, waiting.resident = None, True
         while waiting.updates:
             record, event = waiting.updates[0]
             offset = record.offset
@@ -451,13 +463,15 @@ class Partition:
             self._reply(query, user, hit=False)
         return True
 
-    def wants_load(self, incarnation: int, user_id: int) -> bool:
+    def wants_load(self, incarnation: int, user_id: int, ticket: int) -> bool:
         """True while a load of this user still has something waiting for it."""
         waiting = self.parked.get(user_id)
         return (
             incarnation == self.incarnation
             and waiting is not None
+            and waiting.ticket == ticket
             and waiting.rows is None
+            and not waiting.resident
             and bool(waiting.updates or waiting.queries)
         )
 
@@ -470,7 +484,8 @@ class Partition:
             return
         self.stalled = False
         for user_id, waiting in list(self.parked.items()):
-            if waiting.rows is not None and not self._settle(user_id, waiting):
+            arrived = waiting.rows is not None or waiting.resident
+            if arrived and not self._settle(user_id, waiting):
                 return
 
     # -- write-behind -------------------------------------------------------------------------
@@ -558,7 +573,7 @@ class Partition:
         waiting = self.parked.get(query.get.user_id)
         if waiting is not None and query in waiting.queries:
             waiting.queries.remove(query)
-            if not waiting.queries and not waiting.updates and waiting.rows is None:
+            if not waiting.queries and not waiting.updates and not waiting.resident:
                 del self.parked[query.get.user_id]
         elif query in self.ahead:
             self.ahead.remove(query)

@@ -258,8 +258,8 @@ class Partitions:
 
     # -- effects ------------------------------------------------------------------------------
 
-    def load(self, partition: Partition, user_id: int) -> None:
-        self.loader.want(partition, user_id)
+    def load(self, partition: Partition, user_id: int, ticket: int) -> None:
+        self.loader.want(partition, user_id, ticket)
 
     def dead_letter(self, partition: Partition, record: Any, reason: str, text: str) -> None:
         metrics.DEAD_LETTERS.labels(reason).inc()

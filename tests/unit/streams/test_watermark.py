@@ -1,0 +1,31 @@
+"""The watermark: never above what is held, never back."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from readstates.streams.watermark import BUCKET_BITS, Watermark
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5000)), max_size=60))
+def test_at_or_below_every_hold_and_never_back(steps: list[tuple[bool, int]]) -> None:
+    mark, held, next_offset, last = Watermark(0), [], 0, 0
+    for hold, number in steps:
+        if hold or not held:
+            next_offset += number + 1
+            mark.hold(next_offset - 1)
+            held.append(next_offset - 1)
+        else:
+            mark.release(held.pop(number % len(held)))
+        position = mark.position(next_offset)
+        assert last <= position <= min([next_offset, *held])
+        assert len(mark) == len(held)
+        if not held:
+            assert position == next_offset
+        last = position
+
+
+def test_low_by_less_than_a_bucket() -> None:
+    mark = Watermark(0)
+    mark.hold(1000)
+    assert 1000 - (1 << BUCKET_BITS) < mark.position(5000) <= 1000
