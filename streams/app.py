@@ -31,6 +31,7 @@ from readstates.streams.errors import ReadStatesError
 from readstates.streams.http import Endpoints
 from readstates.streams.rebalance import Handover
 from readstates.streams.replies import Output
+from readstates.streams.worker import now_ms
 
 log = logging.getLogger(__name__)
 
@@ -205,6 +206,7 @@ class Duties(Service):  # type: ignore[misc]
     def _measure(self) -> None:
         applied = 0
         waiting = False
+        evictions: dict[int, int] = {}
         for number, owned in self.partitions.owned.items():
             partition, table, label = owned.partition, owned.partition.table, str(number)
             counts = partition.counts
@@ -218,13 +220,14 @@ class Duties(Service):  # type: ignore[misc]
             metrics.DIRTY_STATES.labels(label).set(table.dirty_states)
             metrics.PARKED_UPDATES.labels(label).set(partition.parked_updates)
             evicted = table.evictions - self._evictions.get(partition.incarnation, 0)
-            self._evictions = {**self._evictions, partition.incarnation: table.evictions}
+            evictions[partition.incarnation] = table.evictions
             metrics.EVICTIONS.inc(evicted)
             durable = partition.watermark_position()
             metrics.DURABILITY_LAG.labels(label).set(partition.position - durable)
-            metrics.DURABILITY_LAG_SECONDS.labels(label).set(partition.oldest_change_s())
+            metrics.DURABILITY_LAG_SECONDS.labels(label).set(partition.oldest_change_s(now_ms()))
             waiting |= self._lag(self.settings.updates_topic, number, partition.position)
             self._lag(self.settings.queries_topic, number, owned.query_position)
+        self._evictions = evictions
         metrics.QUERIES_WAITING.set(self.partitions.waiting_queries)
         if applied != self._progress[0] or not waiting:
             self._progress = (applied, time.monotonic())

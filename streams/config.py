@@ -116,9 +116,12 @@ class Settings:
         """`KAFKA_CONFIG` as a dict; a comma inside a value is written as two."""
         parts = [p.replace("\0", ",") for p in self.kafka_config.replace(",,", "\0").split(",")]
         pairs = [p.partition("=") for p in parts if p.strip()]
-        bad = next((key for key, equals, _ in pairs if not equals), None)
-        if bad is not None:
-            raise ConfigError(f"KAFKA_CONFIG: expected key=value,…; {bad[:20]!r}… has no '='")
+        bad = next((place for place, pair in enumerate(pairs, 1) if not pair[1]), None)
+        if bad is not None:  # not shown: it may be the rest of a password with a comma
+            raise ConfigError(
+                f"KAFKA_CONFIG: expected key=value,…; entry {bad} has no '=' (a comma inside a "
+                "value is written as two)"
+            )
         return {key.strip(): value.strip() for key, _, value in pairs}
 
     def librdkafka(self, **more: Any) -> dict[str, Any]:

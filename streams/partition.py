@@ -216,7 +216,7 @@ class Partition:
         """
         table = self.table
         table.now_ms = now_ms & 0xFFFFFFFF
-        taken = 0
+        taken, before = 0, self.position
         while taken < limit and self.can_run:
             batch = self.inbox[0]
             records = batch.records
@@ -224,8 +224,6 @@ class Partition:
             begin = self._index
             self._index = self._apply(records, begin, stop)
             taken += self._index - begin
-            if self._index < stop:
-                break
             if self._index == len(records):
                 self.inbox.popleft()
                 self._index = 0
@@ -233,7 +231,7 @@ class Partition:
         self.inbox_records -= taken
         if not self.parked_updates:
             table.position = self.position
-        if self.ahead and taken:
+        if self.ahead and self.position != before:  # also where only control records passed
             self._release_ahead()
         return taken
 
@@ -280,9 +278,7 @@ class Partition:
             if code == CHANGED:
                 counts.applied += 1
             elif code & NO_ROOM:
-                if not self._make_room(self._slots_for(user, event), user):
-                    self.stalled = True
-                    return index
+                self.stalled = not self._make_room(self._slots_for(user, event), user)
                 return index  # the same record again, with room
             else:
                 if code & DIRTIED:
@@ -476,7 +472,16 @@ class Partition:
         )
 
     def _make_room(self, slots: int, keep: int) -> bool:
-        return self.table.evict(slots, EVICT_SCAN_MAX, keep)
+        """Evict until `slots` are free. False: the coldest users wait to be written out.
+
+        Goes on while it helps: a stall with nothing to write would never end.
+        """
+        table, before = self.table, -1
+        while table.free > before:
+            before = table.free
+            if table.evict(slots, EVICT_SCAN_MAX, keep):
+                return True
+        return False
 
     def retry_stalled(self) -> None:
         """Something was written out: try again whatever waited for room."""
@@ -503,12 +508,12 @@ class Partition:
             writes.append(self._write(user))
         return writes
 
-    def oldest_change_s(self) -> float:
+    def oldest_change_s(self, now_ms: int) -> float:
         """Age of the oldest change that waits to be written out, in seconds."""
         user = self.table.dirty_head()
         if not user:
             return 0.0
-        return ((self.table.now_ms - self.table.dirty_since_ms(user)) & 0xFFFFFFFF) / 1000
+        return ((now_ms - self.table.dirty_since_ms(user)) & 0xFFFFFFFF) / 1000
 
     def _write(self, user: int) -> Write:
         first_version, delete_version, rows = self.table.take(user)

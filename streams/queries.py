@@ -11,6 +11,7 @@ from readstates.schemas.queries import Get
 
 ERROR_MARGIN_MS = 500  # an error goes out this long before the deadline …
 ERROR_MARGIN_SHARE = 0.2  # … or this share of the time left, whichever is less
+SWEEP_MIN = 1024  # entries, before those already done are swept out
 
 
 class Query:
@@ -64,6 +65,7 @@ class Deadlines:
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Query]] = []
         self._count = itertools.count()
+        self._sweep_at = SWEEP_MIN
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -72,6 +74,10 @@ class Deadlines:
         """Watch a query that could not be answered at once."""
         left = max(0, query.deadline_ms - now_ms)
         margin = min(ERROR_MARGIN_MS, int(left * ERROR_MARGIN_SHARE))
+        if len(self._heap) >= self._sweep_at:
+            self._heap = [entry for entry in self._heap if not entry[2].done]
+            heapq.heapify(self._heap)
+            self._sweep_at = max(SWEEP_MIN, 2 * len(self._heap))
         heapq.heappush(self._heap, (query.deadline_ms - margin, next(self._count), query))
 
     def due(self, now_ms: int) -> Iterator[Query]:

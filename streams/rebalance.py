@@ -180,9 +180,13 @@ class Handover(Partitions):
         drained = await drain(
             self.write_behind, partitions, now_ms, self.settings.handover_timeout_s
         )
+        # a shutdown during a rebalance hands over twice at once: the first to come here does it
+        leaving = [owned for owned in leaving if owned.partition.incarnation >= 0]
         committed = await self.commit(consumer, leaving, clean=True)
         for owned in leaving:
             partition, table = owned.partition, owned.file.table
+            if partition.incarnation < 0:
+                continue
             self.owned.pop(partition.number, None)
             partition.incarnation = -1  # P5: nothing that comes back now is taken
             clean = drained and partition.settled

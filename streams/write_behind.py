@@ -64,6 +64,7 @@ class WriteBehind:
         self._woken = woken
         self._in_flight = 0
         self._paused_until = 0.0
+        self._turns = 0
         self._queue: deque[tuple[list[Change], list[Write]]] = deque()
         self._dirty_max = int(settings.cache_states * settings.dirty_share_max)
 
@@ -77,7 +78,10 @@ class WriteBehind:
         delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
         if time.monotonic() < self._paused_until and not everything:
             return
-        for partition in partitions:
+        order = list(partitions)
+        self._turns += 1
+        first = self._turns % len(order) if order else 0
+        for partition in order[first:] + order[:first]:  # none is always the last to find room
             while self._has_room():
                 if partition.incarnation < 0:  # handed over meanwhile
                     break

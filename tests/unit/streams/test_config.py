@@ -1,0 +1,96 @@
+"""Settings: where they come from, what they may be, and what is never shown."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from readstates.streams.config import SECRETS, Settings, describe, env_name
+from readstates.streams.errors import ConfigError
+
+RANGED = [field for field in fields(Settings) if field.metadata["low"] is not None]
+
+
+def test_defaults_are_allowed() -> None:
+    Settings.load({})
+
+
+def test_flags_win_over_the_environment_and_that_over_defaults() -> None:
+    environ = {"READ_STATES_KAFKA_GROUP": "env", "READ_STATES_HTTP_PORT": "7000"}
+    settings = Settings.load(environ, kafka_group="flag", http_port=None)
+    assert (settings.kafka_group, settings.http_port) == ("flag", 7000)
+    assert settings.cassandra_port == 9042
+
+
+@pytest.mark.parametrize("field", RANGED, ids=lambda field: field.name)
+def test_outside_its_range_is_refused_by_name(field: Any) -> None:
+    kind = type(field.default)
+    for value in (field.metadata["low"] - 1, field.metadata["high"] + 1):
+        with pytest.raises(ConfigError, match=f"{env_name(field.name)}: .* is outside"):
+            Settings.load({env_name(field.name): str(kind(value))})
+
+
+@pytest.mark.parametrize("value", ["", "x", "1.5", "nan"])
+def test_what_is_no_number_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match="READ_STATES_HTTP_PORT: expected int"):
+        Settings.load({"READ_STATES_HTTP_PORT": value})
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_float_must_be_finite(value: str) -> None:
+    with pytest.raises(ConfigError, match="outside"):
+        Settings.load({"READ_STATES_FLUSH_DELAY_S": value})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"cache_states": 1000, "user_states_max": 501}, "half of CACHE_STATES"),
+        ({"handover_timeout_s": 5, "session_timeout_s": 5}, "below SESSION_TIMEOUT_S"),
+        ({"reply_topics": "("}, "REPLY_TOPICS"),
+        ({"kafka_config": "a=b,c"}, "entry 2 has no '='"),
+    ],
+)
+def test_relations_are_checked(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Settings.load({}, **given)
+    Settings.load({}, cache_states=1000, user_states_max=500)
+
+
+def test_extra_kafka_settings() -> None:
+    settings = Settings.load({}, kafka_config="a=b=c, d = e,,f ,")
+    assert settings.kafka_extra == {"a": "b=c", "d": "e,f"}
+    assert settings.librdkafka(d=1) == {"bootstrap.servers": "127.0.0.1:9092", "a": "b=c", "d": 1}
+
+
+def test_secrets_are_not_shown() -> None:
+    given = dict.fromkeys(SECRETS, "sasl.password=hidden")
+    settings = Settings.load({}, **given)
+    assert "hidden" not in repr(settings) + str(settings)
+    assert repr(settings).count("'***'") == len(SECRETS)
+    assert "cassandra_password=''" in repr(Settings())
+
+
+def test_no_part_of_a_password_is_in_an_error() -> None:
+    """A comma in it, written once, cuts it in two."""
+    with pytest.raises(ConfigError) as caught:
+        Settings.load({}, kafka_config="sasl.username=me,sasl.password=hid,den")
+    assert "den" not in str(caught.value).replace("hidden", "")
+
+
+def test_the_topics_and_the_pattern_of_reply_topics() -> None:
+    settings = Settings(topic_prefix="a.b")
+    assert settings.updates_topic == "a.b.updates"
+    assert settings.queries_topic == "a.b.queries"
+    assert settings.dead_letters_topic == "a.b.dead-letters"
+    match = settings.reply_topic_pattern.fullmatch
+    assert match("a.b.replies.x")
+    assert match("f-reply-1")
+    assert not match("axb.replies.x")
+    assert not match("a.b.updates")
+
+
+def test_each_setting_is_described() -> None:
+    for field in fields(Settings):
+        assert field.metadata["help"] in describe(field)

@@ -1,0 +1,267 @@
+"""Whatever the world does, a partition is the fold of its log: seeded, on the real table.
+
+Each seed drives one log through late and failing loads, writes that fail or fail after they were
+applied, writes of a dead owner that arrive late, and crashes that leave only the committed offset.
+Checked: every reply against the oracle at the reply's version, every commit against the database,
+the bounds on memory on the way, and the database against the oracle at the end.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import random
+from typing import Any
+
+import pytest
+from readstates.ops.demo.oracle import Oracle
+from readstates.ops.demo.traffic import Record, Traffic
+from readstates.schemas.replies import ReadState
+from readstates.streams import partition as module
+from readstates.streams.queries import Query
+from readstates.streams.transport import Batch
+from readstates.streams.write_behind import pack
+from small_world import World, query, record, version
+
+SEEDS = 100
+RECORDS = 300
+STATES_MAX = 30  # over what the traffic gives a user: refusals depend on replays, not on the log
+PARKED_MAX = 20
+STEPS_TO_DRAIN = 4000
+
+
+class Log:
+    """Records with gaps between offsets, and what the oracle makes of them."""
+
+    def __init__(self, rand: random.Random, seed: int) -> None:
+        self.oracle = Oracle()
+        self.records: list[Any] = []
+        self.changes: dict[int, tuple[int, list[tuple[int, int]]]] = {}  # offset: user, keys
+        self.history: dict[int, tuple[list[int], list[list[Any]]]] = {}  # user: offsets, rows
+        offset = 0
+        traffic = Traffic(seed, 12)
+        for sent in traffic.updates(RECORDS):
+            if rand.random() < 0.01:
+                user_id = rand.choice(traffic.user_ids)
+                body = json.dumps({"type": "delete_user", "user_id": user_id}).encode()
+                self._add(offset, Record(b"%d" % user_id, body))
+            else:
+                self._add(offset, sent)
+            offset += 1 + (rand.randint(1, 90) if rand.random() < 0.05 else 0)
+        self.end = offset
+
+    def _add(self, offset: int, sent: Record) -> None:
+        self.records.append(record(offset, sent.key, sent.value))
+        bad = self.oracle.bad
+        users = self.oracle.users
+        user_id = int(sent.key or b"0")
+        before = dict(enumerate(self.oracle.rows(user_id)))
+        self.oracle.apply(sent.key, sent.value, offset)
+        if self.oracle.bad > bad or user_id not in users:
+            return
+        old = {row[:2]: row for row in before.values()}
+        new = {row[:2]: row for row in self.oracle.rows(user_id)}
+        keys = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
+        self.changes[offset] = (user_id, keys)
+        offsets, states = self.history.setdefault(user_id, ([], []))
+        offsets.append(offset)
+        states.append(list(new.values()))
+
+    def rows_at(self, user_id: int, position: int) -> list[Any]:
+        """A user's read states when everything before `position` is applied."""
+        offsets, states = self.history.get(user_id, ([], []))
+        index = bisect.bisect_left(offsets, position)
+        return sorted(states[index - 1]) if index else []
+
+
+class FaultyWorld(World):
+    """Steps drawn at random; `faults` may be turned off."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.log = Log(self.random, seed)
+        self.slots = self.random.choice((70, 90, 140))
+        self.faults = True
+        self.fed = 0  # records handed to some owner
+        self.next = 0
+        self.committed = 0
+        self.checked = 0
+        self.last_version = 0
+        self.writes: list[tuple[list[Any], list[Any]]] = []
+        self.read: list[tuple[Any, list[ReadState]]] = []  # loads whose rows were read
+        super().__init__(self.slots, STATES_MAX, parked_max=PARKED_MAX, inbox_max=50)
+
+    # -- steps
+
+    def step(self) -> None:
+        step = self.random.choices(
+            (self.fetch, self.turn, self.load, self.flush, self.write, self.keep, self.ask_one,
+             self.commit, self.forget_one, self.crash),
+            (20, 20, 25, 8, 12, 10, 8, 5, 3, 0.3 if self.faults else 0),
+        )[0]  # fmt: skip
+        step()
+        partition = self.partition
+        assert partition.parked_updates <= PARKED_MAX
+        assert partition.parked_updates == sum(len(w.updates) for w in partition.parked.values())
+        assert partition.inbox_records <= 50 + 20
+
+    def fetch(self) -> None:
+        partition = self.partition
+        if not partition.wants_records or partition.next_arrival >= self.log.end:
+            return
+        start, self.next = partition.next_arrival, self.next + self.random.randint(0, 20)
+        records = [r for r in self.log.records[: self.next] if r.offset >= start]
+        if records:
+            end = records[-1].offset + 1
+        else:  # control records only
+            following = [r.offset for r in self.log.records if r.offset >= start]
+            end = following[0] if following else self.log.end
+        self.fed = max(self.fed, end)
+        if end > start:
+            partition.take(Batch(start, records, end))
+
+    def turn(self) -> None:
+        self.partition.run(self.random.randint(1, 30), self.now_ms)
+        self.now_ms += self.random.randint(0, 50)
+
+    def load(self, *asked: Any) -> None:  # type: ignore[override]
+        if asked:  # the effect
+            partition, user_id, ticket = asked
+            self.loads.append((partition, partition.incarnation, user_id, ticket))
+            return
+        if self.loads and self.random.random() < 0.6:  # read now, answer later, in any order
+            load = self.loads.pop(self.random.randrange(len(self.loads)))
+            if load[0].wants_load(*load[1:]) and not (
+                self.faults and self.random.random() < 0.2 and not self.loads.append(load)  # type: ignore[func-returns-value]
+            ):
+                self.read.append((load, self.db.read(load[2])))
+        elif self.read:
+            load, rows = self.read.pop(self.random.randrange(len(self.read)))
+            load[0].loaded(*load[1:], rows)
+
+    def flush(self) -> None:
+        delay_ms = self.random.choice((0, 500)) if self.faults else 0
+        due = self.partition.take_writes(self.now_ms, delay_ms, 16, self.slots // 2)
+        for write in due:
+            if not write.rows and not write.delete_version:
+                self.partition.written(write)
+        self.writes += pack(due, self.random.choice((1, 3, 30)))
+
+    def write(self) -> None:
+        if not self.writes:
+            return
+        changes, waiting = self.writes.pop(self.random.randrange(len(self.writes)))
+        failed = self.faults and self.random.random() < 0.25
+        if not failed or self.random.random() < 0.5:
+            self.db.write(changes)
+        if failed and self.random.random() < 0.1:
+            self.writes.append((changes, []))  # and once more, late
+        for one in waiting:
+            one.pending -= 1
+            one.failed = one.failed or failed
+            if not one.pending:
+                one.partition.written(one)
+
+    def keep(self) -> None:
+        if self.dead:
+            index = self.random.randrange(len(self.dead))
+            partition, incarnation, letter, _ = self.dead.pop(index)
+            partition.dead_letter_kept(incarnation, letter.offset)
+
+    def ask_one(self) -> None:
+        more: dict[str, int] = {}
+        if self.random.random() < 0.3:
+            more["since_version"] = version(self.random.randint(0, self.log.end))
+        if self.random.random() < 0.3:
+            more["after_offset"] = self.random.randint(0, self.fed)
+        self.partition.ask(query(self.random.choice(list(self.log.history)), **more))
+
+    def forget_one(self) -> None:
+        partition = self.partition
+        waiting = [q for parked in partition.parked.values() for q in parked.queries]
+        if waiting or partition.ahead:
+            partition.forget(self.random.choice([*waiting, *partition.ahead]))
+
+    def commit(self) -> None:
+        position = self.partition.watermark_position()
+        assert position >= self.committed, "the watermark went back"
+        assert position <= self.partition.position
+        self.committed = position
+        for offset in range(self.checked, position):
+            user_id, keys = self.log.changes.get(offset, (0, []))
+            for key in keys:
+                assert self.db.version(user_id, key) >= version(offset), (
+                    f"committed {position}, but offset {offset} is not in the database"
+                )
+        self.checked = max(self.checked, position)
+
+    def crash(self) -> None:
+        self.partition.incarnation = -1
+        self.last_version = 0
+        self.next = sum(r.offset < self.committed for r in self.log.records)
+        self.incarnations += 1
+        more = {"parked_max": PARKED_MAX, "inbox_max": 50, "incarnation": self.incarnations}
+        more |= {"position": self.committed, "committed": self.committed}
+        self.open(self.slots, STATES_MAX, catch_up_to=self.fed, **more)
+
+    incarnations = 1
+
+    # -- checks
+
+    def answer(
+        self, query: Query, version: int, full: bool, rows: list[ReadState], hit: bool
+    ) -> None:
+        assert not query.done
+        query.done = True
+        position = version & ((1 << 48) - 1)
+        get = query.get
+        assert version >= self.last_version, "a reply went back"
+        self.last_version = version
+        assert position >= self.partition.catch_up_to
+        assert get.after_offset is None or get.after_offset < position
+        expected = self.log.rows_at(get.user_id, position)
+        if not full:
+            assert get.since_version is not None
+            expected = [row for row in expected if row[8] > get.since_version]
+        assert rows == expected, f"user {get.user_id} at {position}, full={full}"
+
+    def drain(self) -> None:
+        self.faults = False
+        for _ in range(STEPS_TO_DRAIN):
+            self.step()
+            partition = self.partition
+            if partition.position == self.log.end and partition.settled and not partition.parked:
+                return
+        raise AssertionError(
+            f"stuck: position {partition.position} of {self.log.end} stalled={partition.stalled} "
+            f"parked={partition.parked_updates} held={len(partition.watermark)}"
+        )
+
+
+def play(seed: int) -> None:
+    """One world from beginning to end."""
+    world = FaultyWorld(seed)
+    for count in range(1000):
+        world.step()
+        if count % 100 == 0:
+            world.partition.table.verify()
+    world.drain()
+    world.commit()
+    assert world.committed == world.log.end
+    assert not world.partition.ahead
+    world.partition.table.verify()
+    while world.writes:  # of owners that are dead
+        world.write()
+    for user_id in world.log.history:
+        assert world.db.read(user_id) == world.log.oracle.rows(user_id), user_id
+
+
+@pytest.mark.parametrize("scan_max", [2, 512])
+def test_a_partition_is_the_fold_of_its_log(scan_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EVICT_SCAN_MAX", scan_max)
+    for seed in range(SEEDS // 2 * (scan_max > 2), SEEDS // 2 * (1 + (scan_max > 2))):
+        try:
+            play(seed)
+        except Exception as exc:
+            exc.add_note(f"seed {seed}, EVICT_SCAN_MAX {scan_max}")
+            raise

@@ -1,0 +1,164 @@
+"""Where a partition could stand still or forget: loads that come late, tables without room."""
+
+from __future__ import annotations
+
+import pytest
+from small_world import World, event, query, version
+from readstates.streams import partition as module
+from readstates.streams.errors import BatchGapError
+from readstates.streams.transport import Batch
+
+
+def row(channel_id: int, message_id: int = 5, at: int = 1) -> tuple[int, ...]:
+    """A read state as the database has it, with one mention."""
+    return (0, channel_id, message_id, message_id + 1, 1, 0, 0, 0, at)
+
+
+def test_a_load_overtaken_by_another_is_dropped() -> None:
+    """Its rows are older than what was written since."""
+    world = World()
+    hasty = query(1)
+    world.partition.ask(hasty)
+    slow = world.loads.pop()
+    world.partition.forget(hasty)
+    world.feed(event(0, 1, channel_id=7, message_id=10))
+    world.load_next()
+    assert world.write_all() == 1
+    table = world.partition.table
+    assert table.evict(table.free + 1, 10)
+    world.feed(event(1, 1, channel_id=8, message_id=10))
+    slow[0].loaded(*slow[1:], [])  # read before the first update was written
+    assert len(world.loads) == 1, "the load that counts is still under way"
+    world.load_next()
+    asked = query(1)
+    world.partition.ask(asked)
+    assert [state[1] for state in world.answers[-1][3]] == [7, 8]
+
+
+def test_a_user_evicted_half_settled_is_loaded_again() -> None:
+    """Its rows were in the table, its parked updates found no room, another took its place."""
+    world = World(slots=10, states_max=4)
+    for user_id in (1, 2):  # eight of nine slots, dirty
+        world.feed(
+            *[event(user_id * 10 + n, user_id, channel_id=n + 1, message_id=5) for n in range(3)]
+        )
+        world.load_next()
+    table = world.partition.table
+    assert table.free == 1
+    world.db.write([(3, 1, None)])
+    world.feed(event(40, 3, channel_id=7, message_id=10))
+    world.load_next([])  # user 3 takes the last slot; its update has none
+    assert world.partition.stalled
+    assert table.find(3)
+    world.partition.ask(query(4))
+    world.load_next()  # evicts user 3, who is clean
+    assert not table.find(3)
+    world.db.write([(3, 20, row(9, at=20))])
+    world.write_all()
+    while world.loads:
+        world.load_next()
+    world.partition.ask(query(3))
+    assert [state[1] for state in world.answers[-1][3]] == [7, 9]
+    assert not world.partition.parked
+
+
+def test_room_is_made_however_many_small_users_must_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing dirty, nothing would ever be written, and so nothing would wake a stall."""
+    monkeypatch.setattr(module, "EVICT_SCAN_MAX", 2)
+    world = World(slots=21, states_max=10)
+    for user_id in range(1, 21):
+        world.partition.ask(query(user_id))
+        world.load_next([])
+    assert world.partition.table.free == 0
+    world.partition.ask(query(99))
+    world.load_next([row(channel) for channel in range(1, 9)])
+    assert not world.partition.stalled
+    assert len(world.answers[-1][3]) == 8
+
+
+def test_a_batch_without_records_releases_queries() -> None:
+    """The log's end may be a transaction's marker: no record comes, the position moves."""
+    world = World(catch_up_to=2)
+    asked = query(1)
+    world.partition.ask(asked)
+    world.feed(event(0, 1, channel_id=7, message_id=10))
+    world.load_next()
+    assert not asked.done
+    assert world.feed(end=2) == 0
+    assert asked.done
+    assert world.answers[-1][1] == version(1)
+
+
+def test_an_update_that_needs_room_is_taken_in_the_same_slice() -> None:
+    """Otherwise the loop sees no progress and sleeps."""
+    world = World(slots=5, states_max=2)
+    for user_id in (1, 2):
+        world.partition.ask(query(user_id))
+        world.load_next([row(1)])
+    assert world.feed(event(0, 1, channel_id=2, message_id=10)) == 1
+    assert world.partition.position == 1
+
+
+def test_a_stall_ends_when_something_was_written() -> None:
+    world = World(slots=7, states_max=3)
+    for user_id in (1, 2, 3):
+        world.feed(event(user_id, user_id, channel_id=1, message_id=5))
+        world.load_next()
+    assert world.feed(event(5, 1, channel_id=2, message_id=5)) == 0
+    assert world.partition.stalled
+    assert not world.partition.can_run
+    assert world.write_all(delay_ms=10**6) == 3, "a stall does not wait for FLUSH_DELAY_S"
+    assert not world.partition.stalled
+    assert world.partition.run(10, 0) == 1
+
+
+def test_too_many_parked_wait_in_the_inbox() -> None:
+    world = World(parked_max=2)
+    assert world.feed(*[event(n, n + 1, channel_id=1, message_id=5) for n in range(4)]) == 2
+    assert not world.partition.can_run
+    world.load_next()
+    assert world.partition.can_run
+    assert world.partition.run(10, 0) == 1
+    assert world.partition.parked_updates == 2
+
+
+def test_a_batch_that_is_not_the_next_one_is_refused() -> None:
+    world = World()
+    with pytest.raises(BatchGapError, match="offset 3, expected 0"):
+        world.partition.take(Batch(3, [], 4))
+
+
+def test_the_age_of_the_oldest_change_grows_without_updates() -> None:
+    world = World()
+    world.feed(event(0, 1, channel_id=1, message_id=5))
+    world.load_next()
+    assert world.partition.oldest_change_s(world.now_ms + 5000) == 5
+
+
+def test_a_failed_write_is_held_by_its_oldest_change() -> None:
+    world = World()
+    world.feed(event(1000, 1, channel_id=1, message_id=5))
+    world.load_next()
+    (write,) = world.partition.take_writes(0, 0, 10, 10**9)
+    world.feed(event(2000, 1, channel_id=2, message_id=5))
+    assert len(world.partition.watermark) == 2
+    write.failed = True
+    world.partition.written(write)
+    assert len(world.partition.watermark) == 1
+    assert world.partition.watermark_position() <= 1000
+    assert world.write_all() == 1
+    assert world.partition.settled
+    assert world.partition.watermark_position() == 2001
+
+
+def test_what_comes_back_after_the_handover_is_dropped() -> None:
+    world = World()
+    world.feed(event(0, 1, channel_id=1, message_id=5), event(1, 2, channel_id=1, message_id=5))
+    world.load_next()
+    (write,) = world.partition.take_writes(0, 0, 10, 10**9)
+    world.partition.incarnation = -1
+    assert not world.partition.wants_load(*world.loads[0][1:])
+    world.load_next()
+    world.partition.written(write)
+    world.partition.dead_letter_kept(1, 0)
+    assert len(world.partition.watermark) == 2

@@ -1,0 +1,99 @@
+"""Changes as the store takes them, and their batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from readstates.schemas.replies import ReadState
+from readstates.streams.config import Settings
+from readstates.streams.partition import Write
+from readstates.streams.write_behind import WriteBehind, changes_of, pack
+from small_world import World, event
+
+
+def row(channel_id: int, version: int) -> ReadState:
+    """A read state."""
+    return (0, channel_id, 1, 0, 0, 0, 0, 0, version)
+
+
+def write_of(user_id: int, rows: int, delete_version: int = 0) -> Write:
+    """A write of so many rows."""
+    states = [(False, row(channel, 50 + channel)) for channel in range(rows)]
+    partition: Any = None
+    return Write(partition, 1, user_id, user_id, 50, delete_version, states)
+
+
+def test_the_deletion_of_the_user_goes_first_and_deleted_rows_are_negative() -> None:
+    write = write_of(7, 0, delete_version=40)
+    write.rows = [(True, row(1, 51)), (False, row(2, 52))]
+    assert changes_of(write) == [(7, 40, None), (7, -51, row(1, 51)), (7, 52, row(2, 52))]
+
+
+@pytest.mark.parametrize(
+    ("rows", "rows_max", "sizes", "owners"),
+    [
+        ([1, 1, 1], 30, [3], [3]),
+        ([2, 2], 2, [2, 2], [1, 1]),
+        ([5], 2, [2, 2, 1], [1, 1, 1]),
+        ([1, 2, 1], 2, [2, 2], [2, 2]),
+        ([0], 2, [], []),
+        ([], 2, [], []),
+    ],
+)
+def test_batches(rows: list[int], rows_max: int, sizes: list[int], owners: list[int]) -> None:
+    writes = [write_of(user_id, count) for user_id, count in enumerate(rows, 1)]
+    batches = pack(writes, rows_max)
+    assert [len(changes) for changes, _ in batches] == sizes
+    assert [len(waiting) for _, waiting in batches] == owners
+    assert [change for changes, _ in batches for change in changes] == [
+        change for write in writes for change in changes_of(write)
+    ]
+    for write in writes:
+        assert write.pending == sum(write in waiting for _, waiting in batches)
+
+
+class Held:
+    """A store that keeps its writes."""
+
+    def __init__(self) -> None:
+        self.writes: list[tuple[list[Any], Callable[[bool], None]]] = []
+
+    def write(self, changes: list[Any], done: Callable[[bool], None]) -> None:
+        self.writes.append((changes, done))
+
+
+async def test_a_partition_with_much_to_write_does_not_keep_the_others_waiting() -> None:
+    worlds = [World(slots=200, states_max=50) for _ in range(2)]
+    for world in worlds:
+        for user_id in range(1, 65):
+            world.feed(event(user_id, user_id, channel_id=1, message_id=5))
+            world.load_next()
+    held: Any = Held()
+    settings = Settings(writes_in_flight_max=1, write_batch_rows=16)
+    writer = WriteBehind(held, settings, lambda: None)
+    partitions = [world.partition for world in worlds]
+    for _ in range(4):
+        await writer.turn(partitions, now_ms=10**6, everything=False)
+        assert len(held.writes) == 1
+        held.writes.pop()[1](True)
+        await asyncio.sleep(0)
+    assert all(partition.table.dirty_users < 64 for partition in partitions)
+
+
+async def test_a_user_of_two_batches_is_written_when_both_are_and_failed_if_one_is() -> None:
+    world = World()
+    world.feed(*[event(n, 1, channel_id=n + 1, message_id=5) for n in range(3)])
+    world.load_next()
+    held: Any = Held()
+    writer = WriteBehind(held, Settings(write_batch_rows=2), lambda: None)
+    await writer.turn([world.partition], now_ms=10**6, everything=True)
+    (_, first), (_, second) = held.writes
+    second(False)
+    assert world.partition.table.dirty_users == 0, "not before the other is answered"
+    first(True)
+    assert world.partition.table.dirty_users == 1
+    assert not world.partition.settled
+    assert writer.idle
