@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from small_world import World, event, query, version
 from readstates.streams import partition as module
 from readstates.streams.errors import BatchGapError
 from readstates.streams.transport import Batch
+from small_world import World, event, query, version
 
 
 def row(channel_id: int, message_id: int = 5, at: int = 1) -> tuple[int, ...]:
