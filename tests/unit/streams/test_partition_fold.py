@@ -55,11 +55,11 @@ class Log:
         bad = self.oracle.bad
         users = self.oracle.users
         user_id = int(sent.key or b"0")
-        before = dict(enumerate(self.oracle.rows(user_id)))
+        before = self.oracle.rows(user_id)
         self.oracle.apply(sent.key, sent.value, offset)
         if self.oracle.bad > bad or user_id not in users:
             return
-        old = {row[:2]: row for row in before.values()}
+        old = {row[:2]: row for row in before}
         new = {row[:2]: row for row in self.oracle.rows(user_id)}
         keys = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
         self.changes[offset] = (user_id, keys)
@@ -131,9 +131,9 @@ class FaultyWorld(World):
             return
         if self.loads and self.random.random() < 0.6:  # read now, answer later, in any order
             load = self.loads.pop(self.random.randrange(len(self.loads)))
-            if load[0].wants_load(*load[1:]) and not (
-                self.faults and self.random.random() < 0.2 and not self.loads.append(load)  # type: ignore[func-returns-value]
-            ):
+            if self.faults and self.random.random() < 0.2:  # failed, and tried again
+                self.loads.append(load)
+            elif load[0].wants_load(*load[1:]):
                 self.read.append((load, self.db.read(load[2])))
         elif self.read:
             load, rows = self.read.pop(self.random.randrange(len(self.read)))
@@ -173,7 +173,7 @@ class FaultyWorld(World):
         if self.random.random() < 0.3:
             more["since_version"] = version(self.random.randint(0, self.log.end))
         if self.random.random() < 0.3:
-            more["after_offset"] = self.random.randint(0, self.fed)
+            more["after_offset"] = self.random.randrange(max(1, self.fed))
         self.partition.ask(query(self.random.choice(list(self.log.history)), **more))
 
     def forget_one(self) -> None:
@@ -222,6 +222,9 @@ class FaultyWorld(World):
         expected = self.log.rows_at(get.user_id, position)
         if not full:
             assert get.since_version is not None
+            since = get.since_version & ((1 << 48) - 1)
+            known = {row[:2] for row in self.log.rows_at(get.user_id, since)}
+            assert known <= {row[:2] for row in expected}, "a deletion since then is not told"
             expected = [row for row in expected if row[8] > get.since_version]
         assert rows == expected, f"user {get.user_id} at {position}, full={full}"
 
