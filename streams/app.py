@@ -100,6 +100,7 @@ def build(settings: Settings) -> App:
     partitions.cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     app.read_states_settings = settings
     app.partitions = partitions
+    store.broken = app.refuse
 
     def batches(name: str) -> Any:
         return app.topic(name, acks=False, schema=transport.BatchSchema(), internal=False)
@@ -187,6 +188,7 @@ class Duties(Service):  # type: ignore[misc]
     async def _deadlines(self) -> None:
         while not self.should_stop:
             self.partitions.expire()
+            self.store.expire()
             await asyncio.sleep(TURN_S)
 
     @Service.task  # type: ignore[untyped-decorator]

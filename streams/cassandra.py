@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -39,15 +41,36 @@ COLUMNS = (
     "last_pin_timestamp, flags, last_viewed, version"
 )
 PAGE_ROWS = 5000
+ANSWERS_A_TURN = 16  # of the event loop; other work runs in between
 
 Change = tuple[int, int, ReadState | None]  # user_id, version, row; see Store.write
 
 
+class Request:
+    """A request under way: `done` gets `result`, or None after an error. Compared by identity."""
+
+    __slots__ = ("done", "error", "result", "what")
+
+    def __init__(self, done: Callable[[Any], None], what: str, result: Any) -> None:
+        self.done = done
+        self.what = what
+        self.result = result
+        self.error: Exception | None = None
+
+
 class Store:
-    """A session with the keyspace, and the statements the service uses."""
+    """A session with the keyspace, and the statements the service uses.
+
+    `broken` is called with an answer that could not be applied: the worker must stop.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.broken: Callable[[Exception], None] = _raise
+        self._open: dict[Request, float] = {}  # by deadline: all have the same time
+        self._answers: deque[Request] = deque()
+        self._delivering = False
+        self._loop: asyncio.AbstractEventLoop
         self._cluster = _cluster(settings)
         try:
             self._session: Session = self._cluster.connect()
@@ -146,35 +169,15 @@ class Store:
 
         Users without rows are there with an empty list. Called on the event loop, as `done` is.
         """
-        loop = asyncio.get_running_loop()
         found: dict[int, list[ReadState]] = {user_id: [] for user_id in user_ids}
+        self._send(self._select, (user_ids,), Request(done, f"load users={len(found)}", found))
 
-        def page(rows: Iterable[Any]) -> None:
-            for row in rows or ():
-                found[row[0]].append(row[1:])
-            if future.has_more_pages:
-                future.start_fetching_next_page()
-            else:
-                loop.call_soon_threadsafe(done, found)
-
-        def failed(exc: BaseException) -> None:
-            log.warning("load_failed users=%d error=%.200s", len(user_ids), exc)
-            loop.call_soon_threadsafe(done, None)
-
-        try:
-            future = self._session.execute_async(self._select, (user_ids,))
-        except (DriverException, NoHostAvailable) as exc:
-            failed(exc)
-            return
-        future.add_callbacks(page, failed)
-
-    def write(self, changes: list[Change], done: Callable[[bool], None]) -> None:
-        """Write one unlogged batch; `done` gets whether Cassandra acknowledged it.
+    def write(self, changes: list[Change], done: Callable[[bool | None], None]) -> None:
+        """Write one unlogged batch; `done` gets True once Cassandra acknowledged it, else None.
 
         A change is (user_id, version, row): a row to set; a row of which only type and channel
         count, negative version, to delete; no row, to delete all of the user's up to `version`.
         """
-        loop = asyncio.get_running_loop()
         batch = BatchStatement(
             batch_type=BatchType.UNLOGGED, consistency_level=ConsistencyLevel.LOCAL_QUORUM
         )
@@ -186,17 +189,78 @@ class Store:
             else:
                 batch.add(self._insert, (user_id, *row, version))
         batch.is_idempotent = True
+        self._send(batch, None, Request(done, f"write rows={len(changes)}", True))
 
-        def failed(exc: BaseException) -> None:
-            log.warning("write_failed rows=%d error=%.200s", len(changes), exc)
-            loop.call_soon_threadsafe(done, False)
-
+    def _send(self, statement: Any, values: Any, request: Request) -> None:
+        """Start a request without the driver's timer, which would keep it alive, answered or
+        not, for all of its timeout: thousands of objects for the collector to walk.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._open[request] = time.monotonic() + self.settings.cassandra_timeout_s
         try:
-            future = self._session.execute_async(batch)
+            future = self._session.execute_async(statement, values, timeout=None)
         except (DriverException, NoHostAvailable) as exc:
-            failed(exc)
+            self._answered(request, exc)
             return
-        future.add_callbacks(lambda _: loop.call_soon_threadsafe(done, True), failed)
+        about = (request, future)
+        future.add_callbacks(self._page, self._failed, callback_args=about, errback_args=about)
+
+    def _page(self, rows: Any, request: Request, future: Any) -> None:
+        error: Exception | None = None
+        try:
+            for row in rows or ():
+                request.result[row[0]].append(row[1:])
+            if future.has_more_pages:
+                future.start_fetching_next_page()
+                return
+        except Exception as exc:  # noqa: BLE001 (the driver would swallow it)
+            error = exc
+        future.clear_callbacks()  # they hold the future that holds them
+        self._answered(request, error)
+
+    def _failed(self, exc: Exception, request: Request, future: Any) -> None:
+        future.clear_callbacks()
+        self._answered(request, exc)
+
+    def _answered(self, request: Request, error: Exception | None) -> None:
+        """On any thread: hand an answer to the loop, which is woken once for many."""
+        request.error = error
+        self._answers.append(request)
+        if not self._delivering and not self._loop.is_closed():
+            self._delivering = True
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._delivering = False
+        for _ in range(min(len(self._answers), ANSWERS_A_TURN)):
+            request = self._answers.popleft()
+            if self._open.pop(request, None) is None:  # too late, its time was over
+                continue
+            if request.error is not None:
+                log.warning("cassandra_failed %s error=%.200s", request.what, request.error)
+            try:
+                request.done(None if request.error else request.result)
+            except Exception as exc:
+                log.exception("cassandra_answer_not_applied %s", request.what)
+                self.broken(
+                    StoreError(
+                        f"what Cassandra answered to {request.what} could not be applied: {exc!r}. "
+                        "The worker stops; nothing is lost. If a row was written by hand, mend it"
+                    )
+                )
+        if self._answers and not self._delivering:
+            self._delivering = True
+            self._loop.call_soon(self._deliver)
+
+    def expire(self) -> None:
+        """End requests that took longer than CASSANDRA_TIMEOUT_S; a late answer is dropped."""
+        now = time.monotonic()
+        for request, deadline in self._open.items():
+            if deadline > now:
+                break
+            self._answered(
+                request, TimeoutError(f"no answer in {self.settings.cassandra_timeout_s} s")
+            )
 
     def read_user(self, user_id: int) -> list[ReadState]:
         """All read states of one user, blocking; for tools and checks, not the service."""
@@ -209,12 +273,15 @@ class Store:
             yield row[0], row[1:]
 
 
+def _raise(exc: Exception) -> None:
+    raise exc
+
+
 def _cluster(settings: Settings) -> Cluster:
     policy = DCAwareRoundRobinPolicy(settings.cassandra_local_dc or "")
     profile = ExecutionProfile(
         load_balancing_policy=TokenAwarePolicy(policy),
         consistency_level=ConsistencyLevel.LOCAL_QUORUM,
-        request_timeout=settings.cassandra_timeout_s,
         row_factory=tuple_factory,
     )
     auth = None

@@ -108,7 +108,7 @@ class WriteBehind:
         self._in_flight += 1
         started = time.perf_counter()
 
-        def done(acknowledged: bool) -> None:
+        def done(acknowledged: bool | None) -> None:
             self._in_flight -= 1
             metrics.WRITE_SECONDS.observe(time.perf_counter() - started)
             if acknowledged:
