@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 import time
 import uuid
 from collections import deque
@@ -42,6 +43,8 @@ COLUMNS = (
 )
 PAGE_ROWS = 5000
 ANSWERS_A_TURN = 16  # of the event loop; other work runs in between
+
+_BIGINT, _SMALLINT, _INT = (struct.Struct(form).pack for form in (">q", ">h", ">i"))
 
 Change = tuple[int, int, ReadState | None]  # user_id, version, row; see Store.write
 
@@ -181,14 +184,18 @@ class Store:
         batch = BatchStatement(
             batch_type=BatchType.UNLOGGED, consistency_level=ConsistencyLevel.LOCAL_QUORUM
         )
+        batch.is_idempotent = True
+        batch.routing_key, batch.keyspace = _BIGINT(changes[0][0]), self._insert.keyspace
+        # what `batch.add` would come to, in a tenth of the time: it binds value by value
+        add = batch._add_statement_and_params
         for user_id, version, row in changes:
             if row is None:
-                batch.add(self._delete_user, (version, user_id))
+                add(True, self._delete_user.query_id, (_BIGINT(version), _BIGINT(user_id)))
             elif version < 0:
-                batch.add(self._delete, (-version, user_id, row[0], row[1]))
+                where = _BIGINT(user_id), _SMALLINT(row[0]), _BIGINT(row[1])
+                add(True, self._delete.query_id, (_BIGINT(-version), *where))
             else:
-                batch.add(self._insert, (user_id, *row, version))
-        batch.is_idempotent = True
+                add(True, self._insert.query_id, _insert_values(user_id, row, _BIGINT(version)))
         self._send(batch, None, Request(done, f"write rows={len(changes)}", True))
 
     def _send(self, statement: Any, values: Any, request: Request) -> None:
@@ -271,6 +278,24 @@ class Store:
         table = f"{self.settings.cassandra_keyspace}.read_states"
         for row in self._session.execute(f"SELECT user_id, {COLUMNS} FROM {table}", timeout=60):
             yield row[0], row[1:]
+
+
+def _insert_values(user_id: int, row: ReadState, version: bytes) -> tuple[bytes, ...]:
+    """A row as the INSERT takes it, in the types of read_states.cql."""
+    kind, channel, message, mention, count, pins, flags, viewed, _ = row
+    return (
+        _BIGINT(user_id),
+        _SMALLINT(kind),
+        _BIGINT(channel),
+        _BIGINT(message),
+        _BIGINT(mention),
+        _BIGINT(count),
+        _BIGINT(pins),
+        _BIGINT(flags),
+        _INT(viewed),
+        version,
+        version,  # the write timestamp
+    )
 
 
 def _raise(exc: Exception) -> None:

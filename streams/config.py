@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any
 
 from readstates.streams.errors import ConfigError
@@ -48,10 +48,14 @@ class Settings:
     cassandra_timeout_s: float = _setting(5.0, "one request to Cassandra", "s", 0.1, 60)
     cache_dir: str = _setting("", "folder of the table files; empty: /dev/shm when it has room")
     cache_states: int = _setting(
-        200_000, "read states that one partition's table holds", "read states", 100, 100_000_000
+        200_000, "read states that one partition's table holds", "read states", 10, 100_000_000
     )
     user_states_max: int = _setting(
-        50_000, "read states a user may have, at most half of CACHE_STATES", "read states", 1, 10**7
+        50_000,
+        "read states a user may have, at most half of CACHE_STATES; if not set, never over that",
+        "read states",
+        1,
+        10**7,
     )
     flush_delay_s: float = _setting(
         30.0, "how long a change may wait to be coalesced with later ones", "s", 0, 3600
@@ -148,6 +152,9 @@ class Settings:
             if given.get(f.name) is not None or env_name(f.name) in environ
         }
         settings = cls(**values)
+        if "user_states_max" not in values:
+            most = min(settings.user_states_max, settings.cache_states // 2)
+            settings = replace(settings, user_states_max=most)
         settings.check()
         return settings
 

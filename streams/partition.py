@@ -56,6 +56,7 @@ from readstates.streams.version import OFFSET_BITS, offset_of
 from readstates.streams.watermark import Watermark
 
 EVICT_SCAN_MAX = 512  # users looked at from the cold end to make room once
+COLD_USERS_AT_ONCE = 16  # written out together when the table has no room
 COLD = (Mention, RetractMention, Delete, DeleteUser)  # events that do not warm a user up
 
 
@@ -495,17 +496,23 @@ class Partition:
 
     # -- write-behind -------------------------------------------------------------------------
 
-    def take_writes(self, now_ms: int, delay_ms: int, limit: int, dirty_max: int) -> list[Write]:
-        """Users to write out now: those that waited `delay_ms`, and as pressure asks, more."""
+    def take_writes(self, now_ms: int, delay_ms: int, rows_max: int, dirty_max: int) -> list[Write]:
+        """Users to write out now: those that waited `delay_ms`, and as pressure asks, more.
+
+        Together they have `rows_max` rows or a few more: a user is not divided.
+        """
         table, now = self.table, now_ms & 0xFFFFFFFF
         writes: list[Write] = []
         if self.stalled:
-            writes = [self._write(user) for user in table.cold_dirty(limit)]
-        while len(writes) < limit and (user := table.dirty_head()):
+            writes = [self._write(user) for user in table.cold_dirty(COLD_USERS_AT_ONCE)]
+        rows = sum(len(write.rows) for write in writes)
+        while rows < rows_max and (user := table.dirty_head()):
             age_ms = (now - table.dirty_since_ms(user)) & 0xFFFFFFFF
             if age_ms < delay_ms and table.dirty_states < dirty_max and not self.stalled:
                 break
-            writes.append(self._write(user))
+            write = self._write(user)
+            rows += len(write.rows) or 1
+            writes.append(write)
         return writes
 
     def oldest_change_s(self, now_ms: int) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -21,7 +22,7 @@ from readstates.streams.cassandra import Change, Store
 from readstates.streams.config import Settings
 from readstates.streams.partition import Partition, Write
 
-USERS_AT_ONCE = 16  # taken from a partition's queue in one turn
+BATCHES_AT_ONCE = 8  # taken from a partition's queue in one turn, about
 
 
 def changes_of(write: Write) -> list[Change]:
@@ -64,7 +65,7 @@ class WriteBehind:
         self._woken = woken
         self._in_flight = 0
         self._paused_until = 0.0
-        self._turns = 0
+        self._last = -1  # the partition that wrote last
         self._queue: deque[tuple[list[Change], list[Write]]] = deque()
         self._dirty_max = int(settings.cache_states * settings.dirty_share_max)
 
@@ -78,16 +79,17 @@ class WriteBehind:
         delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
         if time.monotonic() < self._paused_until and not everything:
             return
-        order = list(partitions)
-        self._turns += 1
-        first = self._turns % len(order) if order else 0
+        rows_max = BATCHES_AT_ONCE * self._settings.write_batch_rows
+        order = sorted(partitions, key=lambda partition: partition.number)
+        first = bisect_right(order, self._last, key=lambda partition: partition.number)
         for partition in order[first:] + order[:first]:  # none is always the last to find room
             while self._has_room():
                 if partition.incarnation < 0:  # handed over meanwhile
                     break
-                writes = partition.take_writes(now_ms, delay_ms, USERS_AT_ONCE, self._dirty_max)
+                writes = partition.take_writes(now_ms, delay_ms, rows_max, self._dirty_max)
                 if not writes:
                     break
+                self._last = partition.number
                 empty = [write for write in writes if not write.rows and not write.delete_version]
                 for write in empty:  # changed and changed back by a deletion: nothing to say
                     partition.written(write)

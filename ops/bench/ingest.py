@@ -129,8 +129,9 @@ def stock(settings: Settings, count: int, round_: int) -> float:
 @click.option("--updates", default=2_000_000, show_default=True)
 @click.option("--users", default=50_000, show_default=True)
 @click.option("--stock-updates", default=300_000, show_default=True, help="of the same topic")
+@click.option("--flush-delay", default=5.0, show_default=True, help="FLUSH_DELAY_S, seconds")
 @click.option("--rounds", default=2, show_default=True)
-def bench(updates: int, users: int, stock_updates: int, rounds: int) -> None:
+def bench(updates: int, users: int, stock_updates: int, flush_delay: float, rounds: int) -> None:
     """Run both in turn and print the ratio of their rates."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     with tempfile.TemporaryDirectory(prefix="read-states-bench-") as folder:
@@ -140,7 +141,7 @@ def bench(updates: int, users: int, stock_updates: int, rounds: int) -> None:
             env = {
                 **stack.env(),
                 "READ_STATES_CACHE_DIR": str(Path(folder) / "tables"),
-                "READ_STATES_FLUSH_DELAY_S": "5",
+                "READ_STATES_FLUSH_DELAY_S": str(flush_delay),
             }
             settings = Settings.load(env)
             topics.create(settings, PARTITIONS, 1)

@@ -10,7 +10,7 @@ import pytest
 from readstates.schemas.replies import ReadState
 from readstates.streams.config import Settings
 from readstates.streams.partition import Write
-from readstates.streams.write_behind import WriteBehind, changes_of, pack
+from readstates.streams.write_behind import BATCHES_AT_ONCE, WriteBehind, changes_of, pack
 from small_world import World, event
 
 
@@ -72,10 +72,11 @@ async def test_a_partition_with_much_to_write_does_not_keep_the_others_waiting()
             world.feed(event(user_id, user_id, channel_id=1, message_id=5))
             world.load_next()
     held: Any = Held()
-    settings = Settings(writes_in_flight_max=1, write_batch_rows=16)
+    settings = Settings(writes_in_flight_max=1, write_batch_rows=4)
     writer = WriteBehind(held, settings, lambda: None)
     partitions = [world.partition for world in worlds]
-    for _ in range(4):
+    partitions[1].number = 1
+    for _ in range(2 * BATCHES_AT_ONCE):
         await writer.turn(partitions, now_ms=10**6, everything=False)
         assert len(held.writes) == 1
         held.writes.pop()[1](True)
