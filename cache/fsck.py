@@ -1,8 +1,9 @@
 """Checks a table file against the invariants of layout.py, with a reader of its own (image.py).
 
 Reads only. A file that was not closed clean has no current counts and list ends in its header
-(they live in the process), so for such a file I4, I5, I8 and the free list are left out; if the
-file is in use while it is read, slots may be seen half changed.
+(they live in the process), so for such a file I4, I5, I8 and the free list are left out. Slots
+may be half changed in it: by the process that uses it, or where that died. The next `open_table`
+finds out whether the latter can be repaired.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ def problems(image: Image, saved: bool) -> Iterator[str]:
         body = zlib.crc32(image.data[layout.HEADER_BYTES :])
         if zlib.crc32(image.data[layout.AT_TOPIC_ID : layout.AT_CRC], body) != image.crc:
             yield "closed clean, but the checksum of the whole file is wrong"
+    if image.position_inverted != ~image.position:
+        yield f"I13: position {image.position}, but its inverse is {image.position_inverted}"
+    for slot in image.remains:
+        yield f"I1: slot {slot} is free and not zero"
     for slot, status in image.odd.items():
         yield f"I1: slot {slot} has status {status}, which is neither free, user nor state"
     if saved:
@@ -104,7 +109,7 @@ def _checksums(image: Image) -> Iterator[str]:
 
 
 def _members(image: Image) -> Iterator[str]:
-    """I3, I6, I7 and I10: users and their states."""
+    """I3, I6, I7, I10, I11 and I12: users and their states."""
     owner_of: dict[int, int] = {}
     for number, user in image.user.items():
         slot, before, alive = user.head, 0, 0
@@ -120,6 +125,8 @@ def _members(image: Image) -> Iterator[str]:
             slot, before = state.next, slot
         if alive != user.count:
             yield f"I10: user slot {number} counts {user.count} read states and has {alive}"
+        if user.status & layout.PARTIAL:
+            yield f"I11: user slot {number} is PARTIAL"
         if user.delete_version and not user.status & (layout.QUEUED | layout.IN_FLIGHT):
             yield f"I6: user slot {number} has a deletion to write and is not queued"
     for number, state in image.state.items():
@@ -128,6 +135,8 @@ def _members(image: Image) -> Iterator[str]:
             continue
         if state.status & layout.TOMBSTONE and not state.status & layout.DIRTY:
             yield f"I7: slot {number} is a tombstone and not dirty"
+        if state.version < image.user[owner_of[number]].delete_version:
+            yield f"I12: slot {number} is older than the deletion of its user"
         waits = image.user[owner_of[number]].status & (layout.QUEUED | layout.IN_FLIGHT)
         if state.status & layout.DIRTY and not waits:
             yield f"I6: slot {number} is dirty and its user is not queued"
@@ -194,7 +203,7 @@ def check_bytes(data: bytes, *, saved: bool | None = None) -> list[str]:
     """
     image = Image(data)
     found: list[str] = []
-    for problem in problems(image, bool(image.clean) if saved is None else saved):
+    for problem in problems(image, image.clean if saved is None else saved):
         found.append(problem)
         if len(found) == PROBLEMS_MAX:
             break

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from readstates.cache import layout
 
-HEADER = struct.Struct("<8sII16sqq48s14qI4x36s")
+HEADER = struct.Struct("<8sII16sqq48s14qI4x36s4xq")
 USER_SLOT = struct.Struct("<4q7IBBH")
 STATE_SLOT = struct.Struct("<4qQ5IBBH")
 MASK = 2**64 - 1
@@ -74,10 +74,10 @@ class Image:
     def __init__(self, data: bytes) -> None:
         if len(data) < layout.HEADER_BYTES or data[:8] != layout.MAGIC:
             raise NotATableFileError("it does not begin like a table file")
-        (_, version, self.clean, _, self.epoch, self.partition, keyspace, self.slots,
+        (_, version, self.left, _, self.epoch, self.partition, keyspace, self.slots,
          self.entries, self.position, self.users, self.states, self.dirty_states,
          self.dirty_users, self.lru_head, self.lru_tail, self.dirty_head, self.dirty_tail,
-         self.free_head, self.free, self.used, self.crc, _) = HEADER.unpack_from(data)  # fmt: skip
+         self.free_head, self.free, self.used, self.crc, _, self.position_inverted) = HEADER.unpack_from(data)  # fmt: skip
         self.keyspace = keyspace.rstrip(b"\0").decode(errors="replace")
         if version != layout.LAYOUT_VERSION:
             raise NotATableFileError(f"layout version {version}, not {layout.LAYOUT_VERSION}")
@@ -92,19 +92,29 @@ class Image:
         self.user: dict[int, User] = {}
         self.state: dict[int, State] = {}
         self.vacant: dict[int, int] = {}  # free slot: the next free one
+        self.remains: list[int] = []  # free slots that hold something else
         self.odd: dict[int, int] = {}  # slot: a status that is none
         for slot in range(1, self.slots):
             self._decode(slot)
 
+    @property
+    def clean(self) -> bool:
+        """Was it closed clean? Otherwise it is in use, its process died, or it was given up."""
+        return bool(self.left == layout.CLOSED_CLEAN)
+
     def _decode(self, slot: int) -> None:
         byte_offset = layout.HEADER_BYTES + slot * layout.SLOT_BYTES
         status = self.data[byte_offset + 61]
-        if status & (layout.USER | layout.STATE) == layout.USER and status < 64:
+        if status & (layout.USER | layout.STATE) == layout.USER and status < 128:
             self.user[slot] = User(*USER_SLOT.unpack_from(self.data, byte_offset))
         elif status & ~(layout.DIRTY | layout.TOMBSTONE) == layout.STATE:
             self.state[slot] = State(*STATE_SLOT.unpack_from(self.data, byte_offset))
         elif status == 0:
             self.vacant[slot] = State(*STATE_SLOT.unpack_from(self.data, byte_offset)).next
+            if any(self.data[byte_offset : byte_offset + 52]) or any(
+                self.data[byte_offset + 56 : byte_offset + 64]
+            ):
+                self.remains.append(slot)
         else:
             self.odd[slot] = status
 
@@ -131,7 +141,7 @@ def checksum(slot: User | State) -> int:
     """What a slot's checksum should be."""
     numbers: tuple[int, ...]
     if isinstance(slot, User):
-        status = slot.status & (layout.USER | layout.DIRTY)
+        status = slot.status & (layout.USER | layout.PARTIAL)
         tail = slot.unused << 8 | status
         numbers = (slot.user_id, slot.floor, slot.first_version, slot.delete_version, 0, 0, tail)
     else:

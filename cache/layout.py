@@ -10,7 +10,7 @@ is in the file, so that the file can be checked without the table's code (`fsck.
 Header (byte_offset, type, meaning):
     0   8s   magic
     8   u32  layout version
-    12  u32  clean: 1 closed clean, 0 open or died
+    12  u32  how it was left: 0 in use or died, 1 closed clean, 2 given up: never used again
     16  16s  topic UUID
     32  q    epoch
     40  q    partition
@@ -26,6 +26,7 @@ Header (byte_offset, type, meaning):
     200 q    slots ever used: those above were never touched and are on no list
     208 u32  CRC-32 of all after the header, then of bytes 16-207; written by a clean close
     216 36s  boot ID of the machine that wrote it
+    256 q    position with every bit inverted, stored after it
 
 State slot:                                   User slot:
     0   q    channel_id                           0   q    user_id
@@ -43,7 +44,7 @@ State slot:                                   User slot:
     61  u8   status                               61  u8   status
     62  u16  checksum of bytes 0-51, 60-61        62  u16  checksum of bytes 0-31, 60-61
                                                        with QUEUED and IN_FLIGHT left out
-A free slot has status 0; its `next` (byte 52) is the next free one.
+A free slot is all zero but for its `next` (byte 52), the next free one.
 
 Hash, modulo 2^64:  mix(a, b): x = a * C1;  x ^= x >> 32 ^ b;  x *= C2;  x ^= x >> 29;  x * C3
     C1 9e3779b97f4a7c15   C2 c2b2ae3d27d4eb4f   C3 165667b19e3779f9   C4 d6e8feb86659fd93
@@ -52,13 +53,14 @@ A user's hash is mix(user_id, 0), a state's mix(channel_id, (owner << 8 | read_s
 entry is at place (hash >> 32) * entries >> 32, or in the first ones after it (0 follows the last)
 with no empty entry between.
 Checksums: with the 64-bit numbers by their byte_offset, a user's and a state's sum are
-    @0 * C1 + @8 * C2 + @16 * C3 + @24 * C4 + (byte @60 << 8 | status & (USER | DIRTY)) * C7
+    @0 * C1 + @8 * C2 + @16 * C3 + @24 * C4 + (byte @60 << 8 | status & (USER | PARTIAL)) * C7
     @0 * C1 + @8 * C2 + @16 * C3 + @24 * C4 + @32 * C5 + @40 * C6
         + (owner << 16 | read_state_type << 8 | status) * C7
 and the checksum the upper 16 bits of (sum ^ sum >> 32) * C1.
 
 Invariants:
     I1  every slot below "ever used" is free and on the free list, a user, or a state: exactly one.
+        A free slot, and one never used, is zero but for its `next`.
     I2  every user and every state is found through the index, and the index holds nothing else.
     I3  every state's owner is a user, and it is on that user's list exactly once.
     I4  every user is on the LRU list exactly once.
@@ -69,28 +71,53 @@ Invariants:
     I8  the header's counts are those of the slots.
     I9  every checksum is right.
     I10 a user's live count is the number of its states that are no tombstones.
+    I11 no user is PARTIAL: being brought in or evicted, not all of its read states are there.
+    I12 no state is older than its user's delete_version.
+    I13 the position and its inverse agree.
+
+After a death (SIGKILL, out of memory) the pages hold the stores that were made, up to some
+instant, so any prefix of an operation's stores may be found. Links, the index, counts, list ends,
+QUEUED, IN_FLIGHT and the first_version of what was under way are then not believed: they follow
+from the rest (`Table.rebuild`). The rest is right or known to be wrong, because
+    - one slot is changed and then sealed: half a change has a wrong checksum, half a freed slot is
+      not zero (one in 65,536 of such moments, some ns long each, passes). The file is dropped;
+    - a user is PARTIAL from before its first read state comes until after the last came, and from
+      before the first goes until it is gone itself. A PARTIAL user is clean: it is evicted;
+    - a deletion of a user is noted in delete_version before the first read state goes: what is
+      older and still there goes too;
+    - a read state is dirty from before its new value is sealed until Cassandra has it; whose it
+      is, it says itself. The user's place in the queue follows from it;
+    - several entries of one event are sealed one by one; the event is folded again, since the
+      position is stored when all of it is done, and each entry's version says whether it was.
+Only the order of the stores in the second and third matters, and that of the position. A compiler
+may reorder stores, but not across a call it cannot look into: the position and the slice before
+it are separate calls from Python; PARTIAL and delete_version are sealed by a call through the
+object's method table, and so is each read state's freeing or loading.
 """
 
 from __future__ import annotations
 
 MAGIC = b"RDSTATES"
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 HEADER_BYTES = 4096
 SLOT_BYTES = 64
 KEYSPACE_BYTES = 48
 BOOT_ID_BYTES = 36
 
 # byte_offsets in the header
-AT_MAGIC, AT_LAYOUT, AT_CLEAN, AT_TOPIC_ID = 0, 8, 12, 16
+AT_MAGIC, AT_LAYOUT, AT_LEFT, AT_TOPIC_ID = 0, 8, 12, 16
 AT_EPOCH, AT_PARTITION, AT_KEYSPACE = 32, 40, 48
 AT_SLOTS, AT_INDEX, AT_POSITION = 96, 104, 112
 AT_USERS, AT_STATES, AT_DIRTY_STATES, AT_DIRTY_USERS = 120, 128, 136, 144
 AT_LRU_HEAD, AT_LRU_TAIL, AT_DIRTY_HEAD, AT_DIRTY_TAIL = 152, 160, 168, 176
 AT_FREE_HEAD, AT_FREE, AT_USED = 184, 192, 200
-AT_CRC, AT_BOOT_ID = 208, 216
+AT_CRC, AT_BOOT_ID, AT_POSITION_INVERTED = 208, 216, 256
+
+# how a file was left
+IN_USE, CLOSED_CLEAN, GIVEN_UP = 0, 1, 2
 
 # status bits
-USER, STATE, DIRTY, TOMBSTONE, QUEUED, IN_FLIGHT = 1, 2, 4, 8, 16, 32
+USER, STATE, DIRTY, TOMBSTONE, QUEUED, IN_FLIGHT, PARTIAL = 1, 2, 4, 8, 16, 32, 64
 
 
 def slots_for(states: int) -> int:

@@ -22,7 +22,8 @@ The life of a change: a fold method marks the state DIRTY and queues its user; `
 user's dirty rows to be written, the user is IN_FLIGHT; `written` clears DIRTY where the version is
 still the one that was written, and frees tombstones; what changed meanwhile queues the user again.
 
-Invariants: layout.py, I1-I10.
+Invariants: layout.py, I1-I13; it also says which stores must keep their order, for the sake of
+`rebuild`, and why they do.
 """
 
 import cython  # type: ignore[import-untyped]  # it publishes none
@@ -55,6 +56,7 @@ _DIRTY = cython.declare(cython.int, 4)
 _TOMBSTONE = cython.declare(cython.int, 8)
 _QUEUED = cython.declare(cython.int, 16)
 _IN_FLIGHT = cython.declare(cython.int, 32)
+_PARTIAL = cython.declare(cython.int, 64)
 
 
 class TableFull(Exception):
@@ -170,6 +172,7 @@ class Table:
     @position.setter
     def position(self, offset: int) -> None:
         self._header[layout.AT_POSITION // 8] = offset
+        self._header[layout.AT_POSITION_INVERTED // 8] = ~offset
 
     # -- index --------------------------------------------------------------------------------
 
@@ -295,7 +298,7 @@ class Table:
             + self._u[base + 2] * _C3 + self._u[base + 3] * _C4
         )
         if status & _USER:
-            x = (x + ((tail << 8) | (status & (_USER | _DIRTY))) * _C7) & _MASK
+            x = (x + ((tail << 8) | (status & (_USER | _PARTIAL))) * _C7) & _MASK
         else:
             owner = self._d[slot * 16 + 12]
             tail = (owner << 16) | (tail << 8) | status
@@ -326,15 +329,19 @@ class Table:
         else:
             raise TableFull(f"all {self.slots - 1} slots are used")
         self.free -= 1
+        self._d[slot * 16 + 13] = 0
+        return slot
+
+    @cython.cfunc
+    def _wipe(self, slot: cython.longlong) -> cython.void:
         base: cython.longlong = slot * 8
         index: cython.longlong
         for index in range(8):
             self._q[base + index] = 0
-        return slot
 
     @cython.cfunc
     def _free_slot(self, slot: cython.longlong) -> cython.void:
-        self._b[slot * 64 + 61] = 0
+        self._wipe(slot)
         self._d[slot * 16 + 13] = self._free_head
         self._free_head = slot
         self.free += 1
@@ -424,33 +431,44 @@ class Table:
             self._lru_drop(user)
             self._lru_add(user, False)
 
-    def insert(self, user_id: cython.longlong, floor: cython.longlong, cold: cython.bint) -> int:
-        """Make a user resident, without read states yet, at the cold or the warm end.
+    def insert(
+        self, user_id: cython.longlong, floor: cython.longlong, cold: cython.bint,
+        rows: object = (),
+    ) -> int:
+        """Make a user resident, with all its read states as the database has them, clean.
 
-        Raises TableFull, and ValueError for a user who is resident.
+        `cold`: at the cold end of the LRU. `rows`: ReadState tuples of `schemas.replies`. Raises
+        TableFull, and ValueError for a user who is resident, a number that its field cannot hold
+        or a read state given twice; nothing of the user is there then. O(rows).
         """
         if self.find(user_id):
             raise ValueError(f"user {user_id} is resident")
         user: cython.longlong = self._new_slot()
         self._q[user * 8] = user_id
         self._q[user * 8 + 1] = floor
-        self._b[user * 64 + 61] = _USER
+        self._b[user * 64 + 61] = _USER | _PARTIAL
         self._index_add(user)
         self._lru_add(user, cold)
         self.resident_users += 1
         self._seal(user)
+        try:
+            for row in rows:  # type: ignore[attr-defined]  # any iterable
+                self._load(user, row)
+        except (TableFull, ValueError, OverflowError):
+            self._evict(user)
+            raise
+        self._b[user * 64 + 61] &= ~_PARTIAL & 0xFF
+        self._seal(user)
         return user
 
-    def load(
-        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong,
-        last_message_id: cython.longlong, last_mention_id: cython.longlong,
-        mention_count: cython.longlong, last_pin_timestamp: cython.longlong,
-        flags: cython.longlong, last_viewed: cython.longlong, version: cython.longlong,
-    ) -> None:
-        """Add a read state as the database has it; it is clean.
-
-        Raises TableFull, and ValueError for a number that its field cannot hold.
-        """
+    @cython.cfunc
+    def _load(self, user: cython.longlong, row: tuple) -> cython.void:
+        kind: cython.longlong = row[0]
+        channel_id: cython.longlong = row[1]
+        mention_count: cython.longlong = row[4]
+        last_pin_timestamp: cython.longlong = row[5]
+        flags: cython.longlong = row[6]
+        last_viewed: cython.longlong = row[7]
         if (
             kind >> 8 or mention_count >> 32 or last_pin_timestamp >> 48 or flags >> 32
             or last_viewed >> 16 or self._find_state(user, kind, channel_id)
@@ -461,9 +479,9 @@ class Table:
             )
         slot: cython.longlong = self._add_state(user, kind, channel_id)
         base: cython.longlong = slot * 8
-        self._q[base + 1] = last_message_id
-        self._q[base + 2] = last_mention_id
-        self._q[base + 3] = version
+        self._q[base + 1] = row[2]
+        self._q[base + 2] = row[3]
+        self._q[base + 3] = row[8]
         self._u[base + 4] = (last_pin_timestamp << 16) | last_viewed
         self._d[slot * 16 + 10] = mention_count
         self._d[slot * 16 + 11] = flags
@@ -482,6 +500,7 @@ class Table:
         while self.free < needed and user and looked < scan_max:
             warmer = self._d[user * 16 + 9]
             if user != keep and not self._b[user * 64 + 61] & (_QUEUED | _IN_FLIGHT):
+                self.evictions += self._d[user * 16 + 13]
                 self._evict(user)
             user = warmer
             looked += 1
@@ -489,6 +508,8 @@ class Table:
 
     @cython.cfunc
     def _evict(self, user: cython.longlong) -> cython.void:
+        self._b[user * 64 + 61] |= _PARTIAL
+        self._seal(user)
         slot: cython.longlong = self._d[user * 16 + 12]
         following: cython.longlong
         steps: cython.longlong = 0
@@ -497,7 +518,6 @@ class Table:
             self._index_drop(slot)
             self._free_slot(slot)
             self.resident_states -= 1
-            self.evictions += 1
             slot = following
             steps += 1
             if steps > self.slots:
@@ -673,45 +693,196 @@ class Table:
         self._seal(user)
         self._queue_add(user, True)
 
-    def recover(self) -> None:
-        """After opening a used file: what was being written is queued again, first; all of it
-        waits since `now_ms`. The first version of what was under way is not known any more: the
-        oldest version found stands for it. O(users + their states in flight).
+    def recover(self, first_version: cython.longlong) -> int:
+        """After opening a used file: queue again whatever is not known to be in the database.
+
+        `first_version`: that of the offset committed, for the first changes of what was under way
+        are not known any more; none of them is older. All of it waits since `now_ms`. Returns how
+        many users are queued: each of them holds back what is committed. O(users).
         """
         user: cython.longlong = self._lru_head
-        slot: cython.longlong
         status: cython.int
-        first: cython.longlong
         steps: cython.longlong = 0
         while user:
             status = self._b[user * 64 + 61]
             if status & (_QUEUED | _IN_FLIGHT):
-                self._d[user * 16 + 14] = self.now_ms & 0xFFFFFFFF
-            if status & _IN_FLIGHT:
-                first = self._oldest(self._q[user * 8 + 2], self._q[user * 8 + 3])
-                slot = self._d[user * 16 + 12]
-                while slot:
-                    if self._b[slot * 64 + 61] & _DIRTY:
-                        first = self._oldest(first, self._q[slot * 8 + 3])
-                    slot = self._d[slot * 16 + 13]
-                    steps += 1
-                    if steps > self.slots:
-                        raise TableDamaged("I3: a user's list does not end")
                 self._b[user * 64 + 61] &= ~_IN_FLIGHT & 0xFF
-                self._q[user * 8 + 2] = first
+                self._d[user * 16 + 14] = self.now_ms & 0xFFFFFFFF
+                self._q[user * 8 + 2] = first_version
                 self._seal(user)
-                self._queue_add(user, True)
+                if not status & _QUEUED:
+                    self._queue_add(user, True)
             user = self._d[user * 16 + 8]
             steps += 1
-            if steps > 2 * self.slots:
+            if steps > self.slots:
                 raise TableDamaged("I4: the LRU does not end")
+        return self.dirty_users
+
+    # -- after a death ------------------------------------------------------------------------
+
+    def rebuild(self) -> None:
+        """Make index, lists and counts anew from the slots of a table whose process died.
+
+        What was under way is finished or undone (layout.py, "After a death"); `verify` and
+        `recover` come next. Raises TableDamaged where a slot is not right. O(slots).
+        """
+        try:
+            self._rebuild_users()
+            self._rebuild_states()
+            self._rebuild_lru()
+            self._rebuild_free()
+        except (IndexError, ValueError) as exc:
+            raise TableDamaged(f"a link leads out of the file: {exc}") from exc
 
     @cython.cfunc
-    @cython.inline
-    def _oldest(self, one: cython.longlong, other: cython.longlong) -> cython.longlong:
-        if one == 0 or (other and other < one):
-            return other
-        return one
+    def _rebuild_users(self) -> cython.void:
+        """Check every slot; the index holds the users then, and their lists are empty."""
+        slot: cython.longlong
+        status: cython.int
+        for slot in range(self._entries):
+            self._x[slot] = 0
+        self._used = 1
+        self.resident_users = self.resident_states = 0
+        self.dirty_states = self.dirty_users = self._dirty_head = self._dirty_tail = 0
+        for slot in range(1, self.slots):
+            status = self._check_status(slot)
+            if status == 0:
+                continue
+            self._used = slot + 1
+            self._check(slot)
+            if status & _STATE:
+                continue
+            if self.find(self._q[slot * 8]):
+                raise TableDamaged(f"I2: the user in slot {slot} is there twice")
+            self._index_add(slot)
+            self.resident_users += 1
+            self._d[slot * 16 + 12] = 0
+            status &= _USER | _PARTIAL
+            if self._q[slot * 8 + 2] or self._q[slot * 8 + 3]:
+                status |= _IN_FLIGHT
+            self._b[slot * 64 + 61] = status
+
+    @cython.cfunc
+    def _rebuild_states(self) -> cython.void:
+        """Each state goes to its user's list, or goes with its user, or with a deletion."""
+        slot: cython.longlong
+        status: cython.int
+        owner: cython.longlong
+        head: cython.longlong
+        for slot in range(1, self._used):
+            status = self._b[slot * 64 + 61]
+            if not status & _STATE:
+                continue
+            owner = self._d[slot * 16 + 12]
+            if not self._b[owner * 64 + 61] & _USER:
+                raise TableDamaged(f"I3: the state in slot {slot} has no user")
+            if self._b[owner * 64 + 61] & _PARTIAL:
+                if status & _DIRTY:
+                    raise TableDamaged(f"I11: slot {slot} is dirty, its user is PARTIAL")
+                self._wipe(slot)
+                continue
+            if self._q[slot * 8 + 3] < self._q[owner * 8 + 3]:
+                self._wipe(slot)
+                continue
+            if self._find_state(owner, self._b[slot * 64 + 60], self._q[slot * 8]):
+                raise TableDamaged(f"I2: the state in slot {slot} is there twice")
+            self._index_add(slot)
+            head = self._d[owner * 16 + 12]
+            self._d[slot * 16 + 13] = head
+            self._d[slot * 16 + 14] = 0
+            if head:
+                self._d[head * 16 + 14] = slot
+            self._d[owner * 16 + 12] = slot
+            if not status & _TOMBSTONE:
+                self.resident_states += 1
+            if status & _DIRTY:
+                self.dirty_states += 1
+                self._b[owner * 64 + 61] |= _IN_FLIGHT
+
+    @cython.cfunc
+    def _rebuild_lru(self) -> cython.void:
+        """All users on the LRU, in the old order if that is whole; then PARTIAL users go."""
+        user: cython.longlong
+        whole: cython.bint = self._lru_is_whole()
+        if not whole:
+            self._lru_head = self._lru_tail = 0
+        for user in range(1, self._used):
+            if not self._b[user * 64 + 61] & _USER:
+                continue
+            if not whole:
+                self._lru_add(user, False)
+            if self._q[user * 8 + 3]:  # its deletion may have been cut short: count again
+                self._d[user * 16 + 13] = self._live(user)
+        for user in range(1, self._used):
+            if self._b[user * 64 + 61] & _PARTIAL:
+                if self._b[user * 64 + 61] & _IN_FLIGHT:
+                    raise TableDamaged(f"I11: the user in slot {user} is PARTIAL and dirty")
+                self._lru_drop(user)
+                self._index_drop(user)
+                self._wipe(user)
+                self.resident_users -= 1
+
+    @cython.cfunc
+    def _lru_is_whole(self) -> cython.bint:
+        """Are the users linked as one list, there and back? Finds its ends."""
+        user: cython.longlong
+        head: cython.longlong = 0
+        for user in range(1, self._used):
+            if self._b[user * 64 + 61] & _USER and self._d[user * 16 + 9] == 0:
+                head = user
+        before: cython.longlong = 0
+        steps: cython.longlong = 0
+        user = head
+        while user and steps <= self.resident_users:
+            if user >= self._used or not self._b[user * 64 + 61] & _USER:
+                return False
+            if self._d[user * 16 + 9] != before:
+                return False
+            before = user
+            user = self._d[user * 16 + 8]
+            steps += 1
+        self._lru_head = head
+        self._lru_tail = before
+        return steps == self.resident_users
+
+    @cython.cfunc
+    def _rebuild_free(self) -> cython.void:
+        slot: cython.longlong
+        self._free_head = 0
+        self.free = self.slots - self._used
+        for slot in range(self._used - 1, 0, -1):
+            if self._b[slot * 64 + 61] == 0:
+                self._free_slot(slot)
+
+    @cython.cfunc
+    def _live(self, user: cython.longlong) -> cython.longlong:
+        """How many states on a user's list are no tombstones."""
+        slot: cython.longlong = self._d[user * 16 + 12]
+        found: cython.longlong = 0
+        while slot:
+            if not self._b[slot * 64 + 61] & _TOMBSTONE:
+                found += 1
+            slot = self._d[slot * 16 + 13]
+        return found
+
+    @cython.cfunc
+    def _check_status(self, slot: cython.longlong) -> cython.int:
+        """I1 of one slot: returns its status."""
+        base: cython.longlong = slot * 8
+        index: cython.longlong
+        status: cython.int = self._b[slot * 64 + 61]
+        if status == 0:
+            for index in range(8):
+                if index != 6 and self._q[base + index]:
+                    raise TableDamaged(f"I1: the free slot {slot} is not zero")
+            if self._d[slot * 16 + 12]:
+                raise TableDamaged(f"I1: the free slot {slot} is not zero")
+        elif status & _STATE:
+            if status & ~(_STATE | _DIRTY | _TOMBSTONE):
+                raise TableDamaged(f"I1: slot {slot} has status {status}")
+        elif not status & _USER or status & ~(_USER | _QUEUED | _IN_FLIGHT | _PARTIAL):
+            raise TableDamaged(f"I1: slot {slot} has status {status}")
+        return status
 
     # -- the fold -----------------------------------------------------------------------------
 
@@ -914,6 +1085,8 @@ class Table:
         """
         if version <= self._q[user * 8 + 3]:
             return 4
+        self._q[user * 8 + 3] = version
+        self._raise_floor(user, version)
         slot: cython.longlong = self._d[user * 16 + 12]
         following: cython.longlong
         steps: cython.longlong = 0
@@ -931,8 +1104,6 @@ class Table:
             steps += 1
             if steps > self.slots:
                 raise TableDamaged("I3: a user's list does not end")
-        self._q[user * 8 + 3] = version
-        self._raise_floor(user, version)
         return 1 | self._user_changed(user, version)
 
     # -- reading ------------------------------------------------------------------------------
@@ -1008,8 +1179,10 @@ class Table:
     # -- checking -----------------------------------------------------------------------------
 
     def verify(self) -> None:
-        """Check I1-I10. Raises TableDamaged, which names the invariant. O(slots)."""
+        """Check I1-I13. Raises TableDamaged, which names the invariant. O(slots)."""
         self.save()
+        if self._header[layout.AT_POSITION_INVERTED // 8] != ~self.position:
+            raise TableDamaged("I13: the position and its inverse do not agree")
         try:
             self._verify_slots()
             self._verify_free()
@@ -1031,11 +1204,9 @@ class Table:
         if self._used < 1 or self._used > self.slots:
             raise TableDamaged("I1: more slots were used than there are")
         for slot in range(1, self._used):
-            status = self._b[slot * 64 + 61]
+            status = self._check_status(slot)
             if status == 0:
                 continue
-            if bool(status & _USER) == bool(status & _STATE) or status > 63:
-                raise TableDamaged(f"I1: slot {slot} has status {status}")
             self._check(slot)
             if status & _USER:
                 users += 1
@@ -1051,6 +1222,8 @@ class Table:
                 raise TableDamaged(f"I3: the state in slot {slot} has no user")
             if self._find_state(owner, self._b[slot * 64 + 60], self._q[slot * 8]) != slot:
                 raise TableDamaged(f"I2: the state in slot {slot} is not found")
+            if self._q[slot * 8 + 3] < self._q[owner * 8 + 3]:
+                raise TableDamaged(f"I12: slot {slot} is older than its user's deletion")
             if status & _DIRTY:
                 dirty += 1
                 if not self._b[owner * 64 + 61] & (_QUEUED | _IN_FLIGHT):
@@ -1060,7 +1233,7 @@ class Table:
             if not status & _TOMBSTONE:
                 alive += 1
         for slot in range(self._used, self.slots):
-            if self._b[slot * 64 + 61]:
+            if self._check_status(slot):
                 raise TableDamaged(f"I1: slot {slot} was never used and has a status")
         if (users, alive, dirty, queued) != (
             self.resident_users, self.resident_states, self.dirty_states, self.dirty_users
@@ -1072,7 +1245,7 @@ class Table:
 
     @cython.cfunc
     def _verify_user(self, user: cython.longlong, status: cython.int) -> cython.longlong:
-        """I3, I5, I6 and I10 of one user; returns the length of its list."""
+        """I3, I5, I6, I10 and I11 of one user; returns the length of its list."""
         slot: cython.longlong = self._d[user * 16 + 12]
         before: cython.longlong = 0
         alive: cython.longlong = 0
@@ -1089,6 +1262,8 @@ class Table:
                 raise TableDamaged("I3: a user's list does not end")
         if alive != self._d[user * 16 + 13]:
             raise TableDamaged(f"I10: the user in slot {user} counts wrong")
+        if status & _PARTIAL:
+            raise TableDamaged(f"I11: the user in slot {user} is PARTIAL")
         if self._q[user * 8 + 3] and not status & (_QUEUED | _IN_FLIGHT):
             raise TableDamaged(f"I6: the user in slot {user} has a deletion to write")
         if status & _QUEUED and not (self._q[user * 8 + 2] and not status & _IN_FLIGHT):

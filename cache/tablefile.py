@@ -1,19 +1,24 @@
 """Opening and closing table files.
 
-A file is used again only if it is certainly what its owner left; any other is made anew in its
-place, which is always safe: the log is folded again from the committed offset.
+A file is used again only if it is certainly what its owner left, or can be made so; any other is
+made anew in its place, which is always safe: the log is folded again from the committed offset.
 
 Opening:
-    1 lock the file (flock, as long as it is mapped). Who cannot have the lock works in a private
-      file without a name, so two processes never share one.
-    2 closed clean, same log, same layout, same size, right checksum of the whole? Else reserve
-      the space anew, before mapping: a full tmpfs kills with SIGBUS, it raises nothing.
+    1 lock the file (flock, as long as it is mapped: the lock of a process that died is gone, that
+      of a stopped one is not). Who cannot have the lock works in a private file without a name,
+      so two processes never share one.
+    2 same log, same layout, same size? And either closed clean, with the right checksum of the
+      whole, or left by a process that died since this boot of the machine, so that every store it
+      made is there? Else reserve the space anew, before mapping: a full tmpfs kills with SIGBUS,
+      it raises nothing.
     3 map it, every page at once where the system can, and take the mark "closed clean" away (on
       disk) before the first change.
-    4 check the invariants of layout.py; damage leads back to 2, with a new file.
-    5 what was being written out when it was closed waits to be written out again.
+    4 where a process died: believe nothing but the slots and the position; make the rest anew.
+    5 check the invariants of layout.py; damage leads back to 2, with a new file.
+What was dirty, or being written out, is queued again by the owner (`Table.recover`), who knows
+what is committed.
 Closing clean writes the checksum, then the mark. Should a power cut keep the mark and lose some
-of the rest, the checksum is wrong.
+of the rest, the checksum is wrong. A power cut while it is open changes the boot ID.
 """
 
 from __future__ import annotations
@@ -34,6 +39,9 @@ from readstates.cache.table import Table, TableDamaged
 SHM = Path("/dev/shm")
 SHM_FREE_MIN_BYTES = 256 << 20
 ZEROS = bytes(1 << 20)
+NO_BOOT_ID = bytes(layout.BOOT_ID_BYTES)
+# why a file is used again
+CLEAN, DIED = "closed clean", "its process died, rebuilt from its slots"
 PRIVATE = "another process holds the file"
 
 
@@ -59,15 +67,15 @@ class TableIdentity:
 class TableFile:
     """A mapped table, locked until `close`.
 
-    `warm`: it holds what was there at the last clean close; `why`: why it does or does not.
+    `warm`: it holds what its last owner left there; `why`: why it does or does not.
     `private`: the path was held by another process, so this one works in a file without a name.
     """
 
     def __init__(self, path: Path, file: int, mapped: mmap.mmap, table: Table, why: str) -> None:
         self.path = path
         self.table = table
-        self.warm = not why
-        self.why = why or "closed clean"
+        self.warm = why in (CLEAN, DIED)
+        self.why = why
         self.private = why == PRIVATE
         self._file = file
         self._mapped = mapped
@@ -75,15 +83,18 @@ class TableFile:
     def close(self, clean: bool) -> None:
         """Unmap and unlock; a second call does nothing.
 
-        `clean`: the next `open_table` may use the file, from the position that stands in it.
-        Costs a checksum of the whole file: some 10 ms for 200,000 read states.
+        `clean`: the next `open_table` may use the file, from the position that stands in it; else
+        it will not, whatever is in it. Clean costs a checksum of the whole file: some 10 ms for
+        200,000 read states.
         """
         if self._file < 0:
             return
         self.table.close()
-        if clean and not self.private:
-            struct.pack_into("<I", self._mapped, layout.AT_CRC, _crc(self._mapped))
-            struct.pack_into("<I", self._mapped, layout.AT_CLEAN, 1)
+        if not self.private:
+            if clean:
+                struct.pack_into("<I", self._mapped, layout.AT_CRC, _crc(self._mapped))
+            left = layout.CLOSED_CLEAN if clean else layout.GIVEN_UP
+            struct.pack_into("<I", self._mapped, layout.AT_LEFT, left)
         self._mapped.close()
         os.close(self._file)
         self._file = -1
@@ -94,16 +105,17 @@ def open_table(
 ) -> TableFile:
     """Open the table file at `path`, or make it, for `states` read states.
 
-    `now_ms`: the clock of the dirty queue (`Table.now_ms`); what is found dirty waits since then.
-    Raises CacheDirFullError where there is no room for the file, OSError where the folder is not
-    usable. Costs some 50 ms for 200,000 read states: reserving, or checking all that is there.
+    `now_ms`: the clock of the dirty queue (`Table.now_ms`). Where the file was used before
+    (`TableFile.warm`), call `Table.recover` next. Raises CacheDirFullError where there is no room
+    for the file, OSError where the folder is not usable. Costs some 50 ms for 200,000 read states:
+    reserving, or checking all that is there.
     """
     slots = layout.slots_for(states)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            why = _why_not(file, identity, slots)
+            why = _why(file, identity, slots)
         except BlockingIOError:
             path, why = _replace_by_private(file, path), PRIVATE
         return _map(path, file, identity, slots, user_states_max, why, now_ms)
@@ -132,24 +144,26 @@ def _map(
     why: str,
     now_ms: int,
 ) -> TableFile:
-    if why:
+    fresh = why not in (CLEAN, DIED)
+    if fresh:
         _format(file, path, identity, slots)
     flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
     mapped = mmap.mmap(file, layout.table_size_bytes(slots), flags)
-    struct.pack_into("<I", mapped, layout.AT_CLEAN, 0)
+    struct.pack_into("<I", mapped, layout.AT_LEFT, layout.IN_USE)
     mapped[layout.AT_BOOT_ID : layout.AT_BOOT_ID + layout.BOOT_ID_BYTES] = boot_id()
     mapped.flush(0, layout.HEADER_BYTES)  # on disk before the first change
     table = None
     try:
         table = Table(mapped, user_states_max)
         table.now_ms = now_ms
+        if why == DIED:
+            table.rebuild()
         table.verify()
-        table.recover()
     except TableDamaged as exc:
         if table is not None:
             table.close()
         mapped.close()
-        if why:  # a new one: the layout and the table's code disagree
+        if fresh:  # the layout and the table's code disagree
             raise
         return _map(path, file, identity, slots, user_states_max, f"damaged: {exc}", now_ms)
     return TableFile(path, file, mapped, table, why)
@@ -165,28 +179,33 @@ def _crc(mapped: mmap.mmap) -> int:
         return zlib.crc32(mapped[layout.AT_TOPIC_ID : layout.AT_CRC], zlib.crc32(body))
 
 
-def _why_not(file: int, identity: TableIdentity, slots: int) -> str:
-    """Why the file cannot be used as it is; empty if it can."""
+def _why(file: int, identity: TableIdentity, slots: int) -> str:
+    """CLEAN or DIED if the file can be used again, else why it cannot."""
     size = os.fstat(file).st_size
     if size == 0:
         return "new"
     if size != layout.table_size_bytes(slots):
         return f"{size} bytes, expected {layout.table_size_bytes(slots)}: other CACHE_STATES"
     with mmap.mmap(file, size, prot=mmap.PROT_READ) as mapped:
-        magic, version, clean = struct.unpack_from("<8sII", mapped, layout.AT_MAGIC)
+        magic, version, left = struct.unpack_from("<8sII", mapped, layout.AT_MAGIC)
         if (magic, version) != (layout.MAGIC, layout.LAYOUT_VERSION):
             return "not a table file of this layout"
-        if clean != 1:
-            return "not closed clean"
         if mapped[layout.AT_TOPIC_ID : layout.AT_SLOTS] != identity.header():
             return "of another log"
         counts = struct.unpack_from("<qq", mapped, layout.AT_SLOTS)
         if counts != (slots, layout.index_entries(slots)):
             return "damaged: the header's sizes"
+        if left == layout.IN_USE:
+            booted = mapped[layout.AT_BOOT_ID : layout.AT_BOOT_ID + layout.BOOT_ID_BYTES]
+            if booted == NO_BOOT_ID or booted != boot_id():
+                return "not closed clean, and the machine may have started again since"
+            return DIED
+        if left != layout.CLOSED_CLEAN:
+            return "given up by its owner"
         (crc,) = struct.unpack_from("<I", mapped, layout.AT_CRC)
         if _crc(mapped) != crc:
             return "damaged: the checksum of the file"
-    return ""
+    return CLEAN
 
 
 def _format(file: int, path: Path, identity: TableIdentity, slots: int) -> None:
@@ -218,6 +237,7 @@ def new_header(identity: TableIdentity, slots: int) -> bytes:
     header[layout.AT_TOPIC_ID : layout.AT_SLOTS] = identity.header()
     struct.pack_into("<qq", header, layout.AT_SLOTS, slots, layout.index_entries(slots))
     struct.pack_into("<qq", header, layout.AT_FREE, slots - 1, 1)
+    struct.pack_into("<q", header, layout.AT_POSITION_INVERTED, ~0)
     return bytes(header)
 
 

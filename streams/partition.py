@@ -17,6 +17,9 @@ P3: a held offset is released when, and only when, its update needs no more work
 P4: a query is answered only when the partition has passed `catch_up_to` and the query's
     `after_offset`, from a resident user with nothing parked.
 P5: what comes back with another incarnation is dropped.
+P6: the position in the table never passes an update that must be folded again after a crash:
+    parked, or with a dead letter that is not acknowledged. It is never behind a commit.
+P7: the users found dirty at the start hold the committed offset until each of them was written.
 """
 
 from __future__ import annotations
@@ -132,6 +135,7 @@ class Partition:
         self.catch_up_to = catch_up_to
         self.incarnation = incarnation
         self.watermark = Watermark(committed)
+        self._unfolded = Watermark(committed)  # P6: what a later run of this table must see again
         self.inbox: deque[Batch] = deque()
         self.inbox_records = 0
         self.parked: dict[int, Parked] = {}
@@ -150,6 +154,8 @@ class Partition:
         self._effects = effects
         self.next_arrival = position
         self._index = 0  # into the first batch of the inbox
+        for _ in range(table.recover(self._epoch_bits | (committed + 1))):  # P7
+            self.watermark.hold(committed)
 
     # -- Kafka's side -------------------------------------------------------------------------
 
@@ -194,10 +200,9 @@ class Partition:
         self.inbox.append(batch)
         self.inbox_records += len(batch.records)
 
-    def resume_position(self) -> int:
-        """Where a later run may take up this table: before anything parked."""
-        parked = [w.updates[0][0].offset for w in self.parked.values() if w.updates]
-        return min([self.position, *parked])
+    def store_position(self) -> None:
+        """Note in the table where a later run may take it up (P6)."""
+        self.table.position = self._unfolded.position(self.position)
 
     @property
     def settled(self) -> bool:
@@ -206,6 +211,7 @@ class Partition:
 
     def watermark_position(self) -> int:
         """The offset that may be committed for the updates topic."""
+        self.store_position()
         return self.watermark.position(self.position)
 
     # -- the fold -----------------------------------------------------------------------------
@@ -230,8 +236,7 @@ class Partition:
                 self._index = 0
                 self.position = batch.end
         self.inbox_records -= taken
-        if not self.parked_updates:
-            table.position = self.position
+        self.store_position()
         if self.ahead and self.position != before:  # also where only control records passed
             self._release_ahead()
         return taken
@@ -373,13 +378,22 @@ class Partition:
 
     def _reject(self, record: Any, reason: str, text: str) -> None:
         """Keep a record that cannot be applied; it holds its offset until that is done."""
-        self.watermark.hold(record.offset)
+        self._hold(record.offset)
         self._effects.dead_letter(self, record, reason, text)
 
     def dead_letter_kept(self, incarnation: int, offset: int) -> None:
         """The broker has the dead letter of `offset`."""
         if incarnation == self.incarnation:
-            self.watermark.release(offset)
+            self._release(offset)
+
+    def _hold(self, offset: int) -> None:
+        """The record at `offset` is not in the table and not done with."""
+        self.watermark.hold(offset)
+        self._unfolded.hold(offset)
+
+    def _release(self, offset: int) -> None:
+        self.watermark.release(offset)
+        self._unfolded.release(offset)
 
     # -- residents, misses, parking -----------------------------------------------------------
 
@@ -402,7 +416,7 @@ class Partition:
         waiting.updates.append((record, event))
         waiting.warm = waiting.warm or not isinstance(event, COLD)
         self.parked_updates += 1
-        self.watermark.hold(record.offset)
+        self._hold(record.offset)
         return True
 
     def _load(self, user_id: int) -> Parked:
@@ -436,9 +450,7 @@ class Partition:
             if not self._make_room(1 + len(rows), 0):
                 self.stalled = True
                 return False
-            user = table.insert(user_id, self.version, not waiting.warm)
-            for row in rows:
-                table.load(user, *row)
+            user = table.insert(user_id, self.version, not waiting.warm, rows)
             waiting.rows, waiting.resident = None, True
         while waiting.updates:
             record, event = waiting.updates[0]
@@ -452,7 +464,7 @@ class Partition:
             if code & DIRTIED:
                 self.watermark.hold(offset)
             self._count(code, record)
-            self.watermark.release(offset)
+            self._release(offset)
             waiting.updates.popleft()
             self.parked_updates -= 1
         del self.parked[user_id]

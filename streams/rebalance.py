@@ -3,8 +3,8 @@
 Opening, after each assignment, in the barrier before the flow starts:
  1. read what is committed, with its metadata, and the log's start and end;
  2. refuse where the committed offset is outside the log: Kafka lost data;
- 3. open the table file; a warm one is used if it stands between the committed offset, the log's
-    start and its end, else it is dropped;
+ 3. open the table file, closed clean or left by a process that died; it is used if it stands
+    between the committed offset, the log's start and its end, else it is dropped;
  4. start at the table's position, or the committed offset, or the log's start;
  5. queries wait until the partition has passed the last owner's position, which a clean handover
     left in the metadata, or else the log's end as it is now;
@@ -14,8 +14,8 @@ Handing over, at each revocation and at shutdown; running it twice does no harm:
  1. the partitions take nothing more;
  2. what is dirty is written out, within HANDOVER_TIMEOUT_S;
  3. the watermark is committed, with the position reached;
- 4. tables of which all is written are closed clean. The others are dropped at the next open, and
-    their changes replayed from the watermark by whoever comes next.
+ 4. the tables are closed clean, each with the position at which a later run may take it up. What
+    was not written out in time is still dirty in it, and the commit still before it.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Handover(Partitions):
                 start,
                 end,
             )
-            file.close(False)
+            file.close(clean=False)
             file = attempt()
         position = file.table.position if file.warm else committed
         file.table.position = position
@@ -184,14 +184,13 @@ class Handover(Partitions):
         leaving = [owned for owned in leaving if owned.partition.incarnation >= 0]
         committed = await self.commit(consumer, leaving, clean=True)
         for owned in leaving:
-            partition, table = owned.partition, owned.file.table
+            partition = owned.partition
             if partition.incarnation < 0:
                 continue
             self.owned.pop(partition.number, None)
             partition.incarnation = -1  # P5: nothing that comes back now is taken
-            clean = drained and partition.settled
-            table.position = partition.resume_position()
-            owned.file.close(clean)
+            partition.store_position()
+            owned.file.close(clean=True)
             metrics.forget_partition(
                 partition.number, self.settings.updates_topic, self.settings.queries_topic
             )

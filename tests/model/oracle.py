@@ -233,17 +233,13 @@ class Oracle:
         user.first_version = first_version
         self.queue.insert(0, user_id)
 
-    def recover(self) -> None:
-        """Reopened: what was in flight waits again, first; all of it since now."""
+    def recover(self, first_version: int) -> int:
+        """Reopened: what is dirty waits again, all of it since now and from `first_version` on."""
         for user_id in self.lru:
             user = self.users[user_id]
-            if not (user.in_flight or user_id in self.queue):
-                continue
-            user.dirty_since = self.now
             if user.in_flight:
+                self.queue.insert(0, user_id)
+            if user_id in self.queue:
                 user.in_flight = False
-                known = [row.version for row in user.rows.values() if row.dirty]
-                known += [user.first_version, user.delete_version]
-                user.first_version = min((v for v in known if v), default=0)
-                if user.first_version:
-                    self.queue.insert(0, user_id)
+                user.dirty_since, user.first_version = self.now, first_version
+        return len(self.queue)

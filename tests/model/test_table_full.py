@@ -65,11 +65,9 @@ class World:
             return user
         rows = list(self.database.get(user_id, {}).values())
         self.room(1 + len(rows), 0)
-        user = self.table.insert(user_id, self.version, cold)
         self.random.shuffle(rows)
-        for row in rows:
-            self.table.load(user, *row)
-        return user
+        made: int = self.table.insert(user_id, self.version, cold, rows)
+        return made
 
     def event(self) -> None:
         draw = self.random.random

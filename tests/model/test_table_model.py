@@ -63,14 +63,13 @@ class TableMachine(RuleBasedStateMachine):
         if user_id in self.oracle.users or self.oracle.free < 1 + len(rows):
             return
         self.oracle.insert(user_id, self.log_end, cold)
-        user = self.table.insert(user_id, self.log_end, cold)
+        floor = self.log_end
         for key, message in rows.items():
-            version = self.version(0)
-            self.table.load(user, *key, message, message, 7, 2**48 - 1, 2**32 - 1, 9, version)
             row = self.oracle.users[user_id].rows.setdefault(key, Row())
             row.message = row.mention = message
             row.count, row.pins, row.flags, row.viewed = 7, 2**48 - 1, 2**32 - 1, 9
-            row.version = version
+            row.version = self.version(0)
+        self.table.insert(user_id, floor, cold, self.oracle.users[user_id].states())
 
     @rule(user_id=USERS)
     def touch(self, user_id: int) -> None:
@@ -160,8 +159,7 @@ class TableMachine(RuleBasedStateMachine):
         self.table = self.build.Table(self.buffer, STATES_MAX)
         self.table.verify()
         self.table.now_ms = now
-        self.table.recover()
-        self.oracle.recover()
+        assert self.table.recover(self.log_end) == self.oracle.recover(self.log_end)
         self.oracle.evictions = 0
         self.writes.clear()
         assert self.table.position == position
