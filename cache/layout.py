@@ -90,9 +90,9 @@ from the rest (`Table.rebuild`). The rest is right or known to be wrong, because
     - several entries of one event are sealed one by one; the event is folded again, since the
       position is stored when all of it is done, and each entry's version says whether it was.
 Only the order of the stores in the second and third matters, and that of the position. A compiler
-may reorder stores, but not across a call it cannot look into: the position and the slice before
-it are separate calls from Python; PARTIAL and delete_version are sealed by a call through the
-object's method table, and so is each read state's freeing or loading.
+may reorder stores, but not across a call it cannot look into. The position and the slice before it
+are separate calls from Python. Sealing PARTIAL or delete_version, freeing a slot and loading a read
+state are methods, and after each the compiled code asks the interpreter whether it raised.
 """
 
 from __future__ import annotations

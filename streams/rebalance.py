@@ -212,6 +212,8 @@ class Handover(Partitions):
         moved: list[tuple[Owned, tuple[int, int]]] = []
         for one in owned:
             partition = one.partition
+            if partition.incarnation < 0:  # handed over while this commit waited for its turn
+                continue
             marks = (partition.watermark_position(), one.query_mark.position(one.query_position))
             if marks != one.committed or clean:
                 moved.append((one, marks))

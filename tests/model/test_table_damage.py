@@ -1,5 +1,7 @@
 """Bytes flipped at random: a closed file is dropped, a table in use raises; nothing crashes.
 
+The file of a process that died is dropped, or its content is right.
+
 Both builds run in this process, so a crash or an endless walk would end the tests.
 """
 
@@ -163,3 +165,39 @@ def test_a_damaged_file_is_dropped(
         assert file.table.resident_users == 0
         file.table.verify()
         file.close(clean=False)
+
+
+@pytest.mark.parametrize("name", sorted(BUILDS))
+def test_a_damaged_died_file_is_dropped_or_right(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = BUILDS[name]
+    monkeypatch.setattr(tablefile, "Table", build.Table)
+    monkeypatch.setattr(tablefile, "TableDamaged", build.TableDamaged)
+    path = tmp_path / "table"
+    file = tablefile.open_table(path, IDENTITY, 100, 20)
+    draw = random.Random(4)
+    for step in range(400):
+        busy(file.table, draw, step + 1)
+    file.table.position = 77
+    died, expected = path.read_bytes(), sorted(contents(file.table))
+    dirty = file.table.dirty_states
+    file.close(clean=False)
+    right = 0
+    for seed in range(FILES[name]):
+        draw = random.Random(seed)
+        data = bytearray(died)
+        for _ in range(draw.choice([1, 1, 1, 5])):
+            at = draw.randrange(layout.AT_TOPIC_ID, len(data))
+            data[at] = draw.randrange(256)
+        path.write_bytes(data)
+        file = tablefile.open_table(path, IDENTITY, 100, 20)
+        if file.warm:
+            right += 1
+            assert sorted(contents(file.table)) == expected
+            assert (file.table.dirty_states, file.table.position) == (dirty, 77)
+        else:
+            assert file.table.resident_users == 0
+        file.table.verify()
+        file.close(clean=False)
+    assert 0 < right < FILES[name]  # links, counts and the index say nothing then

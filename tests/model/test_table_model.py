@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from oracle import CHANGED, Oracle, Row
-from readstates.cache import fsck
+from readstates.cache import fsck, layout
 from table_builds import BUILDS, new_buffer
 
 SLOTS = 14  # room for 13 users and read states
@@ -163,6 +163,30 @@ class TableMachine(RuleBasedStateMachine):
         self.oracle.evictions = 0
         self.writes.clear()
         assert self.table.position == position
+
+    @rule(position=st.integers(0, 2**62))
+    def die(self, position: int) -> None:
+        """A process that never saved anything; another one finds the file."""
+        self.table.position = position
+        now, data = self.table.now_ms, bytearray(self.buffer)
+        data[layout.AT_USERS : layout.AT_CRC] = bytes(layout.AT_CRC - layout.AT_USERS)
+        self.table.close()
+        self.buffer = data
+        self.table = self.build.Table(data, STATES_MAX)
+        self.table.rebuild()
+        self.table.verify()
+        self.table.now_ms = now
+        assert self.table.recover(self.log_end) == self.oracle.recover(self.log_end)
+        self.oracle.queue = [self.table.user_id(user) for user in self.queued()]
+        self.oracle.evictions = 0
+        self.writes.clear()
+        assert self.table.position == position
+
+    def queued(self) -> list[int]:
+        """The order of the dirty queue is not that of before: whoever is in it waits since now."""
+        users: list[int] = self.table.cold_dirty(SLOTS)
+        assert sorted(map(self.table.user_id, users)) == sorted(self.oracle.queue)
+        return users
 
     # -- always
 

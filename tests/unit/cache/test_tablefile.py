@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import signal
 import stat
 import struct
 import subprocess
@@ -103,18 +104,89 @@ def test_a_file_of_another_size_or_layout_is_dropped(used: Path) -> None:
     file.close(clean=False)
 
 
-def test_a_file_not_closed_clean_is_dropped(used: Path) -> None:
+def hold(path: Path) -> subprocess.Popen[bytes]:
+    """Another process that has the file open, has touched it, and waits."""
     program = (
-        "import os, sys; from pathlib import Path\n"
+        "import sys, time; from pathlib import Path\n"
         "from readstates.cache.tablefile import TableIdentity, open_table\n"
         "file = open_table(Path(sys.argv[1]), "
         f"TableIdentity({IDENTITY.topic_id!r}, 8, 3, 'read_states'), {STATES}, 50)\n"
-        "assert file.warm\n"
-        "os._exit(7)\n"
+        "file.table.recover(9)\n"
+        "user = file.table.find(3)\n"
+        "file.table.ack(user, 0, 7, 70, -1, -1, 80)\n"
+        "file.table.position = 81\n"
+        "print('.', flush=True)\n"
+        "time.sleep(600)\n"
     )
-    assert subprocess.run([sys.executable, "-c", program, used], check=False).returncode == 7
+    process = subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.read(1) == b"."
+    return process
+
+
+def test_a_stopped_process_keeps_its_file_and_a_dead_one_leaves_it(used: Path) -> None:
+    process = hold(used)
+    try:
+        os.kill(process.pid, signal.SIGSTOP)
+        file = opened(used)
+        assert (file.private, file.warm) == (True, False)
+        file.close(clean=True)
+    finally:
+        process.kill()
+        process.communicate()
     file = opened(used)
-    assert (file.warm, file.why, file.table.resident_users) == (False, "not closed clean", 0)
+    table = file.table
+    assert (file.private, file.warm, file.why) == (False, True, tablefile.DIED)
+    assert table.position == 81
+    assert table.recover(9) == 3
+    assert [row[1] for row in table.states(table.find(3))] == [1, 2, 7]
+    file.close(clean=True)
+
+
+def died(used: Path) -> bytearray:
+    """The file as a process that died leaves it."""
+    file = opened(used)
+    data = bytearray(used.read_bytes())
+    file.close(clean=False)
+    used.write_bytes(data)
+    return data
+
+
+@pytest.mark.parametrize("booted", [bytes(36), b"x" * 36])
+def test_a_died_file_of_another_boot_is_dropped(used: Path, booted: bytes) -> None:
+    data = died(used)
+    data[layout.AT_BOOT_ID : layout.AT_BOOT_ID + 36] = booted
+    used.write_bytes(data)
+    file = opened(used)
+    assert not file.warm
+    assert file.why == "not closed clean, and the machine may have started again since"
+    file.close(clean=False)
+
+
+def test_where_the_kernel_names_no_boot_a_died_file_is_dropped(
+    used: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tablefile, "boot_id", lambda: tablefile.NO_BOOT_ID)
+    died(used)
+    file = opened(used)
+    assert not file.warm
+    file.close(clean=False)
+
+
+def test_a_died_file_with_a_torn_slot_is_dropped(used: Path) -> None:
+    data = died(used)
+    data[layout.HEADER_BYTES + 2 * layout.SLOT_BYTES + 8] ^= 1
+    used.write_bytes(data)
+    file = opened(used)
+    assert (file.warm, file.table.resident_users) == (False, 0)
+    assert file.why.startswith("damaged: I9")
+    file.close(clean=False)
+
+
+def test_a_file_given_up_is_dropped(used: Path) -> None:
+    opened(used).close(clean=False)
+    file = opened(used)
+    assert (file.warm, file.why, file.table.resident_users) == (False, "given up by its owner", 0)
     file.close(clean=False)
 
 

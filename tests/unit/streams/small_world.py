@@ -97,11 +97,17 @@ class World:
         self.now_ms = 1000
         self.open(slots, states_max, **more)
 
-    def open(self, slots: int, states_max: int, **more: Any) -> None:
-        """A partition at the beginning, or where `more` says, with an empty table."""
+    def open(
+        self, slots: int, states_max: int, died: bytearray | None = None, **more: Any
+    ) -> None:
+        """A partition at the beginning, or where `more` says, with an empty table or a died one."""
         given = {"position": 0, "committed": 0, "catch_up_to": 0, "incarnation": 1}
         given |= {"parked_max": 100, "inbox_max": 1000} | more
-        table = Table(new_buffer(slots), states_max)
+        self.buffer = new_buffer(slots) if died is None else died
+        table = Table(self.buffer, states_max)
+        if died is not None:
+            table.rebuild()
+            table.verify()
         self.partition = Partition(0, table=table, epoch=EPOCH, partitions=1, effects=self, **given)
         self.partition.announce()
 
