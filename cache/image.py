@@ -77,7 +77,8 @@ class Image:
         (_, version, self.left, _, self.epoch, self.partition, keyspace, self.slots,
          self.entries, self.position, self.users, self.states, self.dirty_states,
          self.dirty_users, self.lru_head, self.lru_tail, self.dirty_head, self.dirty_tail,
-         self.free_head, self.free, self.used, self.crc, _, self.position_inverted) = HEADER.unpack_from(data)  # fmt: skip
+         self.free_head, self.free, self.used, self.crc, _, self.position_inverted
+        ) = HEADER.unpack_from(data)  # fmt: skip
         self.keyspace = keyspace.rstrip(b"\0").decode(errors="replace")
         if version != layout.LAYOUT_VERSION:
             raise NotATableFileError(f"layout version {version}, not {layout.LAYOUT_VERSION}")

@@ -25,6 +25,7 @@ P7: the users found dirty at the start hold the committed offset until each of t
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -80,15 +81,15 @@ class Parked:
 
     updates: deque[tuple[Any, Update]] = field(default_factory=deque)  # (record, event)
     ticket: int = 0  # of the load that is asked for: rows of an earlier one are stale
-    queries: list[Query] = field(default_factory=list)
+    queries: dict[Query, None] = field(default_factory=dict)  # in the order of their arrival
     warm: bool = False  # enters at the warm end of the LRU
     rows: list[ReadState] | None = None  # arrived, waiting for room in the table
     resident: bool = False  # in the table, but not all updates have found room there
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Write:
-    """One user's changes on their way to Cassandra."""
+    """One user's changes on their way to Cassandra; compared by identity."""
 
     partition: Partition
     incarnation: int
@@ -97,6 +98,7 @@ class Write:
     first_version: int
     delete_version: int
     rows: list[tuple[bool, ReadState]]  # (deleted, the read state)
+    since_ms: int = 0  # of the oldest of these changes, modulo 2^32
     pending: int = 0  # batches not yet answered
     failed: bool = False
 
@@ -140,7 +142,10 @@ class Partition:
         self.inbox_records = 0
         self.parked: dict[int, Parked] = {}
         self.parked_updates = 0
-        self.ahead: list[Query] = []  # queries whose after_offset or catch-up is not reached
+        self.ahead: dict[Query, None] = {}  # queries whose after_offset or catch-up is not reached
+        self._ahead_at = 0  # no query of `ahead` can be answered below this position
+        self._no_room: dict[int, Parked] = {}  # loaded users that wait for room in the table
+        self._writes: dict[Write, None] = {}  # under way, the oldest first
         self.stalled = False  # no room in the table until something was written out
         self.closing = False
         self.announced = False
@@ -449,6 +454,7 @@ class Partition:
             rows = waiting.rows or []
             if not self._make_room(1 + len(rows), 0):
                 self.stalled = True
+                self._no_room[user_id] = waiting
                 return False
             user = table.insert(user_id, self.version, not waiting.warm, rows)
             waiting.rows, waiting.resident = None, True
@@ -460,6 +466,7 @@ class Partition:
                 if self._make_room(self._slots_for(user, event), user):
                     continue
                 self.stalled = True
+                self._no_room[user_id] = waiting
                 return False
             if code & DIRTIED:
                 self.watermark.hold(offset)
@@ -501,10 +508,9 @@ class Partition:
         if not self.stalled:
             return
         self.stalled = False
-        for user_id, waiting in list(self.parked.items()):
-            arrived = waiting.rows is not None or waiting.resident
-            if arrived and not self._settle(user_id, waiting):
-                return
+        while self._no_room and not self.stalled:
+            user_id = next(iter(self._no_room))
+            self._settle(user_id, self._no_room.pop(user_id))
 
     # -- write-behind -------------------------------------------------------------------------
 
@@ -528,15 +534,17 @@ class Partition:
         return writes
 
     def oldest_change_s(self, now_ms: int) -> float:
-        """Age of the oldest change that waits to be written out, in seconds."""
+        """Age of the oldest change that is not yet in Cassandra, in seconds."""
         user = self.table.dirty_head()
-        if not user:
-            return 0.0
-        return ((now_ms - self.table.dirty_since_ms(user)) & 0xFFFFFFFF) / 1000
+        since = [self.table.dirty_since_ms(user)] if user else []
+        if self._writes:
+            since.append(next(iter(self._writes)).since_ms)
+        return max(((now_ms - ms) & 0xFFFFFFFF for ms in since), default=0) / 1000
 
     def _write(self, user: int) -> Write:
+        since_ms = self.table.dirty_since_ms(user)
         first_version, delete_version, rows = self.table.take(user)
-        return Write(
+        write = Write(
             self,
             self.incarnation,
             user,
@@ -544,12 +552,16 @@ class Partition:
             first_version,
             delete_version,
             rows,
+            since_ms,
         )
+        self._writes[write] = None
+        return write
 
     def written(self, write: Write) -> None:
         """All rows of `write` are in Cassandra, or (if `failed`) must be written again."""
         if write.incarnation != self.incarnation:  # P5
             return
+        del self._writes[write]
         if write.failed:
             table = self.table
             again = table.first_version(write.user)
@@ -565,8 +577,10 @@ class Partition:
 
     def ask(self, query: Query) -> None:
         """Answer a query now, or keep it until it can be answered (P4)."""
-        if not self._reached(query):
-            self.ahead.append(query)
+        needs = self._needs(query)
+        if self.position < needs or not self.announced:
+            self._ahead_at = min(self._ahead_at, needs) if self.ahead else needs
+            self.ahead[query] = None
             return
         user_id = query.get.user_id
         waiting = self.parked.get(user_id)
@@ -578,29 +592,41 @@ class Partition:
         if waiting is None:
             waiting = self._load(user_id)
         waiting.warm = True
-        waiting.queries.append(query)
+        waiting.queries[query] = None
         query.waits_for_store = True
 
-    def _reached(self, query: Query) -> bool:
+    def _needs(self, query: Query) -> int:
+        """The position from which on a query may be answered (P4)."""
         after = query.get.after_offset
-        return self.caught_up and (after is None or after < self.position)
+        return self.catch_up_to if after is None else max(self.catch_up_to, after + 1)
 
     def _release_ahead(self) -> None:
-        ready = [query for query in self.ahead if self._reached(query)]
-        if ready:
-            self.ahead = [query for query in self.ahead if not self._reached(query)]
-            for query in ready:
-                self.ask(query)
+        """Ask again what the position has reached. O(1), or O(waiting) where it has any."""
+        if self.position < self._ahead_at or not self.announced:
+            return
+        ready = [query for query in self.ahead if self._needs(query) <= self.position]
+        for query in ready:
+            del self.ahead[query]
+        self._ahead_at = min(map(self._needs, self.ahead), default=0)
+        for query in ready:
+            self.ask(query)
 
     def forget(self, query: Query) -> None:
         """A query's time is over: it waits no longer."""
         waiting = self.parked.get(query.get.user_id)
         if waiting is not None and query in waiting.queries:
-            waiting.queries.remove(query)
+            del waiting.queries[query]
             if not waiting.queries and not waiting.updates and not waiting.resident:
                 del self.parked[query.get.user_id]
-        elif query in self.ahead:
-            self.ahead.remove(query)
+                self._no_room.pop(query.get.user_id, None)
+        else:
+            self.ahead.pop(query, None)
+
+    def leave_queries(self) -> Iterator[Query]:
+        """The queries not answered here; the next owner reads them again."""
+        yield from self.ahead
+        for waiting in self.parked.values():
+            yield from waiting.queries
 
     def _reply(self, query: Query, user: int, hit: bool) -> None:
         table, get = self.table, query.get

@@ -189,6 +189,7 @@ class Handover(Partitions):
                 continue
             self.owned.pop(partition.number, None)
             partition.incarnation = -1  # P5: nothing that comes back now is taken
+            self.leave_queries(partition)
             partition.store_position()
             owned.file.close(clean=True)
             metrics.forget_partition(

@@ -18,7 +18,7 @@ TIMEOUT_S = 15.0
 DAY_MS = 86_400_000
 RETENTION_FLOOR_FACTOR = 20  # retention of `updates` in multiples of FLUSH_DELAY_S, at the least
 EVENT_TOPIC_BYTES_MAX = 1 << 20
-DEAD_LETTER_BYTES_MAX = EVENT_TOPIC_BYTES_MAX + (64 << 10)  # the same record and our headers
+HEADERS_BYTES = 64 << 10  # more than our headers of a dead letter take
 LOGGED = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete"}
 
 
@@ -44,7 +44,7 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
         settings.dead_letters_topic: {
             **safe,
             "retention.ms": str(30 * DAY_MS),
-            "max.message.bytes": str(DEAD_LETTER_BYTES_MAX),
+            "max.message.bytes": str(EVENT_TOPIC_BYTES_MAX + HEADERS_BYTES),
         },
     }
 
@@ -118,6 +118,14 @@ def check(settings: Settings) -> Topic:
     found = _configs(client, settings.updates_topic)
     expected = {**LOGGED, "unclean.leader.election.enable": "false"}
     _compare(settings.updates_topic, found, expected)
+    letters = _configs(client, settings.dead_letters_topic)
+    room, record = int(letters["max.message.bytes"]), int(found["max.message.bytes"])
+    if room < record + HEADERS_BYTES:
+        raise TopicError(
+            f"{settings.dead_letters_topic}: max.message.bytes is {room}, must be at least "
+            f"{record + HEADERS_BYTES}, that of {settings.updates_topic} and {HEADERS_BYTES} for "
+            "headers: a dead letter that does not fit would hold its partition's commits for ever"
+        )
     retention_ms = int(found["retention.ms"])
     if 0 <= retention_ms < floor_ms:
         raise TopicError(

@@ -147,11 +147,13 @@ class Partitions:
     ) -> None:
         """A reply topic we have not seen: look again, for Faust makes it after its first query."""
         incarnation = owned.partition.incarnation
-        for _ in range(TOPIC_LOOKS):
-            await self.output.refresh()
-            if self.output.exists(address):
-                break
-        self._looking -= 1
+        try:
+            for _ in range(TOPIC_LOOKS):
+                await self.output.refresh()
+                if self.output.exists(address):
+                    break
+        finally:
+            self._looking -= 1
         if self.owned.get(owned.partition.number) is not owned or (
             owned.partition.incarnation != incarnation
         ):
@@ -231,9 +233,7 @@ class Partitions:
         now = now_ms()
         for query in self.deadlines.due(now):
             owned = self.owned.get(query.partition)
-            if owned is None or owned.partition.incarnation != query.incarnation:
-                query.done = True  # the next owner reads it again
-                self.waiting_queries -= 1
+            if owned is None:
                 continue
             owned.partition.forget(query)
             if now >= query.deadline_ms:
@@ -244,6 +244,12 @@ class Partitions:
                 )
             else:
                 self.refuse(query, NOT_CAUGHT_UP, self._why_not(owned.partition, query))
+
+    def leave_queries(self, partition: Partition) -> None:
+        """A partition goes: its waiting queries are the next owner's."""
+        for query in partition.leave_queries():
+            query.done = True
+            self.waiting_queries -= query.waiting
 
     def _why_not(self, partition: Partition, query: Query) -> str:
         if not partition.caught_up:

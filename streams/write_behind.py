@@ -77,7 +77,7 @@ class WriteBehind:
     async def turn(self, partitions: Iterable[Partition], *, now_ms: int, everything: bool) -> None:
         """Start due writes as far as the bound on flights allows; other work runs in between."""
         delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
-        if time.monotonic() < self._paused_until and not everything:
+        if time.monotonic() < self._paused_until:
             return
         rows_max = BATCHES_AT_ONCE * self._settings.write_batch_rows
         order = sorted(partitions, key=lambda partition: partition.number)

@@ -97,9 +97,7 @@ class World:
         self.now_ms = 1000
         self.open(slots, states_max, **more)
 
-    def open(
-        self, slots: int, states_max: int, died: bytearray | None = None, **more: Any
-    ) -> None:
+    def open(self, slots: int, states_max: int, died: bytearray | None = None, **more: Any) -> None:
         """A partition at the beginning, or where `more` says, with an empty table or a died one."""
         given = {"position": 0, "committed": 0, "catch_up_to": 0, "incarnation": 1}
         given |= {"parked_max": 100, "inbox_max": 1000} | more
