@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 TURN_S = 0.02
 GAUGES_S = 1.0
 STUCK_S = 60.0  # liveness: lag without progress for this long
-GC_THRESHOLDS = (5_000, 20, 20)  # what lives here is short-lived or frozen; see gc.set_threshold
+GC_THRESHOLDS = (2_000, 20, 20)  # what lives here is short-lived or frozen; see gc.set_threshold
 GIL_SWITCH_S = 0.0005  # a query must not wait 5 ms for the interpreter while a thread decodes
 
 

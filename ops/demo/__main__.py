@@ -209,7 +209,9 @@ def report(
         ("dead letters", f"{sum(reasons.values()):,} {reasons}"),
         (
             "collector",
-            f"longest pause {seen['read_states_gc_pause_longest_seconds'] * 1000:.2f} ms",
+            f"longest pause {seen['read_states_gc_pause_longest_seconds'] * 1000:.1f} ms by the "
+            f"clock; longest collection {seen['read_states_gc_cpu_longest_seconds'] * 1000:.1f} ms "
+            "of CPU",
         ),
     ]
     for name, text in lines:
@@ -220,7 +222,7 @@ def report(
 @click.option("--updates", default=1_000_000, show_default=True)
 @click.option("--queries", default=20_000, show_default=True)
 @click.option("--users", default=30_000, show_default=True)
-@click.option("--seconds", default=60.0, show_default=True, help="the traffic is spread over")
+@click.option("--seconds", default=80.0, show_default=True, help="the traffic is spread over")
 @click.option("--seed", default=1, show_default=True)
 def demo(updates: int, queries: int, users: int, seconds: float, seed: int) -> None:
     """Sample traffic through a real Kafka, a worker and a real Cassandra; then the proof."""
