@@ -15,7 +15,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from cassandra import ConsistencyLevel, DriverException
 from cassandra.auth import PlainTextAuthProvider
@@ -47,6 +47,14 @@ ANSWERS_A_TURN = 16  # of the event loop; other work runs in between
 _BIGINT, _SMALLINT, _INT = (struct.Struct(form).pack for form in (">q", ">h", ">i"))
 
 Change = tuple[int, int, ReadState | None]  # user_id, version, row; see Store.write
+
+
+class Log(NamedTuple):
+    """A log that the keyspace was written from."""
+
+    epoch: int
+    topic_id: uuid.UUID
+    partitions: int
 
 
 class Request:
@@ -96,37 +104,48 @@ class Store:
         for statement in statements(settings.cassandra_keyspace, settings.cassandra_replication):
             self._session.execute(statement, timeout=30)
 
+    def logs(self) -> dict[str, Log]:
+        """The logs that this keyspace was written from, by topic."""
+        table = f"{self.settings.cassandra_keyspace}.log"
+        rows = self._execute(f"SELECT topic, epoch, topic_id, partitions FROM {table}", ())
+        return {topic: Log(int(epoch), *more) for topic, epoch, *more in rows}
+
     def claim_epoch(
         self, topic: str, topic_id: uuid.UUID, partitions: int, *, new_epoch: bool = False
     ) -> int:
-        """The epoch of this topic's log; the first caller of a topic sets it, by LWT.
+        """The epoch of this topic's log; the first topic of a keyspace sets it, by LWT.
 
-        Raises EpochError where the database was written from another topic or partition count.
+        Raises EpochError where the database was written from another topic or partition count;
+        with `new_epoch` the log begins anew, above all that was written so far.
         """
         table = f"{self.settings.cassandra_keyspace}.log"
-        self._execute(
-            f"INSERT INTO {table} (topic, epoch, topic_id, partitions) "
-            "VALUES (%s, %s, %s, %s) IF NOT EXISTS",
-            (topic, EPOCH_FIRST, topic_id, partitions),
-        )
-        query = f"SELECT epoch, topic_id, partitions FROM {table} WHERE topic = %s"
-        epoch, known_id, known_partitions = self._execute(query, (topic,)).one()
-        if (known_id, known_partitions) == (topic_id, partitions):
-            return int(epoch)
+        logs = self.logs()
+        last = max(logs.values(), default=None)
+        known = logs.get(topic)
+        if known is not None and known == (last.epoch, topic_id, partitions):  # type: ignore[union-attr]
+            return known.epoch
+        if last is None:
+            self._execute(
+                f"INSERT INTO {table} (topic, epoch, topic_id, partitions) "
+                "VALUES (%s, %s, %s, %s) IF NOT EXISTS",
+                (topic, EPOCH_FIRST, topic_id, partitions),
+            )
+            return self.claim_epoch(topic, topic_id, partitions)
         if new_epoch:
             self._execute(
                 f"UPDATE {table} SET epoch = %s, topic_id = %s, partitions = %s "
                 "WHERE topic = %s IF epoch = %s",
-                (epoch + 1, topic_id, partitions, topic, epoch),
+                (last.epoch + 1, topic_id, partitions, topic, known and known.epoch),
             )
             return self.claim_epoch(topic, topic_id, partitions)
+        name = next(name for name, log in logs.items() if log == last)
         raise EpochError(
             f"{topic} has topic ID {topic_id} and {partitions} partitions, but "
-            f"{self.settings.cassandra_keyspace} was written from topic ID {known_id} with "
-            f"{known_partitions} partitions (epoch {epoch}). Offsets would run backwards and new "
-            "changes would be taken for old ones. Point KAFKA_BOOTSTRAP, TOPIC_PREFIX and "
-            "CASSANDRA_KEYSPACE at each other; if the topic was replaced on purpose and its old "
-            "log is written out, run: readstates init --new-epoch"
+            f"{self.settings.cassandra_keyspace} was last written from {name}, topic ID "
+            f"{last.topic_id} with {last.partitions} partitions (epoch {last.epoch}). Offsets "
+            "would run backwards and new changes would be taken for old ones. Point "
+            "KAFKA_BOOTSTRAP, TOPIC_PREFIX and CASSANDRA_KEYSPACE at each other; if the log was "
+            "replaced on purpose and the old one is written out, run: readstates init --new-epoch"
         )
 
     def _execute(self, query: str, values: tuple[Any, ...]) -> Any:

@@ -14,11 +14,13 @@ from confluent_kafka import KafkaException
 from readstates.schemas.replies import encode_reply
 from readstates.streams.client import BlockingClient, QueryError
 from readstates.streams.config import Settings, describe, env_name
-from readstates.streams.errors import ReadStatesError
+from readstates.streams.errors import ReadStatesError, TopicError
 
+PARTITIONS = 8  # of topics that `init` makes, unless told otherwise
 KAFKA_ONLY = ("kafka_bootstrap", "kafka_config", "topic_prefix")
 INIT = (
     *KAFKA_ONLY,
+    "kafka_group",
     "cassandra_hosts",
     "cassandra_port",
     "cassandra_keyspace",
@@ -73,22 +75,39 @@ def worker(loglevel: str, **given: Any) -> None:
 
 
 @main.command()
-@click.option("--partitions", default=8, show_default=True, help="of `updates` and `queries`")
+@click.option(
+    "--partitions", type=int, help="of `updates` and `queries`, where they are made  [default: 8]"
+)
 @click.option("--replication-factor", default=1, show_default=True, help="of the topics")
-@click.option("--new-epoch", is_flag=True, help="accept a replaced topic; its log begins anew")
+@click.option(
+    "--new-epoch", is_flag=True, help="the log begins anew: more partitions, or another topic"
+)
 @with_settings(*INIT)
-def init(partitions: int, replication_factor: int, new_epoch: bool, **given: Any) -> None:
-    """Create the topics and the Cassandra schema. Safe to repeat."""
+def init(partitions: int | None, replication_factor: int, new_epoch: bool, **given: Any) -> None:
+    """Create the topics and the Cassandra schema. Safe to repeat.
+
+    To add partitions: stop the producers, wait until all is in Cassandra, stop the workers, run
+    this with --partitions and --new-epoch, start again. It refuses what would lose something.
+    """
+    from readstates.streams import new_epoch as epochs
     from readstates.streams import topics
     from readstates.streams.cassandra import Store
 
     settings = settings_of(given)
     try:
-        created = topics.create(settings, partitions, replication_factor)
-        topic = topics.check(settings)
+        created = topics.create(settings, partitions or PARTITIONS, replication_factor)
         store = Store(settings)
         try:
             store.create_schema()
+            if new_epoch:
+                epochs.prepare(settings, store.logs().get(settings.updates_topic), partitions)
+            topic = topics.check(settings)
+            if partitions not in (None, topic.partitions):
+                raise TopicError(
+                    f"{settings.updates_topic} has {topic.partitions} partitions, not "
+                    f"{partitions}. Adding some moves users to other partitions: see "
+                    "readstates init --help"
+                )
             epoch = store.claim_epoch(
                 settings.updates_topic, topic.topic_id, topic.partitions, new_epoch=new_epoch
             )

@@ -87,6 +87,15 @@ def _wait_until_described(client: AdminClient, settings: Settings) -> None:
             return
 
 
+def wait_for_partitions(client: AdminClient, name: str, partitions: int) -> None:
+    """Until the cluster shows a topic with that many partitions."""
+    end = time.monotonic() + TIMEOUT_S
+    while describe(client, name).partitions != partitions:
+        if time.monotonic() > end:
+            raise TopicError(f"{name} does not show {partitions} partitions after {TIMEOUT_S} s")
+        time.sleep(0.1)
+
+
 def describe(client: AdminClient, name: str) -> Topic:
     """Topic ID and partition count. Raises TopicError where it is not there."""
     try:

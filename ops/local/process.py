@@ -45,12 +45,23 @@ def spawn(argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> Pro
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), writing, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
+            *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable()),
         ],
         setsid=True,  # Ctrl-C in the terminal is not for it
         setsigmask=[],
         setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE],
     )
     return ProcessId(pid, _started(pid) or "gone")
+
+
+def _inheritable() -> list[int]:
+    """Descriptors that came to us open: a pipe or a lock that a server must not keep."""
+    found = []
+    for number in map(int, os.listdir("/dev/fd")):
+        with contextlib.suppress(OSError):  # that of this very listing
+            if number > 2 and os.get_inheritable(number):
+                found.append(number)
+    return found
 
 
 def is_alive(process: ProcessId) -> bool:

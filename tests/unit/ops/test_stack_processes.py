@@ -232,6 +232,20 @@ def test_a_server_deaf_to_sigterm_is_killed(tmp_path: Path) -> None:
     assert not is_alive(process)
 
 
+def test_a_server_keeps_no_descriptor_that_came_to_us_open(tmp_path: Path) -> None:
+    """`stack up | tee` would wait for the servers to end."""
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    process = spawn([sys.executable, "-c", DEAF], tmp_path / "log", os.environ)
+    try:
+        os.close(writing)
+        os.set_blocking(reading, False)
+        assert os.read(reading, 1) == b"", "the other end is closed everywhere"
+    finally:
+        os.close(reading)
+        stop([process], timeout_s=0.1)
+
+
 def test_missing_tools_come_with_the_command_that_installs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

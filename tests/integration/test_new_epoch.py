@@ -1,0 +1,127 @@
+"""More partitions, and another topic: refused, until nothing can be lost by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blackbox import PARTITIONS, WAIT_S, Reply, Service, Wire, encode, new_user, partition_of, until
+from confluent_kafka import Producer
+from readstates.ops.local.stack import Stack
+
+MORE = 6
+EPOCH_BITS = 48
+
+
+@pytest.fixture
+def service(stack: Stack, folder: Path) -> Iterator[Service]:
+    made = Service(stack.env(), folder, "epochs", session_timeout_s=6)
+    yield made
+    made.close()
+
+
+def mention_all(wire: Wire, users: list[int], message: int) -> None:
+    """One mention of each user, by a producer that knows how many partitions there are."""
+    producer = Producer(
+        {"bootstrap.servers": wire.bootstrap, "partitioner": "murmur2_random", "acks": "all"}
+    )
+    for user in users:
+        event = {"type": "mention", "channel_id": "7", "message_id": str(message)}
+        producer.produce(wire.updates, encode(user, event), str(user))
+    assert producer.flush(WAIT_S) == 0
+
+
+def mentions(reply: Reply) -> list[int]:
+    return [state["mention_count"] for state in reply.states]
+
+
+def test_more_partitions(service: Service) -> None:
+    wire, users = service.wire, [new_user() for _ in range(60)]
+    assert any(partition_of(u) != partition_of(u, MORE) for u in users)
+    grow = ("init", "--partitions", str(MORE))
+    worker = service.start()
+    worker.wait_ready()
+    for message in (1, 2):
+        mention_all(wire, users, message)
+    wire.get(users[0])
+
+    refused = service.cli(*grow)
+    assert refused.returncode == 1
+    assert f"has {PARTITIONS} partitions, not {MORE}" in refused.stderr
+    refused = service.cli(*grow, "--new-epoch")
+    assert refused.returncode == 1
+    assert "stop all workers first" in refused.stderr
+
+    service.wait_durable(wire.ends(wire.updates))
+    assert worker.stop() == 0
+    mention_all(wire, users, 3)
+    refused = service.cli(*grow, "--new-epoch")
+    assert refused.returncode == 1
+    assert f"{len(users)} records of {wire.updates} are not yet in Cassandra" in refused.stderr
+
+    worker = service.start()
+    service.wait_durable(wire.ends(wire.updates))
+    assert worker.stop() == 0
+    before = wire.all_rows()
+    assert len(before) == len(users)
+    done = service.cli(*grow, "--new-epoch")
+    assert done.returncode == 0, done.stderr
+    assert f"{MORE} partitions" in done.stdout
+    assert "epoch 9" in done.stdout
+    assert service.cli(*grow).returncode == 0, "safe to repeat"
+
+    wire._producer.list_topics(wire.queries)  # or it would not know of the new partitions
+    service.start().wait_ready()
+    assert wire.all_rows() == before
+    mention_all(wire, users, 4)
+    for user in users:
+        until(
+            lambda u=user: wire_get(wire, u) == [4],  # type: ignore[misc]
+            "the fourth mention on top of the three",
+        )
+    until(lambda: all(row[4] == 4 for row in wire.all_rows().values()), "all in Cassandra")
+    after = wire.all_rows()
+    assert after.keys() == before.keys()
+    assert {row[8] >> EPOCH_BITS for row in before.values()} == {8}
+    assert {row[8] >> EPOCH_BITS for row in after.values()} == {9}
+    assert wire.dead_letters() == []
+
+
+def wire_get(wire: Wire, user: int) -> list[int]:
+    """Mention counts of a user; the query goes where its partition is now."""
+    reply = wire.query(user, {}, partition=partition_of(user, MORE), deadline_s=20)
+    assert reply is not None
+    assert reply.error is None, reply.value
+    return mentions(reply)
+
+
+def test_another_topic(service: Service) -> None:
+    """A new prefix on the same keyspace: its offsets would be below what was written."""
+    wire, user = service.wire, new_user()
+    worker = service.start()
+    worker.wait_ready()
+    mention_all(wire, [user], 1)
+    service.wait_durable(wire.ends(wire.updates))
+    assert worker.stop() == 0
+    other = Service(
+        service.env,
+        service.folder,
+        "moved",
+        init=False,
+        cassandra_keyspace=service.env["READ_STATES_CASSANDRA_KEYSPACE"],
+    )
+    try:
+        refused = other.cli("init", "--partitions", str(PARTITIONS))
+        assert refused.returncode == 1
+        assert f"was last written from {wire.updates}" in refused.stderr
+        assert "readstates init --new-epoch" in refused.stderr
+        done = other.cli("init", "--partitions", str(PARTITIONS), "--new-epoch")
+        assert done.returncode == 0, done.stderr
+        other.start().wait_ready()
+        mention_all(other.wire, [user], 2)
+        until(lambda: mentions(other.wire.get(user)) == [2], "both mentions")
+        back = service.cli("init")
+        assert back.returncode == 1, "the old topic is below the new one now"
+    finally:
+        other.close()
