@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-unit lint bench clean
+.PHONY: help setup demo test test-unit lint bench bounds clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ lint: setup ## ruff and mypy
 
 bench: setup ## ingest against a stock Faust agent, in one run (about ten minutes)
 	@$(BIN)/python -m readstates.ops.bench.ingest
+
+bounds: setup ## memory, errors and recovery under floods (about twelve minutes)
+	@$(BIN)/python -m readstates.ops.bounds
 
 clean: ## what the other targets made
 	rm -rf $(VENV) build dist *.egg-info cache/*.so cache/*.c .mypy_cache .pytest_cache .ruff_cache

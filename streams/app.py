@@ -49,6 +49,7 @@ class App(faust.App):  # type: ignore[misc]
     read_states_settings: Settings
 
     fatal: Exception | None = None
+    _last_resort: threading.Timer | None = None
 
     def refuse(self, exc: Exception) -> None:
         """Stop the worker over an error that a person must look at; its text says what to do."""
@@ -57,11 +58,18 @@ class App(faust.App):  # type: ignore[misc]
             log.critical("%s", exc)
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def end_in_time(self) -> None:
+        """From now on the process has SHUTDOWN_TIMEOUT_S, whatever state it is in."""
+        if self._last_resort is None:
+            self._last_resort = threading.Timer(
+                self.read_states_settings.shutdown_timeout_s, _give_up
+            )
+            self._last_resort.daemon = True
+            self._last_resort.start()
+
     async def on_stop(self) -> None:
         """SIGTERM: Faust does not call the revoke hook then, so hand over here."""
-        timer = threading.Timer(self.read_states_settings.shutdown_timeout_s, _give_up)
-        timer.daemon = True
-        timer.start()
+        self.end_in_time()
         self.flow_control.suspend()
         self.consumer.stop_flow()
         await self.partitions.hand_over(self.consumer)
@@ -133,6 +141,14 @@ def _faust_settings(settings: Settings) -> dict[str, Any]:
         "web_enabled": False,
         **more,
     }
+
+
+class Worker(faust.Worker):  # type: ignore[misc]
+    """Faust's worker; a signal starts the clock of the shutdown even while it is starting."""
+
+    def _schedule_shutdown(self, signal: signal.Signals) -> None:
+        self.app.end_in_time()
+        super()._schedule_shutdown(signal)
 
 
 class Duties(Service):  # type: ignore[misc]
@@ -249,7 +265,7 @@ def run(settings: Settings, loglevel: str) -> int:
     except ReadStatesError as exc:
         print(f"read-states: {exc}", file=sys.stderr)
         return 1
-    worker = faust.Worker(app, loglevel=loglevel, redirect_stdouts=False, quiet=True)
+    worker = Worker(app, loglevel=loglevel, redirect_stdouts=False, quiet=True)
     try:
         worker.execute_from_commandline()
     except SystemExit as exc:

@@ -15,8 +15,8 @@ EPOCH_BITS = 48
 
 
 @pytest.fixture
-def service(stack: Stack, folder: Path) -> Iterator[Service]:
-    made = Service(stack.env(), folder, "epochs", session_timeout_s=6)
+def service(stack: Stack, folder: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
+    made = Service(stack.env(), folder, request.node.name)
     yield made
     made.close()
 

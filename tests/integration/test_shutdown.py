@@ -1,0 +1,116 @@
+"""SIGTERM ends a worker within SHUTDOWN_TIMEOUT_S whatever failed around it; nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from blackbox import Log, Service, new_user, until
+from readstates.ops.local.stack import Stack
+from readstates.ops.local.worker import WorkerProcess
+
+SHUTDOWN_TIMEOUT_S = 6  # the setting; over it by more than the margin, the worker is killed: -9
+MARGIN_S = 5
+
+
+@pytest.fixture
+def own_stack(tmp_path: Path) -> Iterator[Stack]:
+    """A stack that may be harmed."""
+    made = Stack(tmp_path / "stack")
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down(remove=True)
+
+
+@contextmanager
+def stopped(stack: Stack, *roles: str) -> Iterator[None]:
+    """Servers that stand still: connections stay open and nobody answers."""
+    pids = [p.pid for p in stack.status().processes if p.role in roles and p.pid is not None]
+    assert len(pids) == len(roles)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def kill_broker(stack: Stack) -> None:
+    """Connections are refused."""
+    (pid,) = [p.pid for p in stack.status().processes if p.role == "kafka"]
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_sigterm(own_stack: Stack, tmp_path: Path) -> None:
+    service = Service(
+        own_stack.env(),
+        tmp_path,
+        "ending",
+        flush_delay_s=60,
+        cassandra_timeout_s=1,
+        handover_timeout_s=2,
+        shutdown_timeout_s=SHUTDOWN_TIMEOUT_S,
+        instance_id="ending",  # so that the next one need not wait for the session of the last
+    )
+    wire, users = service.wire, [new_user() for _ in range(50)]
+    log = Log(wire)
+    message = 0
+
+    def changed() -> WorkerProcess:
+        """A worker with changes that are not written out."""
+        nonlocal message
+        worker = service.start()
+        worker.wait_ready()
+        message += 1
+        for user in users:
+            event = {"type": "mention", "channel_id": "1", "message_id": str(message)}
+            offset = wire.produce_update(user, event)
+        wire.get(users[-1], after_offset=offset)
+        until(lambda: worker.metrics()["read_states_dirty_states"] > 0, "changes to write out")
+        return worker
+
+    def end(worker: WorkerProcess) -> int:
+        return worker.stop(timeout_s=SHUTDOWN_TIMEOUT_S + MARGIN_S)
+
+    try:
+        worker = changed()
+        assert end(worker) == 0
+        assert len(wire.all_rows()) == len(users), "what could be written is written"
+
+        worker = changed()
+        with stopped(own_stack, "cassandra"):
+            assert end(worker) == 0, "in good order, though nothing could be written"
+        worker = changed()
+        with stopped(own_stack, "kafka"):
+            assert end(worker) in {0, 1}
+        worker = changed()
+        with stopped(own_stack, "kafka", "cassandra"):
+            assert end(worker) in {0, 1}
+
+        with stopped(own_stack, "kafka"):  # while it is starting
+            assert end(service.start()) in {0, 1, -signal.SIGTERM}
+        worker = service.start()
+        until(lambda w=worker: "table_open" in w.output(), "in the middle of the start")  # type: ignore[misc]
+        with stopped(own_stack, "kafka"):
+            assert end(worker) in {0, 1}
+
+        worker = changed()
+        log.read()
+        kill_broker(own_stack)
+        assert end(worker) in {0, 1}
+        own_stack.up()
+        service.start(flush_delay_s=0.5).wait_ready()
+        service.wait_durable(log.read())
+        assert wire.all_rows() == log.rows()
+        assert {row[4] for row in log.rows().values()} == {message}
+    finally:
+        log.close()
+        service.close()
