@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from faust.types import TP
+from readstates.cache.table import Table
 from readstates.streams.config import Settings
 from readstates.streams.errors import DataLossError
+from readstates.streams.partition import Partition
 from readstates.streams.rebalance import Handover, catch_up_target, check_commit, metadata_of
 from readstates.streams.watermark import Watermark
 from readstates.streams.worker import Owned
-from small_world import World, event
+from small_world import World, event, version
 
 UPDATES = TP("read-states.updates", 0)
 
@@ -69,9 +72,17 @@ class Store:
         asyncio.get_running_loop().call_soon(done, True)
 
 
-def handover(world: World) -> tuple[Handover, list[bool]]:
+class DeafStore:
+    """A database that never answers."""
+
+    def write(self, changes: list[Any], done: Any) -> None:
+        pass
+
+
+def handover(world: World, store: Any = None) -> tuple[Handover, list[bool]]:
     """A worker that owns the world's partition; the list gets how its file was closed."""
-    worker = Handover(Settings(), Store(), None, 8)
+    settings = Settings(handover_timeout_s=0.1)
+    worker = Handover(settings, store or Store(), None, 8)
     closed: list[bool] = []
     file: Any = SimpleNamespace(table=world.partition.table)
 
@@ -99,6 +110,64 @@ async def test_a_handover_writes_commits_and_closes_clean() -> None:
     assert closed == [True]
     assert broker.commits == [{UPDATES: (1, "clean:1"), TP("read-states.queries", 0): (3, "")}]
     assert not worker.owned
+
+
+async def test_what_was_not_written_out_stays_dirty_in_the_file_and_before_the_commit() -> None:
+    world = applied()
+    world.feed(event(1, 2, channel_id=1, message_id=5))  # its load does not come back
+    world.feed(event(2, 1, channel_id=2, message_id=5))
+    worker, closed = handover(world, DeafStore())
+    broker = Broker()
+    assert not await worker.hand_over(broker)
+    assert closed == [True]
+    assert broker.commits[0][UPDATES] == (0, "clean:3")
+
+    table = Table(world.buffer, 15)
+    table.verify()
+    assert table.position <= 1
+    partition = Partition(
+        0, table=table, position=table.position, committed=0, catch_up_to=3, epoch=8, partitions=1,
+        incarnation=2, parked_max=9, inbox_max=9, effects=world,
+    )  # fmt: skip
+    assert table.first_version(table.find(1)) == version(0)
+    partition.position = partition.next_arrival = 3
+    assert partition.watermark_position() == 0
+    for write in partition.take_writes(0, 0, 9, 9):
+        assert len(write.rows) == 2
+        partition.written(write)
+    assert partition.watermark_position() == 3
+
+
+@pytest.mark.parametrize(
+    ("committed", "start", "end", "warm"),
+    [(0, 0, 9, True), (5, 0, 9, True), (5, 5, 5, True), (6, 0, 9, False), (0, 6, 9, False),
+     (0, 0, 4, False)],
+)  # fmt: skip
+def test_a_table_is_used_where_it_stands_inside_the_log(
+    tmp_path: Path, committed: int, start: int, end: int, warm: bool
+) -> None:
+    worker = Handover(Settings(cache_states=1000, user_states_max=500), Store(), None, 8)
+    worker.cache_dir, worker.partition_count = tmp_path, 1
+    owned = worker._open_one(0, 0, "", 0, 9, 0)
+    table = owned.file.table
+    user = table.insert(1, 0, False)
+    table.ack(user, 0, 1, 5, -1, -1, version(3))
+    table.position = 5
+    table.save()
+    path = owned.file.path
+    left = path.read_bytes()
+    owned.file.close(clean=False)
+    path.write_bytes(left)  # as if the process had died
+
+    owned = worker._open_one(0, committed, "", start, end, 0)
+    partition, table = owned.partition, owned.file.table
+    assert owned.file.warm == warm
+    assert table.resident_users == warm
+    assert partition.position == (5 if warm else committed)
+    assert partition.catch_up_to == max(partition.position, end)
+    assert len(partition.watermark) == warm
+    assert partition.watermark_position() <= committed
+    owned.file.close(clean=True)
 
 
 async def test_two_handovers_at_once_are_one() -> None:
