@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-unit lint bench bounds clean
+.PHONY: help setup demo test test-unit kills lint bench bounds chaos sim clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ test: setup ## every test, on a real Kafka and Cassandra
 
 test-unit: setup ## the tests that need no server
 	@$(BIN)/python -m pytest tests/unit tests/model
+
+kills: setup ## 1,000 times kill -9 of a process that changes a table, with each build
+	@KILLS=1000 $(BIN)/python -m pytest -q -s tests/model/test_table_kill.py
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -446,7 +446,7 @@ class Table:
         user: cython.longlong = self._new_slot()
         self._q[user * 8] = user_id
         self._q[user * 8 + 1] = floor
-        self._b[user * 64 + 61] = _USER | _PARTIAL
+        self._b[user * 64 + 61] = _USER | _PARTIAL  # until its last read state is there
         self._index_add(user)
         self._lru_add(user, cold)
         self.resident_users += 1
@@ -508,7 +508,7 @@ class Table:
 
     @cython.cfunc
     def _evict(self, user: cython.longlong) -> cython.void:
-        self._b[user * 64 + 61] |= _PARTIAL
+        self._b[user * 64 + 61] |= _PARTIAL  # before its first read state goes
         self._seal(user)
         slot: cython.longlong = self._d[user * 16 + 12]
         following: cython.longlong
@@ -1085,7 +1085,7 @@ class Table:
         """
         if version <= self._q[user * 8 + 3]:
             return 4
-        self._q[user * 8 + 3] = version
+        self._q[user * 8 + 3] = version  # before the first goes: `rebuild` finishes it
         self._raise_floor(user, version)
         slot: cython.longlong = self._d[user * 16 + 12]
         following: cython.longlong

@@ -5,7 +5,8 @@ Opening, after each assignment, in the barrier before the flow starts:
  2. refuse where the committed offset is outside the log: Kafka lost data;
  3. open the table file, closed clean or left by a process that died; it is used if it stands
     between the committed offset, the log's start and its end, else it is dropped;
- 4. start at the table's position, or the committed offset, or the log's start;
+ 4. start at the table's position, or the committed offset, or the log's start; what is dirty in the
+    table holds the committed offset;
  5. queries wait until the partition has passed the last owner's position, which a clean handover
     left in the metadata, or else the log's end as it is now;
  6. commit, so that the metadata says that an owner is at work. No query is answered before.

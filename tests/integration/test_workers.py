@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from readstates.ops.local.worker import WorkerProcess
 
 APPLIED = "read_states_updates_applied_total"
 QUERIES = "read_states_queries_total{outcome=hit}"
+LOADED = "read_states_cassandra_loads_total{outcome=loaded}"
+OPENED = re.compile(r"table_open partition=\d+ warm=(True|False)")
 KILLS = 10
 
 
@@ -188,12 +191,16 @@ def killed(stack: Stack, folder: Path) -> Iterator[Service]:
 
 
 def test_kill_and_restart(killed: Service) -> None:
-    """kill -9 in the middle of the load, ten times; each time all is there, and once."""
+    """kill -9 in the middle of the load, ten times; each time all is there, and once.
+
+    Tables of a killed worker are used again: the users in them are not loaded.
+    """
     service, log = killed, Log(killed.wire)
     load = Load(service.wire, traffic(2), 1500)
     try:
         service.start().wait_ready()
         sentinel = Sentinel(service)
+        warm, loaded = 0, 0.0
         for number in range(KILLS):
             load.go()
             sentinel.look()
@@ -203,6 +210,13 @@ def test_kill_and_restart(killed: Service) -> None:
             service.start().wait_ready()
             sentinel.look()
             equal(service, log, load)
+            opened = OPENED.findall(service.workers[-1].output())
+            assert len(opened) == PARTITIONS
+            warm += opened.count("True")
+            loaded += service.workers[-1].metrics().get(LOADED, 0)
+        # a kill in the middle of a slot's change drops the table
+        assert warm > KILLS * PARTITIONS * 3 // 4
+        assert loaded < KILLS * 40, "120 users each time, where no table is used"
         assert service.workers[-1].stop() == 0
         assert service.wire.all_rows() == log.rows()
     finally:
