@@ -27,6 +27,7 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
 import struct
 import tempfile
 import zlib
@@ -250,15 +251,38 @@ def boot_id() -> bytes:
     return text[: layout.BOOT_ID_BYTES].ljust(layout.BOOT_ID_BYTES, b"\0")
 
 
+def own_folder(path: Path) -> Path:
+    """Make the folder of the table files, or make sure that it is nobody else's; returns it.
+
+    The usual place is open to every user of the machine: whoever made the folder before us could
+    read what people have read, or put files of their own in our place. Raises OSError.
+    """
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        why = "it is a link; name the folder itself"
+    elif found.st_uid != os.geteuid():
+        why = f"it belongs to user {found.st_uid}, not to us ({os.geteuid()}); name another one"
+    elif found.st_mode & 0o022:
+        why = (
+            f"others may write in it (mode {found.st_mode & 0o7777:o}): chmod 700, or name a "
+            "folder inside of it, which is then made"
+        )
+    else:
+        return path
+    raise PermissionError(errno.EPERM, why, str(path))
+
+
 def default_cache_dir() -> Path:
-    """/dev/shm/read-states where there is a tmpfs with room, else a folder for temporary files.
+    """A folder of this user in /dev/shm where that has room, else among the temporary files.
 
     A mapped file on a disk stalls when it is written back; one in memory does not.
     """
+    name = f"read-states-{os.geteuid()}"
     try:
         found = os.statvfs(SHM)
         if found.f_bavail * found.f_frsize >= SHM_FREE_MIN_BYTES and os.access(SHM, os.W_OK):
-            return SHM / "read-states"
+            return SHM / name
     except OSError:
         pass
-    return Path(tempfile.gettempdir()) / "read-states"
+    return Path(tempfile.gettempdir()) / name

@@ -6,6 +6,7 @@ query has both, the plain one counts; where a header is repeated, the last.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ DIALECT_FAUST = "faust"
 DEADLINE_DEFAULT_MS = 5_000
 DEADLINE_MAX_MS = 60_000
 DEADLINE_DIGITS_MAX = 18
+CORRELATION_ID_BYTES_MAX = 4096
+TOPIC_NAME = re.compile(rb"[A-Za-z0-9._-]{1,249}")  # what Kafka takes; no other can exist
 
 Headers = Iterable[tuple[str, bytes | None]]
 
@@ -39,17 +42,18 @@ class ReplyAddress(NamedTuple):
 
 
 def reply_address(headers: Headers) -> ReplyAddress | None:
-    """The usable reply address of a query; None where there is none."""
+    """The usable reply address of a query; None where there is none.
+
+    A correlation ID over CORRELATION_ID_BYTES_MAX makes it unusable: it would have to be echoed.
+    """
     found = dict(headers)
     dialect, names = DIALECT_PLAIN, (HEADER_REPLY_TOPIC, HEADER_CORRELATION_ID)
     if HEADER_REPLY_TOPIC not in found:
         dialect, names = DIALECT_FAUST, (HEADER_FAUST_REPLY_TOPIC, HEADER_FAUST_CORRELATION_ID)
-    topic_bytes = found.get(names[0])
-    if not topic_bytes:
+    topic, correlation_id = found.get(names[0]), found.get(names[1])
+    if topic is None or TOPIC_NAME.fullmatch(topic) is None:
         return None
-    try:
-        topic = topic_bytes.decode()
-    except UnicodeDecodeError:
+    if correlation_id is not None and len(correlation_id) > CORRELATION_ID_BYTES_MAX:
         return None
     partition = None
     if dialect == DIALECT_PLAIN and HEADER_REPLY_PARTITION in found:
@@ -59,7 +63,7 @@ def reply_address(headers: Headers) -> ReplyAddress | None:
         partition = int.from_bytes(raw, "big", signed=True)
         if partition < 0:
             return None
-    return ReplyAddress(topic, partition, found.get(names[1]), dialect)
+    return ReplyAddress(topic.decode("ascii"), partition, correlation_id, dialect)
 
 
 def deadline_ms(headers: Headers, timestamp_ms: int) -> int:

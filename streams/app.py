@@ -23,11 +23,11 @@ from typing import Any
 import faust
 from faust.types import TP
 from mode import CrashingSupervisor, Service
-from readstates.cache.tablefile import default_cache_dir
-from readstates.streams import agents, metrics, topics, transport
+from readstates.cache.tablefile import default_cache_dir, own_folder
+from readstates.streams import agents, metrics, security, topics, transport
 from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
-from readstates.streams.errors import ReadStatesError
+from readstates.streams.errors import ConfigError, ReadStatesError
 from readstates.streams.http import Endpoints
 from readstates.streams.rebalance import Handover
 from readstates.streams.replies import Output
@@ -42,8 +42,16 @@ GC_THRESHOLDS = (2_000, 20, 20)  # what lives here is short-lived or frozen; see
 GIL_SWITCH_S = 0.0005  # a query must not wait 5 ms for the interpreter while a thread decodes
 
 
+class ConsumerOnly(faust.App.BootStrategy):  # type: ignore[misc]
+    """Faust's producer is not started: replies go out through `Output`."""
+
+    enable_kafka_producer = False
+
+
 class App(faust.App):  # type: ignore[misc]
     """Faust's app with our partitions; refuses to go on after an error of ours."""
+
+    BootStrategy = ConsumerOnly
 
     partitions: Handover
     read_states_settings: Settings
@@ -104,8 +112,7 @@ def build(settings: Settings) -> App:
     partitions = Handover(settings, store, output, epoch)
     partitions.topic_id = topic.topic_id.bytes
     partitions.partition_count = topic.partitions
-    partitions.cache_dir = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
-    partitions.cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partitions.cache_dir = _cache_dir(settings)
     app.read_states_settings = settings
     app.partitions = partitions
     store.broken = app.refuse
@@ -119,6 +126,14 @@ def build(settings: Settings) -> App:
     return app
 
 
+def _cache_dir(settings: Settings) -> Path:
+    path = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
+    try:
+        return own_folder(path)
+    except OSError as exc:
+        raise ConfigError(f"CACHE_DIR: {path} cannot be used: {exc.strerror}") from exc
+
+
 def _faust_settings(settings: Settings) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if settings.instance_id:
@@ -126,6 +141,7 @@ def _faust_settings(settings: Settings) -> dict[str, Any]:
         more["canonical_url"] = f"http://{settings.instance_id}:6066"
     return {
         "autodiscover": False,
+        "broker_credentials": security.credentials(settings),
         "broker_heartbeat_interval": 1.0,
         "broker_max_poll_records": 2000,
         "broker_session_timeout": settings.session_timeout_s,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import struct
 import time
 import uuid
@@ -17,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from cassandra import ConsistencyLevel, DriverException
+from cassandra import AuthenticationFailed, ConsistencyLevel, DriverException
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import (
     EXEC_PROFILE_DEFAULT,
@@ -32,6 +33,7 @@ from readstates.schemas.cql import statements
 from readstates.schemas.replies import ReadState
 from readstates.streams.config import Settings
 from readstates.streams.errors import EpochError, StoreError
+from readstates.streams.security import tls_context
 from readstates.streams.version import EPOCH_FIRST
 
 log = logging.getLogger(__name__)
@@ -89,7 +91,7 @@ class Store:
             self._cluster.shutdown()
             raise StoreError(
                 f"no Cassandra at {settings.cassandra_hosts}:{settings.cassandra_port}: {exc}. "
-                "Check CASSANDRA_HOSTS and CASSANDRA_PORT, or start one: readstates stack up"
+                f"{_advice(exc)}"
             ) from exc
 
     def close(self) -> None:
@@ -321,6 +323,27 @@ def _raise(exc: Exception) -> None:
     raise exc
 
 
+def _advice(exc: Exception) -> str:
+    """What to look at, by what the hosts answered."""
+    causes = list(exc.errors.values()) if isinstance(exc, NoHostAvailable) else [exc]
+    if any(isinstance(cause, AuthenticationFailed) for cause in causes):
+        return "Check CASSANDRA_USERNAME and CASSANDRA_PASSWORD"
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return (
+            "Check CASSANDRA_TLS_CA, and that a node's certificate carries the address by which "
+            "it is known"
+        )
+    return (
+        "Check CASSANDRA_HOSTS and CASSANDRA_PORT; nodes that want TLS need CASSANDRA_TLS_CA; or "
+        "start one: readstates stack up"
+    )
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    ca, cert, key = (getattr(settings, f"cassandra_tls_{name}") for name in ("ca", "cert", "key"))
+    return tls_context("CASSANDRA_TLS_…", ca, cert, key) if ca else None
+
+
 def _cluster(settings: Settings) -> Cluster:
     policy = DCAwareRoundRobinPolicy(settings.cassandra_local_dc or "")
     profile = ExecutionProfile(
@@ -335,6 +358,7 @@ def _cluster(settings: Settings) -> Cluster:
         settings.cassandra_hosts.split(","),
         port=settings.cassandra_port,
         auth_provider=auth,
+        ssl_context=_tls(settings),
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         connect_timeout=10,
         idle_heartbeat_interval=10,

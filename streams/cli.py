@@ -27,6 +27,9 @@ INIT = (
     "cassandra_local_dc",
     "cassandra_username",
     "cassandra_password",
+    "cassandra_tls_ca",
+    "cassandra_tls_cert",
+    "cassandra_tls_key",
     "cassandra_replication",
 )
 
@@ -170,8 +173,11 @@ def get(
 @contextmanager
 def _client(given: dict[str, Any]) -> Iterator[BlockingClient]:
     """A client whose errors end the command with a line, not a traceback."""
+    from readstates.streams.security import connect
+
     settings = settings_of(given)
     try:
+        connect(settings)  # says what is wrong with a login; a client would only time out
         with BlockingClient(
             settings.kafka_bootstrap,
             f"{settings.topic_prefix}.replies.shell",

@@ -10,12 +10,19 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from readstates.streams.errors import ConfigError
 
 ENV_PREFIX = "READ_STATES_"
 SECRETS = frozenset({"cassandra_password", "kafka_config"})
+FORMS = {  # what becomes part of a topic's name, a file's name or a CQL statement
+    "topic_prefix": re.compile(r"[A-Za-z0-9._-]{1,200}"),
+    "kafka_group": re.compile(r"[^/\0]{1,200}"),
+    "cassandra_keyspace": re.compile(r"[A-Za-z][A-Za-z0-9_]{0,47}"),
+}
+REPLY_LIKE = re.compile(r"^f-reply-|\.replies\.")
 
 
 def _setting(
@@ -41,6 +48,9 @@ class Settings:
     cassandra_local_dc: str = _setting("", "local data centre; empty: that of the first host")
     cassandra_username: str = _setting("", "user name; empty: no authentication")
     cassandra_password: str = _setting("", "password")
+    cassandra_tls_ca: str = _setting("", "CA certificates (PEM) of the nodes; empty: no TLS")
+    cassandra_tls_cert: str = _setting("", "our certificate (PEM), where the nodes want one")
+    cassandra_tls_key: str = _setting("", "its key (PEM, no password); empty: in the same file")
     cassandra_replication: str = _setting(
         "{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}",
         "replication of the keyspace, used by `readstates init`",
@@ -145,7 +155,7 @@ class Settings:
 
         Raises ConfigError naming the setting, what it was and what it may be.
         """
-        environ = os.environ if environ is None else environ
+        environ = _with_files(os.environ if environ is None else environ)
         values = {
             f.name: _parse(f, given, environ)
             for f in fields(cls)
@@ -175,6 +185,20 @@ class Settings:
         except re.error as exc:
             raise ConfigError(f"REPLY_TOPICS is not a regular expression: {exc}") from exc
         _ = self.kafka_extra
+        for name, form in FORMS.items():
+            if not form.fullmatch(getattr(self, name)):
+                raise ConfigError(f"{name.upper()} must match {form.pattern}")
+        if REPLY_LIKE.search(f"{self.topic_prefix}."):
+            raise ConfigError(
+                "TOPIC_PREFIX may not begin with f-reply- or contain .replies.: the topics would "
+                "look like reply topics, which other services of this kind may write to"
+            )
+        if self.cassandra_password and not self.cassandra_username:
+            raise ConfigError("CASSANDRA_PASSWORD has no effect without CASSANDRA_USERNAME")
+        if (self.cassandra_tls_cert or self.cassandra_tls_key) and not self.cassandra_tls_ca:
+            raise ConfigError(
+                "CASSANDRA_TLS_CERT and CASSANDRA_TLS_KEY have no effect without CASSANDRA_TLS_CA"
+            )
 
 
 def env_name(name: str) -> str:
@@ -189,7 +213,26 @@ def describe(setting: Field[Any]) -> str:
     shown = "" if setting.default == "" else f", default {setting.default}"
     reach = f", {meta['low']:g} … {meta['high']:g}" if meta["low"] is not None else ""
     unit = f" [{meta['unit']}]" if meta["unit"] else ""
-    return f"{meta['help']}{unit}{reach}{shown}"
+    kept = ""
+    if setting.name in SECRETS:
+        kept = f"; `ps` shows it as a flag: use the environment, or {env_name(setting.name)}_FILE"
+    return f"{meta['help']}{unit}{reach}{shown}{kept}"
+
+
+def _with_files(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment, where a secret may also stand in a file that `<NAME>_FILE` names."""
+    found = dict(environ)
+    for name in map(env_name, SECRETS):
+        path = environ.get(f"{name}_FILE")
+        if path is None:
+            continue
+        if name in environ:
+            raise ConfigError(f"{name} and {name}_FILE are both set: leave one of them out")
+        try:
+            found[name] = Path(path).read_text("utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"{name}_FILE: {path} cannot be read: {exc}") from exc
+    return found
 
 
 def _parse(setting: Field[Any], given: Mapping[str, Any], environ: Mapping[str, str]) -> Any:

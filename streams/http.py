@@ -1,7 +1,12 @@
-"""`/metrics`, `/healthz` and `/readyz`, on loopback unless told otherwise."""
+"""`/metrics`, `/healthz` and `/readyz`, on loopback unless told otherwise.
+
+A connection carries one request, lives CONNECTION_S at most, and CONNECTIONS_MAX are open at once:
+clients that dawdle cannot take the file descriptors which the worker needs.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +16,9 @@ from mode import Service
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 log = logging.getLogger(__name__)
+
+CONNECTION_S = 10.0
+CONNECTIONS_MAX = 64
 
 
 class Endpoints(Service):  # type: ignore[misc]
@@ -28,25 +36,48 @@ class Endpoints(Service):  # type: ignore[misc]
         self._address = host, port
         self._health, self._ready = health, ready
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
 
     async def on_start(self) -> None:
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", lambda _: _answer(self._health()))
         app.router.add_get("/readyz", lambda _: _answer(self._ready()))
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, *self._address)
-        await site.start()
-        server: Any = site._server
-        log.info("http host=%s port=%d", *server.sockets[0].getsockname()[:2])
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._accept, *self._address)
+        log.info("http host=%s port=%d", *self._server.sockets[0].getsockname()[:2])
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        assert self._runner is not None
+        server = self._runner.server
+        assert server is not None
+        if len(server.connections) >= CONNECTIONS_MAX:
+            return _Refusal()
+        handler = server()
+        asyncio.get_running_loop().call_later(CONNECTION_S, _end, handler)
+        return handler
 
     async def on_stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _end(handler: web.RequestHandler[web.Request]) -> None:
+    if isinstance(handler.transport, asyncio.Transport):  # None: it has ended by itself
+        handler.transport.abort()  # close() would wait for a client that does not read
+
+
+class _Refusal(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
 
 
 async def _answer(state: tuple[bool, str]) -> web.Response:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from readstates.schemas.headers import (
     DIALECT_FAUST,
     HEADER_CORRELATION_ID,
@@ -34,6 +34,13 @@ DEAD_LETTER_RETRY_S = 1.0
 POLL_S = 0.05
 FLUSH_TIMEOUT_S = 3.0
 MESSAGE_BYTES_MAX = 8 << 20  # the producer's own bound, above every topic's
+QUEUE_KIB_MAX = 256 << 10  # replies and dead letters not yet sent: memory while brokers are slow
+FAILURE_LOG_S = 60.0  # between two log lines about replies; whoever asks could fill the disk
+TOPIC_GONE = {
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+}
 
 
 class Output:
@@ -52,6 +59,7 @@ class Output:
                     "message.max.bytes": MESSAGE_BYTES_MAX,
                     "message.timeout.ms": 30_000,
                     "queue.buffering.max.messages": 1_000_000,
+                    "queue.buffering.max.kbytes": QUEUE_KIB_MAX,
                     "allow.auto.create.topics": False,
                 }
             )
@@ -61,6 +69,7 @@ class Output:
         self._topics: dict[str, int] = {}
         self._refreshed = 0.0
         self._refreshing: asyncio.Task[None] | None = None
+        self._failure_logged = -FAILURE_LOG_S
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="delivery", daemon=True)
         self._thread.start()
@@ -143,14 +152,19 @@ class Output:
                 address.topic, body, key, headers=headers, on_delivery=self._delivered, **more
             )
         except (BufferError, KafkaException) as exc:
-            metrics.REPLY_FAILURES.inc()
-            log.warning("reply_not_sent topic=%s error=%s", address.topic, exc)
+            self._failed(address.topic, exc)
 
     def _delivered(self, error: Any, message: Any) -> None:
         if error is not None:
-            metrics.REPLY_FAILURES.inc()
-            self._topics.pop(message.topic(), None)  # look again before writing there again
-            log.warning("reply_not_delivered topic=%s error=%s", message.topic(), error)
+            if error.code() in TOPIC_GONE:
+                self._topics.pop(message.topic(), None)  # look again before writing there again
+            self._failed(message.topic(), error)
+
+    def _failed(self, topic: str, error: object) -> None:
+        metrics.REPLY_FAILURES.inc()
+        if time.monotonic() - self._failure_logged > FAILURE_LOG_S:
+            self._failure_logged = time.monotonic()
+            log.warning("reply_not_delivered topic=%s error=%s", topic, error)
 
     def dead_letter(self, record: Any, reason: str, kept: Callable[[], None]) -> None:
         """Keep a record with its reason; `kept` is called on the loop once the broker has it.

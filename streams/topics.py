@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from readstates.streams import security
 from readstates.streams.config import Settings
 from readstates.streams.errors import TopicError
 
@@ -18,6 +19,7 @@ TIMEOUT_S = 15.0
 DAY_MS = 86_400_000
 RETENTION_FLOOR_FACTOR = 20  # retention of `updates` in multiples of FLUSH_DELAY_S, at the least
 EVENT_TOPIC_BYTES_MAX = 1 << 20
+QUERY_TOPIC_BYTES_MAX = 512 << 10  # a query's value at its largest, and as much for headers
 HEADERS_BYTES = 64 << 10  # more than our headers of a dead letter take
 LOGGED = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete"}
 
@@ -40,7 +42,11 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
             "retention.ms": str(7 * DAY_MS),
             "max.message.bytes": str(EVENT_TOPIC_BYTES_MAX),
         },
-        settings.queries_topic: {**LOGGED, "retention.ms": str(10 * 60_000)},
+        settings.queries_topic: {
+            **LOGGED,
+            "retention.ms": str(10 * 60_000),
+            "max.message.bytes": str(QUERY_TOPIC_BYTES_MAX),
+        },
         settings.dead_letters_topic: {
             **safe,
             "retention.ms": str(30 * DAY_MS),
@@ -49,14 +55,9 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
     }
 
 
-def admin(settings: Settings) -> AdminClient:
-    """An admin client of these brokers."""
-    return AdminClient(settings.librdkafka(**{"client.id": "read-states-admin", "log_level": 3}))
-
-
 def create(settings: Settings, partitions: int, replication: int) -> list[str]:
     """Create the topics that are not there; returns their names. Safe to repeat."""
-    client = admin(settings)
+    client = security.connect(settings)
     topics = [
         NewTopic(name, partitions, replication, config=config)
         for name, config in wanted(settings, replication).items()
@@ -113,7 +114,7 @@ def describe(client: AdminClient, name: str) -> Topic:
 
 def check(settings: Settings) -> Topic:
     """What a worker needs of the topics; raises TopicError naming the setting and the remedy."""
-    client = admin(settings)
+    client = security.connect(settings)
     updates = describe(client, settings.updates_topic)
     queries = describe(client, settings.queries_topic)
     describe(client, settings.dead_letters_topic)

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.1
 NO_ADDRESS_LOG_S = 60.0
+LOOKING_MAX = 1_000  # queries whose reply topic is looked for; each keeps its whole record
 TOPIC_LOOKS = 3  # at the cluster's topics, a second apart, before a reply topic does not exist
 
 
@@ -131,7 +132,7 @@ class Partitions:
         owned.query_mark.hold(record.offset)
         if self.output.exists(address):
             self._read_query(owned, record, address, headers, taken_ns)
-        elif self._looking >= self.settings.queries_waiting_max:
+        elif self._looking >= min(LOOKING_MAX, self.settings.queries_waiting_max):
             self._no_address(record, address)
             owned.query_mark.release(record.offset)
         else:

@@ -9,12 +9,22 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from readstates.ops.local import cql
+from readstates.ops.local import cql, credentials
 from readstates.ops.local.cluster import CASSANDRA, Cluster, Node
 from readstates.ops.local.settings import CASSANDRA_HEAP, CASSANDRA_JVM, CASSANDRA_SETTINGS
 
 # How long a joining node watches the ring first: 30 s is for networks, this is loopback.
 JOINING_JVM = ("-Dcassandra.ring_delay_ms=5000",)
+# The first user is made at once: 10 s is for a ring whose nodes would all make it.
+SECURE_JVM = ("-Dcassandra.superuser_setup_delay_ms=0",)
+OPEN: dict[str, str | bool] = {
+    "authenticator": "AllowAllAuthenticator",
+    "authorizer": "AllowAllAuthorizer",
+    "role_manager": "CassandraRoleManager",
+    "tls": False,
+    "keystore": "",
+    "keystore_password": "",
+}
 PORT_TAKEN = ("Address already in use", "Failed to bind port", "is in use by another process")
 
 
@@ -22,7 +32,7 @@ def cluster_name(cluster: Cluster) -> str:
     return f"read-states {cluster.cluster_id}"
 
 
-def yaml_values(cluster: Cluster, node: Node) -> dict[str, str | int]:
+def yaml_values(cluster: Cluster, node: Node) -> dict[str, str | int | bool]:
     """What cassandra.yaml is filled in with: the shared settings, and where the node is."""
     state = cluster.state_dir(node)
     nodes = cluster.of(CASSANDRA)
@@ -36,6 +46,18 @@ def yaml_values(cluster: Cluster, node: Node) -> dict[str, str | int]:
         "port": node.port,
         "peer_port": node.peer_port,
         "seeds": f"{nodes[0].address}:{nodes[0].peer_port}",
+        **(_secure_values(credentials.load(cluster.data_dir)) if cluster.secure else OPEN),
+    }
+
+
+def _secure_values(known: credentials.Secrets) -> dict[str, str | bool]:
+    return {
+        "authenticator": "PasswordAuthenticator",
+        "authorizer": "CassandraAuthorizer",
+        "role_manager": "CassandraRoleManager",
+        "tls": True,
+        "keystore": str(known.servers),
+        "keystore_password": known.keystore,
     }
 
 
@@ -47,7 +69,7 @@ def prepare(cluster: Cluster, node: Node, java: str, lib: Path) -> None:
         (cluster.state_dir(node) / folder).mkdir(parents=True, exist_ok=True)
     values = {name: json.dumps(value) for name, value in yaml_values(cluster, node).items()}
     text = Template(_resource("cassandra.yaml")).substitute(values)
-    (conf / "cassandra.yaml").write_text(text, "utf-8")
+    credentials.write_private(conf / "cassandra.yaml", text)
     (conf / "logback.xml").write_text(_resource("cassandra-logback.xml"), "utf-8")
 
 
@@ -66,6 +88,7 @@ def command(cluster: Cluster, node: Node, java: str, lib: Path) -> list[str]:
         *options,
         *(f"-javaagent:{jar}" for jar in sorted(lib.glob("jamm-*.jar"))),
         *CASSANDRA_JVM,
+        *(SECURE_JVM if cluster.secure else ()),
         *(JOINING_JVM if len(cluster.of(CASSANDRA)) > 1 else ()),
         f"-Dcassandra.config={(conf / 'cassandra.yaml').as_uri()}",
         f"-Dlogback.configurationFile={conf / 'logback.xml'}",
@@ -85,12 +108,33 @@ def answers(cluster: Cluster, node: Node, timeout_s: float) -> bool:
     """Whether this very node answers a query, and knows the nodes that were there before it."""
     names, peers = "SELECT cluster_name FROM system.local", "SELECT peer FROM system.peers_v2"
     try:
-        name = cql.query(node.address, node.port, names, timeout_s)
+        login = _login(cluster, node, timeout_s) if cluster.secure else None
+        name = cql.query(node.address, node.port, names, timeout_s, login)
         known = cql.query(node.address, node.port, peers, timeout_s) if node.number > 1 else []
     except (OSError, cql.CqlError):
         return False
     is_ours = name == [[cluster_name(cluster).encode()]]
     return is_ours and len(known) >= node.number - 1
+
+
+def _login(cluster: Cluster, node: Node, timeout_s: float) -> cql.Login:
+    """Our login; at the first start it is made, and the one that everybody knows is shut."""
+    known = credentials.load(cluster.data_dir)
+    ours = cql.Login(credentials.USER, known.cassandra, known.context())
+
+    def run(statement: str, login: cql.Login) -> None:
+        cql.query(node.address, node.port, statement, timeout_s, login)
+
+    try:
+        run("SELECT cluster_name FROM system.local", ours)
+    except cql.LoginError:
+        rights = f"PASSWORD = '{ours.password}' AND LOGIN = true AND SUPERUSER = true"
+        run(
+            f"CREATE ROLE IF NOT EXISTS {ours.user} WITH {rights}",
+            cql.Login("cassandra", "cassandra", ours.tls),
+        )
+        run("ALTER ROLE cassandra WITH SUPERUSER = false AND LOGIN = false", ours)
+    return ours
 
 
 def _resource(name: str) -> str:

@@ -37,12 +37,13 @@ def stack() -> None:
 @click.option(
     "--cassandra-nodes", type=_count, default=1, show_default=True, help="Cassandra nodes."
 )
-def up(data_dir: Path, brokers: int, cassandra_nodes: int) -> None:
+@click.option("--secure", is_flag=True, help="TLS and logins at every port; `env` has them.")
+def up(data_dir: Path, brokers: int, cassandra_nodes: int, secure: bool) -> None:
     """Start the stack and wait until it answers. Safe to repeat."""
     begin = time.monotonic()
     with _spoken_errors():
         local = Stack(data_dir)
-        started = local.up(brokers, cassandra_nodes, _say)
+        started = local.up(brokers, cassandra_nodes, _say, secure=secure)
     if not started:
         _say(f"already running in {local.data_dir}")
         return

@@ -45,6 +45,7 @@ class Cluster:
     data_dir: Path
     cluster_id: str
     nodes: tuple[Node, ...]
+    secure: bool = False  # TLS and logins at every port; see credentials.py
 
     def of(self, role: str) -> tuple[Node, ...]:
         """The nodes of a role, by number."""
@@ -60,21 +61,24 @@ class Cluster:
         return self.data_dir / "log" / f"{node.name}.log"
 
     def as_dict(self) -> dict[str, Any]:
-        return {"cluster_id": self.cluster_id, "nodes": [asdict(node) for node in self.nodes]}
+        nodes = [asdict(node) for node in self.nodes]
+        return {"cluster_id": self.cluster_id, "secure": self.secure, "nodes": nodes}
 
     @classmethod
     def from_dict(cls, data_dir: Path, value: dict[str, Any]) -> "Cluster":
         nodes = tuple(Node(**node) for node in value["nodes"])
-        return cls(data_dir, str(value["cluster_id"]), nodes)
+        return cls(data_dir, str(value["cluster_id"]), nodes, bool(value.get("secure")))
 
 
-def new_cluster(data_dir: Path, brokers: int, cassandra_nodes: int) -> Cluster:
+def new_cluster(
+    data_dir: Path, brokers: int, cassandra_nodes: int, secure: bool = False
+) -> Cluster:
     """A cluster with a fresh id and no ports yet."""
     kafka = [Node(KAFKA, n, "127.0.0.1") for n in range(1, brokers + 1)]
     cassandra = [Node(CASSANDRA, n, f"127.0.0.{n}") for n in range(1, cassandra_nodes + 1)]
     # Kafka's own form of a UUID; with a letter first, as it takes a leading '-' for an option.
     cluster_id = "R" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
-    return Cluster(data_dir, cluster_id, (*kafka, *cassandra))
+    return Cluster(data_dir, cluster_id, (*kafka, *cassandra), secure)
 
 
 def with_free_ports(cluster: Cluster, role: str) -> Cluster:

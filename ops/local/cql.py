@@ -5,12 +5,16 @@ refuses many. Frame: version, flags, stream (i16), opcode, length (u32), body; b
 Source: native_protocol_v4.spec in Cassandra's documentation.
 """
 
+import contextlib
 import socket
+import ssl
 import struct
+from typing import NamedTuple
 
-ERROR, STARTUP, READY, QUERY, RESULT = 0x00, 0x01, 0x02, 0x07, 0x08
+ERROR, STARTUP, READY, AUTHENTICATE, QUERY, RESULT = 0x00, 0x01, 0x02, 0x03, 0x07, 0x08
+AUTH_RESPONSE, AUTH_SUCCESS = 0x0F, 0x10
 REQUEST, RESPONSE = 0x04, 0x84
-KIND_ROWS = 2
+KIND_VOID, KIND_ROWS = 1, 2
 CONSISTENCY_ONE = 0x0001
 SKIP_METADATA = 0x02
 NO_METADATA = 0x0004
@@ -21,16 +25,32 @@ class CqlError(Exception):
     """The server answered, but not what was asked for."""
 
 
-def query(address: str, port: int, statement: str, timeout_s: float) -> list[list[bytes | None]]:
-    """The rows of a SELECT, each value as its raw bytes.
+class LoginError(CqlError):
+    """The server does not know the user, or not with this password."""
 
-    Raises OSError (refused, timed out) and CqlError (any other answer than rows).
+
+class Login(NamedTuple):
+    """A user of a server that speaks TLS only."""
+
+    user: str
+    password: str
+    tls: ssl.SSLContext
+
+
+def query(
+    address: str, port: int, statement: str, timeout_s: float, login: Login | None = None
+) -> list[list[bytes | None]]:
+    """The rows of a SELECT, each value as its raw bytes; none for a statement without rows.
+
+    Raises OSError (refused, timed out, no trust), LoginError and CqlError (any other answer).
     """
-    with socket.create_connection((address, port), timeout_s) as connection:
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection((address, port), timeout_s))
         connection.settimeout(timeout_s)
-        options = struct.pack(">H", 1) + _string("CQL_VERSION") + _string("3.0.0")
-        if _ask(connection, STARTUP, options)[0] != READY:
-            raise CqlError("the server is not ready, or wants a login")
+        if login is not None:
+            secured = login.tls.wrap_socket(connection, server_hostname=address)
+            connection = stack.enter_context(secured)
+        _start(connection, login)
         text = statement.encode()
         body = struct.pack(">i", len(text)) + text
         body += struct.pack(">HB", CONSISTENCY_ONE, SKIP_METADATA)
@@ -43,8 +63,23 @@ def query(address: str, port: int, statement: str, timeout_s: float) -> list[lis
         raise CqlError("the result is cut short") from error
 
 
+def _start(connection: socket.socket, login: Login | None) -> None:
+    options = struct.pack(">H", 1) + _string("CQL_VERSION") + _string("3.0.0")
+    opcode, _ = _ask(connection, STARTUP, options)
+    if opcode == AUTHENTICATE and login is not None:
+        token = f"\0{login.user}\0{login.password}".encode()
+        opcode, _ = _ask(connection, AUTH_RESPONSE, struct.pack(">i", len(token)) + token)
+        if opcode != AUTH_SUCCESS:
+            raise LoginError(f"the server does not let {login.user} in")
+    elif opcode != READY:
+        raise CqlError("the server is not ready, or wants a login")
+
+
 def _rows(body: bytes) -> list[list[bytes | None]]:
-    kind, flags, columns = struct.unpack_from(">iii", body)
+    (kind,) = struct.unpack_from(">i", body)
+    if kind == KIND_VOID:
+        return []
+    _, flags, columns = struct.unpack_from(">iii", body)
     if kind != KIND_ROWS or not flags & NO_METADATA:
         raise CqlError(f"not plain rows: kind {kind}, flags {flags}")
     (count,) = struct.unpack_from(">i", body, 12)

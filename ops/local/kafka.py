@@ -9,25 +9,56 @@ import subprocess
 from importlib import resources
 from pathlib import Path
 
+from readstates.ops.local import credentials
 from readstates.ops.local.cluster import KAFKA, Cluster, Node
 from readstates.ops.local.errors import StartFailed
 from readstates.ops.local.settings import KAFKA_HEAP, broker_settings
 
 FORMAT_TIMEOUT_S = 60.0
+SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 PORT_TAKEN = ("Address already in use", "failed to bind to")
 
 
 def server_properties(cluster: Cluster, node: Node) -> dict[str, str]:
     """All settings of one broker: the shared ones, and where it is."""
     voters = ",".join(f"{n.number}@{n.address}:{n.peer_port}" for n in cluster.of(KAFKA))
-    listener = f"PLAINTEXT://{node.address}:{node.port}"
+    protocol = "SASL_SSL" if cluster.secure else "PLAINTEXT"
+    listener = f"{protocol}://{node.address}:{node.port}"
     return {
         **broker_settings(len(cluster.of(KAFKA))),
+        **(_secure_settings(credentials.load(cluster.data_dir)) if cluster.secure else {}),
         "node.id": str(node.number),
         "controller.quorum.voters": voters,
         "listeners": f"{listener},CONTROLLER://{node.address}:{node.peer_port}",
         "advertised.listeners": listener,
         "log.dirs": str(cluster.state_dir(node)),
+    }
+
+
+def _secure_settings(known: credentials.Secrets) -> dict[str, str]:
+    """TLS and a login at every listener, SCRAM or PLAIN, and nothing allowed without an ACL."""
+    scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    plain = (
+        "org.apache.kafka.common.security.plain.PlainLoginModule required "
+        f'username="{credentials.USER}" password="{known.kafka}" user_{credentials.USER}="{known.kafka}";'
+    )
+    return {
+        "inter.broker.listener.name": "SASL_SSL",
+        "listener.security.protocol.map": "SASL_SSL:SASL_SSL,CONTROLLER:SASL_SSL",
+        "sasl.enabled.mechanisms": ",".join((*SCRAM, "PLAIN")),
+        "listener.name.controller.sasl.enabled.mechanisms": "PLAIN",
+        "sasl.mechanism.inter.broker.protocol": "PLAIN",
+        "sasl.mechanism.controller.protocol": "PLAIN",
+        "listener.name.controller.plain.sasl.jaas.config": plain,
+        "listener.name.sasl_ssl.plain.sasl.jaas.config": plain,
+        **{f"listener.name.sasl_ssl.{m.lower()}.sasl.jaas.config": scram for m in SCRAM},
+        "ssl.keystore.type": "PKCS12",
+        "ssl.keystore.location": str(known.servers),
+        "ssl.keystore.password": known.keystore,
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(known.ca),
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": f"User:{credentials.USER}",
     }
 
 
@@ -40,13 +71,15 @@ def prepare(cluster: Cluster, node: Node, java: str, lib: Path) -> None:
     conf.mkdir(parents=True, exist_ok=True)
     properties = server_properties(cluster, node)
     text = "".join(f"{key}={_escaped(value)}\n" for key, value in properties.items())
-    (conf / "server.properties").write_text(text, "utf-8")
+    credentials.write_private(conf / "server.properties", text)
     template = resources.files(__package__).joinpath("kafka-log4j2.xml").read_text("utf-8")
     (conf / "log4j2.xml").write_text(template, "utf-8")
     if (cluster.state_dir(node) / "meta.properties").exists():
         return
     argv = [*_java(java, cluster, node, lib, "128m"), "kafka.tools.StorageTool", "format"]
     argv += ["--cluster-id", cluster.cluster_id, "--config", str(conf / "server.properties")]
+    if cluster.secure:
+        argv.append(f"@{_scram_users(conf, credentials.load(cluster.data_dir))}")
     try:
         done = subprocess.run(
             [*argv, "--ignore-formatted"],
@@ -62,6 +95,14 @@ def prepare(cluster: Cluster, node: Node, java: str, lib: Path) -> None:
         raise StartFailed(
             f"{node.name}: formatting its log folder failed:\n{done.stdout}{done.stderr}"
         )
+
+
+def _scram_users(conf: Path, known: credentials.Secrets) -> Path:
+    """A file of arguments: on the command line every user of the machine would see them."""
+    users = (f"{m}=[name={credentials.USER},password={known.kafka}]" for m in SCRAM)
+    path = conf / "scram.arguments"
+    credentials.write_private(path, "".join(f"--add-scram\n{user}\n" for user in users))
+    return path
 
 
 def command(cluster: Cluster, node: Node, java: str, lib: Path) -> list[str]:
@@ -80,8 +121,10 @@ def answers(cluster: Cluster, node: Node, timeout_s: float) -> bool:
     except OSError:
         return False
     try:
+        login = credentials.load(cluster.data_dir).kafka_config() if cluster.secure else {}
         metadata = AdminClient(
             {
+                **login,
                 "bootstrap.servers": node.endpoint,
                 "client.id": "read-states-stack",
                 "log_level": 0,

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from readstates.ops.local import start, state
+from readstates.ops.local import credentials, start, state
 from readstates.ops.local.cluster import (
     CASSANDRA,
     KAFKA,
@@ -84,7 +84,12 @@ class Stack:
             raise StackError(f"{self.data_dir}: Kafka and Java take no ',' or ':' in a folder name")
 
     def up(
-        self, brokers: int = 1, cassandra_nodes: int = 1, progress: Progress = lambda _line: None
+        self,
+        brokers: int = 1,
+        cassandra_nodes: int = 1,
+        progress: Progress = lambda _line: None,
+        *,
+        secure: bool = False,
     ) -> bool:
         """Starts what is not running; True if it started something, False if all ran already.
 
@@ -94,10 +99,12 @@ class Stack:
         for count in (brokers, cassandra_nodes):
             if not 1 <= count <= NODES_MAX:
                 raise StackError(f"a stack has 1 to {NODES_MAX} servers of a kind, not {count}")
+        if secure and cassandra_nodes > 1:
+            raise StackError("a secure stack has one Cassandra node: between nodes there is no TLS")
         with self._lock(progress):
             known = state.load(self.data_dir)
-            current = known or State(new_cluster(self.data_dir, brokers, cassandra_nodes))
-            self._check_size(current.cluster, brokers, cassandra_nodes)
+            current = known or State(new_cluster(self.data_dir, brokers, cassandra_nodes, secure))
+            self._check_kind(current.cluster, brokers, cassandra_nodes, secure)
             current = start.without_dead(current)
             if all(n.name in current.processes for n in current.cluster.nodes):
                 start.wait(current, current.cluster.nodes, progress, time.monotonic(), quiet=True)
@@ -121,7 +128,7 @@ class Stack:
             if current:
                 state.save(replace(current, processes={}))
             if remove:
-                for folder in ("conf", "data", "log"):
+                for folder in ("conf", "data", "log", "secrets"):
                     shutil.rmtree(self.data_dir / folder, ignore_errors=True)
                 state.state_path(self.data_dir).unlink(missing_ok=True)
                 (self.data_dir / "lock").unlink(missing_ok=True)
@@ -162,7 +169,9 @@ class Stack:
                 f"start it with: readstates stack up --data-dir {shlex.quote(str(self.data_dir))}"
             )
         databases = current.cluster.of(CASSANDRA)
+        more = credentials.load(self.data_dir).env() if current.cluster.secure else {}
         return {
+            **more,
             "READ_STATES_KAFKA_BOOTSTRAP": ",".join(n.endpoint for n in current.cluster.of(KAFKA)),
             "READ_STATES_CASSANDRA_HOSTS": ",".join(n.address for n in databases),
             "READ_STATES_CASSANDRA_PORT": str(databases[0].port),
@@ -174,6 +183,8 @@ class Stack:
         java = find_java()
         missing = [n for n in current.cluster.nodes if n.name not in current.processes]
         libs = {role: jars(role, progress) for role in dict.fromkeys(n.role for n in missing)}
+        if current.cluster.secure:
+            credentials.make(self.data_dir, java)
         current = start.with_ports(current)
         for attempt in range(1, PORT_ATTEMPTS + 1):
             try:
@@ -186,13 +197,20 @@ class Stack:
             else:
                 return
 
-    def _check_size(self, cluster: Cluster, brokers: int, cassandra_nodes: int) -> None:
+    def _check_kind(
+        self, cluster: Cluster, brokers: int, cassandra_nodes: int, is_secure: bool
+    ) -> None:
         made = (len(cluster.of(KAFKA)), len(cluster.of(CASSANDRA)))
         if made != (brokers, cassandra_nodes):
             raise StackError(
                 f"the stack in {self.data_dir} was made with {made[0]} broker(s) and {made[1]} "
                 "Cassandra node(s). Remove it (readstates stack down --remove) or use another "
                 "--data-dir."
+            )
+        if cluster.secure != is_secure:
+            raise StackError(
+                f"the stack in {self.data_dir} was made {'with' if cluster.secure else 'without'} "
+                "--secure. Remove it (readstates stack down --remove) or use another --data-dir."
             )
 
     @contextlib.contextmanager
