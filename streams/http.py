@@ -41,8 +41,8 @@ class Endpoints(Service):  # type: ignore[misc]
     async def on_start(self) -> None:
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/healthz", lambda _: _answer(self._health()))
-        app.router.add_get("/readyz", lambda _: _answer(self._ready()))
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=0)
         await self._runner.setup()
         loop = asyncio.get_running_loop()
@@ -65,11 +65,17 @@ class Endpoints(Service):  # type: ignore[misc]
         if self._runner is not None:
             await self._runner.cleanup()
 
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return _answer(self._health())
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        return _answer(self._ready())
+
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-def _end(handler: web.RequestHandler[web.Request]) -> None:
+def _end(handler: web.RequestHandler) -> None:
     if isinstance(handler.transport, asyncio.Transport):  # None: it has ended by itself
         handler.transport.abort()  # close() would wait for a client that does not read
 
@@ -80,6 +86,6 @@ class _Refusal(asyncio.Protocol):
         transport.abort()
 
 
-async def _answer(state: tuple[bool, str]) -> web.Response:
+def _answer(state: tuple[bool, str]) -> web.Response:
     good, why = state
     return web.Response(text=f"{'ok' if good else 'no'}: {why}\n", status=200 if good else 503)

@@ -198,7 +198,8 @@ def _refusal(settings: Settings, error: KafkaError) -> str:
 
 
 def _silence(settings: Settings, failures: list[KafkaError], exc: KafkaException) -> str:
-    last = failures[0].str() if failures else exc.args[0].str()
+    telling = [one for one in failures if one.code() != KafkaError._ALL_BROKERS_DOWN]
+    last = telling[0].str() if telling else exc.args[0].str()
     return (
         f"no Kafka answers at {settings.kafka_bootstrap} within {CONNECT_TIMEOUT_S:.0f} s: {last}. "
         "Check KAFKA_BOOTSTRAP; brokers that want TLS or a login need security.protocol in "

@@ -38,9 +38,10 @@ def server_properties(cluster: Cluster, node: Node) -> dict[str, str]:
 def _secure_settings(known: credentials.Secrets) -> dict[str, str]:
     """TLS and a login at every listener, SCRAM or PLAIN, and nothing allowed without an ACL."""
     scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    user, password = credentials.USER, known.kafka
     plain = (
         "org.apache.kafka.common.security.plain.PlainLoginModule required "
-        f'username="{credentials.USER}" password="{known.kafka}" user_{credentials.USER}="{known.kafka}";'
+        f'username="{user}" password="{password}" user_{user}="{password}";'
     )
     return {
         "inter.broker.listener.name": "SASL_SSL",

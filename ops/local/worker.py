@@ -25,8 +25,9 @@ class WorkerError(Exception):
 class WorkerProcess:
     """`readstates worker` with its log in a file. Start it, ask it, stop or kill it."""
 
-    def __init__(self, env: Mapping[str, str], log: Path) -> None:
+    def __init__(self, env: Mapping[str, str], log: Path, *arguments: str) -> None:
         self.log = log
+        self._arguments = arguments
         self._env = {**os.environ, "READ_STATES_HTTP_PORT": "0", **env}
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -37,7 +38,7 @@ class WorkerProcess:
         with self.log.open("ab") as out:
             self._log_start = out.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "readstates.streams.cli", "worker"],
+                [sys.executable, "-m", "readstates.streams.cli", "worker", *self._arguments],
                 env=self._env,
                 stdout=out,
                 stderr=subprocess.STDOUT,

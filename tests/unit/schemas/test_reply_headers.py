@@ -50,11 +50,37 @@ def test_the_last_of_a_repeated_header_counts() -> None:
         [("Faust-Ag-ReplyTo", b"")],
         [("Faust-Ag-ReplyTo", b"\xc3")],
         [("KAFKA_REPLYTOPIC", b"x")],
+        *[
+            [(name, topic)]
+            for name in ("kafka_replyTopic", "Faust-Ag-ReplyTo")
+            for topic in (
+                b"read-states.replies.x\n",
+                b"read-states.replies.\0",
+                b"read-states.replies.x/../../updates",
+                b"read-states.replies.\xe2\x80\xae",  # a character that turns text around
+                b"read-states.replies." + b"x" * 230,
+                b" read-states.replies.x",
+            )
+        ],
+        [TOPIC, ("kafka_correlationId", b"x" * 4097)],
+        [FAUST[0], ("Faust-Ag-CorrelationId", b"x" * 4097)],
         *[[TOPIC, partition(raw)] for raw in (None, b"", b"1", b"\0\0\0", b"\0" * 5, b"\xff" * 4)],
     ],
 )
 def test_no_usable_address(headers: list[tuple[str, bytes | None]]) -> None:
     assert reply_address(headers) is None
+
+
+def test_the_largest_that_is_taken() -> None:
+    topic, correlation_id = b"x" * 249, bytes(4096)
+    found = reply_address([("kafka_replyTopic", topic), (CORRELATION[0], correlation_id)])
+    assert found == ReplyAddress(topic.decode(), None, correlation_id, "plain")
+
+
+def test_a_thousand_headers() -> None:
+    noise: list[tuple[str, bytes | None]] = [(f"h{n}", b"x" * 100) for n in range(1000)]
+    found = reply_address([*noise, TOPIC, *noise, CORRELATION, *noise])
+    assert found == ReplyAddress(TOPIC[1].decode(), None, CORRELATION[1], "plain")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,11 +51,22 @@ def test_a_float_must_be_finite(value: str) -> None:
         ({"handover_timeout_s": 5, "session_timeout_s": 5}, "below SESSION_TIMEOUT_S"),
         ({"reply_topics": "("}, "REPLY_TOPICS"),
         ({"kafka_config": "a=b,c"}, "entry 2 has no '='"),
+        ({"cassandra_password": "hidden"}, "without CASSANDRA_USERNAME"),
+        ({"cassandra_tls_cert": "a"}, "without CASSANDRA_TLS_CA"),
+        ({"cassandra_tls_key": "a"}, "without CASSANDRA_TLS_CA"),
+        *(({"topic_prefix": p}, "TOPIC_PREFIX must") for p in ("", "a/b", "a\n", "ü", "a" * 201)),
+        *(({"topic_prefix": p}, "like reply") for p in ("f-reply-a", "a.replies", "a.replies.b")),
+        *(({"kafka_group": g}, "KAFKA_GROUP must") for g in ("", "../a", "a\0")),
+        *(
+            ({"cassandra_keyspace": k}, "CASSANDRA_KEYSPACE must")
+            for k in ("", "1a", "a;DROP", "a b", "a" * 49)
+        ),
     ],
 )
 def test_relations_are_checked(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) as caught:
         Settings.load({}, **given)
+    assert "hidden" not in str(caught.value)
     Settings.load({}, cache_states=1000, user_states_max=500)
 
 
@@ -66,7 +78,7 @@ def test_extra_kafka_settings() -> None:
 
 def test_secrets_are_not_shown() -> None:
     given = dict.fromkeys(SECRETS, "sasl.password=hidden")
-    settings = Settings.load({}, **given)
+    settings = Settings.load({}, cassandra_username="me", **given)
     assert "hidden" not in repr(settings) + str(settings)
     assert repr(settings).count("'***'") == len(SECRETS)
     assert "cassandra_password=''" in repr(Settings())
@@ -77,6 +89,26 @@ def test_no_part_of_a_password_is_in_an_error() -> None:
     with pytest.raises(ConfigError) as caught:
         Settings.load({}, kafka_config="sasl.username=me,sasl.password=hid,den")
     assert "den" not in str(caught.value).replace("hidden", "")
+
+
+@pytest.mark.parametrize("name", sorted(SECRETS))
+def test_a_secret_from_a_file(name: str, tmp_path: Path) -> None:
+    """As Kubernetes and systemd hand them over; a last line break is not part of it."""
+    (tmp_path / "secret").write_text("sasl.password=hidden\n")
+    environ = {f"{env_name(name)}_FILE": str(tmp_path / "secret")}
+    settings = Settings.load(environ, cassandra_username="me")
+    assert getattr(settings, name) == "sasl.password=hidden"
+    given: dict[str, Any] = {name: "a=flag"}
+    assert getattr(Settings.load(environ, cassandra_username="me", **given), name) == "a=flag"
+    with pytest.raises(ConfigError, match="both set"):
+        Settings.load({**environ, env_name(name): "a=b"})
+    with pytest.raises(ConfigError, match=f"{env_name(name)}_FILE: .*gone"):
+        Settings.load({f"{env_name(name)}_FILE": str(tmp_path / "gone")})
+
+
+def test_the_help_of_a_secret_says_how_to_hand_it_over() -> None:
+    for field in fields(Settings):
+        assert (f"{env_name(field.name)}_FILE" in describe(field)) == (field.name in SECRETS)
 
 
 def test_the_topics_and_the_pattern_of_reply_topics() -> None:

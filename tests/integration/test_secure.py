@@ -1,0 +1,330 @@
+"""TLS and logins against servers that insist on them, and no password anywhere else.
+
+Clients here are plain confluent-kafka. The last test takes the servers away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blackbox import PARTITIONS, Service, encode, new_user, until
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+from readstates.ops.local import cql, credentials
+from readstates.ops.local.credentials import Secrets
+from readstates.ops.local.stack import Stack
+from readstates.ops.local.worker import WorkerProcess
+
+ENV = "READ_STATES_"
+ACK = {"type": "ack", "channel_id": "5", "message_id": "6"}
+
+
+def reply_to(correlation_id: bytes, message: Message | None) -> dict[str, Any] | None:
+    if message is None:
+        return None
+    assert message.error() is None, message.error()
+    value = message.value()
+    assert value is not None
+    is_ours = dict(message.headers() or [])["kafka_correlationId"] == correlation_id
+    return json.loads(value) if is_ours else None
+
+
+class Secure(Service):
+    """A service on servers that let nobody in without a login."""
+
+    def __init__(self, stack: Stack, folder: Path) -> None:
+        self.stack, self.secrets = stack, credentials.load(stack.data_dir)
+        self.bootstrap = stack.env()[f"{ENV}KAFKA_BOOTSTRAP"]
+        super().__init__(stack.env(), folder, "secure")
+        self.prefix = self.env[f"{ENV}TOPIC_PREFIX"]
+        self.reply_topic = f"{self.prefix}.replies.test"
+        self.admin = AdminClient(self.client())
+        self.admin.create_topics([NewTopic(self.reply_topic, 1, 1)])[self.reply_topic].result(20)
+
+    def client(self, mechanism: str = "SCRAM-SHA-512") -> dict[str, str]:
+        return {"bootstrap.servers": self.bootstrap, **self.secrets.kafka_config(mechanism)}
+
+    def worker(self, name: str, **env: str) -> WorkerProcess:
+        """A worker that says all it has to say."""
+        log = self.folder / f"secure-{name}.log"
+        self.workers.append(WorkerProcess({**self.env, **env}, log, "--loglevel", "DEBUG").start())
+        return self.workers[-1]
+
+    def config(self, **changed: str) -> dict[str, str]:
+        """KAFKA_CONFIG with other values; an empty one leaves its key out."""
+        given = {
+            **self.secrets.kafka_config(),
+            **{k.replace("_", "."): v for k, v in changed.items()},
+        }
+        return {f"{ENV}KAFKA_CONFIG": ",".join(f"{k}={v}" for k, v in given.items() if v)}
+
+    def run(self, *arguments: str, **env: str) -> str:
+        """What a command that must fail says."""
+        before, self.env = self.env, {**self.env, **env}
+        try:
+            done = self.cli(*arguments)
+        finally:
+            self.env = before
+        assert done.returncode != 0
+        return done.stdout + done.stderr
+
+    def cql(self, statement: str) -> list[list[bytes | None]]:
+        login = cql.Login(credentials.USER, self.secrets.cassandra, self.secrets.context())
+        host, port = (self.env[f"{ENV}CASSANDRA_{n}"] for n in ("HOSTS", "PORT"))
+        return cql.query(host, int(port), statement, 20, login)
+
+    def ack_and_ask(self, user: int, config: dict[str, str]) -> dict[str, Any]:
+        """An ack and a query of it, by a plain producer; the reply."""
+        correlation_id = uuid.uuid4().bytes
+        consumer = Consumer(
+            {**config, "group.id": "read-states-client-test", "enable.auto.commit": False}
+        )
+        producer = Producer({**config, "partitioner": "murmur2_random"})
+        failed: list[object] = []
+        try:
+            consumer.assign([TopicPartition(self.reply_topic, 0, 0)])
+            key = str(user)
+            told = {"on_delivery": lambda error, _message: error and failed.append(error)}
+            producer.produce(f"{self.prefix}.updates", encode(user, ACK), key, **told)
+            assert producer.flush(30) == 0
+            headers = [
+                ("kafka_replyTopic", self.reply_topic.encode()),
+                ("kafka_correlationId", correlation_id),
+            ]
+            query = encode(user, {"type": "get"})
+            end = time.monotonic() + 30
+            while time.monotonic() < end:  # asked again until the ack has been applied
+                producer.produce(f"{self.prefix}.queries", query, key, headers=headers, **told)
+                assert producer.flush(30) == 0
+                assert failed == []
+                found = reply_to(correlation_id, consumer.poll(2))
+                if found is not None and found.get("read_states"):
+                    return found
+            raise AssertionError("no reply")
+        finally:
+            consumer.close()
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
+    stack = Stack(tmp_path_factory.mktemp("secure") / "stack")
+    try:
+        stack.up(secure=True)
+        service = Secure(stack, tmp_path_factory.mktemp("workers"))
+        try:
+            yield service
+        finally:
+            service.close()
+    finally:
+        stack.down(remove=True)
+
+
+def without_passwords(known: Secrets, *texts: str) -> None:
+    for text in texts:
+        for password in (known.kafka, known.cassandra, known.keystore):
+            assert password not in text
+
+
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"])
+def test_an_ack_is_applied_and_a_query_answered(secure: Secure, mechanism: str) -> None:
+    user = new_user()
+    worker = secure.worker(mechanism, **secure.config(sasl_mechanism=mechanism))
+    try:
+        worker.wait_ready()
+        (state,) = secure.ack_and_ask(user, secure.client(mechanism))["read_states"]
+        assert state["last_message_id"] == "6"
+        metrics = worker.get("/metrics")[1]
+    finally:
+        assert worker.stop() == 0
+    assert f"Authenticated as admin via {mechanism}" in worker.output()
+    assert "DEBUG" in worker.output()
+    without_passwords(secure.secrets, worker.output(), metrics)
+    keyspace = secure.env[f"{ENV}CASSANDRA_KEYSPACE"]
+    rows = secure.cql(f"SELECT channel_id FROM {keyspace}.read_states WHERE user_id = {user}")
+    assert rows == [[(5).to_bytes(8, "big")]]
+
+
+@pytest.mark.parametrize("command", [("worker",), ("init",), ("get", "1"), ("ack", "1", "2", "3")])
+def test_a_wrong_kafka_password_is_refused(secure: Secure, command: tuple[str, ...]) -> None:
+    said = secure.run(*command, **secure.config(sasl_password="wrong-one"))
+    assert "Check sasl.mechanism, sasl.username and sasl.password in KAFKA_CONFIG" in said
+    assert "Traceback" not in said
+    assert "wrong-one" not in said
+    without_passwords(secure.secrets, said)
+
+
+def test_kafka_without_tls_or_trust_is_refused(secure: Secure) -> None:
+    plain = secure.run("worker", **{f"{ENV}KAFKA_CONFIG": ""})
+    assert "need security.protocol in KAFKA_CONFIG" in plain
+    login_only = secure.run(
+        "worker", **secure.config(security_protocol="SASL_PLAINTEXT", ssl_ca_location="")
+    )
+    assert "security.protocol" in login_only
+    untrusted = secure.run("worker", **secure.config(ssl_ca_location=""))  # the system's CAs
+    assert "Check ssl.ca.location in KAFKA_CONFIG" in untrusted
+    for said in (plain, login_only, untrusted):
+        assert "Traceback" not in said
+        without_passwords(secure.secrets, said)
+
+
+def test_cassandra_without_login_or_trust_is_refused(secure: Secure) -> None:
+    wrong = secure.run("worker", **{f"{ENV}CASSANDRA_PASSWORD": "wrong-one"})
+    assert "Check CASSANDRA_USERNAME and CASSANDRA_PASSWORD" in wrong
+    assert "wrong-one" not in wrong
+    nobody = {f"{ENV}CASSANDRA_USERNAME": "", f"{ENV}CASSANDRA_PASSWORD": ""}
+    assert "Check CASSANDRA_USERNAME" in secure.run("init", **nobody)
+    plain = secure.run("worker", **{f"{ENV}CASSANDRA_TLS_CA": ""})
+    assert "nodes that want TLS need CASSANDRA_TLS_CA" in plain
+    other_ca = secure.folder / "other" / "secrets" / "ca.pem"
+    if not other_ca.exists():
+        other_ca.parent.parent.mkdir()
+        credentials.make(other_ca.parent.parent, "java")
+    untrusted = secure.run("worker", **{f"{ENV}CASSANDRA_TLS_CA": str(other_ca)})
+    assert "Check CASSANDRA_TLS_CA" in untrusted
+    for said in (wrong, plain, untrusted):
+        assert "Traceback" not in said
+        without_passwords(secure.secrets, said)
+
+
+def test_the_login_that_everybody_knows_is_shut(secure: Secure) -> None:
+    host, port = (secure.env[f"{ENV}CASSANDRA_{n}"] for n in ("HOSTS", "PORT"))
+    known = cql.Login("cassandra", "cassandra", secure.secrets.context())
+    with pytest.raises(cql.LoginError):
+        cql.query(host, int(port), "SELECT cluster_name FROM system.local", 20, known)
+
+
+def test_no_password_where_others_look(secure: Secure) -> None:
+    folder = secure.stack.data_dir
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    holding = set()
+    for path in folder.rglob("*"):
+        if not path.is_file() or path.is_relative_to(folder / "data"):
+            continue
+        text = path.read_bytes().decode(errors="replace")
+        passwords = (secure.secrets.kafka, secure.secrets.cassandra, secure.secrets.keystore)
+        if any(password in text for password in passwords):
+            holding.add(path.name)
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert holding == {"passwords.json", "server.properties", "scram.arguments", "cassandra.yaml"}
+    for server in secure.stack.status().processes:
+        arguments = Path(f"/proc/{server.pid}/cmdline")
+        if arguments.exists():
+            without_passwords(secure.secrets, arguments.read_text())
+    for command in ("worker", "init", "get", "ack"):
+        help_text = secure.cli(command, "--help").stdout
+        assert "KAFKA_CONFIG_FILE" in help_text
+        without_passwords(secure.secrets, help_text)
+
+
+def test_secrets_from_files(secure: Secure) -> None:
+    env = dict(secure.env)
+    for name in ("KAFKA_CONFIG", "CASSANDRA_PASSWORD"):
+        path = secure.folder / name
+        path.write_text(env.pop(f"{ENV}{name}") + "\n")
+        env[f"{ENV}{name}_FILE"] = str(path)
+    before, secure.env = secure.env, env
+    try:
+        done = secure.cli("init", "--partitions", str(PARTITIONS))
+    finally:
+        secure.env = before
+    assert done.returncode == 0, done.stderr
+
+
+def allow(
+    user: str, kind: ResourceType, name: str, *operations: str, prefixed: bool = False
+) -> list[AclBinding]:
+    pattern = ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL
+    who, to = (f"User:{user}", "*"), AclPermissionType.ALLOW
+    return [AclBinding(kind, name, pattern, *who, AclOperation[one], to) for one in operations]
+
+
+def test_the_rights_in_security_md_are_enough(secure: Secure) -> None:
+    """Exactly those, for a worker and for a client with users of their own."""
+    password, prefix, keyspace = (
+        "least-privileges-1",
+        secure.prefix,
+        secure.env[f"{ENV}CASSANDRA_KEYSPACE"],
+    )
+    for user in ("rs_worker", "rs_client"):
+        info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+        change = UserScramCredentialUpsertion(user, info, password.encode())
+        secure.admin.alter_user_scram_credentials([change])[user].result(20)
+    topic, group = ResourceType.TOPIC, ResourceType.GROUP
+    acls = [
+        *allow("rs_worker", topic, f"{prefix}.updates", "READ", "DESCRIBE_CONFIGS"),
+        *allow("rs_worker", topic, f"{prefix}.queries", "READ", "DESCRIBE_CONFIGS"),
+        *allow("rs_worker", topic, f"{prefix}.dead-letters", "WRITE"),
+        *allow("rs_worker", topic, f"{prefix}.replies.", "WRITE", prefixed=True),
+        *allow("rs_worker", group, secure.group, "READ"),
+        *allow("rs_client", topic, f"{prefix}.updates", "WRITE"),
+        *allow("rs_client", topic, f"{prefix}.queries", "WRITE"),
+        *allow("rs_client", topic, f"{prefix}.replies.", "READ", "CREATE", prefixed=True),
+        *allow("rs_client", group, "read-states-client-", "DESCRIBE", prefixed=True),
+    ]
+    for future in secure.admin.create_acls(acls).values():
+        future.result(20)
+    secure.cql(f"CREATE ROLE rs_worker WITH PASSWORD = '{password}' AND LOGIN = true")
+    for right in ("SELECT", "MODIFY"):
+        secure.cql(f"GRANT {right} ON KEYSPACE {keyspace} TO rs_worker")
+    worker = secure.worker(
+        "least",
+        **secure.config(sasl_username="rs_worker", sasl_password=password),
+        **{f"{ENV}CASSANDRA_USERNAME": "rs_worker", f"{ENV}CASSANDRA_PASSWORD": password},
+    )
+    client = {**secure.client(), "sasl.username": "rs_client", "sasl.password": password}
+    try:
+        worker.wait_ready()
+        user = new_user()
+        assert secure.ack_and_ask(user, client)["read_states"]
+        dead = Producer({**client, "partitioner": "murmur2_random"})
+        dead.produce(f"{prefix}.updates", b"{", str(user))
+        assert dead.flush(30) == 0
+        places = [TopicPartition(f"{prefix}.dead-letters", n) for n in range(PARTITIONS)]
+        reader = Consumer({**secure.client(), "group.id": "ends"})
+        try:
+            until(
+                lambda: sum(reader.get_watermark_offsets(p, 20)[1] for p in places), "dead letter"
+            )
+        finally:
+            reader.close()
+    finally:
+        assert worker.stop() == 0
+    select = f"SELECT channel_id FROM {keyspace}.read_states WHERE user_id = {user}"
+    assert secure.cql(select) == [[(5).to_bytes(8, "big")]]
+    assert "not authorized" not in worker.output().lower()
+    assert "authorizationfailed" not in worker.output().lower()
+    assert password not in worker.output()
+
+
+def test_no_password_in_the_errors_of_a_worker_whose_servers_are_gone(secure: Secure) -> None:
+    worker = secure.worker("forsaken", **{f"{ENV}SHUTDOWN_TIMEOUT_S": "5"})
+    worker.wait_ready()
+    secure.stack.down()
+    until(lambda: "Connect to ipv4#127.0.0.1" in worker.output(), "an error of a connection")
+    until(lambda: "ERROR" in worker.output(), "an error of the consumer")
+    worker.stop()
+    without_passwords(secure.secrets, worker.output())
+    log = "".join(
+        path.read_text(errors="replace") for path in (secure.stack.data_dir / "log").iterdir()
+    )
+    without_passwords(secure.secrets, log)
+    assert os.listdir(secure.stack.data_dir / "secrets")

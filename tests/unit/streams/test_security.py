@@ -1,0 +1,130 @@
+"""KAFKA_CONFIG as Faust's consumer gets it, and what is refused because it could not follow."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
+from readstates.streams import security
+from readstates.streams.config import Settings
+from readstates.streams.errors import ConfigError
+
+LOGIN = "sasl.mechanism=SCRAM-SHA-512,sasl.username=me,sasl.password=hid,,den"
+
+
+def aiokafka(kafka_config: str) -> dict[str, object]:
+    """The arguments that the consumer is made with."""
+    found = security.credentials(Settings.load({}, kafka_config=kafka_config))
+    return dict(credentials_to_aiokafka_auth(found, None))
+
+
+def test_a_plain_connection() -> None:
+    for given in ("", "security.protocol=plaintext", "linger.ms=5"):
+        assert aiokafka(given) == {"security_protocol": "PLAINTEXT"}
+
+
+@pytest.mark.parametrize("key", ["sasl.mechanism", "sasl.mechanisms"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+@pytest.mark.parametrize("protocol", ["SASL_SSL", "sasl_plaintext"])
+def test_a_login(protocol: str, mechanism: str, key: str) -> None:
+    found = aiokafka(
+        f"security.protocol={protocol},{key}={mechanism},sasl.username=me,sasl.password=hid,,den"
+    )
+    context = found.pop("ssl_context")
+    assert found == {
+        "security_protocol": protocol.upper(),
+        "sasl_mechanism": mechanism,
+        "sasl_plain_username": "me",
+        "sasl_plain_password": "hid,den",
+    }
+    assert (context is not None) == (protocol == "SASL_SSL")
+
+
+def test_certificates_and_names_are_checked() -> None:
+    for protocol in ("ssl", f"sasl_ssl,{LOGIN}"):
+        context = aiokafka(f"security.protocol={protocol}")["ssl_context"]
+        assert isinstance(context, ssl.SSLContext)
+        assert context.verify_mode == ssl.CERT_REQUIRED
+        assert context.check_hostname
+        assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+
+
+def test_names_only_are_not_checked_where_librdkafka_is_told_so() -> None:
+    given = "security.protocol=ssl,ssl.endpoint.identification.algorithm=none"
+    context = aiokafka(given)["ssl_context"]
+    assert isinstance(context, ssl.SSLContext)
+    assert (context.check_hostname, context.verify_mode) == (False, ssl.CERT_REQUIRED)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("security.protocol=tls", "security.protocol must be one of"),
+        (f"security.protocol=sasl_ssl,{LOGIN},sasl.mechanism=OAUTHBEARER", "sasl.mechanism must"),
+        (f"security.protocol=sasl_ssl,{LOGIN},sasl.mechanism=GSSAPI", "sasl.mechanism must"),
+        (f"security.protocol=sasl_ssl,{LOGIN},sasl.mechanisms=PLAIN", "sasl.mechanism must"),
+        ("security.protocol=sasl_ssl,sasl.username=me,sasl.password=hidden", "sasl.mechanism must"),
+        ("security.protocol=sasl_ssl,sasl.mechanism=PLAIN,sasl.password=hidden", "sasl.username"),
+        ("security.protocol=sasl_ssl,sasl.mechanism=PLAIN,sasl.username=me", "sasl.password"),
+        (LOGIN, "no effect with security.protocol=plaintext"),
+        (f"security.protocol=ssl,{LOGIN}", "no effect with security.protocol=ssl"),
+        ("ssl.ca.location=/ca", "no effect with security.protocol=plaintext"),
+        (f"security.protocol=sasl_plaintext,{LOGIN},ssl.ca.location=/ca", "no effect"),
+        ("security.protocol=ssl,ssl.crl.location=hidden", "ssl.crl.location is not followed"),
+        ("security.protocol=ssl,ssl.ca.pem=hidden", "ssl.ca.pem is not followed"),
+        ("security.protocol=ssl,enable.ssl.certificate.verification=false", "is not followed"),
+        ("sasl.oauthbearer.config=hidden", "sasl.oauthbearer.config is not followed"),
+        ("security.protocol=ssl,ssl.endpoint.identification.algorithm=x", "must be https or none"),
+        ("security.protocol=ssl,ssl.ca.location=/nowhere", "no CA certificates.*/nowhere"),
+        ("security.protocol=ssl,ssl.certificate.location=/nowhere", "/nowhere.*cannot be used"),
+        ("security.protocol=ssl,ssl.key.location=/nowhere", "without the certificate"),
+        ("bootstrap.servers=elsewhere:9092", "KAFKA_BOOTSTRAP"),
+        ("metadata.broker.list=elsewhere:9092", "KAFKA_BOOTSTRAP"),
+    ],
+)
+def test_what_the_consumer_cannot_follow(given: str, said: str) -> None:
+    settings = Settings.load({}, kafka_config=given)
+    with pytest.raises(ConfigError, match=said) as caught:
+        security.credentials(settings)
+    assert "hid" not in str(caught.value)
+    with pytest.raises(ConfigError, match=said):  # nobody connects before it is looked at
+        security.connect(settings)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "linger.ms=5,hidden=x",
+        f"security.protocol=sasl_ssl,{LOGIN.replace(',,', ',')}=x",  # a comma written once
+        "linger.ms=hidden",
+    ],
+)
+def test_what_librdkafka_does_not_know_is_not_repeated(given: str) -> None:
+    with pytest.raises(ConfigError, match=r"(entry \d|an entry) is not a setting") as caught:
+        security.connect(Settings.load({}, kafka_config=given))
+    assert not {"hid", "den"} & set(str(caught.value).split()) - {"hidden"}
+    assert "hidden" not in str(caught.value)
+
+
+def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(security, "CONNECT_TIMEOUT_S", 0.5)
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1 within .*readstates stack up"):
+        security.connect(Settings.load({}, kafka_bootstrap="127.0.0.1:1"))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_client_certificate(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-subj", "/CN=me", "-days", "1"]
+    argv += ["-passout", "pass:hidden", "-out", str(cert), "-keyout", str(key)]
+    subprocess.run(argv, check=True, capture_output=True)
+    given = f"security.protocol=ssl,ssl.certificate.location={cert},ssl.key.location={key}"
+    assert aiokafka(f"{given},ssl.key.password=hidden")["security_protocol"] == "SSL"
+    for more in ("", ",ssl.key.password=hid"):  # never asked for at the terminal
+        with pytest.raises(ConfigError, match="cannot be used") as caught:
+            aiokafka(given + more)
+        assert "hid" not in str(caught.value)
