@@ -328,7 +328,7 @@ def _advice(exc: Exception) -> str:
     causes = list(exc.errors.values()) if isinstance(exc, NoHostAvailable) else [exc]
     if any(isinstance(cause, AuthenticationFailed) for cause in causes):
         return "Check CASSANDRA_USERNAME and CASSANDRA_PASSWORD"
-    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+    if any("[SSL" in str(cause) for cause in causes):  # the driver makes an OSError of SSLError
         return (
             "Check CASSANDRA_TLS_CA, and that a node's certificate carries the address by which "
             "it is known"

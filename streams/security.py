@@ -7,6 +7,7 @@ is refused, so that the consumer is never less safe than the producer beside it.
 
 from __future__ import annotations
 
+import logging
 import ssl
 import time
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from readstates.streams.config import Settings
 from readstates.streams.errors import ConfigError
+
+# At DEBUG it logs every request as it is, the one with PLAIN's password among them.
+logging.getLogger("aiokafka.conn").setLevel(logging.INFO)
 
 CONNECT_TIMEOUT_S = 15.0
 POLL_S = 0.2

@@ -31,6 +31,7 @@ from confluent_kafka.admin import (
 )
 from readstates.ops.local import cql, credentials
 from readstates.ops.local.credentials import Secrets
+from readstates.ops.local.libs import find_java
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
 
@@ -194,11 +195,10 @@ def test_cassandra_without_login_or_trust_is_refused(secure: Secure) -> None:
     assert "Check CASSANDRA_USERNAME" in secure.run("init", **nobody)
     plain = secure.run("worker", **{f"{ENV}CASSANDRA_TLS_CA": ""})
     assert "nodes that want TLS need CASSANDRA_TLS_CA" in plain
-    other_ca = secure.folder / "other" / "secrets" / "ca.pem"
-    if not other_ca.exists():
-        other_ca.parent.parent.mkdir()
-        credentials.make(other_ca.parent.parent, "java")
-    untrusted = secure.run("worker", **{f"{ENV}CASSANDRA_TLS_CA": str(other_ca)})
+    (secure.folder / "other").mkdir()
+    credentials.make(secure.folder / "other", find_java())
+    other = credentials.load(secure.folder / "other")
+    untrusted = secure.run("worker", **{f"{ENV}CASSANDRA_TLS_CA": str(other.ca)})
     assert "Check CASSANDRA_TLS_CA" in untrusted
     for said in (wrong, plain, untrusted):
         assert "Traceback" not in said
