@@ -60,6 +60,7 @@ def test_names_that_no_topic_can_have(careless: Service) -> None:
 def test_a_reply_partition_that_is_not_there(service: Service, raw: bytes) -> None:
     """Nothing is written, not to another partition either."""
     wire, user = service.wire, new_user()
+    wire.get(user)
     before = sum(wire.ends(wire.reply_topic, 3))
     topic = ("kafka_replyTopic", wire.reply_topic.encode())
     dropped(service, user, [topic, ("kafka_replyPartition", raw)])
@@ -91,21 +92,23 @@ def test_a_thousand_headers_and_a_repeated_one(service: Service) -> None:
 
 
 def test_a_reply_that_its_topic_does_not_take(service: Service) -> None:
-    """The next one, which it takes, is delivered."""
+    """It is lost, and those after it are not (who batches with it may have to ask again)."""
     wire, user = service.wire, new_user()
     topic = f"{wire.prefix}.replies.narrow"
     wire.create_topic(topic, config={"max.message.bytes": "1000"})
-    small, large = b"small", bytes(2000)
-    for correlation_id in (large, small):
-        wire.ask(
-            user,
-            None,
-            [("kafka_replyTopic", topic.encode()), ("kafka_correlationId", correlation_id)],
-        )
+
+    def ask(correlation_id: bytes) -> None:
+        there = ("kafka_replyTopic", topic.encode())
+        wire.ask(user, None, [there, ("kafka_correlationId", correlation_id)])
+
+    failures = service.metric("read_states_reply_failures_total")
+    ask(bytes(2000))
+    until(lambda: service.metric("read_states_reply_failures_total") > failures, "the failure")
+    ask(b"small")
     reader = TopicReader(wire.bootstrap, topic, 1)
     try:
         message = until(lambda: reader.poll(0.2), "the small one")
-        assert dict(message.headers() or [])["kafka_correlationId"] == small
+        assert dict(message.headers() or [])["kafka_correlationId"] == b"small"
     finally:
         reader.close()
 

@@ -112,6 +112,14 @@ def test_another_size_is_refused(local: Stack) -> None:
         local.up(3, 1)
 
 
+def test_a_stack_stays_secure_or_open(local: Stack) -> None:
+    with pytest.raises(StackError, match="one Cassandra node"):
+        local.up(1, 2, secure=True)
+    local.up()
+    with pytest.raises(StackError, match=r"made without --secure.*--remove"):
+        local.up(secure=True)
+
+
 def test_only_what_died_is_started_again(local: Stack) -> None:
     local.up()
     before = pids(local)
