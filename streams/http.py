@@ -1,6 +1,6 @@
 """`/metrics`, `/healthz` and `/readyz`, on loopback unless told otherwise.
 
-A connection carries one request, lives CONNECTION_S at most, and CONNECTIONS_MAX are open at once:
+A connection is good for one answer and lives CONNECTION_S at most; CONNECTIONS_MAX may be open:
 clients that dawdle cannot take the file descriptors which the worker needs.
 """
 
@@ -39,11 +39,11 @@ class Endpoints(Service):  # type: ignore[misc]
         self._server: asyncio.Server | None = None
 
     async def on_start(self) -> None:
-        app = web.Application()
+        app = web.Application(middlewares=[_once])
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
-        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=0)
+        self._runner = web.AppRunner(app, access_log=None, lingering_time=0)
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._accept, *self._address)
@@ -73,6 +73,13 @@ class Endpoints(Service):  # type: ignore[misc]
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@web.middleware
+async def _once(request: web.Request, handler: Any) -> web.StreamResponse:
+    response: web.StreamResponse = await handler(request)
+    response.force_close()
+    return response
 
 
 def _end(handler: web.RequestHandler) -> None:

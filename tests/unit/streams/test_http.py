@@ -38,7 +38,10 @@ def test_loopback_is_the_default() -> None:
     assert Settings().http_host == "127.0.0.1"
 
 
-async def test_a_connection_carries_one_request(port: int) -> None:
+async def test_a_connection_is_good_for_one_answer(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "CONNECTION_S", 3600)
     answer = await exchange(port, GET)
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(b"ok: alive\n")
