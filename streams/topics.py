@@ -163,4 +163,11 @@ def _compare(topic: str, found: dict[str, Any], expected: dict[str, str]) -> Non
 def _configs(client: AdminClient, topic: str) -> dict[str, str]:
     resource = ConfigResource(ResourceType.TOPIC, topic)
     (future,) = client.describe_configs([resource], request_timeout=TIMEOUT_S).values()
-    return {name: entry.value for name, entry in future.result(timeout=TIMEOUT_S + 1).items()}
+    try:
+        found = future.result(timeout=TIMEOUT_S + 1)
+    except KafkaException as exc:
+        raise TopicError(
+            f"{topic}: its settings cannot be read: {exc}. The rights that a worker needs are in "
+            "SECURITY.md; DescribeConfigs is one of them"
+        ) from exc
+    return {name: entry.value for name, entry in found.items()}

@@ -306,7 +306,7 @@ def test_the_rights_of_a_worker_and_a_client(secure: Secure) -> None:
         [
             *allow("rs_worker", topic, f"{prefix}.updates", "READ", "DESCRIBE_CONFIGS"),
             *allow("rs_worker", topic, f"{prefix}.queries", "READ", "DESCRIBE_CONFIGS"),
-            *allow("rs_worker", topic, f"{prefix}.dead-letters", "WRITE"),
+            *allow("rs_worker", topic, f"{prefix}.dead-letters", "WRITE", "DESCRIBE_CONFIGS"),
             *allow("rs_worker", topic, f"{prefix}.replies.", "WRITE", prefixed=True),
             *allow("rs_worker", group, secure.group, "READ"),
         ],
@@ -354,6 +354,15 @@ def test_the_rights_of_a_worker_and_a_client(secure: Secure) -> None:
     said = worker.output()
     assert "authoriz" not in said.lower().replace("unauthorized_partitions", "")
     assert as_worker["sasl_password"] not in said
+
+
+def test_a_worker_without_a_right_says_which(secure: Secure) -> None:
+    topics = allow("rs_reader", ResourceType.TOPIC, f"{secure.prefix}.", "READ", prefixed=True)
+    as_reader = new_kafka_user(secure, "rs_reader", topics)
+    said = secure.run("worker", **secure.config(**as_reader))
+    assert "its settings cannot be read" in said
+    assert "DescribeConfigs" in said
+    assert "Traceback" not in said
 
 
 def test_no_password_in_the_errors_of_a_worker_whose_servers_are_gone(secure: Secure) -> None:
