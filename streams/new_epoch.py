@@ -25,7 +25,8 @@ from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec
 from readstates.streams.cassandra import Log
 from readstates.streams.config import Settings
 from readstates.streams.errors import EpochError
-from readstates.streams.topics import TIMEOUT_S, Topic, admin, describe, wait_for_partitions
+from readstates.streams.security import connect
+from readstates.streams.topics import TIMEOUT_S, Topic, describe, wait_for_partitions
 
 
 def prepare(settings: Settings, known: Log | None, partitions: int | None) -> Topic:
@@ -33,7 +34,7 @@ def prepare(settings: Settings, known: Log | None, partitions: int | None) -> To
 
     Raises EpochError where it would lose something, saying what to do first.
     """
-    client = admin(settings)
+    client = connect(settings)
     topic = describe(client, settings.updates_topic)
     _no_workers(client, settings)
     if known is not None and known.topic_id == topic.topic_id:
