@@ -67,16 +67,20 @@ class Handover(Partitions):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._committing = asyncio.Lock()
+        self._opening = asyncio.Lock()
 
     async def open(self, consumer: Consumer) -> dict[TP, int]:
         """Open what is assigned and not open yet; returns where to seek, for all of it."""
         settings = self.settings
-        assigned = {
-            tp.partition for tp in consumer.assignment() if tp.topic == settings.updates_topic
-        }
-        new = sorted(assigned - self.owned.keys())
-        if new:
-            await self._open(consumer, new)
+        # Faust seeks in its recovery, and at the same time where a fetch finds the flow stopped: a
+        # table opened by both would be leaked by one, locked against every later opening.
+        async with self._opening:
+            assigned = {
+                tp.partition for tp in consumer.assignment() if tp.topic == settings.updates_topic
+            }
+            new = sorted(assigned - self.owned.keys())
+            if new:
+                await self._open(consumer, new)
         if self._rebalance_started is not None:
             metrics.REBALANCE_SECONDS.observe(time.monotonic() - self._rebalance_started)
             self._rebalance_started = None
