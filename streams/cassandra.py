@@ -28,6 +28,7 @@ from cassandra.cluster import (
     Session,
 )
 from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
+from cassandra.protocol import ErrorMessage
 from cassandra.query import BatchStatement, BatchType, tuple_factory
 from readstates.schemas.cql import statements
 from readstates.schemas.replies import ReadState
@@ -153,7 +154,7 @@ class Store:
     def _execute(self, query: str, values: tuple[Any, ...]) -> Any:
         try:
             return self._session.execute(query, values, timeout=10)
-        except (DriverException, NoHostAvailable) as exc:
+        except (DriverException, ErrorMessage, NoHostAvailable) as exc:
             raise StoreError(f"Cassandra refused {query!r}: {exc}") from exc
 
     def prepare(self) -> None:
