@@ -77,8 +77,6 @@ class WriteBehind:
     async def turn(self, partitions: Iterable[Partition], *, now_ms: int, everything: bool) -> None:
         """Start due writes as far as the bound on flights allows; other work runs in between."""
         delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
-        if time.monotonic() < self._paused_until:
-            return
         rows_max = BATCHES_AT_ONCE * self._settings.write_batch_rows
         order = sorted(partitions, key=lambda partition: partition.number)
         first = bisect_right(order, self._last, key=lambda partition: partition.number)
@@ -100,7 +98,10 @@ class WriteBehind:
                     await asyncio.sleep(0)
 
     def _has_room(self) -> bool:
-        return len(self._queue) + self._in_flight < self._settings.writes_in_flight_max
+        """Not in the pause after a failure either: with the database gone, writes fail at once."""
+        under_way = len(self._queue) + self._in_flight
+        paused = time.monotonic() < self._paused_until
+        return not paused and under_way < self._settings.writes_in_flight_max
 
     def _start(self) -> None:
         while self._queue and self._in_flight < self._settings.writes_in_flight_max:

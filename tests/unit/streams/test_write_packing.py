@@ -98,3 +98,28 @@ async def test_a_user_of_two_batches_is_written_when_both_are_and_failed_if_one_
     assert world.partition.table.dirty_users == 1
     assert not world.partition.settled
     assert writer.idle
+
+
+class Gone:
+    """A store whose database is away: every write fails in the next turn of the loop."""
+
+    writes = 0
+
+    def write(self, changes: list[Any], done: Callable[[bool | None], None]) -> None:
+        self.writes += 1
+        asyncio.get_running_loop().call_soon(done, None)
+
+
+async def test_with_the_database_gone_a_turn_ends_and_the_next_waits() -> None:
+    world = World()
+    world.feed(*[event(n, n + 1, channel_id=1, message_id=5) for n in range(8)])
+    for _ in range(8):
+        world.load_next()
+    gone: Any = Gone()
+    writer = WriteBehind(gone, Settings(writes_in_flight_max=1, write_retry_s=60), lambda: None)
+    for _ in range(2):
+        async with asyncio.timeout(10):  # it would go on for ever
+            await writer.turn([world.partition], now_ms=10**6, everything=True)
+        await asyncio.sleep(0)
+        assert gone.writes == 1
+    assert world.partition.table.dirty_users == 8
