@@ -1059,8 +1059,14 @@ class Table:
         self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong,
         version: cython.longlong,
     ) -> cython.longlong:
-        """The read state becomes a tombstone until the deletion is written (I7)."""
+        """The read state becomes a tombstone until the deletion is written (I7).
+
+        One that is not there raises the floor, too: a replay finds in the database what its last
+        owner deleted later on already gone, and a client may still have it.
+        """
         slot: cython.longlong = self._find_alive(user, kind, channel_id, version)
+        if slot == -8:
+            self._raise_floor(user, version)
         if slot < 0:
             return -slot
         self._q[slot * 8 + 1] = 0

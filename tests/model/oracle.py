@@ -164,10 +164,10 @@ class Oracle:
             return REPLAYED
         alive = row is not None and not row.tombstone
         if name == "delete":
+            user.floor = max(user.floor, version)
             if row is None or row.tombstone:
                 return STALE
             user.rows[key] = Row(version=version, dirty=True, tombstone=True)
-            user.floor = max(user.floor, version)
             return CHANGED | self._changed(user_id, version)
         if not alive and (name == "retract" or (name == "pins_ack" and args == (0,))):
             return STALE

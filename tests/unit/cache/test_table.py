@@ -137,6 +137,13 @@ def test_a_deletion_stays_until_it_is_written(table: Any, user: int) -> None:
     assert not table.is_dirty(user)
 
 
+def test_a_deletion_of_what_is_not_there_raises_the_floor(table: Any, user: int) -> None:
+    """In a replay the database has lost it already, while a client may still have it."""
+    assert table.delete(user, 0, CHANNEL - 1, 20) == STALE
+    assert (table.floor(user), table.is_dirty(user)) == (20, False)
+    table.verify()
+
+
 def test_a_tombstone_comes_alive_from_zero(table: Any, user: int) -> None:
     table.delete(user, 0, CHANNEL, 20)
     write = table.take(user)
