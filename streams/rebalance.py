@@ -17,6 +17,14 @@ Handing over, at each revocation and at shutdown; running it twice does no harm:
  3. the watermark is committed, with the position reached;
  4. the tables are closed clean, each with the position at which a later run may take it up. What
     was not written out in time is still dirty in it, and the commit still before it.
+
+R1: a partition is opened, and handed over, by one path each; twice at once is once.
+R2: no query is answered before a commit of this owner says `live`.
+R3: what a commit says with `clean` is never behind what any owner may have answered from, also
+    where this one leaves before it has caught up with the one before.
+R4: a commit of another generation does not count (Kafka's own rule); a write of another owner
+    does no harm (its timestamp is its version). So who does not know that it lost a partition
+    can neither lose nor double anything.
 """
 
 from __future__ import annotations
@@ -44,7 +52,7 @@ CLEAN, LIVE = "clean", "live"  # what commit metadata says of the position in it
 
 
 def metadata_of(position: int, clean: bool) -> str:
-    """Commit metadata: the applied position, and whether its owner stopped there."""
+    """Commit metadata: the position that was seen, and whether its owner stopped there."""
     return f"{CLEAN if clean else LIVE}:{position}"
 
 
@@ -210,7 +218,7 @@ class Handover(Partitions):
 
     async def commit(self, consumer: Any, owned: list[Owned], *, clean: bool = False) -> bool:
         """Commit the watermarks that moved. False: not committed; nothing is lost by it."""
-        async with self._committing:  # one at a time: an older commit must not come last
+        async with self._committing:  # W2: one at a time, an older commit must not come last
             return await self._commit(consumer, owned, clean)
 
     async def _commit(self, consumer: Any, owned: list[Owned], clean: bool) -> bool:
@@ -224,7 +232,8 @@ class Handover(Partitions):
             if marks != one.committed or clean:
                 moved.append((one, marks))
                 number = partition.number
-                text = metadata_of(partition.position, clean)
+                seen = max(partition.position, partition.catch_up_to)  # R3
+                text = metadata_of(seen, clean)
                 offsets[TP(self.settings.updates_topic, number)] = (marks[0], text)
                 offsets[TP(self.settings.queries_topic, number)] = (marks[1], "")
         if not offsets:

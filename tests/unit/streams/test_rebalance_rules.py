@@ -177,3 +177,13 @@ async def test_two_handovers_at_once_are_one() -> None:
     await asyncio.gather(worker.hand_over(broker), worker.hand_over(broker))
     assert closed == [True]
     assert not worker.owned
+
+
+async def test_who_leaves_before_it_has_caught_up_hands_on_how_far_it_had_to() -> None:
+    """Or the next owner would answer from before what the last but one had shown."""
+    world = applied()
+    world.partition.catch_up_to = 7
+    worker, _ = handover(world)
+    broker = Broker()
+    assert await worker.hand_over(broker)
+    assert broker.commits[-1][UPDATES] == (1, "clean:7")
