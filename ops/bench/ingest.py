@@ -129,8 +129,8 @@ def stock(settings: Settings, count: int, round_: int) -> float:
 @click.option("--updates", default=2_000_000, show_default=True)
 @click.option("--users", default=50_000, show_default=True)
 @click.option("--stock-updates", default=300_000, show_default=True, help="of the same topic")
-@click.option("--flush-delay", default=5.0, show_default=True, help="FLUSH_DELAY_S, seconds")
-@click.option("--rounds", default=2, show_default=True)
+@click.option("--flush-delay", default=10.0, show_default=True, help="FLUSH_DELAY_S, seconds")
+@click.option("--rounds", default=3, show_default=True)
 def bench(updates: int, users: int, stock_updates: int, flush_delay: float, rounds: int) -> None:
     """Run both in turn and print the ratio of their rates."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
