@@ -220,6 +220,15 @@ class Store:
                 add(True, self._insert.query_id, _insert_values(user_id, row, _BIGINT(version)))
         self._send(batch, None, Request(done, f"write rows={len(changes)}", True))
 
+    def group_of(self, user_id: int) -> object:
+        """What the user's rows share with those of others: the node that is their first replica.
+
+        None where every node is a replica of everything. Costs some µs.
+        """
+        metadata = self._cluster.metadata
+        replicas = metadata.get_replicas(self.settings.cassandra_keyspace, _BIGINT(user_id))
+        return None if len(replicas) in (0, len(metadata.all_hosts())) else replicas[0]
+
     def _send(self, statement: Any, values: Any, request: Request) -> None:
         """Start a request without the driver's timer, which would keep it alive, answered or
         not, for all of its timeout: thousands of objects for the collector to walk.

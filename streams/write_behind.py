@@ -2,8 +2,8 @@
 
 1. Each partition hands out the users whose oldest change has waited FLUSH_DELAY_S (or all, when a
    partition leaves, or as many as pressure asks).
-2. Their rows are packed into batches of at most WRITE_BATCH_ROWS, grouped by nothing but order:
-   a batch may hold several users, and a user may span batches.
+2. Their rows are packed into batches of at most WRITE_BATCH_ROWS, each for the users of one
+   replica: a batch may hold several users, and a user may span batches.
 3. At most WRITES_IN_FLIGHT_MAX batches are under way.
 4. When the last batch of a user was answered, its partition is told: written, or failed and to be
    written again after WRITE_RETRY_S.
@@ -15,7 +15,8 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from readstates.streams import metrics
 from readstates.streams.cassandra import Change, Store
@@ -35,25 +36,33 @@ def changes_of(write: Write) -> list[Change]:
     return changes
 
 
-def pack(writes: Iterable[Write], rows_max: int) -> list[tuple[list[Change], list[Write]]]:
-    """Batches of changes, each with the writes that wait for its answer."""
-    batches: list[tuple[list[Change], list[Write]]] = []
+def pack(
+    writes: Iterable[Write], rows_max: int, group_of: Callable[[int], Any]
+) -> list[tuple[list[Change], list[Write]]]:
+    """Batches of changes, each with the writes that wait for its answer.
+
+    `group_of` a user: only users of one group share a batch, in the order of `writes`.
+    """
+    groups: dict[Any, list[Write]] = {}
+    for write in writes:
+        groups.setdefault(group_of(write.user_id), []).append(write)
+    return [batch for group in groups.values() for batch in _pack(group, rows_max)]
+
+
+def _pack(writes: list[Write], rows_max: int) -> Iterator[tuple[list[Change], list[Write]]]:
     changes: list[Change] = []
     owners: list[Write] = []
     for write in writes:
         for change in changes_of(write):
             if not owners or owners[-1] is not write:
                 owners.append(write)
+                write.pending += 1
             changes.append(change)
             if len(changes) == rows_max:
-                batches.append((changes, owners))
+                yield changes, owners
                 changes, owners = [], []
     if changes:
-        batches.append((changes, owners))
-    for _, waiting in batches:
-        for write in waiting:
-            write.pending += 1
-    return batches
+        yield changes, owners
 
 
 class WriteBehind:
@@ -91,7 +100,7 @@ class WriteBehind:
                 empty = [write for write in writes if not write.rows and not write.delete_version]
                 for write in empty:  # changed and changed back by a deletion: nothing to say
                     partition.written(write)
-                batches = pack(writes, self._settings.write_batch_rows)
+                batches = pack(writes, self._settings.write_batch_rows, self._store.group_of)
                 self._queue.extend(batches)
                 while self._queue and self._in_flight < self._settings.writes_in_flight_max:
                     self._write(*self._queue.popleft())

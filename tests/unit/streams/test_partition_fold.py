@@ -152,7 +152,7 @@ class FaultyWorld(World):
         for write in due:
             if not write.rows and not write.delete_version:
                 self.partition.written(write)
-        self.writes += pack(due, self.random.choice((1, 3, 30)))
+        self.writes += pack(due, self.random.choice((1, 3, 30)), lambda user_id: user_id % 2)
 
     def write(self) -> None:
         if not self.writes:

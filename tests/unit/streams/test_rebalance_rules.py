@@ -68,12 +68,16 @@ class Broker:
 class Store:
     """A database that acknowledges at once."""
 
+    def group_of(self, _user_id: int) -> None: ...
+
     def write(self, changes: list[Any], done: Any) -> None:
         asyncio.get_running_loop().call_soon(done, True)
 
 
 class DeafStore:
     """A database that never answers."""
+
+    def group_of(self, _user_id: int) -> None: ...
 
     def write(self, changes: list[Any], done: Any) -> None:
         pass

@@ -32,6 +32,23 @@ def test_the_deletion_of_the_user_goes_first_and_deleted_rows_are_negative() -> 
     assert changes_of(write) == [(7, 40, None), (7, -51, row(1, 51)), (7, 52, row(2, 52))]
 
 
+def alone(_user_id: int) -> object:
+    """One node: all users are of one group."""
+    return None
+
+
+def test_only_users_of_one_replica_share_a_batch() -> None:
+    writes = [write_of(user_id, 2) for user_id in range(1, 7)]
+    batches = pack(writes, 4, lambda user_id: user_id % 2)
+    assert [[write.user_id for write in waiting] for _, waiting in batches] == [
+        [1, 3],
+        [5],
+        [2, 4],
+        [6],
+    ]
+    assert all(write.pending == 1 for write in writes)
+
+
 @pytest.mark.parametrize(
     ("rows", "rows_max", "sizes", "owners"),
     [
@@ -45,7 +62,7 @@ def test_the_deletion_of_the_user_goes_first_and_deleted_rows_are_negative() -> 
 )
 def test_batches(rows: list[int], rows_max: int, sizes: list[int], owners: list[int]) -> None:
     writes = [write_of(user_id, count) for user_id, count in enumerate(rows, 1)]
-    batches = pack(writes, rows_max)
+    batches = pack(writes, rows_max, alone)
     assert [len(changes) for changes, _ in batches] == sizes
     assert [len(waiting) for _, waiting in batches] == owners
     assert [change for changes, _ in batches for change in changes] == [
@@ -60,6 +77,8 @@ class Held:
 
     def __init__(self) -> None:
         self.writes: list[tuple[list[Any], Callable[[bool], None]]] = []
+
+    group_of = staticmethod(alone)
 
     def write(self, changes: list[Any], done: Callable[[bool], None]) -> None:
         self.writes.append((changes, done))
@@ -104,6 +123,8 @@ class Gone:
     """A store whose database is away: every write fails in the next turn of the loop."""
 
     writes = 0
+
+    group_of = staticmethod(alone)
 
     def write(self, changes: list[Any], done: Callable[[bool | None], None]) -> None:
         self.writes += 1
