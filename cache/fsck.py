@@ -229,7 +229,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         image = Image(data)
         found = check_bytes(data)
     except (OSError, NotATableFileError) as exc:
-        print(f"{arguments[0]}: {exc}", file=sys.stderr)
+        said = exc.strerror if isinstance(exc, OSError) else exc
+        print(f"{arguments[0]}: {said}", file=sys.stderr)
         return 2
     for problem in found:
         print(problem)

@@ -6,9 +6,20 @@ from typing import Any, NamedTuple
 
 import orjson
 
-# read_state_type, channel_id, last_message_id, last_mention_id, mention_count,
-# last_pin_timestamp (ms), flags, last_viewed (days), version
-ReadState = tuple[int, int, int, int, int, int, int, int, int]
+
+class ReadState(NamedTuple):
+    """One read state, in the order of the database's columns. The service passes plain tuples."""
+
+    read_state_type: int
+    channel_id: int
+    last_message_id: int
+    last_mention_id: int
+    mention_count: int
+    last_pin_timestamp: int  # ms since the epoch
+    flags: int
+    last_viewed: int  # days
+    version: int
+
 
 INVALID_QUERY = "invalid_query"
 STORE_UNAVAILABLE = "store_unavailable"
@@ -93,7 +104,7 @@ def decode_reply(body: bytes) -> Reply | ErrorReply:
 
 
 def _read_state(state: dict[str, Any]) -> ReadState:
-    return (
+    return ReadState(
         state["read_state_type"],
         int(state["channel_id"]),
         int(state["last_message_id"]),

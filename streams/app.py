@@ -13,8 +13,8 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -28,7 +28,7 @@ from readstates.streams import agents, metrics, security, topics, transport
 from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
 from readstates.streams.errors import ConfigError, ReadStatesError
-from readstates.streams.http import Endpoints
+from readstates.streams.http import Endpoints, listen
 from readstates.streams.rebalance import Handover
 from readstates.streams.replies import Output
 from readstates.streams.worker import now_ms
@@ -98,21 +98,23 @@ def build(settings: Settings) -> App:
 
     Raises TopicError, EpochError, StoreError, ConfigError: all mean "refuse to start".
     """
+    listening = listen(settings.http_host, settings.http_port)
     topic = topics.check(settings)
     store = Store(settings)
     store.prepare()
     epoch = store.claim_epoch(settings.updates_topic, topic.topic_id, topic.partitions)
+    cache_dir = _cache_dir(settings)
     hosts = settings.kafka_bootstrap.replace(",", ";")
     app = App(
         settings.kafka_group,
         broker=f"{transport.register()}://{hosts}",
-        **_faust_settings(settings),
+        **_faust_settings(settings, cache_dir),
     )
     output = Output(settings)
     partitions = Handover(settings, store, output, epoch)
     partitions.topic_id = topic.topic_id.bytes
     partitions.partition_count = topic.partitions
-    partitions.cache_dir = _cache_dir(settings)
+    partitions.cache_dir = cache_dir
     app.read_states_settings = settings
     app.partitions = partitions
     store.broken = app.refuse
@@ -121,7 +123,7 @@ def build(settings: Settings) -> App:
         return app.topic(name, acks=False, schema=transport.BatchSchema(), internal=False)
 
     agents.define(app, partitions, batches(settings.updates_topic), batches(settings.queries_topic))
-    duties = Duties(app, store, output)
+    duties = Duties(app, store, output, listening)
     app.service(duties)
     return app
 
@@ -134,7 +136,7 @@ def _cache_dir(settings: Settings) -> Path:
         raise ConfigError(f"CACHE_DIR: {path} cannot be used: {exc.strerror}") from exc
 
 
-def _faust_settings(settings: Settings) -> dict[str, Any]:
+def _faust_settings(settings: Settings, cache_dir: Path) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if settings.instance_id:
         # fixed: a changed URL would make a static member look like another one
@@ -146,7 +148,7 @@ def _faust_settings(settings: Settings) -> dict[str, Any]:
         "broker_max_poll_records": 2000,
         "broker_session_timeout": settings.session_timeout_s,
         "consumer_auto_offset_reset": "earliest",
-        "datadir": tempfile.mkdtemp(prefix="read-states-"),
+        "datadir": str(cache_dir / "faust"),  # it wants one and keeps nothing there
         "agent_supervisor": CrashingSupervisor,  # a bug stops the worker, it does not lose a batch
         "store": "memory://",
         "stream_buffer_maxsize": 16,  # batches
@@ -170,8 +172,9 @@ class Worker(faust.Worker):  # type: ignore[misc]
 class Duties(Service):  # type: ignore[misc]
     """What runs beside the agents: the partitions' turns, write-behind, commits, gauges, HTTP."""
 
-    def __init__(self, app: App, store: Store, output: Output) -> None:
+    def __init__(self, app: App, store: Store, output: Output, listening: socket.socket) -> None:
         super().__init__()
+        self.listening = listening
         self.app = app
         self.partitions = app.partitions
         self.settings = app.read_states_settings
@@ -181,8 +184,7 @@ class Duties(Service):  # type: ignore[misc]
         self._evictions: dict[int, int] = {}
 
     def on_init_dependencies(self) -> list[Any]:
-        settings = self.settings
-        return [Endpoints(settings.http_host, settings.http_port, self.health, self.ready)]
+        return [Endpoints(self.listening, self.health, self.ready)]
 
     def health(self) -> tuple[bool, str]:
         """The process lives, and is not stuck before records it could apply."""

@@ -18,7 +18,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from cassandra import AuthenticationFailed, ConsistencyLevel, DriverException
+from cassandra import (
+    AuthenticationFailed,
+    ConsistencyLevel,
+    DriverException,
+    UnresolvableContactPoints,
+)
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import (
     EXEC_PROFILE_DEFAULT,
@@ -85,7 +90,12 @@ class Store:
         self._answers: deque[Request] = deque()
         self._delivering = False
         self._loop: asyncio.AbstractEventLoop
-        self._cluster = _cluster(settings)
+        try:
+            self._cluster = _cluster(settings)
+        except UnresolvableContactPoints as exc:
+            raise StoreError(
+                f"CASSANDRA_HOSTS: no address is known of any of {settings.cassandra_hosts}"
+            ) from exc
         try:
             self._session: Session = self._cluster.connect()
         except (DriverException, NoHostAvailable) as exc:

@@ -68,7 +68,12 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--loglevel", default="INFO", show_default=True, help="DEBUG, INFO, WARNING, ERROR")
+@click.option(
+    "--loglevel",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    default="INFO",
+    show_default=True,
+)
 @with_settings()
 def worker(loglevel: str, **given: Any) -> None:
     """Run one worker until SIGTERM or SIGINT."""
@@ -99,6 +104,7 @@ def init(partitions: int | None, replication_factor: int, new_epoch: bool, **giv
     settings = settings_of(given)
     try:
         created = topics.create(settings, partitions or PARTITIONS, replication_factor)
+        mended = topics.mend(settings)
         store = Store(settings)
         try:
             store.create_schema()
@@ -108,8 +114,9 @@ def init(partitions: int | None, replication_factor: int, new_epoch: bool, **giv
             if partitions not in (None, topic.partitions):
                 raise TopicError(
                     f"{settings.updates_topic} has {topic.partitions} partitions, not "
-                    f"{partitions}. Adding some moves users to other partitions: see "
-                    "readstates init --help"
+                    f"{partitions}. Another number moves users to other partitions; with "
+                    "producers and workers stopped: readstates init --partitions "
+                    f"{partitions} --new-epoch"
                 )
             epoch = store.claim_epoch(
                 settings.updates_topic, topic.topic_id, topic.partitions, new_epoch=new_epoch
@@ -119,6 +126,8 @@ def init(partitions: int | None, replication_factor: int, new_epoch: bool, **giv
     except ReadStatesError as exc:
         raise click.ClickException(str(exc)) from exc
     click.echo(f"topics: {', '.join(created) or 'all there'}; {topic.partitions} partitions")
+    for setting in mended:
+        click.echo(f"set {setting}")
     click.echo(f"keyspace: {settings.cassandra_keyspace}; epoch {epoch}")
 
 
@@ -186,7 +195,7 @@ def _client(given: dict[str, Any]) -> Iterator[BlockingClient]:
             config=settings.kafka_extra,
         ) as client:
             yield client
-    except (KafkaException, QueryError, TimeoutError, ReadStatesError) as exc:
+    except (KafkaException, QueryError, OSError, ValueError, ReadStatesError) as exc:
         raise click.ClickException(str(exc)) from exc
 
 

@@ -46,7 +46,7 @@ from readstates.schemas.headers import (
 )
 from readstates.schemas.queries import Get, encode_query
 from readstates.schemas.replies import ErrorReply, Reply, decode_reply
-from readstates.schemas.wire import encode_update, key_bytes
+from readstates.schemas.wire import decode_update, encode_update, key_bytes
 
 T = TypeVar("T")
 
@@ -83,7 +83,13 @@ class Client:
         create_reply_topic: bool = False,
         config: dict[str, Any] | None = None,
     ) -> None:
-        self._config = {"bootstrap.servers": bootstrap, **(config or {})}
+        self._failures: list[KafkaError] = []
+        self._config = {
+            "bootstrap.servers": bootstrap,
+            "log_level": 0,  # what goes wrong is raised, not printed
+            "error_cb": self._failures.append,
+            **(config or {}),
+        }
         self._reply_topic = reply_topic
         self._updates = f"{topic_prefix}.updates"
         self._queries = f"{topic_prefix}.queries"
@@ -102,13 +108,14 @@ class Client:
         await self.close()
 
     async def start(self) -> None:
-        """Connect. Raises KafkaException where no broker answers or the reply topic is missing."""
+        """Connect. Raises ConnectionError, which says what is missing and what to do."""
         self._loop = asyncio.get_running_loop()
         self._producer = Producer(
             {
                 "partitioner": "murmur2_random",
                 "enable.idempotence": True,
                 "linger.ms": 1,
+                "allow.auto.create.topics": False,
                 **self._config,
             }
         )
@@ -129,26 +136,43 @@ class Client:
                 **self._config,
             }
         )
-        found = self._consumer.list_topics(self._reply_topic, timeout=START_TIMEOUT_S)
-        topic = found.topics[self._reply_topic]
-        if topic.error is not None:
-            raise KafkaException(topic.error)
+        partitions = self._partitions(self._reply_topic, "create it, or set create_reply_topic")
+        for topic in (self._updates, self._queries):
+            self._partitions(topic, "check topic_prefix, or make it: readstates init")
         places = []
-        for number in topic.partitions:
+        for number in partitions:
             place = TopicPartition(self._reply_topic, number)
             _low, high = self._consumer.get_watermark_offsets(place, timeout=START_TIMEOUT_S)
             places.append(TopicPartition(self._reply_topic, number, high))
         self._consumer.assign(places)
 
+    def _partitions(self, name: str, remedy: str) -> list[int]:
+        """Numbers of a topic's partitions."""
+        try:
+            topic = self._consumer.list_topics(name, timeout=START_TIMEOUT_S).topics[name]
+        except KafkaException as exc:
+            raise self._silence(exc) from None
+        if topic.error is not None:
+            raise ConnectionError(f"topic {name}: {topic.error.str()}; {remedy}")
+        return list(topic.partitions)
+
+    def _silence(self, exc: Exception) -> ConnectionError:
+        told = [one.str() for one in self._failures if one.code() != KafkaError._ALL_BROKERS_DOWN]
+        return ConnectionError(
+            f"no Kafka answers at {self._config['bootstrap.servers']}: {(told or [exc])[0]}. Check "
+            "the address; to start one here: readstates stack up"
+        )
+
     def _create_topic(self) -> None:
         new = NewTopic(self._reply_topic, 1, -1, config={"retention.ms": "600000"})
-        admin = AdminClient({**self._config, "log_level": 3})
-        (future,) = admin.create_topics([new]).values()
+        (future,) = AdminClient(self._config).create_topics([new]).values()
         try:
             future.result(timeout=START_TIMEOUT_S)
         except KafkaException as exc:
             if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise
+                raise ConnectionError(f"cannot create topic {self._reply_topic}: {exc}") from exc
+        except TimeoutError as exc:
+            raise self._silence(exc) from None
 
     async def close(self) -> None:
         """Send what is queued and stop; pending queries raise TimeoutError."""
@@ -217,8 +241,8 @@ class Client:
             reply = await asyncio.wait_for(future, deadline_s)
         except TimeoutError:
             raise TimeoutError(
-                f"no reply within {deadline_s} s: is a worker running, and does it own "
-                f"{self._queries}?"
+                f"no reply within {deadline_s} s: is a worker of {self._queries} running, and "
+                f"does its REPLY_TOPICS allow {self._reply_topic}?"
             ) from None
         finally:
             self._pending.pop(correlation_id, None)
@@ -231,15 +255,18 @@ class Client:
     async def publish(self, event: Update) -> int:
         """Publish any event; returns its offset in `updates`, for `get(after_offset=…)`.
 
-        Raises KafkaException where the brokers did not take it.
+        Raises ValueError for what the service would refuse, KafkaException where the brokers did
+        not take it.
         """
+        value = encode_update(event)
+        decode_update(value)
         future: asyncio.Future[int] = self._loop.create_future()
 
         def delivered(error: KafkaError | None, message: Message) -> None:
             self._loop.call_soon_threadsafe(_settle, future, error, message.offset())
 
         self._producer.produce(
-            self._updates, encode_update(event), key_bytes(event.user_id), on_delivery=delivered
+            self._updates, value, key_bytes(event.user_id), on_delivery=delivered
         )
         return await asyncio.wait_for(future, DELIVERY_TIMEOUT_S)
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 from mode import Service
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from readstates.streams.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -21,19 +23,33 @@ CONNECTION_S = 10.0
 CONNECTIONS_MAX = 64
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port, before the worker takes partitions. Raises ConfigError."""
+    try:
+        return socket.create_server((host, port), family=_family(host))
+    except OSError as exc:
+        raise ConfigError(
+            f"HTTP_HOST, HTTP_PORT: cannot listen on {host}:{port}: {exc.strerror}. Every worker "
+            "of a machine needs a port of its own; 0 takes any free one"
+        ) from exc
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 class Endpoints(Service):  # type: ignore[misc]
     """The HTTP server of a worker. `health` and `ready` say yes or no, and why."""
 
     def __init__(
         self,
-        host: str,
-        port: int,
+        listening: socket.socket,
         health: Callable[[], tuple[bool, str]],
         ready: Callable[[], tuple[bool, str]],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._address = host, port
+        self._listening = listening
         self._health, self._ready = health, ready
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
@@ -46,7 +62,7 @@ class Endpoints(Service):  # type: ignore[misc]
         self._runner = web.AppRunner(app, access_log=None, lingering_time=0)
         await self._runner.setup()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, *self._address)
+        self._server = await loop.create_server(self._accept, sock=self._listening)
         log.info("http host=%s port=%d", *self._server.sockets[0].getsockname()[:2])
 
     def _accept(self) -> asyncio.BaseProtocol:

@@ -5,10 +5,17 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 from readstates.streams import security
 from readstates.streams.config import Settings
 from readstates.streams.errors import TopicError
@@ -124,40 +131,85 @@ def check(settings: Settings) -> Topic:
             f"{settings.queries_topic} {queries.partitions}: they must have the same number, or "
             "a user's queries would go to another worker than its updates"
         )
-    floor_ms = int(max(3600.0, settings.flush_delay_s * RETENTION_FLOOR_FACTOR) * 1000)
-    found = _configs(client, settings.updates_topic)
-    expected = {**LOGGED, "unclean.leader.election.enable": "false"}
-    _compare(settings.updates_topic, found, expected)
-    letters = _configs(client, settings.dead_letters_topic)
-    room, record = int(letters["max.message.bytes"]), int(found["max.message.bytes"])
-    if room < record + HEADERS_BYTES:
-        raise TopicError(
-            f"{settings.dead_letters_topic}: max.message.bytes is {room}, must be at least "
-            f"{record + HEADERS_BYTES}, that of {settings.updates_topic} and {HEADERS_BYTES} for "
-            "headers: a dead letter that does not fit would hold its partition's commits for ever"
-        )
-    retention_ms = int(found["retention.ms"])
-    if 0 <= retention_ms < floor_ms:
-        raise TopicError(
-            f"{settings.updates_topic}: retention.ms is {retention_ms}, must be at least {floor_ms}"
-            ": what is not yet in Cassandra is only in the log"
-        )
-    _compare(
-        settings.queries_topic,
-        _configs(client, settings.queries_topic),
-        {"message.timestamp.type": "LogAppendTime"},
-    )
+    record_max = int(_configs(client, settings.updates_topic)["max.message.bytes"])
+    for name, required in needed(settings, record_max).items():
+        found = _configs(client, name)
+        for setting, rule in required.items():
+            if not rule.holds(found[setting]):
+                raise TopicError(
+                    f"{name}: {setting} is {found[setting]!r}, must be {rule.said}: {rule.why}. "
+                    "Set it with: readstates init"
+                )
     return updates
 
 
-def _compare(topic: str, found: dict[str, Any], expected: dict[str, str]) -> None:
-    for name, value in expected.items():
-        if found[name] != value:
-            raise TopicError(
-                f"{topic}: {name} is {found[name]!r}, must be {value!r}. Set it with: "
-                f"kafka-configs --alter --entity-type topics --entity-name {topic} "
-                f"--add-config {name}={value}"
-            )
+class Rule(NamedTuple):
+    """What a topic setting must be: `value`, or where it is a number, at least that."""
+
+    value: str
+    why: str
+    at_least: bool = False
+
+    @property
+    def said(self) -> str:
+        return f"at least {self.value}" if self.at_least else repr(self.value)
+
+    def holds(self, found: str) -> bool:
+        if not self.at_least:
+            return found == self.value
+        return int(found) < 0 or int(found) >= int(self.value)  # -1: without a limit
+
+
+def needed(settings: Settings, record_bytes_max: int) -> dict[str, dict[str, Rule]]:
+    """Without these, data would be lost or wrong; by topic and setting.
+
+    `record_bytes_max`: what the updates topic takes.
+    """
+    floor_ms = int(max(3600.0, settings.flush_delay_s * RETENTION_FLOOR_FACTOR) * 1000)
+    stamped = Rule("LogAppendTime", "deadlines and lag count by the broker's clock")
+    whole = Rule("delete", "compaction would take updates out of the log")
+    return {
+        settings.updates_topic: {
+            "cleanup.policy": whole,
+            "message.timestamp.type": stamped,
+            "unclean.leader.election.enable": Rule("false", "it loses acknowledged records"),
+            "retention.ms": Rule(
+                str(floor_ms), "what is not yet in Cassandra is only in the log", at_least=True
+            ),
+        },
+        settings.queries_topic: {"message.timestamp.type": stamped},
+        settings.dead_letters_topic: {
+            "max.message.bytes": Rule(
+                str(record_bytes_max + HEADERS_BYTES),
+                "a dead letter that does not fit would hold its partition's commits for ever",
+                at_least=True,
+            ),
+        },
+    }
+
+
+def mend(settings: Settings) -> list[str]:
+    """Set what topics that were there before need and do not have; returns what was set."""
+    client = security.connect(settings)
+    record_max = int(_configs(client, settings.updates_topic)["max.message.bytes"])
+    done = []
+    for name, required in needed(settings, record_max).items():
+        found = _configs(client, name)
+        wrong = {key: rule for key, rule in required.items() if not rule.holds(found[key])}
+        if not wrong:
+            continue
+        entries = [
+            ConfigEntry(key, rule.value, incremental_operation=AlterConfigOpType.SET)
+            for key, rule in wrong.items()
+        ]
+        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+        (future,) = client.incremental_alter_configs([resource]).values()
+        try:
+            future.result(timeout=TIMEOUT_S)
+        except KafkaException as exc:
+            raise TopicError(f"cannot set {', '.join(wrong)} of topic {name}: {exc}") from exc
+        done += [f"{name}: {key}={rule.value}" for key, rule in wrong.items()]
+    return done
 
 
 def _configs(client: AdminClient, topic: str) -> dict[str, str]:

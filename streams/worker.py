@@ -171,11 +171,12 @@ class Partitions:
             self._no_address_logged = time.monotonic()
             log.warning(
                 "no_reply_address topic=%s partition=%d offset=%d reply_topic=%.80r: a query needs "
-                "a kafka_replyTopic header naming an existing topic that matches REPLY_TOPICS",
+                "a kafka_replyTopic header naming an existing topic that matches REPLY_TOPICS, %s",
                 record.topic,
                 record.partition,
                 record.offset,
                 address and address.topic,
+                self.settings.reply_topic_pattern.pattern,
             )
 
     def _read_query(

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import click
 from confluent_kafka import Consumer, TopicPartition
+from readstates.cache.table import COMPILED
 from readstates.ops.demo.oracle import Oracle
 from readstates.ops.demo.sender import Sender
 from readstates.ops.demo.traffic import Traffic
+from readstates.ops.local.errors import StackError
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
 from readstates.streams import topics
@@ -232,6 +234,8 @@ def demo(updates: int, queries: int, users: int, seconds: float, seed: int) -> N
         try:
             stack.up(progress=say)
             same = run(stack, Path(folder), updates, queries, users, seconds, seed)
+        except StackError as exc:
+            raise click.ClickException(str(exc)) from exc
         finally:
             stack.down(remove=True)
             say("stopped: nothing is left running")
@@ -264,7 +268,8 @@ def run(
     try:
         worker.wait_ready()
         say(
-            f"worker ready; {updates:,} updates and {query_count:,} queries of {users:,} users, "
+            f"worker ready{'' if COMPILED else ' (no C compiler: its table is plain Python)'}; "
+            f"{updates:,} updates and {query_count:,} queries of {users:,} users, "
             f"seed {seed}"
         )
         traffic = Traffic(seed, users)

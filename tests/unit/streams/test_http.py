@@ -8,14 +8,16 @@ from collections.abc import AsyncIterator
 import pytest
 from readstates.streams import http
 from readstates.streams.config import Settings
-from readstates.streams.http import Endpoints
+from readstates.streams.http import Endpoints, listen
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    endpoints = Endpoints("127.0.0.1", 0, lambda: (True, "alive"), lambda: (False, "not yet"))
+    endpoints = Endpoints(
+        listen("127.0.0.1", 0), lambda: (True, "alive"), lambda: (False, "not yet")
+    )
     await endpoints.on_start()
     assert endpoints._server is not None
     yield endpoints._server.sockets[0].getsockname()[1]
