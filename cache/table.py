@@ -681,15 +681,18 @@ class Table:
         if self._q[user * 8 + 2]:
             self._queue_add(user, False)
 
-    def write_failed(self, user: cython.longlong, first_version: cython.longlong) -> None:
+    def write_failed(
+        self, user: cython.longlong, first_version: cython.longlong, since_ms: cython.longlong
+    ) -> None:
         """What `take` gave must be written again: to the head of the queue with it.
 
-        `first_version`: what `take` gave, older than anything that came since.
+        `first_version`, `since_ms`: as they were at `take`, older than anything that came since.
         """
         if not self._b[user * 64 + 61] & _IN_FLIGHT:
             raise ValueError(f"nothing of slot {user} is being written")
         self._b[user * 64 + 61] &= ~_IN_FLIGHT & 0xFF
         self._q[user * 8 + 2] = first_version
+        self._d[user * 16 + 14] = since_ms & 0xFFFFFFFF
         self._seal(user)
         self._queue_add(user, True)
 

@@ -261,7 +261,8 @@ class Duties(Service):  # type: ignore[misc]
             durable = partition.watermark_position()
             metrics.DURABILITY_LAG.labels(label).set(partition.position - durable)
             metrics.DURABILITY_LAG_SECONDS.labels(label).set(partition.oldest_change_s(now_ms()))
-            waiting |= self._lag(self.settings.updates_topic, number, partition.position)
+            lag = self._lag(self.settings.updates_topic, number, partition.position)
+            waiting |= lag and not partition.held_back
             self._lag(self.settings.queries_topic, number, owned.query_position)
         self._evictions = evictions
         metrics.QUERIES_WAITING.set(self.partitions.waiting_queries)
@@ -270,7 +271,7 @@ class Duties(Service):  # type: ignore[misc]
 
     def _lag(self, topic: str, number: int, position: int) -> bool:
         """Set the processing lag; True if records wait."""
-        end = self.app.consumer._thread.highwater(TP(topic, number))
+        end = self.app.consumer._thread.end(TP(topic, number))
         lag = max(0, end - position) if end is not None else 0
         metrics.PROCESSING_LAG.labels(topic, str(number)).set(lag)
         return lag > 0

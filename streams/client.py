@@ -165,7 +165,8 @@ class Client:
 
     def _create_topic(self) -> None:
         new = NewTopic(self._reply_topic, 1, -1, config={"retention.ms": "600000"})
-        (future,) = AdminClient(self._config).create_topics([new]).values()
+        admin = AdminClient(self._config)  # kept: it takes its futures with it
+        (future,) = admin.create_topics([new]).values()
         try:
             future.result(timeout=START_TIMEOUT_S)
         except KafkaException as exc:

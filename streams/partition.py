@@ -59,6 +59,7 @@ from readstates.streams.transport import Batch
 from readstates.streams.version import OFFSET_BITS, offset_of
 from readstates.streams.watermark import Watermark
 
+LETTERS_WAITING_MAX = 10_000  # dead letters of a partition on their way to the broker
 EVICT_SCAN_MAX = 512  # users looked at from the cold end to make room once
 COLD_USERS_AT_ONCE = 16  # written out together when the table has no room
 COLD = (Mention, RetractMention, Delete, DeleteUser)  # events that do not warm a user up
@@ -142,6 +143,7 @@ class Partition:
         self.inbox_records = 0
         self.parked: dict[int, Parked] = {}
         self.parked_updates = 0
+        self.letters = 0  # dead letters that are not acknowledged yet
         self.ahead: dict[Query, None] = {}  # queries whose after_offset or catch-up is not reached
         self._ahead_at = 0  # no query of `ahead` can be answered below this position
         self._no_room: dict[int, Parked] = {}  # loaded users that wait for room in the table
@@ -151,7 +153,6 @@ class Partition:
         self.announced = False
         self.counts = Counts()
         self._tickets = 0
-        self.last_append_ms = 0  # broker timestamp of the last record applied
         self._epoch_bits = epoch << OFFSET_BITS
         self.partitions = partitions
         self._parked_max = parked_max
@@ -189,9 +190,18 @@ class Partition:
         return self.inbox_records < self._inbox_max and not self.closing
 
     @property
+    def held_back(self) -> bool:
+        """True while it waits for Cassandra, or for the broker to take dead letters."""
+        return (
+            self.stalled
+            or self.parked_updates >= self._parked_max
+            or self.letters >= LETTERS_WAITING_MAX
+        )
+
+    @property
     def can_run(self) -> bool:
         """True if a slice would make progress now."""
-        return bool(self.inbox) and not self.stalled and self.parked_updates < self._parked_max
+        return bool(self.inbox) and not self.held_back
 
     def take(self, batch: Batch) -> None:
         """Put a batch into the inbox. Raises BatchGapError where it is not the next one (P1)."""
@@ -296,8 +306,6 @@ class Partition:
                     hold(offset)
                 self._count(code, record)
             self.position = offset + 1
-        if stop > begin:
-            self.last_append_ms = records[stop - 1].timestamp
         return stop
 
     def _fold(self, user: int, event: Update, version: int) -> int:
@@ -384,11 +392,13 @@ class Partition:
     def _reject(self, record: Any, reason: str, text: str) -> None:
         """Keep a record that cannot be applied; it holds its offset until that is done."""
         self._hold(record.offset)
+        self.letters += 1
         self._effects.dead_letter(self, record, reason, text)
 
     def dead_letter_kept(self, incarnation: int, offset: int) -> None:
         """The broker has the dead letter of `offset`."""
         if incarnation == self.incarnation:
+            self.letters -= 1
             self._release(offset)
 
     def _hold(self, offset: int) -> None:
@@ -565,7 +575,7 @@ class Partition:
         if write.failed:
             table = self.table
             again = table.first_version(write.user)
-            table.write_failed(write.user, write.first_version)
+            table.write_failed(write.user, write.first_version, write.since_ms)
             if again:  # the older hold covers the newer change
                 self.watermark.release(offset_of(again))
             return

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from faust.types import TP
 from readstates.cache.tablefile import TableFile, TableIdentity, open_table
 from readstates.streams import metrics
-from readstates.streams.errors import DataLossError
+from readstates.streams.errors import DataLossError, EpochError
 from readstates.streams.partition import Partition
 from readstates.streams.watermark import Watermark
 from readstates.streams.worker import Owned, Partitions, now_ms
@@ -86,6 +86,12 @@ class Handover(Partitions):
             assigned = {
                 tp.partition for tp in consumer.assignment() if tp.topic == settings.updates_topic
             }
+            if max(assigned, default=0) >= self.partition_count:
+                raise EpochError(
+                    f"{settings.updates_topic} got more partitions than {self.partition_count} "
+                    "while this worker runs: its users belong elsewhere now. Stop producers and "
+                    "workers, then: readstates init --new-epoch"
+                )
             new = sorted(assigned - self.owned.keys())
             if new:
                 await self._open(consumer, new)

@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -36,6 +37,8 @@ FLUSH_TIMEOUT_S = 3.0
 MESSAGE_BYTES_MAX = 8 << 20  # the producer's own bound, above every topic's
 QUEUE_KIB_MAX = 256 << 10  # replies and dead letters not yet sent: memory while brokers are slow
 FAILURE_LOG_S = 60.0  # between two log lines about replies; whoever asks could fill the disk
+CUT_BYTES = 64 << 10  # what is kept of a dead letter that no broker takes as a whole
+TOO_LARGE = {KafkaError._BAD_MSG, KafkaError.MSG_SIZE_TOO_LARGE}
 TOPIC_GONE = {
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._UNKNOWN_PARTITION,
@@ -166,37 +169,53 @@ class Output:
             self._failure_logged = time.monotonic()
             log.warning("reply_not_delivered topic=%s error=%s", topic, error)
 
-    def dead_letter(self, record: Any, reason: str, kept: Callable[[], None]) -> None:
+    def dead_letter(
+        self, record: Any, reason: str, kept: Callable[[], None], *, cut: bool = False
+    ) -> None:
         """Keep a record with its reason; `kept` is called on the loop once the broker has it.
 
-        Tried again until it is: the record's offset is held that long.
+        Tried again until it is: the record's offset is held that long. One that is too large for
+        the topic (it came compressed) is `cut`, and a header says how long it was.
         """
         loop = asyncio.get_running_loop()
+        value = record.value
         headers = [
             ("reason", reason.encode()),
             ("topic", record.topic.encode()),
             ("partition", str(record.partition).encode()),
             ("offset", str(record.offset).encode()),
         ]
+        if cut:
+            headers.append(("cut", str(len(value)).encode()))
+            value = value[:CUT_BYTES]
 
-        def again() -> None:
+        def later(cut: bool) -> None:
             if not self._stopping.is_set():
-                loop.call_later(DEAD_LETTER_RETRY_S, self.dead_letter, record, reason, kept)
+                again = partial(self.dead_letter, record, reason, kept, cut=cut)
+                loop.call_later(DEAD_LETTER_RETRY_S, again)
 
         def delivered(error: Any, _message: Any) -> None:
-            if error is not None:
-                log.warning("dead_letter_not_delivered error=%s", error)
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(kept if error is None else again)
+            if loop.is_closed():
+                return
+            if error is None:
+                loop.call_soon_threadsafe(kept)
+            else:
+                loop.call_soon_threadsafe(failed, error)
+
+        def failed(error: Any) -> None:
+            self._failed(self._settings.dead_letters_topic, error)
+            later(cut or error.code() in TOO_LARGE)
 
         try:
             self._producer.produce(
                 self._settings.dead_letters_topic,
-                record.value,
+                value,
                 record.key,
                 headers=headers,
                 on_delivery=delivered,
             )
-        except (BufferError, KafkaException) as exc:
-            log.warning("dead_letter_not_sent error=%s", exc)
-            again()
+        except KafkaException as exc:
+            failed(exc.args[0])
+        except BufferError as exc:
+            self._failed(self._settings.dead_letters_topic, exc)
+            later(cut)

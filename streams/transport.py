@@ -25,7 +25,12 @@ from typing import Any, NamedTuple
 
 import aiokafka
 import faust
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import (
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport import drivers
@@ -33,7 +38,8 @@ from faust.transport.consumer import ensure_TPset
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from readstates.cache.tablefile import CacheDirFullError
-from readstates.streams.errors import ReadStatesError
+from readstates.streams import lenient
+from readstates.streams.errors import DataLossError, ReadStatesError
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +77,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             bootstrap_servers=settings.kafka_bootstrap.split(","),
             partition_assignment_strategy=[self._assignor],
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",  # we seek; anything else would skip what Kafka lost
             max_poll_records=conf.broker_max_poll_records,
             max_partition_fetch_bytes=1 << 20,
             fetch_max_wait_ms=FETCH_WAIT_MAX_MS,
@@ -103,9 +109,15 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         state_of = assigned.assignment.state_value
         states = {tp: state for tp in wanted if (state := state_of(tp)) is not None}
         before = {tp: state._position for tp, state in states.items()}
-        records = await super()._fetch_records(
-            consumer, set(wanted), timeout=self.fetch_timeout, max_records=max_records
-        )
+        try:
+            records = await super()._fetch_records(
+                consumer, set(wanted), timeout=self.fetch_timeout, max_records=max_records
+            )
+        except NoOffsetForPartitionError:  # a partition never seen, before our own seek
+            return {}
+        except OffsetOutOfRangeError as exc:
+            self.app.refuse(lost(exc))
+            return {}
         polls: dict[str, Poll] = {}
         for tp, state in states.items():
             start, end = before[tp], state._position
@@ -126,7 +138,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             for tp, value in offsets.items()
             if tp in own
         }
-        if not given:
+        if not given or consumer._coordinator.generation <= 0:  # expelled: not ours any more
             return False
         try:
             await asyncio.wait_for(consumer.commit(given), COMMIT_TIMEOUT_S)
@@ -134,6 +146,11 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             log.warning("commit_failed partitions=%d error=%r", len(given), exc)
             return False
         return True
+
+    def end(self, tp: TP) -> int | None:
+        """The offset up to which a partition may be read now: what is in transactions is not."""
+        found = self._ensure_consumer().last_stable_offset(driver.ensure_aiokafka_TP(tp))
+        return None if found is None else int(found)
 
     async def committed(self, tps: list[TP]) -> Mapping[TP, tuple[int, str]]:
         """Committed offsets with their metadata; partitions without one are left out."""
@@ -166,6 +183,16 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             await asyncio.wait_for(coordinator._send_req(request), LEAVE_TIMEOUT_S)
         except (TimeoutError, KafkaError) as exc:
             log.warning("leave_group_failed error=%r", exc)
+
+
+def lost(exc: OffsetOutOfRangeError) -> DataLossError:
+    """Kafka no longer has, or does not have, what was to be read next."""
+    places = ", ".join(f"{tp.topic} partition {tp.partition}" for tp in exc.args[0])
+    return DataLossError(
+        f"{places}: the next offset to be read is outside the log: retention or a deletion went "
+        "past what was not applied yet, or the topic was replaced. The worker stops and changes "
+        "nothing; its start will say which records are gone"
+    )
 
 
 class Consumer(driver.Consumer):  # type: ignore[misc]
@@ -248,5 +275,6 @@ class BatchSchema(faust.Schema):  # type: ignore[misc]
 
 def register() -> str:
     """Make the transport known to Faust; returns the scheme for the broker URL."""
+    lenient.install()
     drivers.TRANSPORTS.aliases[NAME] = f"{__name__}:Transport"
     return NAME

@@ -227,10 +227,10 @@ class Oracle:
         if user.first_version:
             self.queue.append(user_id)
 
-    def write_failed(self, user_id: int, first_version: int) -> None:
+    def write_failed(self, user_id: int, first_version: int, since_ms: int) -> None:
         user = self.users[user_id]
         user.in_flight = False
-        user.first_version = first_version
+        user.first_version, user.dirty_since = first_version, since_ms
         self.queue.insert(0, user_id)
 
     def recover(self, first_version: int) -> int:

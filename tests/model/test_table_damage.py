@@ -63,7 +63,7 @@ def busy(table: Any, draw: random.Random, version: int) -> None:
                 if draw.random() < 0.8:
                     table.written(head, delete_version, rows)
                 else:
-                    table.write_failed(head, 1)
+                    table.write_failed(head, 1, 0)
         case 11:
             table.cold_dirty(5)
 

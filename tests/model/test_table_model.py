@@ -42,7 +42,7 @@ class TableMachine(RuleBasedStateMachine):
         self.table: Any = self.build.Table(self.buffer, STATES_MAX)
         self.oracle = Oracle(SLOTS, STATES_MAX)
         self.log_end = 8 << 48
-        self.writes: dict[int, tuple[int, int, list[Any]]] = {}
+        self.writes: dict[int, tuple[int, int, list[Any], int]] = {}
 
     def version(self, age: int) -> int:
         self.log_end += age == 0
@@ -133,19 +133,20 @@ class TableMachine(RuleBasedStateMachine):
             users = [self.table.dirty_head()]
         for user in users:
             user_id = self.table.user_id(user)
+            since = self.table.dirty_since_ms(user)
             first, delete_version, rows = self.table.take(user)
             assert (first, delete_version, set(rows)) == self.oracle.take(user_id)
-            self.writes[user_id] = (first, delete_version, rows)
+            self.writes[user_id] = (first, delete_version, rows, since)
 
     @precondition(lambda self: self.writes)
     @rule(index=st.integers(0, 3), failed=st.booleans())
     def end_write(self, index: int, failed: bool) -> None:
         user_id = sorted(self.writes)[index % len(self.writes)]
-        first, delete_version, rows = self.writes.pop(user_id)
+        first, delete_version, rows, since = self.writes.pop(user_id)
         user = self.table.find(user_id)
         if failed:
-            self.table.write_failed(user, first)
-            self.oracle.write_failed(user_id, first)
+            self.table.write_failed(user, first, since)
+            self.oracle.write_failed(user_id, first, since)
         else:
             self.table.written(user, delete_version, rows)
             self.oracle.written(user_id, delete_version, set(rows))

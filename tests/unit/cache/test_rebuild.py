@@ -122,7 +122,7 @@ OPERATIONS: dict[str, tuple[Callable[[Any], object], int]] = {
     "evict": (lambda table: table.evict(table.free + 1, 9), 1),
     "take": (lambda table: table.take(table.find(1)), 0),
     "written": (lambda table: table.written(table.find(3), 0, [(False, ROWS[0])]), 0),
-    "write_failed": (lambda table: table.write_failed(table.find(3), 5), 0),
+    "write_failed": (lambda table: table.write_failed(table.find(3), 5, 0), 0),
     "recover": (lambda table: table.recover(1), 0),
     "rebuild": (lambda table: table.rebuild(), 0),
     "position": (lambda table: setattr(table, "position", 77), 0),

@@ -227,7 +227,7 @@ def test_the_dirty_queue_is_oldest_first_and_failures_go_back_to_its_head(table:
     assert table.in_flight(first)
     assert table.ack(first, 0, 1, 6, *KEEP2, 4) == CHANGED | DIRTIED
     assert table.dirty_users == 1
-    table.write_failed(first, 1)
+    table.write_failed(first, 1, 0)
     assert (table.dirty_head(), table.first_version(first)) == (first, 1)
     version, delete_version, rows = table.take(first)
     assert table.ack(first, 0, 2, 6, *KEEP2, 5) == CHANGED | DIRTIED
@@ -255,7 +255,7 @@ def test_ends_of_writes_that_nobody_began_are_refused(build: ModuleType, table: 
     with pytest.raises(ValueError, match="being written"):
         table.written(user, 0, [])
     with pytest.raises(ValueError, match="being written"):
-        table.write_failed(user, 1)
+        table.write_failed(user, 1, 0)
 
 
 def test_a_closed_table_holds_nothing_of_the_buffer(build: ModuleType) -> None:
