@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from blackbox import (
     PARTITIONS,
+    DeadLetter,
     Headers,
     Service,
     TopicReader,
@@ -18,6 +19,7 @@ from blackbox import (
     rows_of,
     until,
 )
+from confluent_kafka import Producer
 
 ACK = {"type": "ack", "channel_id": "5", "message_id": "6"}
 NO_ADDRESS = "read_states_queries_total{outcome=no_reply_address}"
@@ -133,6 +135,29 @@ def test_size(wire: Wire) -> None:
     offset = wire.produce_update(user, largest)
     assert len(wire.get(user, after_offset=offset).states) == 1
     refused(wire, user, [(largest + b" ", "too_large"), (b"x" * 1_000_000, "too_large")])
+
+
+def test_a_record_too_large_for_the_dead_letters(wire: Wire) -> None:
+    """Compressed it fits into updates; nobody takes it as it is. Its beginning is kept."""
+    user, size = new_user(), 2_000_000
+    producer = Producer(
+        {
+            "bootstrap.servers": wire.bootstrap,
+            "partitioner": "murmur2_random",
+            "compression.type": "gzip",
+            "message.max.bytes": 3_000_000,
+        }
+    )
+    producer.produce(wire.updates, b"x" * size, str(user))
+    assert producer.flush(30) == 0
+
+    def cut() -> list[DeadLetter]:
+        return [letter for letter in wire.dead_letters() if letter.key == str(user).encode()]
+
+    (letter,) = until(cut, "the dead letter")
+    assert letter.reason == "too_large"
+    assert letter.headers["cut"] == str(size).encode()
+    assert letter.value == b"x" * 65536
 
 
 @pytest.mark.parametrize("number", [1, 2**53, 2**53 + 1, 2**63 - 1])

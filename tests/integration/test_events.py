@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from blackbox import COLUMNS, USER_STATES_MAX, Log, Service, Wire, new_user, rows_of, until
+from blackbox import COLUMNS, USER_STATES_MAX, Log, Service, Wire, encode, new_user, rows_of, until
+from confluent_kafka import Producer
 
 Event = dict[str, Any]
 Fields = dict[str, int]
@@ -283,6 +284,24 @@ def test_types_are_apart(wire: Wire, user: int) -> None:
     reply = wire.get(user, after_offset=offset)
     assert [s["read_state_type"] for s in reply.states] == [255]
     wire.wait_rows(user, rows_of(reply))
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd"])
+def test_every_compression(wire: Wire, user: int, codec: str) -> None:
+    """The producer's choice; with transactions or without is the broker's business too."""
+    producer = Producer(
+        {
+            "bootstrap.servers": wire.bootstrap,
+            "partitioner": "murmur2_random",
+            "compression.type": codec,
+            "linger.ms": 50,
+        }
+    )
+    for channel in range(1, 31):
+        event = {"type": "ack", "channel_id": channel, "message_id": 7}
+        producer.produce(wire.updates, encode(user, event), str(user))
+    assert producer.flush(30) == 0
+    until(lambda: len(wire.get(user).states) == 30, f"all of a batch in {codec}")
 
 
 def test_delete_user_takes_all_from_the_database(wire: Wire, user: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -313,6 +315,31 @@ def test_more_partitions_of_updates(refusing: Any) -> None:
     said = refusal(service.start())
     assert "partitions" in said
     assert "--new-epoch" in said
+
+
+def test_log_start_moved_past_a_running_worker(refusing: Any) -> None:
+    """Retention or a deletion takes what was not read yet: never skipped in silence."""
+    service = refusing("overtaken", session_timeout_s=30)
+    wire, user = service.wire, new_user()
+    worker = service.start()
+    worker.wait_ready()
+    offset = wire.produce_update(user, {"type": "ack", "channel_id": "1", "message_id": "1"})
+    wire.get(user, after_offset=offset)
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        for message in range(2, 50):
+            event = {"type": "ack", "channel_id": "1", "message_id": str(message)}
+            place = wire.produce(user, event)
+        before = TopicPartition(wire.updates, place.partition, place.offset)
+        wire.admin.delete_records([before])[before].result(WAIT_S)
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+    until(lambda: worker.returncode is not None, "the worker ends", 2 * WAIT_S)
+    assert worker.returncode == 1
+    assert f"{wire.updates} partition {place.partition}: the next offset" in worker.output()
+    again = service.start()
+    until(lambda: again.returncode is not None, "so does the next", 2 * WAIT_S)
+    assert "are gone and were not written to Cassandra" in again.output()
 
 
 def test_committed_beyond_the_log(refusing: Any) -> None:

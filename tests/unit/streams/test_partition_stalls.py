@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from readstates.streams import partition as module
 from readstates.streams.errors import BatchGapError
+from readstates.streams.partition import LETTERS_WAITING_MAX
 from readstates.streams.transport import Batch
-from small_world import World, event, query, version
+from small_world import World, event, query, record, version
 
 
 def row(channel_id: int, message_id: int = 5, at: int = 1) -> tuple[int, ...]:
@@ -137,18 +138,40 @@ def test_the_age_of_the_oldest_change_grows_without_updates() -> None:
 
 def test_a_failed_write_is_held_by_its_oldest_change() -> None:
     world = World()
+    began_ms = world.now_ms
     world.feed(event(1000, 1, channel_id=1, message_id=5))
     world.load_next()
     (write,) = world.partition.take_writes(0, 0, 10, 10**9)
+    world.now_ms += 40_000
     world.feed(event(2000, 1, channel_id=2, message_id=5))
     assert len(world.partition.watermark) == 2
+    assert world.partition.oldest_change_s(world.now_ms) == 40
     write.failed = True
     world.partition.written(write)
     assert len(world.partition.watermark) == 1
+    assert world.partition.oldest_change_s(world.now_ms) == 40
+    (again,) = world.partition.take_writes(began_ms + 30_000, 30_000, 10, 10**9)
+    again.failed = True
+    world.partition.written(again)
     assert world.partition.watermark_position() <= 1000
     assert world.write_all() == 1
     assert world.partition.settled
     assert world.partition.watermark_position() == 2001
+
+
+def test_dead_letters_that_nobody_takes_hold_the_partition_back() -> None:
+    world = World(inbox_max=10**6)
+    bad = [record(offset, b"1", b"{") for offset in range(LETTERS_WAITING_MAX + 5)]
+    world.feed(*bad)
+    while world.partition.can_run:
+        world.partition.run(1000, world.now_ms)
+    assert len(world.dead) < len(bad)
+    assert world.partition.held_back
+    for _, incarnation, letter, _ in world.dead:
+        world.partition.dead_letter_kept(incarnation, letter.offset)
+    while world.partition.can_run:
+        world.partition.run(1000, world.now_ms)
+    assert len(world.dead) == len(bad)
 
 
 def test_what_comes_back_after_the_handover_is_dropped() -> None:

@@ -11,7 +11,7 @@ import pytest
 from faust.types import TP
 from readstates.cache.table import Table
 from readstates.streams.config import Settings
-from readstates.streams.errors import DataLossError
+from readstates.streams.errors import DataLossError, EpochError
 from readstates.streams.partition import Partition
 from readstates.streams.rebalance import Handover, catch_up_target, check_commit, metadata_of
 from readstates.streams.watermark import Watermark
@@ -81,6 +81,17 @@ class DeafStore:
 
     def write(self, changes: list[Any], done: Any) -> None:
         pass
+
+
+async def test_partitions_added_under_way_are_refused() -> None:
+    """Their users' earlier updates are in other partitions."""
+    worker = Handover(Settings(), Store(), None, 8)
+    worker.partition_count = 4
+    assigned = {TP("read-states.updates", number) for number in (0, 4)}
+    consumer: Any = SimpleNamespace(assignment=lambda: assigned)
+    with pytest.raises(EpochError, match="more partitions than 4"):
+        await worker.open(consumer)
+    assert not worker.owned
 
 
 def handover(world: World, store: Any = None) -> tuple[Handover, list[bool]]:
