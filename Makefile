@@ -20,10 +20,10 @@ demo: setup ## a real Kafka and Cassandra, a million updates, and the proof
 	@$(BIN)/python -m readstates.ops.demo
 
 test: setup ## every test, on a real Kafka and Cassandra
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-unit: setup ## the tests that need no server
-	@$(BIN)/python -m pytest tests/unit tests/model
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/model
 
 kills: setup ## 1,000 times kill -9 of a process that changes a table, with each build
 	@KILLS=1000 $(BIN)/python -m pytest -q -s tests/model/test_table_kill.py
