@@ -8,7 +8,6 @@ read-states.queries ─► take_queries ─► Partition.ask ─► table ─►
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
 import os
@@ -31,11 +30,10 @@ from readstates.streams.errors import ConfigError, ReadStatesError
 from readstates.streams.http import Endpoints, listen
 from readstates.streams.rebalance import Handover
 from readstates.streams.replies import Output
-from readstates.streams.worker import now_ms
+from readstates.streams.turns import Turns
 
 log = logging.getLogger(__name__)
 
-TURN_S = 0.02
 GAUGES_S = 1.0
 STUCK_S = 60.0  # liveness: lag without progress for this long
 GC_THRESHOLDS = (2_000, 20, 20)  # what lives here is short-lived or frozen; see gc.set_threshold
@@ -180,6 +178,7 @@ class Duties(Service):  # type: ignore[misc]
         self.settings = app.read_states_settings
         self.store = store
         self.output = output
+        self.turns = Turns(app.partitions, store, lambda: app.consumer)
         self._progress: tuple[int, float] = (-1, time.monotonic())
         self._evictions: dict[int, int] = {}
 
@@ -210,28 +209,19 @@ class Duties(Service):  # type: ignore[misc]
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _run(self) -> None:
-        await self.partitions.run()
+        await self.turns.fold()
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _write_behind(self) -> None:
-        while not self.should_stop:
-            await self.partitions.write_out()
-            await asyncio.sleep(TURN_S)
+        await self.turns.write_out()
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _deadlines(self) -> None:
-        while not self.should_stop:
-            self.partitions.expire()
-            self.store.expire()
-            await asyncio.sleep(TURN_S)
+        await self.turns.expire()
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _commits(self) -> None:
-        while not self.should_stop:
-            await self.sleep(self.settings.commit_interval_s)
-            live = [o for o in self.partitions.owned.values() if not o.partition.closing]
-            if live and not self.app.consumer.rebalancing:
-                await self.partitions.commit(self.app.consumer, live)
+        await self.turns.commit()
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _gauges(self) -> None:
@@ -260,7 +250,9 @@ class Duties(Service):  # type: ignore[misc]
             metrics.EVICTIONS.inc(evicted)
             durable = partition.watermark_position()
             metrics.DURABILITY_LAG.labels(label).set(partition.position - durable)
-            metrics.DURABILITY_LAG_SECONDS.labels(label).set(partition.oldest_change_s(now_ms()))
+            metrics.DURABILITY_LAG_SECONDS.labels(label).set(
+                partition.oldest_change_s(self.partitions.now_ms())
+            )
             lag = self._lag(self.settings.updates_topic, number, partition.position)
             waiting |= lag and not partition.held_back
             self._lag(self.settings.queries_topic, number, owned.query_position)

@@ -40,7 +40,7 @@ from readstates.streams import metrics
 from readstates.streams.errors import DataLossError, EpochError
 from readstates.streams.partition import Partition
 from readstates.streams.watermark import Watermark
-from readstates.streams.worker import Owned, Partitions, now_ms
+from readstates.streams.worker import Owned, Partitions
 from readstates.streams.write_behind import drain
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class Handover(Partitions):
     cache_dir: Any = None
     _rebalance_started: float | None = None
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
         self._committing = asyncio.Lock()
         self._opening = asyncio.Lock()
 
@@ -143,7 +143,7 @@ class Handover(Partitions):
                 identity,
                 settings.cache_states,
                 settings.user_states_max,
-                now_ms=now_ms() & 0xFFFFFFFF,
+                now_ms=self.now_ms() & 0xFFFFFFFF,
             )
 
         file = attempt()
@@ -197,7 +197,7 @@ class Handover(Partitions):
         if not leaving:
             return True
         drained = await drain(
-            self.write_behind, partitions, now_ms, self.settings.handover_timeout_s
+            self.write_behind, partitions, self.now_ms, self.settings.handover_timeout_s
         )
         # a shutdown during a rebalance hands over twice at once: the first to come here does it
         leaving = [owned for owned in leaving if owned.partition.incarnation >= 0]

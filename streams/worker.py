@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ LOOKING_MAX = 1_000  # queries whose reply topic is looked for; each keeps its w
 TOPIC_LOOKS = 3  # at the cluster's topics, a second apart, before a reply topic does not exist
 
 
-def now_ms() -> int:
+def wall_clock_ms() -> int:
     """Wall clock, ms since the epoch: what brokers stamp records with."""
     return time.time_ns() // 1_000_000
 
@@ -64,11 +65,20 @@ class Owned:
 class Partitions:
     """See the module. All methods but `wants` run on the main loop."""
 
-    def __init__(self, settings: Settings, store: Store, output: Output, epoch: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        output: Output,
+        epoch: int,
+        *,
+        now_ms: Callable[[], int] = wall_clock_ms,
+    ) -> None:
         self.settings = settings
         self.store = store
         self.output = output
         self.epoch = epoch
+        self.now_ms = now_ms
         self.owned: dict[int, Owned] = {}
         self.incarnation = 0
         self.wake = asyncio.Event()
@@ -103,7 +113,7 @@ class Partitions:
             for owned in list(self.owned.values()):
                 partition = owned.partition
                 if partition.can_run and not partition.closing:
-                    progressed += partition.run(self.settings.slice_updates, now_ms())
+                    progressed += partition.run(self.settings.slice_updates, self.now_ms())
                     await asyncio.sleep(0)
             if not progressed:
                 self.wake.clear()
@@ -209,7 +219,7 @@ class Partitions:
             deadline_ms=deadline,
             taken_ns=taken_ns,
         )
-        now = now_ms()
+        now = self.now_ms()
         if now >= deadline:
             self._finish(query, "expired")
         elif self.waiting_queries >= self.settings.queries_waiting_max:
@@ -232,7 +242,7 @@ class Partitions:
 
     def expire(self) -> None:
         """Send the errors of queries whose time is nearly over."""
-        now = now_ms()
+        now = self.now_ms()
         for query in self.deadlines.due(now):
             owned = self.owned.get(query.partition)
             if owned is None:
@@ -297,7 +307,7 @@ class Partitions:
                 "read_state_type, or since_version",
             )
             return
-        if now_ms() >= query.deadline_ms:
+        if self.now_ms() >= query.deadline_ms:
             self._finish(query, "expired")
             return
         self.output.reply(query.address, query.key, body)
@@ -314,7 +324,7 @@ class Partitions:
     async def write_out(self) -> None:
         """Start the writes that are due."""
         live = [o.partition for o in self.owned.values() if not o.partition.closing]
-        await self.write_behind.turn(live, now_ms=now_ms(), everything=False)
+        await self.write_behind.turn(live, now_ms=self.now_ms(), everything=False)
 
     @property
     def ready(self) -> tuple[bool, str]:

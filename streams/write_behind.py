@@ -109,7 +109,7 @@ class WriteBehind:
     def _has_room(self) -> bool:
         """Not in the pause after a failure either: with the database gone, writes fail at once."""
         under_way = len(self._queue) + self._in_flight
-        paused = time.monotonic() < self._paused_until
+        paused = asyncio.get_running_loop().time() < self._paused_until
         return not paused and under_way < self._settings.writes_in_flight_max
 
     def _start(self) -> None:
@@ -127,7 +127,9 @@ class WriteBehind:
                 metrics.ROWS_WRITTEN.inc(len(changes))
             else:
                 metrics.WRITE_FAILURES.inc()
-                self._paused_until = time.monotonic() + self._settings.write_retry_s
+                self._paused_until = (
+                    asyncio.get_running_loop().time() + self._settings.write_retry_s
+                )
             for write in waiting:
                 write.pending -= 1
                 write.failed = write.failed or not acknowledged
@@ -146,8 +148,8 @@ async def drain(
     timeout_s: float,
 ) -> bool:
     """Write everything out, dead letters too; False when the time was over first."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
+    end = asyncio.get_running_loop().time() + timeout_s
+    while asyncio.get_running_loop().time() < end:
         await write_behind.turn(partitions, now_ms=clock_ms(), everything=True)
         if write_behind.idle and all(partition.settled for partition in partitions):
             return True

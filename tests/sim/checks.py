@@ -1,0 +1,251 @@
+"""What must hold at every commit, at every reply and at the end, whatever has happened.
+
+All of it is held against an independent fold of the log (readstates.ops.demo.oracle), the history
+of which is kept: how each user stood after each record, and what each record changed.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from faust.types import TP
+from readstates.ops.demo.oracle import EPOCH, Oracle
+from readstates.schemas.headers import ReplyAddress
+from readstates.schemas.replies import ErrorReply, ReadState, Reply, decode_reply
+from readstates.streams.version import version_of
+
+if TYPE_CHECKING:
+    from .world import World
+    from .worker import Worker
+
+ANSWER_S = 1.0  # a query with that much time gets an answer where nothing is wrong
+
+
+class Violation(AssertionError):
+    """A promise is broken."""
+
+
+@dataclass
+class Asked:
+    """A query in the log, and what came of it."""
+
+    number: int
+    partition: int
+    user_id: int
+    sent_s: float
+    deadline_ms: int
+    what: dict[str, Any]
+    usable: bool  # its reply topic is there
+    allowed: bool  # … or may be, by now
+    offset: int = -1
+    answers: list[tuple[Worker, int]] = field(default_factory=list)  # who, in which incarnation
+
+
+@dataclass
+class Known:
+    """How one user stood: `rows[i]` from `versions[i]` on."""
+
+    versions: list[int] = field(default_factory=lambda: [0])
+    rows: list[list[ReadState]] = field(default_factory=lambda: [[]])
+
+    def at(self, version: int) -> list[ReadState]:
+        return self.rows[bisect.bisect_right(self.versions, version) - 1]
+
+
+class Checks:
+    """Each method is called when the thing happens; what is wrong raises Violation."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.oracle = Oracle()
+        self.known: dict[int, Known] = {}
+        self.effects: list[list[tuple[int, int, tuple[int, int], ReadState | None]]] = [
+            [] for _ in range(world.partitions)
+        ]  # offset, user, key, row or deleted
+        self.bad: list[list[int]] = [[] for _ in range(world.partitions)]
+        self.letters: set[tuple[int, int]] = set()
+        self.asked: list[Asked] = []
+        self.asked_of: list[list[Asked]] = [[] for _ in range(world.partitions)]
+        self.committed_to: dict[TP, int] = {}
+        self.replied_at: dict[int, int] = {}  # partition: the newest version anybody saw
+        self.seen: dict[int, int] = {}  # user: the version that its client has
+        self.replies = 0
+
+    # -- the log ------------------------------------------------------------------------------
+
+    def produced(self, number: int, record: Any) -> None:
+        """A record of updates is in the log: fold it."""
+        world = self._world
+        user_id = int(record.key) if record.key is not None else 0
+        if record.key is not None and world.partition_of(user_id) != number:
+            self.bad[number].append(record.offset)
+            return
+        bad = self.oracle.bad
+        self.oracle.apply(record.key, record.value, record.offset)
+        if self.oracle.bad > bad:
+            self.bad[number].append(record.offset)
+            return
+        known = self.known.setdefault(user_id, Known())
+        before, after = known.rows[-1], self.oracle.rows(user_id)
+        if before == after:
+            return
+        version = version_of(EPOCH, record.offset)
+        known.versions.append(version)
+        known.rows.append(after)  # type: ignore[arg-type]
+        keys = {row[:2] for row in after}
+        effects = self.effects[number]
+        effects += [(record.offset, user_id, row[:2], row) for row in after if row[8] == version]  # type: ignore[misc]
+        effects += [
+            (record.offset, user_id, row[:2], None) for row in before if row[:2] not in keys
+        ]
+
+    # -- commits ------------------------------------------------------------------------------
+
+    def committed(self, worker: Worker, offsets: dict[TP, tuple[int, str]]) -> None:
+        """The broker took a commit: all below it is durable, or done with."""
+        for tp, (offset, _) in offsets.items():
+            before = self.committed_to.get(tp, 0)
+            if not before <= offset <= self._world.logs[tp].end:
+                raise Violation(f"{worker} committed {tp} {offset} after {before}")
+            self.committed_to[tp] = offset
+            if tp.topic == self._world.plan.settings.updates_topic:
+                self._durable(worker, tp.partition, before, offset)
+            else:
+                self._answered(worker, tp.partition, before, offset)
+
+    def _durable(self, worker: Worker, number: int, low: int, high: int) -> None:
+        effects = self.effects[number]
+        at = bisect.bisect_left(effects, low, key=lambda effect: effect[0])
+        database = self._world.database
+        while at < len(effects) and effects[at][0] < high:
+            offset, user_id, key, row = effects[at]
+            at += 1
+            version = version_of(EPOCH, offset)
+            stamp, found = database.cell(user_id, key)
+            if stamp < version or (stamp == version and found != row):
+                raise Violation(
+                    f"{worker} committed {high} of partition {number}, but the database has not "
+                    f"offset {offset} of user {user_id}: {key} is {found} of offset "
+                    f"{(stamp & (1 << 48) - 1) - 1}, should be {row}"
+                )
+        for offset in self.bad[number]:
+            if low <= offset < high and (number, offset) not in self.letters:
+                raise Violation(
+                    f"{worker} committed {high} of partition {number}: the bad record at {offset} "
+                    "is not in the dead letters"
+                )
+
+    def _answered(self, worker: Worker, number: int, low: int, high: int) -> None:
+        for asked in self.asked_of[number]:
+            if not low <= asked.offset < high or asked.answers or not asked.usable:
+                continue
+            if self._world.now_ms() < asked.deadline_ms:
+                raise Violation(
+                    f"{worker} committed queries {high} of partition {number}: the one at "
+                    f"{asked.offset} has no answer and {asked.deadline_ms} is not over"
+                )
+
+    def dead_letter(self, record: Any, reason: str) -> None:
+        """The broker has a dead letter."""
+        if record.offset not in self.bad[record.partition]:
+            raise Violation(f"a good record is a dead letter: {reason} {record}")
+        self.letters.add((record.partition, record.offset))
+
+    # -- queries ------------------------------------------------------------------------------
+
+    def sent(self, asked: Asked) -> None:
+        """A query is in the log; look at it again when its time is over."""
+        self.asked.append(asked)
+        self.asked_of[asked.partition].append(asked)
+        left_s = (asked.deadline_ms - self._world.now_ms()) / 1000
+        if asked.usable and left_s >= ANSWER_S:
+            self._world.clock.later(left_s, lambda: self._in_time(asked))
+
+    def _in_time(self, asked: Asked) -> None:
+        if not asked.answers and self._world.quiet_since_s < asked.sent_s:
+            self._world.fail(f"nothing was wrong, and nobody answered {asked}")
+
+    def replied(
+        self, worker: Worker, address: ReplyAddress, key: bytes | None, body: bytes
+    ) -> None:
+        """A reply or an error goes out."""
+        asked = self.asked[int(address.correlation_id or b"-1")]
+        world, number = self._world, asked.partition
+        owned = worker.partitions.owned.get(number)
+        by = (worker, owned.partition.incarnation if owned else -1)
+        if by in asked.answers:
+            raise Violation(f"{worker} answered twice: {asked}")
+        asked.answers.append(by)
+        if key != b"%d" % asked.user_id or not asked.allowed:
+            raise Violation(f"{worker} answered {asked} with key {key!r} to {address}")
+        reply = decode_reply(body)
+        if isinstance(reply, ErrorReply) or asked.what.get("bad"):
+            if (reply[1] == "invalid_query") != bool(asked.what.get("bad")):
+                raise Violation(f"{worker} answered {asked} with {reply}")
+            return
+        self.replies += 1
+        if world.now_ms() >= asked.deadline_ms:
+            raise Violation(f"{worker} answered after the deadline: {asked}")
+        after = asked.what.get("after_offset")
+        if after is not None and reply.version < version_of(EPOCH, after):
+            raise Violation(f"{worker} answered {asked} as of {reply.version}: before the update")
+        owner = world.group.owns(worker, number)
+        if owner:
+            if reply.version < self.replied_at.get(number, 0):
+                raise Violation(f"{worker} shows partition {number} going back: {reply} {asked}")
+            self.replied_at[number] = reply.version
+            self.seen[asked.user_id] = reply.version
+        self._content(worker, owner, asked, reply)
+
+    def _content(self, worker: Worker, owner: bool, asked: Asked, reply: Reply) -> None:
+        """The reply is the fold at its version; a delta, added to what was there, too.
+
+        Except that while somebody who lost the partition wrote on, a user may be ahead.
+        """
+        database, user_id = self._world.database, asked.user_id
+        newest = database.newest.get(user_id, 0)
+        if newest > reply.version:
+            if owner and database.newest_foreign.get(user_id, 0) <= reply.version:
+                raise Violation(f"{worker} answered before it had caught up: {reply} {asked}")
+            return
+        what, since = asked.what, asked.what.get("since_version")
+        known = self.known.get(user_id, Known())
+
+        def wanted(rows: list[ReadState]) -> dict[tuple[int, int], ReadState]:
+            kind, channels = what.get("type"), what.get("channels")
+            if channels is not None:
+                kind = kind or 0
+                rows = [row for row in rows if row[1] in channels]
+            return {row[:2]: row for row in rows if kind is None or row[0] == kind}
+
+        should = wanted(known.at(reply.version))
+        got = {row[:2]: row for row in reply.read_states}
+        if list(got) != sorted(got) or len(got) != len(reply.read_states):
+            raise Violation(f"{worker}: not in order, or twice: {reply}")
+        if not reply.full:
+            if since is None or since > reply.version:
+                raise Violation(f"{worker}: a delta nobody can use: {reply} {asked}")
+            if any(row[8] <= since for row in reply.read_states):
+                raise Violation(f"{worker}: a delta with what is older: {reply} {asked}")
+            got = {**wanted(known.at(since)), **got}
+        if got != should:
+            raise Violation(
+                f"{worker} answered {asked}\n  with {reply}\n  which makes {sorted(got.values())}"
+                f"\n  should be {sorted(should.values())}"
+            )
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def final(self) -> None:
+        """All is drained: the database is the fold of the log."""
+        database = self._world.database
+        for user_id in {*database.cells, *self.known}:
+            found, should = database.read(user_id), self.oracle.rows(user_id)
+            if found != should:
+                raise Violation(f"user {user_id}: the database has {found}, the log {should}")
+        for number, offsets in enumerate(self.bad):
+            for offset in offsets:
+                if (number, offset) not in self.letters:
+                    raise Violation(f"partition {number} offset {offset}: no dead letter")

@@ -1,0 +1,141 @@
+"""Virtual time, and event loops that run on it.
+
+One `Clock` holds everything that is to happen, in order of time; where times are equal, in the
+order in which it was asked for. Each worker has a `Loop` of its own, so that it can be killed
+between any two steps, or stopped for a while, and nothing of it goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+import itertools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+STEP_S = 2e-5  # what one step of a worker takes
+
+
+class Killed(BaseException):
+    """A worker dies in the middle of a function; no handler of its own may catch this."""
+
+
+class Clock:
+    """The time, in seconds, and what is to happen next."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.steps = 0
+        self._due: list[tuple[float, int, Loop | None, asyncio.Handle | Callable[[], None]]] = []
+        self._count = itertools.count()
+
+    def push(self, when: float, loop: Loop | None, what: Any) -> None:
+        heapq.heappush(self._due, (when, next(self._count), loop, what))
+
+    def later(self, delay_s: float, what: Callable[[], None]) -> None:
+        """Something that happens outside of the workers."""
+        self.push(self.now + delay_s, None, what)
+
+    def step(self) -> None:
+        """The next thing happens."""
+        when, _, loop, what = heapq.heappop(self._due)
+        if when > self.now:
+            self.now = when
+        if loop is None:
+            what()  # type: ignore[operator]
+        elif loop.frozen_until > self.now:
+            self.push(loop.frozen_until, loop, what)
+        elif not loop.dead and not what._cancelled:  # type: ignore[union-attr]
+            self.now += STEP_S
+            self.steps += 1
+            loop.step(what)  # type: ignore[arg-type]
+
+
+class Loop(asyncio.AbstractEventLoop):
+    """What asyncio needs of a loop, on virtual time and without input or output."""
+
+    def __init__(
+        self, clock: Clock, failed: Callable[[str, BaseException | None], None], died: Callable[[], None]
+    ) -> None:
+        self._clock = clock
+        self._failed = failed
+        self._died = died
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self.dead = False
+        self.frozen_until = 0.0
+        self.steps_left = -1  # steps until it is killed; negative: it is not
+
+    def step(self, handle: asyncio.Handle) -> None:
+        asyncio._set_running_loop(self)
+        try:
+            handle._run()
+        finally:
+            asyncio._set_running_loop(None)
+        if self.steps_left == 0:
+            self.dead = True
+        self.steps_left -= 1
+        if self.dead:
+            self._died()
+
+    def kill(self) -> None:
+        """Nothing of it runs any more. Its coroutines end here, before the collector meets them."""
+        self.dead = True
+        for task in list(self._tasks):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            task.get_coro().close()  # type: ignore[union-attr]
+
+    # -- what asyncio calls -------------------------------------------------------------------
+
+    def time(self) -> float:
+        return self._clock.now
+
+    def call_soon(
+        self, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        self._clock.push(self._clock.now, self, handle)
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._clock.now + delay, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        self._clock.push(when, self, handle)
+        return handle
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def create_task(
+        self, coro: Coroutine[Any, Any, Any], *, name: object = None, context: Any = None
+    ) -> asyncio.Task[Any]:
+        task = asyncio.Task(coro, loop=self, name=name, context=context)  # type: ignore[arg-type]
+        self._tasks[task] = None
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task, None)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if not self.dead:
+            exc = context.get("exception")
+            self._failed(f"{context.get('message')}: {exc!r}", exc)
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return True
+
+    def is_closed(self) -> bool:
+        return self.dead
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """It stays where it is and does nothing."""

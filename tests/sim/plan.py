@@ -1,0 +1,220 @@
+"""What a seed decides beforehand: the limits, the traffic, the faults. Small, so that all collide.
+
+The limits are far below what anybody would set: tables of a few dozen slots, a handful of updates
+parked, batches of two rows. USER_STATES_MAX alone is out of reach: see ARCHITECTURE, "Known limits".
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from readstates.schemas.partitioner import partition_of
+from readstates.streams.config import Settings
+
+PARTITIONS = 2
+TRAFFIC_S = 4.0
+WORKERS_MAX = 3
+
+
+class Send(NamedTuple):
+    """A producer's record, or (`value` is a dict) what a client wants to ask."""
+
+    at_s: float
+    partition: int
+    key: bytes | None
+    value: Any
+    query: bool
+
+
+class Fault(NamedTuple):
+    """`kind` is a method of `world.World`."""
+
+    at_s: float
+    kind: str
+    args: tuple[Any, ...]
+
+
+@dataclass
+class Plan:
+    """See the module."""
+
+    seed: int
+    settings: Settings
+    sends: list[Send]
+    faults: list[Fault]
+    poll_records: int
+    gap_max: int  # offsets without a record between two
+    slow_s: float
+    load_fails: float
+    write_fails: float
+    commit_fails: float
+    letter_fails: float
+    late_topic_s: float
+    wall_ms: int
+
+
+def make(seed: int) -> Plan:
+    """The plan of a seed."""
+    rand = random.Random(seed)
+    calm = rand.random() < 0.15
+    states = rand.choice((40, 50, 80, 200))
+
+    def often(most: float) -> float:
+        return 0.0 if calm or rand.random() < 0.3 else rand.random() * most
+
+    return Plan(
+        seed=seed,
+        settings=Settings(
+            cache_states=states,
+            user_states_max=states // 2,
+            cassandra_timeout_s=0.4,
+            flush_delay_s=rand.choice((0.02, 0.2, 1.0)),
+            dirty_share_max=rand.choice((0.2, 0.5, 0.9)),
+            writes_in_flight_max=rand.choice((1, 2, 4, 32)),
+            write_batch_rows=rand.choice((1, 2, 5, 30)),
+            write_retry_s=0.05,
+            loads_in_flight_max=rand.choice((1, 2, 16)),
+            load_batch_users=rand.choice((1, 3, 16)),
+            load_retry_s=0.05,
+            parked_max=rand.choice((1, 5, 20, 100)),
+            inbox_max=rand.choice((1, 10, 100)),
+            queries_waiting_max=rand.choice((2, 1000)),
+            slice_updates=rand.choice((1, 3, 20)),
+            commit_interval_s=rand.choice((0.05, 0.2, 0.5)),
+            handover_timeout_s=rand.choice((0.1, 0.3, 0.6)),
+        ),
+        sends=_sends(rand, states),
+        faults=_faults(rand),
+        poll_records=rand.choice((1, 5, 30)),
+        gap_max=rand.choice((0, 2, 300, 300)),
+        slow_s=rand.choice((0.005, 0.05, 0.3)),
+        load_fails=often(0.3),
+        write_fails=often(0.4),
+        commit_fails=often(0.3),
+        letter_fails=often(0.6),
+        late_topic_s=rand.random() * TRAFFIC_S,
+        wall_ms=(400 << 32) - rand.randint(0, 6000),  # the clock of the table wraps in some
+    )
+
+
+def _faults(rand: random.Random) -> list[Fault]:
+    faults = []
+    for _ in range(rand.choice((0, 1, 2, 3, 4, 6, 9))):
+        at = rand.random() * (TRAFFIC_S + 0.5)
+        long = rand.choice((0.05, 0.3, 1.0, 2.0))
+        member, more = rand.randrange(WORKERS_MAX), rand.randrange(200)
+        table = rand.choice(("kept", "kept", "kept", "lost"))
+        faults.append(
+            rand.choice(
+                (
+                    Fault(at, "crash", (member, more, table)),
+                    Fault(at, "crash", (member, more, table)),
+                    Fault(at, "crash_in_effect", (member, more % 20, table)),
+                    Fault(at, "crash_in_effect", (member, more % 20, table)),
+                    Fault(at, "reboot", (rand.random(),)),
+                    Fault(at, "freeze", (member, long)),
+                    Fault(at, "cut_off", (member, 2 * long)),
+                    Fault(at, "cut_off", (member, 2 * long)),
+                    Fault(at, "stop_worker", (member,)),
+                    Fault(at, "start_worker", ()),
+                    Fault(at, "rebalance", ()),
+                    Fault(at, "database_down", (long,)),
+                    Fault(at, "retention", (rand.random(),)),
+                )
+            )
+        )
+    return sorted(faults)
+
+
+def _sends(rand: random.Random, states: int) -> list[Send]:
+    users = rand.sample(range(1, 10**6), rand.choice((3, 8, 20, 40)))
+    channels = rand.sample(range(1, 10**6), rand.randint(2, min(8, states // 8)))
+    count = rand.randint(120, 260)
+    times = sorted(rand.random() * TRAFFIC_S for _ in range(count))
+    if rand.random() < 0.3:  # in bursts
+        times = [at - at % 0.8 for at in times]
+    queries = rand.choice((0.1, 0.3))
+    sends = []
+    for number, at in enumerate(times):
+        user_id = users[int(rand.random() ** 2 * len(users))]
+        key = b"%d" % user_id
+        partition = partition_of(key, PARTITIONS)
+        if rand.random() < queries:
+            sends.append(Send(at, partition, key, _query(rand, user_id, channels), True))
+            continue
+        dice = rand.random()
+        event = _event(rand, user_id, channels, 1 + number // 8)
+        if dice < 0.03:
+            key, value = _bad(rand, user_id)
+            sends.append(Send(at, partition, key, value, False))
+        elif dice < 0.04:  # a producer with another partitioner
+            sends.append(Send(at, 1 - partition, key, json.dumps(event).encode(), False))
+        else:
+            sends.append(Send(at, partition, key, json.dumps(event).encode(), False))
+    return sends
+
+
+def _event(
+    rand: random.Random, user_id: int, channels: list[int], message: int
+) -> dict[str, Any]:
+    kind = rand.choices(
+        ("ack", "mention", "retract_mention", "pins_ack", "bulk_ack", "manual", "delete", "user"),
+        (40, 20, 5, 5, 6, 6, 10, 3),
+    )[0]
+    if kind == "user":
+        return {"type": "delete_user", "user_id": user_id}
+    if kind == "bulk_ack":
+        acks = [
+            {"channel_id": channel, "message_id": rand.randint(1, message + 4)}
+            for channel in rand.choices(channels, k=rand.randint(1, len(channels)))
+        ]
+        return {"type": kind, "user_id": str(user_id), "acks": acks}
+    event: dict[str, Any] = {
+        "type": "ack" if kind == "manual" else kind,
+        "user_id": user_id,
+        "channel_id": rand.choice(channels),
+    }
+    if rand.random() < 0.1:
+        event["read_state_type"] = 1
+    if kind == "pins_ack":
+        event["timestamp"] = rand.randint(0, 9)
+    elif kind != "delete":
+        event["message_id"] = str(rand.randint(max(1, message - 4), message + 4))
+    if kind == "manual":
+        event.update(manual=True, mention_count=rand.randint(0, 3))
+    if kind in ("ack", "manual") and rand.random() < 0.2:
+        event.update(flags=rand.randint(0, 3), last_viewed=rand.randint(0, 3))
+    return event
+
+
+def _bad(rand: random.Random, user_id: int) -> tuple[bytes | None, bytes | None]:
+    key = b"%d" % user_id
+    choices: list[tuple[bytes | None, bytes | None]] = [
+        (key, b'{"type": "ack"'),
+        (key, b'{"type": "read", "user_id": %d}' % user_id),
+        (key, b'{"type": "ack", "user_id": %d, "channel_id": 0, "message_id": 1}' % user_id),
+        (key, b'{"type": "bulk_ack", "user_id": %d, "acks": []}' % user_id),
+        (None, b'{"type": "delete_user", "user_id": %d}' % user_id),
+        (b"%d" % (user_id + 1), b'{"type": "delete_user", "user_id": %d}' % user_id),
+        (key, None),
+        (key, b" " * (256 * 1024 + 1)),
+    ]
+    return rand.choice(choices)
+
+
+def _query(rand: random.Random, user_id: int, channels: list[int]) -> dict[str, Any]:
+    """What is asked; `since` and `after` become numbers when it is sent."""
+    query: dict[str, Any] = {"user_id": user_id, "topic": rand.choice("aaaaal?")}
+    query["since"] = rand.choice((None, None, "last", "last", "past", "future"))
+    query["after"] = rand.choice((None, None, None, "own", "own", "future"))
+    query["left_ms"] = rand.choice((100, 1000, 2000, 3000))
+    if rand.random() < 0.2:
+        query["channels"] = rand.sample(channels, rand.randint(0, len(channels)))
+    if rand.random() < 0.1:
+        query["type"] = rand.randint(0, 1)
+    if rand.random() < 0.03:
+        query["bad"] = True
+    return query
