@@ -312,9 +312,13 @@ class World:
 
     def stopped(self, worker: Worker) -> None:
         """It handed over what it had."""
-        worker.loop.dead = True
-        self._gone(worker)
-        self.group.leave(worker)
+        self.clock.later(0.0, lambda: self._left(worker))
+
+    def _left(self, worker: Worker) -> None:
+        if worker in self.workers:
+            self.note(f"{worker} leaves")
+            self._gone(worker)
+            self.group.leave(worker)
 
     def died(self, worker: Worker) -> None:
         """Its loop has ended, one way or the other."""
