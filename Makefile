@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+SEEDS ?= 2000
+
 .PHONY: help setup demo test test-unit kills lint bench bounds chaos sim clean
 
 help: ## this list
@@ -24,6 +26,11 @@ test: setup ## every test, on a real Kafka and Cassandra
 
 test-unit: setup ## the tests that need no server
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/model
+
+	@$(BIN)/python -m pytest tests/unit tests/model tests/sim
+
+sim: setup ## the simulation: SEEDS=20000 for more (about 15 a second and processor)
+	@$(BIN)/python -m tests.sim --seeds $(SEEDS)
 
 kills: setup ## 1,000 times kill -9 of a process that changes a table, with each build
 	@KILLS=1000 $(BIN)/python -m pytest -q -s tests/model/test_table_kill.py

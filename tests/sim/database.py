@@ -114,9 +114,7 @@ class Store:
             if waiting and not loop.dead:
                 loop.call_soon(waiting.pop(), result)
 
-        self._world.clock.later(
-            self._world.plan.settings.cassandra_timeout_s, lambda: answer(None)
-        )
+        self._world.clock.later(self._world.plan.settings.cassandra_timeout_s, lambda: answer(None))
         return answer
 
     def _at(self, what: Callable[..., None], user_id: int, *args: Any) -> float:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .worker import Worker
 
 REBALANCE_TIMEOUT_S = 0.8
-POLL_S = 0.01
+POLL_S = 0.02
 
 
 @dataclass
@@ -133,9 +133,7 @@ class Group:
             mine = sorted(n for n, owner in self.owner.items() if owner is member)
             self._world.clock.later(self._world.delay(), answer(member, future, mine, self))
 
-    def commit(
-        self, worker: Worker, generation: int, offsets: dict[TP, tuple[int, str]]
-    ) -> bool:
+    def commit(self, worker: Worker, generation: int, offsets: dict[TP, tuple[int, str]]) -> bool:
         """A commit at the broker. False: fenced."""
         if worker not in self.members or generation != self.generation:
             return False

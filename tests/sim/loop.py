@@ -29,6 +29,13 @@ class Clock:
         self.steps = 0
         self._due: list[tuple[float, int, Loop | None, asyncio.Handle | Callable[[], None]]] = []
         self._count = itertools.count()
+        self._running: Loop | None = None
+
+    def enter(self, loop: Loop | None) -> None:
+        """Make this the loop that asyncio knows of; it stays so until another one's turn."""
+        if self._running is not loop:
+            self._running = loop
+            asyncio._set_running_loop(loop)
 
     def push(self, when: float, loop: Loop | None, what: Any) -> None:
         heapq.heappush(self._due, (when, next(self._count), loop, what))
@@ -56,7 +63,10 @@ class Loop(asyncio.AbstractEventLoop):
     """What asyncio needs of a loop, on virtual time and without input or output."""
 
     def __init__(
-        self, clock: Clock, failed: Callable[[str, BaseException | None], None], died: Callable[[], None]
+        self,
+        clock: Clock,
+        failed: Callable[[str, BaseException | None], None],
+        died: Callable[[], None],
     ) -> None:
         self._clock = clock
         self._failed = failed
@@ -67,11 +77,8 @@ class Loop(asyncio.AbstractEventLoop):
         self.steps_left = -1  # steps until it is killed; negative: it is not
 
     def step(self, handle: asyncio.Handle) -> None:
-        asyncio._set_running_loop(self)
-        try:
-            handle._run()
-        finally:
-            asyncio._set_running_loop(None)
+        self._clock.enter(self)
+        handle._run()
         if self.steps_left == 0:
             self.dead = True
         self.steps_left -= 1

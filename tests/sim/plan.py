@@ -157,9 +157,7 @@ def _sends(rand: random.Random, states: int) -> list[Send]:
     return sends
 
 
-def _event(
-    rand: random.Random, user_id: int, channels: list[int], message: int
-) -> dict[str, Any]:
+def _event(rand: random.Random, user_id: int, channels: list[int], message: int) -> dict[str, Any]:
     kind = rand.choices(
         ("ack", "mention", "retract_mention", "pins_ack", "bulk_ack", "manual", "delete", "user"),
         (40, 20, 5, 5, 6, 6, 10, 3),

@@ -341,14 +341,8 @@ class World:
                 file.path.unlink()
             elif not file.private:
                 file.path.write_bytes(data)  # without the counts that `close` saved
-        if self.faulty or not self.workers:
-            self.clock.later(RESTART_S * (1 + 3 * self.noise.random()), self._restart)
-
-    def _restart(self) -> None:
-        if self.faulty or (not self.workers and not self._drained_once):
-            self.start_worker()
-
-    _drained_once = False
+        if self.faulty:
+            self.clock.later(RESTART_S * (1 + 3 * self.noise.random()), self.start_worker)
 
     def rebalance(self) -> None:
         if self.group.members:
@@ -396,6 +390,7 @@ def run(plan: Plan) -> World:
             raise
         finally:
             tablefile.boot_id = boot_id
+            world.clock.enter(None)
             for worker in list(world.workers):
                 world._gone(worker)
     return world
