@@ -721,6 +721,17 @@ class Table:
                 raise TableDamaged("I4: the LRU does not end")
         return self.dirty_users
 
+    def newest(self) -> int:
+        """The largest version that anything here has, deletions too; 0 if it is empty. O(slots)."""
+        slot: cython.longlong
+        version: cython.longlong
+        found: cython.longlong = 0
+        for slot in range(1, self._used):
+            version = self._q[slot * 8 + (1 if self._b[slot * 64 + 61] & _USER else 3)]
+            if self._b[slot * 64 + 61] and version > found:
+                found = version
+        return found
+
     # -- after a death ------------------------------------------------------------------------
 
     def rebuild(self) -> None:

@@ -20,6 +20,8 @@ P5: what comes back with another incarnation is dropped.
 P6: the position in the table never passes an update that must be folded again after a crash:
     parked, or with a dead letter that is not acknowledged. It is never behind a commit.
 P7: the users found dirty at the start hold the committed offset until each of them was written.
+P8: nothing is answered and nothing written out before the group knows that this owner is at work:
+    whoever comes after it must know that the database may be ahead of the owner before.
 """
 
 from __future__ import annotations
@@ -176,7 +178,7 @@ class Partition:
         return self.announced and self.position >= self.catch_up_to
 
     def announce(self) -> None:
-        """The group knows by a commit that this owner is at work: queries may be answered.
+        """The group knows by a commit that this owner is at work: queries may be answered (P8).
 
         Before that, a crash would leave the clean position of the owner before in the metadata.
         """
@@ -531,6 +533,8 @@ class Partition:
         """
         table, now = self.table, now_ms & 0xFFFFFFFF
         writes: list[Write] = []
+        if not self.announced:  # P8
+            return writes
         if self.stalled:
             writes = [self._write(user) for user in table.cold_dirty(COLD_USERS_AT_ONCE)]
         rows = sum(len(write.rows) for write in writes)
@@ -588,7 +592,7 @@ class Partition:
     def ask(self, query: Query) -> None:
         """Answer a query now, or keep it until it can be answered (P4)."""
         needs = self._needs(query)
-        if self.position < needs or not self.announced:
+        if self.position < needs or not self.announced:  # P4, P8
             self._ahead_at = min(self._ahead_at, needs) if self.ahead else needs
             self.ahead[query] = None
             return

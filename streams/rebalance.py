@@ -9,7 +9,8 @@ Opening, after each assignment, in the barrier before the flow starts:
     table holds the committed offset;
  5. queries wait until the partition has passed the last owner's position, which a clean handover
     left in the metadata, or else the log's end as it is now;
- 6. commit, so that the metadata says that an owner is at work. No query is answered before.
+ 6. commit, so that the metadata says that an owner is at work. No query is answered, and
+    nothing written out, before.
 
 Handing over, at each revocation and at shutdown; running it twice does no harm:
  1. the partitions take nothing more;
@@ -19,12 +20,14 @@ Handing over, at each revocation and at shutdown; running it twice does no harm:
     was not written out in time is still dirty in it, and the commit still before it.
 
 R1: a partition is opened, and handed over, by one path each; twice at once is once.
-R2: no query is answered before a commit of this owner says `live`.
+R2: no query is answered, and nothing written out, before a commit of this owner says `live` (P8).
 R3: what a commit says with `clean` is never behind what any owner may have answered from, also
     where this one leaves before it has caught up with the one before.
 R4: a commit of another generation does not count (Kafka's own rule); a write of another owner
     does no harm (its timestamp is its version). So who does not know that it lost a partition
     can neither lose nor double anything.
+R5: a table may be ahead of the position at which it is taken up, and of the metadata, if its owner
+    could not commit; what is in it is shown only when the log has been folded as far.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from readstates.cache.tablefile import TableFile, TableIdentity, open_table
 from readstates.streams import metrics
 from readstates.streams.errors import DataLossError, EpochError
 from readstates.streams.partition import Partition
+from readstates.streams.version import offset_of
 from readstates.streams.watermark import Watermark
 from readstates.streams.worker import Owned, Partitions
 from readstates.streams.write_behind import drain
@@ -158,7 +162,10 @@ class Handover(Partitions):
             )
             file.close(clean=False)
             file = attempt()
-        position = file.table.position if file.warm else committed
+        position, target = committed, catch_up_target(metadata, end)
+        if file.warm:
+            position = file.table.position
+            target = max(target, offset_of(file.table.newest()) + 1)  # R5
         file.table.position = position
         self.incarnation += 1
         log.info(
@@ -175,7 +182,7 @@ class Handover(Partitions):
             table=file.table,
             position=position,
             committed=committed,
-            catch_up_to=max(position, catch_up_target(metadata, end)),
+            catch_up_to=max(position, target),
             epoch=self.epoch,
             partitions=self.partition_count,
             incarnation=self.incarnation,

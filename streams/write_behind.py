@@ -147,11 +147,15 @@ async def drain(
     clock_ms: Callable[[], int],
     timeout_s: float,
 ) -> bool:
-    """Write everything out, dead letters too; False when the time was over first."""
+    """Write everything out, dead letters too; False when the time was over first.
+
+    A partition that may not write yet (P8) is left as it is.
+    """
+    writing = [partition for partition in partitions if partition.announced]
     end = asyncio.get_running_loop().time() + timeout_s
     while asyncio.get_running_loop().time() < end:
-        await write_behind.turn(partitions, now_ms=clock_ms(), everything=True)
-        if write_behind.idle and all(partition.settled for partition in partitions):
-            return True
+        await write_behind.turn(writing, now_ms=clock_ms(), everything=True)
+        if write_behind.idle and all(partition.settled for partition in writing):
+            return all(partition.settled for partition in partitions)
         await asyncio.sleep(0.005)
     return False

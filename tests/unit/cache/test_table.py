@@ -144,6 +144,15 @@ def test_a_deletion_of_what_is_not_there_raises_the_floor(table: Any, user: int)
     table.verify()
 
 
+def test_the_newest_version_is_known(table: Any, user: int) -> None:
+    assert table.newest() == 10
+    table.ack(user, 1, 1, 1, *KEEP2, 50)
+    assert table.newest() == 50
+    table.delete(user, 1, 1, 60)
+    table.written(user, *table.take(user)[1:])
+    assert table.newest() == 60, "also when nothing else is left of it"
+
+
 def test_a_tombstone_comes_alive_from_zero(table: Any, user: int) -> None:
     table.delete(user, 0, CHANNEL, 20)
     write = table.take(user)
