@@ -17,8 +17,8 @@ from readstates.schemas.replies import ErrorReply, ReadState, Reply, decode_repl
 from readstates.streams.version import version_of
 
 if TYPE_CHECKING:
-    from .world import World
     from .worker import Worker
+    from .world import World
 
 ANSWER_S = 1.0  # a query with that much time gets an answer where nothing is wrong
 

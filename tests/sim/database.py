@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from readstates.schemas.replies import ReadState
 
 if TYPE_CHECKING:
-    from .world import World
     from .worker import Worker
+    from .world import World
 
 Key = tuple[int, int]  # read_state_type, channel_id
 Change = tuple[int, int, ReadState | None]  # as Store.write takes it

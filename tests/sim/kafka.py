@@ -16,8 +16,8 @@ from faust.types import TP
 from readstates.streams.transport import Batch
 
 if TYPE_CHECKING:
-    from .world import World
     from .worker import Worker
+    from .world import World
 
 REBALANCE_TIMEOUT_S = 0.8
 POLL_S = 0.02
@@ -135,12 +135,22 @@ class Group:
 
     def commit(self, worker: Worker, generation: int, offsets: dict[TP, tuple[int, str]]) -> bool:
         """A commit at the broker. False: fenced."""
-        if worker not in self.members or generation != self.generation:
+        fenced = worker not in self.members or generation != self.generation
+        self._world.note(f"{worker} commits {said(offsets)}{' and is fenced' * fenced}")
+        if fenced:
             return False
         for tp, value in offsets.items():
             self.committed[tp] = value
         self._world.checks.committed(worker, offsets)
         return True
+
+
+def said(offsets: dict[TP, tuple[int, str]]) -> str:
+    """A commit in few words."""
+    return " ".join(
+        f"{tp.topic.rpartition('.')[2]}-{tp.partition}:{offset} {text}".strip()
+        for tp, (offset, text) in offsets.items()
+    )
 
 
 def answer(member: Worker, future: asyncio.Future[Any], mine: list[int], group: Group) -> Any:
@@ -231,6 +241,7 @@ class Consumer:
             await self._reach()
             self._revoked.clear()
             generation, self._mine = await self._world.group.join(self._worker)
+            self._world.note(f"{self._worker} has {self._mine} in generation {generation}")
             self.app.consumer_generation_id = generation
             self.rebalancing = self.flow = False
             self._assigned.set()

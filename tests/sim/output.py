@@ -10,8 +10,8 @@ from readstates.schemas.headers import ReplyAddress
 from readstates.schemas.replies import encode_error
 
 if TYPE_CHECKING:
-    from .world import World
     from .worker import Worker
+    from .world import World
 
 REPLIES = "read-states.replies.a"
 LATE_REPLIES = "read-states.replies.late"  # made in the middle of the run
