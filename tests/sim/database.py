@@ -81,6 +81,8 @@ class Store:
         last = 0.0
         for user_id in user_ids:
             last = max(last, self._at(read, user_id))
+        if world.chance(world.plan.late_answers):  # old rows, when much has happened since
+            last += world.plan.settings.cassandra_timeout_s * world.noise.random()
         world.clock.later(last + world.delay(), lambda: answer(None if fails else found))
 
     def write(self, changes: list[Change], done: Callable[[bool | None], None]) -> None:

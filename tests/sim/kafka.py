@@ -224,7 +224,7 @@ class Consumer:
 
     async def _reach(self) -> None:
         await asyncio.sleep(self._world.delay())
-        while self._world.clock.now < self.cut_until:
+        while self._world.clock.now < self.cut_until:  # noqa: ASYNC110 (it is put off, or healed)
             await asyncio.sleep(0.05)
 
     # -- the coordinator's side ---------------------------------------------------------------
