@@ -645,7 +645,7 @@ class Partition:
     def _reply(self, query: Query, user: int, hit: bool) -> None:
         table, get = self.table, query.get
         since, version = get.since_version, self.version
-        full = since is None or since < table.floor(user) or since > version
+        full = since is None or since < table.floor(user) or since > version  # Q3
         kind = get.read_state_type
         if get.channel_ids is None:
             rows = table.states(user)

@@ -2,6 +2,12 @@
 
 `Partitions` is what the transport's rebalance hooks open and hand over (`rebalance.py` says how),
 what the agents feed, and what carries out the effects a partition asks for.
+
+Q1: an owner finishes a query once: with a reply, an error, or nothing when its time is over. Only
+    then is its offset released for the commit.
+Q2: nothing goes out at a query's deadline or after it.
+Q3: a reply is the fold of the log at the reply's version; a delta, added to what there was at
+    `since_version`, is the same.
 """
 
 from __future__ import annotations
@@ -233,7 +239,7 @@ class Partitions:
 
     def _finish(self, query: Query, outcome: str) -> None:
         metrics.QUERIES.labels(outcome).inc()
-        query.done = True
+        query.done = True  # Q1
         if query.waiting:
             self.waiting_queries -= 1
         owned = self.owned.get(query.partition)
@@ -307,7 +313,7 @@ class Partitions:
                 "read_state_type, or since_version",
             )
             return
-        if self.now_ms() >= query.deadline_ms:
+        if self.now_ms() >= query.deadline_ms:  # Q2
             self._finish(query, "expired")
             return
         self.output.reply(query.address, query.key, body)
