@@ -1,4 +1,4 @@
-"""A deterministic simulation that attacks "nothing lost, nothing twice" with every fault ours to place.
+"""A deterministic simulation of workers, log, database and group, with every fault ours to place.
 
 The code under test is the real one: `Handover` with its partitions, tables in files, write-behind,
 loader, queries, commits (streams/ and cache/). Around it everything is ours and follows a seed:
