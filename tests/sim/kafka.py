@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .worker import Worker
     from .world import World
 
-REBALANCE_TIMEOUT_S = 0.8
+REBALANCE_TIMEOUT_S = 1.0
 POLL_S = 0.02
 
 
@@ -102,6 +102,7 @@ class Group:
             self._complete_if_all()
             return
         self.rebalancing = True
+        self._world.disturbed(REBALANCE_TIMEOUT_S)
         for member in self.members:
             if member not in self.joined:
                 self._world.clock.later(self._world.delay(), member.consumer.revoke)
@@ -267,7 +268,10 @@ class Consumer:
             self._assigned.clear()
             generation = self.app.consumer_generation_id
             while not self.rebalancing and generation == self.app.consumer_generation_id:
-                positions = await self._worker.partitions.open(self)
+                opening = self._worker.partitions.open
+                if self._world.noise.random() < 0.3:  # Faust may seek from two places at once
+                    await asyncio.gather(opening(self), opening(self))
+                positions = await opening(self)
                 if self.rebalancing or generation != self.app.consumer_generation_id:
                     break
                 self._positions = positions

@@ -61,7 +61,7 @@ def make(seed: int) -> Plan:
     """The plan of a seed."""
     rand = random.Random(seed)
     calm = rand.random() < 0.15
-    states = rand.choice((40, 50, 80, 200))
+    states = rand.choice((10, 10, 20, 40, 200))
 
     def often(most: float) -> float:
         return 0.0 if calm or rand.random() < 0.3 else rand.random() * most
@@ -94,7 +94,7 @@ def make(seed: int) -> Plan:
         slow_s=rand.choice((0.005, 0.05, 0.3)),
         load_fails=often(0.3),
         late_answers=often(0.4),
-        write_fails=often(0.4),
+        write_fails=0.9 if rand.random() < 0.1 else often(0.4),  # or hardly any comes through
         commit_fails=often(0.3),
         letter_fails=often(0.6),
         late_topic_s=rand.random() * TRAFFIC_S,
@@ -132,16 +132,16 @@ def _faults(rand: random.Random) -> list[Fault]:
 
 
 def _sends(rand: random.Random, states: int) -> list[Send]:
-    users = rand.sample(range(1, 10**6), rand.choice((3, 8, 20, 40)))
-    channels = rand.sample(range(1, 10**6), rand.randint(2, min(8, states // 8)))
-    count = rand.randint(120, 260)
+    users = rand.sample(range(1, 10**6), rand.choice((3, 10, 40, 100)))
+    channels = rand.sample(range(1, 10**6), rand.randint(2, min(8, states // 4)))
+    count, hot = rand.randint(120, 300), rand.choice((1, 2))
     times = sorted(rand.random() * TRAFFIC_S for _ in range(count))
     if rand.random() < 0.3:  # in bursts
         times = [at - at % 0.8 for at in times]
     queries = rand.choice((0.1, 0.3, 0.5))
     sends = []
     for number, at in enumerate(times):
-        user_id = users[int(rand.random() ** 2 * len(users))]
+        user_id = users[int(rand.random() ** hot * len(users))]
         key = b"%d" % user_id
         partition = partition_of(key, PARTITIONS)
         if rand.random() < queries:

@@ -60,6 +60,7 @@ class World:
         self.workers: list[Worker] = []
         self.failure: BaseException | None = None
         self.faulty = True
+        self.ending = False
         self.down = False
         self.quiet_since_s = 0.0
         self.boot = b"boot 0".ljust(layout.BOOT_ID_BYTES)
@@ -116,6 +117,7 @@ class World:
                 raise Violation(f"stuck: {self._state()}")
             self._until(self.clock.now + 0.1)
         self._until(self.clock.now + 1.0)
+        self.ending = True
         for worker in list(self.workers):
             worker.stop()
         while self.workers:
@@ -341,7 +343,7 @@ class World:
                 file.path.unlink()
             elif not file.private:
                 file.path.write_bytes(data)  # without the counts that `close` saved
-        if self.faulty:
+        if not self.ending and (self.faulty or not self.workers):
             self.clock.later(RESTART_S * (1 + 3 * self.noise.random()), self.start_worker)
 
     def rebalance(self) -> None:
@@ -391,6 +393,7 @@ def run(plan: Plan) -> World:
         finally:
             tablefile.boot_id = boot_id
             world.clock.enter(None)
+            world.ending = True
             for worker in list(world.workers):
                 world._gone(worker)
     return world
