@@ -94,8 +94,9 @@ class Store:
         self._worker.may_die()
         world = self._world
         answer = self._request(done)
-        fails = world.down or world.chance(world.plan.write_fails)
-        lost = world.down or world.noise.random() < 0.5  # of failed ones: never applied
+        down = world.down or world.clock.now < world.read_only_until
+        fails = down or world.chance(world.plan.write_fails)
+        lost = down or world.noise.random() < 0.5  # of failed ones: never applied
         by_user: dict[int, list[Change]] = {}
         for change in changes:
             by_user.setdefault(change[0], []).append(change)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .world import World
 
 REBALANCE_TIMEOUT_S = 1.0
+COMMIT_TIMEOUT_S = 0.4
 POLL_S = 0.02
 
 
@@ -213,11 +214,11 @@ class Consumer:
         dice = world.noise.random() if world.faulty else 1.0
         await asyncio.sleep(world.delay())
         if world.clock.now < self.cut_until or dice < world.plan.commit_fails:
-            await asyncio.sleep(world.plan.settings.cassandra_timeout_s)
+            await asyncio.sleep(COMMIT_TIMEOUT_S)
             return False
         done = world.group.commit(self._worker, generation, given)
         if dice < 2 * world.plan.commit_fails:
-            await asyncio.sleep(world.plan.settings.cassandra_timeout_s)
+            await asyncio.sleep(COMMIT_TIMEOUT_S)
             return False
         self._worker.may_die()
         await asyncio.sleep(world.delay())

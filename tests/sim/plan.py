@@ -71,7 +71,7 @@ def make(seed: int) -> Plan:
         settings=Settings(
             cache_states=states,
             user_states_max=states // 2,
-            cassandra_timeout_s=0.4,
+            cassandra_timeout_s=rand.choice((0.4, 1.5)),
             flush_delay_s=rand.choice((0.02, 0.2, 1.0)),
             dirty_share_max=rand.choice((0.2, 0.5, 0.9)),
             writes_in_flight_max=rand.choice((1, 2, 4, 32)),
@@ -105,7 +105,7 @@ def make(seed: int) -> Plan:
 def _faults(rand: random.Random) -> list[Fault]:
     faults = []
     for _ in range(rand.choice((0, 1, 2, 3, 4, 6, 9))):
-        at = rand.random() * (TRAFFIC_S + 0.5)
+        at = rand.random() * rand.choice((1.0, TRAFFIC_S + 0.5))
         long = rand.choice((0.05, 0.3, 1.0, 2.0))
         member, more = rand.randrange(WORKERS_MAX), rand.randrange(200)
         table = rand.choice(("kept", "kept", "kept", "lost"))
@@ -124,6 +124,8 @@ def _faults(rand: random.Random) -> list[Fault]:
                     Fault(at, "start_worker", ()),
                     Fault(at, "rebalance", ()),
                     Fault(at, "database_down", (long,)),
+                    Fault(at, "writes_down", (2 * long,)),
+                    Fault(at, "writes_down", (2 * long,)),
                     Fault(at, "retention", (rand.random(),)),
                 )
             )
@@ -135,7 +137,8 @@ def _sends(rand: random.Random, states: int) -> list[Send]:
     users = rand.sample(range(1, 10**6), rand.choice((3, 10, 40, 100)))
     channels = rand.sample(range(1, 10**6), rand.randint(2, min(8, states // 4)))
     count, hot = rand.randint(120, 300), rand.choice((1, 2))
-    times = sorted(rand.random() * TRAFFIC_S for _ in range(count))
+    all_in_s = rand.choice((1.0, TRAFFIC_S, TRAFFIC_S))
+    times = sorted(rand.random() * all_in_s for _ in range(count))
     if rand.random() < 0.3:  # in bursts
         times = [at - at % 0.8 for at in times]
     queries = rand.choice((0.1, 0.3, 0.5))

@@ -62,6 +62,7 @@ class World:
         self.faulty = True
         self.ending = False
         self.down = False
+        self.read_only_until = 0.0
         self.quiet_since_s = 0.0
         self.boot = b"boot 0".ljust(layout.BOOT_ID_BYTES)
         self.trace: deque[tuple[float, str]] = deque(maxlen=TRACE_LINES)
@@ -141,6 +142,7 @@ class World:
 
     def _heal(self) -> None:
         self.faulty = self.down = False
+        self.read_only_until = 0.0
         self.note("faults are over")
         for worker in self.workers:
             worker.loop.frozen_until = worker.consumer.cut_until = 0.0
@@ -357,6 +359,10 @@ class World:
 
     def _database_up(self) -> None:
         self.down = False
+
+    def writes_down(self, for_s: float) -> None:
+        """The database gives and does not take: tables fill up with what is dirty."""
+        self.read_only_until = self.clock.now + for_s
 
     def retention(self, share: float) -> None:
         """Kafka deletes old records, none that is not committed."""
