@@ -25,9 +25,7 @@ test: setup ## every test, on a real Kafka and Cassandra
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-unit: setup ## the tests that need no server
-	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/model
-
-	@$(BIN)/python -m pytest tests/unit tests/model tests/sim
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/model tests/sim
 
 sim: setup ## the simulation: SEEDS=20000 for more (about 15 a second and processor)
 	@$(BIN)/python -m tests.sim --seeds $(SEEDS)
