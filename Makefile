@@ -44,5 +44,8 @@ bench: setup ## ingest against a stock Faust agent, in one run (about ten minute
 bounds: setup ## memory, errors and recovery under floods (about twelve minutes)
 	@$(BIN)/python -m readstates.ops.bounds
 
+chaos: setup ## faults of every kind on three brokers, three nodes, three workers (about 20 minutes)
+	@$(BIN)/python -m readstates.ops.chaos
+
 clean: ## what the other targets made
 	rm -rf $(VENV) build dist *.egg-info cache/*.so cache/*.c .mypy_cache .pytest_cache .ruff_cache

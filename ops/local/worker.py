@@ -23,11 +23,21 @@ class WorkerError(Exception):
 
 
 class WorkerProcess:
-    """`readstates worker` with its log in a file. Start it, ask it, stop or kill it."""
+    """`readstates worker` with its log in a file. Start it, ask it, stop or kill it.
 
-    def __init__(self, env: Mapping[str, str], log: Path, *arguments: str) -> None:
+    `arguments` follow the command; `module`: what to run in its place.
+    """
+
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        log: Path,
+        *arguments: str,
+        module: str = "readstates.streams.cli",
+    ) -> None:
         self.log = log
         self._arguments = arguments
+        self._module = module
         self._env = {**os.environ, "READ_STATES_HTTP_PORT": "0", **env}
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -38,7 +48,7 @@ class WorkerProcess:
         with self.log.open("ab") as out:
             self._log_start = out.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "readstates.streams.cli", "worker", *self._arguments],
+                [sys.executable, "-m", self._module, "worker", *self._arguments],
                 env=self._env,
                 stdout=out,
                 stderr=subprocess.STDOUT,

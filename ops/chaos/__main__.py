@@ -1,0 +1,97 @@
+"""`make chaos`: faults of every kind on real servers under load, and the proof at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from readstates.ops.chaos import picture, report
+from readstates.ops.chaos.campaign import Campaign, Result
+from readstates.ops.chaos.world import NotHealthyError, World
+
+
+@click.command()
+@click.option("--faults", default=60, show_default=True, help="how many, the last one included")
+@click.option("--minutes", default=0.0, help="start no fault after so many; 0: no limit")
+@click.option("--seed", default=1, show_default=True, help="draws traffic, faults and their order")
+@click.option("--updates-per-second", default=1000.0, show_default=True)
+@click.option("--queries-per-second", default=50.0, show_default=True)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="state and logs, kept at the end; default: a temporary folder that is removed",
+)
+@click.option(
+    "--report-dir",
+    type=click.Path(path_type=Path),
+    default=Path("build/chaos"),
+    show_default=True,
+    help="where chaos.svg and chaos.json go",
+)
+def chaos(
+    faults: int,
+    minutes: float,
+    seed: int,
+    updates_per_second: float,
+    queries_per_second: float,
+    data_dir: Path | None,
+    report_dir: Path,
+) -> None:
+    """Three brokers, three Cassandra nodes, three workers; load all the time; faults.
+
+    Then every read state in Cassandra and every reply is held against a fold of the log. Exits 0
+    only if all is right.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
+    with _folder(data_dir) as folder:
+        world = World(folder, click.echo)
+        campaign = Campaign(world, seed, click.echo, minutes)
+        click.echo(f"seed {seed}, {faults} faults; state in {folder}")
+        try:
+            campaign.run(faults, updates_per_second, queries_per_second)
+        except NotHealthyError as exc:
+            campaign.result.problems.append(str(exc))
+        finally:
+            world.close()
+            click.echo("stopped: nothing is left running")
+    report.verdict(campaign.result, click.echo)
+    _write(campaign.result, report_dir)
+    sys.exit(0 if campaign.result.right else 1)
+
+
+@contextlib.contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given.absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="read-states-chaos-") as folder:
+        yield Path(folder)
+
+
+def _write(result: Result, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    begin_s = result.begin_s
+    (folder / "chaos.json").write_text(json.dumps(report.as_json(result)) + "\n", "utf-8")
+    verdict = "right" if result.right else "not right"
+    drawn = picture.draw(
+        f"{len(result.timeline)} faults, seed {result.seed}: {verdict}",
+        [(t - begin_s, s) for t, s in result.latencies],
+        [(t - begin_s, float(records)) for t, records in result.lag],
+        [
+            (f.kind, f.begin_s - begin_s, f.end_s - begin_s, f.well_s - begin_s)
+            for f in result.timeline
+        ],
+    )
+    (folder / "chaos.svg").write_text(drawn, "utf-8")
+    click.echo(f"{folder / 'chaos.svg'}, {folder / 'chaos.json'}")
+
+
+if __name__ == "__main__":
+    chaos()

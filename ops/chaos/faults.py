@@ -1,0 +1,273 @@
+"""The faults: what is done to the system. Each returns, in words, what it did.
+
+A fault ends when the hand is off the system again; being well again comes later. Waits are drawn
+from the campaign's seed. What a fault expects of the system it checks itself, by `Unexpected`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from readstates.cache.tablefile import table_size_bytes
+from readstates.ops.chaos.history import ZOMBIE
+from readstates.ops.chaos.proxy import BLACK_HOLE, RESET
+from readstates.ops.chaos.world import (
+    BEHIND_PROXY,
+    BROKERS,
+    CACHE_STATES,
+    GUEST,
+    NODES,
+    SESSION_TIMEOUT_S,
+    WORKERS,
+    World,
+)
+from readstates.ops.local.worker import WorkerProcess
+
+END_TIMEOUT_S = 60.0
+DAMAGED_BYTES = 2000
+ALL_GONE_S = 60.0
+
+
+class Unexpected(Exception):
+    """The system did something else than a fault expects of it."""
+
+
+def kill_worker(world: World, rng: random.Random) -> str:
+    name, pause_s = rng.choice(WORKERS), rng.uniform(0, 3)
+    world.workers[name].kill()
+    world.rest(pause_s)
+    world.start_worker(name)
+    return f"{name} kill -9, started {pause_s:.1f} s later"
+
+
+def damage_tables(world: World, rng: random.Random) -> str:
+    """Random bytes into the table files that a worker leaves behind, clean or not."""
+    name, clean = rng.choice(WORKERS), rng.random() < 0.5
+    worker = world.workers[name]
+    how = "SIGTERM" if clean else "kill -9"
+    if clean:
+        worker.stop()
+    else:
+        worker.kill()
+    damaged = sum(_damage(path, rng) for path in sorted(world.cache_dir.glob("*.table")))
+    world.start_worker(name)
+    return f"{name} {how}, {damaged} table files damaged, started"
+
+
+def _damage(path: Path, rng: random.Random) -> bool:
+    """False where another worker has the file: a mapped file is memory, which nobody damages."""
+    with path.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        size = path.stat().st_size
+        for _ in range(DAMAGED_BYTES if size else 0):
+            file.seek(rng.randrange(size))
+            file.write(bytes([rng.randrange(256)]))
+    return size > 0
+
+
+def zombie(world: World, rng: random.Random) -> str:
+    """Stopped until the group has given its partitions away, then it goes on, not knowing."""
+    name, pause_s = rng.choice(WORKERS), SESSION_TIMEOUT_S + rng.uniform(2, 5)
+    _frozen(world, world.workers[name].pid, pause_s)
+    return f"{name} SIGSTOP for {pause_s:.1f} s (session timeout {SESSION_TIMEOUT_S:g} s)"
+
+
+def rolling_restart(world: World, rng: random.Random) -> str:
+    for name in WORKERS:
+        status = world.workers[name].stop()
+        if status != 0:
+            raise Unexpected(f"{name} ended with {status} on SIGTERM")
+        _ready(world, name, world.start_worker(name))
+    return "each worker in turn: SIGTERM, started, ready"
+
+
+def guest(world: World, rng: random.Random) -> str:
+    """A fourth worker joins and leaves: partitions move there and back."""
+    worker = world.start_worker(GUEST)
+    _ready(world, GUEST, worker)
+    stay_s = rng.uniform(1, 4)
+    world.rest(stay_s)
+    status = worker.stop()
+    world.forget(GUEST)
+    if status != 0:
+        raise Unexpected(f"{GUEST} ended with {status} on SIGTERM")
+    return f"{GUEST} joined, stayed {stay_s:.1f} s, left"
+
+
+def full_cache(world: World, rng: random.Random) -> str:
+    """A fourth worker whose CACHE_DIR has room for one table and a half: it must say so and end."""
+    try:
+        folder = world.mount_small(table_size_bytes(CACHE_STATES) * 3 // 2)
+    except OSError as exc:
+        return f"not done: a small file system cannot be mounted here ({exc})"
+    worker = world.start_worker(GUEST, READ_STATES_CACHE_DIR=str(folder))
+    try:
+        refuses(world, GUEST, worker, "no room for a table")
+    finally:
+        world.forget(GUEST)
+        worker.kill()
+        world.unmount(folder)
+    return f"{GUEST} with a full CACHE_DIR refused, saying what to do"
+
+
+def offsets_deleted(world: World, rng: random.Random) -> str:
+    """The group's offsets are gone: everything is folded again, from the log's beginning."""
+    how = rng.choice(("SIGTERM", "kill -9"))
+    for name in WORKERS:
+        if how == "SIGTERM":
+            world.workers[name].stop()
+        else:
+            world.workers[name].kill()
+    group, end = world.env.get("READ_STATES_KAFKA_GROUP", "read-states"), time.monotonic() + 60
+    while True:  # a group with members cannot be deleted: their sessions must end first
+        try:
+            world.admin.delete_consumer_groups([group])[group].result()
+            break
+        except KafkaException:
+            if time.monotonic() > end:
+                raise
+            world.rest(0.5)
+    for name in WORKERS:
+        world.start_worker(name)
+    return f"all workers {how}, the group's offsets deleted, all started"
+
+
+def kill_broker(world: World, rng: random.Random) -> str:
+    return _kill_servers(world, [rng.choice(BROKERS)], rng.uniform(1, 5))
+
+
+def pause_broker(world: World, rng: random.Random) -> str:
+    name, pause_s = rng.choice(BROKERS), rng.uniform(2, 12)
+    _frozen(world, world.server(name).pid, pause_s)
+    return f"{name} SIGSTOP for {pause_s:.1f} s"
+
+
+def kill_node(world: World, rng: random.Random) -> str:
+    return _kill_servers(world, [rng.choice(NODES)], rng.uniform(1, 5))
+
+
+def pause_node(world: World, rng: random.Random) -> str:
+    name, pause_s = rng.choice(NODES), rng.uniform(2, 10)
+    _frozen(world, world.server(name).pid, pause_s)
+    return f"{name} SIGSTOP for {pause_s:.1f} s"
+
+
+def no_cassandra(world: World, rng: random.Random) -> str:
+    """Every node gone for a minute: nothing can be loaded, nothing written."""
+    return _kill_servers(world, list(NODES), ALL_GONE_S)
+
+
+def cut_off(world: World, rng: random.Random) -> str:
+    """One worker loses its way to all nodes; the others keep theirs."""
+    mode, pause_s = rng.choice((BLACK_HOLE, RESET)), rng.uniform(4, 15)
+    world.proxy.cut(mode)
+    try:
+        world.rest(pause_s)
+    finally:
+        world.proxy.mend()
+    return f"{BEHIND_PROXY} cut off from Cassandra for {pause_s:.1f} s ({mode})"
+
+
+# -- hands --------------------------------------------------------------------------------------
+
+
+def _kill_servers(world: World, names: list[str], pause_s: float) -> str:
+    for name in names:
+        world.kill_server(name)
+    world.rest(pause_s)
+    world.start_servers()
+    return f"{', '.join(names)} kill -9, started {pause_s:.1f} s later"
+
+
+def _frozen(world: World, pid: int, pause_s: float) -> None:
+    world.freeze(pid)
+    try:
+        world.rest(pause_s)
+    finally:
+        world.thaw(pid)
+
+
+def _ready(world: World, name: str, worker: WorkerProcess) -> None:
+    end = time.monotonic() + END_TIMEOUT_S
+    while worker.get("/readyz")[0] != 200:
+        if worker.returncode is not None or time.monotonic() > end:
+            raise Unexpected(f"{name} did not become ready: status {worker.returncode}")
+        world.rest(0.2)
+
+
+def refuses(world: World, name: str, worker: WorkerProcess, text: str) -> None:
+    """The worker must end by itself, with status 1 and a line that says what to do."""
+    end = time.monotonic() + END_TIMEOUT_S
+    while worker.returncode is None:
+        if time.monotonic() > end:
+            raise Unexpected(f"{name} did not refuse within {END_TIMEOUT_S:.0f} s")
+        world.rest(0.2)
+    if worker.returncode != 1 or text not in worker.output():
+        raise Unexpected(
+            f"{name} ended with {worker.returncode}; it should be 1, with '{text}' in {worker.log}"
+        )
+
+
+# -- the schedule -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fault. `weight`: how often beyond the first time; `of`: what it lays hands on."""
+
+    name: str
+    of: str
+    weight: int
+    act: Callable[[World, random.Random], str]
+
+
+WORKER, SERVER, ALONE = "worker", "server", "alone"
+KINDS = (
+    Kind("worker killed", WORKER, 6, kill_worker),
+    Kind("tables damaged", WORKER, 3, damage_tables),
+    Kind(ZOMBIE, WORKER, 3, zombie),
+    Kind("rolling restart", ALONE, 1, rolling_restart),
+    Kind("a guest worker", ALONE, 1, guest),
+    Kind("cache folder full", ALONE, 1, full_cache),
+    Kind("broker killed", SERVER, 3, kill_broker),
+    Kind("broker paused", SERVER, 3, pause_broker),
+    Kind("node killed", SERVER, 2, kill_node),
+    Kind("node paused", SERVER, 3, pause_node),
+    Kind("one cut off", SERVER, 3, cut_off),
+    Kind("no Cassandra", ALONE, 0, no_cassandra),
+    Kind("offsets deleted", ALONE, 0, offsets_deleted),
+)
+OVERLAP_SHARE = 0.25
+
+
+def schedule(count: int, rng: random.Random) -> list[tuple[Kind, ...]]:
+    """`count` faults in steps of one, or of two at the same time: a worker's and a server's.
+
+    Every kind comes at least once where there are enough. What replays the whole log comes early,
+    while the log is short.
+    """
+    kinds = list(KINDS) if count >= len(KINDS) else rng.sample(KINDS, count)
+    kinds += rng.choices(KINDS, [kind.weight for kind in KINDS], k=count - len(kinds))
+    rng.shuffle(kinds)
+    replays = [kind for kind in kinds if kind.act is offsets_deleted]
+    for kind in replays:
+        kinds.remove(kind)
+        kinds.insert(rng.randrange(1 + len(kinds) // 4), kind)
+    steps: list[tuple[Kind, ...]] = []
+    for kind in kinds:
+        last = steps[-1] if steps else ()
+        fits = len(last) == 1 and {last[0].of, kind.of} == {WORKER, SERVER}
+        if fits and rng.random() < 2 * OVERLAP_SHARE:
+            steps[-1] = (*last, kind)
+        else:
+            steps.append((kind,))
+    return steps
