@@ -2,9 +2,9 @@
 
 Pure: the load fills in `Asked`, the campaign hands over its windows of time, `judge` counts.
 
-A query is accounted for when it was answered (with a reply or an error), or was never taken by a
-broker, or went unanswered while a fault was at work: by its deadline the service drops it. Anything
-else is `unaccounted`. Outside of windows nothing may be answered twice.
+A query is accounted for when it was answered (with a reply or an error), or no broker took it in
+time, or it went unanswered while a fault was at work: at its deadline the service drops it.
+Anything else is `unaccounted`. Outside of windows nothing may be answered twice.
 
 Versions: a query that was sent after a reply had come from its partition must not get a smaller
 version than that reply had. That is stricter than the order of one owner's replies, for it also
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 ZOMBIE = "zombie"
+IN_TIME_S = 1.0  # a query that a broker took later than this before its deadline may be dropped
 Row = tuple[int, ...]  # type, channel, the fields, version: as the oracle's rows
 
 
@@ -47,7 +48,7 @@ class Asked:
     channels: frozenset[int] | None = None
     since: int | None = None
     after_offset: int | None = None
-    taken: bool | None = None  # by a broker; None: not known
+    taken_s: float | None = None  # by a broker, as far as is known
     answered_s: float | None = None
     error: str | None = None
     version: int = 0
@@ -142,7 +143,7 @@ def judge(queries: Iterable[Asked], windows: list[Window]) -> Judged:
 def _outcome(query: Asked, disturbed: bool) -> str:
     if query.answered_s is not None:
         return "error" if query.error else "answered"
-    if query.taken is False:
+    if query.taken_s is None or query.taken_s > query.deadline_s - IN_TIME_S:
         return "not_taken"
     return "expired" if disturbed else "unaccounted"
 

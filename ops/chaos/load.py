@@ -223,7 +223,8 @@ class Queries(Ticking):
 
     @staticmethod
     def _taken(query: Asked, error: object, _message: Message) -> None:
-        query.taken = error is None
+        if error is None:
+            query.taken_s = time.monotonic()
 
     def _read(self) -> None:
         try:

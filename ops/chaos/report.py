@@ -54,7 +54,7 @@ def _table(result: Result) -> Iterator[tuple[str, str]]:
     yield "  answered", f"{queries.answered:,}"
     yield "  errors", f"{sum(queries.errors.values()):,} {queries.errors or ''}".rstrip()
     yield "  expired, in faults", f"{queries.expired:,}"
-    yield "  not taken by Kafka", f"{queries.not_taken:,}"
+    yield "  not in Kafka in time", f"{queries.not_taken:,}"
     yield "  unaccounted", f"{queries.unaccounted:,}"
     yield "answered twice", f"{queries.twice_inside:,} in faults, {queries.twice_outside:,} outside"
     yield (
