@@ -20,8 +20,8 @@ from readstates.ops.chaos.world import NotHealthyError, World
 @click.option("--faults", default=60, show_default=True, help="how many, the last one included")
 @click.option("--minutes", default=0.0, help="start no fault after so many; 0: no limit")
 @click.option("--seed", default=1, show_default=True, help="draws traffic, faults and their order")
-@click.option("--updates-per-second", default=1000.0, show_default=True)
-@click.option("--queries-per-second", default=50.0, show_default=True)
+@click.option("--updates-per-second", default=600.0, show_default=True)
+@click.option("--queries-per-second", default=30.0, show_default=True)
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),

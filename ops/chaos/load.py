@@ -79,7 +79,7 @@ class Updates(Ticking):
         super().__init__(per_second)
         self._topic = settings.updates_topic
         self._records = traffic.updates(UPDATES_MAX)
-        common = {"partitioner": "murmur2_random", "acks": "all", "linger.ms": 5, "log_level": 2}
+        common = {"partitioner": "murmur2_random", "acks": "all", "linger.ms": 50, "log_level": 2}
         self._safe = Producer(settings.librdkafka(**common, **{"enable.idempotence": True}))
         self._retrying = Producer(
             settings.librdkafka(
@@ -164,7 +164,7 @@ class Queries(Ticking):
                 **{
                     "partitioner": "murmur2_random",
                     "enable.idempotence": True,
-                    "linger.ms": 1,
+                    "linger.ms": 5,
                     "message.timeout.ms": int(DEADLINE_S * 1000),
                     "log_level": 2,
                 }
