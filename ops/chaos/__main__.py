@@ -14,6 +14,8 @@ import click
 from readstates.ops.chaos import picture, report
 from readstates.ops.chaos.campaign import Campaign, Result
 from readstates.ops.chaos.world import NotHealthyError, World
+from readstates.ops.local.errors import StackError
+from readstates.ops.local.worker import WorkerError
 
 
 @click.command()
@@ -55,7 +57,7 @@ def chaos(
         click.echo(f"seed {seed}, {faults} faults; state in {folder}")
         try:
             campaign.run(faults, updates_per_second, queries_per_second)
-        except NotHealthyError as exc:
+        except (NotHealthyError, StackError, WorkerError) as exc:
             campaign.result.problems.append(str(exc))
         finally:
             world.close()

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,8 +24,6 @@ from readstates.ops.local.cluster import CASSANDRA, KAFKA
 from readstates.ops.local.process import ProcessId, is_alive
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
-from readstates.streams import topics
-from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
 
 SERVERS = 3  # of a kind
@@ -82,10 +81,7 @@ class World:
             "READ_STATES_CACHE_DIR": str(self.cache_dir),
         }
         settings = Settings.load(self.env)
-        topics.create(settings, PARTITIONS, SERVERS)
-        store = Store(settings)
-        store.create_schema()
-        store.close()
+        self._init()
         nodes = self._state().cluster.of(CASSANDRA)
         self._proxy = Proxy((node.address, node.port) for node in nodes).start()
         self.admin = AdminClient(settings.librdkafka(log_level=2))
@@ -94,6 +90,16 @@ class World:
         for name in WORKERS:
             self.workers[name].wait_ready(HEALTHY_TIMEOUT_S)
         return settings
+
+    def _init(self) -> None:
+        """Topics and schema, as an operator makes them."""
+        argv = [sys.executable, "-m", "readstates.streams.cli", "init"]
+        argv += ["--partitions", str(PARTITIONS), "--replication-factor", str(SERVERS)]
+        done = subprocess.run(
+            argv, env={**os.environ, **self.env}, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise NotHealthyError(f"readstates init: {done.stderr}")
 
     def close(self) -> None:
         """Stops everything; safe at any time, also twice."""
