@@ -51,7 +51,8 @@ class Result:
     begin_s: float
     timeline: list[Fault] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    workers_ended: list[str] = field(default_factory=list)
+    workers_crashed: list[str] = field(default_factory=list)
+    workers_refused: list[str] = field(default_factory=list)
     updates: int = 0
     updates_failed: int = 0
     duplicates: int = 0
@@ -70,6 +71,7 @@ class Result:
     def right(self) -> bool:
         return not (
             self.problems
+            or self.workers_crashed
             or self.missing
             or self.dead_letters_wrong
             or self.replies_wrong
@@ -113,7 +115,7 @@ class Campaign:
         self._prove(settings)
         self._cut_the_log(settings)
         result.lag = lag.samples
-        result.workers_ended = world.ended
+        result.workers_crashed, result.workers_refused = world.crashed, world.refused
         return result
 
     def _create_reply_topic(self) -> None:

@@ -30,7 +30,7 @@ from readstates.ops.chaos.world import (
 from readstates.ops.local.worker import WorkerProcess
 
 END_TIMEOUT_S = 60.0
-DAMAGED_BYTES = 2000
+DAMAGED_BYTES = 200  # a file; a slot hit twice could keep its 16-bit checksum
 ALL_GONE_S = 60.0
 
 

@@ -47,7 +47,8 @@ def _table(result: Result) -> Iterator[tuple[str, str]]:
     yield "  not deleted", f"{differences.extra:,}"
     yield "  differing otherwise", f"{differences.differing:,}"
     yield "dead letters", f"{result.dead_letters:,} of {result.bad:,} bad records"
-    yield "workers ended themselves", f"{len(result.workers_ended)}"
+    yield "workers that crashed", f"{len(result.workers_crashed)}"
+    yield "  that could not start", f"{len(result.workers_refused)}, for Cassandra was away"
     if queries is None:
         return
     yield "queries sent", f"{queries.sent:,}"
@@ -71,13 +72,13 @@ def _table(result: Result) -> Iterator[tuple[str, str]]:
 def _wrong(result: Result) -> Iterator[str]:
     for examples in (
         result.problems,
+        result.workers_crashed,
         result.differences.examples,
         result.dead_letters_wrong,
         result.replies_wrong,
         result.queries.examples if result.queries else (),
     ):
         yield from list(examples)[:EXAMPLES]
-    yield from result.workers_ended[:EXAMPLES]
 
 
 def as_json(result: Result) -> dict[str, Any]:

@@ -65,7 +65,8 @@ class World:
         self.cache_dir = folder / "tables"
         self.workers: dict[str, WorkerProcess] = {}
         self.stopping = threading.Event()
-        self.ended: list[str] = []  # workers that ended by themselves
+        self.crashed: list[str] = []  # workers that ended by themselves
+        self.refused: list[str] = []  # those that could not start, for Cassandra was away
         self.probe: Callable[[], float] = time.monotonic  # when a query was last answered
         self.lag: Callable[[], int] = lambda: 0
         self._stopped: set[int] = set()
@@ -235,10 +236,12 @@ class World:
         return ""
 
     def _restart(self, name: str, worker: WorkerProcess) -> None:
-        """As a supervisor would."""
-        last = next((x for x in reversed(worker.output().splitlines()) if x.strip()), "")
-        self.ended.append(f"{name} ended with {worker.returncode}: {last[-300:]}")
-        self.say(f"    {self.ended[-1]}; starting it again")
+        """As a supervisor would. To end without a word about Cassandra being away is a defect."""
+        lines = [line for line in worker.output().splitlines() if line.strip()] or [""]
+        text = f"{name} ended with {worker.returncode}: {lines[-1][-300:]}"
+        said = any(line.startswith("read-states: ") and "Cassandra" in line for line in lines)
+        (self.refused if said else self.crashed).append(text)
+        self.say(f"    {text}; starting it again")
         self.start_worker(name)
 
     @staticmethod
