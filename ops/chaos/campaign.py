@@ -18,6 +18,7 @@ from readstates.ops.chaos.world import (
     PARTITIONS,
     SERVERS,
     WORKERS,
+    NotHealthyError,
     World,
 )
 from readstates.ops.demo.traffic import Traffic
@@ -108,7 +109,10 @@ class Campaign:
         loads = (self._updates, self._queries, lag)
         for load in loads:
             load.start()
-        self._attack(faults - 1)
+        try:
+            self._attack(faults - 1)
+        except NotHealthyError as exc:
+            result.problems.append(str(exc))
         world.rest(WARM_UP_S)
         for load in loads:
             load.finish()

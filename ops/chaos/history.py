@@ -4,7 +4,8 @@ Pure: the load fills in `Asked`, the campaign hands over its windows of time, `j
 
 A query is accounted for when it was answered (with a reply or an error), or no broker took it in
 time, or it went unanswered while a fault was at work: at its deadline the service drops it.
-Anything else is `unaccounted`. Outside of windows nothing may be answered twice.
+Anything else is `unaccounted`. Outside of windows nothing may be answered twice, or after its
+deadline.
 
 Versions: a query that was sent after a reply had come from its partition must not get a smaller
 version than that reply had. That is stricter than the order of one owner's replies, for it also
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 ZOMBIE = "zombie"
+LATE_S = 0.1  # between the service's look at its clock and the stamp on its reply
 IN_TIME_S = 1.0  # a query that a broker took later than this before its deadline may be dropped
 Row = tuple[int, ...]  # type, channel, the fields, version: as the oracle's rows
 
@@ -50,6 +52,7 @@ class Asked:
     after_offset: int | None = None
     taken_s: float | None = None  # by a broker, as far as is known
     answered_s: float | None = None
+    late_s: float = 0.0  # how long after its deadline the service made the answer
     error: str | None = None
     version: int = 0
     full: bool = True
@@ -78,14 +81,16 @@ class Judged:
     twice_outside: int
     back_inside: int
     back_outside: int
+    late_inside: int
+    late_outside: int
     own_write_missing: int
     unaccounted: int
     examples: tuple[str, ...]
 
     @property
     def right(self) -> bool:
-        wrong = self.twice_outside + self.back_outside + self.own_write_missing + self.unaccounted
-        return self.answered > 0 and not wrong
+        outside = self.twice_outside + self.back_outside + self.late_outside
+        return self.answered > 0 and not (outside + self.own_write_missing + self.unaccounted)
 
 
 def judge(queries: Iterable[Asked], windows: list[Window]) -> Judged:
@@ -100,17 +105,21 @@ def judge(queries: Iterable[Asked], windows: list[Window]) -> Judged:
 
     for query in queries:
         last_s = max(query.deadline_s, query.answered_s or 0, *query.again_s, 0)
-        outcome = _outcome(query, disturbed(query.sent_s, last_s))
+        inside = disturbed(query.sent_s, last_s)
+        outcome = _outcome(query, inside)
         count[outcome] += 1
         if outcome == "error":
             errors[str(query.error)] += 1
         if outcome == "unaccounted":
             examples.append(f"no answer and no fault: {query}")
         if query.again_s:
-            inside = disturbed(query.sent_s, last_s)
             count["twice_inside" if inside else "twice_outside"] += 1
             if not inside:
                 examples.append(f"answered twice and no fault: {query}")
+        if query.late_s > LATE_S:
+            count["late_inside" if inside else "late_outside"] += 1
+            if not inside:
+                examples.append(f"answered after its deadline and no fault: {query}")
         if (
             outcome == "answered"
             and query.after_offset is not None
@@ -134,6 +143,8 @@ def judge(queries: Iterable[Asked], windows: list[Window]) -> Judged:
         twice_outside=count["twice_outside"],
         back_inside=count["back_inside"],
         back_outside=count["back_outside"],
+        late_inside=count["late_inside"],
+        late_outside=count["late_outside"],
         own_write_missing=count["own_write_missing"],
         unaccounted=count["unaccounted"],
         examples=tuple(examples[:10]),

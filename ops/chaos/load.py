@@ -156,6 +156,7 @@ class Queries(Ticking):
         self._traffic = traffic
         self._random = random.Random(seed)
         self._known: dict[int, tuple[int, list[int]]] = {}  # user: version, channels as last seen
+        self._monotonic_s = time.monotonic() - time.time()  # what turns one clock into the other
         self.asked: list[Asked] = []
         self.strangers = 0
         self.last_answer_s = 0.0
@@ -249,6 +250,8 @@ class Queries(Ticking):
             query.again_s.append(now_s)
             return
         query.answered_s = self.last_answer_s = now_s
+        made_s = message.timestamp()[1] / 1000 + self._monotonic_s
+        query.late_s = max(0.0, made_s - query.deadline_s)
         body = json.loads(message.value() or b"")
         if "error" in body:
             query.error = body["error"]["code"]

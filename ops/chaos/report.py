@@ -59,6 +59,10 @@ def _table(result: Result) -> Iterator[tuple[str, str]]:
     yield "  unaccounted", f"{queries.unaccounted:,}"
     yield "answered twice", f"{queries.twice_inside:,} in faults, {queries.twice_outside:,} outside"
     yield (
+        "answered after deadline",
+        f"{queries.late_inside:,} in faults, {queries.late_outside:,} outside",
+    )
+    yield (
         "versions that went back",
         f"{queries.back_inside:,} in zombie windows, {queries.back_outside:,} outside",
     )

@@ -63,6 +63,13 @@ def test_answered_twice() -> None:
     assert (found.twice_inside, found.twice_outside, found.right) == (1, 0, True)
 
 
+def test_answered_after_its_deadline() -> None:
+    query = asked(0, 6, late_s=0.5)
+    assert (one(query).late_outside, one(query).right) == (1, False)
+    found = one(query, [Window("x", 1.5, 3)])
+    assert (found.late_inside, found.late_outside, found.right) == (1, 0, True)
+
+
 def test_version_goes_back() -> None:
     """A reply seen before the query was sent had a larger version."""
     history = [asked(0, 1, version=20), asked(2, 3, version=19)]
