@@ -109,10 +109,7 @@ class Campaign:
         loads = (self._updates, self._queries, lag)
         for load in loads:
             load.start()
-        try:
-            self._attack(faults - 1)
-        except NotHealthyError as exc:
-            result.problems.append(str(exc))
+        self._attack(faults - 1)
         world.rest(WARM_UP_S)
         for load in loads:
             load.finish()
@@ -131,17 +128,19 @@ class Campaign:
     def _attack(self, count: int) -> None:
         rng = random.Random(self._seed)
         world = self._world
-        world.rest(WARM_UP_S)
-        world.wait_healthy()
         steps = schedule(count, rng)
         with ThreadPoolExecutor(2) as hands:
             try:
+                world.rest(WARM_UP_S)
+                world.wait_healthy()
                 for step in steps:
                     if time.monotonic() > self._end_s:
                         self._say("time is up: no further faults")
                         return
                     self._step(step, hands, rng)
                     world.rest(rng.uniform(*BETWEEN_S))
+            except NotHealthyError as exc:  # no further faults, but the proof
+                self.result.problems.append(str(exc))
             except BaseException:
                 world.stopping.set()  # the hands let go
                 raise
