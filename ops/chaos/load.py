@@ -285,6 +285,7 @@ class Lag(Ticking):
     def __init__(self, settings: Settings, partitions: int) -> None:
         super().__init__(1 / LOOK_S)
         self._places = [TopicPartition(settings.updates_topic, n) for n in range(partitions)]
+        self._settings = settings
         self._admin = AdminClient(settings.librdkafka(log_level=2))
         self._consumer = Consumer(
             settings.librdkafka(**{"group.id": settings.kafka_group, "log_level": 2})
@@ -300,7 +301,11 @@ class Lag(Ticking):
     def now(self) -> int:
         """Records. Raises KafkaException."""
         asked = {place: OffsetSpec.latest() for place in self._places}
-        ends = [f.result().offset for f in self._admin.list_offsets(asked).values()]
+        try:
+            ends = [found.result().offset for found in self._admin.list_offsets(asked).values()]
+        except KafkaException:  # it may hold on to the epoch of a former leader for ever
+            self._admin = AdminClient(self._settings.librdkafka(log_level=2))
+            raise
         committed = self._consumer.committed(self._places, timeout=5)
         durable: int = sum(max(0, place.offset) for place in committed)
         return int(sum(ends)) - durable
