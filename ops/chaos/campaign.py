@@ -107,6 +107,7 @@ class Campaign:
         lag = Lag(settings, PARTITIONS)
         world.probe, world.lag = lambda: self._queries.last_answer_s, lag.now
         loads = (self._updates, self._queries, lag)
+        result.begin_s = time.monotonic()
         for load in loads:
             load.start()
         self._attack(faults - 1)
