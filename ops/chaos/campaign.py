@@ -22,6 +22,7 @@ from readstates.ops.chaos.world import (
     World,
 )
 from readstates.ops.demo.traffic import Traffic
+from readstates.ops.local.errors import StackError
 from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
 
@@ -140,7 +141,7 @@ class Campaign:
                         return
                     self._step(step, hands, rng)
                     world.rest(rng.uniform(*BETWEEN_S))
-            except NotHealthyError as exc:  # no further faults, but the proof
+            except (NotHealthyError, StackError) as exc:  # no further faults, but the proof
                 self.result.problems.append(str(exc))
             except BaseException:
                 world.stopping.set()  # the hands let go
@@ -166,9 +167,10 @@ class Campaign:
         try:
             fault.what = kind.act(self._world, rng)
         except Unexpected as exc:
-            fault.what = f"UNEXPECTED: {exc}"
+            fault.what = f"UNEXPECTED: {str(exc).splitlines()[0]}"
             self.result.problems.append(f"{kind.name}: {exc}")
-        fault.end_s = time.monotonic()
+        finally:
+            fault.end_s = time.monotonic()
         self._tell(fault)
 
     def _tell(self, fault: Fault) -> None:
@@ -229,7 +231,7 @@ class Campaign:
             refuses(world, WORKERS[0], worker, "are gone and were not written to Cassandra")
             fault.what = f"{WORKERS[0]} refused to start, saying what to do"
         except Unexpected as exc:
-            fault.what = f"UNEXPECTED: {exc}"
+            fault.what = f"UNEXPECTED: {str(exc).splitlines()[0]}"
             self.result.problems.append(f"{LOG_CUT}: {exc}")
         fault.end_s = fault.well_s = time.monotonic()
         self._tell(fault)

@@ -213,7 +213,8 @@ def refuses(world: World, name: str, worker: WorkerProcess, text: str) -> None:
         world.rest(0.2)
     if worker.returncode != 1 or text not in worker.output():
         raise Unexpected(
-            f"{name} ended with {worker.returncode}; it should be 1, with '{text}' in {worker.log}"
+            f"{name} ended with {worker.returncode}; it should be 1, and say '{text}'. The end of "
+            f"what it said:\n{worker.output()[-1500:]}"
         )
 
 

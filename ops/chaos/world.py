@@ -21,6 +21,7 @@ from confluent_kafka.admin import AdminClient
 from readstates.ops.chaos.proxy import Proxy, behind
 from readstates.ops.local import state
 from readstates.ops.local.cluster import CASSANDRA, KAFKA
+from readstates.ops.local.errors import StartFailed
 from readstates.ops.local.process import ProcessId, is_alive
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
@@ -35,7 +36,8 @@ SESSION_TIMEOUT_S = 6.0
 CACHE_STATES = 2_000
 HEALTHY_LAG = 20_000  # records not durable; with the flush delay some thousands are normal
 HEALTHY_TIMEOUT_S = 180.0
-POLL_S = 0.3
+POLL_S = 0.5
+START_ATTEMPTS = 3
 SETTINGS = {
     "READ_STATES_FLUSH_DELAY_S": "3",
     "READ_STATES_SESSION_TIMEOUT_S": str(SESSION_TIMEOUT_S),
@@ -169,8 +171,16 @@ class World:
             time.sleep(0.05)
 
     def start_servers(self) -> None:
-        """Starts those that are not running, and waits for them."""
-        self.stack.up(SERVERS, SERVERS)
+        """Starts those that are not running, and waits for them. Raises StackError."""
+        for attempt in range(START_ATTEMPTS):
+            try:
+                self.stack.up(SERVERS, SERVERS)
+            except StartFailed as exc:  # a busy machine: the next attempt begins anew
+                if attempt == START_ATTEMPTS - 1:
+                    raise
+                self.say(f"    {str(exc).splitlines()[0]}; once more")
+            else:
+                return
 
     def mount_small(self, size_bytes: int) -> Path:
         """A folder in memory with so much room. Raises OSError where we may not mount."""
