@@ -187,7 +187,7 @@ class World:
         folder = self.folder / "small"
         folder.mkdir(exist_ok=True)
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)],
+            ["mount", "-t", "tmpfs", "-o", f"mode=700,size={size_bytes}", "tmpfs", str(folder)],
             check=False,
             capture_output=True,
             text=True,
