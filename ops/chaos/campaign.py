@@ -27,9 +27,11 @@ from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
 
 USERS = 6_000
-WARM_UP_S = 5.0
+WARM_UP_S = 15.0  # servers that just started are slow; its queries may expire, as in a fault
+COOL_DOWN_S = 5.0
 BETWEEN_S = (0.5, 2.5)
 DRAIN_TIMEOUT_S = 180.0
+WARM_UP = "warm-up"
 LOG_CUT = "log cut off"
 LOST_RECORDS = 200
 
@@ -89,6 +91,7 @@ class Campaign:
         self._say = say
         self._seed = seed
         self._end_s = time.monotonic() + minutes * 60 if minutes else float("inf")
+        self._warm_s = float("inf")
         self.result = Result(seed, time.monotonic())
 
     def run(self, faults: int, updates_per_second: float, queries_per_second: float) -> Result:
@@ -112,7 +115,7 @@ class Campaign:
         for load in loads:
             load.start()
         self._attack(faults - 1)
-        world.rest(WARM_UP_S)
+        world.rest(COOL_DOWN_S)
         for load in loads:
             load.finish()
         self._prove(settings)
@@ -135,6 +138,7 @@ class Campaign:
             try:
                 world.rest(WARM_UP_S)
                 world.wait_healthy()
+                self._warm_s = time.monotonic()
                 for step in steps:
                     if time.monotonic() > self._end_s:
                         self._say("time is up: no further faults")
@@ -203,7 +207,8 @@ class Campaign:
             result.differences = proof.compare(folded.oracle, store.read_all())
         finally:
             store.close()
-        windows = [Window(f.kind, f.begin_s, f.well_s) for f in result.timeline]
+        windows = [Window(WARM_UP, result.begin_s, self._warm_s)]
+        windows += [Window(f.kind, f.begin_s, f.well_s) for f in result.timeline]
         result.queries = judge(queries.asked, windows)
         if queries.strangers:
             result.problems.append(f"{queries.strangers} replies to queries that nobody asked")

@@ -22,6 +22,7 @@ def verdict(result: Result, say: Callable[[str], None]) -> None:
     say("")
     for name, text in _table(result):
         say(f"  {name:<26} {text}")
+    say("  * or in the warm-up, the first seconds of the load")
     for wrong in _wrong(result):
         say(f"  WRONG: {wrong}")
     say("")
@@ -54,13 +55,16 @@ def _table(result: Result) -> Iterator[tuple[str, str]]:
     yield "queries sent", f"{queries.sent:,}"
     yield "  answered", f"{queries.answered:,}"
     yield "  errors", f"{sum(queries.errors.values()):,} {queries.errors or ''}".rstrip()
-    yield "  expired, in faults", f"{queries.expired:,}"
+    yield "  expired, in faults*", f"{queries.expired:,}"
     yield "  not in Kafka in time", f"{queries.not_taken:,}"
     yield "  unaccounted", f"{queries.unaccounted:,}"
-    yield "answered twice", f"{queries.twice_inside:,} in faults, {queries.twice_outside:,} outside"
+    yield (
+        "answered twice",
+        f"{queries.twice_inside:,} in faults*, {queries.twice_outside:,} outside",
+    )
     yield (
         "answered after deadline",
-        f"{queries.late_inside:,} in faults, {queries.late_outside:,} outside",
+        f"{queries.late_inside:,} in faults*, {queries.late_outside:,} outside",
     )
     yield (
         "versions that went back",
