@@ -6,6 +6,7 @@ import gc
 import time
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+from readstates.schemas.dead_letters import REASONS
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # when a series began: nobody asks, and it doubles the page
 
@@ -97,16 +98,7 @@ for _reason in ("replayed", "stale", "duplicate"):
     UPDATES_SKIPPED.labels(_reason)
 for _outcome in ("loaded", "failed"):
     LOADS.labels(_outcome)
-for _reason in (
-    "invalid_json",
-    "invalid_field",
-    "unknown_type",
-    "key_mismatch",
-    "misrouted",
-    "null_value",
-    "too_large",
-    "too_many_states",
-):
+for _reason in REASONS:
     DEAD_LETTERS.labels(_reason)
 
 

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
+from readstates.schemas.dead_letters import Origin, origin_headers
 from readstates.schemas.headers import (
     DIALECT_FAUST,
     HEADER_CORRELATION_ID,
@@ -178,16 +179,10 @@ class Output:
         the topic (it came compressed) is `cut`, and a header says how long it was.
         """
         loop = asyncio.get_running_loop()
-        value = record.value
-        headers = [
-            ("reason", reason.encode()),
-            ("topic", record.topic.encode()),
-            ("partition", str(record.partition).encode()),
-            ("offset", str(record.offset).encode()),
-        ]
+        value, length = record.value, 0
         if cut:
-            headers.append(("cut", str(len(value)).encode()))
-            value = value[:CUT_BYTES]
+            value, length = value[:CUT_BYTES], len(value)
+        origin = Origin(reason, record.topic, record.partition, record.offset, length)
 
         def later(cut: bool) -> None:
             if not self._stopping.is_set():
@@ -211,7 +206,7 @@ class Output:
                 self._settings.dead_letters_topic,
                 value,
                 record.key,
-                headers=headers,
+                headers=origin_headers(origin),
                 on_delivery=delivered,
             )
         except KafkaException as exc:

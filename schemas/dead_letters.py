@@ -1,0 +1,58 @@
+"""Dead letters: why a record of `updates` was not applied, and where it stood.
+
+The record's key and value are kept as they came, or the value cut where no broker takes it; the headers, all ASCII, say the rest.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from readstates.schemas.headers import Headers
+
+REASONS = (
+    "invalid_json",
+    "invalid_field",
+    "unknown_type",
+    "key_mismatch",
+    "misrouted",
+    "null_value",
+    "too_large",
+    "too_many_states",
+)
+
+HEADER_REASON = "reason"
+HEADER_TOPIC = "topic"
+HEADER_PARTITION = "partition"
+HEADER_OFFSET = "offset"
+HEADER_CUT = "cut"  # only where no broker took the value as a whole: it had that many bytes
+
+
+class Origin(NamedTuple):
+    """What the headers of a dead letter say."""
+
+    reason: str
+    topic: str
+    partition: int
+    offset: int
+    cut: int = 0  # bytes that the value had before it was cut; 0: it is whole
+
+
+def origin_headers(origin: Origin) -> list[tuple[str, bytes]]:
+    """The headers of a dead letter."""
+    names = (HEADER_REASON, HEADER_TOPIC, HEADER_PARTITION, HEADER_OFFSET)
+    headers = [(name, str(value).encode()) for name, value in zip(names, origin[:4], strict=True)]
+    return [*headers, (HEADER_CUT, str(origin.cut).encode())] if origin.cut else headers
+
+
+def origin_of(headers: Headers) -> Origin | None:
+    """What the headers say; None where they are not those of a dead letter."""
+    found = dict(headers)
+    values = [
+        (found.get(name) or b"").decode("ascii", "replace")
+        for name in (HEADER_REASON, HEADER_TOPIC, HEADER_PARTITION, HEADER_OFFSET)
+    ]
+    reason, topic, partition, offset = values
+    if not (reason and topic and partition.isdecimal() and offset.isdecimal()):
+        return None
+    cut = found.get(HEADER_CUT) or b""
+    return Origin(reason, topic, int(partition), int(offset), int(cut) if cut.isdigit() else 0)

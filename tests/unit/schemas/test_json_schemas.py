@@ -1,0 +1,184 @@
+"""The JSON Schemas say the same as the code: what one accepts, the other does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from json_schemas import FILES, validator
+from jsonschema import Draft7Validator
+from readstates.schemas import events as e
+from readstates.schemas import replies, wire
+from readstates.schemas.queries import Get, encode_query
+from test_wire_random import FIELDS, events, json_values, queries
+from wire_forms import EVENTS, GOLDEN
+
+UPDATE, QUERY, REPLY = validator("update.json"), validator("query.json"), validator("reply.json")
+UPDATES = FILES["update.json"]["definitions"]
+READ_STATE = FILES["reply.json"]["definitions"]["read_state"]
+
+
+def decodes(decode: Callable[[bytes], object], value: bytes) -> bool:
+    try:
+        decode(value)
+    except wire.DecodeError:
+        return False
+    return True
+
+
+def beyond_json_schema(value: Any) -> bool:
+    """What JSON Schema cannot say: 1.0 is an integer to it, and "1" and 1 are two channels."""
+    if isinstance(value, float):
+        return value.is_integer()
+    if isinstance(value, dict):
+        channels = value.get("channel_ids")
+        if isinstance(channels, list) and len({str(one) for one in channels}) < len(channels):
+            return True
+        return any(map(beyond_json_schema, value.values()))
+    return isinstance(value, list) and any(map(beyond_json_schema, value))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_is_a_json_schema(name: str) -> None:
+    Draft7Validator.check_schema(FILES[name])
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.iterdir()), ids=lambda path: path.stem)
+def test_golden_files_are_accepted(path: Any) -> None:
+    kind = path.stem.partition(".")[0]
+    validator(f"{kind}.json").validate(json.loads(path.read_bytes()))
+
+
+@settings(deadline=None)  # a loaded machine is no failure
+@given(events)
+def test_every_event_is_accepted(event: e.Update) -> None:
+    UPDATE.validate(json.loads(wire.encode_update(event)))
+
+
+@settings(deadline=None)
+@given(queries)
+def test_every_query_is_accepted(query: Get) -> None:
+    QUERY.validate(json.loads(encode_query(query)))
+
+
+EDGES = (-1, 0, 1, 255, 256, 65_535, 65_536, *(2**b + d for b in (32, 48, 63) for d in (-1, 0)))
+numbers = st.sampled_from(EDGES) | st.integers(0, 2**63 - 1)
+near_numbers = numbers.map(str) | st.sampled_from(["", "01", "1\n", " 1", "+1", "1e3", "٣", "0"])
+values = json_values | numbers | near_numbers | st.lists(numbers | near_numbers, max_size=3)
+entries = st.dictionaries(st.sampled_from(FIELDS), values)
+bodies = st.dictionaries(st.sampled_from(FIELDS), values | st.lists(entries, max_size=3))
+valid = st.sampled_from([wire.encode_update(event) for event in EVENTS.values()])
+
+
+@settings(deadline=None, max_examples=200)
+@given(valid.map(orjson.loads), bodies)
+def test_the_decoder_accepts_what_the_schema_does(body: dict[str, Any], other: Any) -> None:
+    body = {**body, **other}
+    assume(not beyond_json_schema(body))
+    value = orjson.dumps(body)
+    assert decodes(wire.decode_update, value) == UPDATE.is_valid(json.loads(value))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.builds(encode_query, queries).map(orjson.loads), bodies)
+def test_the_same_for_queries(body: dict[str, Any], other: Any) -> None:
+    body = {**body, **other}
+    assume(not beyond_json_schema(body))
+    value = orjson.dumps(body)
+    assert decodes(wire.decode_query, value) == QUERY.is_valid(json.loads(value))
+
+
+ACK = {"channel_id": 1, "message_id": 1}
+LISTS = [
+    *([ACK] * count for count in (0, 1, 1000, 1001)),
+    *(list(range(1, count)) for count in (1001, 1002)),
+    *([{**ACK, "read_state_type": kind}] for kind in (255, 256)),
+]
+
+
+@pytest.mark.parametrize("name", [*UPDATES, "ack_manual"])
+def test_limits_of_updates_are_the_same(name: str) -> None:
+    body = orjson.loads(wire.encode_update(EVENTS[name]))
+    for field in FIELDS:
+        for value in (*EDGES, *map(str, EDGES), None, True, *LISTS):
+            changed = orjson.dumps({**body, field: value})
+            accepted = decodes(wire.decode_update, changed)
+            assert accepted == UPDATE.is_valid(json.loads(changed)), changed[:200]
+
+
+def test_limits_of_queries_are_the_same() -> None:
+    for field in FIELDS:
+        for value in (*EDGES, *map(str, EDGES), None, True, *LISTS):
+            changed = orjson.dumps({"type": "get", "user_id": "1", field: value})
+            accepted = decodes(wire.decode_query, changed)
+            assert accepted == QUERY.is_valid(json.loads(changed)), changed[:200]
+
+
+@settings(deadline=None)
+@given(near_numbers | values)
+def test_an_identifier_is_the_same_to_both(value: Any) -> None:
+    assume(not beyond_json_schema(value))
+    for name, low in (("id", 1), ("position", 0)):
+        assert validator("types.json", name).is_valid(value) == decodes(
+            lambda _, low=low: wire._identifier(value, "field", low), b""
+        )
+
+
+@pytest.mark.parametrize(
+    "number", [10**k + d for k in range(19) for d in (-1, 0, 1)] + [2**63 + d for d in range(-3, 4)]
+)
+def test_the_pattern_of_an_identifier_ends_where_it_must(number: int) -> None:
+    assert validator("types.json", "id_text").is_valid(str(number)) == (0 < number < 2**63)
+
+
+def test_the_field_names_are_those_of_the_code() -> None:
+    encoded = {name: set(orjson.loads(wire.encode_update(EVENTS[name]))) for name in EVENTS}
+    named = {name: set(form["properties"]) - {"ts"} for name, form in UPDATES.items()}
+    named["ack"] |= set(UPDATES["ack"]["then"]["properties"])
+    for name, fields in named.items():
+        alike = (
+            f
+            for other, f in encoded.items()
+            if other.partition("_")[0] == name or other in (name, f"{name}_typed")
+        )
+        written = set().union(*alike) | ({"read_state_type"} if "channel_id" in fields else set())
+        assert fields == written, name
+    assert set(UPDATES) == set(wire._FORMS)
+    assert set(FILES["query.json"]["properties"]) == {"type", *Get.__struct_fields__}
+
+
+def test_defaults_are_those_of_the_code() -> None:
+    types = FILES["types.json"]["definitions"]
+    assert types["read_state_type"]["default"] == e.Ack(1, 1, 1).read_state_type
+    assert types["count"]["default"] == e.MarkUnread(1, 1, 1).mention_count
+    assert UPDATES["ack"]["properties"]["manual"]["default"] is False
+
+
+def test_a_reply_has_the_fields_that_the_schema_names_and_no_other() -> None:
+    row = (0, 1, 0, 0, 0, 0, 0, 0, 1)
+    body = json.loads(replies.encode_reply(1, 0, True, [row]))
+    REPLY.validate(body)
+    assert (
+        set(body["read_states"][0]) == set(READ_STATE["required"]) == set(READ_STATE["properties"])
+    )
+    assert set(body) == set(FILES["reply.json"]["definitions"]["reply"]["required"])
+    for name in READ_STATE["required"]:
+        lacking = {**body, "read_states": [{**body["read_states"][0], name: None}]}
+        assert not REPLY.is_valid(lacking), name
+
+
+def test_error_codes_are_those_of_the_code() -> None:
+    error = FILES["reply.json"]["definitions"]["error"]["properties"]["error"]
+    codes = {
+        replies.INVALID_QUERY,
+        replies.STORE_UNAVAILABLE,
+        replies.NOT_CAUGHT_UP,
+        replies.OVERLOADED,
+        replies.REPLY_TOO_LARGE,
+    }
+    assert set(error["properties"]["code"]["enum"]) == codes
