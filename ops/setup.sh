@@ -19,7 +19,7 @@ fi
 
 echo "setup: $VENV (about half a minute the first time)"
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
-"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[worker,dev]'
 "$VENV/bin/python" - <<'PY'
 from readstates.cache.table import COMPILED
 if not COMPILED:

@@ -134,6 +134,19 @@ def _cache_dir(settings: Settings) -> Path:
         raise ConfigError(f"CACHE_DIR: {path} cannot be used: {exc.strerror}") from exc
 
 
+def credentials(settings: Settings) -> Any:
+    """KAFKA_CONFIG's login as Faust's consumer takes it; None for a plain connection."""
+    login = security.login(settings)
+    if login is None or not login.mechanism:
+        return faust.SSLCredentials(login.tls) if login else None
+    return faust.SASLCredentials(
+        mechanism=login.mechanism,
+        username=login.username,
+        password=login.password,
+        ssl_context=login.tls,
+    )
+
+
 def _faust_settings(settings: Settings, cache_dir: Path) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if settings.instance_id:
@@ -141,7 +154,7 @@ def _faust_settings(settings: Settings, cache_dir: Path) -> dict[str, Any]:
         more["canonical_url"] = f"http://{settings.instance_id}:6066"
     return {
         "autodiscover": False,
-        "broker_credentials": security.credentials(settings),
+        "broker_credentials": credentials(settings),
         "broker_heartbeat_interval": 1.0,
         "broker_max_poll_records": 2000,
         "broker_session_timeout": settings.session_timeout_s,

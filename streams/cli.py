@@ -1,23 +1,21 @@
-"""The command line: `readstates worker | init | ack | get | fsck | stack`."""
+"""The command line. Each command's code is imported when it is called: `--help` stays fast, and
+what only a worker needs may be missing where only the client is installed."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-import orjson
-from confluent_kafka import KafkaException
-from readstates.schemas.replies import encode_reply
-from readstates.streams.client import BlockingClient, QueryError
-from readstates.streams.config import Settings, describe, env_name
-from readstates.streams.errors import ReadStatesError, TopicError
+from readstates.streams.options import KAFKA_ONLY, settings_of, spoken_errors, with_settings
+
+if TYPE_CHECKING:
+    from readstates.streams.client import BlockingClient
 
 PARTITIONS = 8  # of topics that `init` makes, unless told otherwise
-KAFKA_ONLY = ("kafka_bootstrap", "kafka_config", "topic_prefix")
 INIT = (
     *KAFKA_ONLY,
     "kafka_group",
@@ -34,34 +32,57 @@ INIT = (
 )
 
 
-def with_settings(*names: str) -> Callable[[Any], Any]:
-    """Add the settings (all, if none is named) as options; the command gets them as keywords."""
+class Elsewhere(NamedTuple):
+    """A command in a module of its own, and its line in `readstates --help`."""
 
-    def decorate(command: Any) -> Any:
-        for setting in reversed(fields(Settings)):
-            if names and setting.name not in names:
-                continue
-            command = click.option(
-                f"--{setting.name.replace('_', '-')}",
-                setting.name,
-                default=None,
-                metavar=type(setting.default).__name__.upper(),
-                help=f"{describe(setting)}  ({env_name(setting.name)})",
-            )(command)
+    module: str
+    name: str
+    help: str
+
+
+ELSEWHERE = {
+    "stack": Elsewhere(
+        "readstates.ops.local.cli", "stack", "A local Kafka and Cassandra, for development."
+    ),
+}
+
+
+class Commands(click.Group):
+    """The commands of this module and those of ELSEWHERE."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        elsewhere = ELSEWHERE.get(cmd_name)
+        if elsewhere is None:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(elsewhere.module), elsewhere.name)
         return command
 
-    return decorate
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            if name in ELSEWHERE:
+                rows.append((name, ELSEWHERE[name].help))
+            else:
+                rows.append((name, self.commands[name].get_short_help_str(limit=80)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").startswith("readstates."):
+                raise
+            raise click.ClickException(
+                f"{ctx.invoked_subcommand} needs the Python package of {exc.name}: "
+                "pip install 'readstates[worker]'"
+            ) from exc
 
 
-def settings_of(given: dict[str, Any]) -> Settings:
-    """Settings from the flags and the environment; a wrong one ends the command with 2."""
-    try:
-        return Settings.load(**given)
-    except ReadStatesError as exc:
-        raise click.UsageError(str(exc)) from exc
-
-
-@click.group(context_settings={"max_content_width": 100})
+@click.group(cls=Commands, context_settings={"max_content_width": 100})
 @click.version_option(package_name="readstates")
 def main() -> None:
     """Read states: what is unread, for every user and channel, through Kafka."""
@@ -100,9 +121,10 @@ def init(partitions: int | None, replication_factor: int, new_epoch: bool, **giv
     from readstates.streams import new_epoch as epochs
     from readstates.streams import topics
     from readstates.streams.cassandra import Store
+    from readstates.streams.errors import TopicError
 
     settings = settings_of(given)
-    try:
+    with spoken_errors():
         created = topics.create(settings, partitions or PARTITIONS, replication_factor)
         mended = topics.mend(settings)
         store = Store(settings)
@@ -123,8 +145,6 @@ def init(partitions: int | None, replication_factor: int, new_epoch: bool, **giv
             )
         finally:
             store.close()
-    except ReadStatesError as exc:
-        raise click.ClickException(str(exc)) from exc
     click.echo(f"topics: {', '.join(created) or 'all there'}; {topic.partitions} partitions")
     for setting in mended:
         click.echo(f"set {setting}")
@@ -139,6 +159,8 @@ def init(partitions: int | None, replication_factor: int, new_epoch: bool, **giv
 @with_settings(*KAFKA_ONLY)
 def ack(user: int, channel: int, message: int, as_json: bool, **given: Any) -> None:
     """Publish an ack: USER has read CHANNEL up to MESSAGE. Prints the record's offset."""
+    import orjson
+
     with _client(given) as client:
         offset = client.ack(user, channel, message)
     shown = orjson.dumps({"offset": str(offset)}).decode() if as_json else f"offset {offset}"
@@ -161,6 +183,8 @@ def get(
     **given: Any,
 ) -> None:
     """Query the read states of USER, all of them or those of each CHANNEL."""
+    from readstates.schemas.replies import encode_reply
+
     with _client(given) as client:
         reply = client.get(user, channel or None, after_offset=after_offset, deadline_s=deadline_s)
     if as_json:
@@ -182,21 +206,23 @@ def get(
 @contextmanager
 def _client(given: dict[str, Any]) -> Iterator[BlockingClient]:
     """A client whose errors end the command with a line, not a traceback."""
+    from readstates.streams.client import BlockingClient, QueryError
     from readstates.streams.security import connect
 
     settings = settings_of(given)
-    try:
+    with spoken_errors():
         connect(settings)  # says what is wrong with a login; a client would only time out
-        with BlockingClient(
-            settings.kafka_bootstrap,
-            f"{settings.topic_prefix}.replies.shell",
-            topic_prefix=settings.topic_prefix,
-            create_reply_topic=True,
-            config=settings.kafka_extra,
-        ) as client:
-            yield client
-    except (KafkaException, QueryError, OSError, ValueError, ReadStatesError) as exc:
-        raise click.ClickException(str(exc)) from exc
+        try:
+            with BlockingClient(
+                settings.kafka_bootstrap,
+                f"{settings.topic_prefix}.replies.shell",
+                topic_prefix=settings.topic_prefix,
+                create_reply_topic=True,
+                config=settings.kafka_extra,
+            ) as client:
+                yield client
+        except (QueryError, ValueError) as exc:
+            raise click.ClickException(str(exc)) from exc
 
 
 @main.command()
@@ -207,10 +233,6 @@ def fsck(file: str) -> None:
 
     sys.exit(check([file]))
 
-
-from readstates.ops.local.cli import stack  # noqa: E402
-
-main.add_command(stack)
 
 if __name__ == "__main__":
     main()

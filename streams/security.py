@@ -1,8 +1,8 @@
 """TLS and logins of Kafka, from one setting, and what is said where the brokers refuse them.
 
 librdkafka (replies, dead letters, administration) takes KAFKA_CONFIG as it is. Faust's consumer is
-aiokafka, which has other names for the same: `credentials` translates. What it could not follow
-is refused, so that the consumer is never less safe than the producer beside it.
+aiokafka, which has other names for the same: `login` reads it for that. What it could not follow is
+refused, so that the consumer is never less safe than the producer beside it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import ssl
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import faust
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from readstates.streams.config import Settings
@@ -44,8 +43,20 @@ FOLLOWED = {
 ADDRESS_KEYS = {"bootstrap.servers", "metadata.broker.list"}
 
 
-def credentials(settings: Settings) -> Any:
-    """Faust's credentials for the consumer, as KAFKA_CONFIG says; None for a plain connection.
+class Login(NamedTuple):
+    """How the brokers are reached: TLS, a login, or both. `mechanism` is empty without a login."""
+
+    tls: ssl.SSLContext | None
+    mechanism: str = ""
+    username: str = ""
+    password: str = ""
+
+    def __repr__(self) -> str:
+        return f"Login(tls={self.tls is not None}, mechanism={self.mechanism!r})"
+
+
+def login(settings: Settings) -> Login | None:
+    """What KAFKA_CONFIG says of it; None for a plain connection.
 
     Raises ConfigError for what the consumer cannot follow, naming the key and never a value.
     """
@@ -73,12 +84,12 @@ def credentials(settings: Settings) -> Any:
             )
     context = _kafka_tls(given) if tls else None
     if not sasl:
-        return faust.SSLCredentials(context) if context else None
-    return faust.SASLCredentials(
-        mechanism=_mechanism(given),
-        username=_needed(given, "sasl.username"),
-        password=_needed(given, "sasl.password"),
-        ssl_context=context,
+        return Login(context) if context else None
+    return Login(
+        context,
+        _mechanism(given),
+        _needed(given, "sasl.username"),
+        _needed(given, "sasl.password"),
     )
 
 
@@ -145,20 +156,21 @@ def tls_context(
     return context
 
 
-def connect(settings: Settings) -> AdminClient:
+def connect(settings: Settings, timeout_s: float | None = None) -> AdminClient:
     """An admin client which the brokers have answered.
 
     Raises ConfigError saying what to look at: KAFKA_CONFIG has what librdkafka does not know, the
-    login or the certificate is refused, or nobody answers within CONNECT_TIMEOUT_S.
+    login or the certificate is refused, or nobody answers within `timeout_s` (CONNECT_TIMEOUT_S).
     """
-    credentials(settings)  # what the consumer could not follow is of no use to anybody
+    timeout_s = timeout_s or CONNECT_TIMEOUT_S
+    login(settings)  # what the consumer could not follow is of no use to anybody
     failures: list[KafkaError] = []
     more = {"client.id": "read-states-admin", "log_level": 0, "error_cb": failures.append}
     try:
         client = AdminClient(settings.librdkafka(**more))
     except KafkaException as exc:
         raise _not_taken(settings, exc) from None
-    end = time.monotonic() + CONNECT_TIMEOUT_S
+    end = time.monotonic() + timeout_s
     while True:
         try:
             client.list_topics(timeout=POLL_S)
@@ -168,7 +180,7 @@ def connect(settings: Settings) -> AdminClient:
             if refused:
                 raise ConfigError(_refusal(settings, refused[0])) from None
             if time.monotonic() > end:
-                raise ConfigError(_silence(settings, failures, exc)) from None
+                raise ConfigError(_silence(settings, timeout_s, failures, exc)) from None
         else:
             return client
 
@@ -201,11 +213,13 @@ def _refusal(settings: Settings, error: KafkaError) -> str:
     return f"{where} and this client refuse each other: {error.str()}. {advice}"
 
 
-def _silence(settings: Settings, failures: list[KafkaError], exc: KafkaException) -> str:
+def _silence(
+    settings: Settings, timeout_s: float, failures: list[KafkaError], exc: KafkaException
+) -> str:
     telling = [one for one in failures if one.code() != KafkaError._ALL_BROKERS_DOWN]
     last = telling[0].str() if telling else exc.args[0].str()
     return (
-        f"no Kafka answers at {settings.kafka_bootstrap} within {CONNECT_TIMEOUT_S:.0f} s: {last}. "
+        f"no Kafka answers at {settings.kafka_bootstrap} within {timeout_s:g} s: {last}. "
         "Check KAFKA_BOOTSTRAP; brokers that want TLS or a login need security.protocol in "
         "KAFKA_CONFIG; or start one: readstates stack up"
     )

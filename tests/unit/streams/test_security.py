@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from readstates.streams import security
+from readstates.streams.app import credentials
 from readstates.streams.config import Settings
 from readstates.streams.errors import ConfigError
 
@@ -18,7 +19,7 @@ LOGIN = "sasl.mechanism=SCRAM-SHA-512,sasl.username=me,sasl.password=hid,,den"
 
 def aiokafka(kafka_config: str) -> dict[str, object]:
     """The arguments that the consumer is made with."""
-    found = security.credentials(Settings.load({}, kafka_config=kafka_config))
+    found = credentials(Settings.load({}, kafka_config=kafka_config))
     return dict(credentials_to_aiokafka_auth(found, None))
 
 
@@ -89,7 +90,7 @@ def test_names_only_are_not_checked_where_librdkafka_is_told_so() -> None:
 def test_what_the_consumer_cannot_follow(given: str, said: str) -> None:
     settings = Settings.load({}, kafka_config=given)
     with pytest.raises(ConfigError, match=said) as caught:
-        security.credentials(settings)
+        security.login(settings)
     assert "hid" not in str(caught.value)
     with pytest.raises(ConfigError, match=said):  # nobody connects before it is looked at
         security.connect(settings)
