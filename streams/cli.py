@@ -41,6 +41,11 @@ class Elsewhere(NamedTuple):
 
 
 ELSEWHERE = {
+    "dead-letters": Elsewhere(
+        "readstates.streams.dead_letters",
+        "dead_letters",
+        "Records of `updates` that could not be applied: see them, send them again.",
+    ),
     "stack": Elsewhere(
         "readstates.ops.local.cli", "stack", "A local Kafka and Cassandra, for development."
     ),

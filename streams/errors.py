@@ -6,7 +6,8 @@ ReadStatesError
 ├── EpochError           refuse to start: this is not the topic the database was written from
 ├── DataLossError        refuse to start: Kafka no longer has records that were not yet durable
 ├── BatchGapError        stop the worker: records were lost between Kafka and the partition
-└── StoreError           pause and retry: Cassandra did not answer, nothing is forgotten
+├── StoreError           pause and retry: Cassandra did not answer, nothing is forgotten
+└── SendError            end the command: the brokers did not take a record
 
 `readstates.schemas.wire.DecodeError` (dead-letter and go on) and
 `readstates.cache.table.TableDamaged` (drop the file and replay) belong to their own packages.
@@ -41,3 +42,7 @@ class BatchGapError(ReadStatesError):
 
 class StoreError(ReadStatesError):
     """Cassandra did not answer in time or refused; the work stays queued and is tried again."""
+
+
+class SendError(ReadStatesError):
+    """The brokers did not take a record that a command sent; the text says how far it came."""

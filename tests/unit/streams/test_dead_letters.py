@@ -1,0 +1,67 @@
+"""What a dead letter looks like at a terminal and in JSON: whatever its bytes, no control code."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from readstates.schemas.dead_letters import REASONS, Origin
+from readstates.streams.dead_letters import CURABLE, SHOWN_MAX, Letter, as_json, shown
+from readstates.streams.dead_letters import dead_letters as command
+
+NASTY = st.text(st.characters(categories=["Cc", "Cf", "Zl", "Zp", "Lu", "So"])).map(str.encode)
+raw = st.none() | st.binary(max_size=400) | NASTY
+
+
+def controls(text: str) -> set[str]:
+    return {one for one in text if unicodedata.category(one) in ("Cc", "Cf", "Zl", "Zp", "Cs")}
+
+
+@settings(deadline=None)  # a loaded machine is no failure
+@given(raw)
+def test_no_control_character_reaches_a_terminal(value: bytes | None) -> None:
+    text = shown(value)
+    assert not controls(text)
+    assert len(text) <= SHOWN_MAX
+
+
+def test_what_is_shown() -> None:
+    assert shown(None) == "null"
+    assert shown(b'{"type":"ack"}') == '{"type":"ack"}'
+    assert shown(b"\x1b[31m\xff\n") == "\\x1b[31m\\xff\\n"
+    assert shown("é…".encode()) == "é…"
+    assert shown(b"x" * SHOWN_MAX) == "x" * SHOWN_MAX
+    assert shown(b"x" * (SHOWN_MAX + 1)) == "x" * (SHOWN_MAX - 1) + "…"
+
+
+@settings(deadline=None)
+@given(
+    raw, raw, st.none() | st.builds(Origin, st.sampled_from(REASONS), st.text(), *[st.just(3)] * 2)
+)
+def test_json_is_one_line_without_control_characters(
+    key: bytes | None, value: bytes | None, origin: Origin | None
+) -> None:
+    line = as_json(Letter(1, 2, 3, key, value, origin))
+    assert not controls(line)
+    body = json.loads(line)
+    assert (body["kept_partition"], body["kept_offset"]) == (1, "2")
+    assert body["reason"] == (origin.reason if origin else None)
+    if value is not None and "value" in body:
+        assert body["value"].encode() == value
+
+
+@pytest.mark.parametrize("reason", sorted({*REASONS} - {*CURABLE}))
+def test_what_would_only_come_back_is_refused(reason: str) -> None:
+    done = CliRunner().invoke(command, ["resend", "--reason", reason, "--yes"])
+    assert done.exit_code == 2
+    assert "--force" in done.output
+
+
+def test_an_offset_alone_is_refused() -> None:
+    done = CliRunner().invoke(command, ["resend", "--offset", "3"])
+    assert done.exit_code == 2
+    assert "--partition" in done.output
