@@ -30,9 +30,11 @@ from readstates.schemas.events import (
     Update,
 )
 from readstates.schemas.queries import Get
+from readstates.schemas.saved import SavedState
 
 SHOWN_MAX = 80  # characters of a wrong value that an error repeats
 DIGITS_MAX = 19  # of 2^63 - 1
+SAVED_BYTES_MAX = 64 << 20  # a line; a reply has at most REPLY_BYTES_MAX
 
 _loads = orjson.loads
 _PLAIN: dict[str, type[Ack | Mention | RetractMention]] = {
@@ -238,16 +240,51 @@ def decode_query(value: bytes | None) -> Get:
     )
 
 
+# -- saved read states ----------------------------------------------------------------------------
+
+
+def decode_saved(line: bytes) -> list[tuple[int, SavedState]]:
+    """(user, read state) of a saved line: one read state with its `user_id`, or a whole reply.
+
+    Fields as in replies, `version` is ignored. Raises DecodeError, nothing else.
+    """
+    body = _object(line, SAVED_BYTES_MAX)
+    user_id = _id(body, "user_id")
+    if "read_states" not in body:
+        return [(user_id, _saved(body, ""))]
+    states = body["read_states"]
+    if not isinstance(states, list):
+        raise _wrong("read_states", "a list", states)
+    found = []
+    for number, state in enumerate(states):
+        where = f"read_states[{number}]"
+        if not isinstance(state, dict):
+            raise _wrong(where, "an object", state)
+        found.append((user_id, _saved(state, where)))
+    return found
+
+
+def _saved(body: dict[str, Any], where: str) -> SavedState:
+    return SavedState(
+        _type(body, where),
+        _id(body, "channel_id", where),
+        _id(body, "last_message_id", where, low=0),
+        _id(body, "last_mention_id", where, low=0) if "last_mention_id" in body else 0,
+        _integer(body, "mention_count", COUNT_MAX, 0),
+        _integer(body, "last_pin_timestamp", TIMESTAMP_MAX, 0),
+        _integer(body, "flags", COUNT_MAX, 0),
+        _integer(body, "last_viewed", DAYS_MAX, 0),
+    )
+
+
 # -- fields ---------------------------------------------------------------------------------------
 
 
-def _object(value: bytes | None) -> dict[str, Any]:
+def _object(value: bytes | None, most: int = EVENT_BYTES_MAX) -> dict[str, Any]:
     if value is None:
         raise DecodeError("null_value", "", "the record has no value")
-    if len(value) > EVENT_BYTES_MAX:
-        raise DecodeError(
-            "too_large", "", f"{len(value)} bytes, at most {EVENT_BYTES_MAX} are allowed"
-        )
+    if len(value) > most:
+        raise DecodeError("too_large", "", f"{len(value)} bytes, at most {most} are allowed")
     try:
         body = _loads(value)
     except (ValueError, RecursionError) as exc:

@@ -46,6 +46,11 @@ ELSEWHERE = {
         "dead_letters",
         "Records of `updates` that could not be applied: see them, send them again.",
     ),
+    "import": Elsewhere(
+        "readstates.streams.importer",
+        "import_states",
+        "Bring in the read states of FILE, JSON lines, through the updates topic.",
+    ),
     "stack": Elsewhere(
         "readstates.ops.local.cli", "stack", "A local Kafka and Cassandra, for development."
     ),

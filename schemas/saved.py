@@ -1,0 +1,81 @@
+"""A read state that comes from elsewhere, and the events that make it.
+
+What the log can say is what users do, not what a state is; so a state is made by events that lead
+to it, from a read state that is not there:
+
+1. `mention` with `last_mention_id`, which only a mention sets;
+2. `ack` with `manual`, which sets `last_message_id`, `mention_count`, `flags` and `last_viewed` and
+   leaves `last_mention_id`;
+3. `pins_ack` with `last_pin_timestamp`.
+
+A channel that was never read (`last_message_id` 0) has no ack that says so: its count is made by as
+many mentions, at most MENTIONS_MAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from readstates.schemas.events import Delete, MarkUnread, Mention, PinsAck, RetractMention, Update
+
+MENTIONS_MAX = 1000  # events for the count of one channel that was never read
+
+
+class SavedState(NamedTuple):
+    """A read state's fields, without a version: that is the log's to give."""
+
+    read_state_type: int
+    channel_id: int
+    last_message_id: int
+    last_mention_id: int = 0
+    mention_count: int = 0
+    last_pin_timestamp: int = 0  # ms
+    flags: int = 0
+    last_viewed: int = 0  # days
+
+
+def events_of(user_id: int, state: SavedState, *, replace: bool = False) -> Iterator[Update]:
+    """The events that make `state` from one that is not there; none where all is zero.
+
+    `replace`: a `delete` first, so that it may be there. Raises ValueError for a state that no
+    events lead to.
+    """
+    kind, channel = state.read_state_type, state.channel_id
+    if state.last_message_id == 0:
+        _check_never_read(state)
+    if replace:
+        yield Delete(user_id, channel, kind)
+    if state.last_mention_id:
+        yield Mention(user_id, channel, state.last_mention_id, kind)
+    if state.last_message_id:
+        yield MarkUnread(
+            user_id,
+            channel,
+            state.last_message_id,
+            state.mention_count,
+            kind,
+            state.flags,
+            state.last_viewed,
+        )
+    elif state.last_mention_id and state.mention_count == 0:
+        yield RetractMention(user_id, channel, state.last_mention_id, kind)
+    else:  # an older message that is not the last one counted counts every time
+        for _ in range(1, state.mention_count):
+            yield Mention(user_id, channel, state.last_mention_id - 1, kind)
+    if state.last_pin_timestamp:
+        yield PinsAck(user_id, channel, state.last_pin_timestamp, kind)
+
+
+def _check_never_read(state: SavedState) -> None:
+    if state.flags or state.last_viewed:
+        raise ValueError("flags and last_viewed need a last_message_id: only an ack sets them")
+    if state.mention_count and not state.last_mention_id:
+        raise ValueError("a mention_count with neither last_message_id nor last_mention_id")
+    if state.mention_count > 1 and state.last_mention_id == 1:
+        raise ValueError("message 1, never read, cannot have been mentioned more than once")
+    if state.mention_count > MENTIONS_MAX:
+        raise ValueError(
+            f"mention_count {state.mention_count} without last_message_id takes as many events; "
+            f"at most {MENTIONS_MAX} are made"
+        )

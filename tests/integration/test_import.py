@@ -1,0 +1,112 @@
+"""Read states exported as replies and imported elsewhere are the same, version apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blackbox import PARTITIONS, Reply, Service, Wire, new_user, partition_of
+from readstates.ops.local.stack import Stack
+
+CHANNELS: list[list[dict[str, Any]]] = [
+    [{"type": "ack", "message_id": "30", "flags": 5, "last_viewed": 19_700}],
+    [
+        {"type": "ack", "message_id": "10"},
+        {"type": "mention", "message_id": "12"},
+        {"type": "mention", "message_id": "14"},
+    ],
+    [{"type": "mention", "message_id": str(n)} for n in (7, 9, 8)],
+    [{"type": "mention", "message_id": "7"}, {"type": "retract_mention", "message_id": "7"}],
+    [{"type": "ack", "message_id": "9", "manual": True, "mention_count": 2**32 - 1, "flags": 1}],
+    [{"type": "pins_ack", "timestamp": 2**48 - 1}],
+    [
+        {"type": "mention", "message_id": str(2**63 - 1), "read_state_type": 2},
+        {"type": "ack", "message_id": "1", "read_state_type": 2},
+        {"type": "pins_ack", "timestamp": 5, "read_state_type": 2},
+    ],
+]
+COUNTED = 1 + 2 + 3 + 2 + 1 + 1 + 3  # the events that an import makes of these
+
+
+@pytest.fixture(scope="module")
+def fresh(stack: Stack, folder: Path) -> Iterator[Service]:
+    """Other topics, another keyspace."""
+    made = Service(stack.env(), folder, "imported")
+    try:
+        made.start().wait_ready()
+        yield made
+    finally:
+        made.close()
+
+
+def fill(wire: Wire, user: int) -> Reply:
+    for channel, events in enumerate(CHANNELS, 100):
+        for event in events:
+            offset = wire.produce_update(user, {"channel_id": str(channel), **event})
+    return wire.get(user, after_offset=offset)
+
+
+def without_versions(reply: Reply) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in state.items() if name != "version"}
+        for state in reply.states
+    ]
+
+
+def test_export_and_import(wire: Wire, fresh: Service, tmp_path: Path) -> None:
+    replies = {user: fill(wire, user) for user in (new_user(n % PARTITIONS) for n in range(5))}
+    file = tmp_path / "states.jsonl"
+    with file.open("w") as out:
+        for number, (user, reply) in enumerate(replies.items()):
+            if number % 2:  # a whole reply a line, or one read state a line
+                out.write(json.dumps(reply.value) + "\n")
+            else:
+                states = ({"user_id": str(user), **state} for state in reply.states)
+                out.writelines(json.dumps(state) + "\n" for state in states)
+            out.write("\n")
+
+    done = fresh.cli("import", str(file), "--dry-run")
+    assert (done.returncode, done.stdout) == (0, f"{5 * COUNTED} records, none sent\n")
+    assert fresh.wire.ends(fresh.wire.updates) == [0] * PARTITIONS
+
+    done = fresh.cli("import", str(file), "--json")
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    ends = fresh.wire.ends(fresh.wire.updates)
+    assert printed["records"] == sum(ends) == 5 * COUNTED
+    assert printed["last_offsets"] == {str(n): str(end - 1) for n, end in enumerate(ends) if end}
+    for user, reply in replies.items():
+        last = int(printed["last_offsets"][str(partition_of(user))])
+        found = fresh.wire.get(user, after_offset=last)
+        assert without_versions(found) == without_versions(reply)
+        assert len(found.states) == len(CHANNELS)
+
+    # again, over states that have changed since
+    user, reply = next(iter(replies.items()))
+    for state in reply.states:
+        place = {name: state[name] for name in ("channel_id", "read_state_type")}
+        fresh.wire.produce(user, {"type": "ack", "message_id": "99", **place})
+    done = fresh.cli("import", str(file), "--replace")
+    assert done.returncode == 0, done.stderr
+    last = fresh.wire.ends(fresh.wire.updates)[partition_of(user)] - 1
+    assert f"partition {partition_of(user)}: up to offset {last}\n" in done.stdout
+    assert without_versions(fresh.wire.get(user, after_offset=last)) == without_versions(reply)
+
+
+def test_nothing_is_sent_of_a_file_with_a_wrong_line(service: Service, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.jsonl"
+    good = '{"user_id":"1","channel_id":"2","last_message_id":"3"}\n'
+    file.write_text(
+        good + "\n" + good.replace('"3"', '"x"') + good.replace('"3"}', '"0","flags":1}')
+    )
+    before = service.wire.ends(service.wire.updates)
+    done = service.cli("import", str(file))
+    assert done.returncode == 1
+    assert "line 3: last_message_id: expected an integer 0 " in done.stderr
+    assert "line 4: flags and last_viewed need a last_message_id" in done.stderr
+    assert "2 lines" in done.stderr
+    assert "nothing was sent" in done.stderr
+    assert service.wire.ends(service.wire.updates) == before
