@@ -54,6 +54,11 @@ ELSEWHERE = {
     "stack": Elsewhere(
         "readstates.ops.local.cli", "stack", "A local Kafka and Cassandra, for development."
     ),
+    "status": Elsewhere(
+        "readstates.streams.status",
+        "status",
+        "The group at a glance: workers, partitions, lag, epoch; what is wrong.",
+    ),
 }
 
 

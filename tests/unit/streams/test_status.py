@@ -1,0 +1,110 @@
+"""What `readstates status` calls wrong, and what it calls well."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from readstates.streams.config import Settings
+from readstates.streams.status import (
+    UNKNOWN,
+    KafkaStatus,
+    LogStatus,
+    Member,
+    PartitionStatus,
+    Status,
+    _json,
+    _text,
+    problems_of,
+)
+
+SETTINGS = Settings()
+LOG = LogStatus(8, "id", 2, SETTINGS.updates_topic)
+
+
+def one(number: int) -> PartitionStatus:
+    return PartitionStatus(number, 1, "w", 0, 10, 7, "live:9", 1, 5, 5)
+
+
+def kafka() -> KafkaStatus:
+    return KafkaStatus("id", "STABLE", [Member("w", "c", "h", None, [0, 1])], [one(0), one(1)])
+
+
+def found(state: KafkaStatus | None, log: LogStatus | None = LOG) -> list[str]:
+    return list(problems_of(SETTINGS, state, log))
+
+
+def test_nothing_is_wrong() -> None:
+    assert found(kafka()) == []
+    fresh = kafka()
+    fresh.partitions[0] = PartitionStatus(0, 1, "w", 0, 0, None, "", 1, 0, None)
+    assert found(fresh) == []
+    assert (fresh.partitions[0].updates_lag, one(1).updates_lag, one(1).queries_lag) == (None, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"leader": None}, "updates partition 0 has no leader"),
+        ({"queries_leader": None}, "queries partition 0 has no leader"),
+        ({"owner": None}, "partition 0 has no owner"),
+        ({"committed": 11}, "outside the log, 0 … 10"),
+        ({"log_start": 8}, "outside the log, 8 … 10"),
+    ],
+)
+def test_a_partition(change: dict[str, int | None], said: str) -> None:
+    state = kafka()
+    state.partitions[0] = replace(state.partitions[0], **change)  # type: ignore[arg-type]
+    (problem,) = found(state)
+    assert said in problem
+
+
+def test_the_group() -> None:
+    state = kafka()
+    state.group_state = "PREPARING_REBALANCING"
+    assert "partitions are moving" in found(state)[0]
+    state.members = []
+    assert "no worker is running" in found(state)[0]
+
+
+def test_owners_that_kafka_does_not_tell_are_not_called_missing() -> None:
+    state = kafka()
+    state.group_state, state.members, state.partitions[0].owner = UNKNOWN, [], None
+    assert found(state) == []
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        (LogStatus(), "was never written from"),
+        (LogStatus(last_topic="other.updates"), "was never written from"),
+        (replace(LOG, topic_id="other"), "topic ID id and 2 partitions, but"),
+        (replace(LOG, partitions=3), "with 3: workers refuse"),
+        (replace(LOG, last_topic="other.updates"), "last written from other.updates"),
+    ],
+)
+def test_the_database(log: LogStatus, said: str) -> None:
+    (problem,) = found(kafka(), log)
+    assert said in problem
+
+
+def test_what_was_met_while_asking_is_told() -> None:
+    state = kafka()
+    state.problems.append("met")
+    assert found(state) == ["met"]
+
+
+def test_a_part_that_is_away_leaves_the_other() -> None:
+    assert found(None) == []
+    assert found(kafka(), None) == []
+    text = "\n".join(_text(SETTINGS, Status(None, LOG, ["Kafka: gone"])))
+    assert "epoch 8" in text
+    assert "PROBLEM Kafka: gone" in text
+    assert '"kafka": null' in _json(Status(None, LOG, ["Kafka: gone"]))
+
+
+def test_no_control_character_of_a_client_reaches_the_terminal() -> None:
+    state = kafka()
+    state.members[0].client_id = state.partitions[0].metadata = "\x1b[2J"
+    lines = list(_text(SETTINGS, Status(state, LOG, ["\x1b"])))
+    assert all(line.isprintable() for line in lines)
