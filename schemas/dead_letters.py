@@ -1,6 +1,7 @@
 """Dead letters: why a record of `updates` was not applied, and where it stood.
 
-The record's key and value are kept as they came, or the value cut where no broker takes it; the headers, all ASCII, say the rest.
+Key and value are kept as they came, or the value cut where no broker takes it as a whole; the
+headers, all ASCII, say the rest.
 """
 
 from __future__ import annotations

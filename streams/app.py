@@ -23,7 +23,7 @@ import faust
 from faust.types import TP
 from mode import CrashingSupervisor, Service
 from readstates.cache.tablefile import default_cache_dir, own_folder
-from readstates.streams import agents, metrics, security, topics, transport
+from readstates.streams import agents, logs, metrics, security, topics, transport
 from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
 from readstates.streams.errors import ConfigError, ReadStatesError
@@ -282,14 +282,18 @@ class Duties(Service):  # type: ignore[misc]
         return lag > 0
 
 
-def run(settings: Settings, loglevel: str) -> int:
+def run(settings: Settings, loglevel: str, log_format: str) -> int:
     """Run a worker until a signal or an error; returns the exit status."""
+    logs.set_up(log_format, loglevel)
     try:
         app = build(settings)
     except ReadStatesError as exc:
         print(f"read-states: {exc}", file=sys.stderr)
         return 1
-    worker = Worker(app, loglevel=loglevel, redirect_stdouts=False, quiet=True)
+    worker = Worker(
+        app, loglevel=loglevel, override_logging=False, redirect_stdouts=False, quiet=True
+    )
+    worker.spinner = None  # it would write cursor codes among the log lines
     try:
         worker.execute_from_commandline()
     except SystemExit as exc:

@@ -110,12 +110,20 @@ def main() -> None:
     default="INFO",
     show_default=True,
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="of standard output; json: one object a line  (READ_STATES_LOG_FORMAT)",
+    envvar="READ_STATES_LOG_FORMAT",
+)
 @with_settings()
-def worker(loglevel: str, **given: Any) -> None:
+def worker(loglevel: str, log_format: str, **given: Any) -> None:
     """Run one worker until SIGTERM or SIGINT."""
     from readstates.streams.app import run
 
-    sys.exit(run(settings_of(given), loglevel))
+    sys.exit(run(settings_of(given), loglevel, log_format))
 
 
 @main.command()

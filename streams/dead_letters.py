@@ -122,6 +122,7 @@ def as_json(letter: Letter) -> str:
         "topic": letter.origin and letter.origin.topic,
         "partition": letter.origin and letter.origin.partition,
         "offset": letter.origin and str(letter.origin.offset),
+        "cut": (letter.origin and letter.origin.cut) or None,
         "kept_partition": letter.partition,
         "kept_offset": str(letter.offset),
         "kept_at_ms": letter.timestamp_ms,
@@ -206,8 +207,9 @@ def resend(
 
     Taken are those that may pass now: misrouted (their producer had another partitioner) and
     too_many_states (the user has deleted some, or USER_STATES_MAX is larger now). Others would
-    come back as they are; --force sends them nevertheless. They are applied as new events, after
-    all that was sent since. The dead letters stay: a second resend sends them a second time.
+    come back as they are; --force sends them nevertheless, but never one whose value was cut. They
+    are applied as new events, after all that was sent since. The dead letters stay: a second resend
+    sends them a second time.
     """
     if offset is not None and partition is None:
         raise click.UsageError("--offset needs --partition: an offset is one partition's")
@@ -230,8 +232,8 @@ def resend(
                 continue
             if offset is not None and origin.offset != offset:
                 continue
-            if origin.reason not in wanted:
-                left[origin.reason] += 1
+            if origin.cut or origin.reason not in wanted:  # half a value is nobody's event
+                left["cut" if origin.cut else origin.reason] += 1
                 continue
             if dry_run and origin not in chosen:
                 click.echo(_line(letter))

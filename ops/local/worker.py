@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -75,10 +76,8 @@ class WorkerProcess:
             return log.read().decode(errors="replace")
 
     def _port(self) -> int | None:
-        for line in self.output().splitlines():
-            if "http host=" in line:
-                return int(line.rpartition("port=")[2].split()[0])
-        return None
+        found = re.search(r"http host=\S+ port=(\d+)", self.output())  # in text or in JSON
+        return int(found[1]) if found else None
 
     def get(self, path: str) -> tuple[int, str]:
         """GET from its HTTP endpoints: status (0: no answer yet) and body."""

@@ -1,0 +1,136 @@
+"""What a worker writes about itself: one line a record, as text or JSON, repeats limited.
+
+Our own lines are an event's name and `key=value` pairs, written as a format string and its values.
+As JSON each pair becomes a field, numbers stay numbers; `message` is the line as text has it, and
+lines of Faust and aiokafka have that only. The same event, told by its logger and format string,
+is written at most REPEATS_A_SECOND times a second; a line `suppressed` says how many were not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+REPEATS_A_SECOND = 20
+FORMATS = ("text", "json")
+TEXT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
+OURS = "readstates."
+RESERVED = {"ts", "level", "logger", "event", "message", "exception"}
+
+_EVENT = re.compile(r"[a-z][a-z0-9_]*(?= |$)")
+_SPEC = r"%[-#0 +]*(?:\d+)?(?:\.\d+)?[a-zA-Z]"
+_PAIR_OR_SPEC = re.compile(rf"(?:^|(?<=\s))(\w+)=((?:(?!{_SPEC})\S)*)({_SPEC})(\S*)|({_SPEC})")
+
+
+def set_up(style: str, level: str, stream: TextIO | None = None) -> None:
+    """Send every record from `level` up to `stream` (standard output), in that style."""
+    handler = logging.StreamHandler(stream or sys.stdout)
+    handler.setFormatter(JsonFormatter() if style == "json" else logging.Formatter(TEXT))
+    limited = RateLimit(handler)
+    logging.root.handlers.clear()
+    logging.root.addHandler(limited)
+    logging.root.setLevel(level.upper())
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ts (UTC), level, logger, event, message, and the event's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC)
+        body: dict[str, Any] = {
+            "ts": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "event": event_of(record),
+            "message": record.getMessage(),
+        }
+        body.update((name, value) for name, value in fields_of(record) if name not in RESERVED)
+        if record.exc_info:
+            body["exception"] = self.formatException(record.exc_info)
+        return json.dumps(body, default=str)
+
+
+def event_of(record: logging.LogRecord) -> str | None:
+    """The first word of a line of ours; None for one of somebody else, or a sentence of ours."""
+    if not record.name.startswith(OURS):
+        return None
+    found = _EVENT.match(str(record.msg))
+    return found.group() if found else None
+
+
+def fields_of(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
+    """The `key=value` pairs of a line of ours, values as they were given where they stand alone."""
+    if event_of(record) is None or not isinstance(record.args, tuple):
+        return
+    values = iter(record.args)
+    for name, before, spec, rest, other in _PAIR_OR_SPEC.findall(str(record.msg)):
+        if other:
+            next(values, None)
+            continue
+        after = rest.rstrip(":,;")
+        taken = [next(values, None) for _ in re.findall(_SPEC, spec + after)]
+        if not before and not after and isinstance(taken[0], int | float):
+            yield name, taken[0]
+        else:
+            yield name, (before + spec + after) % tuple(taken)
+
+
+class RateLimit(logging.Handler):
+    """Passes records on, of the same event at most REPEATS_A_SECOND within a second."""
+
+    def __init__(
+        self, target: logging.Handler, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._target = target
+        self._clock = clock
+        self._counts: dict[tuple[str, str], int] = {}  # in the second that runs
+        self._began = clock()
+        self._timer: threading.Timer | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._clock() - self._began >= 1:
+            self._next_second()
+        key = (record.name, str(record.msg))
+        count = self._counts[key] = self._counts.get(key, 0) + 1
+        if count <= REPEATS_A_SECOND:
+            self._target.handle(record)
+        elif self._timer is None:  # the last ones are told of, too, where silence follows
+            self._timer = threading.Timer(1, self.flush)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def flush(self) -> None:
+        """Tell what was suppressed; at exit, too."""
+        self.acquire()
+        try:
+            self._next_second()
+            self._target.flush()
+        finally:
+            self.release()
+
+    def _next_second(self) -> None:
+        for (name, line), count in self._counts.items():
+            if count > REPEATS_A_SECOND:
+                told = (count - REPEATS_A_SECOND, name, line)
+                self._target.handle(
+                    logging.LogRecord(
+                        __name__,
+                        logging.WARNING,
+                        "",
+                        0,
+                        "suppressed count=%d by=%s line=%r",
+                        told,
+                        None,
+                    )
+                )
+        self._counts.clear()
+        self._began = self._clock()
+        self._timer = None
