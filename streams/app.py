@@ -113,6 +113,7 @@ def build(settings: Settings) -> App:
     partitions.topic_id = topic.topic_id.bytes
     partitions.partition_count = topic.partitions
     partitions.cache_dir = cache_dir
+    metrics.describe_worker(settings, topic.partitions)
     app.read_states_settings = settings
     app.partitions = partitions
     store.broken = app.refuse

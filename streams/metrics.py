@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import time
+from dataclasses import fields
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from readstates.schemas.dead_letters import REASONS
+from readstates.streams.config import Settings
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # when a series began: nobody asks, and it doubles the page
 
@@ -83,6 +85,8 @@ QUERIES_WAITING = Gauge("read_states_queries_waiting", "queries held back")
 PARKED_UPDATES = Gauge("read_states_parked_updates", "updates held back", ["partition"])
 REPLY_FAILURES = Counter("read_states_reply_failures_total", "replies the broker did not take")
 COMMIT_FAILURES = Counter("read_states_commit_failures_total", "offset commits that failed")
+TOPIC_PARTITIONS = Gauge("read_states_topic_partitions", "partitions of the updates topic")
+SETTING = Gauge("read_states_setting", "numeric settings, for alerts to compare with", ["name"])
 
 PARTITION_GAUGES = (
     DURABILITY_LAG,
@@ -128,6 +132,15 @@ class CollectorPauses:
             self._longest_cpu_s = cpu_s
             GC_CPU_LONGEST.set(cpu_s)
         self._by_generation[info["generation"]].observe(pause_s)
+
+
+def describe_worker(settings: Settings, partitions: int) -> None:
+    """What an alert compares the rest with: this worker's settings, and the topic's partitions."""
+    TOPIC_PARTITIONS.set(partitions)
+    for setting in fields(settings):
+        value = getattr(settings, setting.name)
+        if isinstance(value, int | float):
+            SETTING.labels(setting.name).set(value)
 
 
 def forget_partition(number: int, *topics: str) -> None:
