@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 SEEDS ?= 2000
 
-.PHONY: help setup demo test test-unit kills lint bench bounds chaos sim clean
+.PHONY: help setup demo test test-unit kills lint bench bounds chaos sim promtool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,10 @@ bounds: setup ## memory, errors and recovery under floods (about twelve minutes)
 
 chaos: setup ## faults of every kind on three brokers, three nodes, three workers (about 20 minutes)
 	@$(BIN)/python -m readstates.ops.chaos
+promtool: $(BIN)/promtool ## Prometheus' tester of rules, for the tests of the alerts
+
+$(BIN)/promtool: | setup
+	@bash ops/promtool.sh $@
 
 clean: ## what the other targets made
 	rm -rf $(VENV) build dist *.egg-info cache/*.so cache/*.c .mypy_cache .pytest_cache .ruff_cache

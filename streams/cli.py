@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -192,6 +193,17 @@ def ack(user: int, channel: int, message: int, as_json: bool, **given: Any) -> N
 
 @main.command()
 @click.argument("user", type=int)
+@with_settings(*KAFKA_ONLY)
+def delete_user(user: int, **given: Any) -> None:
+    """Publish the deletion of all of USER's read states. Prints the record's offset."""
+    from readstates.schemas.events import DeleteUser
+
+    with _client(given) as client:
+        click.echo(f"offset {client.publish(DeleteUser(user))}")
+
+
+@main.command()
+@click.argument("user", type=int)
 @click.argument("channel", type=int, nargs=-1)
 @click.option("--after-offset", type=int, help="wait until this offset of `updates` is applied")
 @click.option("--deadline-s", default=5.0, show_default=True, help="how long to wait [s]")
@@ -246,6 +258,38 @@ def _client(given: dict[str, Any]) -> Iterator[BlockingClient]:
                 yield client
         except (QueryError, ValueError) as exc:
             raise click.ClickException(str(exc)) from exc
+
+
+@main.command()
+@click.option(
+    "--to-time",
+    type=click.DateTime(["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]),
+    help="to the first record at this time or later, UTC",
+)
+@click.option("--to-offset", type=int, help="to this offset; with --partition")
+@click.option("--partition", type=int, help="of this partition only  [default: all]")
+@with_settings(*KAFKA_ONLY, "kafka_group")
+def rewind(
+    to_time: datetime | None, to_offset: int | None, partition: int | None, **given: Any
+) -> None:
+    """Have the updates folded again from an earlier place: after a restore of the database.
+
+    First stop all workers and delete their table files. Going too far back is safe: a row skips
+    what it already has. Commits move back only.
+    """
+    from readstates.streams.rewind import rewind as move
+
+    if (to_time is None) == (to_offset is None):
+        raise click.UsageError("give one of --to-time and --to-offset")
+    if to_offset is not None and partition is None:
+        raise click.UsageError("--to-offset needs --partition: each has offsets of its own")
+    to_ms = None if to_time is None else int(to_time.replace(tzinfo=UTC).timestamp() * 1000)
+    settings = settings_of(given)
+    with spoken_errors():
+        steps = move(settings, to_ms=to_ms, to_offset=to_offset, only=partition)
+    for step in steps:
+        click.echo(f"partition {step.partition}: {step.before} -> {step.after}")
+    click.echo(f"{sum(s.before - s.after for s in steps)} records will be folded again")
 
 
 @main.command()

@@ -4,6 +4,7 @@ ReadStatesError
 ├── ConfigError          refuse to start: a setting is wrong, the message names it and its range
 ├── TopicError           refuse to start: a topic is missing or set up wrongly
 ├── EpochError           refuse to start: this is not the topic the database was written from
+├── RewindError          end the command: workers run, or the log no longer goes back so far
 ├── DataLossError        refuse to start: Kafka no longer has records that were not yet durable
 ├── BatchGapError        stop the worker: records were lost between Kafka and the partition
 ├── StoreError           pause and retry: Cassandra did not answer, nothing is forgotten
@@ -30,6 +31,10 @@ class TopicError(ReadStatesError):
 
 class EpochError(ReadStatesError):
     """The updates topic is not the one that the database was written from."""
+
+
+class RewindError(ReadStatesError):
+    """The group's commits cannot be moved back now, or not so far."""
 
 
 class DataLossError(ReadStatesError):

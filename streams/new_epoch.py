@@ -24,7 +24,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec
 from readstates.streams.cassandra import Log
 from readstates.streams.config import Settings
-from readstates.streams.errors import EpochError
+from readstates.streams.errors import EpochError, ReadStatesError
 from readstates.streams.security import connect
 from readstates.streams.topics import TIMEOUT_S, Topic, describe, wait_for_partitions
 
@@ -36,7 +36,7 @@ def prepare(settings: Settings, known: Log | None, partitions: int | None) -> To
     """
     client = connect(settings)
     topic = describe(client, settings.updates_topic)
-    _no_workers(client, settings)
+    no_workers(client, settings, EpochError)
     if known is not None and known.topic_id == topic.topic_id:
         _all_durable(client, settings, known.partitions)
     else:
@@ -46,7 +46,8 @@ def prepare(settings: Settings, known: Log | None, partitions: int | None) -> To
     return describe(client, settings.updates_topic)
 
 
-def _no_workers(client: AdminClient, settings: Settings) -> None:
+def no_workers(client: AdminClient, settings: Settings, error: type[ReadStatesError]) -> None:
+    """Raises `error` while the group has members."""
     group = settings.kafka_group
     try:
         found = client.describe_consumer_groups([group])[group].result(TIMEOUT_S)
@@ -55,7 +56,7 @@ def _no_workers(client: AdminClient, settings: Settings) -> None:
             return
         raise
     if found.state not in (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD):
-        raise EpochError(
+        raise error(
             f"group {group} has {len(found.members)} members: stop all workers first, then run "
             "this again. A static member counts until its session is over"
         )
