@@ -1,5 +1,6 @@
 """docker-compose.yml and the local stack give the same two servers."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,22 @@ import pytest
 import yaml
 from readstates.ops.local import cassandra, kafka, settings
 from readstates.ops.local.cluster import CASSANDRA, KAFKA, Cluster, new_cluster, with_free_ports
+from readstates.streams import cli
+from readstates.streams.config import Settings, env_name
 
 COMPOSE = Path(__file__).parents[3] / "docker-compose.yml"
 # The part of the Compose specification that the file uses; anything else in it is a slip.
 DURATION = {"type": "string", "pattern": r"^\d+s$"}
+STRINGS = {"type": "array", "minItems": 1, "items": {"type": "string"}}
+CONDITION = {"enum": ["service_healthy", "service_completed_successfully"]}
 SERVICE = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["image", "ports", "environment", "healthcheck", "volumes"],
+    "required": ["image"],
     "properties": {
-        "image": {"type": "string", "pattern": r"^[a-z/]+:\d+\.\d+\.\d+$"},
+        "image": {"type": "string", "pattern": r"^[a-z/]+:v?\d+\.\d+\.\d+$|^read-states$"},
+        "build": {"const": {"context": ".", "dockerfile": "ops/Dockerfile"}},
+        "command": STRINGS,
         "ports": {
             "type": "array",
             "minItems": 1,
@@ -28,7 +35,19 @@ SERVICE = {
             "additionalProperties": False,
             "patternProperties": {"^[A-Z][A-Z0-9_]*$": {"type": "string"}},
         },
-        "volumes": {"type": "array", "items": {"type": "string", "pattern": r"^[a-z-]+:/"}},
+        "volumes": {
+            "type": "array",
+            "items": {"type": "string", "pattern": r"^[a-z-]+:/|^\./ops/[a-z/]+:/[a-z/]+:ro$"},
+        },
+        "depends_on": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["condition"],
+                "properties": {"condition": CONDITION},
+            },
+        },
         "healthcheck": {
             "type": "object",
             "additionalProperties": False,
@@ -46,6 +65,13 @@ SERVICE = {
                 "start_period": DURATION,
             },
         },
+        "read_only": {"const": True},
+        "tmpfs": STRINGS,
+        "cap_drop": {"const": ["ALL"]},
+        "security_opt": {"const": ["no-new-privileges:true"]},
+        "mem_limit": {"type": "string", "pattern": r"^\d+g$"},
+        "stop_grace_period": DURATION,
+        "restart": {"const": "unless-stopped"},
     },
 }
 SCHEMA = {
@@ -57,12 +83,19 @@ SCHEMA = {
         "services": {
             "type": "object",
             "additionalProperties": False,
-            "required": ["kafka", "cassandra"],
-            "properties": {"kafka": SERVICE, "cassandra": SERVICE},
+            "required": ["kafka", "cassandra", "init", "worker", "prometheus", "grafana"],
+            "properties": dict.fromkeys(
+                ("kafka", "cassandra", "init", "worker", "prometheus", "grafana"), SERVICE
+            ),
         },
         "volumes": {"type": "object", "additionalProperties": {"type": ["object", "null"]}},
     },
 }
+HOST_LISTENER = {
+    "listeners": "PLAINTEXT://0.0.0.0:19092,HOST://0.0.0.0:9092,CONTROLLER://127.0.0.1:9093",
+    "advertised.listeners": "PLAINTEXT://kafka:19092,HOST://127.0.0.1:9092",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,HOST:PLAINTEXT",
+}  # what differs from a broker that only programs on its own machine reach
 
 
 @pytest.fixture
@@ -78,8 +111,31 @@ def cluster(tmp_path: Path) -> Cluster:
 
 def test_the_file_is_a_valid_compose_file(compose: Any) -> None:
     jsonschema.validate(compose, SCHEMA)
-    named = {v.split(":")[0] for s in compose["services"].values() for v in s["volumes"]}
-    assert named == set(compose["volumes"])
+    services = compose["services"].values()
+    named = {volume.split(":")[0] for service in services for volume in service.get("volumes", [])}
+    for folder in (name for name in named if name.startswith("./")):
+        assert (COMPOSE.parent / folder).is_dir(), folder
+    assert {name for name in named if not name.startswith("./")} == set(compose["volumes"])
+
+
+def test_what_is_waited_for_can_be_waited_for(compose: Any) -> None:
+    services = compose["services"]
+    for service in services.values():
+        for name, how in service.get("depends_on", {}).items():
+            if how["condition"] == "service_healthy":
+                assert "healthcheck" in services[name]
+            else:
+                assert "restart" not in services[name]
+
+
+def test_the_workers_settings_exist(compose: Any) -> None:
+    settings_names = {env_name(field.name) for field in fields(Settings)}
+    for name in ("init", "worker"):
+        service = compose["services"][name]
+        assert set(service["environment"]) <= settings_names
+        command = cli.main.commands[service["command"][0]]
+        options = {option for param in command.params for option in param.opts}
+        assert {part for part in service["command"] if part.startswith("--")} <= options
 
 
 def test_the_same_versions(compose: Any) -> None:
@@ -94,7 +150,10 @@ def test_the_same_broker_settings(compose: Any, cluster: Cluster) -> None:
     local = kafka.server_properties(cluster, cluster.of(KAFKA)[0])
     assert set(environment) == {_variable(key) for key in local}
     for key, value in settings.broker_settings(1).items():
-        assert environment[_variable(key)] == value == local[key]
+        assert environment[_variable(key)] == HOST_LISTENER.get(key, value)
+        assert local[key] == value
+    for key, value in HOST_LISTENER.items():
+        assert environment[_variable(key)] == value
 
 
 def test_the_same_cassandra_settings(compose: Any, cluster: Cluster) -> None:

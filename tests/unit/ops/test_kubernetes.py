@@ -1,0 +1,119 @@
+"""The manifests are valid by Kubernetes' own schemas, and agree with the worker they start."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from promql import OPS, RULES, rules
+from readstates.cache.layout import slots_for, table_size_bytes
+from readstates.streams import cli
+from readstates.streams.config import SECRETS, Settings, env_name
+
+VERSIONS = ("1.29", "1.34")  # the oldest and the newest that are meant
+FOLDER = OPS / "kubernetes"
+KUSTOMIZATION = "kustomization.yaml"
+BYTES = {"Mi": 1 << 20, "Gi": 1 << 30}
+
+
+def objects() -> dict[tuple[str, str], Any]:
+    """Every object of the files that the kustomization names, by kind and name."""
+    named = yaml.safe_load((FOLDER / KUSTOMIZATION).read_text("utf-8"))["resources"]
+    assert set(named) | {KUSTOMIZATION} == {path.name for path in FOLDER.glob("*.yaml")}
+    found = [o for name in named for o in yaml.safe_load_all((FOLDER / name).read_text("utf-8"))]
+    return {(o["kind"], o["metadata"]["name"]): o for o in found}
+
+
+OBJECTS = objects()
+POD = OBJECTS["StatefulSet", "read-states"]["spec"]["template"]["spec"]
+INIT = OBJECTS["Job", "read-states-init"]["spec"]["template"]["spec"]
+WORKER = POD["containers"][0]
+CONFIG = OBJECTS["ConfigMap", "read-states"]["data"]
+
+
+def size(text: str) -> int:
+    return int(text[:-2]) * BYTES[text[-2:]]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("key", OBJECTS, ids="/".join)
+def test_schema(key: tuple[str, str], version: str) -> None:
+    kubernetes_validate.validate(OBJECTS[key], version, strict=True)
+
+
+def test_the_schemas_refuse_a_slip() -> None:
+    slip = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "n"}, "dada": {}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(slip, VERSIONS[0], strict=True)
+
+
+@pytest.mark.parametrize("pod", [POD, INIT])
+def test_nothing_runs_with_more_rights_than_it_needs(pod: Any) -> None:
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert f"USER {pod['securityContext']['runAsUser']}:" in (OPS / "Dockerfile").read_text("utf-8")
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+@pytest.mark.parametrize("pod", [POD, INIT])
+def test_settings_and_commands_exist(pod: Any) -> None:
+    names = {env_name(field.name) for field in fields(Settings)}
+    secret_files = {f"{env_name(name)}_FILE" for name in SECRETS}
+    container = pod["containers"][0]
+    given = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert set(CONFIG) <= names - set(map(env_name, SECRETS))
+    assert set(given) <= names | secret_files
+    keys = {f"/secrets/{key}" for key in OBJECTS["Secret", "read-states"]["stringData"]}
+    assert {given[name] for name in secret_files} == keys
+    command = cli.main.commands[container["args"][0]]
+    options = {option for param in command.params for option in param.opts}
+    assert {part for part in container["args"] if part.startswith("--")} <= options
+
+
+def test_the_settings_are_good_ones() -> None:
+    settings = Settings.load({**CONFIG, "READ_STATES_INSTANCE_ID": "read-states-0"})
+    assert POD["terminationGracePeriodSeconds"] > settings.shutdown_timeout_s
+
+
+def test_tables_fit_when_half_of_the_workers_are_gone() -> None:
+    settings = Settings.load(CONFIG)
+    volumes = {volume["name"]: volume for volume in POD["volumes"]}
+    assert volumes["tables"]["emptyDir"]["medium"] == "Memory"
+    room = size(volumes["tables"]["emptyDir"]["sizeLimit"])
+    arguments = INIT["containers"][0]["args"]
+    partitions = int(arguments[arguments.index("--partitions") + 1])
+    workers = OBJECTS["StatefulSet", "read-states"]["spec"]["replicas"]
+    tables = -(-partitions // (workers // 2))
+    assert tables * table_size_bytes(slots_for(settings.cache_states)) < room
+    assert room < size(WORKER["resources"]["limits"]["memory"])
+
+
+def test_one_memory_limit() -> None:
+    (limit,) = (r["expr"] for r in rules(RULES) if r["record"] == "read_states:memory_limit:bytes")
+    allowed = size(WORKER["resources"]["limits"]["memory"])
+    assert limit == f"vector({allowed})"
+    compose = yaml.safe_load((OPS.parent / "docker-compose.yml").read_text("utf-8"))
+    assert compose["services"]["worker"]["mem_limit"] == f"{allowed >> 30}g"
+
+
+def test_prometheus_looks_where_the_workers_are() -> None:
+    scrape = yaml.safe_load((OPS / "prometheus/prometheus.yml").read_text("utf-8"))
+    (job,) = scrape["scrape_configs"]
+    (places,) = job["dns_sd_configs"]
+    assert places["names"] == ["worker", "read-states-workers"]
+    service = OBJECTS["Service", "read-states-workers"]["spec"]
+    assert service["clusterIP"] == "None"
+    assert [port["port"] for port in service["ports"]] == [places["port"]]
+    assert places["port"] == Settings().http_port == WORKER["ports"][0]["containerPort"]
+    labels = OBJECTS["StatefulSet", "read-states"]["spec"]["template"]["metadata"]["labels"]
+    assert service["selector"].items() <= labels.items()
