@@ -52,6 +52,9 @@ ELSEWHERE = {
         "import_states",
         "Bring in the read states of FILE, JSON lines, through the updates topic.",
     ),
+    "plan": Elsewhere(
+        "readstates.ops.plan", "command", "How many workers and partitions, and how large."
+    ),
     "stack": Elsewhere(
         "readstates.ops.local.cli", "stack", "A local Kafka and Cassandra, for development."
     ),
