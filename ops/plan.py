@@ -21,7 +21,7 @@ import click
 from readstates.cache.layout import slots_for, table_size_bytes
 from readstates.schemas.events import Ack
 from readstates.schemas.queries import Get, encode_query
-from readstates.schemas.replies import encode_reply
+from readstates.schemas.replies import ReadState, encode_reply
 from readstates.schemas.wire import encode_update, key_bytes
 from readstates.streams.config import Settings
 
@@ -65,7 +65,7 @@ def figures(changed: Mapping[str, float] | None = None) -> tuple[str, dict[str, 
 def record_sizes(read_states: float) -> tuple[int, int, int]:
     """Bytes in Kafka of an ack, a query for all of a user's read states, and its reply."""
     key = len(key_bytes(SNOWFLAKE)) + RECORD_BYTES
-    row = (0, SNOWFLAKE, SNOWFLAKE, SNOWFLAKE, 0, 0, 0, 0, SNOWFLAKE)
+    row = ReadState(0, SNOWFLAKE, SNOWFLAKE, SNOWFLAKE, 0, 0, 0, 0, SNOWFLAKE)
     return (
         key + len(encode_update(Ack(SNOWFLAKE, SNOWFLAKE, SNOWFLAKE))),
         key + len(encode_query(Get(SNOWFLAKE))),
