@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Puts promtool, Prometheus' own tester of rules, at $1: from Debian's package where apt-get is,
-# else built by Go (1.26 or newer; some minutes). Says what is missing where neither works.
+# else built by Go (1.26 or newer; it fetches much, and takes long on two cores). Says what is missing where neither works.
 set -euo pipefail
 target=$(realpath -m "$1")
 folder=$(mktemp -d)
