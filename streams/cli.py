@@ -53,7 +53,9 @@ ELSEWHERE = {
         "Bring in the read states of FILE, JSON lines, through the updates topic.",
     ),
     "plan": Elsewhere(
-        "readstates.ops.plan", "command", "How many workers and partitions, and how large."
+        "readstates.ops.plan",
+        "command",
+        "Partitions, workers, tables and traffic for a load, from measured figures.",
     ),
     "stack": Elsewhere(
         "readstates.ops.local.cli", "stack", "A local Kafka and Cassandra, for development."

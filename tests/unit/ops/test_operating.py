@@ -70,7 +70,7 @@ def test_a_runbook_has_its_five_parts(name: str) -> None:
 def test_commands_exist(path: Path) -> None:
     for line in code(path):
         for found in re.finditer(r"\breadstates ([a-z][a-z-]*)([^|;>`]*)", line):
-            command = cli.main.commands.get(found[1])
+            command = cli.main.get_command(click.Context(cli.main), found[1])
             assert isinstance(command, click.Command), line
             options = {option for param in command.params for option in param.opts} | {"--help"}
             asked = {w for w in shlex.split(found[2], comments=True) if w.startswith("--")}

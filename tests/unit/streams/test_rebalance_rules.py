@@ -146,6 +146,7 @@ async def test_what_was_not_written_out_stays_dirty_in_the_file_and_before_the_c
     )  # fmt: skip
     assert table.first_version(table.find(1)) == version(0)
     partition.position = partition.next_arrival = 3
+    partition.announce()
     assert partition.watermark_position() == 0
     for write in partition.take_writes(0, 0, 9, 9):
         assert len(write.rows) == 2
