@@ -22,6 +22,7 @@ demo: setup ## a real Kafka and Cassandra, a million updates, and the proof
 	@$(BIN)/python -m readstates.ops.demo
 
 test: setup ## every test, on a real Kafka and Cassandra
+	@[ -x $(BIN)/promtool ] || BUILD=no timeout 60 bash ops/promtool.sh $(BIN)/promtool || true
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-unit: setup ## the tests that need no server
