@@ -211,13 +211,15 @@ class Consumer:
         if not given:
             return False
         generation = self.app.consumer_generation_id
+        live = any(text.startswith("live") for _, text in given.values())
+        share = world.plan.live_fails if live else world.plan.commit_fails
         dice = world.noise.random() if world.faulty else 1.0
         await asyncio.sleep(world.delay())
-        if world.clock.now < self.cut_until or dice < world.plan.commit_fails:
+        if world.clock.now < self.cut_until or dice < share / 2:
             await asyncio.sleep(COMMIT_TIMEOUT_S)
             return False
         done = world.group.commit(self._worker, generation, given)
-        if dice < 2 * world.plan.commit_fails:
+        if dice < share:
             await asyncio.sleep(COMMIT_TIMEOUT_S)
             return False
         self._worker.may_die()

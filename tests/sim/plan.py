@@ -52,6 +52,7 @@ class Plan:
     late_answers: float
     write_fails: float
     commit_fails: float
+    live_fails: float  # the same of an owner's commits while it is at work
     letter_fails: float
     late_topic_s: float
     wall_ms: int
@@ -61,7 +62,7 @@ def make(seed: int) -> Plan:
     """The plan of a seed."""
     rand = random.Random(seed)
     calm = rand.random() < 0.15
-    states = rand.choice((10, 10, 20, 40, 200))
+    states = rand.choice((10, 10, 20, 200, 200))
 
     def often(most: float) -> float:
         return 0.0 if calm or rand.random() < 0.3 else rand.random() * most
@@ -84,7 +85,7 @@ def make(seed: int) -> Plan:
             inbox_max=rand.choice((1, 10, 100)),
             queries_waiting_max=rand.choice((2, 1000)),
             slice_updates=rand.choice((1, 3, 20)),
-            commit_interval_s=rand.choice((0.05, 0.2, 0.5)),
+            commit_interval_s=rand.choice((0.05, 0.3, 2.0)),
             handover_timeout_s=rand.choice((0.1, 0.3, 0.6)),
         ),
         sends=_sends(rand, states),
@@ -96,6 +97,7 @@ def make(seed: int) -> Plan:
         late_answers=often(0.4),
         write_fails=0.9 if rand.random() < 0.1 else often(0.4),  # or hardly any comes through
         commit_fails=often(0.3),
+        live_fails=0.8 if rand.random() < 0.2 else often(0.3),
         letter_fails=often(0.6),
         late_topic_s=rand.random() * TRAFFIC_S,
         wall_ms=(400 << 32) - rand.randint(0, 6000),  # the clock of the table wraps in some
@@ -165,7 +167,7 @@ def _sends(rand: random.Random, states: int) -> list[Send]:
 def _event(rand: random.Random, user_id: int, channels: list[int], message: int) -> dict[str, Any]:
     kind = rand.choices(
         ("ack", "mention", "retract_mention", "pins_ack", "bulk_ack", "manual", "delete", "user"),
-        (40, 20, 5, 5, 6, 6, 10, 3),
+        (40, 20, 5, 5, 6, 6, 14, 3),
     )[0]
     if kind == "user":
         return {"type": "delete_user", "user_id": user_id}
@@ -211,7 +213,7 @@ def _bad(rand: random.Random, user_id: int) -> tuple[bytes | None, bytes | None]
 def _query(rand: random.Random, user_id: int, channels: list[int]) -> dict[str, Any]:
     """What is asked; `since` and `after` become numbers when it is sent."""
     query: dict[str, Any] = {"user_id": user_id, "topic": rand.choice("aaaaal?")}
-    query["since"] = rand.choice((None, None, "last", "last", "past", "future"))
+    query["since"] = rand.choice((None, None, "last", "last", "last", "past", "future"))
     query["after"] = rand.choice((None, None, None, "own", "own", "future"))
     query["left_ms"] = rand.choice((100, 100, 1000, 2000, 3000))
     if rand.random() < 0.2:
