@@ -16,8 +16,9 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from confluent_kafka import (
     Consumer,
@@ -48,6 +49,7 @@ from readstates.schemas.queries import Get, encode_query
 from readstates.schemas.replies import ErrorReply, Reply, decode_reply
 from readstates.schemas.wire import decode_update, encode_update, key_bytes
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 PENDING_MAX = 10_000
@@ -116,6 +118,7 @@ class Client:
                 "enable.idempotence": True,
                 "linger.ms": 1,
                 "allow.auto.create.topics": False,
+                "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),  # not delivered later either
                 **self._config,
             }
         )
@@ -206,8 +209,12 @@ class Client:
     def _arrived(self, found: list[tuple[bytes, bytes]]) -> None:
         for correlation_id, body in found:
             future = self._pending.pop(correlation_id, None)
-            if future is not None and not future.done():
+            if future is None or future.done():
+                continue
+            try:
                 future.set_result(decode_reply(body))
+            except ValueError as exc:
+                future.set_exception(exc)
 
     # -- queries ------------------------------------------------------------------------------
 
@@ -221,7 +228,11 @@ class Client:
         after_offset: int | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> Reply:
-        """A user's read states. Raises QueryError (the service's), TimeoutError (no reply)."""
+        """A user's read states.
+
+        Raises QueryError (the service's), TimeoutError (no reply), BufferError (the producer's
+        queue is full: ask less at once).
+        """
         if len(self._pending) >= PENDING_MAX:
             raise QueryError("overloaded", f"{PENDING_MAX} queries are pending in this client")
         channels = None if channel_ids is None else tuple(channel_ids)
@@ -257,7 +268,7 @@ class Client:
         """Publish any event; returns its offset in `updates`, for `get(after_offset=…)`.
 
         Raises ValueError for what the service would refuse, KafkaException where the brokers did
-        not take it.
+        not take it within DELIVERY_TIMEOUT_S, BufferError where the producer's queue is full.
         """
         value = encode_update(event)
         decode_update(value)
@@ -269,9 +280,9 @@ class Client:
         self._producer.produce(
             self._updates, value, key_bytes(event.user_id), on_delivery=delivered
         )
-        return await asyncio.wait_for(future, DELIVERY_TIMEOUT_S)
+        return await future  # the producer's own timeout ends it
 
-    async def ack(self, user_id: int, channel_id: int, message_id: int, **more: int) -> int:
+    async def ack(self, /, user_id: int, channel_id: int, message_id: int, **more: int) -> int:
         """The user has read up to `message_id`; `more`: read_state_type, flags, last_viewed."""
         return await self.publish(Ack(user_id, channel_id, message_id, **more))
 
@@ -307,6 +318,18 @@ class Client:
         return await self.publish(DeleteUser(user_id))
 
 
+def _blocking(
+    method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[BlockingClient, P], T]:
+    """The same method, waiting for its result."""
+
+    @wraps(method)
+    def call(self: BlockingClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._wait(method(self._client, *args, **kwargs))
+
+    return call
+
+
 class BlockingClient:
     """`Client` for code without asyncio: the same methods, each waits for its result."""
 
@@ -338,17 +361,16 @@ class BlockingClient:
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def get(self, user_id: int, channel_ids: Iterable[int] | None = None, **more: Any) -> Reply:
-        """As `Client.get`."""
-        return self._wait(self._client.get(user_id, channel_ids, **more))
-
-    def publish(self, event: Update) -> int:
-        """As `Client.publish`; the events are in `readstates.schemas.events`."""
-        return self._wait(self._client.publish(event))
-
-    def ack(self, user_id: int, channel_id: int, message_id: int, **more: int) -> int:
-        """As `Client.ack`."""
-        return self._wait(self._client.ack(user_id, channel_id, message_id, **more))
+    get = _blocking(Client.get)
+    publish = _blocking(Client.publish)
+    ack = _blocking(Client.ack)
+    mark_unread = _blocking(Client.mark_unread)
+    bulk_ack = _blocking(Client.bulk_ack)
+    mention = _blocking(Client.mention)
+    retract_mention = _blocking(Client.retract_mention)
+    pins_ack = _blocking(Client.pins_ack)
+    delete = _blocking(Client.delete)
+    delete_user = _blocking(Client.delete_user)
 
 
 def _reply_of(message: Message) -> tuple[bytes, bytes] | None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from confluent_kafka import (
     ConsumerGroupState,
-    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     TopicPartition,
@@ -26,7 +25,7 @@ from readstates.streams.cassandra import Log
 from readstates.streams.config import Settings
 from readstates.streams.errors import EpochError, ReadStatesError
 from readstates.streams.security import connect
-from readstates.streams.topics import TIMEOUT_S, Topic, describe, wait_for_partitions
+from readstates.streams.topics import TIMEOUT_S, Topic, commits, describe, wait_for_partitions
 
 
 def prepare(settings: Settings, known: Log | None, partitions: int | None) -> Topic:
@@ -64,13 +63,11 @@ def no_workers(client: AdminClient, settings: Settings, error: type[ReadStatesEr
 
 def _all_durable(client: AdminClient, settings: Settings, partitions: int) -> None:
     places = [TopicPartition(settings.updates_topic, number) for number in range(partitions)]
-    asked = [ConsumerGroupTopicPartitions(settings.kafka_group, places)]
-    (committed,) = client.list_consumer_group_offsets(asked).values()
     ends = client.list_offsets({place: OffsetSpec.latest() for place in places})
     left = 0
-    for place in committed.result(TIMEOUT_S).topic_partitions:
+    for place in commits(settings, places):
         end = ends[TopicPartition(place.topic, place.partition)].result(TIMEOUT_S).offset
-        left += end - max(0, place.offset)
+        left += max(0, end - max(0, place.offset))
     if left:
         raise EpochError(
             f"{left} records of {settings.updates_topic} are not yet in Cassandra: stop the "

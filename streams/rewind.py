@@ -16,7 +16,7 @@ from readstates.streams.config import Settings
 from readstates.streams.errors import RewindError
 from readstates.streams.new_epoch import no_workers
 from readstates.streams.security import connect
-from readstates.streams.topics import TIMEOUT_S, describe
+from readstates.streams.topics import TIMEOUT_S, commits, describe
 
 
 class Step(NamedTuple):
@@ -45,8 +45,6 @@ def rewind(
         for number in range(topic.partitions)
         if only in (None, number)
     ]
-    asked = [ConsumerGroupTopicPartitions(settings.kafka_group, places)]
-    (committed,) = client.list_consumer_group_offsets(asked).values()
     starts = client.list_offsets({place: OffsetSpec.earliest() for place in places})
     if to_ms is not None:
         found = client.list_offsets({p: OffsetSpec.for_timestamp(to_ms) for p in places})
@@ -56,7 +54,7 @@ def rewind(
     else:
         wanted = dict.fromkeys((place.partition for place in places), to_offset or 0)
     steps = []
-    for place in committed.result(TIMEOUT_S).topic_partitions:
+    for place in commits(settings, places):
         number, before, after = place.partition, place.offset, wanted[place.partition]
         if before < 0:
             continue

@@ -215,23 +215,17 @@ def _offsets(client: AdminClient, settings: Settings, found: KafkaStatus) -> Non
 
 
 def _commits(_client: AdminClient, settings: Settings, found: KafkaStatus) -> None:
-    # By a consumer that never joins: AdminClient.list_consumer_group_offsets (confluent-kafka 2.16)
-    # crashes the process while the brokers are still making the group coordinator's topic.
-    from confluent_kafka import Consumer, TopicPartition
+    from confluent_kafka import TopicPartition
 
-    consumer = Consumer(settings.librdkafka(**{"group.id": settings.kafka_group, "log_level": 0}))
-    try:
-        for name, attribute in _topics(settings, "committed", "queries_committed"):
-            places = [TopicPartition(name, one.number) for one in found.partitions]
-            for place in consumer.committed(places, timeout=TIMEOUT_S):
-                if place.offset < 0:
-                    continue
-                one = found.partitions[place.partition]
-                setattr(one, attribute, place.offset)
-                if name == settings.updates_topic:
-                    one.metadata = place.metadata or ""
-    finally:
-        consumer.close()
+    for name, attribute in _topics(settings, "committed", "queries_committed"):
+        places = [TopicPartition(name, one.number) for one in found.partitions]
+        for place in commits(settings, places):
+            if place.offset < 0:
+                continue
+            one = found.partitions[place.partition]
+            setattr(one, attribute, place.offset)
+            if name == settings.updates_topic:
+                one.metadata = place.metadata or ""
 
 
 def _topics(settings: Settings, updates: str, queries: str) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import time
 import uuid
 from typing import NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -117,6 +117,19 @@ def describe(client: AdminClient, name: str) -> Topic:
     )
     mask = (1 << 64) - 1
     return Topic(uuid.UUID(int=((high & mask) << 64) | (low & mask)), len(found.partitions))
+
+
+def commits(settings: Settings, places: list[TopicPartition]) -> list[TopicPartition]:
+    """What the group has committed for these partitions; offset below 0: nothing.
+
+    By a consumer that never joins: AdminClient.list_consumer_group_offsets (confluent-kafka 2.16)
+    was seen to crash the process while the brokers still made the group coordinator's topic.
+    """
+    consumer = Consumer(settings.librdkafka(**{"group.id": settings.kafka_group, "log_level": 0}))
+    try:
+        return consumer.committed(places, timeout=TIMEOUT_S)
+    finally:
+        consumer.close()
 
 
 def check(settings: Settings) -> Topic:
