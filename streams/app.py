@@ -285,12 +285,12 @@ class Duties(Service):  # type: ignore[misc]
 
 def run(settings: Settings, loglevel: str, log_format: str) -> int:
     """Run a worker until a signal or an error; returns the exit status."""
-    logs.set_up(log_format, loglevel)
     try:
         app = build(settings)
     except ReadStatesError as exc:
         print(f"read-states: {exc}", file=sys.stderr)
         return 1
+    logs.set_up(log_format, loglevel)  # not before: the error says it better than the driver does
     worker = Worker(
         app, loglevel=loglevel, override_logging=False, redirect_stdouts=False, quiet=True
     )
