@@ -216,6 +216,7 @@ def _offsets(client: AdminClient, settings: Settings, found: KafkaStatus) -> Non
 
 def _commits(_client: AdminClient, settings: Settings, found: KafkaStatus) -> None:
     from confluent_kafka import TopicPartition
+    from readstates.streams.topics import commits
 
     for name, attribute in _topics(settings, "committed", "queries_committed"):
         places = [TopicPartition(name, one.number) for one in found.partitions]
