@@ -127,7 +127,8 @@ def commits(settings: Settings, places: list[TopicPartition]) -> list[TopicParti
     """
     consumer = Consumer(settings.librdkafka(**{"group.id": settings.kafka_group, "log_level": 0}))
     try:
-        return consumer.committed(places, timeout=TIMEOUT_S)
+        found: list[TopicPartition] = consumer.committed(places, timeout=TIMEOUT_S)
+        return found
     finally:
         consumer.close()
 
