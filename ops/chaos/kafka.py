@@ -29,7 +29,7 @@ def ends(consumer: Consumer, topic: str, partitions: int) -> list[int]:
 def wait_durable(settings: Settings, partitions: int, timeout_s: float) -> float:
     """Until all of the log is committed; the seconds it took. Raises NotDurableError."""
     begin = time.monotonic()
-    consumer = Consumer(settings.librdkafka(**{"group.id": settings.kafka_group}))
+    consumer = Consumer(settings.librdkafka(**{"group.id": settings.kafka_group, "log_level": 2}))
     places = [TopicPartition(settings.updates_topic, n) for n in range(partitions)]
     try:
         wanted = ends(consumer, settings.updates_topic, partitions)
@@ -91,6 +91,7 @@ def _read(settings: Settings, topic: str, partitions: int) -> Iterator[Message]:
                 "group.id": "chaos-proof",
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",
+                "log_level": 2,
             }
         )
     )
