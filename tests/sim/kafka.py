@@ -215,6 +215,8 @@ class Consumer:
         share = world.plan.live_fails if live else world.plan.commit_fails
         dice = world.noise.random() if world.faulty else 1.0
         await asyncio.sleep(world.delay())
+        if dice < share:  # until one is answered, the owner may be as good as none (P8)
+            world.disturbed()
         if world.clock.now < self.cut_until or dice < share / 2:
             await asyncio.sleep(COMMIT_TIMEOUT_S)
             return False
