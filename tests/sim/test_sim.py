@@ -1,4 +1,4 @@
-"""Some hundred seeds; `make sim SEEDS=20000` runs more. What went wrong once is run for ever."""
+"""Some hundred seeds; `make sim SEEDS=20000` runs more."""
 
 from __future__ import annotations
 
