@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from readstates.schemas.partitioner import partition_of
@@ -67,7 +67,7 @@ def make(seed: int) -> Plan:
     def often(most: float) -> float:
         return 0.0 if calm or rand.random() < 0.3 else rand.random() * most
 
-    return Plan(
+    plan = Plan(
         seed=seed,
         settings=Settings(
             cache_states=states,
@@ -101,6 +101,35 @@ def make(seed: int) -> Plan:
         letter_fails=often(0.6),
         late_topic_s=rand.random() * TRAFFIC_S,
         wall_ms=(400 << 32) - rand.randint(0, 6000),  # the clock of the table wraps in some
+    )
+    return _long_replay(plan, rand) if rand.random() < 0.1 else plan
+
+
+def _long_replay(plan: Plan, rand: random.Random) -> Plan:
+    """The database far ahead of what is committed, and the table gone: everything is read again.
+
+    In half of them the owner that got so far could not say that it was at work.
+    """
+    quick = replace(
+        plan.settings,
+        cache_states=200,  # nobody is evicted and loaded again later on
+        user_states_max=100,
+        flush_delay_s=0.02,
+        commit_interval_s=rand.choice((0.3, 2.0)),
+    )
+    handed_over = Fault(rand.random(), "rebalance", ())
+    crashes = [
+        Fault(at, "crash", (member, rand.randrange(50), "lost"))
+        for member, at in enumerate((1.0 + rand.random(), 1.5 + rand.random()))
+    ]
+    return replace(
+        plan,
+        settings=quick,
+        faults=sorted([handed_over, *crashes]),
+        commit_fails=0.0,
+        live_fails=rand.choice((0.0, 0.9)),
+        load_fails=0.0,
+        write_fails=0.0,
     )
 
 
