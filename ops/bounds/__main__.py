@@ -67,8 +67,11 @@ class Memory(threading.Thread):
 class Trials:
     """One worker and its surroundings; each method is a trial and says what it saw."""
 
-    def __init__(self, stack: Stack, settings: Settings, worker: WorkerProcess) -> None:
+    def __init__(
+        self, stack: Stack, settings: Settings, worker: WorkerProcess, minutes_gone: float
+    ) -> None:
         self.stack, self.settings, self.worker = stack, settings, worker
+        self.minutes_gone = minutes_gone
         self.producer = Producer(
             settings.librdkafka(
                 **{
@@ -145,8 +148,9 @@ class Trials:
         self.acks(iter(range(10**6, 10**6 + 400_000)), 400_000, 1e9)
         return "400,000 updates, each of another user"
 
-    def database_gone(self, minutes: float) -> str:
+    def database_gone(self) -> str:
         """Cassandra stands still under a full load of updates of residents and of new users."""
+        minutes = self.minutes_gone
         seconds = minutes * 60
         count = int(seconds * 4000)
         with self.no_database():
@@ -225,12 +229,12 @@ def bounds(minutes_gone: float) -> None:
             store.close()
             worker = WorkerProcess(env, Path(folder) / "worker.log").start()
             worker.wait_ready()
-            trials, memory = Trials(stack, settings, worker), Memory(worker.pid)
+            trials, memory = Trials(stack, settings, worker, minutes_gone), Memory(worker.pid)
             for name, trial in (
                 ("cold users", trials.cold_users),
                 ("big user", trials.big_user),
                 ("many queries", trials.many_queries),
-                ("no database", lambda: trials.database_gone(minutes_gone)),
+                ("no database", trials.database_gone),
             ):
                 good &= _run(name, trial, trials, memory)
             status = worker.stop()
