@@ -30,6 +30,7 @@ class Loader:
         self._waiting: deque[Wanted] = deque()
         self._in_flight = 0
         self._scheduled = False
+        self._paused = False  # after a failure: with the database gone, loads fail at once
 
     @property
     def backlog(self) -> int:
@@ -45,7 +46,11 @@ class Loader:
 
     def _start(self) -> None:
         self._scheduled = False
-        while self._waiting and self._in_flight < self._settings.loads_in_flight_max:
+        while (
+            self._waiting
+            and not self._paused
+            and self._in_flight < self._settings.loads_in_flight_max
+        ):
             flight: list[Wanted] = []
             while self._waiting and len(flight) < self._settings.load_batch_users:
                 wanted = self._waiting.popleft()
@@ -63,8 +68,8 @@ class Loader:
             metrics.LOAD_SECONDS.observe(time.perf_counter() - started)
             if found is None:
                 metrics.LOADS.labels("failed").inc(len(flight))
-                loop = asyncio.get_running_loop()
-                loop.call_later(self._settings.load_retry_s, self._again, flight)
+                self._waiting.extendleft(reversed(flight))
+                self._pause()
             else:
                 metrics.LOADS.labels("loaded").inc(len(flight))
                 for partition, incarnation, user_id, ticket in flight:
@@ -74,6 +79,12 @@ class Loader:
 
         self._store.load([user_id for _, _, user_id, _ in flight], done)
 
-    def _again(self, flight: list[Wanted]) -> None:
-        self._waiting.extendleft(reversed(flight))
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._settings.load_retry_s, self._go_on)
+
+    def _go_on(self) -> None:
+        self._paused = False
         self._start()

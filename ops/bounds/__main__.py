@@ -28,7 +28,7 @@ from readstates.streams.client import BlockingClient, QueryError
 from readstates.streams.config import Settings
 
 PARTITIONS = 8
-LIMIT_MIB = 700
+LIMIT_MIB = 800  # 100, and 1.7 KiB for each of PARKED_MAX updates in PARTITIONS partitions
 SETTINGS = {"CACHE_STATES": 120_000, "USER_STATES_MAX": 50_000, "FLUSH_DELAY_S": 5}
 BIG_USER_STATES = 50_000
 QUEUE_MAX = 200_000  # records on their way to the broker
