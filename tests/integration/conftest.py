@@ -21,6 +21,17 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         made.down(remove=True)
 
 
+@pytest.fixture
+def own_stack(tmp_path: Path) -> Iterator[Stack]:
+    """A stack that may be harmed."""
+    made = Stack(tmp_path / "stack")
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down(remove=True)
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Logs and table files of the workers."""

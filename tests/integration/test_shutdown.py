@@ -8,24 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from blackbox import Log, Service, new_user, until
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
 
 SHUTDOWN_TIMEOUT_S = 6  # the setting; over it by more than the margin, the worker is killed: -9
 MARGIN_S = 5
-
-
-@pytest.fixture
-def own_stack(tmp_path: Path) -> Iterator[Stack]:
-    """A stack that may be harmed."""
-    made = Stack(tmp_path / "stack")
-    try:
-        made.up()
-        yield made
-    finally:
-        made.down(remove=True)
 
 
 @contextmanager

@@ -4,23 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from blackbox import Log, Service, new_user, partition_of, rows_of, until
 from readstates.ops.local.stack import Stack
-
-
-@pytest.fixture
-def own_stack(tmp_path: Path) -> Iterator[Stack]:
-    """A stack that may be harmed."""
-    made = Stack(tmp_path / "stack")
-    try:
-        made.up()
-        yield made
-    finally:
-        made.down(remove=True)
 
 
 def test_store_unavailable(own_stack: Stack, tmp_path: Path) -> None:
