@@ -11,7 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from readstates.streams.options import KAFKA_ONLY, settings_of, spoken_errors, with_settings
+from readstates.streams.options import (
+    CASSANDRA,
+    KAFKA_ONLY,
+    settings_of,
+    spoken_errors,
+    with_settings,
+)
 
 if TYPE_CHECKING:
     from readstates.streams.client import BlockingClient
@@ -20,15 +26,7 @@ PARTITIONS = 8  # of topics that `init` makes, unless told otherwise
 INIT = (
     *KAFKA_ONLY,
     "kafka_group",
-    "cassandra_hosts",
-    "cassandra_port",
-    "cassandra_keyspace",
-    "cassandra_local_dc",
-    "cassandra_username",
-    "cassandra_password",
-    "cassandra_tls_ca",
-    "cassandra_tls_cert",
-    "cassandra_tls_key",
+    *CASSANDRA,
     "cassandra_replication",
 )
 

@@ -12,6 +12,17 @@ from readstates.streams.config import Settings, describe, env_name
 from readstates.streams.errors import ReadStatesError
 
 KAFKA_ONLY = ("kafka_bootstrap", "kafka_config", "topic_prefix")
+CASSANDRA = (
+    "cassandra_hosts",
+    "cassandra_port",
+    "cassandra_keyspace",
+    "cassandra_local_dc",
+    "cassandra_username",
+    "cassandra_password",
+    "cassandra_tls_ca",
+    "cassandra_tls_cert",
+    "cassandra_tls_key",
+)
 
 
 def with_settings(*names: str) -> Callable[[Any], Any]:

@@ -17,29 +17,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from readstates.streams.config import Settings
 from readstates.streams.errors import ReadStatesError
-from readstates.streams.options import settings_of, with_settings
+from readstates.streams.options import CASSANDRA, KAFKA_ONLY, settings_of, with_settings
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
 TIMEOUT_S = 10.0  # for each request; connecting takes as long again at the most
 STABLE, UNKNOWN = "STABLE", "?"
-ASKED = (
-    "kafka_bootstrap",
-    "kafka_config",
-    "kafka_group",
-    "topic_prefix",
-    "cassandra_hosts",
-    "cassandra_port",
-    "cassandra_keyspace",
-    "cassandra_local_dc",
-    "cassandra_username",
-    "cassandra_password",
-    "cassandra_tls_ca",
-    "cassandra_tls_cert",
-    "cassandra_tls_key",
-    "cassandra_timeout_s",
-)
+ASKED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_timeout_s")
 
 
 @dataclass
