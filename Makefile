@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 SEEDS ?= 2000
+PEERS := build/bench/peers
 
-.PHONY: help setup demo test test-unit kills lint bench bounds chaos sim promtool clean
+.PHONY: help setup demo test test-unit kills lint bench bench-quick bounds chaos sim promtool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,14 +40,20 @@ lint: setup ## ruff and mypy
 	@$(BIN)/ruff format --check --quiet .
 	@bash ops/typecheck.sh $(BIN)
 
-bench: setup ## ingest against a stock Faust agent, in one run (about ten minutes)
-	@$(BIN)/python -m readstates.ops.bench.ingest
+bench: setup ## ours and its peers in turn, in one run, and one table: all benches
+	@bash ops/bench/peers.sh $(PEERS) $(BIN)/python
+	@PYTHONPATH=$(PEERS)/lib $(BIN)/python -m readstates.ops.bench $(BENCHES)
+
+bench-quick: setup ## the same, smaller (under five minutes)
+	@bash ops/bench/peers.sh $(PEERS) $(BIN)/python
+	@PYTHONPATH=$(PEERS)/lib $(BIN)/python -m readstates.ops.bench --quick $(BENCHES)
 
 bounds: setup ## memory, errors and recovery under floods (about twelve minutes)
 	@$(BIN)/python -m readstates.ops.bounds
 
 chaos: setup ## faults of every kind on three brokers, three nodes, three workers (about 20 minutes)
 	@$(BIN)/python -m readstates.ops.chaos
+
 promtool: $(BIN)/promtool ## Prometheus' tester of rules, for the tests of the alerts
 
 $(BIN)/promtool: | setup

@@ -12,16 +12,15 @@ not waited for, and writes nothing anywhere.
 from __future__ import annotations
 
 import random
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import click
 import orjson
 from confluent_kafka import Consumer, Producer, TopicPartition
+from readstates.ops.bench.suite import Goal, Suite
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
 from readstates.streams import topics
@@ -32,6 +31,8 @@ PARTITIONS = 8
 CHANNELS_A_USER = 4
 MENTION_SHARE = 0.2
 TIMEOUT_S = 600.0
+USERS = 50_000
+FLUSH_DELAY_S = "10"
 
 
 def fill(settings: Settings, updates: int, users: int) -> None:
@@ -125,46 +126,30 @@ def stock(settings: Settings, count: int, round_: int) -> float:
     return float(done.stdout.split()[-1])
 
 
-@click.command()
-@click.option("--updates", default=2_000_000, show_default=True)
-@click.option("--users", default=50_000, show_default=True)
-@click.option("--stock-updates", default=300_000, show_default=True, help="of the same topic")
-@click.option("--flush-delay", default=10.0, show_default=True, help="FLUSH_DELAY_S, seconds")
-@click.option("--rounds", default=3, show_default=True)
-def bench(updates: int, users: int, stock_updates: int, flush_delay: float, rounds: int) -> None:
-    """Run both in turn and print the ratio of their rates."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
-    with tempfile.TemporaryDirectory(prefix="read-states-bench-") as folder:
-        stack = Stack(Path(folder) / "stack")
-        try:
-            stack.up(progress=click.echo)
-            env = {
-                **stack.env(),
-                "READ_STATES_CACHE_DIR": str(Path(folder) / "tables"),
-                "READ_STATES_FLUSH_DELAY_S": str(flush_delay),
+def run(suite: Suite) -> None:
+    """Both in turn, several rounds."""
+    updates, stock_updates = (300_000, 100_000) if suite.quick else (2_000_000, 300_000)
+    stack = Stack(suite.scratch / "stack")
+    try:
+        stack.up(progress=suite.say)
+        env = {
+            **stack.env(),
+            "READ_STATES_CACHE_DIR": str(suite.scratch / "tables"),
+            "READ_STATES_FLUSH_DELAY_S": FLUSH_DELAY_S,
+        }
+        settings = Settings.load(env)
+        topics.create(settings, PARTITIONS, 1)
+        suite.say(f"filling {updates:,} updates of {USERS:,} users")
+        fill(settings, updates, USERS)
+        rates = suite.in_turn(
+            {
+                "stock Faust, updates/s": lambda n: (
+                    stock_updates / stock(settings, stock_updates, n)
+                ),
+                "ours, updates/s": lambda n: updates / ours(settings, env, suite.scratch, n)[0],
             }
-            settings = Settings.load(env)
-            topics.create(settings, PARTITIONS, 1)
-            click.echo(f"filling {updates:,} updates of {users:,} users")
-            fill(settings, updates, users)
-            ratios = []
-            for round_ in range(rounds):
-                stock_s = stock(settings, stock_updates, round_)
-                ours_s, rows = ours(settings, env, Path(folder), round_)
-                stock_rate, our_rate = stock_updates / stock_s, updates / ours_s
-                ratios.append(our_rate / stock_rate)
-                click.echo(
-                    f"round {round_}: stock Faust {stock_rate:,.0f}/s · ours {our_rate:,.0f}/s "
-                    f"({ours_s:.1f} s, {rows:,.0f} rows) · ratio {ratios[-1]:.1f}"
-                )
-            ordered = sorted(ratios)
-            click.echo(
-                f"ingest, cold users: ratio min {ordered[0]:.1f} · median "
-                f"{ordered[len(ordered) // 2]:.1f} · max {ordered[-1]:.1f}"
-            )
-        finally:
-            stack.down(remove=True)
-
-
-if __name__ == "__main__":
-    bench()
+        )
+    finally:
+        stack.down(remove=True)
+    peer, own = rates.values()
+    suite.line("cold users, to the last commit", own, "stock Faust", peer, "updates/s", Goal(20))

@@ -1,0 +1,51 @@
+"""`make bench`: every bench, ours and its peers in turn, and one table at the end."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+from readstates.ops.bench.suite import Line, Suite, as_markdown, machine
+
+BENCHES = ("ingest",)  # in the order in which they run
+
+
+@click.command()
+@click.argument("benches", nargs=-1, type=click.Choice(BENCHES))
+@click.option("--quick", is_flag=True, help="smaller and fewer rounds: under five minutes in all")
+@click.option(
+    "--report-dir",
+    type=click.Path(path_type=Path),
+    default=Path("build/bench"),
+    show_default=True,
+    help="where BENCH.json, the pictures and table.md go",
+)
+def bench(benches: tuple[str, ...], quick: bool, report_dir: Path) -> None:
+    """Run BENCHES (default: all). Exits 1 if a goal was not met."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
+    lines: list[Line] = []
+    click.echo(" · ".join(f"{key} {value}" for key, value in machine().items()))
+    for name in benches or BENCHES:
+        click.secho(f"{name}", bold=True)
+        module = importlib.import_module(f"readstates.ops.bench.{name}")
+        begin = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="read-states-bench-") as scratch:
+            suite = Suite(name, quick, report_dir, Path(scratch), click.echo)
+            module.run(suite)
+        suite.write(time.monotonic() - begin)
+        for what in suite.leaves_out:
+            click.echo(f"  leaves out: {what}")
+        lines += suite.lines
+    table = as_markdown(lines)
+    (report_dir / "table.md").write_text(table, "utf-8")
+    click.echo(table)
+    sys.exit(0 if all(line.met is not False for line in lines) else 1)
+
+
+if __name__ == "__main__":
+    bench()
