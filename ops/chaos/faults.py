@@ -130,9 +130,9 @@ def offsets_deleted(world: World, rng: random.Random) -> str:
     group, end = world.env.get("READ_STATES_KAFKA_GROUP", "read-states"), time.monotonic() + 60
     while True:  # a group with members cannot be deleted: their sessions must end first
         try:
-            world.admin.delete_consumer_groups([group])[group].result()
+            world.admin.delete_consumer_groups([group])[group].result(END_TIMEOUT_S)
             break
-        except KafkaException:
+        except (KafkaException, TimeoutError):
             if time.monotonic() > end:
                 raise
             world.rest(0.5)

@@ -18,10 +18,12 @@ class NotDurableError(Exception):
     """The group's committed offsets did not reach the log's ends."""
 
 
-def ends(consumer: Consumer, topic: str, partitions: int) -> list[int]:
-    """End offsets by partition."""
+def ends(
+    consumer: Consumer, topic: str, partitions: int, timeout_s: float = TIMEOUT_S
+) -> list[int]:
+    """End offsets by partition; `timeout_s` for each. Raises KafkaException."""
     return [
-        consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=TIMEOUT_S)[1]
+        consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=timeout_s)[1]
         for n in range(partitions)
     ]
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from readstates.ops.chaos import kafka
 from readstates.ops.chaos.history import Asked, Row
 from readstates.ops.chaos.proof import NUMBER
 from readstates.ops.demo.traffic import Traffic
@@ -30,6 +30,7 @@ WITHOUT_IDEMPOTENCE = 5  # one user in so many
 UPDATES_MAX = 10**8
 FLUSH_S = 120.0
 LOOK_S = 1.0
+LAG_TIMEOUT_S = 5.0
 FIELDS = (
     "last_message_id",
     "last_mention_id",
@@ -285,8 +286,7 @@ class Lag(Ticking):
     def __init__(self, settings: Settings, partitions: int) -> None:
         super().__init__(1 / LOOK_S)
         self._places = [TopicPartition(settings.updates_topic, n) for n in range(partitions)]
-        self._settings = settings
-        self._admin = AdminClient(settings.librdkafka(log_level=2))
+        self._topic = settings.updates_topic
         self._consumer = Consumer(
             settings.librdkafka(**{"group.id": settings.kafka_group, "log_level": 2})
         )
@@ -300,15 +300,9 @@ class Lag(Ticking):
 
     def now(self) -> int:
         """Records. Raises KafkaException."""
-        asked = {place: OffsetSpec.latest() for place in self._places}
-        try:
-            ends = [found.result().offset for found in self._admin.list_offsets(asked).values()]
-        except KafkaException:  # it may hold on to the epoch of a former leader for ever
-            self._admin = AdminClient(self._settings.librdkafka(log_level=2))
-            raise
-        committed = self._consumer.committed(self._places, timeout=5)
-        durable: int = sum(max(0, place.offset) for place in committed)
-        return int(sum(ends)) - durable
+        ends = kafka.ends(self._consumer, self._topic, len(self._places), LAG_TIMEOUT_S)
+        committed = self._consumer.committed(self._places, timeout=LAG_TIMEOUT_S)
+        return sum(ends) - sum(max(0, place.offset) for place in committed)
 
     def finish(self) -> None:
         super().finish()
