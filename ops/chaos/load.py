@@ -302,7 +302,8 @@ class Lag(Ticking):
         """Records. Raises KafkaException."""
         ends = kafka.ends(self._consumer, self._topic, len(self._places), LAG_TIMEOUT_S)
         committed = self._consumer.committed(self._places, timeout=LAG_TIMEOUT_S)
-        return sum(ends) - sum(max(0, place.offset) for place in committed)
+        durable: int = sum(max(0, place.offset) for place in committed)
+        return sum(ends) - durable
 
     def finish(self) -> None:
         super().finish()
