@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 SEEDS ?= 2000
-PEERS := build/bench/peers
+PEERS ?= build/bench/peers
 
 .PHONY: help setup demo test test-unit kills lint bench bench-quick bounds chaos sim promtool clean
 

@@ -113,6 +113,7 @@ def main() -> None:
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
     default="INFO",
     show_default=True,
+    help="what is logged: this and what is worse",
 )
 @click.option(
     "--log-format",

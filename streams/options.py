@@ -60,4 +60,5 @@ def spoken_errors() -> Iterator[None]:
     try:
         yield
     except (KafkaException, ReadStatesError, OSError) as exc:
-        raise click.ClickException(str(exc)) from exc
+        text = str(exc) or "Kafka gave no answer in time: run it again"  # a TimeoutError is empty
+        raise click.ClickException(text) from exc

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 import yaml
-from prometheus_client import REGISTRY
 from promql import ALERTS, DASHBOARDS, OPS, expressions, panels, recorded, rules
-from readstates.streams import cli, metrics
+from readstates.streams import metrics
 
 assert metrics.TOPIC_PARTITIONS  # imported for its metrics
 ROOT = OPS.parent
@@ -21,15 +17,6 @@ RUNBOOKS = OPS / "runbooks"
 FIVE = ["Means", "Works", "Investigate", "Fix", "Verify"]
 NAMES = [rule["alert"] for rule in rules(ALERTS)]
 PAGES = sorted(RUNBOOKS.glob("*.md"))
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-
-
-def code(path: Path) -> Iterator[str]:
-    """The commands on a page: lines of its blocks, and what stands in backticks."""
-    text = path.read_text("utf-8")
-    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
-        yield from block.splitlines()
-    yield from re.findall(r"`([^`\n]+)`", text)
 
 
 def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
@@ -64,44 +51,6 @@ def test_a_runbook_has_its_five_parts(name: str) -> None:
     for part in parts:
         if part.startswith(("Investigate", "Verify")):
             assert "```sh" in part, "nothing to run"
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_commands_exist(path: Path) -> None:
-    for line in code(path):
-        for found in re.finditer(r"\breadstates ([a-z][a-z-]*)([^|;>`]*)", line):
-            command = cli.main.get_command(click.Context(cli.main), found[1])
-            assert isinstance(command, click.Command), line
-            options = {option for param in command.params for option in param.opts} | {"--help"}
-            asked = {w for w in shlex.split(found[2], comments=True) if w.startswith("--")}
-            assert asked <= options, line
-        for target in re.findall(r"\bmake ([a-z-]+)", line):
-            assert target in TARGETS, line
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_links_and_settings_exist(path: Path) -> None:
-    text = path.read_text("utf-8")
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert (path.parent / target).is_file(), target
-    for place in re.findall(r"\b(?:ops|tests)/[\w/.-]+\w", text):
-        assert (ROOT / place).exists(), place
-    settings = {param.name for param in cli.main.commands["worker"].params}
-    for name in re.findall(r"READ_STATES_([A-Z_]+)", text):
-        assert name.removesuffix("_FILE").lower() in settings, name
-
-
-def test_metrics_named_in_runbooks_exist() -> None:
-    ours = {sample for family in REGISTRY.collect() for sample in names_of(family.name)}
-    for path in PAGES:
-        for name in re.findall(r"(?<!:)\bread_states_\w+", path.read_text("utf-8")):
-            assert name in ours or name == "read_states", f"{path.name}: {name}"
-        for name in re.findall(r"\b[a-z_]+:read_states_\w+:\w+", path.read_text("utf-8")):
-            assert name in recorded(), f"{path.name}: {name}"
-
-
-def names_of(family: str) -> set[str]:
-    return {family, *(family + end for end in ("_total", "_count", "_sum", "_bucket"))}
 
 
 def test_every_recorded_series_is_used() -> None:

@@ -1,0 +1,119 @@
+"""What the documents name exists, and what exists is named by a document."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from prometheus_client import REGISTRY
+from promql import ALERTS, DASHBOARDS, OPS, RULES, recorded
+from readstates.streams import cli, metrics
+
+assert metrics.TOPIC_PARTITIONS  # imported for its metrics
+ROOT = OPS.parent
+RUNBOOKS = sorted((OPS / "runbooks").glob("*.md"))
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), OPS / "CAPACITY.md", *RUNBOOKS]
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+
+
+def code(path: Path) -> Iterator[str]:
+    """The commands on a page: lines of its blocks, and what stands in backticks."""
+    text = path.read_text("utf-8")
+    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+        yield from block.splitlines()
+    yield from re.findall(r"^ {4}((?:readstates|make) .*)", text, re.MULTILINE)
+    yield from re.findall(r"`([^`\n]+)`", text)
+
+
+def all_documents() -> str:
+    return "\n".join(path.read_text("utf-8") for path in DOCUMENTS)
+
+
+def options_of(command: click.Command) -> set[str]:
+    """Its own, and its sub-commands'."""
+    found = {option for param in command.params for option in param.opts} | {"--help"}
+    for child in getattr(command, "commands", {}).values():
+        found |= options_of(child)
+    return found
+
+
+@each_document
+def test_commands_exist(path: Path) -> None:
+    for line in code(path):
+        for found in re.finditer(r"\breadstates ([a-z][a-z-]*)([^|;>`]*)", line):
+            command = cli.main.get_command(click.Context(cli.main), found[1])
+            assert isinstance(command, click.Command), line
+            asked = {w for w in shlex.split(found[2], comments=True) if w.startswith("--")}
+            assert asked <= options_of(command), line
+        for target in re.findall(r"\bmake ([a-z-]+)", line):
+            assert target in TARGETS, line
+
+
+@each_document
+def test_places_and_settings_exist(path: Path) -> None:
+    text = path.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (path.parent / target).exists(), target
+    for place in re.findall(r"(?<![\w/.])(?:ops|tests|streams|schemas|cache)/[\w/.-]+\w", text):
+        assert (ROOT / place).exists(), place
+    settings = {param.name for param in cli.main.commands["worker"].params}
+    for name in re.findall(r"READ_STATES_([A-Z_]+[A-Z])", text):
+        assert name.removesuffix("_FILE").lower() in settings, name
+
+
+@each_document
+def test_metrics_exist(path: Path) -> None:
+    ours = {sample for family in REGISTRY.collect() for sample in names_of(family.name)}
+    for name in re.findall(r"(?<![:\w])read_states_\w+", path.read_text("utf-8")):
+        assert name in ours or name in FIELDS, name
+    for name in re.findall(r"\b[a-z_]+:read_states_\w+:\w+", path.read_text("utf-8")):
+        assert name in recorded(), name
+
+
+FIELDS = {"read_states_cache"}  # a volume
+
+
+def names_of(family: str) -> set[str]:
+    return {family, *(family + end for end in ("_total", "_count", "_sum", "_bucket"))}
+
+
+@each_document
+def test_alerts_exist(path: Path) -> None:
+    alerts = set(re.findall(r"alert: (\w+)", ALERTS.read_text("utf-8")))
+    for name in re.findall(r"\bReadStates[A-Z]\w+", path.read_text("utf-8")):
+        assert name in alerts | {"ReadStatesError"}, name
+
+
+def test_every_command_and_target_is_named() -> None:
+    text = all_documents()
+    for name in cli.main.list_commands(click.Context(cli.main)):
+        assert f"readstates {name}" in text, name
+    for target in re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE):
+        assert f"make {target}" in text, target
+
+
+def test_every_metric_is_watched_or_named() -> None:
+    seen = all_documents() + "".join(p.read_text("utf-8") for p in [*DASHBOARDS, ALERTS, RULES])
+    ours = [family.name for family in REGISTRY.collect() if family.name.startswith("read_states_")]
+    assert [name for name in ours if name not in seen] == []
+
+
+def test_every_error_code_is_explained() -> None:
+    reply = json.loads((ROOT / "schemas/json/reply.json").read_text("utf-8"))
+    codes = set(re.findall(r'"enum": (\[[^\]]*"invalid_query"[^\]]*\])', json.dumps(reply)))
+    (known,) = codes
+    table = re.findall(r"^\| `([a-z_]+)` \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert set(json.loads(known)) <= set(table)
+
+
+def test_every_setting_is_in_the_help() -> None:
+    worker = cli.main.commands["worker"]
+    for param in worker.params:
+        assert getattr(param, "help", ""), param.name
