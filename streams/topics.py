@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (
@@ -23,6 +24,8 @@ from readstates.streams.errors import TopicError
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 15.0
+AWAY_TIMEOUT_S = 60.0  # for so long a question is asked again while brokers come and go
+AWAY_PAUSE_S = 0.5
 DAY_MS = 86_400_000
 RETENTION_FLOOR_FACTOR = 20  # retention of `updates` in multiples of FLUSH_DELAY_S, at the least
 EVENT_TOPIC_BYTES_MAX = 1 << 20
@@ -106,9 +109,14 @@ def wait_for_partitions(client: AdminClient, name: str, partitions: int) -> None
 
 def describe(client: AdminClient, name: str) -> Topic:
     """Topic ID and partition count. Raises TopicError where it is not there."""
+
+    def ask() -> Any:
+        topics = TopicCollection([name])
+        future = client.describe_topics(topics, request_timeout=TIMEOUT_S)[name]
+        return future.result(timeout=TIMEOUT_S + 1)
+
     try:
-        future = client.describe_topics(TopicCollection([name]), request_timeout=TIMEOUT_S)[name]
-        found = future.result(timeout=TIMEOUT_S + 1)
+        found = _answer(ask, f"topic {name}")
     except KafkaException as exc:
         raise TopicError(f"topic {name}: {exc}. Run: readstates init") from exc
     high, low = (
@@ -227,13 +235,49 @@ def mend(settings: Settings) -> list[str]:
 
 
 def _configs(client: AdminClient, topic: str) -> dict[str, str]:
-    resource = ConfigResource(ResourceType.TOPIC, topic)
-    (future,) = client.describe_configs([resource], request_timeout=TIMEOUT_S).values()
+    def ask() -> Any:
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        (future,) = client.describe_configs([resource], request_timeout=TIMEOUT_S).values()
+        return future.result(timeout=TIMEOUT_S + 1)
+
     try:
-        found = future.result(timeout=TIMEOUT_S + 1)
+        found = _answer(ask, f"the settings of topic {topic}")
     except KafkaException as exc:
         raise TopicError(
             f"{topic}: its settings cannot be read: {exc}. The rights that a worker needs are in "
             "SECURITY.md; DescribeConfigs is one of them"
         ) from exc
     return {name: entry.value for name, entry in found.items()}
+
+
+def _answer(ask: Callable[[], Any], what: str) -> Any:
+    """Kafka's answer, asked for again while a broker or the controller is away.
+
+    Raises KafkaException, which is Kafka's answer; TopicError after AWAY_TIMEOUT_S without any.
+    """
+    end = time.monotonic() + AWAY_TIMEOUT_S
+    while True:
+        try:
+            return ask()
+        except (KafkaException, TimeoutError) as exc:
+            if isinstance(exc, KafkaException) and exc.args[0].code() not in AWAY:
+                raise
+            if time.monotonic() > end:
+                raise TopicError(
+                    f"{what}: Kafka did not say within {AWAY_TIMEOUT_S:g} s ({exc}). Look whether "
+                    "all brokers and a controller run, then start this again"
+                ) from exc
+            log.warning("kafka_away waiting_for=%r error=%r", what, str(exc))
+        time.sleep(AWAY_PAUSE_S)
+
+
+AWAY = {
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError.NOT_CONTROLLER,
+    KafkaError.REQUEST_TIMED_OUT,
+}

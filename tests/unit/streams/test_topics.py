@@ -1,0 +1,47 @@
+"""Questions to Kafka while brokers come and go."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+from readstates.streams import topics
+from readstates.streams.errors import TopicError
+
+
+class Admin:
+    """Answers each `describe_topics` with the next of these error codes."""
+
+    def __init__(self, *codes: int) -> None:
+        self.codes = list(codes)
+        self.asked = 0
+
+    def describe_topics(self, _topics: Any, request_timeout: float) -> dict[str, Future[Any]]:
+        self.asked += 1
+        code = self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
+        future: Future[Any] = Future()
+        future.set_exception(KafkaException(KafkaError(code)))
+        return {"updates": future}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topics, "AWAY_PAUSE_S", 0)
+
+
+def test_a_controller_that_is_away_is_asked_again() -> None:
+    admin = Admin(KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError.UNKNOWN_TOPIC_OR_PART)
+    with pytest.raises(TopicError, match="Run: readstates init"):
+        topics.describe(admin, "updates")  # type: ignore[arg-type]
+    assert admin.asked == 3
+
+
+def test_one_that_stays_away_is_not_taken_for_a_missing_topic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(topics, "AWAY_TIMEOUT_S", 0)
+    with pytest.raises(TopicError, match="did not say within 0 s") as caught:
+        topics.describe(Admin(KafkaError._TIMED_OUT), "updates")  # type: ignore[arg-type]
+    assert "init" not in str(caught.value)
