@@ -4,6 +4,7 @@ ReadStatesError
 ├── ConfigError          refuse to start: a setting is wrong, the message names it and its range
 ├── TopicError           refuse to start: a topic is missing or set up wrongly
 ├── EpochError           refuse to start: this is not the topic the database was written from
+├── GroupError           end the worker: the group does not take it, or another has its name
 ├── RewindError          end the command: workers run, or the log no longer goes back so far
 ├── DataLossError        refuse to start: Kafka no longer has records that were not yet durable
 ├── BatchGapError        stop the worker: records were lost between Kafka and the partition
@@ -31,6 +32,10 @@ class TopicError(ReadStatesError):
 
 class EpochError(ReadStatesError):
     """The updates topic is not the one that the database was written from."""
+
+
+class GroupError(ReadStatesError):
+    """The consumer group refuses this worker for good."""
 
 
 class RewindError(ReadStatesError):

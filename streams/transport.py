@@ -13,6 +13,7 @@ places of Faust are overridden:
 - The rebalance hooks hand partitions over before they leave, and seek to where their tables stand
   after they arrive. `streams/rebalance.py` does that work; here it is only called.
 - Commits carry metadata, are bounded in time, and report failure as False.
+- Errors of the group are answered (`streams/group.py`); Faust leaves them lying.
 - Shutdown leaves the group itself, so that the others need not wait out the session.
 """
 
@@ -40,6 +41,7 @@ from faust.types import TP, ConsumerMessage
 from readstates.cache.tablefile import CacheDirFullError
 from readstates.streams import lenient
 from readstates.streams.errors import DataLossError, ReadStatesError
+from readstates.streams.group import GroupErrors
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,11 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """The consumer's own thread: fetches, commits, heartbeats."""
 
     shutdown_timeout = THREAD_STOP_TIMEOUT_S
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        coordinator = self._ensure_consumer()._coordinator
+        self.group_errors = GroupErrors(self.app.read_states_settings, coordinator, self.app.refuse)
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         settings = self.app.read_states_settings
@@ -104,7 +111,8 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         wanted = [tp for tp in wanted if self.app.partitions.wants(tp.topic, tp.partition)]
         assigned = consumer._subscription.subscription
         if not wanted or assigned is None or assigned.assignment is None:
-            await asyncio.sleep(0.005)
+            with consumer._subscription.fetch_context():  # to hold back is not to be idle, for
+                await asyncio.sleep(0.005)  # which aiokafka would leave the group
             return {}
         state_of = assigned.assignment.state_value
         states = {tp: state for tp in wanted if (state := state_of(tp)) is not None}

@@ -1,0 +1,52 @@
+"""What the consumer group refuses, on a real broker: the worker must end and say so, or come back.
+
+aiokafka hands such an error to whoever polls next and stands still until then, and Faust never
+asks: before, a worker stayed alive without partitions, for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blackbox import WAIT_S, Service, until
+from readstates.ops.local.stack import Stack
+from readstates.ops.local.worker import WorkerProcess
+
+
+@pytest.fixture
+def service(stack: Stack, folder: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
+    name = request.node.name.removeprefix("test_").replace("[", "").replace("]", "")[:40]
+    service = Service(stack.env(), folder, name)
+    yield service
+    service.close()
+
+
+def ends(worker: WorkerProcess) -> str:
+    """What a worker says that ends by itself, with an error."""
+    until(lambda: worker.returncode is not None, "the worker ends", 2 * WAIT_S)
+    assert worker.returncode == 1
+    return worker.output()
+
+
+def test_a_session_timeout_the_brokers_refuse(service: Service) -> None:
+    said = ends(service.start(session_timeout_s=5.5))
+    assert "SESSION_TIMEOUT_S is outside what the brokers allow" in said
+
+
+def test_two_with_the_same_name(service: Service) -> None:
+    """One of the two must go, and the other have all partitions."""
+    first = service.start(instance_id="twin")
+    first.wait_ready()
+    second = service.start(instance_id="twin")
+    until(
+        lambda: first.returncode is not None or second.returncode is not None,
+        "one of them ends",
+        3 * WAIT_S,
+    )
+    loser, winner = (second, first) if first.returncode is None else (first, second)
+    assert loser.returncode == 1
+    assert "another process at work under the INSTANCE_ID 'twin'" in loser.output()
+    winner.wait_ready()
+    assert winner.returncode is None
