@@ -5,10 +5,11 @@ Faust never calls that: the worker would stay alive, outside the group, for ever
 answered at once:
 
 - What a person must mend ends the worker, saying what to do.
-- After anything else the membership is forgotten and the group joined anew.
-- FENCED_INSTANCE_ID is unknown to aiokafka, it says UnknownError. A coordinator that moved to
-  another broker may know an older member of our INSTANCE_ID than we are; joining anew replaces it.
-  But if it comes again and again, another process works under our INSTANCE_ID, and this one ends.
+- After anything else the membership is forgotten and the group joined anew. That mends the case of
+  a coordinator that moved to another broker and knows an older member of our INSTANCE_ID than we
+  are (FENCED_INSTANCE_ID, which aiokafka does not know: it says UnknownError).
+- A member that the group puts out again and again has a twin: two processes under one INSTANCE_ID
+  take each other's place several times a second. Whoever notices first ends, or both do.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from readstates.streams.errors import GroupError
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.5
-UNKNOWN_MAX = 4  # answers that aiokafka does not know, within UNKNOWN_WITHIN_S
-UNKNOWN_WITHIN_S = 60.0
+OUT_MAX = 8  # times the group may put a static member out within OUT_WITHIN_S
+OUT_WITHIN_S = 30.0
+AT_ONCE_S = 0.2  # each request that was under way hears of it: that is once
 ADVICE: dict[type[BaseException], str] = {
     errors.GroupAuthorizationFailedError: "it may not use this group: give it the right Read on "
     "the group, see SECURITY.md",
@@ -51,32 +53,36 @@ class GroupErrors:
         self._settings = settings
         self._coordinator = coordinator
         self._refuse = refuse
-        self._unknown: deque[float] = deque(maxlen=UNKNOWN_MAX)
+        self._out: deque[float] = deque(maxlen=OUT_MAX)  # when the membership was lost
+        self._reset = coordinator.reset_generation
+        coordinator.reset_generation = self._put_out
         coordinator._push_error_to_user = self.answer
         coordinator._coordination_task.add_done_callback(self._ended)
 
     async def answer(self, exc: BaseException) -> None:
         """In the place of aiokafka's wait for a user who polls."""
         log.warning("group_error error=%r", exc)
-        advice = ADVICE.get(type(exc)) or self._fenced(exc)
+        advice = ADVICE.get(type(exc))
         if advice:
             self._refuse(GroupError(f"group {self._settings.kafka_group}: {advice} ({exc!r})"))
         await asyncio.sleep(RETRY_S)
         self._coordinator.reset_generation()  # and joins again
 
-    def _fenced(self, exc: BaseException) -> str:
-        if type(exc) is not errors.KafkaError:  # a connection, a broker that is away, …
-            return ""
+    def _put_out(self) -> None:
+        """The membership is lost; aiokafka joins anew."""
+        self._reset()
         now = time.monotonic()
-        full = len(self._unknown) == UNKNOWN_MAX
-        again = full and now - self._unknown[0] < UNKNOWN_WITHIN_S
-        self._unknown.append(now)
-        if not again:
-            return ""
-        return (
-            f"it puts this worker out again and again: is another process at work under the "
-            f"INSTANCE_ID {self._settings.instance_id!r}? Each worker needs its own"
-        )
+        if not self._settings.instance_id or (self._out and now - self._out[-1] < AT_ONCE_S):
+            return
+        self._out.append(now)
+        if len(self._out) == OUT_MAX and now - self._out[0] < OUT_WITHIN_S:
+            self._refuse(
+                GroupError(
+                    f"group {self._settings.kafka_group} has put this worker out {OUT_MAX} times "
+                    f"within {OUT_WITHIN_S:g} s: another process is at work under the INSTANCE_ID "
+                    f"{self._settings.instance_id!r}. Each worker needs its own"
+                )
+            )
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """The coordinator's task ends at a shutdown only; without it there is no group."""

@@ -36,17 +36,14 @@ def test_a_session_timeout_the_brokers_refuse(service: Service) -> None:
 
 
 def test_two_with_the_same_name(service: Service) -> None:
-    """One of the two must go, and the other have all partitions."""
+    """They would take each other's place for ever; whoever notices first ends, or both do."""
     first = service.start(instance_id="twin")
     first.wait_ready()
     second = service.start(instance_id="twin")
     until(
         lambda: first.returncode is not None or second.returncode is not None,
         "one of them ends",
-        3 * WAIT_S,
+        2 * WAIT_S,
     )
-    loser, winner = (second, first) if first.returncode is None else (first, second)
-    assert loser.returncode == 1
-    assert "another process at work under the INSTANCE_ID 'twin'" in loser.output()
-    winner.wait_ready()
-    assert winner.returncode is None
+    loser = second if first.returncode is None else first
+    assert "another process is at work under the INSTANCE_ID 'twin'" in ends(loser)

@@ -9,7 +9,7 @@ from aiokafka import errors
 from readstates.streams import group
 from readstates.streams.config import Settings
 from readstates.streams.errors import GroupError
-from readstates.streams.group import UNKNOWN_MAX, GroupErrors
+from readstates.streams.group import OUT_MAX, GroupErrors
 
 UNKNOWN = errors.KafkaError("UnknownError()")
 
@@ -32,13 +32,14 @@ class Coordinator:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group, "RETRY_S", 0)
+    monkeypatch.setattr(group, "AT_ONCE_S", 0)
 
 
-async def answered(*given: BaseException) -> tuple[int, list[Exception]]:
+async def answered(*given: BaseException, name: str = "") -> tuple[int, list[Exception]]:
     """How often it joined anew, and what it refused, after these errors."""
     refused: list[Exception] = []
     coordinator = Coordinator()
-    answers = GroupErrors(Settings(), coordinator, refused.append)
+    answers = GroupErrors(Settings(instance_id=name), coordinator, refused.append)
     for exc in given:
         await answers.answer(exc)
     coordinator.end.set_result(None)
@@ -50,17 +51,15 @@ async def test_an_unknown_error_is_answered_by_joining_anew() -> None:
     assert await answered(UNKNOWN) == (1, [])
 
 
-async def test_a_broker_that_is_away_is_no_reason_to_end() -> None:
-    resets, refused = await answered(*[errors.KafkaConnectionError("away")] * 10 * UNKNOWN_MAX)
-    assert resets == 10 * UNKNOWN_MAX
-    assert refused == []
+async def test_without_a_name_of_its_own_a_worker_tries_for_ever() -> None:
+    assert await answered(*[UNKNOWN] * 5 * OUT_MAX) == (5 * OUT_MAX, [])
 
 
-async def test_fenced_again_and_again_ends_the_worker() -> None:
-    assert (await answered(*[UNKNOWN] * UNKNOWN_MAX))[1] == []
-    _, (exc,) = await answered(*[UNKNOWN] * (UNKNOWN_MAX + 1))
+async def test_put_out_again_and_again_a_named_worker_ends() -> None:
+    assert (await answered(*[UNKNOWN] * (OUT_MAX - 1), name="twin"))[1] == []
+    _, (exc,) = await answered(*[UNKNOWN] * OUT_MAX, name="twin")
     assert isinstance(exc, GroupError)
-    assert "INSTANCE_ID" in str(exc)
+    assert "'twin'" in str(exc)
 
 
 @pytest.mark.parametrize("kind", group.ADVICE)
