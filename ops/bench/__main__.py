@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from readstates.ops.bench.suite import Line, Suite, as_markdown, machine
 
-BENCHES = ("ingest", "handover")  # in the order in which they run
+BENCHES = ("ingest", "steps", "handover")  # in the order in which they run
 
 
 @click.command()

@@ -117,7 +117,7 @@ class Suite:
     def bound(self, what: str, ours: Sequence[float], unit: str, goal: Goal) -> Line:
         """Ours against a figure of its own, no peer: the goal is for the median."""
         median = statistics.median(ours)
-        text = f"{goal} {unit}"
+        text = f"{goal} {unit}" if goal != NO_GOAL else "–"
         line = Line(
             self.bench, what, f"{_figure(median)} {unit}", "–", "–", (), text, goal.met(median)
         )

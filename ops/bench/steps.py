@@ -1,0 +1,211 @@
+"""Steps: what each step of the hot path costs, one at a time, without servers.
+
+    make bench BENCHES=steps
+
+Resident users, plain acks and whole-user queries with 8 read states, as ARCHITECTURE's page on the
+hot path states them. The real code of each step, called in a loop; what Kafka's client library
+does to send a reply is not in it (`service_time` has it). No peer and no goal: this is where the
+time goes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import statistics
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import TopicPartition
+from readstates.cache import layout
+from readstates.cache.table import Table
+from readstates.cache.tablefile import TableIdentity, new_header
+from readstates.ops.bench.suite import NO_GOAL, Suite
+from readstates.schemas.headers import reply_address
+from readstates.schemas.replies import ReadState, encode_reply
+from readstates.schemas.wire import decode_query, decode_update
+from readstates.streams.partition import Partition
+from readstates.streams.transport import Batch
+
+USERS = 2_000
+STATES = 8
+RECORDS = USERS * STATES
+FETCH = 1_000  # records of a fetched batch
+EPOCH = 1
+QUERY_HEADERS = [("kafka_replyTopic", b"read-states.replies.bench"), ("kafka_correlationId", b"7")]
+
+
+class Nothing:
+    """Effects that only take note of the last answer."""
+
+    def __init__(self) -> None:
+        self.rows: list[ReadState] = []
+
+    def answer(self, _query: Any, _v: int, _full: bool, rows: list[ReadState], _hit: bool) -> None:
+        self.rows = rows
+
+    def load(self, partition: Partition, user_id: int, ticket: int) -> None:
+        partition.loaded(partition.incarnation, user_id, ticket, [])
+
+    def dead_letter(self, _p: Partition, _record: Any, reason: str, text: str) -> None:
+        raise AssertionError(f"{reason}: {text}")
+
+    def refuse(self, _query: Any, code: str, text: str) -> None:
+        raise AssertionError(f"{code}: {text}")
+
+
+def events(first: int) -> list[tuple[bytes, bytes]]:
+    """(key, value) of an ack to every read state; message IDs from `first` on."""
+    return [
+        (
+            b"%d" % (10**17 + user),
+            orjson.dumps(
+                {
+                    "type": "ack",
+                    "user_id": 10**17 + user,
+                    "channel_id": 10**17 + channel,
+                    "message_id": 10**18 + first + channel,
+                }
+            ),
+        )
+        for channel, user in itertools.product(range(STATES), range(USERS))
+    ]
+
+
+def encoded(given: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """As record batches, FETCH records each."""
+    batches = []
+    for begin in range(0, len(given), FETCH):
+        builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, 0, 1 << 24)
+        for number, (key, value) in enumerate(given[begin : begin + FETCH]):
+            builder.append(number, 1_700_000_000_000, key, value, [])
+        batches.append(bytes(builder.build()))
+    return batches
+
+
+def unpack(batches: list[bytes]) -> None:
+    place = TopicPartition("read-states.updates", 0)
+    for batch in batches:
+        for _ in PartitionRecords(place, MemoryRecords(batch), [], 0, None, None, False, 0):
+            pass
+
+
+def timed(work: Callable[[], object], count: int, rounds: int) -> list[float]:
+    """Microseconds of CPU apiece, a figure a round."""
+    found = []
+    for _ in range(rounds):
+        begin = time.thread_time_ns()
+        work()
+        found.append((time.thread_time_ns() - begin) / 1000 / count)
+    return found
+
+
+def run(suite: Suite) -> None:
+    """Each step in turn."""
+    rounds = 3 if suite.quick else 9
+    steps: dict[str, list[float]] = {}
+    given = events(0)
+    values = [value for _, value in given]
+    batches = encoded(given)
+    steps["update: record out of the fetched batch"] = timed(
+        lambda: unpack(batches), RECORDS, rounds
+    )
+    steps["update: decode the event"] = timed(
+        lambda: [decode_update(value) for value in values], RECORDS, rounds
+    )
+    partition, effects = _warm(given)
+    steps["update: find, touch, ack in the table"] = _table(partition.table, rounds)
+    steps["update: the whole fold, decoding included"] = _fold(partition, rounds)
+    _queries(partition, effects, steps, rounds)
+    for what, figures in steps.items():
+        suite.bound(what, figures, "µs", NO_GOAL)
+    suite.measured["steps_us"] = {what: statistics.median(x) for what, x in steps.items()}
+    suite.leave_out("sending the reply, and Faust's and asyncio's share of a poll (service_time)")
+
+
+def _warm(given: list[tuple[bytes, bytes]]) -> tuple[Partition, Nothing]:
+    slots = layout.slots_for(2 * (RECORDS + USERS))
+    buffer = mmap.mmap(-1, layout.table_size_bytes(slots))
+    buffer[: layout.HEADER_BYTES] = new_header(TableIdentity(bytes(16), EPOCH, 0, "bench"), slots)
+    table = Table(buffer, 100)
+    effects = Nothing()
+    partition = Partition(
+        0, table=table, position=0, committed=0, catch_up_to=0, epoch=EPOCH, partitions=1,
+        incarnation=1, parked_max=10**6, inbox_max=10**9, effects=effects,
+    )  # fmt: skip
+    partition.announce()
+    _take(partition, given)
+    return partition, effects
+
+
+def _take(partition: Partition, given: list[tuple[bytes, bytes]]) -> None:
+    begin = partition.position
+    records = [
+        SimpleNamespace(offset=begin + number, key=key, value=value, partition=0)
+        for number, (key, value) in enumerate(given)
+    ]
+    partition.take(Batch(begin, records, begin + len(records)))
+    while partition.inbox:
+        partition.run(1_000, 1)
+
+
+def _table(table: Table, rounds: int) -> list[float]:
+    ids = [(10**17 + user, 10**17 + c) for c in range(STATES) for user in range(USERS)]
+    message, version = itertools.count(10**18 + 10**6), itertools.count((EPOCH << 48) + 10**6)
+
+    def work() -> None:
+        find, touch, ack = table.find, table.touch, table.ack
+        for user_id, channel_id in ids:
+            user = find(user_id)
+            touch(user)
+            ack(user, 0, channel_id, next(message), -1, -1, next(version))
+
+    return timed(work, RECORDS, rounds)
+
+
+def _fold(partition: Partition, rounds: int) -> list[float]:
+    figures = []
+    partition.position = partition.next_arrival = 10**8  # newer than all that `_table` wrote
+    for number in range(rounds):
+        given = events(10**9 * (number + 1))
+        begin = partition.position
+        records = [
+            SimpleNamespace(offset=begin + n, key=key, value=value, partition=0)
+            for n, (key, value) in enumerate(given)
+        ]
+        partition.take(Batch(begin, records, begin + len(records)))
+
+        def work() -> None:
+            while partition.inbox:
+                partition.run(1_000, 1)
+
+        figures += timed(work, RECORDS, 1)
+    return figures
+
+
+def _queries(
+    partition: Partition, effects: Nothing, steps: dict[str, list[float]], rounds: int
+) -> None:
+    value = b'{"type":"get","user_id":"%d"}'
+    values = [value % (10**17 + user) for user in range(USERS)]
+    steps["query: headers and decoding"] = timed(
+        lambda: [(reply_address(QUERY_HEADERS), decode_query(one)) for one in values], USERS, rounds
+    )
+    gets = [decode_query(one) for one in values]
+    asked = [SimpleNamespace(get=get) for get in gets]
+    steps[f"query: find, touch, read {STATES} read states"] = timed(
+        lambda: [partition.ask(query) for query in asked],  # type: ignore[func-returns-value,arg-type]
+        USERS,
+        rounds,
+    )
+    rows = effects.rows
+    assert len(rows) == STATES
+    steps[f"query: encode the reply of {STATES} read states"] = timed(
+        lambda: [encode_reply(get.user_id, 1, True, rows) for get in gets], USERS, rounds
+    )
