@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 
 from blackbox import Reply as Seen
 from blackbox import Wire, check_form, new_user
@@ -46,7 +47,7 @@ asyncio.run(main())
 """
 
 
-def test_agent_ask(wire: Wire) -> None:
+def test_agent_ask(wire: Wire, tmp_path: Path) -> None:
     user = new_user()
     event = {"type": "ack", "channel_id": str(2**60 + 1), "message_id": str(2**61 + 1)}
     offset = wire.produce_update(user, event)
@@ -56,6 +57,7 @@ def test_agent_ask(wire: Wire) -> None:
     wire.create_topic(reply_to)
     done = subprocess.run(
         [sys.executable, "-c", ASKER, wire.bootstrap, wire.queries, str(user), reply_to],
+        cwd=tmp_path,  # Faust makes a folder for its tables
         capture_output=True,
         text=True,
         timeout=90,
