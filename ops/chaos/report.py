@@ -49,7 +49,7 @@ def _table(result: Result) -> Iterator[tuple[str, str]]:
     yield "  differing otherwise", f"{differences.differing:,}"
     yield "dead letters", f"{result.dead_letters:,} of {result.bad:,} bad records"
     yield "workers that crashed", f"{len(result.workers_crashed)}"
-    yield "  that could not start", f"{len(result.workers_refused)}, for Cassandra was away"
+    yield "  that could not start", f"{len(result.workers_refused)}: a server was away"
     if queries is None:
         return
     yield "queries sent", f"{queries.sent:,}"

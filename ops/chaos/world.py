@@ -38,6 +38,7 @@ HEALTHY_LAG = 20_000  # records not durable; with the flush delay some thousands
 HEALTHY_TIMEOUT_S = 180.0
 POLL_S = 0.5
 START_ATTEMPTS = 3
+AWAY = ("Cassandra", "Kafka did not say", "no Kafka answers")  # a worker's words about it
 SETTINGS = {
     "READ_STATES_FLUSH_DELAY_S": "3",
     "READ_STATES_SESSION_TIMEOUT_S": str(SESSION_TIMEOUT_S),
@@ -68,7 +69,7 @@ class World:
         self.workers: dict[str, WorkerProcess] = {}
         self.stopping = threading.Event()
         self.crashed: list[str] = []  # workers that ended by themselves
-        self.refused: list[str] = []  # those that could not start, for Cassandra was away
+        self.refused: list[str] = []  # those that could not start: a server was away
         self.probe: Callable[[], float] = time.monotonic  # when a query was last answered
         self.lag: Callable[[], int] = lambda: 0
         self._stopped: set[int] = set()
@@ -246,10 +247,11 @@ class World:
         return ""
 
     def _restart(self, name: str, worker: WorkerProcess) -> None:
-        """As a supervisor would. To end without a word about Cassandra being away is a defect."""
+        """As a supervisor would. To end without a word about a server being away is a defect."""
         lines = [line for line in worker.output().splitlines() if line.strip()] or [""]
         text = f"{name} ended with {worker.returncode}: {lines[-1][-300:]}"
-        said = any(line.startswith("read-states: ") and "Cassandra" in line for line in lines)
+        words = [line for line in lines if line.startswith("read-states: ")]
+        said = any(away in line for line in words for away in AWAY)
         (self.refused if said else self.crashed).append(text)
         self.say(f"    {text}; starting it again")
         self.start_worker(name)
