@@ -76,9 +76,11 @@ class App(faust.App):  # type: ignore[misc]
     async def on_stop(self) -> None:
         """SIGTERM: Faust does not call the revoke hook then, so hand over here."""
         self.end_in_time()
+        if self.fatal is None:
+            await self.partitions.write_out_first()
         self.flow_control.suspend()
         self.consumer.stop_flow()
-        await self.partitions.hand_over(self.consumer)
+        await self.partitions.hand_over(self.consumer, shutdown=True)
         await super().on_stop()
 
 

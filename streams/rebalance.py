@@ -13,8 +13,12 @@ Opening, after each assignment, in the barrier before the flow starts:
     nothing written out, before.
 
 Handing over, at each revocation and at shutdown; running it twice does no harm:
+ 0. at shutdown, first: what is dirty is written out while everything goes on, within
+    HANDOVER_TIMEOUT_S, so that little is left for step 2, while nobody answers;
  1. the partitions take nothing more;
- 2. what is dirty is written out, within HANDOVER_TIMEOUT_S;
+ 2. what is dirty is written out, within HANDOVER_TIMEOUT_S at shutdown. At a revocation within
+    REVOKED_WRITE_OUT_S: the whole group stands until the last member is ready, most partitions
+    come back to the one who had them, and of the others the next owner folds the log again;
  3. the watermark is committed, with the position reached;
  4. the tables are closed clean, each with the position at which a later run may take it up. What
     was not written out in time is still dirty in it, and the commit still before it.
@@ -53,6 +57,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLEAN, LIVE = "clean", "live"  # what commit metadata says of the position in it
+REVOKED_WRITE_OUT_S = 0.3
+LITTLE_S = 0.3  # the oldest change is younger: what is left is written out in no time
+LOOK_S = 0.005
 
 
 def metadata_of(position: int, clean: bool) -> str:
@@ -140,6 +147,8 @@ class Handover(Partitions):
         settings = self.settings
         identity = TableIdentity(self.topic_id, self.epoch, number, settings.cassandra_keyspace)
         path = self.cache_dir / f"{settings.topic_prefix}-{settings.kafka_group}-{number}.table"
+        # what is dirty in it has waited before: as if for all of the delay, so it goes out at once
+        since_ms = self.now_ms() - int(settings.flush_delay_s * 1000)
 
         def attempt() -> TableFile:
             return open_table(
@@ -147,7 +156,7 @@ class Handover(Partitions):
                 identity,
                 settings.cache_states,
                 settings.user_states_max,
-                now_ms=self.now_ms() & 0xFFFFFFFF,
+                now_ms=since_ms & 0xFFFFFFFF,
             )
 
         file = attempt()
@@ -192,8 +201,23 @@ class Handover(Partitions):
         )
         return Owned(partition, file, query_offset, Watermark(query_offset))
 
-    async def hand_over(self, consumer: Any) -> bool:
+    async def write_out_first(self) -> None:
+        """Before a shutdown: write out while everything goes on, until little is left."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + self.settings.handover_timeout_s
+        while clock() < end and not self.write_behind.paused:
+            live = [o.partition for o in self.owned.values() if not o.partition.closing]
+            await self.write_behind.turn(live, now_ms=self.now_ms(), everything=True)
+            ages_s = (partition.oldest_change_s(self.now_ms()) for partition in live)
+            if max(ages_s, default=0.0) < LITTLE_S:
+                return
+            await asyncio.sleep(LOOK_S)
+
+    async def hand_over(self, consumer: Any, *, shutdown: bool = False) -> bool:
         """Let go of all partitions; True if everything applied is in Cassandra and committed."""
+        timeout_s = self.settings.handover_timeout_s
+        if not shutdown:
+            timeout_s = min(timeout_s, REVOKED_WRITE_OUT_S)
         if self._rebalance_started is None:
             self._rebalance_started = time.monotonic()
             metrics.REBALANCES.inc()
@@ -203,9 +227,7 @@ class Handover(Partitions):
             partitions.append(owned.partition)
         if not leaving:
             return True
-        drained = await drain(
-            self.write_behind, partitions, self.now_ms, self.settings.handover_timeout_s
-        )
+        drained = await drain(self.write_behind, partitions, self.now_ms, timeout_s)
         # a shutdown during a rebalance hands over twice at once: the first to come here does it
         leaving = [owned for owned in leaving if owned.partition.incarnation >= 0]
         committed = await self.commit(consumer, leaving, clean=True)

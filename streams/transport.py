@@ -49,6 +49,7 @@ NAME = "read-states"
 COMMIT_TIMEOUT_S = 5.0
 THREAD_STOP_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 1.0
+HEARTBEAT_MS = 300  # how late a member hears of a rebalance, for which all others wait
 FETCH_WAIT_MAX_MS = 100  # an idle fetch; a record that arrives ends it at once
 
 
@@ -89,7 +90,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             max_partition_fetch_bytes=1 << 20,
             fetch_max_wait_ms=FETCH_WAIT_MAX_MS,
             session_timeout_ms=int(settings.session_timeout_s * 1000),
-            heartbeat_interval_ms=1000,
+            heartbeat_interval_ms=HEARTBEAT_MS,
             rebalance_timeout_ms=int(max(10.0, settings.session_timeout_s) * 1000),
             max_poll_interval_ms=300_000,
             request_timeout_ms=int(max(40.0, settings.session_timeout_s) * 1000),

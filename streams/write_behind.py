@@ -83,6 +83,11 @@ class WriteBehind:
         """True while nothing is under way or packed."""
         return not self._in_flight and not self._queue
 
+    @property
+    def paused(self) -> bool:
+        """True for WRITE_RETRY_S after a write failed."""
+        return asyncio.get_running_loop().time() < self._paused_until
+
     async def turn(self, partitions: Iterable[Partition], *, now_ms: int, everything: bool) -> None:
         """Start due writes as far as the bound on flights allows; other work runs in between."""
         delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
@@ -109,8 +114,7 @@ class WriteBehind:
     def _has_room(self) -> bool:
         """Not in the pause after a failure either: with the database gone, writes fail at once."""
         under_way = len(self._queue) + self._in_flight
-        paused = asyncio.get_running_loop().time() < self._paused_until
-        return not paused and under_way < self._settings.writes_in_flight_max
+        return not self.paused and under_way < self._settings.writes_in_flight_max
 
     def _start(self) -> None:
         while self._queue and self._in_flight < self._settings.writes_in_flight_max:

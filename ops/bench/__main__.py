@@ -12,7 +12,16 @@ from pathlib import Path
 import click
 from readstates.ops.bench.suite import Line, Suite, as_markdown, machine
 
-BENCHES = ("ingest", "steps", "handover")  # in the order in which they run
+BENCHES = (  # in the order in which they run
+    "ingest",
+    "steps",
+    "writeout",
+    "misses",
+    "storm",
+    "scale",
+    "restart",
+    "handover",
+)
 
 
 @click.command()

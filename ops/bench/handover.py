@@ -1,26 +1,26 @@
-"""Handover: for how long nobody answers when a worker leaves, joins, restarts or is killed.
+"""Handover: for how long the queries of a user go unanswered when partitions change their owner.
 
-Three workers, 5,000 updates a second of 20,000 users, changes kept back for FLUSH_DELAY_S of 30 s,
-so that a handover has much to write out. All the time 300 queries a second of all users, open
-loop. For each query: when was the first good answer to it or to a later query of the same
-partition? That is what a client waits that asks again and again; the longest such wait after an
-event is its figure.
+Three workers, each with a folder of its own (as on machines of their own), 5,000 updates/s, changes
+that wait 30 s for their write-out, queries of all users in turn. Events, each once a repetition:
+a worker ends by SIGTERM and comes again, a fourth one joins and leaves, one is killed by SIGKILL.
+Between them as long as it takes until as much waits to be written out as before.
 
-After `kill -9` Kafka notices after the session timeout, and the next owner replays what was not
-committed (the longest time that a worker said "catching up"): both are allowed, and 3 s more.
+A query's wait counts from when it was sent to its first answer; it is never refused, because its
+deadline is far. The longest wait of the queries sent around an event is what the event costs. After
+a SIGKILL the group waits for the dead worker's session, and then its log is folded again; that
+replay is what the survivors' /readyz calls catching up, and stands beside.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from confluent_kafka.admin import AdminClient, NewTopic
+from readstates.ops.bench import picture
+from readstates.ops.bench.open_loop import Queries, Updates, create_reply_topic, send_all
 from readstates.ops.bench.suite import Goal, Suite
-from readstates.ops.chaos.history import Asked
-from readstates.ops.chaos.load import REPLY_TOPIC, Queries, Updates
 from readstates.ops.demo.traffic import Traffic
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
@@ -28,207 +28,216 @@ from readstates.streams import topics
 from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
 
+WORKERS = 3
 PARTITIONS = 12
 USERS = 20_000
-UPDATES_PER_S = 5_000.0
-QUERIES_PER_S = 300.0
-FLUSH_DELAY_S = 30.0
+UPDATES_A_SECOND = 5_000
+QUERIES_A_SECOND = 240
+FLUSH_DELAY_S = 30
 SESSION_TIMEOUT_S = 10.0
-WARM_UP_S = 45.0  # longer than FLUSH_DELAY_S: the dirty users are as many as they will be
-AFTER_S = 15.0  # an event's window goes on for so long when all are ready
-READY_TIMEOUT_S = 60.0
-WORST_S = 3.0
+LOOK_S = 0.05
+REPETITIONS = 2
+GRACEFUL_S, KILLED_S = 3.0, 3.0  # the goals
+BEFORE_S = 1.0  # a query sent so long before an event may still wait for it
 
 
-@dataclass
-class Event:
-    """One thing done to a worker. Seconds of the run's clock."""
+class Replay(threading.Thread):
+    """Watches the workers: how long was one of them catching up?"""
 
-    what: str
-    at_s: float
-    end_s: float = 0.0
-    unanswered_s: float = 0.0
-    replay_s: float = 0.0
-    allowed_s: float = WORST_S
+    def __init__(self, workers: dict[str, WorkerProcess]) -> None:
+        super().__init__(daemon=True)
+        self._workers = workers
+        self._ended = threading.Event()
+        self.seen_s: list[float] = []
 
-
-@dataclass
-class Watch:
-    """Asks each worker twenty times a second whether it catches up."""
-
-    workers: dict[str, WorkerProcess]
-    spans: list[tuple[float, float]] = field(default_factory=list)  # begin, end of catching up
-
-    def __post_init__(self) -> None:
-        self._finished = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-
-    def _look(self) -> None:
-        since: dict[str, float] = {}
-        while not self._finished.wait(0.05):
-            for name, worker in list(self.workers.items()):
-                late = "catching up" in worker.get("/readyz")[1]
-                if late:
-                    since.setdefault(name, time.monotonic())
-                elif name in since:
-                    self.spans.append((since.pop(name), time.monotonic()))
+    def run(self) -> None:
+        while not self._ended.wait(LOOK_S):
+            for worker in list(self._workers.values()):
+                if worker.returncode is None and "catching up" in worker.get("/readyz")[1]:
+                    self.seen_s.append(time.monotonic())
+                    break
 
     def finish(self) -> None:
-        self._finished.set()
-        self._thread.join()
+        self._ended.set()
+        self.join()
 
-    def longest_s(self, begin_s: float, end_s: float) -> float:
-        inside = [end - begin for begin, end in self.spans if begin_s <= begin <= end_s]
-        return max(inside, default=0.0)
+    def took_s(self, begin_s: float, end_s: float) -> float:
+        """From the first to the last time that one was seen at it."""
+        seen = [at for at in self.seen_s if begin_s <= at < end_s]
+        return seen[-1] - seen[0] + LOOK_S if seen else 0.0
 
 
-class Run:
-    """Servers, three workers, load; `act` does something and waits until all is well."""
+class Scene:
+    """The servers, the workers, the load, and the events with their times."""
 
-    def __init__(self, suite: Suite, name: str, env: dict[str, str], *, static: bool) -> None:
-        self.suite, self.static = suite, static
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        self.stack = Stack(suite.scratch / "stack")
+        self.workers: dict[str, WorkerProcess] = {}
+        self.events: list[tuple[str, float]] = []  # what, when
+        self.settle_s = FLUSH_DELAY_S + 3.0
+
+    def start(self) -> None:
+        self.stack.up(progress=self.suite.say)
         self.env = {
-            **env,
-            "READ_STATES_TOPIC_PREFIX": f"handover-{name}",
-            "READ_STATES_KAFKA_GROUP": f"handover-{name}",
-            "READ_STATES_CASSANDRA_KEYSPACE": f"handover_{name}",
-            "READ_STATES_REPLY_TOPICS": ".*",
+            **self.stack.env(),
             "READ_STATES_FLUSH_DELAY_S": str(FLUSH_DELAY_S),
             "READ_STATES_SESSION_TIMEOUT_S": str(SESSION_TIMEOUT_S),
-            "READ_STATES_CACHE_DIR": str(suite.scratch / f"tables-{name}"),
         }
         self.settings = Settings.load(self.env)
-        self.folder = suite.scratch / f"log-{name}"
-        self.workers: dict[str, WorkerProcess] = {}
-        self.events: list[Event] = []
         topics.create(self.settings, PARTITIONS, 1)
+        create_reply_topic(self.settings)
         store = Store(self.settings)
         store.create_schema()
         store.close()
+        traffic = Traffic(3, USERS)
+        send_all(self.settings, traffic.updates(USERS))
+        for number in range(1, WORKERS + 1):
+            self.begin(f"worker-{number}")
+        for worker in self.workers.values():
+            worker.wait_ready()
+        self.updates = Updates(self.settings, traffic.updates(10**8), UPDATES_A_SECOND)
+        self.queries = Queries(self.settings, PARTITIONS, traffic.user_ids, QUERIES_A_SECOND)
+        self.replay = Replay(self.workers)
+        for thread in (self.updates, self.queries, self.replay):
+            thread.start()
 
-    def start(self) -> None:
-        for number in (1, 2, 3):
-            self.start_worker(f"worker-{number}")
-        self._wait_ready()
-        traffic = Traffic(1, USERS)
-        self.updates = Updates(self.settings, traffic, UPDATES_PER_S)
-        self.queries = Queries(
-            self.settings, PARTITIONS, 1, Traffic(1, USERS), self.updates, QUERIES_PER_S
-        )
-        self.watch = Watch(self.workers)
-        self.updates.start()
-        self.queries.start()
-        time.sleep(WARM_UP_S)
-
-    def start_worker(self, name: str) -> None:
-        env = {**self.env, "READ_STATES_INSTANCE_ID": name if self.static else ""}
-        self.workers[name] = WorkerProcess(env, self.folder / f"{name}.log").start()
-
-    def stop_worker(self, name: str) -> None:
-        worker = self.workers.pop(name)
-        assert worker.stop() == 0, worker.log
-
-    def kill_worker(self, name: str) -> None:
-        self.workers.pop(name).kill()
-
-    def act(self, what: str, *steps: tuple[Any, ...], killed: bool = False) -> None:
-        event = Event(what, time.monotonic())
-        for step, *arguments in steps:
-            step(*arguments)
-        self._wait_ready()
-        time.sleep(AFTER_S)
-        event.end_s = time.monotonic()
-        if killed:
-            event.replay_s = self.watch.longest_s(event.at_s, event.end_s)
-            event.allowed_s += SESSION_TIMEOUT_S + event.replay_s
-        self.events.append(event)
-        longest = longest_wait(self.queries.asked, event.at_s, event.end_s - AFTER_S / 2)
-        event.unanswered_s = longest
-        self.suite.say(f"  {what:<44} unanswered for {longest:5.2f} s at the longest")
-
-    def _wait_ready(self) -> None:
-        """All live workers ready, and every partition owned."""
-        end = time.monotonic() + READY_TIMEOUT_S
-        while True:
-            states = [worker.get("/readyz") for worker in list(self.workers.values())]
-            owned = sum(int(b.removeprefix("ok: ").split()[0]) for s, b in states if s == 200)
-            if owned == PARTITIONS and all(status == 200 for status, _ in states):
-                return
-            if time.monotonic() > end:
-                raise TimeoutError(f"not ready after {READY_TIMEOUT_S} s: {states}")
-            time.sleep(0.1)
-
-    def finish(self) -> None:
-        """Load off, workers down."""
-        for load in (self.updates, self.queries):
-            load.finish()
-        self.watch.finish()
+    def close(self) -> None:
         for worker in self.workers.values():
             worker.stop()
+        self.stack.down(remove=True)
+
+    def begin(self, name: str) -> WorkerProcess:
+        folder = self.tables(name)
+        env = {**self.env, "READ_STATES_CACHE_DIR": str(folder)}
+        worker = WorkerProcess(env, self.suite.scratch / f"{name}.log").start()
+        self.workers[name] = worker
+        return worker
+
+    def tables(self, name: str) -> Path:
+        return self.suite.scratch / "tables" / name
+
+    def event(self, what: str) -> None:
+        self.suite.say(f"  {what}")
+        self.events.append((what, time.monotonic()))
+
+    def repetition(self, number: int) -> None:
+        """All events once."""
+        leaver = f"worker-{1 + number % WORKERS}"
+        victim = f"worker-{1 + (number + 1) % WORKERS}"
+        time.sleep(self.settle_s)
+        self.event("SIGTERM")
+        self.workers.pop(leaver).stop()
+        time.sleep(self.settle_s)
+        self.event("it comes again")
+        self.begin(leaver).wait_ready()
+        time.sleep(self.settle_s)
+        self.event("a fourth joins")
+        self.begin("worker-4").wait_ready()
+        time.sleep(self.settle_s)
+        self.event("the fourth leaves")
+        self.workers.pop("worker-4").stop()
+        time.sleep(self.settle_s)
+        self.event("SIGKILL")
+        self.workers.pop(victim).kill()
+        time.sleep(SESSION_TIMEOUT_S + self.settle_s)
+        self.event("the killed one comes again")
+        self.begin(victim).wait_ready()
+
+    def finish(self) -> None:
+        time.sleep(self.settle_s)
+        self.updates.finish()
+        self.queries.finish()
+        self.replay.finish()
 
 
-def longest_wait(asked: list[Asked], begin_s: float, end_s: float) -> float:
-    """Over the queries sent between: until the first good answer to it or a later one, seconds."""
-    longest = 0.0
-    for partition in range(PARTITIONS):
-        first = time.monotonic()  # nothing came: until now
-        for query in reversed([q for q in list(asked) if q.partition == partition]):
-            if query.answered_s is not None and query.error is None:
-                first = min(first, query.answered_s)
-            if begin_s <= query.sent_s <= end_s:
-                longest = max(longest, first - query.sent_s)
-    return longest
+def judge(scene: Scene) -> list[dict[str, Any]]:
+    """For each event the longest wait, by partition, and the replay."""
+    found = []
+    ends = [at for _, at in scene.events[1:]] + [time.monotonic()]
+    for (what, at), end in zip(scene.events, ends, strict=True):
+        waits = [0.0] * PARTITIONS
+        lost = 0
+        for _, took_s, partition in scene.queries.between(at - BEFORE_S, end - BEFORE_S):
+            lost += took_s < 0
+            waits[partition] = max(waits[partition], took_s)
+        found.append(
+            {
+                "event": what,
+                "at_s": round(at - scene.queries.sent_s[0], 2),
+                "longest_wait_s": round(max(waits), 3),
+                "longest_wait_s_by_partition": [round(wait, 3) for wait in waits],
+                "replay_s": round(scene.replay.took_s(at, end), 2),
+                "not_answered": lost,
+            }
+        )
+    return found
 
 
 def run(suite: Suite) -> None:
-    """Members without and with a static identity, each event several times."""
-    stack = Stack(suite.scratch / "stack")
-    events: list[Event] = []
+    """All repetitions with one set of servers, one picture."""
+    if suite.quick:
+        suite.leave_out("all of it: minutes of waiting between events; `make bench` has it")
+        return
+
+    scene = Scene(suite)
     try:
-        stack.up(progress=suite.say)
-        env = stack.env()
-        admin = AdminClient(Settings.load(env).librdkafka(log_level=2))
-        admin.create_topics([NewTopic(REPLY_TOPIC, 1, 1)])[REPLY_TOPIC].result(30)
-        for static in (False, True):
-            one = Run(suite, "static" if static else "plain", env, static=static)
-            try:
-                one.start()
-                for _ in range(1 if suite.quick else 3):
-                    _attack(one)
-            finally:
-                one.finish()
-            events += one.events
-            suite.measured["static" if static else "plain"] = {
-                "events": [asdict(event) for event in one.events],
-                "updates_sent": one.updates.sent,
-                "queries": [
-                    (round(q.sent_s, 3), q.partition, q.answered_s and round(q.answered_s, 3))
-                    for q in one.queries.asked
-                ],
-            }
+        scene.start()
+        for number in range(REPETITIONS):
+            suite.say(f"repetition {number + 1}")
+            scene.repetition(number)
+        scene.finish()
     finally:
-        stack.down(remove=True)
-    _judge(suite, events)
+        scene.close()
+    found = judge(scene)
+    suite.measured["events"] = found
+    suite.measured["updates_sent"] = scene.updates.sent
+    killed = [one for one in found if one["event"] == "SIGKILL"]
+    for name in dict.fromkeys(one["event"] for one in found):
+        waits = [one["longest_wait_s"] for one in found if one["event"] == name]
+        suite.say(f"  {name}: longest waits {waits} s")
+    graceful = [one["longest_wait_s"] for one in found if one["event"] != "SIGKILL"]
+    suite.bound(
+        "longest wait at a graceful handover, the worst of all",
+        [max(graceful)],
+        "s",
+        Goal(at_most=GRACEFUL_S),
+    )
+    beyond = [one["longest_wait_s"] - SESSION_TIMEOUT_S - one["replay_s"] for one in killed]
+    suite.bound(
+        "longest wait after SIGKILL, beyond session timeout and replay",
+        [max(beyond)],
+        "s",
+        Goal(at_most=KILLED_S),
+    )
+    suite.bound(
+        "queries never answered or refused",
+        [float(sum(one["not_answered"] for one in found))],
+        "",
+        Goal(at_most=0),
+    )
+    draw(suite, scene)
 
 
-def _attack(one: Run) -> None:
-    name = "worker-3"
-    stop, kill, start = (one.stop_worker, name), (one.kill_worker, name), (one.start_worker, name)
-    if one.static:
-        one.act("static member: SIGTERM, started at once", stop, start)
-        one.act("static member: kill -9, started at once", kill, start, killed=True)
-    else:
-        one.act("one of three leaves (SIGTERM)", stop)
-        one.act("a third joins", start)
-        one.act("one of three is killed (kill -9)", kill, killed=True)
-        one.act("a third joins after the kill", start)
-
-
-def _judge(suite: Suite, events: list[Event]) -> None:
-    kinds = list(dict.fromkeys(event.what for event in events))
-    for kind in kinds:
-        these = [event for event in events if event.what == kind]
-        worst = max(these, key=lambda event: event.unanswered_s - event.allowed_s)
-        goal = Goal(at_most=round(worst.allowed_s, 1))
-        suite.bound(f"{kind}, worst of {len(these)}", [worst.unanswered_s], "s", goal)
+def draw(suite: Suite, scene: Scene) -> None:
+    """Each query's wait over time, events marked."""
+    zero = scene.queries.sent_s[0]
+    figure, axes = picture.figure("waits of queries while partitions change owners", 1)
+    (axis,) = axes
+    axis.plot(
+        [at - zero for at in scene.queries.sent_s],
+        [max(took, 0.0005) for took in scene.queries.took_s],
+        ".",
+        markersize=1.5,
+        color=picture.BLUE,
+        rasterized=True,
+    )
+    axis.set_yscale("log")
+    axis.set_ylabel("seconds from a query to its answer")
+    axis.set_xlabel("seconds")
+    axis.axhline(GRACEFUL_S, color=picture.GREEN, linewidth=1, linestyle="--")
+    for what, at in scene.events:
+        colour = picture.RED if what == "SIGKILL" else picture.ORANGE
+        axis.axvline(at - zero, color=colour, linewidth=1)
+        axis.text(at - zero, 1.02, what, transform=axis.get_xaxis_transform(), rotation=25)
+    picture.save(suite, figure, "handover")

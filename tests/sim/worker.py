@@ -60,12 +60,14 @@ class Worker:
         self._fuse = effects
 
     def stop(self) -> None:
-        """SIGTERM: hand over, leave the group, end."""
-        self.consumer.leaving, self.consumer.flow = True, False
+        """SIGTERM: write out, hand over, leave the group, end."""
+        self.consumer.leaving = True
         self.loop.create_task(self._stop())
 
     async def _stop(self) -> None:
-        await self.partitions.hand_over(self.consumer)
+        await self.partitions.write_out_first()
+        self.consumer.flow = False
+        await self.partitions.hand_over(self.consumer, shutdown=True)
         self._world.stopped(self)
 
     def files(self) -> list[TableFile]:

@@ -1,0 +1,131 @@
+"""The service's own store code in the bench's process: a real partition, table and Cassandra.
+
+No Kafka: updates are handed to the partition as its log's next batch. For the benches of the
+write-out and of misses, whose peers are calls of the bare driver in the same process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from readstates.cache.tablefile import TableIdentity, open_table
+from readstates.ops.demo.traffic import Record
+from readstates.ops.local.stack import Stack
+from readstates.schemas.replies import ReadState
+from readstates.streams.cassandra import Store
+from readstates.streams.config import Settings
+from readstates.streams.partition import Partition
+from readstates.streams.queries import Query
+from readstates.streams.transport import Batch
+from readstates.streams.write_behind import WriteBehind
+
+EPOCH = 8
+
+
+class LogRecord(NamedTuple):
+    """What the fold reads of a Kafka record."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    topic: str = "read-states.updates"
+    partition: int = 0
+    timestamp: int = 0
+
+
+class World:
+    """The effects of a partition: `loads` are asked for, the rest is let go."""
+
+    def __init__(self) -> None:
+        self.loads: list[tuple[Partition, int, int]] = []
+
+    def load(self, partition: Partition, user_id: int, ticket: int) -> None:
+        self.loads.append((partition, user_id, ticket))
+
+    def dead_letter(self, partition: Partition, record: Any, reason: str, text: str) -> None:
+        partition.dead_letter_kept(partition.incarnation, record.offset)
+
+    def answer(
+        self, query: Query, version: int, full: bool, rows: list[ReadState], hit: bool
+    ) -> None: ...
+
+    def refuse(self, query: Query, code: str, text: str) -> None: ...
+
+
+class Local:
+    """A partition, the only one of its log, with an empty table and a position of 0."""
+
+    def __init__(self, folder: Path, states: int, effects: Any = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        identity = TableIdentity(bytes(16), EPOCH, 0, "bench")
+        self.file = open_table(folder / "bench.table", identity, states, states // 2)
+        self.world = effects or World()
+        self.partition = Partition(
+            0,
+            table=self.file.table,
+            position=0,
+            committed=0,
+            catch_up_to=0,
+            epoch=EPOCH,
+            partitions=1,
+            incarnation=1,
+            parked_max=10**7,
+            inbox_max=10**7,
+            effects=self.world,
+        )
+        self.partition.announce()
+
+    def feed(self, records: Iterable[Record], now_ms: int = 0) -> None:
+        """Fold these as the log's next; users who are not resident are new."""
+        partition = self.partition
+        start = partition.next_arrival
+        batch = [
+            LogRecord(offset, record.key, record.value)
+            for offset, record in enumerate(records, start)
+        ]
+        partition.take(Batch(start, batch, start + len(batch)))
+        while partition.can_run:
+            partition.run(1000, now_ms)
+            self.nothing_stored()
+
+    def nothing_stored(self) -> None:
+        """Answer all loads: no rows."""
+        loads, self.world.loads = self.world.loads, []
+        for partition, user_id, ticket in loads:
+            partition.loaded(partition.incarnation, user_id, ticket, [])
+
+    def close(self) -> None:
+        self.file.close(clean=False)
+        self.file.path.unlink()
+
+
+async def write_all(store: Store, settings: Settings, partition: Partition) -> None:
+    """All that is dirty, to the last acknowledgement, as at a handover."""
+    write_behind = WriteBehind(store, settings, lambda: None)
+    while True:
+        await write_behind.turn([partition], now_ms=0, everything=True)
+        if write_behind.idle and partition.settled:
+            return
+        await asyncio.sleep(0.001)
+
+
+@contextmanager
+def cassandra(suite: Any, keyspace: str) -> Iterator[tuple[Settings, Store]]:
+    """A stack for one bench; the store is prepared for an empty keyspace."""
+    stack = Stack(suite.scratch / "stack")
+    try:
+        stack.up(progress=suite.say)
+        settings = Settings.load({**stack.env(), "READ_STATES_CASSANDRA_KEYSPACE": keyspace})
+        store = Store(settings)
+        try:
+            store.create_schema()
+            store.prepare()
+            yield settings, store
+        finally:
+            store.close()
+    finally:
+        stack.down(remove=True)
