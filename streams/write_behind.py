@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from readstates.streams import metrics
-from readstates.streams.cassandra import Change, Store
+from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
 from readstates.streams.partition import Partition, Write
+from readstates.streams.row_bytes import Change
 
 BATCHES_AT_ONCE = 8  # taken from a partition's queue in one turn, about
 

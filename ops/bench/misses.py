@@ -26,11 +26,12 @@ from readstates.ops.bench.suite import Goal, Suite
 from readstates.schemas.headers import ReplyAddress
 from readstates.schemas.queries import Get
 from readstates.schemas.replies import ReadState
-from readstates.streams.cassandra import Change, Store
+from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
 from readstates.streams.loader import Loader
 from readstates.streams.partition import Partition
 from readstates.streams.queries import Query
+from readstates.streams.row_bytes import Change
 
 STATES_A_USER = 10
 FIRST_USER = 10**17
