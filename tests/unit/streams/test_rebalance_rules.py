@@ -10,10 +10,17 @@ from typing import Any
 import pytest
 from faust.types import TP
 from readstates.cache.table import Table
+from readstates.streams import rebalance
 from readstates.streams.config import Settings
 from readstates.streams.errors import DataLossError, EpochError
 from readstates.streams.partition import Partition
-from readstates.streams.rebalance import Handover, catch_up_target, check_commit, metadata_of
+from readstates.streams.rebalance import (
+    REVOKED_WRITE_OUT_S,
+    Handover,
+    catch_up_target,
+    check_commit,
+    metadata_of,
+)
 from readstates.streams.watermark import Watermark
 from readstates.streams.worker import Owned
 from small_world import World, event, version
@@ -183,7 +190,52 @@ def test_a_table_is_used_where_it_stands_inside_the_log(
     assert partition.catch_up_to == max(partition.position, end)
     assert len(partition.watermark) == warm
     assert partition.watermark_position() <= committed
+    partition.announce()
+    delay_ms = int(worker.settings.flush_delay_s * 1000)
+    due = partition.take_writes(worker.now_ms(), delay_ms, 9, 10**6)
+    assert len(due) == warm, "what was dirty has waited before, and waits no longer"
     owned.file.close(clean=True)
+
+
+async def test_before_a_shutdown_all_is_written_out_while_all_goes_on() -> None:
+    world = applied()
+    worker, closed = handover(world)
+    await worker.write_out_first()
+    assert world.partition.settled
+    assert not world.partition.closing
+    assert not closed
+
+
+@pytest.mark.parametrize("answer", [None, "never"])
+async def test_a_shutdown_does_not_wait_for_a_database_that_is_away(answer: str | None) -> None:
+    class Away(DeafStore):
+        def write(self, changes: list[Any], done: Any) -> None:
+            if answer is None:
+                asyncio.get_running_loop().call_soon(done, None)
+
+    world = applied()
+    worker, closed = handover(world, Away())
+    await worker.write_out_first()
+    assert not world.partition.settled
+    assert not closed
+
+
+@pytest.mark.parametrize(("shutdown", "timeout_s"), [(True, 5.0), (False, REVOKED_WRITE_OUT_S)])
+async def test_at_a_revocation_little_time_is_spent(
+    monkeypatch: pytest.MonkeyPatch, shutdown: bool, timeout_s: float
+) -> None:
+    """All of the group stands until the last one is ready."""
+    given: list[float] = []
+
+    async def drain(*arguments: Any) -> bool:
+        given.append(arguments[-1])
+        return True
+
+    monkeypatch.setattr(rebalance, "drain", drain)
+    worker, _ = handover(applied())
+    worker.settings = Settings(handover_timeout_s=5.0)
+    await worker.hand_over(Broker(), shutdown=shutdown)
+    assert given == [timeout_s]
 
 
 async def test_two_handovers_at_once_are_one() -> None:
