@@ -104,7 +104,7 @@ async def test_partitions_added_under_way_are_refused() -> None:
 def handover(world: World, store: Any = None) -> tuple[Handover, list[bool]]:
     """A worker that owns the world's partition; the list gets how its file was closed."""
     settings = Settings(handover_timeout_s=0.1)
-    worker = Handover(settings, store or Store(), None, 8)
+    worker = Handover(settings, store or Store(), None, 8, now_ms=lambda: world.now_ms)
     closed: list[bool] = []
     file: Any = SimpleNamespace(table=world.partition.table)
 
