@@ -84,6 +84,13 @@ class App(faust.App):  # type: ignore[misc]
         await super().on_stop()
 
 
+def calm_collector() -> None:
+    """What is there now lives as long as the process: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
 def _give_up() -> None:
     print(
         "read-states: shutdown took too long, ending now; nothing is lost, the log is replayed",
@@ -214,9 +221,7 @@ class Duties(Service):  # type: ignore[misc]
 
     async def on_start(self) -> None:
         sys.setswitchinterval(GIL_SWITCH_S)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
+        calm_collector()
         metrics.CollectorPauses()  # from here on: the start's own collection is nobody's pause
 
     async def on_stop(self) -> None:

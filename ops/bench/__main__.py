@@ -15,6 +15,7 @@ from readstates.ops.bench.suite import Line, Suite, as_markdown, machine
 BENCHES = (  # in the order in which they run
     "ingest",
     "steps",
+    "graph",
     "writeout",
     "misses",
     "storm",

@@ -1,0 +1,426 @@
+"""One curve of the graph, in a process of its own: the service's code on a timetable.
+
+    python -m readstates.ops.bench.graph_curve ours|heap start|never|full STATES FLUSH_S CORE
+
+Obeys orders on standard input, and answers each with one line of JSON:
+    fill        residents until the table is full, a forced collection at each eighth, quarter, half
+    run S       S seconds of the timetable
+
+Every millisecond something is due: updates and queries of users who are resident, and queries of
+users who come online and are loaded, each of whom pushes out the coldest; four times a second a
+message mentions a crowd, all at once. The fold, the queries, the loader and the write-behind are
+the worker's (`Partitions`, `Turns`), on an asyncio loop. Kafka is this module's lists, Cassandra
+answers after two milliseconds, with rows that are made while nothing is due.
+
+A query's latency counts from the moment when it was due, so what waits behind a pause is counted
+in. In the time until the next work is due the same thread runs the no-op loop: it reads the clock.
+The largest step between two readings is what the machine did to this process.
+
+`start`: the collector is set as the worker sets it, before there is anything in the table; `never`:
+nothing is frozen, thresholds are CPython's; `full`: frozen once the table is full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from readstates.cache import layout
+from readstates.cache.tablefile import SHM, TableIdentity, open_table
+from readstates.ops.bench.heap_table import HeapTable
+from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_REPLY_TOPIC
+from readstates.schemas.queries import Get, encode_query
+from readstates.streams.app import GIL_SWITCH_S, calm_collector
+from readstates.streams.config import Settings
+from readstates.streams.partition import Partition
+from readstates.streams.transport import Batch
+from readstates.streams.turns import Turns
+from readstates.streams.version import EPOCH_FIRST, version_of
+from readstates.streams.watermark import Watermark
+from readstates.streams.worker import Owned, Partitions
+
+TICK_S = 0.001
+UPDATES, ASKED, ARRIVALS = 10, 2, 2  # a tick: updates, queries of residents, users coming online
+CROWD, CROWD_TICKS = 2500, 250  # users that one message mentions, and how often one does
+STATES_A_USER = 10
+HOT_SHARE = 0.5  # of the residents: those who come back
+LOADED_BEFORE = 100  # users who came online after this many may not be loaded yet
+LOAD_TICKS = 2  # until Cassandra answers
+COMMIT_TICKS = 1000
+START = 10**10  # the log's position at the beginning; rows of the database are older
+WALL_MS = 1_800_000_000_000
+PAUSE_S = 0.0002  # shorter ones are counted only
+COLLECTIONS = 3  # forced ones at each size
+SCATTER = 0x9E3779B97F4A7C15
+
+clock = time.perf_counter
+
+
+class Record:
+    """A record as the consumer gives it."""
+
+    __slots__ = ("headers", "key", "offset", "partition", "timestamp", "topic", "value")
+
+    def __init__(
+        self, topic: str, offset: int, key: bytes, value: bytes, ms: int, headers: Any = ()
+    ) -> None:
+        self.topic, self.partition, self.offset = topic, 0, offset
+        self.key, self.value, self.timestamp, self.headers = key, value, ms, headers
+
+
+def user_id(number: int) -> int:
+    """The user who is the `number`th to come online: scattered, each once."""
+    return 10**17 + number * SCATTER % 2**58
+
+
+def number_of(user_id: int) -> int:
+    """The other way round."""
+    return (user_id - 10**17) * pow(SCATTER, -1, 2**58) % 2**58
+
+
+def channel_id(number: int, place: int) -> int:
+    return 10**17 + (number * 31 + place * 7919) % 1_000_003
+
+
+def rows_of(number: int) -> Any:
+    """What the database has of a user: ReadStates, as plain tuples, as the driver gives them."""
+    first = number * STATES_A_USER
+    return [
+        (0, channel_id(number, k), 10**18 + first + k, 0, 0, 0, 0, 0, version_of(8, first + k))
+        for k in range(STATES_A_USER)
+    ]
+
+
+class Store:
+    """As `readstates.streams.cassandra.Store`: takes requests, answers them some ticks later."""
+
+    def __init__(self) -> None:
+        self.tick = 0
+        self.rows_written = 0
+        self._answers: deque[tuple[int, Callable[[Any], None], Any]] = deque()
+
+    def group_of(self, user_id: int) -> object:
+        return None
+
+    def expire(self) -> None:
+        """Nothing takes too long here."""
+
+    def load(self, user_ids: list[int], done: Callable[[Any], None]) -> None:
+        self._answers.append((self.tick + LOAD_TICKS, done, user_ids))
+
+    def write(self, changes: list[Any], done: Callable[[Any], None]) -> None:
+        self.rows_written += len(changes)
+        self._answers.append((self.tick + LOAD_TICKS, done, None))
+
+    def answer(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Hand the answers that are due to the loop."""
+        while self._answers and self._answers[0][0] <= self.tick:
+            _, done, asked = self._answers.popleft()
+            found = asked and {user: rows_of(number_of(user)) for user in asked}
+            loop.call_soon(done, True if found is None else found)
+
+
+class Output:
+    """As `readstates.streams.replies.Output`: notes when a reply was handed over."""
+
+    def __init__(self) -> None:
+        self.replied: Callable[[int], None] = lambda _: None
+        self.errors = 0
+
+    def allowed(self, address: Any) -> bool:
+        return True
+
+    def exists(self, address: Any) -> bool:
+        return True
+
+    def reply(self, address: Any, key: bytes | None, body: bytes) -> None:
+        self.replied(int(address.correlation_id))
+
+    def error(self, *_: Any) -> None:
+        self.errors += 1
+
+    def dead_letter(self, record: Any, reason: str, kept: Callable[[], None]) -> None:
+        self.errors += 1
+        kept()
+
+
+class Measured:
+    """What one order `run` found."""
+
+    def __init__(self) -> None:
+        self.queries, self.query_ticks = array("d"), array("q")  # of residents
+        self.updates = array("d")  # the last one of each batch
+        self.noop = array("d")  # the slowest no-op a tick
+        self.idle_s = 0.0
+        self.turn = (0.0, 0.0)  # the longest turn of the loop: by the clock, of CPU
+
+
+class Curve:
+    """See the module."""
+
+    def __init__(self, kind: str, states: int, flush_delay_s: float, folder: Path) -> None:
+        settings = Settings.load({}, cache_states=states, flush_delay_s=flush_delay_s)
+        most = settings.user_states_max
+        if kind == "ours":
+            identity = TableIdentity(bytes(16), EPOCH_FIRST, 0, "bench")
+            self.table: Any = open_table(folder / "graph.table", identity, states, most).table
+        else:
+            self.table = HeapTable(layout.slots_for(states), most)
+        self.states = states
+        self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        self.store, self.output = Store(), Output()
+        store: Any = self.store
+        output: Any = self.output
+        self.partitions = Partitions(settings, store, output, EPOCH_FIRST, now_ms=self.now_ms)
+        self.partition = Partition(
+            0,
+            table=self.table,
+            position=START,
+            committed=START,
+            catch_up_to=START,
+            epoch=EPOCH_FIRST,
+            partitions=1,
+            incarnation=1,
+            parked_max=settings.parked_max,
+            inbox_max=settings.inbox_max,
+            effects=self.partitions,
+        )
+        self.partition.announce()
+        no_file: Any = None
+        self.partitions.owned[0] = Owned(self.partition, no_file, 0, Watermark(0))
+        handover: Any = self.partitions
+        turns = Turns(handover, store, lambda: None)
+        self.tasks = [
+            self.loop.create_task(endless)
+            for endless in (turns.fold(), turns.write_out(), turns.expire())
+        ]
+        self.online = 0  # users who came so far
+        self.offset, self.asked, self.messages = START, 0, 0
+        self.crowd: list[Record] = []
+        self.folding: deque[tuple[int, float]] = deque()  # batches: end, and when they were due
+        self.ticks = 0
+        self.random = random.Random(1)
+        self.origin = 0.0  # of this process's own time, which stands still between two runs
+        self.pauses: list[tuple[float, int, float]] = []  # at, generation, seconds
+        self._collecting = 0.0
+        self.measured = Measured()
+        self.output.replied = self._replied
+
+    def now_ms(self) -> int:
+        return WALL_MS + int((clock() - self.origin) * 1000)
+
+    def on_collection(self, phase: str, info: dict[str, int]) -> None:
+        """CPython's collector begins or ends."""
+        if phase == "start":
+            self._collecting = clock()
+        else:
+            now = clock()
+            self.pauses.append((now - self.origin, info["generation"], now - self._collecting))
+
+    # -- filling ------------------------------------------------------------------------------
+
+    def fill(self) -> dict[str, Any]:
+        """Fill the table; the pauses of a full collection on the way, by read states."""
+        pauses: dict[int, list[float]] = {}
+        sizes = [self.states // part for part in (8, 4, 2, 1)]
+        table, slots = self.table, 1 + STATES_A_USER
+        begin = clock()
+        while table.free >= slots:
+            table.insert(user_id(self.online), 0, False, rows_of(self.online))
+            self.online += 1
+            if sizes and table.resident_states >= sizes[0]:
+                pauses[sizes.pop(0)] = [_collect() for _ in range(COLLECTIONS)]
+        return {"fill_s": clock() - begin, "states": table.resident_states, "collections": pauses}
+
+    # -- the timetable ------------------------------------------------------------------------
+
+    def run(self, seconds: float) -> dict[str, Any]:
+        """Some seconds of the timetable."""
+        self.measured = measured = Measured()
+        self.pauses = []
+        first, evicted = self.ticks, self.table.evictions
+        written = self.store.rows_written
+        begin = clock()
+        self.loop.run_until_complete(self._drive(int(seconds / TICK_S)))
+        took_s = clock() - begin
+        for task in self.tasks:
+            if task.done():
+                task.result()
+        queries, updates = sorted(measured.queries), sorted(measured.updates)
+        return {
+            "seconds": _seconds(measured, first),
+            "p999_ms": 1000 * _quantile(queries, 0.999),
+            "slowest_ms": 1000 * queries[-1],
+            "noop_ms": 1000 * max(measured.noop),
+            "turn_ms": [1000 * seconds for seconds in measured.turn],
+            "update_ms": [1000 * _quantile(updates, share) for share in (0.5, 0.99, 1)],
+            "busy": 1 - measured.idle_s / took_s,
+            "late_s": took_s - seconds,
+            "pauses": [pause for pause in self.pauses if pause[2] > PAUSE_S],
+            "collections": [sum(p[1] == number for p in self.pauses) for number in range(3)],
+            "states": self.table.resident_states,
+            "evictions": self.table.evictions - evicted,
+            "rows_written": self.store.rows_written - written,
+            "errors": self.output.errors,
+        }
+
+    async def _drive(self, ticks: int) -> None:
+        measured, noops = self.measured, self.measured.noop
+        partition, partitions = self.partition, self.partitions
+        self.origin = clock() + 0.01 - self.ticks * TICK_S
+        for tick in range(self.ticks, self.ticks + ticks):
+            self.ticks = self.store.tick = tick
+            self.store.answer(self.loop)
+            if tick % COMMIT_TICKS == 0:
+                self.loop.call_soon(partition.watermark_position)
+            batch, queries = self._records()
+            due = self.origin + tick * TICK_S
+            while partition.inbox and clock() < due:
+                await self._turn(measured)
+            began = before = clock()
+            slowest = 0.0
+            while before < due:  # the no-op loop
+                now = clock()
+                if now - before > slowest:
+                    slowest = now - before
+                before = now
+            noops.append(slowest)
+            measured.idle_s += before - began
+            self.folding.append((batch.end, due))
+            partitions.take_updates(0, batch)
+            await partitions.take_queries(0, queries)
+            await self._turn(measured)
+        self.ticks += 1
+
+    async def _turn(self, measured: Measured) -> None:
+        """Whatever is ready runs once: the step behind which a query may have to wait."""
+        cpu, began = time.thread_time(), clock()
+        await asyncio.sleep(0)
+        ended = clock()
+        if ended - began > measured.turn[0]:
+            measured.turn = ended - began, time.thread_time() - cpu
+        while self.folding and self.folding[0][0] <= self.partition.position:
+            measured.updates.append(ended - self.folding.popleft()[1])
+
+    def _records(self) -> tuple[Batch, Batch]:
+        """What is due next: updates, queries."""
+        ms = WALL_MS + self.ticks
+        updates = [self._update(False, ms) for _ in range(UPDATES)]
+        self.crowd += [self._update(True, ms) for _ in range(CROWD // CROWD_TICKS)]
+        if len(self.crowd) >= CROWD:
+            updates += self.crowd
+            self.crowd = []
+        begin = self.offset
+        for record in updates:
+            record.offset = self.offset
+            self.offset += 1
+        queries = []
+        for place in range(ASKED):
+            number = self._resident()
+            some = (channel_id(number, 0),) if place % 2 else None
+            queries.append(self._query(Get(user_id(number), some), self.ticks, ms))
+        for _ in range(ARRIVALS):
+            queries.append(self._query(Get(user_id(self.online)), -1, ms))
+            self.online += 1
+        return Batch(begin, updates, self.offset), Batch(
+            self.asked - len(queries), queries, self.asked
+        )
+
+    def _resident(self) -> int:
+        """One of those who came online last and are loaded."""
+        newest = self.online - LOADED_BEFORE
+        return newest - int(self.random.random() * self.states / STATES_A_USER * HOT_SHARE)
+
+    def _update(self, mention: bool, ms: int) -> Record:
+        number = self._resident()
+        user = user_id(number)
+        self.messages += 1
+        event = {
+            "type": "mention" if mention else "ack",
+            "user_id": user,
+            "channel_id": channel_id(number, int(self.random.random() * STATES_A_USER)),
+            "message_id": 2 * 10**18 + self.messages,
+        }
+        return Record("updates", 0, b"%d" % user, orjson.dumps(event), ms)
+
+    def _query(self, get: Get, correlation: int, ms: int) -> Record:
+        headers = (
+            (HEADER_REPLY_TOPIC, b"read-states.replies.bench"),
+            (HEADER_CORRELATION_ID, b"%d" % correlation),
+        )
+        self.asked += 1
+        key = b"%d" % get.user_id
+        return Record("queries", self.asked - 1, key, encode_query(get), ms, headers)
+
+    def _replied(self, tick: int) -> None:
+        """A reply was handed over; that of a user who came online waited for the database."""
+        if tick >= 0:
+            self.measured.queries.append(clock() - self.origin - tick * TICK_S)
+            self.measured.query_ticks.append(tick)
+
+
+def _collect() -> float:
+    begin = clock()
+    gc.collect()
+    return clock() - begin
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _seconds(measured: Measured, first: int) -> list[list[float]]:
+    """A line a second: second, p50, p99, slowest query, slowest no-op; in ms."""
+    by_second: dict[int, list[float]] = {}
+    noops: dict[int, float] = {}
+    for tick, latency in zip(measured.query_ticks, measured.queries, strict=True):
+        by_second.setdefault(int(tick * TICK_S), []).append(1000 * latency)
+    for tick, noop in enumerate(measured.noop, first):
+        second = int(tick * TICK_S)
+        noops[second] = max(noops.get(second, 0), 1000 * noop)
+    lines = []
+    for second, latencies in sorted(by_second.items()):
+        latencies.sort()
+        p50, p99 = _quantile(latencies, 0.5), _quantile(latencies, 0.99)
+        lines.append([second, p50, p99, latencies[-1], noops[second]])
+    return lines
+
+
+def main() -> None:
+    """Obey orders until the input ends."""
+    kind, freeze, states, flush_delay_s, core = sys.argv[1:6]
+    if core != "any":
+        os.sched_setaffinity(0, {int(core)})
+    sys.setswitchinterval(GIL_SWITCH_S)
+    shm = SHM if os.access(SHM, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="read-states-graph-", dir=shm) as folder:
+        if freeze == "start":
+            calm_collector()
+        curve = Curve(kind, int(states), float(flush_delay_s), Path(folder))
+        for order in sys.stdin:
+            what, *args = order.split()
+            if what == "fill":
+                answer = curve.fill()
+                if freeze == "full":
+                    calm_collector()
+                gc.callbacks.append(curve.on_collection)
+            else:
+                answer = curve.run(float(args[0]))
+            print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

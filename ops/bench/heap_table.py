@@ -1,0 +1,285 @@
+"""The peer of the graph: what stands in for `cache.table.Table`, as a heap LRU.
+
+An `OrderedDict` of users, each an object with a dict of its read states, each an object: what one
+would write in Python without a second thought, with slots, and with integers as keys, which the
+collector has nothing to do with. It has as much of the table's interface as the service calls for
+acks, mentions, queries, loads, evictions and write-out, with the same results
+(`tests/unit/ops/test_bench_heap.py` feeds both the same log), and holds as many users and read
+states. A "user" of this interface is the object.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+from readstates.cache.table import (
+    CHANGED,
+    DIRTIED,
+    DUPLICATE,
+    NO_ROOM,
+    REPLAYED,
+    STALE,
+    TOO_MANY,
+)
+from readstates.schemas.replies import ReadState
+
+COUNT_MAX = 2**32 - 1
+
+
+class State:
+    """One read state."""
+
+    __slots__ = (
+        "channel_id",
+        "dirty",
+        "flags",
+        "kind",
+        "last_mention_id",
+        "last_message_id",
+        "last_pin_timestamp",
+        "last_viewed",
+        "mention_count",
+        "version",
+    )
+
+    def __init__(self, row: tuple[int, ...]) -> None:
+        (
+            self.kind,
+            self.channel_id,
+            self.last_message_id,
+            self.last_mention_id,
+            self.mention_count,
+            self.last_pin_timestamp,
+            self.flags,
+            self.last_viewed,
+            self.version,
+        ) = row
+        self.dirty = False
+
+    def row(self) -> Any:
+        """A ReadState; a plain tuple, as our table gives one."""
+        return (
+            self.kind,
+            self.channel_id,
+            self.last_message_id,
+            self.last_mention_id,
+            self.mention_count,
+            self.last_pin_timestamp,
+            self.flags,
+            self.last_viewed,
+            self.version,
+        )
+
+
+class User:
+    """A resident user; `states` by `channel_id << 8 | read_state_type`."""
+
+    __slots__ = ("first_version", "floor", "in_flight", "queued", "since_ms", "states", "user_id")
+
+    def __init__(self, user_id: int, floor: int, rows: Iterable[ReadState]) -> None:
+        self.user_id = user_id
+        self.floor = floor
+        self.states = {row[1] << 8 | row[0]: State(row) for row in rows}
+        self.first_version = 0
+        self.since_ms = 0
+        self.queued = False
+        self.in_flight = False
+
+
+class HeapTable:
+    """See the module. `slots`: as many users and read states, and one, as a table of ours."""
+
+    def __init__(self, slots: int, user_states_max: int) -> None:
+        self._users: OrderedDict[int, User] = OrderedDict()  # the coldest first
+        self._queue: OrderedDict[User, None] = OrderedDict()  # changed users, the oldest first
+        self.free = slots - 1
+        self.user_states_max = user_states_max
+        self.now_ms = 0
+        self.position = 0
+        self.evictions = 0
+        self.resident_states = 0
+        self.dirty_states = 0
+
+    @property
+    def resident_users(self) -> int:
+        return len(self._users)
+
+    @property
+    def dirty_users(self) -> int:
+        return len(self._queue)
+
+    def recover(self, first_version: int) -> int:
+        """Nothing is ever found dirty: no heap outlives its process."""
+        return 0
+
+    # -- residents ----------------------------------------------------------------------------
+
+    def find(self, user_id: int) -> Any:
+        """The user, or 0."""
+        return self._users.get(user_id, 0)
+
+    def touch(self, user: User) -> None:
+        self._users.move_to_end(user.user_id)
+
+    def insert(self, user_id: int, floor: int, cold: bool, rows: Iterable[ReadState] = ()) -> User:
+        """Make a user resident; the caller has seen to the room."""
+        user = self._users[user_id] = User(user_id, floor, rows)
+        if cold:
+            self._users.move_to_end(user_id, last=False)
+        self.free -= 1 + len(user.states)
+        self.resident_states += len(user.states)
+        return user
+
+    def evict(self, needed: int, scan_max: int, keep: User | int = 0) -> bool:
+        """Evict clean users from the cold end until `needed` slots are free; True if they are."""
+        going, room = [], self.free
+        for user in islice(self._users.values(), scan_max):
+            if room >= needed:
+                break
+            if user is not keep and not user.queued and not user.in_flight:
+                going.append(user)
+                room += 1 + len(user.states)
+        for user in going:
+            del self._users[user.user_id]
+            self.evictions += len(user.states)
+            self.resident_states -= len(user.states)
+        self.free = room
+        return room >= needed
+
+    # -- the fold -----------------------------------------------------------------------------
+
+    def ack(
+        self,
+        user: User,
+        kind: int,
+        channel_id: int,
+        message_id: int,
+        flags: int,
+        last_viewed: int,
+        version: int,
+    ) -> int:
+        state = self._open(user, kind, channel_id, version)
+        if type(state) is int:
+            return state
+        if message_id < state.last_message_id:
+            return STALE
+        changed = message_id != state.last_message_id
+        state.last_message_id = message_id
+        if message_id >= state.last_mention_id and state.mention_count:
+            state.mention_count, changed = 0, True
+        if flags >= 0 and flags != state.flags:
+            state.flags, changed = flags, True
+        if last_viewed >= 0 and last_viewed != state.last_viewed:
+            state.last_viewed, changed = last_viewed, True
+        return self._changed(user, state, version) if changed else DUPLICATE
+
+    def mention(self, user: User, kind: int, channel_id: int, message_id: int, version: int) -> int:
+        state = self._open(user, kind, channel_id, version)
+        if type(state) is int:
+            return state
+        if message_id <= state.last_message_id:
+            return STALE
+        if message_id == state.last_mention_id:
+            return DUPLICATE
+        if state.mention_count < COUNT_MAX:
+            state.mention_count += 1
+        elif message_id < state.last_mention_id:
+            return DUPLICATE
+        state.last_mention_id = max(message_id, state.last_mention_id)
+        return self._changed(user, state, version)
+
+    def _open(self, user: User, kind: int, channel_id: int, version: int) -> Any:
+        """The state to change, made where it is missing; or the refusal."""
+        key = channel_id << 8 | kind
+        state = user.states.get(key)
+        if state is not None:
+            return state if version > state.version else REPLAYED
+        if len(user.states) >= self.user_states_max:
+            return TOO_MANY
+        if self.free == 0:
+            return NO_ROOM
+        self.free -= 1
+        self.resident_states += 1
+        state = user.states[key] = State((kind, channel_id, 0, 0, 0, 0, 0, 0, 0))
+        return state
+
+    def _changed(self, user: User, state: State, version: int) -> int:
+        state.version = version
+        if not state.dirty:
+            state.dirty = True
+            self.dirty_states += 1
+        if user.first_version:
+            return CHANGED
+        user.first_version, user.since_ms = version, self.now_ms
+        if not user.in_flight:
+            user.queued = True
+            self._queue[user] = None
+        return CHANGED | DIRTIED
+
+    # -- the dirty queue ----------------------------------------------------------------------
+
+    def dirty_head(self) -> Any:
+        """The user that waits longest to be written out, or 0."""
+        return next(iter(self._queue), 0)
+
+    def dirty_since_ms(self, user: User) -> int:
+        return user.since_ms
+
+    def first_version(self, user: User) -> int:
+        return user.first_version
+
+    def user_id(self, user: User) -> int:
+        return user.user_id
+
+    def cold_dirty(self, limit: int) -> list[User]:
+        """Up to `limit` queued users among the 4 * limit coldest."""
+        some = islice(self._users.values(), 4 * limit)
+        return list(islice((user for user in some if user.queued), limit))
+
+    def take(self, user: User) -> tuple[int, int, list[tuple[bool, ReadState]]]:
+        """A queued user's changes, to write them: (first_version, 0, rows)."""
+        del self._queue[user]
+        user.queued, user.in_flight = False, True
+        first, user.first_version = user.first_version, 0
+        return first, 0, [(False, state.row()) for state in user.states.values() if state.dirty]
+
+    def written(self, user: User, delete_version: int, rows: list[tuple[bool, ReadState]]) -> None:
+        """What `take` gave is in the database: clean, unless changed again meanwhile."""
+        for _, row in rows:
+            state = user.states[row[1] << 8 | row[0]]
+            if state.version == row[8] and state.dirty:
+                state.dirty = False
+                self.dirty_states -= 1
+        user.in_flight = False
+        if user.first_version:
+            user.queued = True
+            self._queue[user] = None
+
+    def write_failed(self, user: User, first_version: int, since_ms: int) -> None:
+        """What `take` gave must be written again, before all else."""
+        user.in_flight, user.queued = False, True
+        user.first_version, user.since_ms = first_version, since_ms
+        self._queue[user] = None
+        self._queue.move_to_end(user, last=False)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def has(self, user: User, kind: int, channel_id: int) -> bool:
+        return channel_id << 8 | kind in user.states
+
+    def get(self, user: User, kind: int, channel_id: int) -> ReadState | None:
+        state = user.states.get(channel_id << 8 | kind)
+        return state.row() if state is not None else None
+
+    def states(self, user: User) -> list[ReadState]:
+        """All read states of a user by type and channel."""
+        return sorted(state.row() for state in user.states.values())
+
+    def count(self, user: User) -> int:
+        return len(user.states)
+
+    def floor(self, user: User) -> int:
+        return user.floor
