@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SEEDS ?= 2000
 PEERS ?= build/bench/peers
 
-.PHONY: help setup demo test test-unit kills lint bench bench-quick bounds chaos sim promtool clean
+.PHONY: help setup demo test test-unit kills lint bench bench-quick bounds chaos sim pictures promtool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,7 @@ demo: setup ## a real Kafka and Cassandra, a million updates, and the proof
 
 test: setup ## every test, on a real Kafka and Cassandra
 	@[ -x $(BIN)/promtool ] || BUILD=no timeout 60 bash ops/promtool.sh $(BIN)/promtool || true
+	@timeout 240 bash ops/chromium.sh || true
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-unit: setup ## the tests that need no server
@@ -53,6 +54,10 @@ bounds: setup ## memory, errors and recovery under floods (about twelve minutes)
 
 chaos: setup ## faults of every kind on three brokers, three nodes, three workers (about 20 minutes)
 	@$(BIN)/python -m readstates.ops.chaos
+
+pictures: setup ## the console at rest, under load and in an outage, as PNGs (about four minutes)
+	@bash ops/chromium.sh
+	@$(BIN)/python -m readstates.ops.console
 
 promtool: $(BIN)/promtool ## Prometheus' tester of rules, for the tests of the alerts
 

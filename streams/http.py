@@ -1,4 +1,4 @@
-"""`/metrics`, `/healthz` and `/readyz`, on loopback unless told otherwise.
+"""`/metrics`, `/healthz`, `/readyz` and the console, on loopback unless told otherwise.
 
 A connection is good for one answer and lives CONNECTION_S at most; CONNECTIONS_MAX may be open:
 clients that dawdle cannot take the file descriptors which the worker needs.
@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import web
 from mode import Service
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from readstates.streams.console import page
 from readstates.streams.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Endpoints(Service):  # type: ignore[misc]
 
     async def on_start(self) -> None:
         app = web.Application(middlewares=[_once])
+        app.router.add_get("/", self._console)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
@@ -81,6 +83,10 @@ class Endpoints(Service):  # type: ignore[misc]
         if self._runner is not None:
             await self._runner.cleanup()
 
+    async def _console(self, _request: web.Request) -> web.Response:
+        body, headers = page()
+        return web.Response(body=body, content_type="text/html", charset="utf-8", headers=headers)
+
     async def _healthz(self, _request: web.Request) -> web.Response:
         return _answer(self._health())
 
@@ -94,6 +100,7 @@ class Endpoints(Service):  # type: ignore[misc]
 @web.middleware
 async def _once(request: web.Request, handler: Any) -> web.StreamResponse:
     response: web.StreamResponse = await handler(request)
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.force_close()
     return response
 

@@ -79,6 +79,14 @@ class WorkerProcess:
         found = re.search(r"http host=\S+ port=(\d+)", self.output())  # in text or in JSON
         return int(found[1]) if found else None
 
+    @property
+    def url(self) -> str:
+        """Where its HTTP endpoints are. Raises WorkerError before it listens."""
+        port = self._port()
+        if port is None:
+            raise WorkerError(f"it does not listen yet:\n{self._tail()}")
+        return f"http://127.0.0.1:{port}"
+
     def get(self, path: str) -> tuple[int, str]:
         """GET from its HTTP endpoints: status (0: no answer yet) and body."""
         port = self._port()

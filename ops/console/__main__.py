@@ -1,0 +1,134 @@
+"""`make pictures`: the console of a real worker at rest, under load and during an outage, as PNGs.
+
+Each state is seen on a desk and on a phone, light and dark: `<state>-<window>-<scheme>.png`. The
+outage is Cassandra standing still (SIGSTOP) while the load goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from readstates.ops.console.browser import Browser
+from readstates.ops.console.png import smaller
+from readstates.ops.demo.__main__ import ask
+from readstates.ops.demo.sender import Sender
+from readstates.ops.demo.traffic import Traffic
+from readstates.ops.local.stack import Stack
+from readstates.ops.local.worker import WorkerProcess
+from readstates.streams import topics
+from readstates.streams.cassandra import Store
+from readstates.streams.config import Settings
+
+PARTITIONS, USERS, SEED = 8, 20_000, 1
+UPDATES_S, QUERIES_S = 2_000, 60
+WINDOWS = {"desk": (1280, 900, 1.0), "phone": (390, 844, 1.0)}
+SETTINGS = {
+    "FLUSH_DELAY_S": 15,
+    "CACHE_STATES": 2_000,  # less than the users need, so that it evicts
+    "USER_STATES_MAX": 500,
+    "CASSANDRA_TIMEOUT_S": 2,
+}
+
+
+@contextmanager
+def standing_still(stack: Stack, role: str) -> Iterator[None]:
+    """SIGSTOP to all servers of a role, SIGCONT at the end."""
+    pids = [one.pid for one in stack.status().processes if one.role == role and one.pid]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+class Camera:
+    """A browser on the console, and where its pictures go."""
+
+    def __init__(self, browser: Browser, target: Path) -> None:
+        self.browser, self.target = browser, target
+        self.taken: list[Path] = []
+
+    async def take(self, state: str) -> None:
+        for window, (width, height, scale) in WINDOWS.items():
+            for scheme in ("light", "dark"):
+                await self.browser.look(width, height, dark=scheme == "dark", scale=scale)
+                await asyncio.sleep(2.5)  # until it has drawn anew
+                path = self.target / f"{state}-{window}-{scheme}.png"
+                path.write_bytes(await self.browser.picture())
+                self.taken.append(path)
+
+
+async def photograph(
+    stack: Stack, settings: Settings, url: str, target: Path, pace: float
+) -> list[Path]:
+    """The three states, one after the other; about two and a half minutes times `pace`."""
+    loaded_s, outage_s = 75 * pace, 60 * pace
+    seconds = loaded_s + outage_s + 15
+    traffic = Traffic(SEED, USERS)
+    async with Browser() as browser:
+        camera = Camera(browser, target)
+        await browser.look(*WINDOWS["desk"][:2])
+        await browser.open(url)
+        await asyncio.sleep(15 * pace)
+        await camera.take("rest")
+        await browser.look(*WINDOWS["desk"][:2])
+        sender = Sender(settings, SEED, USERS, int(UPDATES_S * seconds), seconds)
+        sender.start()
+        asking = asyncio.create_task(ask(settings, traffic, int(QUERIES_S * seconds), seconds))
+        await asyncio.sleep(loaded_s)
+        await camera.take("load")
+        with standing_still(stack, "cassandra"):
+            await asyncio.sleep(outage_s - 10)
+            await camera.take("outage")
+        await asking
+        await asyncio.to_thread(sender.join)
+        for complaint in browser.complaints:
+            click.echo(f"the page complained: {complaint}")
+    return camera.taken
+
+
+@click.command()
+@click.option("--target", default="build/pictures", show_default=True, help="folder for the PNGs")
+@click.option("--pace", default=1.0, show_default=True, help="how long it waits, times")
+def pictures(target: str, pace: float) -> None:
+    """The console at rest, under load and during an outage, as PNGs."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
+    Path(target).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="read-states-pictures-") as folder:
+        stack, worker = Stack(Path(folder) / "stack"), None
+        try:
+            stack.up(progress=click.echo)
+            env = {
+                **stack.env(),
+                **{f"READ_STATES_{name}": str(value) for name, value in SETTINGS.items()},
+                "READ_STATES_CACHE_DIR": str(Path(folder) / "tables"),
+            }
+            settings = Settings.load(env)
+            topics.create(settings, PARTITIONS, 1)
+            store = Store(settings)
+            store.create_schema()
+            store.close()
+            worker = WorkerProcess(env, Path(folder) / "worker.log").start()
+            worker.wait_ready()
+            taken = asyncio.run(photograph(stack, settings, worker.url, Path(target), pace))
+        finally:
+            if worker is not None:
+                worker.stop()
+            stack.down(remove=True)
+    for path in taken:  # only now: it takes seconds of processor
+        path.write_bytes(smaller(path.read_bytes()))
+        click.echo(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
+
+
+if __name__ == "__main__":
+    pictures()
