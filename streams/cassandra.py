@@ -71,10 +71,10 @@ class Protocol(ProtocolHandler):  # type: ignore[misc]  # the driver has no type
     """The driver's own, except for batches of ours."""
 
     @classmethod
-    def encode_message(cls, msg: Any, *rest: Any) -> Any:
+    def encode_message(cls, msg: Any, *rest: Any, **more: Any) -> Any:
         if type(msg) is BatchMessage and isinstance(msg.queries, Packed):
             msg.__class__ = PackedBatch
-        return super().encode_message(msg, *rest)
+        return super().encode_message(msg, *rest, **more)
 
 
 class Log(NamedTuple):

@@ -49,8 +49,13 @@ def test_the_bytes_are_those_that_the_driver_makes(protocol: int) -> None:
         BatchMessage(BatchType.UNLOGGED, queries, ConsistencyLevel.LOCAL_QUORUM)
         for queries in (by_the_driver(version), packed)
     )
-    expected = Protocol.encode_message(theirs, 1, protocol, None, False)
-    assert Protocol.encode_message(ours, 1, protocol, None, False) == expected
+    expected, got = (
+        Protocol.encode_message(
+            message, 1, protocol, compressor=None, allow_beta_protocol_version=False
+        )
+        for message in (theirs, ours)
+    )
+    assert got == expected
     assert type(theirs) is BatchMessage
     body = BytesIO()
     assert isinstance(ours, PackedBatch)
