@@ -22,6 +22,7 @@ FORMS = {  # what becomes part of a topic's name, a file's name or a CQL stateme
     "kafka_group": re.compile(r"[^/\0]{1,200}"),
     "cassandra_keyspace": re.compile(r"[A-Za-z][A-Za-z0-9_]{0,47}"),
 }
+FULL_SHARES = 8  # partitions of a topic with more have a part of PARKED_MAX and INBOX_MAX each
 REPLY_LIKE = re.compile(r"^f-reply-|\.replies\.")
 
 
@@ -84,10 +85,18 @@ class Settings:
     load_batch_users: int = _setting(16, "users a load request at most", "users", 1, 100)
     load_retry_s: float = _setting(0.5, "pause after a failed load", "s", 0.01, 60)
     parked_max: int = _setting(
-        50_000, "updates a partition holds back for users being loaded", "updates", 1, 10**7
+        50_000,
+        "updates a partition holds back for users being loaded (with more than 8: a part of it)",
+        "updates",
+        1,
+        10**7,
     )
     inbox_max: int = _setting(
-        2_000, "updates a partition has taken off Kafka and not yet begun", "updates", 1, 10**6
+        2_000,
+        "updates a partition took off Kafka and has not begun (with more than 8: a part of it)",
+        "updates",
+        1,
+        10**6,
     )
     queries_waiting_max: int = _setting(
         10_000, "queries a worker holds back before it answers `overloaded`", "queries", 1, 10**6
@@ -100,7 +109,7 @@ class Settings:
         10.0, "Kafka takes a silent worker's partitions away after this", "s", 1, 300
     )
     handover_timeout_s: float = _setting(
-        5.0, "writing out when partitions leave this worker", "s", 0.1, 8
+        5.0, "writing out at a shutdown, first while all goes on, then what is left", "s", 0.1, 8
     )
     shutdown_timeout_s: float = _setting(20.0, "from SIGTERM to a forced end", "s", 1, 300)
     reply_bytes_max: int = _setting(1_000_000, "size of a reply", "bytes", 1024, 100_000_000)

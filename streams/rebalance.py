@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING, Any
 from faust.types import TP
 from readstates.cache.tablefile import TableFile, TableIdentity, open_table
 from readstates.streams import metrics
+from readstates.streams.config import FULL_SHARES
 from readstates.streams.errors import DataLossError, EpochError
 from readstates.streams.partition import Partition
 from readstates.streams.version import offset_of
@@ -195,11 +196,15 @@ class Handover(Partitions):
             epoch=self.epoch,
             partitions=self.partition_count,
             incarnation=self.incarnation,
-            parked_max=settings.parked_max,
-            inbox_max=settings.inbox_max,
+            parked_max=self._share(settings.parked_max),
+            inbox_max=self._share(settings.inbox_max),
             effects=self,
         )
         return Owned(partition, file, query_offset, Watermark(query_offset))
+
+    def _share(self, most: int) -> int:
+        """A partition's part of a limit: a worker that has them all holds FULL_SHARES times it."""
+        return max(1, min(most, most * FULL_SHARES // max(1, self.partition_count)))
 
     async def write_out_first(self) -> None:
         """Before a shutdown: write out while everything goes on, until little is left."""

@@ -93,7 +93,10 @@ class WriteBehind:
         """Start due writes as far as the bound on flights allows; other work runs in between."""
         delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
         rows_max = BATCHES_AT_ONCE * self._settings.write_batch_rows
-        order = sorted(partitions, key=lambda partition: partition.number)
+        order = sorted(  # most have nothing to write, most of the time
+            (one for one in partitions if one.table.dirty_users or one.stalled),
+            key=lambda partition: partition.number,
+        )
         first = bisect_right(order, self._last, key=lambda partition: partition.number)
         for partition in order[first:] + order[:first]:  # none is always the last to find room
             while self._has_room():

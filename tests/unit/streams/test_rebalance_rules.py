@@ -238,6 +238,18 @@ async def test_at_a_revocation_little_time_is_spent(
     assert given == [timeout_s]
 
 
+@pytest.mark.parametrize(("partitions", "parked"), [(1, 800), (8, 800), (16, 400), (100_000, 1)])
+def test_more_partitions_share_what_a_worker_may_hold_back(
+    tmp_path: Path, partitions: int, parked: int
+) -> None:
+    worker = Handover(Settings(cache_states=100, user_states_max=50, parked_max=800), None, None, 8)
+    worker.cache_dir, worker.partition_count = tmp_path, partitions
+    owned = worker._open_one(0, 0, "", 0, 0, 0)
+    assert owned.partition._parked_max == parked
+    assert owned.partition._inbox_max == max(1, min(2000, 16_000 // partitions))
+    owned.file.close(clean=False)
+
+
 async def test_two_handovers_at_once_are_one() -> None:
     """A SIGTERM while a rebalance takes the partitions away."""
     worker, closed = handover(applied())
