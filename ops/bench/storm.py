@@ -131,7 +131,7 @@ def run(suite: Suite) -> None:
     hit = sorted(took for _, took, _ in queries.between(storm_s, storm_s + drained_s))
     if not hit or calm[0] < 0 or hit[0] < 0:
         raise click.ClickException("a query was never answered")
-    name = 'read_states_queries_total{outcome="miss"}'.replace('"', "")
+    name = "read_states_queries_total{outcome=miss}"
     misses = after.get(name, 0.0) - before.get(name, 0.0)
     suite.measured["figures"] = {
         "drained_s": drained_s,
@@ -149,13 +149,19 @@ def run(suite: Suite) -> None:
         draw(suite, queries, memory, storm_s, drained_s)
 
 
+def _lag(settings: Settings, partition: int) -> str:
+    return (
+        f"read_states_processing_lag_records{{partition={partition},"
+        f"topic={settings.updates_topic}}}"
+    )
+
+
 def until_applied(settings: Settings, worker: WorkerProcess, begin_s: float) -> float:
     """Seconds until no update waits: none to be read, none parked."""
-    lag = f"read_states_processing_lag_records{{partition={{}},topic={settings.updates_topic}}}"
     while True:
         time.sleep(0.25)
         metrics = worker.metrics()
-        waiting = sum(metrics.get(lag.format(n), 1e9) for n in range(PARTITIONS))
+        waiting = sum(metrics.get(_lag(settings, n), 1e9) for n in range(PARTITIONS))
         waiting += metrics.get("read_states_parked_updates", 0.0)
         took_s = time.monotonic() - begin_s
         if took_s > 2 and waiting < UPDATES_A_SECOND:  # the trickle's own
