@@ -165,7 +165,8 @@ def run(suite: Suite) -> None:
         **{name: {"filled": c.filled, "turns": c.turns} for name, c in curves.items()},
     }
     _lines(suite, heap, ours, full)
-    graph_picture.write(suite.folder, curves, full, states)
+    graph_picture.latency(suite, curves, states)
+    graph_picture.collections(suite, full)
     suite.leave_out("Kafka, Cassandra and their clients: the service's own code is measured")
     if quick:
         suite.leave_out(f"the graph itself: {states:,} read states for {seconds} s a curve")

@@ -151,9 +151,9 @@ class Output:
     def error(self, *_: Any) -> None:
         self.errors += 1
 
-    def dead_letter(self, record: Any, reason: str, kept: Callable[[], None]) -> None:
+    def dead_letter(self, *about: Any) -> None:
         self.errors += 1
-        kept()
+        about[-1]()
 
 
 class Measured:
