@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from readstates.ops.bench.picture import BLUE, INK, ORANGE, RED, figure, save
 from readstates.ops.bench.suite import Suite
 
+GREY = "#8c959f"  # neither light nor dark
 SERIES = {"heap": ("heap LRU", RED), "ours": ("this project", BLUE)}
 FULL = {"heap LRU": RED, "ours, without gc.freeze()": ORANGE, "ours": BLUE}
 
@@ -40,7 +41,7 @@ def latency(suite: Suite, curves: Mapping[str, Measured], states: int) -> None:
     lines = curves["ours"].seconds()
     noop = [line[4] for line in lines]
     label = "a no-op loop beside it, slowest"
-    axes.plot([line[0] - first for line in lines], noop, color=INK, lw=0.6, zorder=1, label=label)
+    axes.plot([line[0] - first for line in lines], noop, color=GREY, lw=0.5, zorder=1, label=label)
     axes.set_ylabel("query latency in each second, ms")
     axes.set_xlabel("time, s")
     _finish(suite, made, axes, "graph")
@@ -63,4 +64,5 @@ def _finish(suite: Suite, made: Any, axes: Any, name: str) -> None:
     axes.minorticks_off()
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "frameon": False}
     axes.legend(ncols=3, labelcolor=INK, **below)
+    made.suptitle(made.get_suptitle(), color=INK, y=0.96)
     save(suite, made, name)
