@@ -405,21 +405,22 @@ def main() -> None:
     if core != "any":
         os.sched_setaffinity(0, {int(core)})
     sys.setswitchinterval(GIL_SWITCH_S)
+    if freeze == "start":
+        calm_collector()
     shm = SHM if os.access(SHM, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="read-states-graph-", dir=shm) as folder:
-        if freeze == "start":
-            calm_collector()
         curve = Curve(kind, int(states), float(flush_delay_s), Path(folder))
-        for order in sys.stdin:
-            what, *args = order.split()
-            if what == "fill":
-                answer = curve.fill()
-                if freeze == "full":
-                    calm_collector()
-                gc.callbacks.append(curve.on_collection)
-            else:
-                answer = curve.run(float(args[0]))
-            print(json.dumps(answer), flush=True)
+    # its table has no name any more: it is gone with this process, however that ends
+    for order in sys.stdin:
+        what, *args = order.split()
+        if what == "fill":
+            answer = curve.fill()
+            if freeze == "full":
+                calm_collector()
+            gc.callbacks.append(curve.on_collection)
+        else:
+            answer = curve.run(float(args[0]))
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
