@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SEEDS ?= 2000
 PEERS ?= build/bench/peers
 
-.PHONY: help setup demo test test-unit kills lint bench bench-quick bounds chaos sim pictures promtool clean
+.PHONY: help setup demo test test-unit kills lint bench bench-quick bounds chaos sim pictures drills promtool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,7 +23,7 @@ demo: setup ## a real Kafka and Cassandra, a million updates, and the proof
 	@$(BIN)/python -m readstates.ops.demo
 
 test: setup ## every test, on a real Kafka and Cassandra
-	@[ -x $(BIN)/promtool ] || BUILD=no timeout 60 bash ops/promtool.sh $(BIN)/promtool || true
+	@[ -x $(BIN)/prometheus ] || BUILD=no timeout 60 bash ops/promtool.sh $(BIN)/promtool || true
 	@timeout 240 bash ops/chromium.sh || true
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -58,6 +58,10 @@ chaos: setup ## faults of every kind on three brokers, three nodes, three worker
 pictures: setup ## the console at rest, under load and in an outage, as PNGs (about four minutes)
 	@bash ops/chromium.sh
 	@$(BIN)/python -m readstates.ops.console
+
+drills: setup ## each alert fires by its real cause, and its runbook's fix clears it (about 20 minutes)
+	@[ -x $(BIN)/prometheus ] || bash ops/promtool.sh $(BIN)/promtool
+	@$(BIN)/python -m readstates.ops.drills
 
 promtool: $(BIN)/promtool ## Prometheus' tester of rules, for the tests of the alerts
 

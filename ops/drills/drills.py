@@ -1,0 +1,104 @@
+"""The drills: what is broken, what must fire, and what its runbook says to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from readstates.ops.drills.world import REPLIES, SMALL_REPLIES, World
+
+
+@dataclass(frozen=True)
+class Drill:
+    """`alerts` must fire after `cause` and be silent again after `fix`."""
+
+    cause: str
+    fix: str
+    alerts: tuple[str, ...]
+    break_it: Callable[[World], None]
+    mend_it: Callable[[World], None]
+
+
+def _three_restarts(world: World) -> None:
+    for _ in range(3):
+        world.kill_worker()
+        world.start_worker()
+
+
+def _slow(world: World) -> None:
+    world.set(reply_topic=REPLIES)
+    world.slow_cassandra()
+
+
+def _still(world: World) -> None:
+    world.set(cold_queries_s=40.0, new_users_s=100.0)
+    world.stop_cassandra()
+
+
+def _on(world: World) -> None:
+    world.set(cold_queries_s=5.0, new_users_s=20.0)
+    world.continue_cassandra()
+
+
+LEAKY = "readstates.ops.drills.leaky"
+
+DRILLS = (
+    Drill(
+        "a producer sends what is not JSON",
+        "mend the producer",
+        ("ReadStatesDeadLetters",),
+        lambda world: world.set(bad_s=20.0),
+        lambda world: world.set(bad_s=0.0),
+    ),
+    Drill(
+        "a reply topic takes records of 100 bytes only",
+        "raise its max.message.bytes",
+        ("ReadStatesRepliesFail",),
+        lambda world: world.set(reply_topic=SMALL_REPLIES),
+        lambda world: world.larger_replies(),
+    ),
+    Drill(
+        "Cassandra runs a quarter of the time",
+        "Cassandra has its processor back",
+        ("ReadStatesMissesSlow",),
+        _slow,
+        lambda world: world.continue_cassandra(),
+    ),
+    Drill(
+        "Cassandra stands still (SIGSTOP)",
+        "Cassandra goes on (SIGCONT)",
+        (
+            "ReadStatesCassandraWritesFail",
+            "ReadStatesCassandraLoadsFail",
+            "ReadStatesDurabilityLag",
+            "ReadStatesQueryBudgetFastBurn",
+            "ReadStatesQueryBudgetSlowBurn",
+            "ReadStatesFallingBehind",
+            "ReadStatesPartitionStuck",
+            "ReadStatesCommitHeld",
+        ),
+        _still,
+        _on,
+    ),
+    Drill(
+        "a library keeps lists and goes on making them",
+        "restart the worker, without it",
+        ("ReadStatesCollectorPauses", "ReadStatesMemoryHigh"),
+        lambda world: world.restart_worker(LEAKY),
+        lambda world: world.restart_worker(),
+    ),
+    Drill(
+        "the only worker is killed and does not come back",
+        "start a worker",
+        ("ReadStatesPartitionUnowned", "ReadStatesWorkerDown"),
+        lambda world: world.kill_worker(),
+        lambda world: world.start_worker(),
+    ),
+    Drill(
+        "the worker is killed three times",
+        "what killed it is gone; nobody kills it any more",
+        ("ReadStatesRestartLoop",),
+        _three_restarts,
+        lambda _world: None,
+    ),
+)

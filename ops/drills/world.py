@@ -1,0 +1,148 @@
+"""What a drill acts on: a stack, one worker at a fixed port, a Prometheus, and the load."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+from readstates.ops.drills import scaled
+from readstates.ops.drills.load import Load
+from readstates.ops.drills.prometheus import Prometheus, free_port
+from readstates.ops.local.stack import Stack
+from readstates.ops.local.worker import WorkerProcess
+from readstates.streams import topics
+from readstates.streams.cassandra import Store
+from readstates.streams.config import Settings
+
+PARTITIONS = 4
+MEMORY_LIMIT_MIB = 320  # in place of the 2 GiB of rules.yml
+NUMBERS = {
+    "+ 300": f"+ {300 // scaled.SCALE}",
+    "vector(2147483648)": f"vector({MEMORY_LIMIT_MIB * 2**20})",
+}
+SETTINGS = {
+    "FLUSH_DELAY_S": 5,
+    "CACHE_STATES": 20_000,
+    "USER_STATES_MAX": 100,
+    "PARKED_MAX": 200,  # so that a partition waits after seconds, not after an hour
+    "CASSANDRA_TIMEOUT_S": 2,
+    "SESSION_TIMEOUT_S": 6,
+}
+SMALL_REPLIES = "read-states.replies.small"
+REPLIES = "read-states.replies.drills"
+
+
+class World:
+    """See the module. `start` … `stop`; what runs in between is the drills' to change."""
+
+    def __init__(self, folder: Path, stack: Stack) -> None:
+        self._folder, self._stack = folder, stack
+        self._port = free_port()
+        self.env = {
+            **stack.env(),
+            **{f"READ_STATES_{name}": str(value) for name, value in SETTINGS.items()},
+            "READ_STATES_CACHE_DIR": str(folder / "tables"),
+            "READ_STATES_HTTP_PORT": str(self._port),
+        }
+        self.settings = Settings.load(self.env)
+        self._admin = AdminClient(self.settings.librdkafka())
+        self.worker: WorkerProcess | None = None
+        self._pids: list[int] = []
+        self._slow: threading.Event | None = None
+
+    def start(self) -> None:
+        topics.create(self.settings, PARTITIONS, 1)
+        small = NewTopic(SMALL_REPLIES, 1, 1, config={"max.message.bytes": "100"})
+        for made in self._admin.create_topics([NewTopic(REPLIES, 1, 1), small]).values():
+            made.result(timeout=30)
+        store = Store(self.settings)
+        store.create_schema()
+        store.close()
+        self.start_worker()
+        self.prometheus = Prometheus(self._folder / "prometheus", self._port, NUMBERS)
+        self.prometheus.wait()
+        self.load = Load(self.settings, REPLIES)
+        self.load.start()
+
+    # -- causes and fixes -----------------------------------------------------------------------
+
+    def start_worker(self, module: str = "readstates.streams.cli") -> None:
+        self.worker = WorkerProcess(self.env, self._folder / "worker.log", module=module).start()
+        self.worker.wait_ready()
+
+    def kill_worker(self) -> None:
+        assert self.worker is not None
+        self.worker.kill()
+
+    def restart_worker(self, module: str = "readstates.streams.cli") -> None:
+        assert self.worker is not None
+        self.worker.stop()
+        self.start_worker(module)
+
+    def stop_cassandra(self) -> None:
+        """It stands still; connections stay."""
+        self._signal_cassandra(signal.SIGSTOP)
+
+    def continue_cassandra(self) -> None:
+        if self._slow is not None:
+            self._slow.set()
+            self._slow = None
+            time.sleep(1)
+        self._signal_cassandra(signal.SIGCONT)
+
+    def slow_cassandra(self, still_s: float = 0.6, runs_s: float = 0.2) -> None:
+        """It runs a part of the time only."""
+        ended = self._slow = threading.Event()
+
+        def pulse() -> None:
+            while not ended.is_set():
+                self._signal_cassandra(signal.SIGSTOP)
+                time.sleep(still_s)
+                self._signal_cassandra(signal.SIGCONT)
+                ended.wait(runs_s)
+
+        threading.Thread(target=pulse, daemon=True).start()
+
+    def _signal_cassandra(self, number: int) -> None:
+        if not self._pids:
+            found = self._stack.status().processes
+            self._pids = [one.pid for one in found if one.role == "cassandra" and one.pid]
+        for pid in self._pids:
+            os.kill(pid, number)
+
+    def larger_replies(self) -> None:
+        """`max.message.bytes` of the small reply topic, as the others have it."""
+        entry = ConfigEntry(
+            "max.message.bytes", "1048576", incremental_operation=AlterConfigOpType.SET
+        )
+        resource = ConfigResource(ResourceType.TOPIC, SMALL_REPLIES, incremental_configs=[entry])
+        for done in self._admin.incremental_alter_configs([resource]).values():
+            done.result(timeout=30)
+
+    def set(self, **rates: Any) -> None:
+        """The load's rates, or its reply topic."""
+        for name, value in rates.items():
+            setattr(self.load, name, value)
+
+    def stop(self) -> None:
+        """Everything that this started, whatever state it is in."""
+        if self._pids:
+            self.continue_cassandra()
+        if hasattr(self, "load"):
+            self.load.close()
+        if hasattr(self, "prometheus"):
+            self.prometheus.stop()
+        if self.worker is not None:
+            self.worker.stop()
