@@ -55,6 +55,16 @@ ELSEWHERE = {
         "command",
         "Partitions, workers, tables and traffic for a load, from measured figures.",
     ),
+    "record": Elsewhere(
+        "readstates.streams.recording",
+        "record",
+        "Write the updates and queries that arrive from now on to FILE, for `readstates replay`.",
+    ),
+    "replay": Elsewhere(
+        "readstates.streams.replay",
+        "replay",
+        "Send the updates and queries of FILE, a recording, to the topics again.",
+    ),
     "stack": Elsewhere(
         "readstates.ops.local.cli", "stack", "A local Kafka and Cassandra, for development."
     ),

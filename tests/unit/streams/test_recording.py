@@ -1,0 +1,123 @@
+"""Recordings: lines and back, one order out of many partitions, queries asked anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from readstates.streams.recording import (
+    QUERIES,
+    REORDER_MS,
+    UPDATES,
+    Merge,
+    Recorded,
+    RecordingError,
+    decode,
+    encode,
+    read,
+)
+from readstates.streams.replay import asked_anew
+
+NOW_MS = 1_700_000_500_000
+raw = st.none() | st.binary(max_size=20) | st.text(max_size=20).map(str.encode)
+records = st.builds(
+    Recorded,
+    st.integers(0, 2**48),
+    st.sampled_from([UPDATES, QUERIES]),
+    st.integers(0, 255),
+    raw,
+    raw,
+    st.lists(st.tuples(st.text(max_size=10), raw), max_size=3),
+)
+
+
+@given(records)
+def test_a_line_and_back(one: Recorded) -> None:
+    assert decode(encode(one)) == one
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, REORDER_MS)), max_size=60))
+def test_merge_keeps_each_partition_and_orders_all(steps: list[tuple[int, int]]) -> None:
+    """Each partition's clock goes on; what is apart by less than REORDER_MS comes out in order."""
+    merge, at, came, out = Merge(), 0, [], []
+    for number, (partition, later_ms) in enumerate(steps):
+        at += later_ms // 4
+        jitter = number % 7 * (REORDER_MS // 10)
+        came.append((partition, number))
+        out += merge.add(at + jitter, (UPDATES, partition), (partition, number))
+    out += merge.rest()
+    assert sorted(item for _, item in out) == sorted(came)
+    times = [at for at, _ in out]
+    assert times == sorted(times)
+    for partition in range(4):
+        numbers = [number for _, (where, number) in out if where == partition]
+        assert numbers == sorted(numbers)
+
+
+def test_merge_across_partitions_goes_by_time() -> None:
+    merge = Merge()
+    out = list(merge.add(1000, (UPDATES, 0), "b"))
+    out += merge.add(900, (QUERIES, 0), "a")
+    out += merge.add(1000 + REORDER_MS, (UPDATES, 0), "c")
+    assert out == [(900, "a"), (1000, "b")]
+    assert list(merge.add(10, (UPDATES, 1), "late")) == [(1000, "late")]
+    assert list(merge.rest()) == [(1000 + REORDER_MS, "c")]
+
+
+def file_of(folder: Path, *lines: bytes) -> Path:
+    file = folder / "recording"
+    head = b'{"form":"read-states-recording","version":1,"partitions":4}\n'
+    file.write_bytes(head + b"".join(lines))
+    return file
+
+
+def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
+    good = encode(Recorded(1, UPDATES, 0, b"1", b"{}", []))
+    assert len(list(read(file_of(tmp_path, good, good)))) == 2
+    with pytest.raises(RecordingError, match="line 3"):
+        list(read(file_of(tmp_path, good, good[:-20])))
+    with pytest.raises(RecordingError, match="line 2: not a record"):
+        list(read(file_of(tmp_path, good.replace(b"updates", b"replies"))))
+    other = tmp_path / "other"
+    other.write_bytes(good)
+    with pytest.raises(RecordingError, match="line 1"):
+        list(read(other))
+
+
+def query(*headers: tuple[str, bytes | None], value: bytes = b"{}") -> Recorded:
+    return Recorded(1_700_000_000_000, QUERIES, 0, b"1", value, list(headers))
+
+
+def test_a_query_is_asked_anew() -> None:
+    one = query(
+        ("kafka_replyTopic", b"read-states.replies.gateway"),
+        ("kafka_correlationId", b"old"),
+        ("read-states-deadline", b"1700000003000"),
+        value=b'{"type":"get","user_id":"1","after_offset":"7"}',
+    )
+    anew = asked_anew(one, "read-states.replies.replay", b"new", NOW_MS)
+    assert dict(anew.headers) == {
+        "kafka_replyTopic": b"read-states.replies.replay",
+        "kafka_correlationId": b"new",
+        "read-states-deadline": b"1700000503000",
+    }
+    assert orjson.loads(anew.value or b"") == {"type": "get", "user_id": "1"}
+    assert anew.key == one.key
+
+
+def test_the_faust_dialect_is_asked_in_the_plain_one() -> None:
+    one = query(("Faust-Ag-ReplyTo", b"f-reply-1"), ("Faust-Ag-CorrelationId", b"old"))
+    anew = asked_anew(one, "r", b"new", NOW_MS)
+    assert anew.headers == [("kafka_replyTopic", b"r"), ("kafka_correlationId", b"new")]
+
+
+def test_what_cannot_be_answered_stays_as_it_was() -> None:
+    one = query(("kafka_replyTopic", b"no topic"), value=b"after_offset, and no JSON")
+    assert asked_anew(one, "r", b"new", NOW_MS) == one
+    wrong = query(("kafka_replyTopic", b"r"), ("read-states-deadline", b"soon"), value=b"[1")
+    anew = asked_anew(wrong, "r", b"new", NOW_MS)
+    assert dict(anew.headers)["read-states-deadline"] == b"soon"
+    assert anew.value == b"[1"
