@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -59,6 +60,7 @@ class Batch(NamedTuple):
     start: int  # the partition's position before these records
     records: list[Any]  # aiokafka ConsumerRecord; may be empty (control records only)
     end: int  # the position after them: the next offset to be fetched
+    taken_ns: int = 0  # when they came off the consumer, time.perf_counter_ns()
 
 
 Poll = list[tuple[int, Batch]]  # what one poll brought of one topic: (partition, batch)
@@ -128,10 +130,11 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             self.app.refuse(lost(exc))
             return {}
         polls: dict[str, Poll] = {}
+        taken_ns = time.perf_counter_ns()
         for tp, state in states.items():
             start, end = before[tp], state._position
             if start is not None and end is not None and (end != start or tp in records):
-                batch = Batch(start, records.get(tp, []), end)
+                batch = Batch(start, records.get(tp, []), end, taken_ns)
                 polls.setdefault(tp.topic, []).append((tp.partition, batch))
         # Faust wants a partition to speak of: the first one stands for the topic
         return {TP(topic, polls[topic][0][0]): [polls[topic]] for topic in sorted(polls)}

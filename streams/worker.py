@@ -133,7 +133,7 @@ class Partitions:
         owned = self.owned.get(number)
         if owned is None or owned.partition.closing:
             return
-        taken_ns = time.perf_counter_ns()
+        taken_ns = batch.taken_ns or time.perf_counter_ns()
         for record in batch.records:
             owned.query_position = record.offset + 1
             self._take_query(owned, record, taken_ns)

@@ -15,6 +15,9 @@ from readstates.ops.bench.suite import Line, Suite, as_markdown, machine
 BENCHES = (  # in the order in which they run
     "ingest",
     "steps",
+    "round_trip",
+    "service_time",
+    "query_rate",
     "graph",
     "writeout",
     "misses",

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from confluent_kafka import Producer
-from readstates.ops.demo.traffic import Traffic
+from readstates.ops.demo.traffic import Traffic, moments
 from readstates.streams.config import Settings
 
 CHECK_EVERY = 500  # records between two looks at the clock
@@ -17,7 +17,7 @@ _context = multiprocessing.get_context("spawn")
 
 
 class Sender:
-    """Produces the sample traffic, paced over some seconds."""
+    """Produces the sample traffic, paced over some seconds as days are: busy hours, quiet ones."""
 
     def __init__(self, settings: Settings, seed: int, users: int, count: int, seconds: float):
         self._sent: Any = _context.Value("q", 0)
@@ -71,7 +71,8 @@ def _send(
             failed.value += 1
 
     topic, start = settings.updates_topic, time.monotonic()
-    for number, record in enumerate(Traffic(seed, users).updates(count), 1):
+    paced = zip(Traffic(seed, users).updates(count), moments(count, seconds), strict=True)
+    for number, (record, due_s) in enumerate(paced, 1):
         while True:
             try:
                 producer.produce(topic, record.value, record.key, on_delivery=delivered)
@@ -81,7 +82,7 @@ def _send(
         if number % CHECK_EVERY == 0 or number == count:
             sent.value = number
             producer.poll(0)
-            ahead_s = number / count * seconds - (time.monotonic() - start)
+            ahead_s = due_s - (time.monotonic() - start)
             if ahead_s > 0:
                 time.sleep(ahead_s)
     failed.value += producer.flush(60)

@@ -2,13 +2,17 @@
 
 - Users are drawn by Zipf's law, so are channels: a few are hot, most are quiet.
 - Sessions: a user comes online, fetches everything, then acknowledges channels in a run.
-- A message in a hot channel now and then mentions a crowd, most of them offline.
+- A message in a hot channel now and then mentions a crowd, most of them offline; another one is
+  read by many people at once, who all acknowledge the same message (correlated acks).
+- Queries: most are session starts, which fetch everything; a third look at one screen.
+- `moments` spreads records over a time as a day does: busy hours and quiet ones.
 - 1 % of the records are bad: not JSON, wrong types, unknown types, foreign keys, no value, …
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator
 from itertools import accumulate
@@ -20,7 +24,12 @@ CHANNELS_A_USER_MAX = 24
 BAD_SHARE = 0.01
 CROWD = 300  # users that one message mentions
 CROWD_EVERY = 6000  # updates between two such messages
+READERS = 200  # users who read one message at once
+READERS_EVERY = 5000
 SESSION_ACKS = 6
+SCREEN_CHANNELS = 20
+SCREEN_SHARE = 1 / 3  # of the queries
+SWING = 0.6  # a busy hour has 1 + SWING times the mean, a quiet one 1 - SWING
 FIRST_MESSAGE_ID = 1_150_000_000_000_000_000
 
 
@@ -29,6 +38,23 @@ class Record(NamedTuple):
 
     key: bytes | None
     value: bytes | None
+    headers: list[tuple[str, bytes]] | None = None
+
+
+def moments(count: int, seconds: float, days: float = 3) -> Iterator[float]:
+    """When each of `count` records is due, in seconds from the start: `days` waves of a rate.
+
+    The rate is the mean times 1 + SWING · sin. A step of the wave's integral is found from the one
+    before by Newton's method; two steps are enough for a microsecond.
+    """
+    pace = 2 * math.pi * days / seconds
+    at = 0.0
+    for number in range(count):
+        target = number / count * seconds
+        for _ in range(2):
+            behind = target - (at + SWING / pace * (1 - math.cos(pace * at)))
+            at += behind / (1 + SWING * math.sin(pace * at))
+        yield at
 
 
 def _zipf(count: int) -> list[float]:
@@ -77,6 +103,9 @@ class Traffic:
         if sent and sent % CROWD_EVERY < SESSION_ACKS:
             yield from self._crowd()
             return
+        if sent and sent % READERS_EVERY < SESSION_ACKS:
+            yield from self._readers()
+            return
         (user_id,) = self.users(1)
         for _ in range(1 + int(self._random.expovariate(1 / SESSION_ACKS))):
             if self._random.random() < BAD_SHARE:
@@ -95,6 +124,29 @@ class Traffic:
                     "message_id": message_id,
                 }
             )
+
+    def _readers(self) -> Iterator[Record]:
+        """A hot channel's new message, acknowledged by users who are online."""
+        (channel_id,) = self._random.choices(self._channel_ids, cum_weights=self._channel_weights)
+        self._latest[channel_id] = message_id = self._next_message()
+        for user_id in dict.fromkeys(self.users(READERS)):
+            yield self._record(
+                {
+                    "type": "ack",
+                    "user_id": user_id,
+                    "channel_id": channel_id,
+                    "message_id": message_id,
+                }
+            )
+
+    def queries(self, count: int) -> Iterator[Record]:
+        """`count` queries, without a reply address."""
+        for user_id in self.users(count):
+            query: dict[str, Any] = {"type": "get", "user_id": str(user_id)}
+            if self._random.random() < SCREEN_SHARE:
+                screen = self.channels_of(user_id)[:SCREEN_CHANNELS]
+                query["channel_ids"] = [str(channel_id) for channel_id in screen]
+            yield Record(b"%d" % user_id, json.dumps(query, separators=(",", ":")).encode())
 
     def _next_message(self) -> int:
         self._message_id += self._random.randint(1, 1 << 22)

@@ -1,0 +1,182 @@
+"""Queries a second that one worker answers, against a stock Faust agent over a dict.
+
+Both read the same records from the same topic and write to the same reply topic: queries as
+`agent.ask` sends them, of one channel and of 50 channels each, of users who are resident. They are
+a backlog, so that neither waits for the client: the worker is stopped while they are produced, and
+its group keeps its place. A rate is that of the replies by the broker's timestamps, first to last.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import orjson
+from confluent_kafka import Consumer, Message, TopicPartition
+from readstates.ops.bench import asking
+from readstates.ops.bench.suite import Goal, Suite
+from readstates.ops.demo.traffic import Record
+from readstates.ops.local.worker import WorkerProcess
+from readstates.schemas.events import BulkAck
+from readstates.schemas.headers import (
+    HEADER_DEADLINE,
+    HEADER_FAUST_CORRELATION_ID,
+    HEADER_FAUST_REPLY_TOPIC,
+)
+from readstates.schemas.queries import Get, encode_query
+from readstates.schemas.wire import encode_update, key_bytes
+from readstates.streams.config import Settings
+
+USERS = 300
+CHANNELS_A_USER = 60
+LAST_MESSAGE = 10**18
+ANSWER_TIMEOUT_S = 120.0
+
+
+def channels_by_user() -> dict[int, list[int]]:
+    """The residents, the same in both processes."""
+    source = random.Random(1)
+    ids = range(10**17, 10**18)
+    return {user: source.sample(ids, CHANNELS_A_USER) for user in source.sample(ids, USERS)}
+
+
+def run(suite: Suite) -> None:
+    """One channel a query, then fifty."""
+    settings, env = asking.prepare(suite.say, "query-rate", suite.scratch)
+    residents = channels_by_user()
+    worker = WorkerProcess(env, suite.scratch / "worker.log").start()
+    try:
+        worker.wait_ready()
+        events = [
+            BulkAck(user, tuple((0, channel, LAST_MESSAGE) for channel in channels))
+            for user, channels in residents.items()
+        ]
+        records = [Record(key_bytes(e.user_id), encode_update(e)) for e in events]
+        asking.send_all(settings, settings.updates_topic, records)
+        with asking.shell(settings) as client:
+            for user, channels in residents.items():
+                while len(client.get(user).read_states) < len(channels):
+                    time.sleep(0.05)
+        for number, what, sizes in (
+            (1, "one channel a query", (150_000, 20_000)),
+            (50, "50 channels a query", (30_000, 7_500)),
+        ):
+            many, few = (size // 5 for size in sizes) if suite.quick else sizes
+            rates = suite.in_turn(
+                {
+                    f"ours, {number}": partial(_ours, suite, settings, worker, number, many),
+                    f"stock, {number}": partial(_stock, suite, settings, number, few),
+                }
+            )
+            ours, theirs = rates.values()
+            suite.line(what, ours, "stock Faust agent.ask", theirs, "queries/s", Goal(at_least=10))
+    finally:
+        worker.stop()
+
+
+def _name(channels: int, number: int) -> str:
+    return f"query-rate.replies.{channels}-{number}"
+
+
+def _queries(reply_topic: str, channels: int, count: int) -> Iterator[Record]:
+    source = random.Random(channels)
+    residents = channels_by_user()
+    users = list(residents)
+    deadline = str(int((time.time() + 60) * 1000)).encode()
+    for number in range(count):
+        user = source.choice(users)
+        asked = tuple(source.sample(residents[user], channels))
+        headers = [
+            (HEADER_FAUST_REPLY_TOPIC, reply_topic.encode()),
+            (HEADER_FAUST_CORRELATION_ID, b"%d" % number),
+            (HEADER_DEADLINE, deadline),
+        ]
+        yield Record(key_bytes(user), encode_query(Get(user, asked)), headers)
+
+
+def _ours(
+    suite: Suite,
+    settings: Settings,
+    worker: WorkerProcess,
+    channels: int,
+    count: int,
+    round_: int,
+) -> float:
+    topic = asking.make_topic(settings, _name(channels, round_))
+    queries = list(_queries(topic, channels, count))
+    before = asking.ends(settings, settings.queries_topic)
+    suite.measured[topic] = before
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        asking.send_all(settings, settings.queries_topic, queries)
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+    return _rate(settings, topic, 0, count, channels)
+
+
+def _stock(suite: Suite, settings: Settings, channels: int, count: int, round_: int) -> float:
+    """The stock agent begins where our backlog of the same round began."""
+    topic = _name(channels, round_)
+    (begin,) = asking.ends(settings, topic)
+    group = f"stock-{topic}"
+    consumer = Consumer(settings.librdkafka(**{"group.id": group}))
+    consumer.commit(
+        offsets=[
+            TopicPartition(settings.queries_topic, number, offset)
+            for number, offset in enumerate(suite.measured.pop(topic))
+        ],
+        asynchronous=False,
+    )
+    consumer.close()
+    log = suite.scratch / f"{topic}.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "readstates.ops.bench.stock_agent",
+                settings.kafka_bootstrap,
+                settings.queries_topic,
+                group,
+            ],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        return _rate(settings, topic, begin, count, channels)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _rate(settings: Settings, topic: str, begin: int, count: int, channels: int) -> float:
+    """Replies a second of `count` replies from offset `begin` on. The last one is looked at."""
+    limit = time.monotonic() + ANSWER_TIMEOUT_S
+    while asking.ends(settings, topic)[0] < begin + count:
+        assert time.monotonic() < limit, f"{topic}: {asking.ends(settings, topic)} of {count}"
+        time.sleep(0.3)
+    first, last = (_read(settings, topic, begin + place) for place in (0, count - 1))
+    body = orjson.loads(last.value())
+    assert len(body["value"]["read_states"]) == channels, body
+    took_ms: int = last.timestamp()[1] - first.timestamp()[1]
+    return 1000 * count / max(1, took_ms)
+
+
+def _read(settings: Settings, topic: str, offset: int) -> Message:
+    consumer = Consumer(
+        settings.librdkafka(**{"group.id": "bench-ends", "enable.auto.commit": False})
+    )
+    try:
+        consumer.assign([TopicPartition(topic, 0, offset)])
+        message = consumer.poll(asking.TIMEOUT_S)
+        assert message is not None, f"{topic} has no record at {offset}"
+        assert message.error() is None, message.error()
+        return message
+    finally:
+        consumer.close()

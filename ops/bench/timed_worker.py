@@ -1,0 +1,63 @@
+"""A worker that notes every query's service time: the service itself, or a no-op in its place.
+
+    python -m readstates.ops.bench.timed_worker worker
+
+The environment says the rest: TIMES, the file that is written at the end, pairs of 64-bit integers:
+when a reply was handed over and how long that took since the query came off the consumer, in ns of
+the monotonic clock. NOOP_BYTES, if set: the agent only hands over a reply of that many bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from array import array
+from pathlib import Path
+from typing import Any
+
+from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_REPLY_TOPIC
+from readstates.streams import metrics
+from readstates.streams.cli import main
+from readstates.streams.transport import Batch
+from readstates.streams.worker import Partitions
+
+times = array("q")
+
+
+def note(seconds: float) -> None:
+    """In place of the histogram's `observe`, whose buckets are too coarse here."""
+    times.append(time.perf_counter_ns())
+    times.append(int(seconds * 1e9))
+
+
+def do_nothing(body: bytes) -> Any:
+    """An agent that hands over `body` for each query and does no more."""
+
+    async def take_queries(self: Partitions, number: int, batch: Batch) -> None:
+        owned = self.owned.get(number)
+        if owned is None:
+            return
+        for record in batch.records:
+            headers = dict(record.headers)
+            self.output._producer.produce(
+                headers[HEADER_REPLY_TOPIC].decode(),
+                body,
+                record.key,
+                headers=[(HEADER_CORRELATION_ID, headers[HEADER_CORRELATION_ID])],
+            )
+            note((time.perf_counter_ns() - batch.taken_ns) / 1e9)
+        owned.query_position = batch.end
+
+    return take_queries
+
+
+if __name__ == "__main__":
+    metrics.QUERY_SERVICE_SECONDS.observe = note  # type: ignore[method-assign,assignment]
+    size = int(os.environ.get("NOOP_BYTES", "0"))
+    if size:
+        Partitions.take_queries = do_nothing(b"x" * size)  # type: ignore[method-assign]
+    try:
+        main()
+    finally:
+        with Path(os.environ["TIMES"]).open("wb") as out:
+            times.tofile(out)
