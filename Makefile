@@ -52,7 +52,7 @@ bench-quick: setup ## the same, smaller (under five minutes)
 bounds: setup ## memory, errors and recovery under floods (about twelve minutes)
 	@$(BIN)/python -m readstates.ops.bounds
 
-chaos: setup ## faults of every kind on three brokers, three nodes, three workers (about 20 minutes)
+chaos: setup ## faults of every kind on three brokers, three nodes, three workers (about 16 minutes)
 	@$(BIN)/python -m readstates.ops.chaos
 
 pictures: setup ## the console at rest, under load and in an outage, as PNGs (about four minutes)
