@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
 
 CLEAN, LIVE = "clean", "live"  # what commit metadata says of the position in it
 REVOKED_WRITE_OUT_S = 0.3
+CALM_S = 3.0  # after an opening: catching up has the machine to itself
 LITTLE_S = 0.3  # the oldest change is younger: what is left is written out in no time
 LOOK_S = 0.005
 
@@ -148,8 +149,9 @@ class Handover(Partitions):
         settings = self.settings
         identity = TableIdentity(self.topic_id, self.epoch, number, settings.cassandra_keyspace)
         path = self.cache_dir / f"{settings.topic_prefix}-{settings.kafka_group}-{number}.table"
-        # what is dirty in it has waited before: as if for all of the delay, so it goes out at once
-        since_ms = self.now_ms() - int(settings.flush_delay_s * 1000)
+        # what is dirty in it has waited before: it goes out soon, but not while all catch up
+        waited_s = max(0.0, settings.flush_delay_s - CALM_S)
+        since_ms = self.now_ms() - int(waited_s * 1000)
 
         def attempt() -> TableFile:
             return open_table(

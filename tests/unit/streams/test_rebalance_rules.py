@@ -15,6 +15,7 @@ from readstates.streams.config import Settings
 from readstates.streams.errors import DataLossError, EpochError
 from readstates.streams.partition import Partition
 from readstates.streams.rebalance import (
+    CALM_S,
     REVOKED_WRITE_OUT_S,
     Handover,
     catch_up_target,
@@ -192,8 +193,10 @@ def test_a_table_is_used_where_it_stands_inside_the_log(
     assert partition.watermark_position() <= committed
     partition.announce()
     delay_ms = int(worker.settings.flush_delay_s * 1000)
-    due = partition.take_writes(worker.now_ms(), delay_ms, 9, 10**6)
-    assert len(due) == warm, "what was dirty has waited before, and waits no longer"
+    assert not partition.take_writes(worker.now_ms(), delay_ms, 9, 10**6), "others catch up"
+    soon_ms = worker.now_ms() + int(CALM_S * 1000)
+    due = partition.take_writes(soon_ms, delay_ms, 9, 10**6)
+    assert len(due) == warm, "what was dirty has waited before, and waits not much longer"
     owned.file.close(clean=True)
 
 
