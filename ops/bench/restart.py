@@ -72,34 +72,37 @@ class Asker:
         end = self._consumer.get_watermark_offsets(TopicPartition(REPLY_TOPIC, 0), timeout=30)[1]
         self._consumer.assign([TopicPartition(REPLY_TOPIC, 0, end)])
         self.errors = 0
+        self._call = 0  # late answers to the call before are not this one's
 
     def close(self) -> None:
         self._consumer.close()
 
     def ask(self, user_ids: Sequence[int], until: int) -> None:
         """Ask each user once; returns when `until` of them have answered."""
+        self._call += 1
+        call = b"%d" % self._call
         asked = answered = 0
         heard_s = time.monotonic()
         users = iter(user_ids)
         while answered < until:
             for user_id in itertools.islice(users, IN_FLIGHT_MAX - (asked - answered)):
-                self._send(user_id)
+                self._send(user_id, call)
                 asked += 1
             self._producer.poll(0)
             for message in self._consumer.consume(1000, 0.005):
                 headers = dict(message.headers() or [])
                 self.errors += "read-states-error" in headers
-                answered += 1
+                answered += headers["kafka_correlationId"] == call
                 heard_s = time.monotonic()
             if time.monotonic() - heard_s > TIMEOUT_S:
                 raise click.ClickException(f"{answered} of {asked} queries answered, then no more")
 
-    def _send(self, user_id: int) -> None:
+    def _send(self, user_id: int, call: bytes) -> None:
         self._producer.produce(
             self._topic,
             b'{"type": "get", "user_id": %d, "channel_ids": []}' % user_id,
             b"%d" % user_id,
-            headers={"kafka_replyTopic": REPLY_TOPIC, "kafka_correlationId": b"1"},
+            headers={"kafka_replyTopic": REPLY_TOPIC, "kafka_correlationId": call},
         )
 
 
