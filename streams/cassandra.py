@@ -33,7 +33,11 @@ from cassandra.cluster import (
     NoHostAvailable,
     Session,
 )
-from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
+from cassandra.policies import (
+    DCAwareRoundRobinPolicy,
+    ExponentialReconnectionPolicy,
+    TokenAwarePolicy,
+)
 from cassandra.protocol import BatchMessage, ErrorMessage, ProtocolHandler
 from cassandra.query import BatchStatement, BatchType, tuple_factory
 from readstates.schemas.cql import statements
@@ -52,6 +56,7 @@ COLUMNS = (
     "last_pin_timestamp, flags, last_viewed, version"
 )
 PAGE_ROWS = 5000
+RECONNECT_MAX_S = 10.0  # between two looks at a node that is down
 ANSWERS_A_TURN = 16  # of the event loop; other work runs in between
 
 _BIGINT = struct.Struct(">q").pack
@@ -378,4 +383,6 @@ def _cluster(settings: Settings) -> Cluster:
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         connect_timeout=10,
         idle_heartbeat_interval=10,
+        # the driver's own waits up to ten minutes before it looks again, and gives up in the end
+        reconnection_policy=ExponentialReconnectionPolicy(1.0, RECONNECT_MAX_S, max_attempts=None),
     )
