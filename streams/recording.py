@@ -268,6 +268,7 @@ def _record(
                 write(merge.add(message.timestamp()[1], (one.topic, one.partition), one))
                 if sum(counts.values()) >= records_max:
                     return counts
+            out.flush()  # a reader, and a kill, find all but the last REORDER_MS
         return counts
     finally:
         write(merge.rest())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blackbox import PARTITIONS, Reply, Service, new_user, partition_of, until
+from blackbox import PARTITIONS, Reply, Service, new_user, partition_of
 from readstates.ops.local.stack import Stack
 
 GAP_S = 1.5
@@ -44,8 +43,10 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
 
 def test_record_then_replay(service: Service, fresh: Service, tmp_path: Path) -> None:
     file, wire = tmp_path / "recording", service.wire
+    count = 5 * USERS + 1
+    argv = ["record", str(file), "--records-max", str(count)]
     recorder = subprocess.Popen(
-        [sys.executable, "-m", "readstates.streams.cli", "record", str(file)],
+        [sys.executable, "-m", "readstates.streams.cli", *argv],
         env={**os.environ, **service.env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -65,12 +66,10 @@ def test_record_then_replay(service: Service, fresh: Service, tmp_path: Path) ->
         wire.produce_update(users[0], b"\xff no JSON")
         expected = {user: without_versions(wire.get(user)) for user in users}
         mine = {str(user) for user in users}
-        until(lambda: file.stat().st_size, "the recorder writes")
-        time.sleep(1)
-        recorder.send_signal(signal.SIGINT)
         said, told = recorder.communicate(timeout=30)
     finally:
         recorder.kill()
+        recorder.communicate()
     assert recorder.returncode == 0, told
     assert f"{2 * USERS + 1} updates and {3 * USERS} queries are in {file}" in said
     assert file.stat().st_mode & 0o777 == 0o600
