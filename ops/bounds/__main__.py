@@ -7,14 +7,12 @@ is stated in ARCHITECTURE.md: `LIMIT_MIB` for the settings below.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -110,17 +108,6 @@ class Trials:
                     time.sleep(ahead_s)
         self.producer.flush(60)
 
-    @contextmanager
-    def no_database(self) -> Iterator[None]:
-        pids = [p.pid for p in self.stack.status().processes if p.role == "cassandra" and p.pid]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
-
     def calm(self) -> float:
         """Seconds until nothing lags and nothing is parked. Raises where it gets stuck."""
         start = moved = time.monotonic()
@@ -158,7 +145,7 @@ class Trials:
         minutes = self.minutes_gone
         seconds = minutes * 60
         count = int(seconds * 4000)
-        with self.no_database():
+        with self.stack.standing_still("cassandra"):
             self.acks((10**6 + n * 7919 % 500_000 for n in range(count)), count, 4000)
             seen = self.worker.metrics()
         parked = seen["read_states_parked_updates"]
@@ -171,7 +158,7 @@ class Trials:
         """12,000 queries of users who cannot be loaded, at once; nobody reads the replies."""
         before = self.outcomes()
         headers = [("kafka_replyTopic", f"{self.settings.topic_prefix}.replies.shell".encode())]
-        with self.no_database():
+        with self.stack.standing_still("cassandra"):
             for number in range(QUERIES):
                 user_id = 10**9 + number
                 body = {"type": "get", "user_id": user_id}

@@ -7,12 +7,9 @@ outage is Cassandra standing still (SIGSTOP) while the load goes on.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -36,19 +33,6 @@ SETTINGS = {
     "USER_STATES_MAX": 500,
     "CASSANDRA_TIMEOUT_S": 2,
 }
-
-
-@contextmanager
-def standing_still(stack: Stack, role: str) -> Iterator[None]:
-    """SIGSTOP to all servers of a role, SIGCONT at the end."""
-    pids = [one.pid for one in stack.status().processes if one.role == role and one.pid]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 class Camera:
@@ -87,7 +71,7 @@ async def photograph(
         asking = asyncio.create_task(ask(settings, traffic, int(QUERIES_S * seconds), seconds))
         await asyncio.sleep(loaded_s)
         await camera.take("load")
-        with standing_still(stack, "cassandra"):
+        with stack.standing_still("cassandra"):
             await asyncio.sleep(outage_s - 10)
             await camera.take("outage")
         await asking

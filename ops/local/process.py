@@ -72,6 +72,37 @@ def is_alive(process: ProcessId) -> bool:
     return _started(process.pid) == process.started
 
 
+def freeze(process: ProcessId) -> None:
+    """SIGSTOP, and until every thread stands.
+
+    On a busy machine that takes its time, and until then the process goes on answering.
+    """
+    if not is_alive(process):
+        return
+    os.kill(process.pid, signal.SIGSTOP)
+    end = time.monotonic() + KILL_TIMEOUT_S
+    while not _stands(process.pid) and time.monotonic() < end:
+        time.sleep(POLL_S / 10)
+
+
+def _stands(pid: int) -> bool:
+    """True where the system does not say it (macOS): then the signal has to do."""
+    tasks = Path(f"/proc/{pid}/task")
+    if not tasks.is_dir():
+        return True
+    states = []
+    for stat in tasks.glob("*/stat"):
+        with contextlib.suppress(OSError):  # a thread that just ended
+            states.append(stat.read_text("ascii", "replace").rpartition(")")[2].split()[0])
+    return all(state in "TtZX" for state in states)
+
+
+def thaw(process: ProcessId) -> None:
+    """SIGCONT."""
+    if is_alive(process):
+        os.kill(process.pid, signal.SIGCONT)
+
+
 def stop(processes: Iterable[ProcessId], timeout_s: float = STOP_TIMEOUT_S) -> None:
     """Ends all of them together: SIGTERM, and SIGKILL for what is left after `timeout_s`.
 

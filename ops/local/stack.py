@@ -31,7 +31,7 @@ from readstates.ops.local.cluster import (
 )
 from readstates.ops.local.errors import NotRunning, PortTaken, StackError
 from readstates.ops.local.libs import Progress, find_java, jars, locked
-from readstates.ops.local.process import is_alive, stop
+from readstates.ops.local.process import freeze, is_alive, stop, thaw
 from readstates.ops.local.settings import LOCAL_DC
 from readstates.ops.local.state import State
 
@@ -158,6 +158,22 @@ class Stack:
                 )
             )
         return StackStatus(str(self.data_dir), all(p.answering for p in shown), tuple(shown))
+
+    @contextlib.contextmanager
+    def standing_still(self, *roles: str) -> Iterator[None]:
+        """The servers of these roles stand still: connections stay, and nobody answers."""
+        current = state.load(self.data_dir)
+        named = [] if current is None else [n for n in current.cluster.nodes if n.role in roles]
+        if current is None or not named:
+            raise NotRunning(f"no {' or '.join(roles)} in {self.data_dir}")
+        found = [current.processes[node.name] for node in named]
+        try:
+            for process in found:
+                freeze(process)
+            yield
+        finally:
+            for process in found:
+                thaw(process)
 
     def env(self) -> dict[str, str]:
         """The settings that point at this stack. Raises NotRunning where a server is gone."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from blackbox import Log, Service, new_user, until
@@ -14,20 +12,6 @@ from readstates.ops.local.worker import WorkerProcess
 
 SHUTDOWN_TIMEOUT_S = 6  # the setting; over it by more than the margin, the worker is killed: -9
 MARGIN_S = 5
-
-
-@contextmanager
-def stopped(stack: Stack, *roles: str) -> Iterator[None]:
-    """Servers that stand still: connections stay open and nobody answers."""
-    pids = [p.pid for p in stack.status().processes if p.role in roles and p.pid is not None]
-    assert len(pids) == len(roles)
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def kill_broker(stack: Stack) -> None:
@@ -74,20 +58,20 @@ def test_sigterm(own_stack: Stack, tmp_path: Path) -> None:
         assert len(wire.all_rows()) == len(users), "what could be written is written"
 
         worker = changed()
-        with stopped(own_stack, "cassandra"):
+        with own_stack.standing_still("cassandra"):
             assert end(worker) == 0, "in good order, though nothing could be written"
         worker = changed()
-        with stopped(own_stack, "kafka"):
+        with own_stack.standing_still("kafka"):
             assert end(worker) in {0, 1}
         worker = changed()
-        with stopped(own_stack, "kafka", "cassandra"):
+        with own_stack.standing_still("kafka", "cassandra"):
             assert end(worker) in {0, 1}
 
-        with stopped(own_stack, "kafka"):  # while it is starting
+        with own_stack.standing_still("kafka"):  # while it is starting
             assert end(service.start()) in {0, 1, -signal.SIGTERM}
         worker = service.start()
         until(lambda w=worker: "table_open" in w.output(), "in the middle of the start")  # type: ignore[misc]
-        with stopped(own_stack, "kafka"):
+        with own_stack.standing_still("kafka"):
             assert end(worker) in {0, 1}
 
         worker = changed()

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from readstates.ops.local import libs, stack, start, state
+from readstates.ops.local import libs, process, stack, start, state
 from readstates.ops.local.cluster import Cluster, Node
 from readstates.ops.local.errors import NotRunning, StackError, StartFailed, ToolMissing
-from readstates.ops.local.process import ProcessId, is_alive, spawn, stop
+from readstates.ops.local.process import ProcessId, freeze, is_alive, spawn, stop, thaw
 from readstates.ops.local.stack import Stack
 
 LISTEN = """
@@ -286,3 +286,41 @@ def test_cassandra_nodes_join_one_by_one_and_come_back_together(local: Stack) ->
 
     assert second_starts_after_first_answers(joining)
     assert not second_starts_after_first_answers(together)
+
+
+MANY_THREADS = """
+import threading, time
+for _ in range(20):
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+end = time.monotonic() + 60
+print("there", flush=True)
+while time.monotonic() < end:
+    print(time.monotonic(), flush=True)
+"""
+
+
+def grown(log: Path, size: int) -> None:
+    end = time.monotonic() + 30
+    while log.stat().st_size <= size:
+        assert time.monotonic() < end, "the process does not go on"
+        time.sleep(0.01)
+
+
+def test_frozen_means_that_no_thread_runs_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    running = spawn([sys.executable, "-c", MANY_THREADS], log, os.environ)
+    try:
+        grown(log, 0)
+        assert not process._stands(running.pid)
+        freeze(running)
+        assert process._stands(running.pid)
+        thaw(running)
+        grown(log, log.stat().st_size)
+        answers = [False, False, True]  # as on a busy machine
+        monkeypatch.setattr(process, "_stands", lambda _pid: answers.pop(0))
+        freeze(running)
+        assert not answers
+    finally:
+        stop([running])
