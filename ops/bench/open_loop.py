@@ -17,6 +17,7 @@ from typing import Any
 import click
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from readstates.ops.demo.steady import Steady
 from readstates.ops.demo.traffic import Record
 from readstates.schemas.partitioner import partition_of
 from readstates.streams.config import Settings
@@ -60,41 +61,11 @@ def _produce(producer: Producer, topic: str, value: Any, key: Any, **more: Any) 
             return
 
 
-class Steady(threading.Thread):
-    """Calls `tick(due)` with how many units of work became due since, until `finish`."""
-
-    def __init__(self, per_second: float) -> None:
-        super().__init__(daemon=True)
-        self._per_second = per_second
-        self._finished = threading.Event()
-        self._failure: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            start, done = time.monotonic(), 0
-            while not self._finished.wait(TICK_S):
-                due = int((time.monotonic() - start) * self._per_second) - done
-                done += due
-                self.tick(due)
-        except BaseException as exc:  # noqa: BLE001 - the bench fails with it, see `finish`
-            self._failure = exc
-
-    def tick(self, due: int) -> None:
-        raise NotImplementedError
-
-    def finish(self) -> None:
-        """Stop. Raises what ended the thread before."""
-        self._finished.set()
-        self.join()
-        if self._failure is not None:
-            raise self._failure
-
-
 class Updates(Steady):
     """Produces `records`, so many a second."""
 
     def __init__(self, settings: Settings, records: Iterator[Record], per_second: float) -> None:
-        super().__init__(per_second)
+        super().__init__(per_second, TICK_S)
         self._topic = settings.updates_topic
         self._records = records
         self._producer = Producer(settings.librdkafka(**PRODUCER, **{"linger.ms": 20}))
@@ -126,7 +97,7 @@ class Queries(Steady):
         per_second: float,
         pick: Callable[[int], Sequence[int]] | None = None,
     ) -> None:
-        super().__init__(per_second)
+        super().__init__(per_second, TICK_S)
         self._topic = settings.queries_topic
         self._partitions = partitions
         drawn = itertools.cycle(random.Random(2).sample(user_ids, len(user_ids)))
@@ -186,7 +157,7 @@ class Queries(Steady):
                 if self._finished.is_set() and self._answered + self.errors >= len(self.sent_s):
                     return
         except BaseException as exc:  # noqa: BLE001 - the bench fails with it, see `finish`
-            self._failure = exc
+            self.failure = exc
         finally:
             self._consumer.close()
 
@@ -205,8 +176,8 @@ class Queries(Steady):
         super().finish()
         self._producer.flush(10)
         self._reader.join()
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
 
     def between(self, begin_s: float, end_s: float) -> Iterator[tuple[float, float, int]]:
         """(sent, took, partition) of the queries sent in this time; -1: not answered."""

@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPa
 from readstates.ops.chaos import kafka
 from readstates.ops.chaos.history import Asked, Row
 from readstates.ops.chaos.proof import NUMBER
+from readstates.ops.demo.steady import Steady
 from readstates.ops.demo.traffic import Traffic
 from readstates.schemas.partitioner import partition_of
 from readstates.streams.config import Settings
@@ -42,35 +43,11 @@ FIELDS = (
 )
 
 
-class Ticking(threading.Thread):
-    """A thread that calls `tick` until `finish`, with how many units of work are due by then."""
+class Ticking(Steady):
+    """At most a second's work at once: after a stall the rate stays."""
 
     def __init__(self, per_second: float) -> None:
-        super().__init__(daemon=True)
-        self._per_second = per_second
-        self._finished = threading.Event()
-        self.failure: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            start, done = time.monotonic(), 0
-            while not self._finished.wait(TICK_S):
-                due = int((time.monotonic() - start) * self._per_second) - done
-                # after a stall the rate stays: what was missed is not sent in one heap
-                done += due
-                self.tick(min(due, max(1, int(self._per_second))))
-        except BaseException as exc:  # noqa: BLE001 - the campaign fails with it, see `finish`
-            self.failure = exc
-
-    def tick(self, due: int) -> None:
-        raise NotImplementedError
-
-    def finish(self) -> None:
-        """Stop. Raises what ended the thread before."""
-        self._finished.set()
-        self.join()
-        if self.failure is not None:
-            raise self.failure
+        super().__init__(per_second, TICK_S, due_max=max(1, int(per_second)))
 
 
 class Updates(Ticking):
