@@ -45,7 +45,7 @@ bench: setup ## ours and its peers in turn, in one run, and one table: all bench
 	@bash ops/bench/peers.sh $(PEERS) $(BIN)/python
 	@PYTHONPATH=$(PEERS)/lib $(BIN)/python -m readstates.ops.bench $(BENCHES)
 
-bench-quick: setup ## the same, smaller (under five minutes)
+bench-quick: setup ## the same, smaller (meant to end in five minutes)
 	@bash ops/bench/peers.sh $(PEERS) $(BIN)/python
 	@PYTHONPATH=$(PEERS)/lib $(BIN)/python -m readstates.ops.bench --quick $(BENCHES)
 

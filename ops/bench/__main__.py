@@ -30,7 +30,7 @@ BENCHES = (  # in the order in which they run
 
 @click.command()
 @click.argument("benches", nargs=-1, type=click.Choice(BENCHES))
-@click.option("--quick", is_flag=True, help="smaller and fewer rounds: under five minutes in all")
+@click.option("--quick", is_flag=True, help="smaller and fewer rounds")
 @click.option(
     "--report-dir",
     type=click.Path(path_type=Path),

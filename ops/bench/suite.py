@@ -61,7 +61,7 @@ class Line:
 
 @dataclass
 class Suite:
-    """What a bench is given. `quick`: smaller sizes and fewer rounds, all in under five minutes."""
+    """What a bench is given. `quick`: smaller sizes and fewer rounds."""
 
     bench: str
     quick: bool

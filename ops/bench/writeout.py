@@ -34,7 +34,7 @@ from readstates.streams.partition import Partition
 STATES_A_USER = 10
 UNDER_WAY = 256  # of the peer, at once
 USERS = 30_000  # as the demo
-WORKER_RATE = 50_000  # updates/s; the README's ingest bench has seen 53,000 and more
+WORKER_RATE = 50_000  # updates/s: an assumption
 RATES = (1_000, 5_000, 12_000, WORKER_RATE)
 STEP_MS = 100
 INSERT_US_MAX = 10.0

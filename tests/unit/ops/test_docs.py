@@ -12,6 +12,7 @@ import click
 import pytest
 from prometheus_client import REGISTRY
 from promql import ALERTS, DASHBOARDS, OPS, RULES, recorded
+from readstates.ops.bench.__main__ import BENCHES
 from readstates.streams import cli, metrics
 
 assert metrics.TOPIC_PARTITIONS  # imported for its metrics
@@ -54,6 +55,12 @@ def test_commands_exist(path: Path) -> None:
             assert asked <= options_of(command), line
         for target in re.findall(r"\bmake ([a-z-]+)", line):
             assert target in TARGETS, line
+
+
+@each_document
+def test_benches_exist(path: Path) -> None:
+    for names in re.findall(r'BENCHES="?([a-z_ ]+)', path.read_text("utf-8")):
+        assert set(names.split()) <= set(BENCHES), names
 
 
 @each_document
