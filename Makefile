@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 
 SEEDS ?= 2000
 PEERS ?= build/bench/peers
+export PEERS
 
 .PHONY: help setup demo test test-unit kills lint bench bench-quick bounds chaos sim pictures drills promtool clean
 

@@ -1,155 +1,268 @@
-"""Ingest: a backlog of updates, every user cold, to the last commit, write-out to Cassandra on;
-against a stock Faust agent that folds the same records into a dict.
+"""Ingest: a backlog of updates of users who are resident, write-out to Cassandra on, to the last commit.
 
-    make bench
+    make bench BENCHES=ingest
 
-Both read the same topic on the same broker, in turn, in one run. Ours is timed from the first
-record it applies to the moment when the committed offsets are the log's ends, which means that
-every change is in Cassandra. The stock agent is timed from its first event to its last, commits
-not waited for, and writes nothing anywhere.
+In turn, in one run, from the same offsets of the same topic of the same broker:
+
+- ours, every user resident: a worker has folded the warm part (`backlog.py`) and stopped; a round
+  begins with a copy of its tables. That no user was loaded is checked.
+- ours, every user cold: no tables, the rows of the warm part in Cassandra. Without a goal.
+- stock Faust with a dict, quixstreams (RocksDB, changelog), Kafka Streams (one thread, RocksDB,
+  changelog), each with the same fold; and the limit: a bare consumer that only decodes.
+
+What is timed. Ours: from the log line that says that the partitions were opened until the committed
+offsets are the log's ends: every change is in Cassandra then. The peers: from their first event to
+their last, commits and changelogs not waited for, and nothing written to a database; their stores are
+empty at the start. Each of these differences is in the peers' favour.
+
+FLUSH_DELAY_S has its default. It says how long a change may wait for others to the same read state,
+counted from when its update was made, or from when it was applied while the partition is that much
+behind: the changes of a backlog are coalesced while it is folded, and written out when it is. `rows
+written` says how many rows the backlog became; a worker that gets as many updates at their own pace
+writes more of them.
+
+CPU seconds are those of the process that folds: the broker's and Cassandra's are not in them, although
+all share the machine.
 """
 
 from __future__ import annotations
 
-import random
+import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
-import orjson
-from confluent_kafka import Consumer, Producer, TopicPartition
+from readstates.ops.bench.backlog import PARTITIONS, SEED, Log, backlog, produce, warm_part
 from readstates.ops.bench.suite import Goal, Suite
+from readstates.ops.demo.traffic import Traffic
+from readstates.ops.local.libs import find_java
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
 from readstates.streams import topics
 from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
 
-PARTITIONS = 8
-CHANNELS_A_USER = 4
-MENTION_SHARE = 0.2
 TIMEOUT_S = 600.0
-USERS = 50_000
-FLUSH_DELAY_S = "10"
+POLL_S = 0.05
+RESIDENT, COLD = "ours, resident", "ours, cold"
+STOCK, QUIX, STREAMS, LIMIT = "stock Faust", "quixstreams", "Kafka Streams", "the limit"
+GOALS = {STOCK: 20, QUIX: 8, STREAMS: 3, LIMIT: 0.5}
+USERS, USERS_QUICK = 50_000, 10_000
+SIZES = {  # updates: in full, quick
+    RESIDENT: (2_000_000, 300_000),
+    COLD: (2_000_000, 300_000),
+    STOCK: (200_000, 30_000),
+    QUIX: (400_000, 60_000),
+    STREAMS: (2_000_000, 300_000),
+    LIMIT: (2_000_000, 300_000),
+}
 
 
-def fill(settings: Settings, updates: int, users: int) -> None:
-    """The backlog: acks and mentions, users drawn evenly."""
-    source = random.Random(1)
-    ids = source.sample(range(10**17, 10**18), users)
-    producer = Producer(
-        settings.librdkafka(
-            **{
-                "partitioner": "murmur2_random",
-                "linger.ms": 20,
-                "queue.buffering.max.messages": 1_000_000,
-            }
-        )
-    )
-    for number in range(updates):
-        user_id = source.choice(ids)
-        event = {
-            "type": "mention" if source.random() < MENTION_SHARE else "ack",
-            "user_id": user_id,
-            "channel_id": user_id % 1000 + source.randint(1, CHANNELS_A_USER),
-            "message_id": 10**18 + number,
+class Bench:
+    """One stack with the log, and the runners. `cpu_s`: CPU seconds per million updates, a round."""
+
+    def __init__(self, suite: Suite, stack: Stack) -> None:
+        self._suite = suite
+        self._tables = suite.scratch / "tables"
+        self._env = {
+            **stack.env(),
+            "READ_STATES_CACHE_DIR": str(self._tables),
         }
-        while True:
-            try:
-                producer.produce(settings.updates_topic, orjson.dumps(event), b"%d" % user_id)
-                break
-            except BufferError:
-                producer.poll(0.1)
-    producer.flush(60)
+        self._settings = Settings.load(self._env)
+        self.cpu_s: dict[str, list[float]] = {name: [] for name in SIZES}
+        self.rows: dict[str, list[float]] = {RESIDENT: [], COLD: []}
+        self._begin: list[int] = []  # where the backlog begins
+        self._end: list[int] = []
 
+    def prepare(self) -> None:
+        """The log, a keyspace and tables that have the warm part, a keyspace a cold round."""
+        suite, updates = self._suite, self._size(RESIDENT)
+        topics.create(self._settings, PARTITIONS, 1)
+        traffic = Traffic(SEED, USERS_QUICK if suite.quick else USERS)
+        suite.say(f"filling {updates:,} updates of {len(traffic.user_ids):,} users")
+        produce(self._settings, warm_part(traffic))
+        for keyspace in ["resident", *(f"cold_{number}" for number in range(suite.rounds))]:
+            self._warm(keyspace)
+        self._begin = self._ends()
+        produce(self._settings, backlog(traffic, updates))
+        self._end = self._ends()
 
-def positions(settings: Settings, group: str) -> tuple[int, int]:
-    """(committed, end) offsets of the updates topic, summed over partitions."""
-    consumer = Consumer(settings.librdkafka(**{"group.id": group}))
-    places = [TopicPartition(settings.updates_topic, number) for number in range(PARTITIONS)]
-    try:
-        committed = sum(max(0, p.offset) for p in consumer.committed(places, timeout=10))
-        return committed, sum(consumer.get_watermark_offsets(p, timeout=10)[1] for p in places)
-    finally:
-        consumer.close()
+    def _size(self, name: str) -> int:
+        return SIZES[name][self._suite.quick]
 
+    def _ends(self) -> list[int]:
+        log = Log(self._settings, "bench-ends")
+        try:
+            return log.ends()
+        finally:
+            log.close()
 
-def ours(settings: Settings, env: dict[str, str], folder: Path, round_: int) -> tuple[float, float]:
-    """Seconds to the last commit, and rows written, by a worker with empty tables."""
-    group = f"bench-{round_}"
-    keyspace = f"bench_{round_}"
-    env = {**env, "READ_STATES_KAFKA_GROUP": group, "READ_STATES_CASSANDRA_KEYSPACE": keyspace}
-    store = Store(Settings.load(env))
-    store.create_schema()
-    store.close()
-    worker = WorkerProcess(env, folder / f"worker-{round_}.log").start()
-    try:
-        while not worker.metrics().get("read_states_resident_states"):
-            time.sleep(0.02)
+    def _warm(self, keyspace: str) -> None:
+        """A worker of that group and keyspace folds what is in the log, and stops."""
+        env = self._env | {
+            "READ_STATES_KAFKA_GROUP": keyspace,
+            "READ_STATES_CASSANDRA_KEYSPACE": keyspace,
+            "READ_STATES_FLUSH_DELAY_S": "1",
+        }
+        store = Store(Settings.load(env))
+        store.create_schema()
+        store.close()
+        worker, log = self._worker(env, keyspace), Log(self._settings, keyspace)
+        try:
+            self._until_committed(worker, log, log.ends())
+        finally:
+            worker.stop()
+            log.close()
+
+    def _worker(self, env: dict[str, str], name: str) -> WorkerProcess:
+        return WorkerProcess(env, self._suite.scratch / f"worker-{name}.log").start()
+
+    def _until(self, worker: WorkerProcess, what: Callable[[], bool], poll_s: float) -> None:
         start = time.monotonic()
-        consumer = Consumer(settings.librdkafka(**{"group.id": group}))
-        places = [TopicPartition(settings.updates_topic, number) for number in range(PARTITIONS)]
-        end = positions(settings, group)[1]
-        while sum(max(0, p.offset) for p in consumer.committed(places, timeout=10)) < end:
-            if time.monotonic() - start > TIMEOUT_S:
-                raise click.ClickException(f"not committed after {TIMEOUT_S} s: {worker.log}")
-            time.sleep(0.1)
-        took_s = time.monotonic() - start
-        consumer.close()
-        rows = worker.metrics()["read_states_cassandra_rows_written_total"]
-    finally:
-        worker.stop()
-    return took_s, rows
+        while not what():
+            if worker.returncode is not None or time.monotonic() - start > TIMEOUT_S:
+                raise click.ClickException(f"the worker did not do it: {worker.output()[-2000:]}")
+            time.sleep(poll_s)
+
+    def _until_committed(self, worker: WorkerProcess, log: Log, ends: list[int]) -> None:
+        self._until(worker, lambda: log.committed() == ends, POLL_S)
+
+    def ours(self, name: str, number: int) -> float:
+        """Updates a second to the last commit."""
+        resident = name == RESIDENT
+        keyspace = "resident" if resident else f"cold_{number}"
+        group = f"{'resident' if resident else 'cold'}-{number}"
+        log = Log(self._settings, group)
+        log.begin_at(self._begin)
+        if resident:
+            for path in self._tables.glob(f"{self._settings.topic_prefix}-resident-?.table"):
+                shutil.copyfile(path, path.with_name(path.name.replace("-resident-", f"-{group}-")))
+        env = self._env | {
+            "READ_STATES_KAFKA_GROUP": group,
+            "READ_STATES_CASSANDRA_KEYSPACE": keyspace,
+        }
+        worker = self._worker(env, group)
+        try:
+            self._until(worker, lambda: "opened partitions" in worker.output(), 0.005)
+            start, start_cpu = time.monotonic(), cpu_s_of(worker.pid)
+            self._until_committed(worker, log, self._end)
+            took_s, took_cpu_s = time.monotonic() - start, cpu_s_of(worker.pid) - start_cpu
+            found = worker.metrics()
+        finally:
+            worker.stop()
+            log.close()
+        loads = found.get("read_states_cassandra_loads_total", 0)
+        if bool(loads) is resident:
+            raise click.ClickException(f"{name}: {loads} users were loaded: {worker.log}")
+        for path in self._tables.glob(f"*-{group}-?.table"):
+            path.unlink()
+        self.rows[name].append(found["read_states_cassandra_rows_written_total"])
+        self.cpu_s[name].append(took_cpu_s / self._size(name) * 1e6)
+        return self._size(name) / took_s
+
+    def peer(self, name: str, argv: list[str], number: int, env: dict[str, str]) -> float:
+        """Updates a second of a peer's process, told broker, topic, group, count and a folder."""
+        count, group = self._size(name), f"{name.replace(' ', '-')}-{number}"
+        log = Log(self._settings, group)
+        log.begin_at(self._begin)
+        log.close()
+        state = self._suite.scratch / group
+        arguments = [self._settings.kafka_bootstrap, self._settings.updates_topic, group]
+        done = subprocess.run(
+            [*argv, *arguments, str(count), str(state)],
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        shutil.rmtree(state, ignore_errors=True)
+        if done.returncode:
+            raise click.ClickException(f"{name} failed: {done.stderr[-2000:]}")
+        seen, took_s, took_cpu_s = map(float, done.stdout.split()[-3:])
+        self.cpu_s[name].append(took_cpu_s / seen * 1e6)
+        return seen / took_s
+
+    def runners(self, peers: Path) -> dict[str, Callable[[int], float]]:
+        """All, in the order of a round."""
+        here = Path(__file__).parent
+        module = [sys.executable, "-m"]
+        java = [find_java(), "-Xmx1g", "-cp", f"{peers}/streams/lib/*:{peers}/streams", "Fold"]
+        quix = [sys.executable, str(here / "quix_fold.py")]
+        quix_env = {"PYTHONPATH": str(peers / "quix")}
+        stock = [*module, "readstates.ops.bench.stock_faust"]
+        bare = [*module, "readstates.ops.bench.bare_consumer"]
+        return {
+            LIMIT: lambda n: self.peer(LIMIT, bare, n, {}),
+            STOCK: lambda n: self.peer(STOCK, stock, n, {}),
+            QUIX: lambda n: self.peer(QUIX, quix, n, quix_env),
+            STREAMS: lambda n: self.peer(STREAMS, java, n, {}),
+            RESIDENT: lambda n: self.ours(RESIDENT, n),
+            COLD: lambda n: self.ours(COLD, n),
+        }
 
 
-def stock(settings: Settings, count: int, round_: int) -> float:
-    """Seconds a stock Faust agent takes for `count` of the same records."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "readstates.ops.bench.stock_faust",
-            settings.kafka_bootstrap,
-            settings.updates_topic,
-            f"stock-{round_}",
-            str(count),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode:
-        raise click.ClickException(f"the stock agent failed: {done.stderr[-2000:]}")
-    return float(done.stdout.split()[-1])
+def cpu_s_of(pid: int) -> float:
+    """CPU seconds that a process has used, all threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def picture(path: Path, rates: dict[str, list[float]], cpu_s: dict[str, list[float]]) -> None:
+    """Two bars each: updates a second, and CPU seconds per million updates; medians."""
+    import statistics
+
+    import matplotlib  # type: ignore[import-not-found]  # installed by peers.sh
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot  # type: ignore[import-not-found]
+
+    names = list(rates)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), sharey=True)
+    shown: list[tuple[Any, dict[str, list[float]], str]] = [
+        (left, rates, "updates a second"),
+        (right, cpu_s, "CPU seconds per million updates"),
+    ]
+    for axes, values, title in shown:
+        medians = [statistics.median(values[name]) for name in names]
+        colours = ["tab:green" if name.startswith("ours") else "tab:grey" for name in names]
+        bars = axes.barh(names, medians, color=colours)
+        axes.bar_label(bars, [f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for value in medians])
+        axes.set_title(title)
+        axes.margins(x=0.18)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
 
 
 def run(suite: Suite) -> None:
-    """Both in turn, several rounds."""
-    updates, stock_updates = (300_000, 100_000) if suite.quick else (2_000_000, 300_000)
+    """All in turn, several rounds."""
+    peers = Path(os.environ["PEERS"]).resolve()
     stack = Stack(suite.scratch / "stack")
     try:
         stack.up(progress=suite.say)
-        env = {
-            **stack.env(),
-            "READ_STATES_CACHE_DIR": str(suite.scratch / "tables"),
-            "READ_STATES_FLUSH_DELAY_S": FLUSH_DELAY_S,
-        }
-        settings = Settings.load(env)
-        topics.create(settings, PARTITIONS, 1)
-        suite.say(f"filling {updates:,} updates of {USERS:,} users")
-        fill(settings, updates, USERS)
-        rates = suite.in_turn(
-            {
-                "stock Faust, updates/s": lambda n: (
-                    stock_updates / stock(settings, stock_updates, n)
-                ),
-                "ours, updates/s": lambda n: updates / ours(settings, env, suite.scratch, n)[0],
-            }
-        )
+        bench = Bench(suite, stack)
+        bench.prepare()
+        rates = suite.in_turn(bench.runners(peers))
     finally:
         stack.down(remove=True)
-    peer, own = rates.values()
-    suite.line("cold users, to the last commit", own, "stock Faust", peer, "updates/s", Goal(20))
+    suite.measured["updates_a_second"] = rates
+    suite.measured["cpu_seconds_per_million_updates"] = bench.cpu_s
+    suite.measured["rows_written"] = bench.rows
+    for peer, goal in GOALS.items():
+        suite.line(
+            "resident users, to the last commit", rates[RESIDENT], peer, rates[peer],
+            "updates/s", Goal(goal),
+        )
+    suite.line("cold users, to the last commit", rates[COLD], LIMIT, rates[LIMIT], "updates/s")
+    cpu_s = bench.cpu_s
+    suite.line("CPU s per 10^6 updates", cpu_s[RESIDENT], STREAMS, cpu_s[STREAMS], "s")
+    suite.leave_out("event forms other than plain acks and mentions; peers' commits and changelogs")
+    suite.folder.mkdir(parents=True, exist_ok=True)
+    picture(suite.folder / f"{suite.bench}.png", rates, cpu_s)

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Installs the peers under $1, for the benches only: nothing of the project's own environment changes.
-#   $1/lib    libraries that a bench loads into its own process (PYTHONPATH)
-#   $1/quix   quixstreams with what it needs, for a process of its own
+#   $1/lib      libraries that a bench loads into its own process (PYTHONPATH)
+#   $1/quix     quixstreams with what it needs, for a process of its own
+#   $1/streams  Kafka Streams and the compiled fold, for a JVM of its own
 set -euo pipefail
 python=$2
+here=$(cd "$(dirname "$0")" && pwd)
 install() { "$python" -m pip install --quiet --disable-pip-version-check --target "$1" "${@:2}"; }
 if [ ! -f "$1/.installed" ]; then
   echo "bench: installing the peers under $1 (about a minute, once)"
@@ -11,4 +13,18 @@ if [ ! -f "$1/.installed" ]; then
   install "$1/lib" cachetools lru-dict cachebox diskcache matplotlib
   install "$1/quix" quixstreams
   touch "$1/.installed"
+fi
+if [ ! -d "$1/streams/lib" ]; then
+  echo "bench: fetching Kafka Streams with Maven (about 95 MB, once)"
+  rm -rf "$1/streams" && mkdir -p "$1/streams"
+  mvn -B -ntp -q -f "$here/streams/pom.xml" dependency:copy-dependencies \
+    -DincludeScope=runtime -DoutputDirectory="$(cd "$1/streams" && pwd)/partial"
+  mv "$1/streams/partial" "$1/streams/lib"
+fi
+if [ "$here/streams/Fold.java" -nt "$1/streams/Fold.class" ]; then
+  command -v javac > /dev/null || {
+    echo "bench: javac is missing (Debian, Ubuntu: apt-get install openjdk-17-jdk-headless)" >&2
+    exit 1
+  }
+  javac -cp "$1/streams/lib/*" -d "$1/streams" "$here/streams/Fold.java"
 fi
