@@ -16,7 +16,7 @@ help: ## this list
 
 setup: $(STAMP) ## .venv with everything in it
 
-$(STAMP): pyproject.toml cache/table.py
+$(STAMP): pyproject.toml cache/table.py schemas/plain.py
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash ops/setup.sh
 	@touch $@
 

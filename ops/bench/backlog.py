@@ -1,8 +1,9 @@
 """The backlog that the ingest bench folds, and where in the log it begins.
 
-A log of two parts. The warm part has an ack of each user in each of its channels: whoever has folded
-it has all users resident. The backlog behind it are the acks and mentions of `ops/demo/traffic.py`
-(users and channels by Zipf's law, sessions, crowds mentioned at once, half of the IDs as strings).
+A log of two parts. The warm part has an ack of each user in each of its channels: whoever has
+folded it has all users resident. The backlog behind it are the acks and mentions of
+`ops/demo/traffic.py` (users and channels by Zipf's law, sessions, crowds mentioned at once, half of
+the IDs as strings).
 Its other forms are left out: each peer would need the whole fold.
 """
 

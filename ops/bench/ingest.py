@@ -1,28 +1,29 @@
-"""Ingest: a backlog of updates of users who are resident, write-out to Cassandra on, to the last commit.
+"""Ingest: a backlog of updates of resident users, write-out to Cassandra on, to the last commit.
 
     make bench BENCHES=ingest
 
 In turn, in one run, from the same offsets of the same topic of the same broker:
 
-- ours, every user resident: a worker has folded the warm part (`backlog.py`) and stopped; a round
-  begins with a copy of its tables. That no user was loaded is checked.
+- ours, every user resident: a worker has folded the warm part (`backlog.py`) and stopped; a
+  round begins with a copy of its tables. That no user was loaded is checked.
 - ours, every user cold: no tables, the rows of the warm part in Cassandra. Without a goal.
 - stock Faust with a dict, quixstreams (RocksDB, changelog), Kafka Streams (one thread, RocksDB,
   changelog), each with the same fold; and the limit: a bare consumer that only decodes.
 
 What is timed. Ours: from the log line that says that the partitions were opened until the committed
 offsets are the log's ends: every change is in Cassandra then. The peers: from their first event to
-their last, commits and changelogs not waited for, and nothing written to a database; their stores are
-empty at the start. Each of these differences is in the peers' favour.
+their last, commits and changelogs not waited for, and nothing written to a database; their
+stores are empty at the start. Each of these differences is in the peers' favour.
 
-FLUSH_DELAY_S has its default. It says how long a change may wait for others to the same read state,
-counted from when its update was made, or from when it was applied while the partition is that much
-behind: the changes of a backlog are coalesced while it is folded, and written out when it is. `rows
-written` says how many rows the backlog became; a worker that gets as many updates at their own pace
+FLUSH_DELAY_S is 30 in full, its default, and so would be the tail of a backlog that is younger than
+that. An older one is written out when it is folded (`Partition.take_writes`): its changes have
+waited long enough. The peers' turns before ours make it older. The quick form is over before that
+and takes 1 s. `rows_written` says how many rows the backlog became: the longer the delay against
+the time that the fold takes, the fewer. A worker that gets the same updates at their own pace
 writes more of them.
 
-CPU seconds are those of the process that folds: the broker's and Cassandra's are not in them, although
-all share the machine.
+CPU seconds are those of the process that folds: the broker's and Cassandra's are not in them,
+although all share the machine.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ SIZES = {  # updates: in full, quick
 
 
 class Bench:
-    """One stack with the log, and the runners. `cpu_s`: CPU seconds per million updates, a round."""
+    """One stack with the log, and the runners. `cpu_s`: CPU seconds a million updates, by round."""
 
     def __init__(self, suite: Suite, stack: Stack) -> None:
         self._suite = suite
@@ -72,6 +73,7 @@ class Bench:
         self._env = {
             **stack.env(),
             "READ_STATES_CACHE_DIR": str(self._tables),
+            "READ_STATES_FLUSH_DELAY_S": "1" if suite.quick else "30",
         }
         self._settings = Settings.load(self._env)
         self.cpu_s: dict[str, list[float]] = {name: [] for name in SIZES}
@@ -220,7 +222,7 @@ def picture(path: Path, rates: dict[str, list[float]], cpu_s: dict[str, list[flo
     import matplotlib  # type: ignore[import-not-found]  # installed by peers.sh
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot  # type: ignore[import-not-found]
+    from matplotlib import pyplot
 
     names = list(rates)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), sharey=True)
@@ -232,7 +234,9 @@ def picture(path: Path, rates: dict[str, list[float]], cpu_s: dict[str, list[flo
         medians = [statistics.median(values[name]) for name in names]
         colours = ["tab:green" if name.startswith("ours") else "tab:grey" for name in names]
         bars = axes.barh(names, medians, color=colours)
-        axes.bar_label(bars, [f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for value in medians])
+        axes.bar_label(
+            bars, [f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for value in medians]
+        )
         axes.set_title(title)
         axes.margins(x=0.18)
         axes.spines[["top", "right"]].set_visible(False)
@@ -257,8 +261,12 @@ def run(suite: Suite) -> None:
     suite.measured["rows_written"] = bench.rows
     for peer, goal in GOALS.items():
         suite.line(
-            "resident users, to the last commit", rates[RESIDENT], peer, rates[peer],
-            "updates/s", Goal(goal),
+            "resident users, to the last commit",
+            rates[RESIDENT],
+            peer,
+            rates[peer],
+            "updates/s",
+            Goal(goal),
         )
     suite.line("cold users, to the last commit", rates[COLD], LIMIT, rates[LIMIT], "updates/s")
     cpu_s = bench.cpu_s

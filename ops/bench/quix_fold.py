@@ -1,8 +1,8 @@
-"""The peer: quixstreams, which folds the same updates into its state: RocksDB with a changelog topic.
+"""The peer: quixstreams, which folds the same updates into its state, RocksDB with a changelog.
 
     PYTHONPATH=PEERS/quix python ops/bench/quix_fold.py BROKER TOPIC GROUP COUNT STATE_DIR
 
-A user's state is a key of its own for each channel, under the record's key, as its State API has it.
+Each channel of a user is a key of its own under the record's key, as the State API has it.
 Prints one line, `events seconds cpu_seconds`, from the first event to the COUNTth, and ends.
 """
 
