@@ -38,6 +38,7 @@ STALE = 8  # an older message or timestamp, or nothing to act on
 DUPLICATE = 16  # nothing would change
 TOO_MANY = 32  # the user has user_states_max read states
 NO_ROOM = 64  # no free slot; nothing was changed
+ABSENT = 128  # the user is not resident
 
 KEEP = -1
 
@@ -1125,6 +1126,39 @@ class Table:
             if steps > self.slots:
                 raise TableDamaged("I3: a user's list does not end")
         return 1 | self._user_changed(user, version)
+
+    @cython.ccall
+    def fold_plain(
+        self, events: cython.longlong[:], count: cython.longlong, codes: cython.uchar[:]
+    ) -> cython.longlong:
+        """Find the user of each event, touch it if it is an ack, fold it; returns how many.
+
+        `events`: eight numbers each, as `readstates.schemas.plain` has them. `codes` get what `ack`
+        or `mention` returns, or ABSENT. Stops before an event that finds no room.
+        """
+        index: cython.longlong
+        at: cython.longlong
+        user: cython.longlong
+        code: cython.longlong
+        for index in range(count):
+            at = index * 8
+            user = self.find(events[at])
+            if user == 0:
+                code = 128
+            elif events[at + 7]:
+                code = self.mention(
+                    user, events[at + 1], events[at + 2], events[at + 3], events[at + 6]
+                )
+            else:
+                self.touch(user)
+                code = self.ack(
+                    user, events[at + 1], events[at + 2], events[at + 3], events[at + 4],
+                    events[at + 5], events[at + 6],
+                )
+            if code == 64:
+                return index
+            codes[index] = code
+        return count
 
     # -- reading ------------------------------------------------------------------------------
 

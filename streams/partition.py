@@ -26,12 +26,14 @@ P8: nothing is answered and nothing written out before the group knows that this
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from readstates.cache.table import (
+    ABSENT,
     CHANGED,
     DIRTIED,
     DUPLICATE,
@@ -41,6 +43,7 @@ from readstates.cache.table import (
     TOO_MANY,
     Table,
 )
+from readstates.schemas import plain
 from readstates.schemas.events import (
     Ack,
     BulkAck,
@@ -64,7 +67,14 @@ from readstates.streams.watermark import Watermark
 LETTERS_WAITING_MAX = 10_000  # dead letters of a partition on their way to the broker
 EVICT_SCAN_MAX = 512  # users looked at from the cold end to make room once
 COLD_USERS_AT_ONCE = 16  # written out together when the table has no room
+PLAIN_MAX = 256  # plain updates read and folded together
 COLD = (Mention, RetractMention, Delete, DeleteUser)  # events that do not warm a user up
+
+
+# what one call reads and folds; nothing of it is needed afterwards, so all partitions share it
+_numbers = memoryview(array("q", bytes(8 * plain.NUMBERS * PLAIN_MAX)))
+_codes = bytearray(PLAIN_MAX)
+_reader = plain.Reader(_numbers)
 
 
 class Effects(Protocol):
@@ -162,6 +172,9 @@ class Partition:
         self._effects = effects
         self.next_arrival = position
         self._index = 0  # into the first batch of the inbox
+        self._behind_ms = 0  # age of the last record taken, when it was taken
+        self._at_end = False  # the last batch taken whole reached the log's end
+        self._late_ms: int | None = None  # `now_ms` of the last slice that was FLUSH_DELAY_S behind
         for _ in range(table.recover(self._epoch_bits | (committed + 1))):  # P7
             self.watermark.hold(committed)
 
@@ -241,6 +254,7 @@ class Partition:
         table = self.table
         table.now_ms = now_ms & 0xFFFFFFFF
         taken, before = 0, self.position
+        record = None
         while taken < limit and self.can_run:
             batch = self.inbox[0]
             records = batch.records
@@ -248,10 +262,15 @@ class Partition:
             begin = self._index
             self._index = self._apply(records, begin, stop)
             taken += self._index - begin
+            if self._index > begin:
+                record = records[self._index - 1]
             if self._index == len(records):
                 self.inbox.popleft()
                 self._index = 0
                 self.position = batch.end
+                self._at_end = batch.last
+        if record is not None:
+            self._behind_ms = now_ms - record.timestamp
         self.inbox_records -= taken
         self.store_position()
         if self.ahead and self.position != before:  # also where only control records passed
@@ -259,56 +278,83 @@ class Partition:
         return taken
 
     def _apply(self, records: list[Any], begin: int, stop: int) -> int:
-        """The hot path: records[begin:stop]; returns the index of the first one not taken."""
-        table = self.table
-        find, touch, ack, hold = table.find, table.touch, table.ack, self.watermark.hold
-        counts, parked, epoch_bits = self.counts, self.parked, self._epoch_bits
-        for index in range(begin, stop):
-            record = records[index]
-            offset = record.offset
-            try:
-                event = decode_update(record.value)
-            except DecodeError as exc:
-                self._reject(record, exc.reason, str(exc))
-                self.position = offset + 1
-                continue
-            user_id = event.user_id
-            if record.key != b"%d" % user_id:
-                self._reject(record, "key_mismatch", f"key {record.key!r:.80} is not {user_id}")
-                self.position = offset + 1
-                continue
-            user = find(user_id)
-            if user == 0 or (parked and user_id in parked):
-                if not self._park(record, event):
-                    return index
-                self.position = offset + 1
-                continue
-            if type(event) is Ack:
-                touch(user)
-                code = ack(
-                    user,
-                    event.read_state_type,
-                    event.channel_id,
-                    event.message_id,
-                    event.flags,
-                    event.last_viewed,
-                    epoch_bits | (offset + 1),
-                )
-            else:
-                if not isinstance(event, COLD):
-                    touch(user)
-                code = self._fold(user, event, epoch_bits | (offset + 1))
-            if code == CHANGED:
-                counts.applied += 1
-            elif code & NO_ROOM:
-                self.stalled = not self._make_room(self._slots_for(user, event), user)
-                return index  # the same record again, with room
-            else:
-                if code & DIRTIED:
-                    hold(offset)
-                self._count(code, record)
+        """Fold records[begin:stop]; returns the index of the first one not taken.
+
+        The hot path are runs of plain updates, each in two calls; the others come one by one.
+        """
+        index = begin
+        while index < stop:
+            run = 0
+            if plain.COMPILED and not self._no_room:  # P2: all residents have nothing parked
+                most = min(PLAIN_MAX, self._parked_max - self.parked_updates)
+                run = _reader.read(records, index, min(stop, index + most), self._epoch_bits)
+            taken = (
+                self._apply_plain(records, index, run) if run else self._apply_one(records[index])
+            )
+            index += taken
+            if taken < (run or 1):
+                break
+        return index
+
+    def _apply_plain(self, records: list[Any], begin: int, count: int) -> int:
+        """Fold the plain updates that were read; returns how many were taken."""
+        table, counts = self.table, self.counts
+        taken: int = table.fold_plain(_numbers, count, _codes)
+        codes = bytes(_codes[:taken])
+        applied, stale = codes.count(CHANGED), codes.count(STALE)
+        duplicate, replayed = codes.count(DUPLICATE), codes.count(REPLAYED)
+        counts.applied += applied
+        counts.stale += stale
+        counts.duplicate += duplicate
+        counts.replayed += replayed
+        if applied + stale + duplicate + replayed < taken:
+            for index, code in enumerate(codes, begin):
+                if code & (DIRTIED | ABSENT | TOO_MANY):
+                    record = records[index]
+                    if code & ABSENT:
+                        self._park(record, decode_update(record.value))
+                    else:
+                        if code & DIRTIED:
+                            self.watermark.hold(record.offset)
+                        self._count(code, record)
+        if taken:
+            self.position = records[begin + taken - 1].offset + 1
+        if taken < count:
+            user = table.find(_numbers[taken * plain.NUMBERS])
+            self.stalled = not self._make_room(1, user)
+        return taken
+
+    def _apply_one(self, record: Any) -> int:
+        """Fold one record; returns how many were taken, 1 or 0."""
+        table, offset = self.table, record.offset
+        try:
+            event = decode_update(record.value)
+        except DecodeError as exc:
+            self._reject(record, exc.reason, str(exc))
             self.position = offset + 1
-        return stop
+            return 1
+        user_id = event.user_id
+        if record.key != b"%d" % user_id:
+            self._reject(record, "key_mismatch", f"key {record.key!r:.80} is not {user_id}")
+            self.position = offset + 1
+            return 1
+        user = table.find(user_id)
+        if user == 0 or (self.parked and user_id in self.parked):
+            if not self._park(record, event):
+                return 0
+            self.position = offset + 1
+            return 1
+        if not isinstance(event, COLD):
+            table.touch(user)
+        code = self._fold(user, event, self._epoch_bits | (offset + 1))
+        if code & NO_ROOM:
+            self.stalled = not self._make_room(self._slots_for(user, event), user)
+            return 0  # the same record again, with room
+        if code & DIRTIED:
+            self.watermark.hold(offset)
+        self._count(code, record)
+        self.position = offset + 1
+        return 1
 
     def _fold(self, user: int, event: Update, version: int) -> int:
         """Apply one event to a resident user; returns the table's code."""
@@ -529,7 +575,9 @@ class Partition:
     def take_writes(self, now_ms: int, delay_ms: int, rows_max: int, dirty_max: int) -> list[Write]:
         """Users to write out now: those that waited `delay_ms`, and as pressure asks, more.
 
-        Together they have `rows_max` rows or a few more: a user is not divided.
+        Together they have `rows_max` rows or a few more: a user is not divided. While a partition
+        is `delay_ms` behind its producers a change waits from when it was applied, to be coalesced;
+        once it is not, or the log has ended, what was applied until then has waited long enough.
         """
         table, now = self.table, now_ms & 0xFFFFFFFF
         writes: list[Write] = []
@@ -537,6 +585,11 @@ class Partition:
             return writes
         if self.stalled:
             writes = [self._write(user) for user in table.cold_dirty(COLD_USERS_AT_ONCE)]
+        late = self._behind_ms >= delay_ms
+        if late:
+            self._late_ms = table.now_ms
+        if self._late_ms is not None and (not late or (self._at_end and not self.inbox)):
+            delay_ms = min(delay_ms, (now - self._late_ms) & 0xFFFFFFFF)
         rows = sum(len(write.rows) for write in writes)
         while rows < rows_max and (user := table.dirty_head()):
             age_ms = (now - table.dirty_since_ms(user)) & 0xFFFFFFFF

@@ -171,9 +171,15 @@ class Output:
             log.warning("reply_not_delivered topic=%s error=%s", topic, error)
 
     def dead_letter(
-        self, record: Any, reason: str, kept: Callable[[], None], *, cut: bool = False
+        self,
+        record: Any,
+        partition: int,
+        reason: str,
+        kept: Callable[[], None],
+        *,
+        cut: bool = False,
     ) -> None:
-        """Keep a record with its reason; `kept` is called on the loop once the broker has it.
+        """Keep an update with its reason; `kept` is called on the loop once the broker has it.
 
         Tried again until it is: the record's offset is held that long. One that is too large for
         the topic (it came compressed) is `cut`, and a header says how long it was.
@@ -182,11 +188,12 @@ class Output:
         value, length = record.value, 0
         if cut:
             value, length = value[:CUT_BYTES], len(value)
-        origin = Origin(reason, record.topic, record.partition, record.offset, length)
+        topic = self._settings.updates_topic
+        origin = Origin(reason, topic, partition, record.offset, length)
 
         def later(cut: bool) -> None:
             if not self._stopping.is_set():
-                again = partial(self.dead_letter, record, reason, kept, cut=cut)
+                again = partial(self.dead_letter, record, partition, reason, kept, cut=cut)
                 loop.call_later(DEAD_LETTER_RETRY_S, again)
 
         def delivered(error: Any, _message: Any) -> None:

@@ -40,7 +40,7 @@ from faust.transport.consumer import ensure_TPset
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from readstates.cache.tablefile import CacheDirFullError
-from readstates.streams import lenient
+from readstates.streams import fetched, lenient
 from readstates.streams.errors import DataLossError, ReadStatesError
 from readstates.streams.group import GroupErrors
 
@@ -58,9 +58,10 @@ class Batch(NamedTuple):
     """Records of one partition in the order of the log, and the positions around them."""
 
     start: int  # the partition's position before these records
-    records: list[Any]  # aiokafka ConsumerRecord; may be empty (control records only)
+    records: list[Any]  # see fetched.py; may be empty (control records only)
     end: int  # the position after them: the next offset to be fetched
     taken_ns: int = 0  # when they came off the consumer, time.perf_counter_ns()
+    last: bool = False  # that was the log's end when the broker sent them
 
 
 Poll = list[tuple[int, Batch]]  # what one poll brought of one topic: (partition, batch)
@@ -134,7 +135,9 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         for tp, state in states.items():
             start, end = before[tp], state._position
             if start is not None and end is not None and (end != start or tp in records):
-                batch = Batch(start, records.get(tp, []), end, taken_ns)
+                log_end = state.lso if state.lso is not None else state.highwater
+                last = log_end is not None and end >= log_end
+                batch = Batch(start, records.get(tp, []), end, taken_ns, last)
                 polls.setdefault(tp.topic, []).append((tp.partition, batch))
         # Faust wants a partition to speak of: the first one stands for the topic
         return {TP(topic, polls[topic][0][0]): [polls[topic]] for topic in sorted(polls)}
@@ -288,5 +291,6 @@ class BatchSchema(faust.Schema):  # type: ignore[misc]
 def register() -> str:
     """Make the transport known to Faust; returns the scheme for the broker URL."""
     lenient.install()
+    fetched.install()
     drivers.TRANSPORTS.aliases[NAME] = f"{__name__}:Transport"
     return NAME

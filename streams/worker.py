@@ -143,13 +143,13 @@ class Partitions:
         headers = list(record.headers)
         address = reply_address(headers)
         if address is None or not self.output.allowed(address):
-            self._no_address(record, address)
+            self._no_address(owned, record, address)
             return
         owned.query_mark.hold(record.offset)
         if self.output.exists(address):
             self._read_query(owned, record, address, headers, taken_ns)
         elif self._looking >= min(LOOKING_MAX, self.settings.queries_waiting_max):
-            self._no_address(record, address)
+            self._no_address(owned, record, address)
             owned.query_mark.release(record.offset)
         else:
             self._looking += 1
@@ -178,18 +178,18 @@ class Partitions:
         if self.output.exists(address):
             self._read_query(owned, record, address, headers, taken_ns)
         else:
-            self._no_address(record, address)
+            self._no_address(owned, record, address)
             owned.query_mark.release(record.offset)
 
-    def _no_address(self, record: Any, address: ReplyAddress | None) -> None:
+    def _no_address(self, owned: Owned, record: Any, address: ReplyAddress | None) -> None:
         metrics.QUERIES.labels("no_reply_address").inc()
         if time.monotonic() - self._no_address_logged > NO_ADDRESS_LOG_S:
             self._no_address_logged = time.monotonic()
             log.warning(
                 "no_reply_address topic=%s partition=%d offset=%d reply_topic=%.80r: a query needs "
                 "a kafka_replyTopic header naming an existing topic that matches REPLY_TOPICS, %s",
-                record.topic,
-                record.partition,
+                self.settings.queries_topic,
+                owned.partition.number,
                 record.offset,
                 address and address.topic,
                 self.settings.reply_topic_pattern.pattern,
@@ -289,15 +289,18 @@ class Partitions:
         metrics.DEAD_LETTERS.labels(reason).inc()
         log.debug(
             "dead_letter topic=%s partition=%d offset=%d reason=%s %s",
-            record.topic,
-            record.partition,
+            self.settings.updates_topic,
+            partition.number,
             record.offset,
             reason,
             text,
         )
         incarnation, offset = partition.incarnation, record.offset
         self.output.dead_letter(
-            record, reason, lambda: partition.dead_letter_kept(incarnation, offset)
+            record,
+            partition.number,
+            reason,
+            lambda: partition.dead_letter_kept(incarnation, offset),
         )
 
     def answer(

@@ -46,7 +46,8 @@ class Log:
         low = records[-1].offset + 1 if records else position
         after = at + len(records)
         high = self.records[after].offset if after < len(self.records) else self.end
-        return Batch(position, records, low + int((high - low) * choose))
+        end = low + int((high - low) * choose)
+        return Batch(position, records, end, last=end >= self.end)
 
     def _index(self, position: int) -> int:
         low, high = 0, len(self.records)

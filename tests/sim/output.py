@@ -47,7 +47,9 @@ class Output:
     ) -> None:
         self.reply(address, key, encode_error(user_id, code, text))
 
-    def dead_letter(self, record: Any, reason: str, kept: Callable[[], None]) -> None:
+    def dead_letter(
+        self, record: Any, partition: int, reason: str, kept: Callable[[], None]
+    ) -> None:
         """Tried until the broker has it; it may have it and not say so."""
         self._worker.may_die()
         loop, world = self._worker.loop, self._world
@@ -55,6 +57,6 @@ class Output:
         if not fails or world.noise.random() < 0.3:
             world.checks.dead_letter(record, reason)
         if fails:
-            loop.call_later(DEAD_LETTER_RETRY_S, self.dead_letter, record, reason, kept)
+            loop.call_later(DEAD_LETTER_RETRY_S, self.dead_letter, record, partition, reason, kept)
         else:
             loop.call_later(world.delay(), kept)

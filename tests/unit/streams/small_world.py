@@ -128,11 +128,11 @@ class World:
 
     # -- by hand
 
-    def feed(self, *records: Any, end: int | None = None) -> int:
-        """One batch; returns how many were applied."""
-        last = records[-1].offset + 1 if records else 0
-        batch = Batch(self.partition.next_arrival, list(records), last if end is None else end)
-        self.partition.take(batch)
+    def feed(self, *records: Any, end: int | None = None, last: bool = False) -> int:
+        """One batch, the log's last one if `last`; returns how many were applied."""
+        after = records[-1].offset + 1 if records else 0
+        start = self.partition.next_arrival
+        self.partition.take(Batch(start, list(records), after if end is None else end, last=last))
         return self.partition.run(1000, self.now_ms)
 
     def load_next(self, rows: list[ReadState] | None = None) -> None:

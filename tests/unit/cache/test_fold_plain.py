@@ -1,0 +1,64 @@
+"""Many plain updates in one call: the same as one after another."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from types import ModuleType
+
+from readstates.cache.table import ABSENT, NO_ROOM
+from table_builds import new_buffer
+
+BITS = 8 << 48
+
+
+def fold_one(table: object, event: list[int]) -> int:
+    """What `fold_plain` is short for."""
+    user_id, kind, channel, message, flags, viewed, version, mention = event
+    user = table.find(user_id)  # type: ignore[attr-defined]
+    if not user:
+        return ABSENT
+    if mention:
+        return int(table.mention(user, kind, channel, message, version))  # type: ignore[attr-defined]
+    table.touch(user)  # type: ignore[attr-defined]
+    return int(table.ack(user, kind, channel, message, flags, viewed, version))  # type: ignore[attr-defined]
+
+
+def test_the_same_as_one_by_one(build: ModuleType) -> None:
+    source = random.Random(5)
+    buffers = [new_buffer(24), new_buffer(24)]
+    together, alone = (build.Table(buffer, 6) for buffer in buffers)
+    seen: set[int] = set()
+    for table in (together, alone):
+        for user_id in (1, 2, 3, 4):
+            table.insert(user_id, 0, False)
+    offset = 0
+    for _ in range(200):
+        events = []
+        for _ in range(source.randint(1, 12)):
+            offset += 1
+            back = offset - source.choice((0, 0, 0, 9))  # some are replayed
+            numbers = [source.randint(1, 5), 0, source.randint(1, 7), source.randint(1, 40)]
+            events.append([*numbers, -1, -1, BITS | max(1, back), source.randint(0, 1)])
+        codes = bytearray(16)
+        flat = memoryview(array("q", [number for event in events for number in event]))
+        taken = together.fold_plain(flat, len(events), codes)
+        expected = [fold_one(alone, event) for event in events[: taken + 1]]
+        assert list(codes[:taken]) == expected[:taken]
+        assert taken == len(events) or expected[taken] == NO_ROOM
+        seen.update(expected)
+        if taken < len(events):
+            coming = events[taken][0] % 4 + 1
+            for table in (together, alone):
+                victim = table.users()[-1]
+                if table.is_dirty(victim):
+                    _, deleted, rows = table.take(victim)
+                    table.written(victim, deleted, rows)
+                table.evict(table.slots - 1, 1)
+                if not table.find(coming):
+                    table.insert(coming, 0, False)
+        together.verify()
+        together.save()
+        alone.save()
+        assert buffers[0] == buffers[1]
+    assert {1, 3, 4, 8, 16, NO_ROOM, ABSENT} <= seen
