@@ -59,6 +59,8 @@ _QUEUED = cython.declare(cython.int, 16)
 _IN_FLIGHT = cython.declare(cython.int, 32)
 _PARTIAL = cython.declare(cython.int, 64)
 
+_BLOCK = cython.declare(cython.longlong, 32)  # events whose memory `fold_plain` asks for together
+
 
 class TableFull(Exception):
     """No free slot: evict first."""
@@ -78,6 +80,7 @@ def _mix(a: cython.ulonglong, b: cython.ulonglong) -> cython.ulonglong:
     return (x * _C3) & _MASK
 
 
+@cython.final
 @cython.cclass
 class Table:
     """See the module. `buffer`: a formatted, writable file of layout.py's form."""
@@ -89,6 +92,8 @@ class Table:
     _b: cython.uchar[:]
     _x: cython.uint[:]
     _header: cython.longlong[:]
+    _near: cython.longlong[:]
+    _sink: cython.longlong
     _views: list | None
     _entries: cython.ulonglong
     _lru_head: cython.longlong
@@ -121,6 +126,8 @@ class Table:
         self._q, self._u, self._d, self._h, self._b = views
         self._x, self._header = index, header
         self._views = [*views, index, header, whole]
+        self._near = memoryview(bytearray(32 * 8)).cast("q")
+        self._sink = 0
         self.user_states_max = user_states_max
         self.now_ms = 0
         self.evictions = 0
@@ -224,7 +231,8 @@ class Table:
             if place == entries:
                 place = 0
         hole: cython.longlong = place
-        home: cython.longlong
+        far: cython.longlong
+        step: cython.longlong
         while True:
             place += 1
             if place == entries:
@@ -232,9 +240,14 @@ class Table:
             found = self._x[place]
             if found == 0 or place == hole:
                 break
-            home = self._place(self._hash_of(found))
+            far = place - self._place(self._hash_of(found))
+            if far < 0:
+                far += entries
+            step = place - hole
+            if step < 0:
+                step += entries
             # may `found` move to the hole? only if its home is not in (hole, place]
-            if (place - home + entries) % entries >= (place - hole + entries) % entries:
+            if far >= step:
                 self._x[hole] = found
                 hole = place
         self._x[hole] = 0
@@ -452,9 +465,10 @@ class Table:
         self._lru_add(user, cold)
         self.resident_users += 1
         self._seal(user)
+        before: cython.longlong = 0
         try:
             for row in rows:  # type: ignore[attr-defined]  # any iterable
-                self._load(user, row)
+                before = self._load(user, row, before)
         except (TableFull, ValueError, OverflowError):
             self._evict(user)
             raise
@@ -463,16 +477,29 @@ class Table:
         return user
 
     @cython.cfunc
-    def _load(self, user: cython.longlong, row: tuple) -> cython.void:
+    def _load(
+        self, user: cython.longlong, row: tuple, before: cython.longlong
+    ) -> cython.longlong:
+        """Returns the new slot, or -1 as soon as rows are not in order.
+
+        `before`: what the row before returned, or 0. Rows in order, as the database has them, are
+        not looked up: none is there twice.
+        """
         kind: cython.longlong = row[0]
         channel_id: cython.longlong = row[1]
         mention_count: cython.longlong = row[4]
         last_pin_timestamp: cython.longlong = row[5]
         flags: cython.longlong = row[6]
         last_viewed: cython.longlong = row[7]
+        ordered: cython.bint = self._d[user * 16 + 12] == before and (
+            before == 0
+            or kind > self._b[before * 64 + 60]
+            or (kind == self._b[before * 64 + 60] and channel_id > self._q[before * 8])
+        )
         if (
             kind >> 8 or mention_count >> 32 or last_pin_timestamp >> 48 or flags >> 32
-            or last_viewed >> 16 or self._find_state(user, kind, channel_id)
+            or last_viewed >> 16
+            or (not ordered and self._find_state(user, kind, channel_id))
         ):
             raise ValueError(
                 f"not a new, valid read state: type {kind} channel {channel_id} mentions "
@@ -487,6 +514,7 @@ class Table:
         self._d[slot * 16 + 10] = mention_count
         self._d[slot * 16 + 11] = flags
         self._seal(slot)
+        return slot if ordered else -1
 
     def evict(
         self, needed: cython.longlong, scan_max: cython.longlong, keep: cython.longlong = 0
@@ -514,6 +542,7 @@ class Table:
         slot: cython.longlong = self._d[user * 16 + 12]
         following: cython.longlong
         steps: cython.longlong = 0
+        self._approach_states(slot)
         while slot:
             following = self._d[slot * 16 + 13]
             self._index_drop(slot)
@@ -527,6 +556,31 @@ class Table:
         self._index_drop(user)
         self._free_slot(user)
         self.resident_users -= 1
+
+    @cython.cfunc
+    def _approach_states(self, slot: cython.longlong) -> cython.void:
+        """Touch what `_index_drop` will read for the first states of a list, all at once.
+
+        Loads that do not wait for one another: their cache misses overlap.
+        """
+        entries: cython.longlong = self._entries
+        many: cython.longlong = 0
+        index: cython.longlong
+        step: cython.longlong
+        place: cython.longlong
+        sink: cython.longlong = 0
+        while slot and many < 32:
+            place = self._place(self._hash_of(slot))
+            sink ^= self._x[place]
+            self._near[many] = place
+            many += 1
+            slot = self._d[slot * 16 + 13]
+        for index in range(many):
+            place = self._near[index]
+            for step in range(4):  # as far as a probe and the shift behind it mostly go
+                if place + step < entries:
+                    sink ^= self._q[self._x[place + step] * 8]
+        self._sink = sink  # or the compiler would leave the loads out
 
     def cold_dirty(self, limit: cython.longlong) -> list:
         """Up to `limit` users waiting in the dirty queue, the coldest first.
@@ -1134,31 +1188,71 @@ class Table:
         """Find the user of each event, touch it if it is an ack, fold it; returns how many.
 
         `events`: eight numbers each, as `readstates.schemas.plain` has them. `codes` get what `ack`
-        or `mention` returns, or ABSENT. Stops before an event that finds no room.
+        or `mention` returns, or ABSENT. Stops before an event that finds no room. A block's events
+        are looked up together first: the processor then waits for their memory once, not one after
+        another.
         """
+        begin: cython.longlong = 0
+        end: cython.longlong
         index: cython.longlong
         at: cython.longlong
         user: cython.longlong
         code: cython.longlong
-        for index in range(count):
+        while begin < count:
+            end = min(begin + _BLOCK, count)
+            self._approach(events, begin, end)
+            for index in range(begin, end):
+                at = index * 8
+                user = self._near[index - begin]
+                if user == 0:
+                    code = 128
+                elif events[at + 7]:
+                    code = self.mention(
+                        user, events[at + 1], events[at + 2], events[at + 3], events[at + 6]
+                    )
+                else:
+                    self.touch(user)
+                    code = self.ack(
+                        user, events[at + 1], events[at + 2], events[at + 3], events[at + 4],
+                        events[at + 5], events[at + 6],
+                    )
+                if code == 64:
+                    return index
+                codes[index] = code
+            begin = end
+        return count
+
+    @cython.cfunc
+    def _approach(
+        self, events: cython.longlong[:], begin: cython.longlong, end: cython.longlong
+    ) -> cython.void:
+        """Find the users of events[begin:end], and touch the memory that folding them will need.
+
+        Each loop's loads do not wait for one another, so their cache misses overlap.
+        """
+        index: cython.longlong
+        at: cython.longlong
+        user: cython.longlong
+        place: cython.longlong
+        sink: cython.longlong = 0
+        for index in range(begin, end):
+            sink ^= self._x[self._place(_mix(events[index * 8], 0))]
+        for index in range(begin, end):
+            sink ^= self._q[self._x[self._place(_mix(events[index * 8], 0))] * 8]
+        for index in range(begin, end):
             at = index * 8
             user = self.find(events[at])
-            if user == 0:
-                code = 128
-            elif events[at + 7]:
-                code = self.mention(
-                    user, events[at + 1], events[at + 2], events[at + 3], events[at + 6]
-                )
-            else:
-                self.touch(user)
-                code = self.ack(
-                    user, events[at + 1], events[at + 2], events[at + 3], events[at + 4],
-                    events[at + 5], events[at + 6],
-                )
-            if code == 64:
-                return index
-            codes[index] = code
-        return count
+            self._near[index - begin] = user
+            place = self._place(_mix(events[at + 2], ((user << 8) | events[at + 1]) + 1))
+            sink ^= self._x[place]
+            sink ^= self._d[self._d[user * 16 + 8] * 16 + 9]
+            sink ^= self._d[self._d[user * 16 + 9] * 16 + 8]
+        for index in range(begin, end):
+            at = index * 8
+            user = self._near[index - begin]
+            place = self._place(_mix(events[at + 2], ((user << 8) | events[at + 1]) + 1))
+            sink ^= self._q[self._x[place] * 8]
+        self._sink = sink  # or the compiler would leave the loads out
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -1193,18 +1287,36 @@ class Table:
         return self._row(slot) if self._alive(slot) else None
 
     def states(self, user: cython.longlong) -> list:
-        """All read states of a user by type and channel. O(n log n)."""
+        """All read states of a user by type and channel. O(n), or O(n log n) after changes."""
+        return self._states(user)
+
+    @cython.cfunc
+    def _states(self, user: cython.longlong) -> list:
+        """As it is filled, in order, a user's list is in descending order: turned, not sorted."""
         rows: list = []
         slot: cython.longlong = self._d[user * 16 + 12]
         steps: cython.longlong = 0
+        kind: cython.longlong
+        channel_id: cython.longlong
+        last_kind: cython.longlong = 256
+        last_channel: cython.longlong = 0
+        descending: cython.bint = True
         while slot:
             if not self._b[slot * 64 + 61] & _TOMBSTONE:
+                kind = self._b[slot * 64 + 60]
+                channel_id = self._q[slot * 8]
+                if kind > last_kind or (kind == last_kind and channel_id > last_channel):
+                    descending = False
+                last_kind = kind
+                last_channel = channel_id
                 rows.append(self._row(slot))
             slot = self._d[slot * 16 + 13]
             steps += 1
             if steps > self.slots:
                 raise TableDamaged("I3: a user's list does not end")
-        rows.sort()
+        rows.reverse()
+        if not descending:
+            rows.sort()
         return rows
 
     def count(self, user: cython.longlong) -> int:
@@ -1229,6 +1341,49 @@ class Table:
                 raise TableDamaged("I4: the LRU does not end")
             user = self._d[user * 16 + 8]
         return found
+
+    # -- one call an operation ----------------------------------------------------------------
+
+    def get_of(
+        self, user_id: cython.longlong, kind: cython.longlong, channel_id: cython.longlong
+    ) -> object:
+        """`find`, `touch` and `get` in one; None also where the user is not resident."""
+        user: cython.longlong = self.find(user_id)
+        if user == 0:
+            return None
+        self.touch(user)
+        slot: cython.longlong = self._find_state(user, kind, channel_id)
+        return self._row(slot) if self._alive(slot) else None
+
+    def states_of(self, user_id: cython.longlong) -> object:
+        """`find`, `touch` and `states` in one; None if the user is not resident."""
+        user: cython.longlong = self.find(user_id)
+        if user == 0:
+            return None
+        self.touch(user)
+        return self._states(user)
+
+    @cython.ccall
+    def ack_of(
+        self, user_id: cython.longlong, kind: cython.longlong, channel_id: cython.longlong,
+        message_id: cython.longlong, flags: cython.longlong, last_viewed: cython.longlong,
+        version: cython.longlong,
+    ) -> cython.longlong:
+        """`find`, `touch` and `ack` in one; ABSENT if the user is not resident."""
+        user: cython.longlong = self.find(user_id)
+        if user == 0:
+            return 128
+        self.touch(user)
+        return self.ack(user, kind, channel_id, message_id, flags, last_viewed, version)
+
+    def admit(
+        self, user_id: cython.longlong, floor: cython.longlong, cold: cython.bint, rows: list,
+        scan_max: cython.longlong,
+    ) -> int:
+        """`evict` what is needed and `insert` in one; 0 if there is no room among `scan_max`."""
+        if not self.evict(1 + len(rows), scan_max):
+            return 0
+        return self.insert(user_id, floor, cold, rows)
 
     # -- checking -----------------------------------------------------------------------------
 
