@@ -1,0 +1,168 @@
+"""One contender in a process of its own: its collector scans its own objects and nobody else's.
+
+The parent asks for one operation at a time, so that contenders take turns; what comes back is the
+CPU time of the loop. The collector runs as it does by default.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Self
+
+from readstates.cache.tablefile import default_cache_dir
+from readstates.ops.bench.holders import Ours, peer
+from readstates.ops.bench.traffic_of_states import FIRST_MESSAGE, STATES_A_USER, Population
+
+OURS = "ours"
+BATCH = 2000  # acks a call of the batch entry; the service takes slices of a poll
+NUMBERS = FIRST_MESSAGE * 2  # message IDs and versions of updates: larger than any before
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Who, in which shape, with how many read states."""
+
+    name: str
+    shape: str
+    states: int
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.shape}".strip()
+
+
+class Contender:
+    """The parent's side."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(entry, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, *what: Any) -> float:
+        """Raises EOFError if the process died."""
+        self._pipe.send(what)
+        answer: float = self._pipe.recv()
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()
+        self._process.join()
+
+
+def memory_bytes() -> int:
+    """What this process occupies now: resident pages, mapped files too, and its page tables."""
+    kib = 0
+    for line in Path("/proc/self/status").read_text("utf-8").splitlines():
+        if line.startswith(("VmRSS:", "VmPTE:")):
+            kib += int(line.split()[1])
+    return kib * 1024
+
+
+def _serve(entry: Entry, pipe: Connection) -> None:
+    parent = default_cache_dir().parent if entry.name == OURS else Path(tempfile.gettempdir())
+    with tempfile.TemporaryDirectory(prefix="read-states-bench-", dir=parent) as folder:
+        side = _Side(entry, Path(folder))
+        while True:
+            try:
+                operation, *args = pipe.recv()
+            except EOFError:
+                break
+            pipe.send(getattr(side, operation)(*args))
+        side.close()
+    os._exit(0)  # to free millions of objects one by one takes long
+
+
+class _Side:
+    """What can be asked of a contender. Times are ns of CPU, per operation."""
+
+    def __init__(self, entry: Entry, folder: Path) -> None:
+        users = entry.states // STATES_A_USER
+        self.people = Population(users)
+        self.folder = folder
+        self.number = NUMBERS
+        gc.collect()
+        self._before = memory_bytes()
+        self.holder: Any = (
+            Ours(entry.states, folder)
+            if entry.name == OURS
+            else peer(entry.name, entry.shape, entry.states, users, folder)
+        )
+
+    def fill(self) -> float:
+        """ns a read state, what makes the rows included."""
+        begin = time.process_time()
+        self.holder.insert(self.people.everybody())
+        return (time.process_time() - begin) * 1e9 / (self.people.users * STATES_A_USER)
+
+    def memory(self) -> float:
+        """Bytes a read state since before the fill, files included."""
+        gc.collect()
+        used = memory_bytes() - self._before
+        if not isinstance(self.holder, Ours):  # whose file is mapped, and counted as such
+            used += sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file())
+        return used / (self.people.users * STATES_A_USER)
+
+    def get(self, zipf: bool, count: int, round_: int) -> float:
+        users, channels = self.people.pairs(zipf, count, round_)
+        return _timed(count, self.holder.get, users, channels)
+
+    def update(self, zipf: bool, count: int, round_: int) -> float:
+        users, channels = self.people.pairs(zipf, count, round_)
+        self.number += count
+        return _timed(count, self.holder.update, users, channels, self.number)
+
+    def update_batch(self, zipf: bool, count: int, round_: int) -> float:
+        users, channels = self.people.pairs(zipf, count, round_)
+        self.number += count
+        numbers, codes = self.holder.batch(users, channels, self.number)
+        del users, channels
+        return _timed(count, self.holder.update_batch, numbers, codes, BATCH)
+
+    def service_update(self, zipf: bool, count: int, round_: int) -> float:
+        """By way of the service's partition, from JSON; in slices of the default length."""
+        from readstates.ops.bench import whole_partition
+
+        users, channels = self.people.pairs(zipf, count, round_)
+        self.number += count
+        self.holder.write_out()  # a fresh partition takes over a table with nothing to write
+        run = whole_partition.loaded(self.holder.table, users, channels, self.number)
+        del users, channels
+        return _timed(count, run)
+
+    def all_of(self, zipf: bool, count: int, round_: int) -> float:
+        users, channels = self.people.pairs(zipf, count, round_)
+        del channels
+        return _timed(count, self.holder.all_of, users)
+
+    def insert(self, count: int, round_: int) -> float:
+        """Per read state: users who were not there come, as many go."""
+        people = self.people.strangers(count, round_)
+        return _timed(count * STATES_A_USER, self.holder.insert, people)
+
+    def write_out(self) -> float:
+        if isinstance(self.holder, Ours):
+            self.holder.write_out()
+        return 0
+
+    def close(self) -> None:
+        if isinstance(self.holder, Ours):
+            self.holder.close()
+
+
+def _timed(count: int, run: Any, *args: Any) -> float:
+    begin = time.process_time()
+    run(*args)
+    return (time.process_time() - begin) * 1e9 / count

@@ -1,0 +1,65 @@
+"""Evictions a second under churn: a table with room for one user in a hundred.
+
+    make bench BENCHES=evictions
+
+Users come up evenly drawn, so that 99 of 100 are not resident: the coldest user goes, with all its
+read states, and the new one comes with its rows. An eviction is one read state that goes, as in
+`read_states_evictions_total`. Timed is that loop, on one core; the rows are there already, as the
+database's driver hands them over. 50 billion a day, the article's whole fleet, is 580,000/s.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from pathlib import Path
+
+from readstates.cache.tablefile import TableIdentity, default_cache_dir, open_table
+from readstates.ops.bench.holders import SCAN_MAX
+from readstates.ops.bench.suite import Goal, Suite
+from readstates.ops.bench.traffic_of_states import STATES_A_USER, Population
+
+GOAL = Goal(at_least=500_000)
+SHARE = 100  # users for each that has room
+
+
+def run(suite: Suite) -> None:
+    for states_a_user in (STATES_A_USER, 1):
+        users = (200_000 if suite.quick else 2_000_000) * STATES_A_USER // (states_a_user + 9)
+        found = [_churn(users, states_a_user, seed, suite.quick) for seed in range(suite.rounds)]
+        suite.measured[f"evictions_a_second_{states_a_user}_states_a_user"] = found
+        suite.bound(
+            f"{states_a_user} read states a user, room for {users // SHARE:,} of {users:,} users",
+            found, "/s", GOAL,
+        )  # fmt: skip
+
+
+def _churn(users: int, states_a_user: int, seed: int, quick: bool) -> float:
+    """Read states evicted a second of CPU, once the table is full."""
+    population = Population(users, states_a_user)
+    capacity = users // SHARE
+    slots = capacity * (states_a_user + 1) * 8 // 9  # as many users as have room, spare included
+    source = random.Random(seed)
+    identity = TableIdentity(bytes(16), 8, 0, "bench")
+    with tempfile.TemporaryDirectory(dir=default_cache_dir().parent) as folder:
+        file = open_table(Path(folder) / "churn.table", identity, slots, slots // 2)
+        table, spent, before, evicted = file.table, 0.0, 0, 0.0
+        full = False
+        for _ in range(2 + (10 if quick else 40)):
+            numbers = [source.randrange(users) for _ in range(capacity)]
+            people = [(population.user_id(n), population.rows(n)) for n in numbers]
+            begin = time.process_time()
+            for user_id, rows in people:
+                user = table.find(user_id)
+                if user:
+                    table.touch(user)
+                else:
+                    table.admit(user_id, 0, False, rows, SCAN_MAX)
+            if full:
+                spent += time.process_time() - begin
+            elif table.evictions:
+                full, before = True, table.evictions
+        evicted = float(table.evictions - before)
+        file.close(clean=False)
+    return evicted / spent
