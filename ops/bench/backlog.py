@@ -53,10 +53,10 @@ def produce(settings: Settings, records: Iterable[Record]) -> None:
         "queue.buffering.max.messages": 1_000_000,
     }
     producer = Producer(settings.librdkafka(**more))
-    for key, value in records:
+    for record in records:
         while True:
             try:
-                producer.produce(settings.updates_topic, value, key)
+                producer.produce(settings.updates_topic, record.value, record.key)
                 break
             except BufferError:
                 producer.poll(0.1)

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 from readstates.cache.table import (
+    ABSENT,
     CHANGED,
     DIRTIED,
     DUPLICATE,
@@ -24,6 +25,7 @@ from readstates.cache.table import (
     STALE,
     TOO_MANY,
 )
+from readstates.schemas.plain import NUMBERS
 from readstates.schemas.replies import ReadState
 
 COUNT_MAX = 2**32 - 1
@@ -190,6 +192,26 @@ class HeapTable:
             return DUPLICATE
         state.last_mention_id = max(message_id, state.last_mention_id)
         return self._changed(user, state, version)
+
+    def fold_plain(self, events: Any, count: int, codes: bytearray) -> int:
+        """Plain updates one by one; see the table's."""
+        for index in range(count):
+            at = index * NUMBERS
+            user_id, kind, channel, message, flags, viewed, version, mention = events[
+                at : at + NUMBERS
+            ]
+            user = self._users.get(user_id)
+            if user is None:
+                code = ABSENT
+            elif mention:
+                code = self.mention(user, kind, channel, message, version)
+            else:
+                self._users.move_to_end(user_id)
+                code = self.ack(user, kind, channel, message, flags, viewed, version)
+            if code == NO_ROOM:
+                return index
+            codes[index] = code
+        return count
 
     def _open(self, user: User, kind: int, channel_id: int, version: int) -> Any:
         """The state to change, made where it is missing; or the refusal."""

@@ -19,9 +19,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from readstates.cache.table import ACK_NUMBERS, KEEP
+from readstates.cache.table import KEEP
 from readstates.cache.tablefile import TableFile, TableIdentity, open_table
 from readstates.ops.bench.traffic_of_states import Row
+from readstates.schemas.plain import NUMBERS
 
 People = Iterable[tuple[int, list[Row]]]
 SHAPES = ("pairs", "objects", "tuples")
@@ -91,20 +92,20 @@ class Ours:
 
     def batch(self, users: list[int], channels: list[int], number: int) -> tuple[Any, bytearray]:
         """The same acks in the form of the batch entry, which a decoder fills; not timed."""
-        numbers = array("q", bytes(8 * ACK_NUMBERS * len(users)))
+        numbers = array("q", bytes(8 * NUMBERS * len(users)))
         for index, (user_id, channel_id) in enumerate(zip(users, channels, strict=True)):
-            at, version = index * ACK_NUMBERS, number + index + 1
-            ack = (user_id, 0, channel_id, version, KEEP, KEEP, version)
-            numbers[at : at + ACK_NUMBERS] = array("q", ack)
+            at, version = index * NUMBERS, number + index + 1
+            ack = (user_id, 0, channel_id, version, KEEP, KEEP, version, 0)
+            numbers[at : at + NUMBERS] = array("q", ack)
         return numbers, bytearray(len(users))
 
     def update_batch(self, numbers: Any, codes: bytearray, size: int) -> None:
         """In batches of `size` acks."""
-        ack_batch = self.table.ack_batch
+        fold = self.table.fold_plain
         with memoryview(numbers) as acks, memoryview(codes) as room:
             for begin in range(0, len(codes), size):
-                end = begin + size
-                ack_batch(acks[begin * ACK_NUMBERS : end * ACK_NUMBERS], room[begin:end])
+                end = min(begin + size, len(codes))
+                fold(acks[begin * NUMBERS : end * NUMBERS], end - begin, room[begin:end])
 
     def write_out(self) -> None:
         """All that is dirty is written; not timed: users who wait for that are not evicted."""
