@@ -26,6 +26,7 @@ def main() -> None:
             "group.id": group,
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
+            "fetch.queue.backoff.ms": 1,  # by default it pauses for a second when its queue is full
         }
     )
     consumer.subscribe([topic])
