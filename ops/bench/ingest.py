@@ -14,8 +14,8 @@ What is timed. Ours: from the log line that says that the partitions were opened
 the last update of every partition (queries with `after_offset`, sent at the start), and until the
 committed offsets are the log's ends: every change is in Cassandra then, which shares the two cores
 and needs most of that time for itself (its CPU seconds are in the JSON). The peers: from their
-first event to their last, commits and changelogs not waited for, and nothing written to a database; their
-stores are empty at the start. Each of these differences is in the peers' favour.
+first event to their last, commits and changelogs not waited for, and nothing written to a
+database; their stores are empty at the start. Each of these differences is in the peers' favour.
 
 FLUSH_DELAY_S is 30 in full, its default, and so would be the tail of a backlog that is younger than
 that. An older one is written out when it is folded (`Partition.take_writes`): its changes have
