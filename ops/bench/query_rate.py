@@ -109,7 +109,7 @@ def _ours(
     round_: int,
 ) -> float:
     topic = asking.make_topic(settings, _name(channels, round_))
-    asking.send_all(settings, settings.queries_topic, _queries(topic, channels, 1))
+    asking.send_all(settings, settings.queries_topic, list(_queries(topic, channels, 1)))
     _wait(settings, topic, 1)  # a worker looks up a topic that is new to it; few wait for that
     queries = list(_queries(topic, channels, count))
     before = asking.ends(settings, settings.queries_topic)
