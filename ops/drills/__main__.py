@@ -1,34 +1,36 @@
 """`make drills`: each alert fires by its real cause and is silent after its runbook's fix.
 
 On a real Kafka, Cassandra, worker and Prometheus, with a clock SCALE times faster (`scaled.py`).
-Beside it every query of every dashboard's panel must return data. Exits 0 if all of that was seen.
+Beside it every query of every dashboard's panel must return data, and every query of the runbooks
+an answer. Exits 0 if all of that was seen.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import contextlib
 import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from readstates.ops.drills import scaled
+from readstates.ops.drills import queries, scaled
 from readstates.ops.drills.drills import DRILLS, Drill
 from readstates.ops.drills.prometheus import PrometheusError
 from readstates.ops.drills.world import World
 from readstates.ops.local.errors import StackError
 from readstates.ops.local.stack import Stack
+from readstates.ops.local.worker import WorkerError
 
 CALM_TIMEOUT_S = 240.0
 FIRE_TIMEOUT_S = 240.0
 CLEAR_TIMEOUT_S = 300.0
 LOOK_S = 0.5
 SAY_S = 30.0
-DASHBOARDS = Path(__file__).parents[1] / "grafana/dashboards"
+STAY_S = 20.0  # how long an alert must stay silent to count as cleared
 
 _start = time.monotonic()
 
@@ -47,10 +49,13 @@ class Verdict:
     drill: Drill
     fired_s: float | None = None
     cleared_s: float | None = None
+    lapsed: bool = False  # it stopped firing before the fix: the fix proves nothing
+    again: bool = False  # it fired again after it had been silent: the fix does not hold
 
     @property
     def good(self) -> bool:
-        return self.fired_s is not None and self.cleared_s is not None
+        seen = self.fired_s is not None and self.cleared_s is not None
+        return seen and not self.lapsed and not self.again
 
 
 def wait_calm(world: World, alerts: tuple[str, ...]) -> set[str]:
@@ -61,20 +66,31 @@ def wait_calm(world: World, alerts: tuple[str, ...]) -> set[str]:
     return early
 
 
-def watch(world: World, wanted: set[str], firing: bool, timeout_s: float) -> dict[str, float]:
-    """Seconds after which each alert fired, or was silent; those that did not are left out."""
-    began = said = time.monotonic()
+def watch(
+    world: World, wanted: set[str], firing: bool, timeout_s: float, stay_s: float = 0.0
+) -> tuple[dict[str, float], set[str]]:
+    """Seconds after which each alert fired, or was silent; those that did not are left out.
+
+    Ends `stay_s` after the last of them. Second: those that did not stay so until the end.
+    """
+    began = said = last = now = time.monotonic()
     seen: dict[str, float] = {}
-    while wanted - seen.keys() and time.monotonic() - began < timeout_s:
+    turned: set[str] = set()
+    while now < last + stay_s if wanted <= seen.keys() else now < began + timeout_s:
         fire = world.prometheus.firing()
-        for alert in sorted((wanted & fire if firing else wanted - fire) - seen.keys()):
-            seen[alert] = time.monotonic() - began
+        now = time.monotonic()
+        right = wanted & fire if firing else wanted - fire
+        for alert in sorted(right - seen.keys()):
+            seen[alert], last = now - began, now
             say(f"  {'fires' if firing else 'silent':<8}{alert} after {seen[alert]:.0f} s")
-        if time.monotonic() - said > SAY_S:
-            said = time.monotonic()
+        for alert in sorted(seen.keys() - right - turned):
+            turned.add(alert)
+            say(f"  {'STOPS' if firing else 'AGAIN':<8}{alert} after {now - began:.0f} s")
+        if now - said > SAY_S and wanted - seen.keys():
+            said = now
             say(f"  … {', '.join(sorted(wanted - seen.keys()))}")
         time.sleep(LOOK_S)
-    return seen
+    return seen, turned
 
 
 def run(world: World, drill: Drill) -> list[Verdict]:
@@ -87,46 +103,28 @@ def run(world: World, drill: Drill) -> list[Verdict]:
     began = time.monotonic()
     drill.break_it(world)
     breaking_s = time.monotonic() - began
-    fired = watch(world, wanted, True, FIRE_TIMEOUT_S)
+    fired, lapsed = watch(world, wanted, True, FIRE_TIMEOUT_S)
     say(f"FIX     {drill.fix}")
     began = time.monotonic()
     drill.mend_it(world)
     mending_s = time.monotonic() - began
-    cleared = watch(world, set(fired), False, CLEAR_TIMEOUT_S)
+    cleared, again = watch(world, set(fired), False, CLEAR_TIMEOUT_S, STAY_S)
     return [
         Verdict(
             alert,
             drill,
             fired[alert] + breaking_s if alert in fired else None,
             cleared[alert] + mending_s if alert in cleared else None,
+            alert in lapsed,
+            alert in again,
         )
         for alert in drill.alerts
     ]
 
 
-def panel_queries() -> list[tuple[str, str]]:
-    """Where, and the query with its variables filled in."""
-    filled = {
-        "$__rate_interval": "20s",
-        "$__range": "60s",
-        "$job": "read-states",
-        "$partition": "0",
-    }
-    found = []
-    for path in sorted(DASHBOARDS.glob("*.json")):
-        for panel in json.loads(path.read_text("utf-8"))["panels"]:
-            for target in panel.get("targets", ()):
-                query = target["expr"]
-                for name, value in filled.items():
-                    query = query.replace(name, value)
-                query = re.sub(r"\[(\d+[mh])\]", lambda m: f"[{scaled.shorter(m[1])}]", query)
-                found.append((f"{path.stem}: {panel['title']}", query))
-    return found
-
-
 def silent_panels(world: World) -> list[str]:
     """Panels with a query that returns nothing."""
-    asked = panel_queries()
+    asked = queries.of_panels()
     silent = [f"{where}: {query}" for where, query in asked if not world.prometheus.query(query)]
     say(f"PANELS {len(asked) - len(silent)} of {len(asked)} queries return data")
     for text in silent:
@@ -134,48 +132,89 @@ def silent_panels(world: World) -> list[str]:
     return silent
 
 
+def refused_queries(world: World) -> list[str]:
+    """Queries of the runbooks that Prometheus does not answer; an answer may be empty."""
+    asked, refused = queries.of_runbooks(), []
+    for where, query in asked:
+        try:
+            world.prometheus.query(query)
+        except PrometheusError as exc:
+            refused.append(f"{where}: {exc}")
+    say(f"RUNBOOKS {len(asked) - len(refused)} of {len(asked)} queries answered")
+    for text in refused:
+        say(f"  REFUSED {text}")
+    return refused
+
+
 def table(verdicts: list[Verdict]) -> None:
-    """The verdicts, a line each."""
-    click.echo(f"\n{'alert':<31} {'cause':<48} {'fired':>7}  {'fix':<48} {'cleared':>7}")
+    """The verdicts, a line each, as ops/runbooks/README.md has them."""
+    click.echo("\n| alert | cause | fired after | fix | cleared after |\n|---|---|---|---|---|")
     for verdict in verdicts:
         fired, cleared = (
             "never" if seconds is None else f"{seconds:.0f} s"
             for seconds in (verdict.fired_s, verdict.cleared_s)
         )
-        click.echo(
-            f"{verdict.alert:<31} {verdict.drill.cause:<48} {fired:>7}  "
-            f"{verdict.drill.fix:<48} {cleared:>7}"
-        )
+        fired += ", then stopped before the fix" if verdict.lapsed else ""
+        cleared += ", then fired again" if verdict.again else ""
+        drill = verdict.drill
+        click.echo(f"| {verdict.alert} | {drill.cause} | {fired} | {drill.fix} | {cleared} |")
+
+
+@contextlib.contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        if any(given.iterdir()):
+            raise click.BadParameter(f"{given} is not empty", param_hint="--data-dir")
+        yield given.absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="read-states-drills-") as folder:
+        yield Path(folder)
 
 
 @click.command()
-@click.option("--only", multiple=True, help="the drills that have this alert; may be repeated")
-def drills(only: tuple[str, ...]) -> None:
-    """Each alert fires by its real cause, and is silent after its runbook's fix."""
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(scaled.alerts()),
+    metavar="ALERT",
+    help="the drills that have this alert; may be repeated",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="state and logs, kept at the end; new or empty. Default: a temporary folder that is "
+    "removed",
+)
+def drills(only: tuple[str, ...], data_dir: Path | None) -> None:
+    """Each alert fires by its real cause, and is silent after its runbook's fix.
+
+    It must fire until the fix, and stay silent for a while after it. Exits 0 only if all did.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     chosen = [drill for drill in DRILLS if not only or set(only) & set(drill.alerts)]
     verdicts: list[Verdict] = []
-    silent: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="read-states-drills-") as name:
-        stack, world = Stack(Path(name) / "stack"), None
+    unanswered: list[str] = []
+    with _folder(data_dir) as folder:
+        stack, world = Stack(folder / "stack"), None
         try:
             stack.up(progress=say)
-            world = World(Path(name), stack)
+            world = World(folder, stack)
             world.start()
             say(f"worker and Prometheus run; times are 1/{scaled.SCALE} of production's")
             time.sleep(30)  # a window with data
-            silent = silent_panels(world)
+            unanswered = silent_panels(world) + refused_queries(world)
             for drill in chosen:
                 verdicts += run(world, drill)
-        except (StackError, PrometheusError) as exc:
+        except (StackError, PrometheusError, WorkerError) as exc:
             raise click.ClickException(str(exc)) from exc
         finally:
             if world is not None:
                 world.stop()
-            stack.down(remove=True)
+            stack.down(remove=data_dir is None)
     table(verdicts)
     untried = set() if only else set(scaled.alerts()) - {v.alert for v in verdicts}
-    good = not silent and not untried and all(v.good for v in verdicts)
+    good = not unanswered and not untried and all(v.good for v in verdicts)
     for alert in sorted(untried):
         click.echo(f"{alert}: no drill")
     seen = sum(v.good for v in verdicts)

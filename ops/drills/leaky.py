@@ -12,15 +12,20 @@ from collections import deque
 
 from readstates.streams.cli import main
 
-KEPT = 3_000_000  # about 260 MiB
-AT_ONCE = 5_000
+AT_ONCE = 10_000
+KEPT = 500  # blocks of AT_ONCE lists: 430 MiB, and a full collection takes 150 to 300 ms
 PAUSE_S = 0.02
 
 
 def _leak() -> None:
-    kept: deque[list[object]] = deque(maxlen=KEPT)
+    """New lists all the time; a block is freed as a whole.
+
+    Freed one by one, they would balance the new ones in the collector's count, and once KEPT is
+    reached it would see no reason to run. By the block every fourth second or so is one.
+    """
+    kept: deque[list[list[None]]] = deque(maxlen=KEPT)
     while True:
-        kept.extend([None] for _ in range(AT_ONCE))
+        kept.append([[None] for _ in range(AT_ONCE)])
         time.sleep(PAUSE_S)
 
 

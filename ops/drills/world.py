@@ -30,6 +30,7 @@ PARTITIONS = 4
 MEMORY_LIMIT_MIB = 320  # in place of the 2 GiB of rules.yml
 NUMBERS = {
     "+ 300": f"+ {300 // scaled.SCALE}",
+    "rate5m * 300": f"rate5m * {300 // scaled.SCALE}",  # more than one in the window, as there
     "vector(2147483648)": f"vector({MEMORY_LIMIT_MIB * 2**20})",
 }
 SETTINGS = {
