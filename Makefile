@@ -60,7 +60,7 @@ pictures: setup ## the console at rest, under load and in an outage, as PNGs (ab
 	@bash ops/chromium.sh
 	@$(BIN)/python -m readstates.ops.console
 
-drills: setup ## each alert fires by its real cause, and its runbook's fix clears it (about 20 minutes)
+drills: setup ## each alert fires by its real cause, and its runbook's fix clears it (about 15 minutes)
 	@[ -x $(BIN)/prometheus ] || bash ops/promtool.sh $(BIN)/promtool
 	@$(BIN)/python -m readstates.ops.drills
 

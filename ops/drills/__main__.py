@@ -211,6 +211,7 @@ def drills(only: tuple[str, ...], data_dir: Path | None) -> None:
         finally:
             if world is not None:
                 world.stop()
+                world = None  # its clients end before Kafka does, or they complain
             stack.down(remove=data_dir is None)
     table(verdicts)
     untried = set() if only else set(scaled.alerts()) - {v.alert for v in verdicts}

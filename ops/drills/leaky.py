@@ -13,7 +13,7 @@ from collections import deque
 from readstates.streams.cli import main
 
 AT_ONCE = 10_000
-KEPT = 500  # blocks of AT_ONCE lists: 430 MiB, and a full collection takes 150 to 300 ms
+KEPT = 500  # blocks of AT_ONCE lists: 430 MiB, and a full collection takes 200 to 250 ms
 PAUSE_S = 0.02
 
 
@@ -21,7 +21,7 @@ def _leak() -> None:
     """New lists all the time; a block is freed as a whole.
 
     Freed one by one, they would balance the new ones in the collector's count, and once KEPT is
-    reached it would see no reason to run. By the block every fourth second or so is one.
+    reached it would see no reason to run. By the block, one runs every three seconds or so.
     """
     kept: deque[list[list[None]]] = deque(maxlen=KEPT)
     while True:
