@@ -1,9 +1,9 @@
 """The Faust application: the picture of the service, in code.
 
 read-states.updates ─► take_updates ─► Partition.take ─► run ─► table ─► WriteBehind ─► Cassandra
-                                           │ not resident: park ─► Loader ─► Cassandra    │
-read-states.queries ─► take_queries ─► Partition.ask ─► table ─► Output ─► reply topic    │
-                                                  commit ◄── watermark ◄── written ◄──────┘
+                                          │ not resident: park ─► Loader ─► Cassandra    │
+                                                 commit ◄── watermark ◄── written ◄──────┘
+read-states.queries ─► QueryReader ─► take_queries ─► Partition.ask ─► table ─► Output ─► replies
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import faust
+import uvloop
 from faust.types import TP
 from mode import CrashingSupervisor, Service
 from readstates.cache.tablefile import default_cache_dir, own_folder
@@ -28,6 +29,7 @@ from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
 from readstates.streams.errors import ConfigError, ReadStatesError
 from readstates.streams.http import Endpoints, listen
+from readstates.streams.query_reader import QueryChannel
 from readstates.streams.rebalance import Handover
 from readstates.streams.replies import Output
 from readstates.streams.turns import Turns
@@ -53,6 +55,7 @@ class App(faust.App):  # type: ignore[misc]
 
     partitions: Handover
     read_states_settings: Settings
+    query_channel: QueryChannel
 
     fatal: Exception | None = None
     _last_resort: threading.Timer | None = None
@@ -80,7 +83,9 @@ class App(faust.App):  # type: ignore[misc]
             await self.partitions.write_out_first()
         self.flow_control.suspend()
         self.consumer.stop_flow()
+        self.consumer.queries.stop_reading()
         await self.partitions.hand_over(self.consumer, shutdown=True)
+        self.consumer.queries.close()
         await super().on_stop()
 
 
@@ -127,10 +132,13 @@ def build(settings: Settings) -> App:
     app.partitions = partitions
     store.broken = app.refuse
 
-    def batches(name: str) -> Any:
-        return app.topic(name, acks=False, schema=transport.BatchSchema(), internal=False)
-
-    agents.define(app, partitions, batches(settings.updates_topic), batches(settings.queries_topic))
+    updates, queries = (
+        app.topic(name, acks=False, schema=transport.BatchSchema(), internal=False)
+        for name in (settings.updates_topic, settings.queries_topic)
+    )
+    app.topics.add(queries)  # so that their partitions are assigned with those of updates
+    app.query_channel = QueryChannel(app)
+    agents.define(app, partitions, updates, app.query_channel)
     duties = Duties(app, store, output, listening)
     app.service(duties)
     return app
@@ -274,17 +282,20 @@ class Duties(Service):  # type: ignore[misc]
             metrics.DURABILITY_LAG_SECONDS.labels(label).set(
                 partition.oldest_change_s(self.partitions.now_ms())
             )
-            lag = self._lag(self.settings.updates_topic, number, partition.position)
+            consumer = self.app.consumer
+            end = consumer._thread.end(TP(self.settings.updates_topic, number))
+            lag = self._lag(self.settings.updates_topic, number, end, partition.position)
             waiting |= lag and not partition.held_back
-            self._lag(self.settings.queries_topic, number, owned.query_position)
+            end = consumer.queries.end(number)
+            self._lag(self.settings.queries_topic, number, end, owned.query_position)
         self._evictions = evictions
         metrics.QUERIES_WAITING.set(self.partitions.waiting_queries)
         if applied != self._progress[0] or not waiting:
             self._progress = (applied, time.monotonic())
 
-    def _lag(self, topic: str, number: int, position: int) -> bool:
+    @staticmethod
+    def _lag(topic: str, number: int, end: int | None, position: int) -> bool:
         """Set the processing lag; True if records wait."""
-        end = self.app.consumer._thread.end(TP(topic, number))
         lag = max(0, end - position) if end is not None else 0
         metrics.PROCESSING_LAG.labels(topic, str(number)).set(lag)
         return lag > 0
@@ -301,6 +312,7 @@ def run(settings: Settings, loglevel: str, log_format: str) -> int:
     worker = Worker(
         app, loglevel=loglevel, override_logging=False, redirect_stdouts=False, quiet=True
     )
+    uvloop.install()  # a turn of the loop costs half
     worker.spinner = None  # it would write cursor codes among the log lines
     try:
         worker.execute_from_commandline()

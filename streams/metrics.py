@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from bisect import bisect_left
 from dataclasses import fields
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
@@ -37,6 +38,16 @@ FINE = (
     10.0,
 )
 
+
+class Light(Histogram):
+    """A histogram without labels that is observed for each query; 0.5 µs instead of 2."""
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        """As Histogram's, which compares with one bound after the other; exemplars are not kept."""
+        self._sum.inc(amount)
+        self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
+
+
 UPDATES_APPLIED = Counter(
     "read_states_updates_applied_total", "update events that changed the state", ["partition"]
 )
@@ -44,10 +55,10 @@ UPDATES_SKIPPED = Counter(
     "read_states_updates_skipped_total", "update events that changed nothing", ["reason"]
 )
 QUERIES = Counter("read_states_queries_total", "queries by how they ended", ["outcome"])
-QUERY_SERVICE_SECONDS = Histogram(
+QUERY_SERVICE_SECONDS = Light(
     "read_states_query_service_seconds", "off the consumer to reply handed over", buckets=FINE
 )
-QUERY_AGE_SECONDS = Histogram(
+QUERY_AGE_SECONDS = Light(
     "read_states_query_age_seconds", "Kafka timestamp to reply handed over", buckets=FINE
 )
 PROCESSING_LAG = Gauge(
@@ -96,8 +107,10 @@ PARTITION_GAUGES = (
     DIRTY_STATES,
     PARKED_UPDATES,
 )
-for _outcome in ("hit", "miss", "expired", "error", "no_reply_address"):
-    QUERIES.labels(_outcome)
+QUERIES_ENDED = {  # looked up once: `labels` costs more than the count
+    outcome: QUERIES.labels(outcome)
+    for outcome in ("hit", "miss", "expired", "error", "no_reply_address")
+}
 for _reason in ("replayed", "stale", "duplicate"):
     UPDATES_SKIPPED.labels(_reason)
 for _outcome in ("loaded", "failed"):

@@ -58,9 +58,9 @@ from readstates.schemas.events import (
 from readstates.schemas.partitioner import partition_of
 from readstates.schemas.replies import ReadState
 from readstates.schemas.wire import DecodeError, decode_update
+from readstates.streams.batch import Batch
 from readstates.streams.errors import BatchGapError
 from readstates.streams.queries import Query
-from readstates.streams.transport import Batch
 from readstates.streams.version import OFFSET_BITS, offset_of
 from readstates.streams.watermark import Watermark
 

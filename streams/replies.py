@@ -1,4 +1,4 @@
-"""What the service sends: replies, error replies and dead letters, through one producer.
+"""What the service sends: replies and error replies, and dead letters.
 
 A reply goes only to a topic that fully matches REPLY_TOPICS, exists, and is none of the service's
 own: whoever can write queries must not be able to make the service write elsewhere. Topics are
@@ -36,7 +36,7 @@ DEAD_LETTER_RETRY_S = 1.0
 POLL_S = 0.05
 FLUSH_TIMEOUT_S = 3.0
 MESSAGE_BYTES_MAX = 8 << 20  # the producer's own bound, above every topic's
-QUEUE_KIB_MAX = 256 << 10  # replies and dead letters not yet sent: memory while brokers are slow
+QUEUE_KIB_MAX = 128 << 10  # replies, and dead letters, not yet sent: memory while brokers are slow
 FAILURE_LOG_S = 60.0  # between two log lines about replies; whoever asks could fill the disk
 CUT_BYTES = 64 << 10  # what is kept of a dead letter that no broker takes as a whole
 TOO_LARGE = {KafkaError._BAD_MSG, KafkaError.MSG_SIZE_TOO_LARGE}
@@ -48,12 +48,29 @@ TOPIC_GONE = {
 
 
 class Output:
-    """The producer, its delivery thread, and what is known of the cluster's topics."""
+    """The producers, their delivery thread, and what is known of the cluster's topics.
+
+    Replies have one of their own, which reports failures only: a report of each cost as much as the
+    reply, in a thread that takes the interpreter from the loop.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._producer = Producer(
-            settings.librdkafka(
+        self._producer = self._make_producer({"delivery.report.only.error": True})
+        self._letters = self._make_producer({})
+        self._pattern = settings.reply_topic_pattern
+        self._own = {settings.updates_topic, settings.queries_topic, settings.dead_letters_topic}
+        self._topics: dict[str, int] = {}
+        self._refreshed = 0.0
+        self._refreshing: asyncio.Task[None] | None = None
+        self._failure_logged = -FAILURE_LOG_S
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="delivery", daemon=True)
+        self._thread.start()
+
+    def _make_producer(self, more: dict[str, Any]) -> Producer:
+        return Producer(
+            self._settings.librdkafka(
                 **{
                     "client.id": "read-states-worker",
                     "partitioner": "murmur2_random",
@@ -65,41 +82,35 @@ class Output:
                     "queue.buffering.max.messages": 1_000_000,
                     "queue.buffering.max.kbytes": QUEUE_KIB_MAX,
                     "allow.auto.create.topics": False,
+                    **more,
                 }
             )
         )
-        self._pattern = settings.reply_topic_pattern
-        self._own = {settings.updates_topic, settings.queries_topic, settings.dead_letters_topic}
-        self._topics: dict[str, int] = {}
-        self._refreshed = 0.0
-        self._refreshing: asyncio.Task[None] | None = None
-        self._failure_logged = -FAILURE_LOG_S
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="delivery", daemon=True)
-        self._thread.start()
 
     def _poll(self) -> None:
         while not self._stopping.is_set():
             self._producer.poll(POLL_S)
+            self._letters.poll(0)
 
     def close(self) -> None:
         """Send what is queued, within FLUSH_TIMEOUT_S."""
         self._stopping.set()
         self._thread.join(timeout=2)
+        self._letters.flush(FLUSH_TIMEOUT_S)
         self._producer.flush(FLUSH_TIMEOUT_S)
 
     # -- reply topics -------------------------------------------------------------------------
 
-    def allowed(self, address: ReplyAddress) -> bool:
-        """True if the service may ever write there; says nothing about the topic's existence."""
+    def allowed(self, topic: str) -> bool:
+        """True if replies may ever go there; says nothing about the topic's existence."""
         return (
-            self._pattern.fullmatch(address.topic) is not None
-            and address.topic not in self._own
-            and not address.topic.startswith("__")
+            self._pattern.fullmatch(topic) is not None
+            and topic not in self._own
+            and not topic.startswith("__")
         )
 
     def exists(self, address: ReplyAddress) -> bool:
-        """True if the topic, and the partition asked for, is in the metadata seen last."""
+        """True if the topic is allowed, and in the metadata seen last with the partition asked."""
         partitions = self._topics.get(address.topic)
         return partitions is not None and (address.partition or 0) < partitions
 
@@ -116,7 +127,7 @@ class Output:
             self._topics = {
                 name: len(topic.partitions)
                 for name, topic in found.topics.items()
-                if topic.error is None
+                if topic.error is None and self.allowed(name)
             }
         except KafkaException as exc:
             log.warning("topics_unknown error=%s", exc)
@@ -209,7 +220,7 @@ class Output:
             later(cut or error.code() in TOO_LARGE)
 
         try:
-            self._producer.produce(
+            self._letters.produce(
                 self._settings.dead_letters_topic,
                 value,
                 record.key,

@@ -1,10 +1,10 @@
 """Faust's aiokafka transport, except that one Faust event is all that one poll brought of a topic.
 
 Stock Faust makes four tasks, a lock and two sensor calls a message (about 70 µs), and a message
-passes several turns of the event loop; a poll pays that once a topic, queries first. Only these
-places of Faust are overridden:
+passes several turns of the event loop; a poll pays that once. Only these places of Faust are
+overridden:
 
-- `_fetch_records` returns, for a topic, one `Poll`: a `Batch` of each partition. A batch
+- `_fetch_records` returns, of updates, one `Poll`: a `Batch` of each partition. A batch
   says where the partition's position was before and after, so that what it skips (control
   records, aborted transactions) is explained and anything else is noticed (`BatchGapError`).
 - Back-pressure is not polling: a partition whose inbox is full is left out of the next fetch, and
@@ -13,6 +13,7 @@ places of Faust are overridden:
 - The rebalance hooks hand partitions over before they leave, and seek to where their tables stand
   after they arrive. `streams/rebalance.py` does that work; here it is only called.
 - Commits carry metadata, are bounded in time, and report failure as False.
+- Queries are not fetched here but read by `streams/query_reader.py`; the group is one.
 - Errors of the group are answered (`streams/group.py`); Faust leaves them lying.
 - Shutdown leaves the group itself, so that the others need not wait out the session.
 """
@@ -23,7 +24,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiokafka
 import faust
@@ -41,8 +42,10 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from readstates.cache.tablefile import CacheDirFullError
 from readstates.streams import fetched, lenient
-from readstates.streams.errors import DataLossError, ReadStatesError
+from readstates.streams.batch import Batch, Poll
+from readstates.streams.errors import ReadStatesError
 from readstates.streams.group import GroupErrors
+from readstates.streams.query_reader import QueryReader, lost
 
 log = logging.getLogger(__name__)
 
@@ -52,19 +55,6 @@ THREAD_STOP_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 1.0
 HEARTBEAT_MS = 300  # how late a member hears of a rebalance, for which all others wait
 FETCH_WAIT_MAX_MS = 100  # an idle fetch; a record that arrives ends it at once
-
-
-class Batch(NamedTuple):
-    """Records of one partition in the order of the log, and the positions around them."""
-
-    start: int  # the partition's position before these records
-    records: list[Any]  # see fetched.py; may be empty (control records only)
-    end: int  # the position after them: the next offset to be fetched
-    taken_ns: int = 0  # when they came off the consumer, time.perf_counter_ns()
-    last: bool = False  # that was the log's end when the broker sent them
-
-
-Poll = list[tuple[int, Batch]]  # what one poll brought of one topic: (partition, batch)
 
 
 class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -111,8 +101,10 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     ) -> Mapping[TP, list[Poll]]:
         if not self.consumer.flow_active:
             return {}
+        wants = self.app.partitions.wants
         wanted = [driver.ensure_aiokafka_TP(tp) for tp in active_partitions or ()]
-        wanted = [tp for tp in wanted if self.app.partitions.wants(tp.topic, tp.partition)]
+        topic = self.app.read_states_settings.updates_topic
+        wanted = [tp for tp in wanted if tp.topic == topic and wants(topic, tp.partition)]
         assigned = consumer._subscription.subscription
         if not wanted or assigned is None or assigned.assignment is None:
             with consumer._subscription.fetch_context():  # to hold back is not to be idle, for
@@ -128,9 +120,10 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         except NoOffsetForPartitionError:  # a partition never seen, before our own seek
             return {}
         except OffsetOutOfRangeError as exc:
-            self.app.refuse(lost(exc))
+            places = (f"{tp.topic} partition {tp.partition}" for tp in exc.args[0])
+            self.app.refuse(lost(", ".join(places)))
             return {}
-        polls: dict[str, Poll] = {}
+        poll: Poll = []
         taken_ns = time.perf_counter_ns()
         for tp, state in states.items():
             start, end = before[tp], state._position
@@ -138,9 +131,9 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 log_end = state.lso if state.lso is not None else state.highwater
                 last = log_end is not None and end >= log_end
                 batch = Batch(start, records.get(tp, []), end, taken_ns, last)
-                polls.setdefault(tp.topic, []).append((tp.partition, batch))
-        # Faust wants a partition to speak of: the first one stands for the topic
-        return {TP(topic, polls[topic][0][0]): [polls[topic]] for topic in sorted(polls)}
+                poll.append((tp.partition, batch))
+        # Faust wants a partition to speak of: the first one stands for all
+        return {TP(topic, poll[0][0]): [poll]} if poll else {}
 
     fetch_timeout = 0.05  # seconds; how soon a partition that has room again is asked for
 
@@ -162,8 +155,13 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             return False
         return True
 
+    async def leave_queries(self, topic: str) -> None:
+        """Do not fetch queries: `QueryReader` does. An assignment forgets it."""
+        consumer = self._ensure_consumer()
+        consumer.pause(*(tp for tp in consumer.assignment() if tp.topic == topic))
+
     def end(self, tp: TP) -> int | None:
-        """The offset up to which a partition may be read now: what is in transactions is not."""
+        """The offset up to which updates may be read now: what is in transactions is not."""
         found = self._ensure_consumer().last_stable_offset(driver.ensure_aiokafka_TP(tp))
         return None if found is None else int(found)
 
@@ -200,20 +198,20 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             log.warning("leave_group_failed error=%r", exc)
 
 
-def lost(exc: OffsetOutOfRangeError) -> DataLossError:
-    """Kafka no longer has, or does not have, what was to be read next."""
-    places = ", ".join(f"{tp.topic} partition {tp.partition}" for tp in exc.args[0])
-    return DataLossError(
-        f"{places}: the next offset to be read is outside the log: retention or a deletion went "
-        "past what was not applied yet, or the topic was replaced. The worker stops and changes "
-        "nothing; its start will say which records are gone"
-    )
-
-
 class Consumer(driver.Consumer):  # type: ignore[misc]
     """The consumer as Faust sees it, on the main loop."""
 
     rebalancing = False
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        settings, put = self.app.read_states_settings, self.app.query_channel.put_now
+        self.queries = QueryReader(settings, put, self.app.refuse)
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's watch over what it fetches: not for queries."""
+        if tp.topic != self.app.read_states_settings.queries_topic:
+            super().verify_event_path(now, tp)
 
     def _new_consumer_thread(self) -> Thread:
         return Thread(self, loop=self.loop, beacon=self.beacon)
@@ -249,6 +247,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         if revoked:
             self.stop_flow()
             self.app.flow_control.suspend()
+            self.queries.stop_reading()
             await self.app.partitions.hand_over(self)
         await super().on_partitions_revoked(revoked)
 
@@ -262,6 +261,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """Open the assigned partitions' tables and seek to where they stand."""
         if self.rebalancing:
             raise IllegalStateError("rebalancing again")
+        queries_topic = self.app.read_states_settings.queries_topic
+        await self._thread.call_thread(self._thread.leave_queries, queries_topic)
         await super().perform_seek()
         try:
             positions = await self.app.partitions.open(self)
@@ -272,6 +273,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             await self._thread.seek_wait(
                 {driver.ensure_aiokafka_TP(tp): offset for tp, offset in positions.items()}
             )
+        self.queries.read_from(
+            {tp.partition: at for tp, at in positions.items() if tp.topic == queries_topic}
+        )
 
 
 class Transport(driver.Transport):  # type: ignore[misc]

@@ -34,13 +34,14 @@ from readstates.schemas.replies import (
 )
 from readstates.schemas.wire import DecodeError, decode_query, key_bytes
 from readstates.streams import metrics
+from readstates.streams.batch import Batch
 from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
+from readstates.streams.errors import BatchGapError
 from readstates.streams.loader import Loader
 from readstates.streams.partition import Partition
 from readstates.streams.queries import Deadlines, Query
 from readstates.streams.replies import Output
-from readstates.streams.transport import Batch
 from readstates.streams.watermark import Watermark
 from readstates.streams.write_behind import WriteBehind
 
@@ -128,25 +129,36 @@ class Partitions:
 
     # -- queries ------------------------------------------------------------------------------
 
-    async def take_queries(self, number: int, batch: Batch) -> None:
-        """A batch of queries arrived: answer, refuse or keep each."""
+    def take_queries(self, number: int, batch: Batch) -> None:
+        """A batch of queries arrived: answer, refuse or keep each.
+
+        Raises BatchGapError where queries are missing before it.
+        """
         owned = self.owned.get(number)
         if owned is None or owned.partition.closing:
             return
+        if batch.start > owned.query_position:
+            raise BatchGapError(
+                f"queries of partition {number}: a batch begins at offset {batch.start}, expected "
+                f"{owned.query_position}: the worker stops; a restart reads them from Kafka"
+            )
         taken_ns = batch.taken_ns or time.perf_counter_ns()
         for record in batch.records:
-            owned.query_position = record.offset + 1
-            self._take_query(owned, record, taken_ns)
-        owned.query_position = batch.end
+            if record.offset >= owned.query_position:  # else read twice, around a seek
+                owned.query_position = record.offset + 1
+                self._take_query(owned, record, taken_ns)
+        owned.query_position = max(owned.query_position, batch.end)
 
     def _take_query(self, owned: Owned, record: Any, taken_ns: int) -> None:
-        headers = list(record.headers)
+        headers = dict(record.headers)
         address = reply_address(headers)
-        if address is None or not self.output.allowed(address):
+        if address is None or (
+            not (known := self.output.exists(address)) and (not self.output.allowed(address.topic))
+        ):
             self._no_address(owned, record, address)
             return
         owned.query_mark.hold(record.offset)
-        if self.output.exists(address):
+        if known:
             self._read_query(owned, record, address, headers, taken_ns)
         elif self._looking >= min(LOOKING_MAX, self.settings.queries_waiting_max):
             self._no_address(owned, record, address)
@@ -182,7 +194,7 @@ class Partitions:
             owned.query_mark.release(record.offset)
 
     def _no_address(self, owned: Owned, record: Any, address: ReplyAddress | None) -> None:
-        metrics.QUERIES.labels("no_reply_address").inc()
+        metrics.QUERIES_ENDED["no_reply_address"].inc()
         if time.monotonic() - self._no_address_logged > NO_ADDRESS_LOG_S:
             self._no_address_logged = time.monotonic()
             log.warning(
@@ -205,12 +217,13 @@ class Partitions:
             user_id = get.user_id
             if key != key_bytes(user_id):
                 raise DecodeError("key_mismatch", "key", f"expected the user_id, {user_id}")
-            right = partition_of(key, partition.partitions)
-            if right != partition.number:
-                raise DecodeError("misrouted", "partition", f"user {user_id} is in {right}")
+            if not partition.table.find(user_id):  # a resident user is surely of this partition
+                right = partition_of(key, partition.partitions)
+                if right != partition.number:
+                    raise DecodeError("misrouted", "partition", f"user {user_id} is in {right}")
             deadline = deadline_ms(headers, record.timestamp)
         except DecodeError as exc:
-            metrics.QUERIES.labels("error").inc()
+            metrics.QUERIES_ENDED["error"].inc()
             self.output.error(address, key, user_id, INVALID_QUERY, str(exc))
             owned.query_mark.release(record.offset)
             return
@@ -238,7 +251,7 @@ class Partitions:
                 self.deadlines.add(query, now)
 
     def _finish(self, query: Query, outcome: str) -> None:
-        metrics.QUERIES.labels(outcome).inc()
+        metrics.QUERIES_ENDED[outcome].inc()
         query.done = True  # Q1
         if query.waiting:
             self.waiting_queries -= 1

@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import click
@@ -43,9 +44,10 @@ BENCHES = (  # in the order in which they run
     help="where BENCH.json, the pictures and table.md go",
 )
 def bench(benches: tuple[str, ...], quick: bool, report_dir: Path) -> None:
-    """Run BENCHES (default: all). Exits 1 if a goal was not met."""
+    """Run BENCHES (default: all). Exits 1 if a goal was not met or a bench did not end."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     lines: list[Line] = []
+    failed: list[str] = []
     click.echo(" · ".join(f"{key} {value}" for key, value in machine().items()))
     for name in benches or BENCHES:
         click.secho(f"{name}", bold=True)
@@ -53,15 +55,23 @@ def bench(benches: tuple[str, ...], quick: bool, report_dir: Path) -> None:
         begin = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="read-states-bench-") as scratch:
             suite = Suite(name, quick, report_dir, Path(scratch), click.echo)
-            module.run(suite)
-        suite.write(time.monotonic() - begin)
+            try:
+                module.run(suite)
+            except Exception:  # noqa: BLE001 (the other benches are still worth their time)
+                click.secho(traceback.format_exc(), fg="red")
+                failed.append(name)
+        seconds = time.monotonic() - begin
+        click.echo(f"  {name} took {seconds:.0f} s")
+        suite.write(seconds)
         for what in suite.leaves_out:
             click.echo(f"  leaves out: {what}")
         lines += suite.lines
     table = as_markdown(lines)
     (report_dir / "table.md").write_text(table, "utf-8")
     click.echo(table)
-    sys.exit(0 if all(line.met is not False for line in lines) else 1)
+    for name in failed:
+        click.secho(f"{name} did not end: its error stands above", fg="red")
+    sys.exit(0 if not failed and all(line.met is not False for line in lines) else 1)
 
 
 if __name__ == "__main__":

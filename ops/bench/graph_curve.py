@@ -43,9 +43,9 @@ from readstates.ops.bench.heap_table import HeapTable
 from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_REPLY_TOPIC
 from readstates.schemas.queries import Get, encode_query
 from readstates.streams.app import GIL_SWITCH_S, calm_collector
+from readstates.streams.batch import Batch
 from readstates.streams.config import Settings
 from readstates.streams.partition import Partition
-from readstates.streams.transport import Batch
 from readstates.streams.turns import Turns
 from readstates.streams.version import EPOCH_FIRST, version_of
 from readstates.streams.watermark import Watermark
@@ -301,7 +301,7 @@ class Curve:
             measured.idle_s += before - began
             self.folding.append((batch.end, due))
             partitions.take_updates(0, batch)
-            await partitions.take_queries(0, queries)
+            partitions.take_queries(0, queries)
             await self._turn(measured)
         self.ticks += 1
 

@@ -16,11 +16,11 @@ from readstates.cache.tablefile import TableIdentity, open_table
 from readstates.ops.demo.traffic import Record
 from readstates.ops.local.stack import Stack
 from readstates.schemas.replies import ReadState
+from readstates.streams.batch import Batch
 from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
 from readstates.streams.partition import Partition
 from readstates.streams.queries import Query
-from readstates.streams.transport import Batch
 from readstates.streams.write_behind import WriteBehind
 
 EPOCH = 8

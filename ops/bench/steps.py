@@ -30,8 +30,8 @@ from readstates.ops.bench.suite import NO_GOAL, Suite
 from readstates.schemas.headers import reply_address
 from readstates.schemas.replies import ReadState, encode_reply
 from readstates.schemas.wire import decode_query, decode_update
+from readstates.streams.batch import Batch
 from readstates.streams.partition import Partition
-from readstates.streams.transport import Batch
 
 USERS = 2_000
 STATES = 8

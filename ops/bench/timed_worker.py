@@ -17,8 +17,8 @@ from typing import Any
 
 from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_REPLY_TOPIC
 from readstates.streams import metrics
+from readstates.streams.batch import Batch
 from readstates.streams.cli import main
-from readstates.streams.transport import Batch
 from readstates.streams.worker import Partitions
 
 times = array("q")
@@ -33,7 +33,7 @@ def note(seconds: float) -> None:
 def do_nothing(body: bytes) -> Any:
     """An agent that hands over `body` for each query and does no more."""
 
-    async def take_queries(self: Partitions, number: int, batch: Batch) -> None:
+    def take_queries(self: Partitions, number: int, batch: Batch) -> None:
         owned = self.owned.get(number)
         if owned is None:
             return

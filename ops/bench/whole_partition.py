@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import orjson
+from readstates.streams.batch import Batch
 from readstates.streams.config import Settings
 from readstates.streams.partition import Effects, Partition
-from readstates.streams.transport import Batch
 from readstates.streams.version import OFFSET_BITS
 
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from faust.types import TP
-from readstates.streams.transport import Batch
+from readstates.streams.batch import Batch
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -311,4 +311,4 @@ class Consumer:
                 if tp.topic == settings.updates_topic:
                     self._worker.partitions.take_updates(tp.partition, batch)
                 else:
-                    await self._worker.partitions.take_queries(tp.partition, batch)
+                    self._worker.partitions.take_queries(tp.partition, batch)

@@ -10,9 +10,9 @@ from readstates.cache.table import Table
 from readstates.schemas.headers import ReplyAddress
 from readstates.schemas.queries import Get
 from readstates.schemas.replies import ReadState
+from readstates.streams.batch import Batch
 from readstates.streams.partition import Partition
 from readstates.streams.queries import Query
-from readstates.streams.transport import Batch
 from readstates.streams.write_behind import changes_of
 from table_builds import new_buffer
 

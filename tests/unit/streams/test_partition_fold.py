@@ -19,8 +19,8 @@ from readstates.ops.demo.oracle import Oracle
 from readstates.ops.demo.traffic import Record, Traffic
 from readstates.schemas.replies import ReadState
 from readstates.streams import partition as module
+from readstates.streams.batch import Batch
 from readstates.streams.queries import Query
-from readstates.streams.transport import Batch
 from readstates.streams.write_behind import pack
 from small_world import World, query, record, version
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from readstates.streams import partition as module
+from readstates.streams.batch import Batch
 from readstates.streams.errors import BatchGapError
 from readstates.streams.partition import LETTERS_WAITING_MAX
-from readstates.streams.transport import Batch
 from small_world import World, event, query, record, version
 
 

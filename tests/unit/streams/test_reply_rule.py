@@ -29,7 +29,7 @@ def output() -> Iterator[Output]:
 
 
 def allowed(output: Output, topic: str) -> bool:
-    return output.allowed(ReplyAddress(topic, None, None, "plain"))
+    return output.allowed(topic)
 
 
 def test_the_default_rule(output: Output) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from readstates.streams.transport import Batch
+from readstates.streams.batch import Batch
 from small_world import World, event
 
 DELAY_MS = 30_000
