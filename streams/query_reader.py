@@ -31,7 +31,7 @@ IDLE_S = 0.05  # a look that finds nothing; a query that arrives ends it at once
 BUFFERED_KIB = 8 << 10  # read ahead by librdkafka
 FETCH_WAIT_MS = 500  # an idle fetch; a query that arrives ends it at once
 FETCH_BACKOFF_MS = 1  # before the next fetch, when enough is buffered
-LOOK_S = 0.5  # between two looks at the partitions' ends
+LOOK_S = 1.0  # between two looks at the partitions' ends
 ERROR_LOG_S = 60.0
 CLOSE_TIMEOUT_S = 2.0
 

@@ -54,7 +54,11 @@ COMMIT_TIMEOUT_S = 5.0
 THREAD_STOP_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 1.0
 HEARTBEAT_MS = 300  # how late a member hears of a rebalance, for which all others wait
-FETCH_WAIT_MAX_MS = 100  # an idle fetch; a record that arrives ends it at once
+FETCH_WAIT_MAX_MS = 100  # a fetch that finds nothing, while others do: who has room again waits
+FETCH_WAIT_IDLE_MS = 500  # the same when nothing has come for IDLE_AFTER_S: it costs by partition
+IDLE_AFTER_S = 1.0
+POLL_S = 0.05  # a poll that finds nothing, while a partition is held back: it may have room again
+POLL_IDLE_S = 0.2  # the same with none held back; a rebalance waits for it
 
 
 class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -113,9 +117,13 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         state_of = assigned.assignment.state_value
         states = {tp: state for tp in wanted if (state := state_of(tp)) is not None}
         before = {tp: state._position for tp, state in states.items()}
+        held_back = len(wanted) < len(self.app.partitions.owned)
         try:
             records = await super()._fetch_records(
-                consumer, set(wanted), timeout=self.fetch_timeout, max_records=max_records
+                consumer,
+                set(wanted),
+                timeout=POLL_S if held_back else POLL_IDLE_S,
+                max_records=max_records,
             )
         except NoOffsetForPartitionError:  # a partition never seen, before our own seek
             return {}
@@ -125,6 +133,11 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             return {}
         poll: Poll = []
         taken_ns = time.perf_counter_ns()
+        if records:
+            self._busy_until = taken_ns + IDLE_AFTER_S * 1e9
+        consumer._fetcher._fetch_max_wait_ms = (
+            FETCH_WAIT_MAX_MS if taken_ns < self._busy_until else FETCH_WAIT_IDLE_MS
+        )
         for tp, state in states.items():
             start, end = before[tp], state._position
             if start is not None and end is not None and (end != start or tp in records):
@@ -135,7 +148,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         # Faust wants a partition to speak of: the first one stands for all
         return {TP(topic, poll[0][0]): [poll]} if poll else {}
 
-    fetch_timeout = 0.05  # seconds; how soon a partition that has room again is asked for
+    _busy_until = 0.0  # time.perf_counter_ns()
 
     async def _commit(self, offsets: Mapping[TP, Any]) -> bool:
         """Commit `{tp: (offset, metadata)}`. False: not committed, try again later."""

@@ -139,7 +139,7 @@ class Output:
         self.replied: Callable[[int], None] = lambda _: None
         self.errors = 0
 
-    def allowed(self, address: Any) -> bool:
+    def allowed(self, topic: str) -> bool:
         return True
 
     def exists(self, address: Any) -> bool:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from blackbox import Service, new_user
-from readstates.ops.drills.__main__ import panel_queries
+from readstates.ops.drills import queries
 from readstates.ops.drills.prometheus import Prometheus, PrometheusError, find
 from readstates.ops.drills.world import NUMBERS
 
@@ -33,7 +33,7 @@ def prometheus(service: Service, tmp_path: Path) -> Iterator[Prometheus]:
 
 
 def test_panels_return_data(service: Service, prometheus: Prometheus) -> None:
-    left = panel_queries()
+    left = queries.of_panels()
     assert len(left) > 50
     end = time.monotonic() + DATA_TIMEOUT_S
     while left and time.monotonic() < end:

@@ -26,8 +26,8 @@ class Output:
         self._worker = worker
         self._topics = {REPLIES}
 
-    def allowed(self, address: ReplyAddress) -> bool:
-        return self._world.plan.settings.reply_topic_pattern.fullmatch(address.topic) is not None
+    def allowed(self, topic: str) -> bool:
+        return self._world.plan.settings.reply_topic_pattern.fullmatch(topic) is not None
 
     def exists(self, address: ReplyAddress) -> bool:
         return address.topic in self._topics
