@@ -7,7 +7,7 @@ query has both, the plain one counts; where a header is repeated, the last.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from readstates.schemas.wire import DecodeError
@@ -29,7 +29,7 @@ DEADLINE_DIGITS_MAX = 18
 CORRELATION_ID_BYTES_MAX = 4096
 TOPIC_NAME = re.compile(rb"[A-Za-z0-9._-]{1,249}")  # what Kafka takes; no other can exist
 
-Headers = Iterable[tuple[str, bytes | None]]
+Headers = Mapping[str, bytes | None] | Iterable[tuple[str, bytes | None]]
 
 
 class ReplyAddress(NamedTuple):

@@ -226,9 +226,12 @@ def decode_query(value: bytes | None) -> Get:
         given = body["channel_ids"]
         if not isinstance(given, list) or len(given) > CHANNEL_IDS_MAX:
             raise _wrong("channel_ids", f"a list of at most {CHANNEL_IDS_MAX} IDs", given)
-        channels = tuple(
-            _identifier(one, f"channel_ids[{number}]", 1) for number, one in enumerate(given)
-        )
+        try:
+            channels = tuple([_identifier(one, "channel_ids", 1) for one in given])
+        except DecodeError:  # once more, to say which
+            for number, one in enumerate(given):
+                _identifier(one, f"channel_ids[{number}]", 1)
+            raise
         if len(set(channels)) < len(channels):
             raise _wrong("channel_ids", "each ID once", given)
     return Get(

@@ -23,22 +23,30 @@ from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
+from confluent_kafka import Message, Producer
 from readstates.cache import layout
 from readstates.cache.table import Table
 from readstates.cache.tablefile import TableIdentity, new_header
 from readstates.ops.bench.suite import NO_GOAL, Suite
-from readstates.schemas.headers import reply_address
+from readstates.schemas.headers import deadline_ms, reply_address
 from readstates.schemas.replies import ReadState, encode_reply
 from readstates.schemas.wire import decode_query, decode_update
+from readstates.streams import metrics
 from readstates.streams.batch import Batch
 from readstates.streams.partition import Partition
+from readstates.streams.query_reader import record_of
 
 USERS = 2_000
 STATES = 8
 RECORDS = USERS * STATES
 FETCH = 1_000  # records of a fetched batch
 EPOCH = 1
-QUERY_HEADERS = [("kafka_replyTopic", b"read-states.replies.bench"), ("kafka_correlationId", b"7")]
+QUERY_HEADERS = {
+    "kafka_replyTopic": b"read-states.replies.bench",
+    "kafka_correlationId": b"7",
+    "read-states-deadline": b"9999999999999",
+}
+NOWHERE = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0, "delivery.report.only.error": True}
 
 
 class Nothing:
@@ -147,7 +155,7 @@ def _warm(given: list[tuple[bytes, bytes]]) -> tuple[Partition, Nothing]:
 def _take(partition: Partition, given: list[tuple[bytes, bytes]]) -> None:
     begin = partition.position
     records = [
-        SimpleNamespace(offset=begin + number, key=key, value=value, partition=0)
+        SimpleNamespace(offset=begin + number, key=key, value=value, timestamp=1)
         for number, (key, value) in enumerate(given)
     ]
     partition.take(Batch(begin, records, begin + len(records)))
@@ -176,7 +184,7 @@ def _fold(partition: Partition, rounds: int) -> list[float]:
         given = events(10**9 * (number + 1))
         begin = partition.position
         records = [
-            SimpleNamespace(offset=begin + n, key=key, value=value, partition=0)
+            SimpleNamespace(offset=begin + n, key=key, value=value, timestamp=1)
             for n, (key, value) in enumerate(given)
         ]
         partition.take(Batch(begin, records, begin + len(records)))
@@ -194,8 +202,24 @@ def _queries(
 ) -> None:
     value = b'{"type":"get","user_id":"%d"}'
     values = [value % (10**17 + user) for user in range(USERS)]
-    steps["query: headers and decoding"] = timed(
-        lambda: [(reply_address(QUERY_HEADERS), decode_query(one)) for one in values], USERS, rounds
+    messages = [
+        Message(
+            topic="read-states.queries", partition=0, offset=number, key=one[24:42], value=one,
+            headers=list(QUERY_HEADERS.items()), timestamp=(1, 1_700_000_000_000),
+        )
+        for number, one in enumerate(values)
+    ]  # fmt: skip
+    steps["query: record out of the message, in the thread"] = timed(
+        lambda: [record_of(message) for message in messages], USERS, rounds
+    )
+    headers = [dict(QUERY_HEADERS) for _ in values]
+    steps["query: reply address, deadline, question"] = timed(
+        lambda: [
+            (reply_address(found), deadline_ms(found, 5), decode_query(one))
+            for found, one in zip(headers, values, strict=True)
+        ],
+        USERS,
+        rounds,
     )
     gets = [decode_query(one) for one in values]
     asked = [SimpleNamespace(get=get) for get in gets]
@@ -204,8 +228,30 @@ def _queries(
         USERS,
         rounds,
     )
+    steps["query: two histograms, a counter"] = timed(
+        lambda: [_measured() for _ in values],  # type: ignore[func-returns-value]
+        USERS,
+        rounds,
+    )
     rows = effects.rows
     assert len(rows) == STATES
     steps[f"query: encode the reply of {STATES} read states"] = timed(
         lambda: [encode_reply(get.user_id, 1, True, rows) for get in gets], USERS, rounds
     )
+    body = encode_reply(gets[0].user_id, 1, True, rows)
+    producer = Producer(NOWHERE)  # what is queued stays there, and is dropped at the end
+    steps["query: hand the reply to the producer"] = timed(
+        lambda: [
+            producer.produce("t", body, b"k", headers=[("kafka_correlationId", b"7")])
+            for _ in values
+        ],
+        USERS,
+        rounds,
+    )
+    producer.purge()
+
+
+def _measured() -> None:
+    metrics.QUERY_SERVICE_SECONDS.observe(0.0004)
+    metrics.QUERY_AGE_SECONDS.observe(0.004)
+    metrics.QUERIES_ENDED["hit"].inc()
