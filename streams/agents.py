@@ -1,6 +1,6 @@
 """The two Faust agents: one hands updates to their partitions, one queries.
 
-Both see what one poll brought of their topic, a batch a partition, as one event. They drop what
+Both see what polls brought of their topic, a batch a partition, as one event. They drop what
 belongs to an earlier generation of the group, or an earlier reading of the queries: its partitions
 are with somebody else, or were opened anew and are read again from their position.
 """
@@ -25,8 +25,10 @@ def define(app: Any, partitions: Handover, updates: Any, queries: Any) -> None:
 
     @app.agent(queries, name="queries")  # type: ignore[untyped-decorator]
     async def take_queries(stream: Any) -> None:
-        async for reading, poll in stream.noack():
-            if reading is app.consumer.queries.reading:
-                for number, batch in poll:
-                    partitions.take_queries(number, batch)
-            reading.room.release()
+        async for waiting in stream.noack():
+            while waiting:
+                reading, poll = waiting.popleft()
+                if reading is app.consumer.queries.reading:
+                    for number, batch in poll:
+                        partitions.take_queries(number, batch)
+                reading.room.release()

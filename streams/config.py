@@ -102,7 +102,11 @@ class Settings:
         10_000, "queries a worker holds back before it answers `overloaded`", "queries", 1, 10**6
     )
     slice_updates: int = _setting(
-        200, "updates applied before other work gets a turn", "updates", 1, 10_000
+        200,
+        "acks and mentions applied before other work gets a turn; any other update counts as 10",
+        "updates",
+        1,
+        10_000,
     )
     commit_interval_s: float = _setting(1.0, "between commits of Kafka offsets", "s", 0.05, 60)
     session_timeout_s: float = _setting(

@@ -64,6 +64,7 @@ from readstates.streams.queries import Query
 from readstates.streams.version import OFFSET_BITS, offset_of
 from readstates.streams.watermark import Watermark
 
+OTHER_COUNTS = 10  # what is not plain costs some ten times as much; a query waits for a slice's end
 LETTERS_WAITING_MAX = 10_000  # dead letters of a partition on their way to the broker
 EVICT_SCAN_MAX = 512  # users looked at from the cold end to make room once
 COLD_USERS_AT_ONCE = 16  # written out together when the table has no room
@@ -172,6 +173,7 @@ class Partition:
         self._effects = effects
         self.next_arrival = position
         self._index = 0  # into the first batch of the inbox
+        self._left = 0  # of the slice, see `run`
         self._behind_ms = 0  # age of the last record taken, when it was taken
         self._at_end = False  # the last batch taken whole reached the log's end
         self._late_ms: int | None = None  # `now_ms` of the last slice that was FLUSH_DELAY_S behind
@@ -247,20 +249,21 @@ class Partition:
     # -- the fold -----------------------------------------------------------------------------
 
     def run(self, limit: int, now_ms: int) -> int:
-        """Apply up to `limit` updates from the inbox; returns how many were taken.
+        """Apply updates from the inbox; returns how many were taken.
 
-        Stops early when the table has no room (`stalled`) or too much is parked.
+        Up to `limit` plain ones; any other counts as OTHER_COUNTS. Stops early when the table has
+        no room (`stalled`) or too much is parked.
         """
         table = self.table
         table.now_ms = now_ms & 0xFFFFFFFF
         taken, before = 0, self.position
         record = None
-        while taken < limit and self.can_run:
+        self._left = limit
+        while self._left > 0 and self.can_run:
             batch = self.inbox[0]
             records = batch.records
-            stop = min(len(records), self._index + limit - taken)
             begin = self._index
-            self._index = self._apply(records, begin, stop)
+            self._index = self._apply(records, begin)
             taken += self._index - begin
             if self._index > begin:
                 record = records[self._index - 1]
@@ -277,20 +280,24 @@ class Partition:
             self._release_ahead()
         return taken
 
-    def _apply(self, records: list[Any], begin: int, stop: int) -> int:
-        """Fold records[begin:stop]; returns the index of the first one not taken.
+    def _apply(self, records: list[Any], begin: int) -> int:
+        """Fold records from `begin` on, as the slice has room; the index of the first not taken.
 
         The hot path are runs of plain updates, each in two calls; the others come one by one.
         """
         index = begin
-        while index < stop:
+        while index < len(records) and self._left > 0:
             run = 0
             if plain.COMPILED and not self._no_room:  # P2: all residents have nothing parked
-                most = min(PLAIN_MAX, self._parked_max - self.parked_updates)
-                run = _reader.read(records, index, min(stop, index + most), self._epoch_bits)
-            taken = (
-                self._apply_plain(records, index, run) if run else self._apply_one(records[index])
-            )
+                most = min(PLAIN_MAX, self._parked_max - self.parked_updates, self._left)
+                stop = min(len(records), index + most)
+                run = _reader.read(records, index, stop, self._epoch_bits)
+            if run:
+                taken = self._apply_plain(records, index, run)
+                self._left -= taken
+            else:
+                taken = self._apply_one(records[index])
+                self._left -= OTHER_COUNTS
             index += taken
             if taken < (run or 1):
                 break

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -55,12 +56,17 @@ class Reading:
 
 
 class QueryChannel(faust.Channel):  # type: ignore[misc]
-    """Polls with their reading, on their way to the agent; nothing in it is dropped by Faust.
+    """Polls with their reading, on their way to the agent: one event is all that wait.
 
-    Faust's own queue is emptied where the flow goes on after a rebalance. POLLS_AHEAD bounds it.
+    While a backlog of updates is folded the agent has a turn only now and then. POLLS_AHEAD bounds
+    what waits. Faust's own queue is emptied where the flow goes on after a rebalance, this is not.
     """
 
     _queue: Any = None
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._waiting: deque[tuple[Reading, Poll]] = deque()
 
     @property
     def queue(self) -> Any:
@@ -69,9 +75,11 @@ class QueryChannel(faust.Channel):  # type: ignore[misc]
         return self._queue
 
     def put_now(self, reading: Reading, poll: Poll) -> None:
-        """Hand it to the agent."""
-        for subscriber in self._subscribers:
-            subscriber.queue.put_nowait((reading, poll))
+        """Hand it to the agent, who empties what it is given."""
+        self._waiting.append((reading, poll))
+        if len(self._waiting) == 1:
+            for subscriber in self._subscribers:
+                subscriber.queue.put_nowait(self._waiting)
 
 
 class QueryReader:

@@ -185,3 +185,19 @@ def test_what_comes_back_after_the_handover_is_dropped() -> None:
     world.partition.written(write)
     world.partition.dead_letter_kept(1, 0)
     assert len(world.partition.watermark) == 2
+
+
+def test_a_slice_of_other_updates_is_shorter() -> None:
+    """A query waits for its end, and what is not plain costs ten times as much."""
+    world = World()
+    world.feed(event(0, 1, channel_id=7, message_id=10))
+    world.load_next()
+    partition = world.partition
+    pins = [event(n, 1, "pins_ack", channel_id=7, timestamp=n) for n in range(1, 61)]
+    partition.take(Batch(1, pins, 61))
+    assert [partition.run(200, 1) for _ in range(3)] == [20, 20, 20]
+    assert (partition.run(200, 1), partition.counts.applied) == (0, 61)
+    plain = [event(n, 1, channel_id=7, message_id=10 + n) for n in range(61, 361)]
+    partition.take(Batch(61, plain, 361))
+    slices = [partition.run(200, 1) for _ in range(2)]
+    assert slices == ([200, 100] if module.plain.COMPILED else [20, 20])
