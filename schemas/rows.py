@@ -1,0 +1,66 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# mypy: ignore-errors
+#   (Cython publishes no types, and C pointers are none of Python's)
+"""Read states of a reply as JSON: a third of a query's cost, where Python formats each number.
+
+Only compiled: it writes through C pointers into memory that it has measured before. Without it
+`replies.py` formats in Python; a test holds the one against the other.
+"""
+
+import cython
+from cython.cimports.cpython.bytes import PyBytes_FromStringAndSize
+from cython.cimports.libc.stdlib import free, malloc
+from cython.cimports.libc.string import memcpy
+
+ROW_BYTES_MAX = cython.declare(cython.Py_ssize_t, 160 + 9 * 20)  # the names, nine numbers
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _text(at: cython.p_char, text: cython.p_char, length: cython.Py_ssize_t) -> cython.p_char:
+    memcpy(at, text, length)
+    return at + length
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _number(at: cython.p_char, number: cython.ulonglong) -> cython.p_char:
+    digits = cython.declare(cython.char[20])
+    first: cython.int = 20
+    while True:
+        first -= 1
+        digits[first] = 48 + number % 10
+        number = number // 10
+        if number == 0:
+            break
+    memcpy(at, cython.address(digits[first]), 20 - first)
+    return at + 20 - first
+
+
+def encode_rows(rows: list) -> bytes:
+    """The rows, tuples of nine integers below 2^64, as JSON objects with commas between."""
+    row: tuple
+    start: cython.p_char = cython.cast(cython.p_char, malloc(len(rows) * ROW_BYTES_MAX + 1))
+    at: cython.p_char = start
+    if start == cython.NULL:
+        raise MemoryError
+    try:
+        for row in rows:
+            if at != start:
+                at = _text(at, b",", 1)
+            kind, channel, last, last_mention, count, pins, flags, viewed, version = row
+            at = _number(_text(at, b'{"channel_id":"', 15), channel)
+            at = _number(_text(at, b'","read_state_type":', 20), kind)
+            at = _number(_text(at, b',"last_message_id":"', 20), last)
+            at = _number(_text(at, b'","mention_count":', 18), count)
+            at = _number(_text(at, b',"last_mention_id":"', 20), last_mention)
+            at = _number(_text(at, b'","last_pin_timestamp":', 23), pins)
+            at = _number(_text(at, b',"flags":', 9), flags)
+            at = _number(_text(at, b',"last_viewed":', 15), viewed)
+            at = _number(_text(at, b',"version":"', 12), version)
+            at = _text(at, b'"}', 2)
+        return PyBytes_FromStringAndSize(start, at - start)
+    finally:
+        free(start)
