@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 10.0  # for each request; connecting takes as long again at the most
 STABLE, UNKNOWN = "STABLE", "?"
+NOTHING_WRONG = (
+    "nothing is wrong with the group, the topics and the epoch; latency, failed loads and writes, "
+    "dead letters: see the metrics"
+)
 ASKED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_timeout_s")
 
 
@@ -55,7 +59,7 @@ class PartitionStatus:
 
     @property
     def updates_lag(self) -> int | None:
-        """Records of `updates` that are not known to be in Cassandra."""
+        """Records of `updates` that are not committed: not known to be in Cassandra."""
         return _lag(self.log_end, self.committed)
 
     @property
@@ -285,13 +289,16 @@ def _problems_of_one(settings: Settings, one: PartitionStatus, owners_known: boo
 @click.option("--json", "as_json", is_flag=True, help="print JSON; offsets are strings")
 @with_settings(*ASKED)
 def status(as_json: bool, **given: Any) -> None:
-    """The group at a glance: workers, partitions, lag, epoch; what is wrong.
+    """The group at a glance: workers, partitions, commits, epoch; what is wrong with them.
 
-    Lag is in records: of updates those not known to be in Cassandra, which while all is well are
-    at most FLUSH_DELAY_S old; of queries those not answered. The commit's metadata says how far
-    the owner had applied the log: live:OFFSET while it runs, clean:OFFSET where it left in order.
+    "not committed" are the records of updates between the commit and the log's end: not known to be
+    in Cassandra, most of them applied; while all is well they are at most FLUSH_DELAY_S old.
+    "queries lag" is the same of queries: not answered. The commit's metadata says how far the owner
+    had applied the log: live:OFFSET while it runs, clean:OFFSET where it left in order.
 
-    Exit status: 0 nothing is wrong; 1 something is, or does not answer; 2 wrong usage.
+    Latency, failed loads and writes, and dead letters are not looked at: the metrics have them.
+
+    Exit status: 0 nothing of that is wrong; 1 something is, or does not answer; 2 wrong usage.
     """
     settings = settings_of(given)
     found = look(settings)
@@ -322,7 +329,7 @@ def _text(settings: Settings, found: Status) -> Iterator[str]:
         )
     yield from (f"PROBLEM {_printable(problem)}" for problem in found.problems)
     if not found.problems:
-        yield "nothing is wrong"
+        yield NOTHING_WRONG
 
 
 def _kafka_text(settings: Settings, kafka: KafkaStatus) -> Iterator[str]:
@@ -337,10 +344,10 @@ def _kafka_text(settings: Settings, kafka: KafkaStatus) -> Iterator[str]:
         f"topic {settings.updates_topic}: topic ID {kafka.topic_id}, "
         f"{len(kafka.partitions)} partitions"
     )
-    row = "{:>9} {:>6} {:>14} {:>14} {:>11} {:>11}  {:<22} {}".format
+    row = "{:>9} {:>6} {:>14} {:>14} {:>13} {:>11}  {:<22} {}".format
     yield row(
-        "partition", "leader", "log end", "committed", "updates lag", "queries lag", "commit says",
-        "owner",
+        "partition", "leader", "log end", "committed", "not committed", "queries lag",
+        "commit says", "owner",
     )  # fmt: skip
     for place in kafka.partitions:
         cells = (

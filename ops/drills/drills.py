@@ -54,9 +54,16 @@ DRILLS = (
     Drill(
         "a producer sends what is not JSON",
         "mend the producer",
-        ("ReadStatesDeadLetters",),
-        lambda world: world.set(bad_s=20.0),
+        ("ReadStatesDeadLetters", "ReadStatesDeadLettersMany"),
+        lambda world: world.set(bad_s=40.0),
         lambda world: world.set(bad_s=0.0),
+    ),
+    Drill(
+        "a producer floods three users of one partition",
+        "the producer stops",
+        ("ReadStatesPartitionHot",),
+        lambda world: world.set(hot_s=2500.0),
+        lambda world: world.set(hot_s=0.0),
     ),
     Drill(
         "a reply topic takes records of 100 bytes only",

@@ -74,7 +74,7 @@ class World:
         self.start_worker()
         self.prometheus = Prometheus(self._folder / "prometheus", self._port, NUMBERS)
         self.prometheus.wait()
-        self.load = Load(self.settings, REPLIES)
+        self.load = Load(self.settings, REPLIES, PARTITIONS)
         self.load.start()
 
     # -- causes and fixes -----------------------------------------------------------------------

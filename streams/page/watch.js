@@ -119,7 +119,14 @@ class History {
   #updates(say) {
     const dead = this.grew("read_states_dead_letters_total");
     const all = dead + this.grew("read_states_updates_applied_total") + this.grew("read_states_updates_skipped_total");
-    say(dead / all > 0.01, `${percent(dead, all)} of the updates became dead letters in the last 5 min.`, "ReadStatesDeadLetters");
+    say(dead / all > 0.01, `${percent(dead, all)} of the updates became dead letters in the last 5 min.`,
+      dead / all > 0.1 ? "ReadStatesDeadLettersMany" : "ReadStatesDeadLetters");
+    const paces = this.now.values("read_states_resident_states", "partition")
+      .map((partition) => [partition, this.rate("read_states_updates_applied_total", { partition }, SPAN_MS)])
+      .sort((one, other) => one[1] - other[1]);
+    const [hottest, pace] = paces.length > 2 ? paces[paces.length - 1] : [null, 0];
+    say(pace > 1000 && pace > 10 * paces[paces.length >> 1][1],
+      `Partition ${hottest} takes ${integer(pace)} updates a second, over ten times what the others here do.`, "ReadStatesPartitionHot");
     const slow = this.now.values("read_states_resident_states", "partition").filter((partition) => {
       const pace = this.rate("read_states_updates_applied_total", { partition }, 60000);
       return pace !== null && this.lag("updates", partition) / Math.max(1, pace) > 30;

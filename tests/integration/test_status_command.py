@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from blackbox import PARTITIONS, Service, new_user, partition_of, until
 from readstates.ops.local.stack import Stack
+from readstates.streams.status import NOTHING_WRONG
 
 
 def ask(service: Service) -> tuple[int, dict[str, Any]]:
@@ -52,7 +53,7 @@ def test_status(stack: Stack, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert (place["log_end"], place["committed"]) == (str(offset + 1), str(offset))
         assert (place["updates_lag"], place["owner"]) == (1, "one")
         text = service.cli("status")
-        assert (text.returncode, text.stdout.splitlines()[-1]) == (0, "nothing is wrong")
+        assert (text.returncode, text.stdout.splitlines()[-1]) == (0, NOTHING_WRONG)
 
         with monkeypatch.context() as changed:
             changed.setitem(service.env, "READ_STATES_CASSANDRA_PORT", "1")

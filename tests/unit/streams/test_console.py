@@ -67,7 +67,7 @@ async def shown() -> AsyncIterator[Shown]:
             yield made
         finally:
             await made.endpoints.on_stop()
-            for number in (3, 11):
+            for number in (3, 11, 12):
                 metrics.forget_partition(number)
 
 
@@ -110,6 +110,18 @@ async def test_what_to_look_at(shown: Shown) -> None:
     metrics.WRITE_FAILURES.inc(5)
     await shown.until_in("#attention", "ReadStatesCassandraWritesFail")
     assert "5 batches in the last minute" in await shown.text("#attention")
+
+
+@with_chromium
+async def test_a_hot_partition(shown: Shown) -> None:
+    for number in (3, 11, 12):
+        of_partition(number)
+        metrics.UPDATES_APPLIED.labels(str(number)).inc(0)
+    await shown.until_in("#partitions", "12")
+    metrics.UPDATES_APPLIED.labels("11").inc(10**6)
+    metrics.UPDATES_APPLIED.labels("12").inc(100)
+    await shown.until_in("#attention", "ReadStatesPartitionHot")
+    assert "Partition 11 takes" in await shown.text("#attention")
 
 
 @with_chromium

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from readstates.streams.config import Settings
 from readstates.streams.status import (
+    NOTHING_WRONG,
     UNKNOWN,
     KafkaStatus,
     LogStatus,
@@ -101,6 +102,21 @@ def test_a_part_that_is_away_leaves_the_other() -> None:
     assert "epoch 8" in text
     assert "PROBLEM Kafka: gone" in text
     assert '"kafka": null' in _json(Status(None, LOG, ["Kafka: gone"]))
+
+
+def test_it_says_what_it_looked_at_and_what_not() -> None:
+    *_, last = _text(SETTINGS, Status(kafka(), LOG, []))
+    assert last == NOTHING_WRONG
+    for word in ("group", "topics", "epoch", "latency", "dead letters", "metrics"):
+        assert word in last
+
+
+def test_what_is_not_committed_is_called_so() -> None:
+    lines = list(_text(SETTINGS, Status(kafka(), LOG, [])))
+    (head,) = (line for line in lines if line.lstrip().startswith("partition"))
+    (row,) = (line for line in lines if line.split()[0] == "0")
+    end = head.index("not committed") + len("not committed")
+    assert row[:end].split()[-1] == str(one(0).updates_lag) == "3"
 
 
 def test_no_control_character_of_a_client_reaches_the_terminal() -> None:
