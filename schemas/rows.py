@@ -40,8 +40,7 @@ def _number(at: cython.p_char, number: cython.ulonglong) -> cython.p_char:
 
 
 def encode_rows(rows: list) -> bytes:
-    """The rows, tuples of nine integers below 2^64, as JSON objects with commas between."""
-    row: tuple
+    """The rows, nine integers below 2^64 each, as JSON objects with commas between."""
     start: cython.p_char = cython.cast(cython.p_char, malloc(len(rows) * ROW_BYTES_MAX + 1))
     at: cython.p_char = start
     if start == cython.NULL:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from readstates.schemas.replies import (
     ErrorReply,
+    ReadState,
     Reply,
     decode_reply,
     encode_error,
@@ -87,7 +88,8 @@ def test_faust_without_key_or_with_other_bytes() -> None:
 @given(st.lists(rows, max_size=60))
 def test_compiled_rows_are_those_of_python(states: list[tuple[int, ...]]) -> None:
     assert "rows" in encode_rows.__module__ or encode_rows is format_rows
-    assert encode_rows(states) == format_rows(states)  # type: ignore[arg-type] # of nine, drawn
+    named = [ReadState(*state) for state in states]
+    assert encode_rows(states) == encode_rows(named) == format_rows(named)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("last", [-1, 2**64, "x", None])
