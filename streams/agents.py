@@ -7,21 +7,30 @@ are with somebody else, or were opened anew and are read again from their positi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from readstates.streams.batch import Batch, Poll
+from readstates.streams.errors import BatchGapError
 from readstates.streams.rebalance import Handover
 
 
 def define(app: Any, partitions: Handover, updates: Any, queries: Any) -> None:
     """Attach the agents to the updates' topic and the queries' channel."""
 
+    def take(each: Callable[[int, Batch], None], poll: Poll) -> None:
+        for number, batch in poll:
+            try:
+                each(number, batch)
+            except BatchGapError as exc:
+                app.refuse(exc)
+
     @app.agent(updates, name="updates")  # type: ignore[untyped-decorator]
     async def take_updates(stream: Any) -> None:
         async for event in stream.noack().events():
             current = event.message.generation_id == app.consumer_generation_id
             if current and app.consumer.flow_active:
-                for number, batch in event.value:
-                    partitions.take_updates(number, batch)
+                take(partitions.take_updates, event.value)
 
     @app.agent(queries, name="queries")  # type: ignore[untyped-decorator]
     async def take_queries(stream: Any) -> None:
@@ -29,6 +38,5 @@ def define(app: Any, partitions: Handover, updates: Any, queries: Any) -> None:
             while waiting:
                 reading, poll = waiting.popleft()
                 if reading is app.consumer.queries.reading:
-                    for number, batch in poll:
-                        partitions.take_queries(number, batch)
+                    take(partitions.take_queries, poll)
                 reading.room.release()

@@ -286,9 +286,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             await self._thread.seek_wait(
                 {driver.ensure_aiokafka_TP(tp): offset for tp, offset in positions.items()}
             )
-        self.queries.read_from(
-            {tp.partition: at for tp, at in positions.items() if tp.topic == queries_topic}
-        )
+        if not self.rebalancing:  # else they are revoked, and the next assignment comes here
+            # as they are now: while this waited, partitions may have gone and come again
+            owned = self.app.partitions.owned
+            self.queries.read_from({number: one.query_position for number, one in owned.items()})
 
 
 class Transport(driver.Transport):  # type: ignore[misc]
