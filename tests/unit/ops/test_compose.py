@@ -25,6 +25,7 @@ SERVICE = {
         "image": {"type": "string", "pattern": r"^[a-z/]+:v?\d+\.\d+\.\d+$|^read-states$"},
         "build": {"const": {"context": ".", "dockerfile": "ops/Dockerfile"}},
         "command": STRINGS,
+        "entrypoint": STRINGS,
         "ports": {
             "type": "array",
             "minItems": 1,
@@ -165,6 +166,16 @@ def test_the_same_cassandra_settings(compose: Any, cluster: Cluster) -> None:
     node = cluster.of(CASSANDRA)[0]
     argv = cassandra.command(cluster, node, "/java", Path("/lib"))
     assert set(settings.CASSANDRA_JVM) | {f"-Xmx{settings.CASSANDRA_HEAP}"} <= set(argv)
+
+
+def test_cassandra_acknowledges_what_it_has_synced(compose: Any, cluster: Cluster) -> None:
+    (script,) = compose["services"]["cassandra"]["command"]
+    node = cluster.of(CASSANDRA)[0]
+    cassandra.prepare(cluster, node, "/java", Path("/lib"))
+    local = yaml.safe_load((cluster.conf_dir(node) / "cassandra.yaml").read_text("utf-8"))
+    assert local["commitlog_sync"] == "group"
+    for name in ("commitlog_sync", "commitlog_sync_group_window"):
+        assert f"/{name}: {local[name]}/" in script
 
 
 def test_cassandra_yaml_is_filled_in(cluster: Cluster) -> None:
