@@ -111,6 +111,7 @@ class Store:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.broken: Callable[[Exception], None] = _raise
+        self.commitlog_sync = ""  # how the nodes acknowledge; empty: not known
         self._open: dict[Request, float] = {}  # by deadline: all have the same time
         self._answers: deque[Request] = deque()
         self._delivering = False
@@ -213,6 +214,7 @@ class Store:
             raise StoreError(
                 f"Cassandra refused a statement on {table}: {exc}. Run: readstates init"
             ) from exc
+        self.commitlog_sync = self._setting("commitlog_sync")
         for statement in (self._insert, self._delete, self._delete_user, self._select):
             statement.consistency_level = ConsistencyLevel.LOCAL_QUORUM
             statement.is_idempotent = True
@@ -220,6 +222,15 @@ class Store:
         written = (self._insert, self._delete, self._delete_user)
         self._row_bytes = RowBytes(*(statement.query_id for statement in written))
         self._session.client_protocol_handler = Protocol
+
+    def _setting(self, name: str) -> str:
+        """A setting of the node that answers; empty where this user may not see it."""
+        try:
+            query = "SELECT value FROM system_views.settings WHERE name = %s"
+            found = self._session.execute(query, [name]).one()
+        except (DriverException, NoHostAvailable):
+            return ""
+        return str(found[0]) if found else ""
 
     # -- the hot two --------------------------------------------------------------------------
 
