@@ -311,8 +311,8 @@ def run(settings: Settings, loglevel: str, log_format: str) -> int:
     logs.set_up(log_format, loglevel)  # not before: the error says it better than the driver does
     if app.partitions.store.commitlog_sync == "periodic":
         log.warning(
-            "cassandra_acknowledges_unsynced commitlog_sync=periodic: what Cassandra acknowledged in "
-            "its last moments is lost where all nodes that have a row are killed at once; set "
+            "cassandra_acknowledges_unsynced commitlog_sync=periodic: what Cassandra acknowledged "
+            "in its last moments is lost where all nodes that have a row are killed at once; set "
             "commitlog_sync to group in cassandra.yaml"
         )
     worker = Worker(
