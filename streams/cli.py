@@ -71,7 +71,7 @@ ELSEWHERE = {
     "status": Elsewhere(
         "readstates.streams.status",
         "status",
-        "The group at a glance: workers, partitions, lag, epoch; what is wrong.",
+        "The group at a glance: workers, partitions, commits, epoch; what is wrong with them.",
     ),
 }
 

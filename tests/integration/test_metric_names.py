@@ -16,6 +16,7 @@ LEVELS = {
     "partition": {"job", "partition"},
     "instance": {"job", "instance"},
     "job": {"job"},
+    "job_reason": {"job", "reason"},
     "read_states": set[str](),
 }
 
