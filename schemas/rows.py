@@ -8,6 +8,10 @@ Only compiled: it writes through C pointers into memory that it has measured bef
 """
 
 import cython
+
+if not cython.compiled:
+    raise ImportError("rows.py is there for compiling")
+
 from cython.cimports.cpython.bytes import PyBytes_FromStringAndSize
 from cython.cimports.libc.stdlib import free, malloc
 from cython.cimports.libc.string import memcpy
