@@ -297,7 +297,7 @@ class Partition:
                 self._left -= taken
             else:
                 taken = self._apply_one(records[index])
-                self._left -= OTHER_COUNTS
+                self._left -= OTHER_COUNTS * taken
             index += taken
             if taken < (run or 1):
                 break

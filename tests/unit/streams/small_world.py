@@ -133,7 +133,7 @@ class World:
         after = records[-1].offset + 1 if records else 0
         start = self.partition.next_arrival
         self.partition.take(Batch(start, list(records), after if end is None else end, last=last))
-        return self.partition.run(1000, self.now_ms)
+        return self.partition.run(10_000, self.now_ms)
 
     def load_next(self, rows: list[ReadState] | None = None) -> None:
         """Answer the oldest load, with `rows` or what the database has."""
