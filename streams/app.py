@@ -303,6 +303,7 @@ class Duties(Service):  # type: ignore[misc]
 
 def run(settings: Settings, loglevel: str, log_format: str) -> int:
     """Run a worker until a signal or an error; returns the exit status."""
+    uvloop.install()  # a turn of the loop costs half; first, for whoever asks for a loop keeps it
     try:
         app = build(settings)
     except ReadStatesError as exc:
@@ -318,7 +319,6 @@ def run(settings: Settings, loglevel: str, log_format: str) -> int:
     worker = Worker(
         app, loglevel=loglevel, override_logging=False, redirect_stdouts=False, quiet=True
     )
-    uvloop.install()  # a turn of the loop costs half
     worker.spinner = None  # it would write cursor codes among the log lines
     try:
         worker.execute_from_commandline()

@@ -221,6 +221,11 @@ class QueryReader:
             log.warning("queries_not_read topic=%s error=%s", self._topic, error)
 
 
+def is_full(poll: Poll) -> bool:
+    """Did it take as many queries as a poll may? Then more wait behind them."""
+    return sum(len(batch.records) for _, batch in poll) >= POLL_QUERIES
+
+
 def lost(places: str) -> DataLossError:
     """Kafka no longer has, or does not have, what was to be read next."""
     return DataLossError(

@@ -28,8 +28,7 @@ AWAY_TIMEOUT_S = 60.0  # for so long a question is asked again while brokers com
 AWAY_PAUSE_S = 0.5
 DAY_MS = 86_400_000
 RETENTION_FLOOR_FACTOR = 20  # retention of `updates` in multiples of FLUSH_DELAY_S, at the least
-EVENT_TOPIC_BYTES_MAX = 1 << 20
-QUERY_TOPIC_BYTES_MAX = 512 << 10  # a query's value at its largest, and as much for headers
+BATCH_BYTES_MAX = 1 << 20  # a batch of records: librdkafka makes them up to 1,000,000 bytes
 HEADERS_BYTES = 64 << 10  # more than our headers of a dead letter take
 LOGGED = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete"}
 
@@ -50,17 +49,17 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
             **LOGGED,
             **safe,
             "retention.ms": str(7 * DAY_MS),
-            "max.message.bytes": str(EVENT_TOPIC_BYTES_MAX),
+            "max.message.bytes": str(BATCH_BYTES_MAX),
         },
         settings.queries_topic: {
             **LOGGED,
             "retention.ms": str(10 * 60_000),
-            "max.message.bytes": str(QUERY_TOPIC_BYTES_MAX),
+            "max.message.bytes": str(BATCH_BYTES_MAX),
         },
         settings.dead_letters_topic: {
             **safe,
             "retention.ms": str(30 * DAY_MS),
-            "max.message.bytes": str(EVENT_TOPIC_BYTES_MAX + HEADERS_BYTES),
+            "max.message.bytes": str(BATCH_BYTES_MAX + HEADERS_BYTES),
         },
     }
 

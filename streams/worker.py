@@ -49,13 +49,19 @@ log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.1
 NO_ADDRESS_LOG_S = 60.0
-LOOKING_MAX = 1_000  # queries whose reply topic is looked for; each keeps its whole record
+LOOKING_BYTES_MAX = 64 << 20  # of queries whose reply topic is looked for; each keeps its record
 TOPIC_LOOKS = 3  # at the cluster's topics, a second apart, before a reply topic does not exist
 
 
 def wall_clock_ms() -> int:
     """Wall clock, ms since the epoch: what brokers stamp records with."""
     return time.time_ns() // 1_000_000
+
+
+def size_of(record: Any) -> int:
+    """Bytes of a record's key, value and headers."""
+    parts = [record.key, record.value, *(part for header in record.headers for part in header)]
+    return sum(len(part) for part in parts if part is not None)
 
 
 @dataclass(slots=True)
@@ -94,6 +100,7 @@ class Partitions:
         self.deadlines = Deadlines()
         self.waiting_queries = 0
         self._looking = 0  # queries whose reply topic is being looked for
+        self._looking_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()  # the loop alone would not keep them
         self._no_address_logged = 0.0
 
@@ -160,11 +167,15 @@ class Partitions:
         owned.query_mark.hold(record.offset)
         if known:
             self._read_query(owned, record, address, headers, taken_ns)
-        elif self._looking >= min(LOOKING_MAX, self.settings.queries_waiting_max):
+        elif (
+            self._looking >= self.settings.queries_waiting_max
+            or self._looking_bytes >= LOOKING_BYTES_MAX
+        ):
             self._no_address(owned, record, address)
             owned.query_mark.release(record.offset)
         else:
             self._looking += 1
+            self._looking_bytes += size_of(record)
             task = asyncio.create_task(
                 self._look_for_topic(owned, record, address, headers, taken_ns)
             )
@@ -183,6 +194,7 @@ class Partitions:
                     break
         finally:
             self._looking -= 1
+            self._looking_bytes -= size_of(record)
         if self.owned.get(owned.partition.number) is not owned or (
             owned.partition.incarnation != incarnation
         ):

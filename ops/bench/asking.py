@@ -13,12 +13,15 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+import click
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from readstates.ops.bench.suite import Suite
 from readstates.ops.demo.traffic import Record, Traffic
 from readstates.ops.local.stack import Stack
 from readstates.schemas.events import BulkAck
@@ -60,6 +63,23 @@ def stack_env(say: Callable[[str], None]) -> dict[str, str]:
     return stack.env()
 
 
+@contextmanager
+def servers(suite: Suite) -> Iterator[dict[str, str]]:
+    """The environment that leads to a Kafka and a Cassandra.
+
+    In full, they are the bench's own, and gone at its end; the quick form has one pair for all.
+    """
+    if suite.quick:
+        yield stack_env(suite.say)
+        return
+    stack = Stack(suite.scratch / "stack")
+    try:
+        stack.up(progress=suite.say)
+        yield stack.env()
+    finally:
+        stack.down(remove=True)
+
+
 def prepare(
     say: Callable[[str], None], prefix: str, scratch: Path
 ) -> tuple[Settings, dict[str, str]]:
@@ -95,14 +115,28 @@ def make_topic(settings: Settings, name: str, partitions: int = 1) -> str:
 def send_all(settings: Settings, topic: str, records: Sequence[Record]) -> None:
     """Produce records as fast as it goes, and wait until the broker has them."""
     producer = Producer(settings.librdkafka(**PRODUCER | {"linger.ms": 20}))
+    failures: list[KafkaError] = []
+
+    def delivered(error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            failures.append(error)
+
     for record in records:
         while True:
             try:
-                producer.produce(topic, record.value, record.key, headers=record.headers)
+                producer.produce(
+                    topic,
+                    record.value,
+                    record.key,
+                    headers=record.headers,
+                    on_delivery=delivered,
+                )
                 break
             except BufferError:
                 producer.poll(0.1)
     assert producer.flush(TIMEOUT_S) == 0
+    if failures:
+        raise click.ClickException(f"{topic}: {len(failures):,} records not kept: {failures[0]}")
 
 
 def ends(settings: Settings, topic: str) -> list[int]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from readstates.cache.tablefile import TableIdentity, open_table
+from readstates.ops.bench import asking
+from readstates.ops.bench.suite import Suite
 from readstates.ops.demo.traffic import Record
-from readstates.ops.local.stack import Stack
 from readstates.schemas.replies import ReadState
 from readstates.streams.batch import Batch
 from readstates.streams.cassandra import Store
@@ -114,12 +115,10 @@ async def write_all(store: Store, settings: Settings, partition: Partition) -> N
 
 
 @contextmanager
-def cassandra(suite: Any, keyspace: str) -> Iterator[tuple[Settings, Store]]:
-    """A stack for one bench; the store is prepared for an empty keyspace."""
-    stack = Stack(suite.scratch / "stack")
-    try:
-        stack.up(progress=suite.say)
-        settings = Settings.load({**stack.env(), "READ_STATES_CASSANDRA_KEYSPACE": keyspace})
+def cassandra(suite: Suite, keyspace: str) -> Iterator[tuple[Settings, Store]]:
+    """Servers for one bench; the store is prepared for an empty keyspace."""
+    with asking.servers(suite) as env:
+        settings = Settings.load({**env, "READ_STATES_CASSANDRA_KEYSPACE": keyspace})
         store = Store(settings)
         try:
             store.create_schema()
@@ -127,5 +126,3 @@ def cassandra(suite: Any, keyspace: str) -> Iterator[tuple[Settings, Store]]:
             yield settings, store
         finally:
             store.close()
-    finally:
-        stack.down(remove=True)

@@ -63,12 +63,12 @@ STOCK, QUIX, STREAMS, LIMIT = "stock Faust", "quixstreams", "Kafka Streams", "th
 GOALS = {STOCK: 20, QUIX: 8, STREAMS: 3, LIMIT: 0.5}
 USERS, USERS_QUICK = 50_000, 10_000
 SIZES = {  # updates: in full, quick
-    RESIDENT: (2_000_000, 300_000),
-    COLD: (2_000_000, 300_000),
-    STOCK: (200_000, 30_000),
-    QUIX: (400_000, 60_000),
-    STREAMS: (2_000_000, 300_000),
-    LIMIT: (2_000_000, 300_000),
+    RESIDENT: (2_000_000, 200_000),
+    COLD: (2_000_000, 200_000),
+    STOCK: (200_000, 20_000),
+    QUIX: (400_000, 40_000),
+    STREAMS: (2_000_000, 200_000),
+    LIMIT: (2_000_000, 200_000),
 }
 
 

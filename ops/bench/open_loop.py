@@ -29,6 +29,7 @@ PRODUCER = {
     "partitioner": "murmur2_random",
     "enable.idempotence": True,
     "queue.buffering.max.messages": 1_000_000,
+    "log_level": 2,  # the servers may end before it does
 }
 
 

@@ -21,12 +21,11 @@ from pathlib import Path
 import click
 import orjson
 from confluent_kafka import Consumer, TopicPartition
-from readstates.ops.bench import picture
+from readstates.ops.bench import asking, picture
 from readstates.ops.bench.open_loop import send_all
 from readstates.ops.bench.storm import MEMORY_MB_MAX, Memory
 from readstates.ops.bench.suite import Goal, Suite
 from readstates.ops.demo.traffic import Record, Traffic
-from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
 from readstates.streams import topics
 from readstates.streams.cassandra import Store
@@ -49,7 +48,8 @@ class Sizes:
 
 
 FULL = Sizes((8, 32, 64, 128, 256), 20.0, 300_000, 500_000)
-QUICK = Sizes((8, 256), 4.0, 20_000, 40_000)
+QUICK = Sizes((8, 256), 4.0, 10_000, 20_000)
+Servers = dict[str, str]  # the environment that leads to them
 
 
 def strangers(count: int) -> Iterator[Record]:
@@ -63,11 +63,11 @@ def strangers(count: int) -> Iterator[Record]:
 class Log:
     """Topics, keyspace and group of one measurement."""
 
-    def __init__(self, suite: Suite, stack: Stack, name: str, partitions: int) -> None:
+    def __init__(self, suite: Suite, servers: Servers, name: str, partitions: int) -> None:
         self.folder = suite.scratch / name
         self.name, self.partitions = name, partitions
         self.env = {
-            **stack.env(),
+            **servers,
             "READ_STATES_TOPIC_PREFIX": name,
             "READ_STATES_KAFKA_GROUP": name,
             "READ_STATES_CASSANDRA_KEYSPACE": name.replace("-", "_"),
@@ -106,10 +106,10 @@ def processor_s(pid: int) -> float:
 
 
 def partitions(
-    suite: Suite, stack: Stack, count: int, sizes: Sizes
+    suite: Suite, servers: Servers, count: int, sizes: Sizes
 ) -> tuple[float, float, float, float]:
     """(share of a core when idle, MB when idle, MB flooded, updates/s) with so many partitions."""
-    log = Log(suite, stack, f"scale-{count}", count)
+    log = Log(suite, servers, f"scale-{count}", count)
     worker = log.worker("worker")
     try:
         worker.wait_ready(TIMEOUT_S)
@@ -134,9 +134,9 @@ def partitions(
     return share, memory.mb[0], max(memory.mb), updates / took_s
 
 
-def workers(suite: Suite, stack: Stack, count: int, sizes: Sizes) -> float:
+def workers(suite: Suite, servers: Servers, count: int, sizes: Sizes) -> float:
     """Updates/s of so many workers over the same backlog."""
-    log = Log(suite, stack, f"workers-{count}", WORKERS_PARTITIONS)
+    log = Log(suite, servers, f"workers-{count}", WORKERS_PARTITIONS)
     running = [log.worker(f"worker-{number}") for number in range(count)]
     try:
         for worker in running:
@@ -154,15 +154,11 @@ def workers(suite: Suite, stack: Stack, count: int, sizes: Sizes) -> float:
 
 
 def run(suite: Suite) -> None:
-    """One stack, topics of their own for each size."""
+    """One pair of servers, topics of their own for each size."""
     sizes = QUICK if suite.quick else FULL
-    stack = Stack(suite.scratch / "stack")
-    try:
-        stack.up(progress=suite.say)
-        found = {n: partitions(suite, stack, n, sizes) for n in sizes.partitions}
-        rates = {n: workers(suite, stack, n, sizes) for n in (1, 2)}
-    finally:
-        stack.down(remove=True)
+    with asking.servers(suite) as servers:
+        found = {n: partitions(suite, servers, n, sizes) for n in sizes.partitions}
+        rates = {n: workers(suite, servers, n, sizes) for n in (1, 2)}
     least, most = min(found), max(found)
     suite.measured["partitions"] = {
         n: dict(zip(("idle_share", "idle_mb", "flooded_mb", "updates_s"), one, strict=True))

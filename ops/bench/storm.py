@@ -22,11 +22,10 @@ from pathlib import Path
 import click
 import orjson
 from confluent_kafka import Consumer, TopicPartition
-from readstates.ops.bench import picture
+from readstates.ops.bench import asking, picture
 from readstates.ops.bench.open_loop import Queries, Updates, create_reply_topic, send_all
 from readstates.ops.bench.suite import Goal, Suite
 from readstates.ops.demo.traffic import Record
-from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
 from readstates.streams import topics
 from readstates.streams.cassandra import Store
@@ -41,11 +40,11 @@ TIMEOUT_S = 900.0
 
 
 def acks(user_ids: Sequence[int]) -> Iterator[Record]:
-    """Acks of users online, without an end."""
+    """Acks of users online, without an end; of each of them first."""
     rand, number = random.Random(6), 0
     while True:
+        user_id = user_ids[number] if number < len(user_ids) else rand.choice(user_ids)
         number += 1
-        user_id = rand.choice(user_ids)
         channel_id = 10**17 + rand.randrange(8)
         event = {"type": "ack", "user_id": user_id, "channel_id": channel_id}
         yield Record(b"%d" % user_id, orjson.dumps({**event, "message_id": 10**18 + number}))
@@ -94,11 +93,12 @@ def run(suite: Suite) -> None:
     source = random.Random(5)
     ids = source.sample(range(10**17, 10**18), ONLINE + offline)
     online, others = ids[:ONLINE], ids[ONLINE:]
-    stack = Stack(suite.scratch / "stack")
-    worker = None
-    try:
-        stack.up(progress=suite.say)
-        env = {**stack.env(), "READ_STATES_CACHE_DIR": str(suite.scratch / "tables")}
+    with asking.servers(suite) as servers:
+        env = {
+            **servers,
+            "READ_STATES_CACHE_DIR": str(suite.scratch / "tables"),
+            "READ_STATES_FLUSH_DELAY_S": "3" if suite.quick else "30",
+        }
         settings = Settings.load(env)
         topics.create(settings, PARTITIONS, 1)
         create_reply_topic(settings)
@@ -106,27 +106,26 @@ def run(suite: Suite) -> None:
         store.create_schema()
         store.close()
         worker = WorkerProcess(env, suite.scratch / "worker.log").start()
-        worker.wait_ready()
-        warm_up = acks(online)
-        send_all(settings, (next(warm_up) for _ in range(5 * ONLINE)))
-        updates = Updates(settings, acks(online), UPDATES_A_SECOND)
-        queries = Queries(settings, PARTITIONS, online, QUERIES_A_SECOND)
-        memory = Memory(worker)
-        for thread in (updates, queries, memory):
-            thread.start()
-        time.sleep(5 + calm_s)
-        before = worker.metrics()
-        storm_s = time.monotonic()
-        send_all(settings, mentions(others))
-        drained_s = until_applied(settings, worker, storm_s)
-        after = worker.metrics()
-        durable_s = until_durable(settings, storm_s)
-        for thread in (updates, queries, memory):
-            thread.finish()
-    finally:
-        if worker is not None:
+        try:
+            worker.wait_ready()
+            warm_up = acks(online)
+            send_all(settings, (next(warm_up) for _ in range(5 * ONLINE)))
+            updates = Updates(settings, acks(online), UPDATES_A_SECOND)
+            queries = Queries(settings, PARTITIONS, online, QUERIES_A_SECOND)
+            memory = Memory(worker)
+            for thread in (updates, queries, memory):
+                thread.start()
+            time.sleep(5 + calm_s)
+            before = worker.metrics()
+            storm_s = time.monotonic()
+            send_all(settings, mentions(others))
+            drained_s = until_applied(settings, worker, storm_s)
+            after = worker.metrics()
+            durable_s = until_durable(settings, storm_s)
+            for thread in (updates, queries, memory):
+                thread.finish()
+        finally:
             worker.stop()
-        stack.down(remove=True)
     calm = sorted(took for _, took, _ in queries.between(storm_s - calm_s, storm_s))
     hit = sorted(took for _, took, _ in queries.between(storm_s, storm_s + drained_s))
     if not hit or calm[0] < 0 or hit[0] < 0:

@@ -20,6 +20,7 @@ class Record:
     offset: int
     key: bytes
     value: bytes
+    timestamp: int = 0
 
 
 class NoEffects:

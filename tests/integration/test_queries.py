@@ -22,7 +22,9 @@ from blackbox import (
     partition_of,
     until,
 )
+from confluent_kafka import Producer
 
+CHANNELS = [str(2**60 + number) for number in range(30)]  # some 700 bytes a query
 BEYOND = 10_000_000  # an offset that no test reaches
 
 
@@ -450,6 +452,52 @@ def test_of_two_dialects_the_plain_one_counts(
     check_form(reply, owner)
     assert reply.key == str(owner).encode()
     assert reader.poll(0.2) is None
+
+
+# -- many at once ---------------------------------------------------------------------------------
+
+
+def test_a_burst_from_a_client_with_defaults(wire: Wire, owner: int) -> None:
+    """librdkafka makes batches of up to 1,000,000 bytes, which a broker takes or refuses whole."""
+    topic = f"{wire.prefix}.replies.burst"
+    wire.create_topic(topic)
+    count, failures = 1_500, []
+    producer = Producer(
+        {
+            "bootstrap.servers": wire.bootstrap,
+            "partitioner": "murmur2_random",
+            "linger.ms": 1_000,  # so that they go out together
+        }
+    )
+    wanted = json.dumps({"type": "get", "user_id": str(owner), "channel_ids": CHANNELS}).encode()
+    for number in range(count):
+        producer.produce(
+            wire.queries,
+            wanted,
+            str(owner).encode(),
+            headers=[
+                ("kafka_replyTopic", topic.encode()),
+                ("kafka_correlationId", str(number).encode()),
+                deadline(30),
+            ],
+            on_delivery=lambda error, _: failures.append(error) if error else None,
+        )
+    assert producer.flush(30) == 0
+    assert failures == []
+    reader = TopicReader(wire.bootstrap, topic, 1)
+    answered: set[int] = set()
+
+    def all_answered() -> bool:
+        message = reader.poll(1)
+        while message is not None:
+            headers = dict(message.headers() or [])
+            assert "read-states-error" not in headers, message.value()
+            answered.add(int(headers["kafka_correlationId"]))
+            message = reader.poll(0)
+        return len(answered) == count
+
+    until(all_answered, "every query of the burst is answered", 30)
+    reader.close()
 
 
 # -- HTTP -----------------------------------------------------------------------------------------

@@ -174,7 +174,7 @@ def test_cassandra_acknowledges_what_it_has_synced(compose: Any, cluster: Cluste
     cassandra.prepare(cluster, node, "/java", Path("/lib"))
     local = yaml.safe_load((cluster.conf_dir(node) / "cassandra.yaml").read_text("utf-8"))
     assert local["commitlog_sync"] == "group"
-    for name in ("commitlog_sync", "commitlog_sync_group_window"):
+    for name in ("commitlog_sync", "commitlog_sync_group_window", "concurrent_writes"):
         assert f"/{name}: {local[name]}/" in script
 
 
