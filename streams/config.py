@@ -78,7 +78,13 @@ class Settings:
         0.01,
         0.9,
     )
-    writes_in_flight_max: int = _setting(128, "batches to Cassandra under way", "batches", 1, 1024)
+    writes_in_flight_max: int = _setting(
+        128,
+        "batches to Cassandra under way; a quarter while nobody waits for them",
+        "batches",
+        1,
+        1024,
+    )
     write_batch_rows: int = _setting(30, "rows a batch (under 5 KiB)", "rows", 1, 400)
     write_retry_s: float = _setting(1.0, "pause after a failed write", "s", 0.01, 60)
     loads_in_flight_max: int = _setting(16, "load requests to Cassandra under way", "", 1, 1024)

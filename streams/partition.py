@@ -582,9 +582,7 @@ class Partition:
     def take_writes(self, now_ms: int, delay_ms: int, rows_max: int, dirty_max: int) -> list[Write]:
         """Users to write out now: those that waited `delay_ms`, and as pressure asks, more.
 
-        Together they have `rows_max` rows or a few more: a user is not divided. While a partition
-        is `delay_ms` behind its producers a change waits from when it was applied, to be coalesced;
-        once it is not, or the log has ended, what was applied until then has waited long enough.
+        Together they have `rows_max` rows or a few more: a user is not divided.
         """
         table, now = self.table, now_ms & 0xFFFFFFFF
         writes: list[Write] = []
@@ -592,11 +590,7 @@ class Partition:
             return writes
         if self.stalled:
             writes = [self._write(user) for user in table.cold_dirty(COLD_USERS_AT_ONCE)]
-        late = self._behind_ms >= delay_ms
-        if late:
-            self._late_ms = table.now_ms
-        if self._late_ms is not None and (not late or (self._at_end and not self.inbox)):
-            delay_ms = min(delay_ms, (now - self._late_ms) & 0xFFFFFFFF)
+        delay_ms = self._wait_ms(now, delay_ms)
         rows = sum(len(write.rows) for write in writes)
         while rows < rows_max and (user := table.dirty_head()):
             age_ms = (now - table.dirty_since_ms(user)) & 0xFFFFFFFF
@@ -606,6 +600,29 @@ class Partition:
             rows += len(write.rows) or 1
             writes.append(write)
         return writes
+
+    def pressed(self, now_ms: int, delay_ms: int, dirty_max: int) -> bool:
+        """Is what is dirty waited for: by updates that find no room, or by commits?"""
+        if self.stalled or self.table.dirty_states >= dirty_max:
+            return True
+        now, user = now_ms & 0xFFFFFFFF, self.table.dirty_head()
+        wait_ms = self._wait_ms(now, delay_ms)
+        return wait_ms < delay_ms and (
+            user != 0 and (now - self.table.dirty_since_ms(user)) & 0xFFFFFFFF >= wait_ms
+        )
+
+    def _wait_ms(self, now: int, delay_ms: int) -> int:
+        """How long a change waits to be coalesced with others.
+
+        `delay_ms` from when it was applied, while the partition is as much behind its producers;
+        once it is not, or the log has ended, what was applied until then has waited long enough.
+        """
+        late = self._behind_ms >= delay_ms
+        if late:
+            self._late_ms = self.table.now_ms
+        if self._late_ms is not None and (not late or (self._at_end and not self.inbox)):
+            return min(delay_ms, (now - self._late_ms) & 0xFFFFFFFF)
+        return delay_ms
 
     def oldest_change_s(self, now_ms: int) -> float:
         """Age of the oldest change that is not yet in Cassandra, in seconds."""

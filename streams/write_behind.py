@@ -4,7 +4,8 @@
    partition leaves, or as many as pressure asks).
 2. Their rows are packed into batches of at most WRITE_BATCH_ROWS, each for the users of one
    replica: a batch may hold several users, and a user may span batches.
-3. At most WRITES_IN_FLIGHT_MAX batches are under way.
+3. At most WRITES_IN_FLIGHT_MAX batches are under way, and a quarter of that while nothing but
+   FLUSH_DELAY_S asks for them: a burst would keep queries waiting, on the database's cores too.
 4. When the last batch of a user was answered, its partition is told: written, or failed and to be
    written again after WRITE_RETRY_S.
 """
@@ -24,6 +25,7 @@ from readstates.streams.config import Settings
 from readstates.streams.partition import Partition, Write
 from readstates.streams.row_bytes import Change
 
+CALM = 4  # a part of WRITES_IN_FLIGHT_MAX is enough while nobody waits for what is written
 BATCHES_AT_ONCE = 8  # taken from a partition's queue in one turn, about
 
 
@@ -74,6 +76,7 @@ class WriteBehind:
         self._settings = settings
         self._woken = woken
         self._in_flight = 0
+        self._room = settings.writes_in_flight_max
         self._paused_until = 0.0
         self._last = -1  # the partition that wrote last
         self._queue: deque[tuple[list[Change], list[Write]]] = deque()
@@ -99,6 +102,10 @@ class WriteBehind:
         )
         first = bisect_right(order, self._last, key=lambda partition: partition.number)
         for partition in order[first:] + order[:first]:  # none is always the last to find room
+            pressed = everything or partition.pressed(now_ms, delay_ms, self._dirty_max)
+            most = self._settings.writes_in_flight_max
+            self._room = most if pressed else max(1, most // CALM)
+            self._start()
             while self._has_room():
                 if partition.incarnation < 0:  # handed over meanwhile
                     break
@@ -111,17 +118,17 @@ class WriteBehind:
                     partition.written(write)
                 batches = pack(writes, self._settings.write_batch_rows, self._store.group_of)
                 self._queue.extend(batches)
-                while self._queue and self._in_flight < self._settings.writes_in_flight_max:
+                while self._queue and self._in_flight < self._room:
                     self._write(*self._queue.popleft())
                     await asyncio.sleep(0)
 
     def _has_room(self) -> bool:
         """Not in the pause after a failure either: with the database gone, writes fail at once."""
         under_way = len(self._queue) + self._in_flight
-        return not self.paused and under_way < self._settings.writes_in_flight_max
+        return not self.paused and under_way < self._room
 
     def _start(self) -> None:
-        while self._queue and self._in_flight < self._settings.writes_in_flight_max:
+        while self._queue and self._in_flight < self._room:
             self._write(*self._queue.popleft())
 
     def _write(self, changes: list[Change], waiting: list[Write]) -> None:

@@ -24,6 +24,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from readstates.ops.bench.suite import Suite
 from readstates.ops.demo.traffic import Record, Traffic
 from readstates.ops.local.stack import Stack
+from readstates.ops.local.worker import WorkerProcess
 from readstates.schemas.events import BulkAck
 from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_DEADLINE, HEADER_REPLY_TOPIC
 from readstates.schemas.queries import Get, encode_query
@@ -150,10 +151,11 @@ def ends(settings: Settings, topic: str) -> list[int]:
         consumer.close()
 
 
-def make_residents(settings: Settings, traffic: Traffic) -> int:
+def make_residents(settings: Settings, traffic: Traffic, worker: WorkerProcess) -> int:
     """Give each user of the traffic all its channels, and ask for each once; bytes of a reply.
 
-    What is returned is the mean over users, of what goes over the wire.
+    What is returned is the mean over users, of what goes over the wire. All is written out when it
+    returns: that would be in the way of what is measured.
     """
     events = [
         BulkAck(user, tuple((0, channel, 10**18) for channel in traffic.channels_of(user)))
@@ -171,6 +173,9 @@ def make_residents(settings: Settings, traffic: Traffic) -> int:
     done = loop.run(queries, per_second=2_000, seconds=len(queries) / 2_000)
     loop.close()
     assert done.unanswered == 0, f"{done.unanswered} queries were not answered"
+    while worker.metrics().get("read_states_dirty_states", 0):
+        assert worker.returncode is None, worker.output()[-2000:]
+        time.sleep(1)
     return sum(map(len, done.bodies)) // len(done.bodies)
 
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import click
 import orjson
 from readstates.ops.bench import asking
 from readstates.ops.bench.asking import OpenLoop, quantile
@@ -58,7 +59,7 @@ def run(suite: Suite) -> None:
     worker = WorkerProcess(env, suite.scratch / "worker.log").start()
     try:
         worker.wait_ready()
-        size = asking.make_residents(settings, traffic)
+        size = asking.make_residents(settings, traffic, worker)
         suite.measured["reply_bytes"] = size
         echoed = asking.make_topic(settings, "round-trip.echo", asking.PARTITIONS)
         reply_topic = asking.make_topic(settings, "round-trip.replies.bench")
@@ -167,8 +168,9 @@ def _drained(settings: Settings, worker: WorkerProcess) -> None:
         f"read_states_processing_lag_records{{partition={number},topic={settings.updates_topic}}}"
         for number in range(asking.PARTITIONS)
     ]
-    while True:
+    while worker.returncode is None:
         time.sleep(1.1)
         seen = worker.metrics()
         if not any(seen.get(lag, 1) for lag in lags):
             return
+    raise click.ClickException(f"the worker ended: {worker.output()[-2000:]}")

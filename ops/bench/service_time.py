@@ -38,7 +38,7 @@ def run(suite: Suite) -> None:
         ours = _worker(suite.scratch, "ours", env)
         ending.callback(ours.stop)
         ours.wait_ready()
-        size = asking.make_residents(settings, traffic)
+        size = asking.make_residents(settings, traffic, ours)
         other, env = asking.prepare(suite.say, "service-time-noop", suite.scratch)
         noop = _worker(suite.scratch, "no-op", {**env, "NOOP_BYTES": str(size)})
         ending.callback(noop.stop)

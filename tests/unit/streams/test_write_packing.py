@@ -103,6 +103,21 @@ async def test_a_partition_with_much_to_write_does_not_keep_the_others_waiting()
     assert all(partition.table.dirty_users < 64 for partition in partitions)
 
 
+async def test_a_quarter_is_under_way_until_somebody_waits() -> None:
+    world = World(slots=200, states_max=50)
+    for user_id in range(1, 41):
+        world.feed(event(user_id, user_id, channel_id=1, message_id=5))
+        world.load_next()
+    held: Any = Held()
+    writer = WriteBehind(held, Settings(writes_in_flight_max=8, write_batch_rows=1), lambda: None)
+    await writer.turn([world.partition], now_ms=10**6, everything=False)
+    assert len(held.writes) == 2
+    await writer.turn([world.partition], now_ms=10**6, everything=True)
+    assert len(held.writes) == 8
+    while held.writes:
+        held.writes.pop()[1](True)
+
+
 async def test_a_user_of_two_batches_is_written_when_both_are_and_failed_if_one_is() -> None:
     world = World()
     world.feed(*[event(n, 1, channel_id=n + 1, message_id=5) for n in range(3)])
