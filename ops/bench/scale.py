@@ -47,7 +47,7 @@ class Sizes:
     backlog: int  # updates, for one worker and for two
 
 
-FULL = Sizes((8, 32, 64, 128, 256), 20.0, 300_000, 500_000)
+FULL = Sizes((8, 32, 64, 128, 256), 20.0, 120_000, 300_000)
 QUICK = Sizes((8, 256), 4.0, 10_000, 20_000)
 Servers = dict[str, str]  # the environment that leads to them
 

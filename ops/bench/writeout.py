@@ -148,7 +148,7 @@ def write_due(partition: Partition, now_ms: int, delay_ms: int) -> int:
 
 def run(suite: Suite) -> None:
     """Rows in turn, then the coalescing, which is the same on every machine."""
-    users = 1_000 if suite.quick else 30_000
+    users = 1_000 if suite.quick else 10_000
     with cassandra(suite, "bench_writeout") as (settings, store):
         rows = Rows(suite, settings, store, users)
         rows.ours(-1), rows.peer(-1)  # both warm: connections, Cassandra's compiler
