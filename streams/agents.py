@@ -12,7 +12,6 @@ from typing import Any
 
 from readstates.streams.batch import Batch, Poll
 from readstates.streams.errors import BatchGapError
-from readstates.streams.query_reader import is_full
 from readstates.streams.rebalance import Handover
 
 
@@ -39,7 +38,5 @@ def define(app: Any, partitions: Handover, updates: Any, queries: Any) -> None:
             while waiting:
                 reading, poll = waiting.popleft()
                 if reading is app.consumer.queries.reading:
-                    partitions.output.crowd = is_full(poll)
                     take(partitions.take_queries, poll)
-                    partitions.output.crowd = False
                 reading.room.release()

@@ -228,7 +228,7 @@ class Store:
         try:
             query = "SELECT value FROM system_views.settings WHERE name = %s"
             found = self._session.execute(query, [name]).one()
-        except (DriverException, NoHostAvailable):
+        except (DriverException, ErrorMessage, NoHostAvailable):
             return ""
         return str(found[0]) if found else ""
 

@@ -602,14 +602,17 @@ class Partition:
         return writes
 
     def pressed(self, now_ms: int, delay_ms: int, dirty_max: int) -> bool:
-        """Is what is dirty waited for: by updates that find no room, or by commits?"""
-        if self.stalled or self.table.dirty_states >= dirty_max:
+        """Is what is dirty waited for: by updates that find no room, or by commits?
+
+        By commits where it is what is left of a backlog, or has waited twice as long as it should.
+        """
+        table, now = self.table, now_ms & 0xFFFFFFFF
+        if self.stalled or table.dirty_states >= dirty_max:
             return True
-        now, user = now_ms & 0xFFFFFFFF, self.table.dirty_head()
         wait_ms = self._wait_ms(now, delay_ms)
-        return wait_ms < delay_ms and (
-            user != 0 and (now - self.table.dirty_since_ms(user)) & 0xFFFFFFFF >= wait_ms
-        )
+        longest_ms = wait_ms if wait_ms < delay_ms else 2 * delay_ms
+        user = table.dirty_head()
+        return user != 0 and (now - table.dirty_since_ms(user)) & 0xFFFFFFFF >= longest_ms
 
     def _wait_ms(self, now: int, delay_ms: int) -> int:
         """How long a change waits to be coalesced with others.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import operator
 import threading
 import time
 from collections import deque
@@ -22,9 +23,10 @@ import faust
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from readstates.streams.batch import Batch, Poll
 from readstates.streams.config import Settings
-from readstates.streams.errors import DataLossError
+from readstates.streams.errors import DataLossError, GroupError
 
 log = logging.getLogger(__name__)
+_headers = operator.methodcaller("headers")  # a checked call: see `record_of`
 
 POLL_QUERIES = 64  # taken at once: about a millisecond of answers
 POLLS_AHEAD = 4  # on their way to the agent; with as many, nothing more is read
@@ -216,14 +218,16 @@ class QueryReader:
     def _failed(self, error: KafkaError, number: int) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
             self._refuse(lost(f"{self._topic} partition {number}"))
+        elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            self._refuse(
+                GroupError(
+                    f"{self._topic}: it may not be read: the rights that a worker needs are in "
+                    "SECURITY.md"
+                )
+            )
         elif time.monotonic() - self._error_logged > ERROR_LOG_S:
             self._error_logged = time.monotonic()
             log.warning("queries_not_read topic=%s error=%s", self._topic, error)
-
-
-def is_full(poll: Poll) -> bool:
-    """Did it take as many queries as a poll may? Then more wait behind them."""
-    return sum(len(batch.records) for _, batch in poll) >= POLL_QUERIES
 
 
 def lost(places: str) -> DataLossError:
@@ -236,9 +240,14 @@ def lost(places: str) -> DataLossError:
 
 
 def record_of(message: Message) -> Record:
-    """About 1 µs. Headers with a key that is no text count as none: nobody can be answered."""
+    """About 1 µs. Headers with a key that is no text count as none: nobody can be answered.
+
+    confluent-kafka returns such headers with the error pending, which is called a SystemError where
+    the call is checked. `message.headers()` is not, once CPython has specialised it: the error
+    would come up somewhere later.
+    """
     try:
-        headers = message.headers() or []
-    except UnicodeDecodeError:
+        headers = _headers(message) or []
+    except (UnicodeDecodeError, SystemError):
         headers = []
     return Record(message.offset(), message.timestamp()[1], message.key(), message.value(), headers)

@@ -37,7 +37,6 @@ POLL_S = 0.05
 FLUSH_TIMEOUT_S = 3.0
 MESSAGE_BYTES_MAX = 8 << 20  # the producer's own bound, above every topic's
 QUEUE_KIB_MAX = 64 << 10  # of each producer, not yet sent: memory while brokers are slow
-CROWD_LINGER_MS = 1  # replies of a crowd of queries wait so long for each other
 FAILURE_LOG_S = 60.0  # between two log lines about replies; whoever asks could fill the disk
 CUT_BYTES = 64 << 10  # what is kept of a dead letter that no broker takes as a whole
 TOO_LARGE = {KafkaError._BAD_MSG, KafkaError.MSG_SIZE_TOO_LARGE}
@@ -53,19 +52,17 @@ class Output:
 
     Replies report failures only: a report of each cost as much as the reply, in a thread that takes
     the interpreter from the loop. Nor are they idempotent, which has librdkafka's thread spin while
-    five requests are under way (46 µs of CPU a reply of 50 read states, 5 without): one whose
-    acknowledgment is lost may come twice. While `crowd` is set, there are more queries than can be
-    answered one by one, and replies wait CROWD_LINGER_MS for each other: half as many again a
-    second.
+    it must wait for a broker (46 µs of CPU a reply of 50 read states, 5 without): one whose
+    acknowledgment is lost may come twice. A broker has one request of them at a time, which keeps
+    their order, and lets the replies of a crowd go together.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        replies = {"delivery.report.only.error": True}
-        self._producer = self._make_producer(replies)
-        self._crowd = self._make_producer({**replies, "linger.ms": CROWD_LINGER_MS})
+        self._producer = self._make_producer(
+            {"delivery.report.only.error": True, "max.in.flight": 1}
+        )
         self._letters = self._make_producer({"enable.idempotence": True})
-        self.crowd = False
         self._pattern = settings.reply_topic_pattern
         self._own = {settings.updates_topic, settings.queries_topic, settings.dead_letters_topic}
         self._topics: dict[str, int] = {}
@@ -97,14 +94,13 @@ class Output:
     def _poll(self) -> None:
         while not self._stopping.is_set():
             self._producer.poll(POLL_S)
-            self._crowd.poll(0)
             self._letters.poll(0)
 
     def close(self) -> None:
         """Send what is queued, within FLUSH_TIMEOUT_S."""
         self._stopping.set()
         self._thread.join(timeout=2)
-        for producer in (self._letters, self._producer, self._crowd):
+        for producer in (self._letters, self._producer):
             producer.flush(FLUSH_TIMEOUT_S)
 
     # -- reply topics -------------------------------------------------------------------------
@@ -170,9 +166,8 @@ class Output:
         more: dict[str, Any] = {}
         if address.partition is not None:
             more["partition"] = address.partition
-        producer = self._crowd if self.crowd else self._producer
         try:
-            producer.produce(
+            self._producer.produce(
                 address.topic, body, key, headers=headers, on_delivery=self._delivered, **more
             )
         except (BufferError, KafkaException) as exc:

@@ -25,7 +25,7 @@ from readstates.streams.config import Settings
 from readstates.streams.partition import Partition, Write
 from readstates.streams.row_bytes import Change
 
-CALM = 4  # a part of WRITES_IN_FLIGHT_MAX is enough while nobody waits for what is written
+CALM = 4  # this part of WRITES_IN_FLIGHT_MAX is enough while nobody waits for what is written
 BATCHES_AT_ONCE = 8  # taken from a partition's queue in one turn, about
 
 
@@ -76,7 +76,6 @@ class WriteBehind:
         self._settings = settings
         self._woken = woken
         self._in_flight = 0
-        self._room = settings.writes_in_flight_max
         self._paused_until = 0.0
         self._last = -1  # the partition that wrote last
         self._queue: deque[tuple[list[Change], list[Write]]] = deque()
@@ -100,13 +99,15 @@ class WriteBehind:
             (one for one in partitions if one.table.dirty_users or one.stalled),
             key=lambda partition: partition.number,
         )
+        room = self._settings.writes_in_flight_max
+        if not everything and not any(
+            one.pressed(now_ms, delay_ms, self._dirty_max) for one in order
+        ):
+            room = max(1, room // CALM)
+        self._start(room)
         first = bisect_right(order, self._last, key=lambda partition: partition.number)
         for partition in order[first:] + order[:first]:  # none is always the last to find room
-            pressed = everything or partition.pressed(now_ms, delay_ms, self._dirty_max)
-            most = self._settings.writes_in_flight_max
-            self._room = most if pressed else max(1, most // CALM)
-            self._start()
-            while self._has_room():
+            while self._has_room(room):
                 if partition.incarnation < 0:  # handed over meanwhile
                     break
                 writes = partition.take_writes(now_ms, delay_ms, rows_max, self._dirty_max)
@@ -118,17 +119,17 @@ class WriteBehind:
                     partition.written(write)
                 batches = pack(writes, self._settings.write_batch_rows, self._store.group_of)
                 self._queue.extend(batches)
-                while self._queue and self._in_flight < self._room:
+                while self._queue and self._in_flight < room:
                     self._write(*self._queue.popleft())
                     await asyncio.sleep(0)
 
-    def _has_room(self) -> bool:
+    def _has_room(self, room: int) -> bool:
         """Not in the pause after a failure either: with the database gone, writes fail at once."""
         under_way = len(self._queue) + self._in_flight
-        return not self.paused and under_way < self._room
+        return not self.paused and under_way < room
 
-    def _start(self) -> None:
-        while self._queue and self._in_flight < self._room:
+    def _start(self, room: int) -> None:
+        while self._queue and self._in_flight < room:
             self._write(*self._queue.popleft())
 
     def _write(self, changes: list[Change], waiting: list[Write]) -> None:
@@ -150,7 +151,7 @@ class WriteBehind:
                 write.failed = write.failed or not acknowledged
                 if not write.pending:
                     write.partition.written(write)
-            self._start()
+            self._start(self._settings.writes_in_flight_max)
             self._woken()
 
         self._store.write(changes, done)

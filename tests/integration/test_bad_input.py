@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -252,6 +255,40 @@ def test_no_reply_address(service: Service, victim: int) -> None:
         victim,
         correlated(("kafka_replyTopic", reply_topic), ("kafka_replyTopic", b"foreign")),
     )
+
+
+NO_TEXT = """
+import asyncio, sys
+from aiokafka import AIOKafkaProducer
+
+class Key(str):
+    def encode(self, *_: str) -> bytes:
+        return b"\\xff\\xfe"
+
+async def send(bootstrap: str, topic: str, key: str, partition: str) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        body = b'{"type": "get", "user_id": "%s"}' % key.encode()
+        more = {"partition": int(partition), "headers": [(Key("x"), b"1")]}
+        await producer.send_and_wait(topic, body, key.encode(), **more)
+
+asyncio.run(send(*sys.argv[1:]))
+"""
+
+
+def test_a_header_key_that_is_no_text(service: Service, victim: int) -> None:
+    """confluent-kafka returns it with an error that comes up later, once the call is specialised.
+
+    No client of ours writes such a key: aiokafka in plain Python does, for what says it is a str.
+    """
+    wire = service.wire
+    for _ in range(50):
+        wire.get(victim)
+    before = service.metric(NO_ADDRESS)
+    place = [wire.bootstrap, wire.queries, str(victim), str(partition_of(victim))]
+    env = {**os.environ, "AIOKAFKA_NO_EXTENSIONS": "1"}
+    subprocess.run([sys.executable, "-c", NO_TEXT, *place], env=env, check=True)
+    until(lambda: service.metric(NO_ADDRESS) == before + 1, "the query counts as one without")
+    assert wire.get(victim)
 
 
 @pytest.mark.parametrize("raw", [b"", b"\0\0\0", b"\0\0\0\0\0", b"1", b"\0\0\0\x03", b"\xff" * 4])

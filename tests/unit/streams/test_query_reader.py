@@ -14,7 +14,7 @@ from readstates.streams import query_reader
 from readstates.streams.batch import Batch, Poll
 from readstates.streams.config import Settings
 from readstates.streams.errors import BatchGapError, DataLossError
-from readstates.streams.query_reader import POLLS_AHEAD, QueryReader, Reading, is_full
+from readstates.streams.query_reader import POLLS_AHEAD, QueryReader, Reading
 from readstates.streams.worker import Partitions
 
 
@@ -126,12 +126,6 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     world = World(consumer)
     yield world
     world.reader.close()
-
-
-def test_a_poll_is_full_where_more_may_wait() -> None:
-    assert is_full([(0, batch(0, 40)), (3, batch(7, 31))])
-    assert not is_full([(0, batch(0, 40)), (3, batch(7, 30))])
-    assert not is_full([])
 
 
 async def test_records_by_partition(world: World) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
@@ -67,34 +65,6 @@ def test_a_reply_that_was_too_large_does_not_hold_up_the_next(output: Output) ->
     assert output._topics
     output._delivered(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART), Lost())
     assert not output._topics
-
-
-class Noting:
-    """In a producer's place."""
-
-    def __init__(self) -> None:
-        self.topics: list[str] = []
-
-    def produce(self, topic: str, *_args: Any, **_more: Any) -> None:
-        self.topics.append(topic)
-
-    def poll(self, timeout_s: float) -> None:
-        time.sleep(timeout_s)
-
-
-def test_replies_of_a_crowd_wait_for_each_other(
-    output: Output, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alone, crowd = Noting(), Noting()
-    monkeypatch.setattr(output, "_producer", alone)
-    monkeypatch.setattr(output, "_crowd", crowd)
-    address = ReplyAddress("p.replies.a", None, None, "plain")
-    output.reply(address, b"1", b"{}")
-    output.crowd = True
-    output.error(address, b"1", 1, "overloaded", "")
-    output.crowd = False
-    output.reply(address, b"1", b"{}")
-    assert (len(alone.topics), len(crowd.topics)) == (2, 1)
 
 
 def test_lost_replies_do_not_fill_the_log(output: Output, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -110,12 +111,42 @@ async def test_a_quarter_is_under_way_until_somebody_waits() -> None:
         world.load_next()
     held: Any = Held()
     writer = WriteBehind(held, Settings(writes_in_flight_max=8, write_batch_rows=1), lambda: None)
-    await writer.turn([world.partition], now_ms=10**6, everything=False)
+    await writer.turn([world.partition], now_ms=1000 + 45_000, everything=False)
     assert len(held.writes) == 2
-    await writer.turn([world.partition], now_ms=10**6, everything=True)
+    await writer.turn([world.partition], now_ms=1000 + 45_000, everything=True)
     assert len(held.writes) == 8
     while held.writes:
         held.writes.pop()[1](True)
+
+
+async def test_who_is_calm_does_not_starve_beside_who_is_pressed() -> None:
+    worlds = [World(slots=200, states_max=50) for _ in range(2)]
+    for world in worlds:
+        for user_id in range(1, 41):
+            world.feed(event(user_id, user_id, channel_id=1, message_id=5))
+            world.load_next()
+    calm, pressed = (world.partition for world in worlds)
+    pressed.number = 1
+    held: Any = Held()
+    writer = WriteBehind(held, Settings(writes_in_flight_max=12, write_batch_rows=1), lambda: None)
+    now_ms = 1000 + 45_000  # waited long enough, but not twice as long
+    for _ in range(100):
+        pressed.stalled = True
+        await writer.turn([calm, pressed], now_ms=now_ms, everything=False)
+        while len(held.writes) > 6:  # a database that is slow
+            held.writes.pop(0)[1](True)
+    assert calm.table.dirty_users == 0
+
+
+def test_what_waits_twice_as_long_as_it_should_is_pressing() -> None:
+    world = World()
+    world.feed(event(0, 1, channel_id=1, message_id=5))
+    world.load_next()
+    pressed = partial(world.partition.pressed, delay_ms=1000, dirty_max=100)
+    assert not pressed(world.now_ms + 1999)
+    assert pressed(world.now_ms + 2000)
+    world.write_all()
+    assert not pressed(world.now_ms + 2000)
 
 
 async def test_a_user_of_two_batches_is_written_when_both_are_and_failed_if_one_is() -> None:
