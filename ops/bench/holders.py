@@ -243,9 +243,10 @@ def peer(name: str, shape: str, states: int, users: int, folder: Path) -> Pairs:
         cache = importlib.import_module("cachebox").LRUCache(capacity)
     elif name == "lru-dict":
         cache = importlib.import_module("lru").LRU(capacity)
-    else:  # about 500 bytes a user, as it counts them
+    else:  # as it counts them: about 1 KiB an object, 2 KiB a user with its tuples
+        room = states * 1024 if shape == "pairs" else users * 2048
         cache = importlib.import_module("diskcache").Cache(
-            str(folder / "disk"), eviction_policy="least-recently-used", size_limit=users * 2048
+            str(folder / "disk"), eviction_policy="least-recently-used", size_limit=room
         )
     if shape == "pairs":
         return Pairs(cache)

@@ -19,7 +19,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import orjson
-from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
@@ -33,6 +32,7 @@ from readstates.schemas.replies import ReadState, encode_reply
 from readstates.schemas.wire import decode_query, decode_update
 from readstates.streams import metrics
 from readstates.streams.batch import Batch
+from readstates.streams.fetched import Records
 from readstates.streams.partition import Partition
 from readstates.streams.query_reader import record_of
 
@@ -100,7 +100,7 @@ def encoded(given: list[tuple[bytes, bytes]]) -> list[bytes]:
 def unpack(batches: list[bytes]) -> None:
     place = TopicPartition("read-states.updates", 0)
     for batch in batches:
-        for _ in PartitionRecords(place, MemoryRecords(batch), [], 0, None, None, False, 0):
+        for _ in Records(place, MemoryRecords(batch), [], 0, None, None, False, 0):
             pass
 
 

@@ -1,26 +1,25 @@
-"""The service's own path of an update, a Partition over a full table; no Kafka, no Cassandra."""
+"""The service's own path of an update: from the bytes of a fetch into a full table.
+
+aiokafka's compiled reader and a Partition; no Kafka, no Cassandra, no event loop.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
 import orjson
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import TopicPartition
 from readstates.streams.batch import Batch
 from readstates.streams.config import Settings
+from readstates.streams.fetched import Records
 from readstates.streams.partition import Effects, Partition
 from readstates.streams.version import OFFSET_BITS
 
-
-@dataclass(slots=True)
-class Record:
-    """What the partition reads of the consumer's record."""
-
-    offset: int
-    key: bytes
-    value: bytes
-    timestamp: int = 0
+FETCH = 1_000  # records of a batch
+PLACE = TopicPartition("read-states.updates", 0)
 
 
 class NoEffects:
@@ -33,7 +32,9 @@ def loaded(table: Any, users: list[int], channels: list[int], number: int) -> Ca
     The first ack has message ID and version `number` + 1.
     """
     epoch, start = number >> OFFSET_BITS, number & ((1 << OFFSET_BITS) - 1)
-    records = []
+    batches: list[tuple[int, int, bytes]] = []  # start, end, the bytes
+    builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, 0, 1 << 24)
+    count = len(users)
     for index, (user_id, channel_id) in enumerate(zip(users, channels, strict=True)):
         ack = {
             "type": "ack",
@@ -41,7 +42,12 @@ def loaded(table: Any, users: list[int], channels: list[int], number: int) -> Ca
             "channel_id": str(channel_id),
             "message_id": str(number + index + 1),
         }
-        records.append(Record(start + index, b"%d" % user_id, orjson.dumps(ack)))
+        builder.append(index % FETCH, 0, b"%d" % user_id, orjson.dumps(ack), [])
+        if index % FETCH == FETCH - 1 or index == count - 1:
+            begin, end = start + index - index % FETCH, start + index + 1
+            made = begin.to_bytes(8, "big") + bytes(builder.build())[8:]  # its base offset is first
+            batches.append((begin, end, made))
+            builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, 0, 1 << 24)
     partition = Partition(
         0,
         table=table,
@@ -52,16 +58,18 @@ def loaded(table: Any, users: list[int], channels: list[int], number: int) -> Ca
         partitions=1,
         incarnation=1,
         parked_max=1000,
-        inbox_max=len(records) + 1,
+        inbox_max=count + 1,
         effects=cast(Effects, NoEffects()),
     )
-    partition.take(Batch(start, records, start + len(records)))
     slice_updates = Settings().slice_updates
 
     def run() -> None:
-        while partition.can_run:
-            partition.run(slice_updates, 0)
-        if partition.counts.applied != len(records):
-            raise AssertionError(f"{len(records)} updates, of which applied: {partition.counts}")
+        for begin, end, made in batches:
+            found = Records(PLACE, MemoryRecords(made), [], begin, None, None, False, 0)
+            partition.take(Batch(begin, list(found), end))
+            while partition.can_run:
+                partition.run(slice_updates, 0)
+        if partition.counts.applied != count:
+            raise AssertionError(f"{count} updates, of which applied: {partition.counts}")
 
     return run
