@@ -4,8 +4,8 @@
 
 All sizes stand at once and take turns, each in a process of its own. The service's update begins
 with the bytes of a fetch: take the record out, decode it, find the user, fold, hold its offset;
-every user is resident. The table alone, by one call an update and by batch, is shown beside it: there is little else in it
-than the processor's cache misses.
+every user is resident. The table alone, by one call an update and by batch, is shown beside it:
+there is little else in it than the processor's cache misses.
 """
 
 from __future__ import annotations
