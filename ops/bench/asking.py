@@ -102,6 +102,11 @@ def prepare(
     return settings, env
 
 
+def flush_delay(suite: Suite) -> dict[str, str]:
+    """The default, or in the quick form less: what makes users resident is waited for."""
+    return {"READ_STATES_FLUSH_DELAY_S": "3"} if suite.quick else {}
+
+
 def make_topic(settings: Settings, name: str, partitions: int = 1) -> str:
     """A topic whose timestamps are the broker's; it may be there already."""
     config = {"message.timestamp.type": "LogAppendTime", "retention.ms": "3600000"}

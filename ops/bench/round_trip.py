@@ -56,7 +56,9 @@ def run(suite: Suite) -> None:
     """Three rates, then a backlog."""
     settings, env = asking.prepare(suite.say, "round-trip", suite.scratch)
     traffic = Traffic(asking.SEED, asking.USERS)
-    worker = WorkerProcess(env, suite.scratch / "worker.log").start()
+    worker = WorkerProcess(
+        {**env, **asking.flush_delay(suite)}, suite.scratch / "worker.log"
+    ).start()
     try:
         worker.wait_ready()
         size = asking.make_residents(settings, traffic, worker)
@@ -78,7 +80,7 @@ def run(suite: Suite) -> None:
 
 
 def _rates(suite: Suite, loops: Mapping[str, OpenLoop], queries: list[Record]) -> None:
-    seconds = 3.0 if suite.quick else 12.0
+    seconds = 2.0 if suite.quick else 12.0
     every: dict[str, dict[str, list[float]]] = {}
     for rate in RATES:
         taken: dict[str, list[list[float]]] = {name: [] for name in loops}

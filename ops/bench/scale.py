@@ -48,7 +48,7 @@ class Sizes:
 
 
 FULL = Sizes((8, 32, 64, 128, 256), 20.0, 120_000, 300_000)
-QUICK = Sizes((8, 256), 4.0, 10_000, 20_000)
+QUICK = Sizes((8, 256), 4.0, 5_000, 10_000)
 Servers = dict[str, str]  # the environment that leads to them
 
 

@@ -35,7 +35,7 @@ def run(suite: Suite) -> None:
     windows: dict[str, list[tuple[float, float]]] = {"ours": [], "no-op": []}
     with contextlib.ExitStack() as ending:
         settings, env = asking.prepare(suite.say, "service-time", suite.scratch)
-        ours = _worker(suite.scratch, "ours", env)
+        ours = _worker(suite.scratch, "ours", {**env, **asking.flush_delay(suite)})
         ending.callback(ours.stop)
         ours.wait_ready()
         size = asking.make_residents(settings, traffic, ours)
