@@ -73,6 +73,15 @@ def test_batches(rows: list[int], rows_max: int, sizes: list[int], owners: list[
         assert write.pending == sum(write in waiting for _, waiting in batches)
 
 
+def changed(users: int) -> World:
+    """A partition with so many users, each with one change to write."""
+    world = World(slots=200, states_max=50)
+    for user_id in range(1, users + 1):
+        world.feed(event(user_id, user_id, channel_id=1, message_id=5))
+        world.load_next()
+    return world
+
+
 class Held:
     """A store that keeps its writes."""
 
@@ -86,11 +95,7 @@ class Held:
 
 
 async def test_a_partition_with_much_to_write_does_not_keep_the_others_waiting() -> None:
-    worlds = [World(slots=200, states_max=50) for _ in range(2)]
-    for world in worlds:
-        for user_id in range(1, 65):
-            world.feed(event(user_id, user_id, channel_id=1, message_id=5))
-            world.load_next()
+    worlds = [changed(64) for _ in range(2)]
     held: Any = Held()
     settings = Settings(writes_in_flight_max=1, write_batch_rows=4)
     writer = WriteBehind(held, settings, lambda: None)
@@ -105,10 +110,7 @@ async def test_a_partition_with_much_to_write_does_not_keep_the_others_waiting()
 
 
 async def test_a_quarter_is_under_way_until_somebody_waits() -> None:
-    world = World(slots=200, states_max=50)
-    for user_id in range(1, 41):
-        world.feed(event(user_id, user_id, channel_id=1, message_id=5))
-        world.load_next()
+    world = changed(40)
     held: Any = Held()
     writer = WriteBehind(held, Settings(writes_in_flight_max=8, write_batch_rows=1), lambda: None)
     await writer.turn([world.partition], now_ms=1000 + 45_000, everything=False)
@@ -120,11 +122,7 @@ async def test_a_quarter_is_under_way_until_somebody_waits() -> None:
 
 
 async def test_who_is_calm_does_not_starve_beside_who_is_pressed() -> None:
-    worlds = [World(slots=200, states_max=50) for _ in range(2)]
-    for world in worlds:
-        for user_id in range(1, 41):
-            world.feed(event(user_id, user_id, channel_id=1, message_id=5))
-            world.load_next()
+    worlds = [changed(40) for _ in range(2)]
     calm, pressed = (world.partition for world in worlds)
     pressed.number = 1
     held: Any = Held()
