@@ -147,9 +147,6 @@ class Pairs:
                 if number >= state.last_mention_id:
                     state.mention_count = 0
 
-    def all_of(self, users: list[int]) -> None:
-        raise NotImplementedError
-
 
 class Objects(Pairs):
     """Shape `objects`."""
