@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 import click
+from readstates.ops.bench import asking
 from readstates.ops.bench.suite import Line, Suite, as_markdown, machine
 
 BENCHES = (  # in the order in which they run
@@ -60,6 +61,8 @@ def bench(benches: tuple[str, ...], quick: bool, report_dir: Path) -> None:
             except Exception:  # noqa: BLE001 (the other benches are still worth their time)
                 click.secho(traceback.format_exc(), fg="red")
                 failed.append(name)
+            if not quick:
+                asking.stop_stack()
         seconds = time.monotonic() - begin
         click.echo(f"  {name} took {seconds:.0f} s")
         suite.write(seconds)

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,15 +53,24 @@ PRODUCER = {  # as the service's own: a competent user's choice for little delay
 }
 
 
+shared = ExitStack()
+
+
 @functools.cache
 def stack_env(say: Callable[[str], None]) -> dict[str, str]:
-    """One Kafka and one Cassandra for all these benches of a run; stopped when the process ends."""
-    folder = tempfile.TemporaryDirectory(prefix="read-states-queries-")
-    stack = Stack(Path(folder.name) / "stack")
-    atexit.register(folder.cleanup)
-    atexit.register(stack.down, remove=True)
+    """One Kafka and one Cassandra for a bench, or for all of the quick form."""
+    folder = shared.enter_context(tempfile.TemporaryDirectory(prefix="read-states-queries-"))
+    stack = Stack(Path(folder) / "stack")
+    shared.callback(stack.down, remove=True)
     stack.up(progress=say)
     return stack.env()
+
+
+@atexit.register
+def stop_stack() -> None:
+    """Stop what `stack_env` started, if it did: a bench is measured beside its own servers only."""
+    shared.close()
+    stack_env.cache_clear()
 
 
 @contextmanager
