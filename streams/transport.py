@@ -103,41 +103,67 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         timeout: float | None = None,  # noqa: ASYNC109 (the signature is Faust's)
         max_records: int | None = None,
     ) -> Mapping[TP, list[Poll]]:
-        if not self.consumer.flow_active:
-            return {}
-        wants = self.app.partitions.wants
-        wanted = [driver.ensure_aiokafka_TP(tp) for tp in active_partitions or ()]
-        topic = self.app.read_states_settings.updates_topic
-        wanted = [tp for tp in wanted if tp.topic == topic and wants(topic, tp.partition)]
-        assigned = consumer._subscription.subscription
-        if not wanted or assigned is None or assigned.assignment is None:
+        active = [driver.ensure_aiokafka_TP(tp) for tp in active_partitions or ()]
+        states = self._wanted(consumer, active)
+        if not states:
             with consumer._subscription.fetch_context():  # to hold back is not to be idle, for
                 await asyncio.sleep(0.005)  # which aiokafka would leave the group
             return {}
-        state_of = assigned.assignment.state_value
-        states = {tp: state for tp in wanted if (state := state_of(tp)) is not None}
-        before = {tp: state._position for tp, state in states.items()}
-        held_back = len(wanted) < len(self.app.partitions.owned)
         try:
-            records = await super()._fetch_records(
-                consumer,
-                set(wanted),
-                timeout=POLL_S if held_back else POLL_IDLE_S,
-                max_records=max_records,
-            )
+            poll = await self._pull(consumer, states, max_records)
+            if not poll:
+                held_back = len(states) < len(self.app.partitions.owned)
+                await self._arrival(consumer, POLL_S if held_back else POLL_IDLE_S)
+                poll = await self._pull(consumer, self._wanted(consumer, active), max_records)
         except NoOffsetForPartitionError:  # a partition never seen, before our own seek
             return {}
         except OffsetOutOfRangeError as exc:
             places = (f"{tp.topic} partition {tp.partition}" for tp in exc.args[0])
             self.app.refuse(lost(", ".join(places)))
             return {}
-        poll: Poll = []
-        taken_ns = time.perf_counter_ns()
-        if records:
-            self._busy_until = taken_ns + IDLE_AFTER_S * 1e9
+        now_ns = time.perf_counter_ns()
+        if poll:
+            self._busy_until = now_ns + IDLE_AFTER_S * 1e9
         consumer._fetcher._fetch_max_wait_ms = (
-            FETCH_WAIT_MAX_MS if taken_ns < self._busy_until else FETCH_WAIT_IDLE_MS
+            FETCH_WAIT_MAX_MS if now_ns < self._busy_until else FETCH_WAIT_IDLE_MS
         )
+        # Faust wants a partition to speak of: the first one stands for all
+        topic = self.app.read_states_settings.updates_topic
+        return {TP(topic, poll[0][0]): [poll]} if poll else {}
+
+    def _wanted(self, consumer: aiokafka.AIOKafkaConsumer, active: list[Any]) -> dict[Any, Any]:
+        """The partitions of updates that may be taken from now, with aiokafka's state of each."""
+        subscription = consumer._subscription
+        if not self.consumer.flow_active or subscription.reassignment_in_progress:
+            return {}
+        assignment = subscription.subscription.assignment
+        if assignment is None:
+            return {}
+        wants, topic = self.app.partitions.wants, self.app.read_states_settings.updates_topic
+        return {
+            tp: state
+            for tp in active
+            if tp.topic == topic
+            and wants(topic, tp.partition)
+            and (state := assignment.state_value(tp)) is not None
+        }
+
+    async def _pull(
+        self, consumer: aiokafka.AIOKafkaConsumer, states: dict[Any, Any], max_records: int | None
+    ) -> Poll:
+        """What was fetched of these partitions, and moves their positions past it.
+
+        It must not wait, so that it is all of one assignment. aiokafka's own wait outlives a
+        rebalance, and then takes from the next assignment what nobody would know of.
+        """
+        if not states:
+            return []
+        before = {tp: state._position for tp, state in states.items()}
+        records = await super()._fetch_records(
+            consumer, set(states), timeout=0, max_records=max_records
+        )
+        taken_ns = time.perf_counter_ns()
+        poll: Poll = []
         for tp, state in states.items():
             start, end = before[tp], state._position
             if start is not None and end is not None and (end != start or tp in records):
@@ -145,8 +171,18 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 last = log_end is not None and end >= log_end
                 batch = Batch(start, records.get(tp, []), end, taken_ns, last)
                 poll.append((tp.partition, batch))
-        # Faust wants a partition to speak of: the first one stands for all
-        return {TP(topic, poll[0][0]): [poll]} if poll else {}
+        return poll
+
+    @staticmethod
+    async def _arrival(consumer: aiokafka.AIOKafkaConsumer, timeout_s: float) -> None:
+        """Until something was fetched, of any partition. Raises what a fetch met."""
+        waiter = consumer._fetcher._create_fetch_waiter()
+        with consumer._subscription.fetch_context():
+            await asyncio.wait([waiter], timeout=timeout_s)
+        if waiter.done():
+            waiter.result()
+        else:
+            waiter.cancel()
 
     _busy_until = 0.0  # time.perf_counter_ns()
 
