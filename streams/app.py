@@ -211,6 +211,7 @@ class Duties(Service):  # type: ignore[misc]
         self.output = output
         self.turns = Turns(app.partitions, store, lambda: app.consumer)
         self._progress: tuple[int, float] = (-1, time.monotonic())
+        self._series: dict[int, metrics.OfPartition] = {}  # by incarnation, as what follows
         self._evictions: dict[int, int] = {}
 
     def on_init_dependencies(self) -> list[Any]:
@@ -259,46 +260,44 @@ class Duties(Service):  # type: ignore[misc]
             await self.sleep(GAUGES_S)
 
     def _measure(self) -> None:
-        applied = 0
-        waiting = False
+        applied, waiting = 0, False
+        updates, queries = self.settings.updates_topic, self.settings.queries_topic
+        series: dict[int, metrics.OfPartition] = {}
         evictions: dict[int, int] = {}
         for number, owned in self.partitions.owned.items():
-            partition, table, label = owned.partition, owned.partition.table, str(number)
+            partition, table = owned.partition, owned.partition.table
+            life = partition.incarnation
+            of = series[life] = self._series.get(life) or metrics.OfPartition(
+                number, updates, queries
+            )
             counts = partition.counts
             applied += partition.position
-            metrics.UPDATES_APPLIED.labels(label).inc(counts.applied)
-            for reason in ("replayed", "stale", "duplicate"):
-                metrics.UPDATES_SKIPPED.labels(reason).inc(getattr(counts, reason))
+            of.applied.inc(counts.applied)
+            for reason, skipped in metrics.SKIPPED.items():
+                skipped.inc(getattr(counts, reason))
             counts.applied = counts.replayed = counts.stale = counts.duplicate = 0
-            metrics.RESIDENT_STATES.labels(label).set(table.resident_states)
-            metrics.RESIDENT_USERS.labels(label).set(table.resident_users)
-            metrics.DIRTY_STATES.labels(label).set(table.dirty_states)
-            metrics.PARKED_UPDATES.labels(label).set(partition.parked_updates)
-            evicted = table.evictions - self._evictions.get(partition.incarnation, 0)
-            evictions[partition.incarnation] = table.evictions
-            metrics.EVICTIONS.inc(evicted)
-            durable = partition.watermark_position()
-            metrics.DURABILITY_LAG.labels(label).set(partition.position - durable)
-            metrics.DURABILITY_LAG_SECONDS.labels(label).set(
-                partition.oldest_change_s(self.partitions.now_ms())
-            )
+            of.resident_states.set(table.resident_states)
+            of.resident_users.set(table.resident_users)
+            of.dirty_states.set(table.dirty_states)
+            of.parked_updates.set(partition.parked_updates)
+            metrics.EVICTIONS.inc(table.evictions - self._evictions.get(life, 0))
+            evictions[life] = table.evictions
+            of.durability_lag.set(partition.position - partition.watermark_position())
+            of.durability_lag_s.set(partition.oldest_change_s(self.partitions.now_ms()))
             consumer = self.app.consumer
-            end = consumer._thread.end(TP(self.settings.updates_topic, number))
-            lag = self._lag(self.settings.updates_topic, number, end, partition.position)
-            waiting |= lag and not partition.held_back
-            end = consumer.queries.end(number)
-            self._lag(self.settings.queries_topic, number, end, owned.query_position)
-        self._evictions = evictions
+            lag = behind(consumer._thread.end(TP(updates, number)), partition.position)
+            of.updates_lag.set(lag)
+            of.queries_lag.set(behind(consumer.queries.end(number), owned.query_position))
+            waiting |= lag > 0 and not partition.held_back
+        self._series, self._evictions = series, evictions
         metrics.QUERIES_WAITING.set(self.partitions.waiting_queries)
         if applied != self._progress[0] or not waiting:
             self._progress = (applied, time.monotonic())
 
-    @staticmethod
-    def _lag(topic: str, number: int, end: int | None, position: int) -> bool:
-        """Set the processing lag; True if records wait."""
-        lag = max(0, end - position) if end is not None else 0
-        metrics.PROCESSING_LAG.labels(topic, str(number)).set(lag)
-        return lag > 0
+
+def behind(end: int | None, position: int) -> int:
+    """Records between a position and the log's end; 0 while the end is not known."""
+    return 0 if end is None else max(0, end - position)
 
 
 def run(settings: Settings, loglevel: str, log_format: str) -> int:

@@ -57,7 +57,7 @@ COLUMNS = (
 )
 PAGE_ROWS = 5000
 RECONNECT_MAX_S = 10.0  # between two looks at a node that is down
-ANSWERS_A_TURN = 16  # of the event loop; other work runs in between
+ANSWERS_A_TURN_S = 0.001  # of the event loop, then other work runs; at least one answer
 
 _BIGINT = struct.Struct(">q").pack
 
@@ -310,7 +310,8 @@ class Store:
 
     def _deliver(self) -> None:
         self._delivering = False
-        for _ in range(min(len(self._answers), ANSWERS_A_TURN)):
+        end = time.monotonic() + ANSWERS_A_TURN_S
+        while self._answers:
             request = self._answers.popleft()
             if self._open.pop(request, None) is None:  # too late, its time was over
                 continue
@@ -326,6 +327,8 @@ class Store:
                         "The worker stops; nothing is lost. If a row was written by hand, mend it"
                     )
                 )
+            if time.monotonic() > end:
+                break
         if self._answers and not self._delivering:
             self._delivering = True
             self._loop.call_soon(self._deliver)

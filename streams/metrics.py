@@ -111,8 +111,7 @@ QUERIES_ENDED = {  # looked up once: `labels` costs more than the count
     outcome: QUERIES.labels(outcome)
     for outcome in ("hit", "miss", "expired", "error", "no_reply_address")
 }
-for _reason in ("replayed", "stale", "duplicate"):
-    UPDATES_SKIPPED.labels(_reason)
+SKIPPED = {reason: UPDATES_SKIPPED.labels(reason) for reason in ("replayed", "stale", "duplicate")}
 for _outcome in ("loaded", "failed"):
     LOADS.labels(_outcome)
 for _reason in REASONS:
@@ -156,11 +155,24 @@ def describe_worker(settings: Settings, partitions: int) -> None:
             SETTING.labels(setting.name).set(value)
 
 
-def forget_partition(number: int, *topics: str) -> None:
+class OfPartition:
+    """A partition's series, looked up once; `forget_partition` ends them."""
+
+    def __init__(self, number: int, updates_topic: str, queries_topic: str) -> None:
+        label = str(number)
+        self.applied = UPDATES_APPLIED.labels(label)
+        self.updates_lag = PROCESSING_LAG.labels(updates_topic, label)
+        self.queries_lag = PROCESSING_LAG.labels(queries_topic, label)
+        self.durability_lag = DURABILITY_LAG.labels(label)
+        self.durability_lag_s = DURABILITY_LAG_SECONDS.labels(label)
+        self.resident_states = RESIDENT_STATES.labels(label)
+        self.resident_users = RESIDENT_USERS.labels(label)
+        self.dirty_states = DIRTY_STATES.labels(label)
+        self.parked_updates = PARKED_UPDATES.labels(label)
+
+
+def forget_partition(number: int) -> None:
     """Drop a partition's gauges when it leaves this worker."""
-    for topic in topics:
-        if (topic, str(number)) in PROCESSING_LAG._metrics:
-            PROCESSING_LAG.remove(topic, str(number))
     for gauge in PARTITION_GAUGES:
         if (str(number),) in gauge._metrics:
             gauge.remove(str(number))

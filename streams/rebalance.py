@@ -247,9 +247,7 @@ class Handover(Partitions):
             self.leave_queries(partition)
             partition.store_position()
             owned.file.close(clean=True)
-            metrics.forget_partition(
-                partition.number, self.settings.updates_topic, self.settings.queries_topic
-            )
+            metrics.forget_partition(partition.number)
         log.info(
             "handed_over partitions=%d written_out=%s committed=%s",
             len(leaving),

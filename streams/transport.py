@@ -103,7 +103,10 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         timeout: float | None = None,  # noqa: ASYNC109 (the signature is Faust's)
         max_records: int | None = None,
     ) -> Mapping[TP, list[Poll]]:
-        active = [driver.ensure_aiokafka_TP(tp) for tp in active_partitions or ()]
+        topic = self.app.read_states_settings.updates_topic
+        active = [
+            driver.ensure_aiokafka_TP(tp) for tp in active_partitions or () if tp.topic == topic
+        ]
         states = self._wanted(consumer, active)
         if not states:
             with consumer._subscription.fetch_context():  # to hold back is not to be idle, for
@@ -111,9 +114,8 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             return {}
         try:
             poll = await self._pull(consumer, states, max_records)
-            if not poll:
-                held_back = len(states) < len(self.app.partitions.owned)
-                await self._arrival(consumer, POLL_S if held_back else POLL_IDLE_S)
+            held_back = len(states) < len(self.app.partitions.owned)
+            if not poll and await self._arrival(consumer, POLL_S if held_back else POLL_IDLE_S):
                 poll = await self._pull(consumer, self._wanted(consumer, active), max_records)
         except NoOffsetForPartitionError:  # a partition never seen, before our own seek
             return {}
@@ -128,11 +130,10 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             FETCH_WAIT_MAX_MS if now_ns < self._busy_until else FETCH_WAIT_IDLE_MS
         )
         # Faust wants a partition to speak of: the first one stands for all
-        topic = self.app.read_states_settings.updates_topic
         return {TP(topic, poll[0][0]): [poll]} if poll else {}
 
     def _wanted(self, consumer: aiokafka.AIOKafkaConsumer, active: list[Any]) -> dict[Any, Any]:
-        """The partitions of updates that may be taken from now, with aiokafka's state of each."""
+        """Those of these partitions that may be taken from now, with aiokafka's state of each."""
         subscription = consumer._subscription
         if not self.consumer.flow_active or subscription.reassignment_in_progress:
             return {}
@@ -143,9 +144,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return {
             tp: state
             for tp in active
-            if tp.topic == topic
-            and wants(topic, tp.partition)
-            and (state := assignment.state_value(tp)) is not None
+            if wants(topic, tp.partition) and (state := assignment.state_value(tp)) is not None
         }
 
     async def _pull(
@@ -174,15 +173,18 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return poll
 
     @staticmethod
-    async def _arrival(consumer: aiokafka.AIOKafkaConsumer, timeout_s: float) -> None:
-        """Until something was fetched, of any partition. Raises what a fetch met."""
+    async def _arrival(consumer: aiokafka.AIOKafkaConsumer, timeout_s: float) -> bool:
+        """Wait until something was fetched, of any partition; False: nothing was. Raises what a
+        fetch met.
+        """
         waiter = consumer._fetcher._create_fetch_waiter()
         with consumer._subscription.fetch_context():
             await asyncio.wait([waiter], timeout=timeout_s)
-        if waiter.done():
-            waiter.result()
-        else:
+        if not waiter.done():
             waiter.cancel()
+            return False
+        waiter.result()
+        return True
 
     _busy_until = 0.0  # time.perf_counter_ns()
 
