@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from .worker import Worker
     from .world import World
 
-ANSWER_S = 1.0  # a query with that much time gets an answer where nothing is wrong
+ANSWER_S = 1.0  # a query with that much time gets an answer where nothing is wrong …
+SLOW_STEPS = 10  # … or with that many of the slowest steps: a few of them may be in its way
 
 
 class Violation(AssertionError):
@@ -160,7 +161,8 @@ class Checks:
         self.asked.append(asked)
         self.asked_of[asked.partition].append(asked)
         left_s = (asked.deadline_ms - self._world.now_ms()) / 1000
-        if asked.usable and left_s >= ANSWER_S:
+        enough_s = max(ANSWER_S, SLOW_STEPS * self._world.plan.slow_s)
+        if asked.usable and left_s >= enough_s:
             self._world.clock.later(left_s, lambda: self._in_time(asked))
 
     def _in_time(self, asked: Asked) -> None:
