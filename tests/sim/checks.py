@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from .worker import Worker
     from .world import World
 
-ANSWER_S = 1.0  # a query with that much time gets an answer where nothing is wrong …
-SLOW_STEPS = 10  # … or with that many of the slowest steps: a few of them may be in its way
+ANSWER_S = 1.0  # a query with that much time gets an answer where nothing is wrong
 
 
 class Violation(AssertionError):
@@ -161,8 +160,7 @@ class Checks:
         self.asked.append(asked)
         self.asked_of[asked.partition].append(asked)
         left_s = (asked.deadline_ms - self._world.now_ms()) / 1000
-        enough_s = max(ANSWER_S, SLOW_STEPS * self._world.plan.slow_s)
-        if asked.usable and left_s >= enough_s:
+        if asked.usable and left_s >= ANSWER_S:
             self._world.clock.later(left_s, lambda: self._in_time(asked))
 
     def _in_time(self, asked: Asked) -> None:
