@@ -10,7 +10,8 @@ from readstates.schemas.headers import ReplyAddress
 from readstates.schemas.queries import Get
 
 ERROR_MARGIN_MS = 500  # an error goes out this long before the deadline …
-ERROR_MARGIN_SHARE = 0.2  # … or this share of the time left, whichever is less
+ERROR_MARGIN_SHARE = 0.2  # … or this share of the time left, whichever is less, …
+ERROR_MARGIN_MIN_MS = 40  # … but two looks at the deadlines before it, or half of the time left
 SWEEP_MIN = 1024  # entries, before those already done are swept out
 
 
@@ -74,6 +75,7 @@ class Deadlines:
         """Watch a query that could not be answered at once."""
         left = max(0, query.deadline_ms - now_ms)
         margin = min(ERROR_MARGIN_MS, int(left * ERROR_MARGIN_SHARE))
+        margin = max(margin, min(ERROR_MARGIN_MIN_MS, left // 2))
         if len(self._heap) >= self._sweep_at:
             self._heap = [entry for entry in self._heap if not entry[2].done]
             heapq.heapify(self._heap)

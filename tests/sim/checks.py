@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from .worker import Worker
     from .world import World
 
-ANSWER_S = 1.0  # a query with that much time gets an answer where nothing is wrong
+ANSWER_S = 1.0  # a query with that much time gets to a worker where nothing is wrong …
+ARRIVED_S = 0.06  # … and one that got there with that much left gets an answer
 
 
 class Violation(AssertionError):
@@ -40,6 +41,7 @@ class Asked:
     usable: bool  # its reply topic is there
     allowed: bool  # … or may be, by now
     offset: int = -1
+    arrived_s: float | None = None  # when a poll brought it to a worker, first
     answers: list[tuple[Worker, int]] = field(default_factory=list)  # who, in which incarnation
 
 
@@ -68,6 +70,7 @@ class Checks:
         self.letters: set[tuple[int, int]] = set()
         self.asked: list[Asked] = []
         self.asked_of: list[list[Asked]] = [[] for _ in range(world.partitions)]
+        self.came_s = [0.0] * world.partitions  # when a poll brought a query of it, last
         self.committed_to: dict[TP, int] = {}
         self.replied_at: dict[int, int] = {}  # partition: the newest version anybody saw
         self.seen: dict[int, int] = {}  # user: the version that its client has
@@ -159,12 +162,32 @@ class Checks:
         """A query is in the log; look at it again when its time is over."""
         self.asked.append(asked)
         self.asked_of[asked.partition].append(asked)
-        left_s = (asked.deadline_ms - self._world.now_ms()) / 1000
+        left_s = self._left_s(asked)
         if asked.usable and left_s >= ANSWER_S:
-            self._world.clock.later(left_s, lambda: self._in_time(asked))
+            self._world.clock.later(left_s, lambda: self._got_there(asked))
 
-    def _in_time(self, asked: Asked) -> None:
-        if not asked.answers and self._world.quiet_since_s < asked.sent_s:
+    def arrived(self, number: int, offset: int) -> None:
+        """A poll brought a query to a worker."""
+        self.came_s[number] = now_s = self._world.clock.now
+        asked = next(asked for asked in self.asked_of[number] if asked.offset == offset)
+        if asked.arrived_s is not None:
+            return
+        asked.arrived_s = now_s
+        left_s = self._left_s(asked)
+        if asked.usable and left_s >= ARRIVED_S:
+            self._world.clock.later(left_s, lambda: self._in_time(asked, now_s))
+
+    def _left_s(self, asked: Asked) -> float:
+        return (asked.deadline_ms - self._world.now_ms()) / 1000
+
+    def _got_there(self, asked: Asked) -> None:
+        """Not there in time may be one that had others before it, brought in slow polls."""
+        stood = self.came_s[asked.partition] <= asked.sent_s
+        if asked.arrived_s is None and stood and self._world.quiet_since_s < asked.sent_s:
+            self._world.fail(f"nothing was wrong, and nobody took {asked}")
+
+    def _in_time(self, asked: Asked, since_s: float) -> None:
+        if not asked.answers and self._world.quiet_since_s < since_s:
             self._world.fail(f"nothing was wrong, and nobody answered {asked}")
 
     def replied(

@@ -311,4 +311,6 @@ class Consumer:
                 if tp.topic == settings.updates_topic:
                     self._worker.partitions.take_updates(tp.partition, batch)
                 else:
+                    for record in batch.records:
+                        world.checks.arrived(tp.partition, record.offset)
                     self._worker.partitions.take_queries(tp.partition, batch)

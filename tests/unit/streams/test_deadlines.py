@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from readstates.streams.queries import ERROR_MARGIN_MS, SWEEP_MIN, Deadlines, Query
+from readstates.streams.queries import (
+    ERROR_MARGIN_MIN_MS,
+    ERROR_MARGIN_MS,
+    SWEEP_MIN,
+    Deadlines,
+    Query,
+)
 from small_world import query
 
 
@@ -15,7 +21,16 @@ def waiting(deadline_ms: int) -> Query:
 
 
 @pytest.mark.parametrize(
-    ("left", "margin"), [(5000, ERROR_MARGIN_MS), (1000, 200), (100, 20), (1, 0), (0, 0), (-5, 0)]
+    ("left", "margin"),
+    [
+        (5000, ERROR_MARGIN_MS),
+        (1000, 200),
+        (100, ERROR_MARGIN_MIN_MS),
+        (63, 31),
+        (1, 0),
+        (0, 0),
+        (-5, 0),
+    ],
 )
 def test_the_error_goes_out_before_the_deadline(left: int, margin: int) -> None:
     deadlines, one = Deadlines(), waiting(10_000 + left)
