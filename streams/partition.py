@@ -30,7 +30,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from readstates.cache.table import (
     ABSENT,
@@ -64,11 +64,12 @@ from readstates.streams.queries import Query
 from readstates.streams.version import OFFSET_BITS, offset_of
 from readstates.streams.watermark import Watermark
 
-OTHER_COUNTS = 10  # what is not plain costs some ten times as much; a query waits for a slice's end
+OTHER_COUNTS = 10  # what is not plain, or parked, costs as many: a query waits for a slice's end
 LETTERS_WAITING_MAX = 10_000  # dead letters of a partition on their way to the broker
 EVICT_SCAN_MAX = 512  # users looked at from the cold end to make room once
 COLD_USERS_AT_ONCE = 16  # written out together when the table has no room
-PLAIN_MAX = 256  # plain updates read and folded together
+PLAIN_MAX = 256  # plain updates read and folded together …
+PLAIN_PARKED_MAX = 16  # … and while many of their users are not resident
 COLD = (Mention, RetractMention, Delete, DeleteUser)  # events that do not warm a user up
 
 
@@ -89,11 +90,23 @@ class Effects(Protocol):
     def refuse(self, query: Query, code: str, text: str) -> None: ...
 
 
+class Kept(NamedTuple):
+    """What a record is of which only the value was kept."""
+
+    offset: int
+    key: bytes
+    value: bytes
+
+
 @dataclass(slots=True)
 class Parked:
-    """A user being loaded, with what waits for the rows."""
+    """A user being loaded, with what waits for the rows.
 
-    updates: deque[tuple[Any, Update]] = field(default_factory=deque)  # (record, event)
+    In a storm of mentions there are hundreds of thousands: each is as small as may be, and its
+    updates are tuples of what the collector need not look at.
+    """
+
+    updates: list[tuple[int, bytes]] = field(default_factory=list)  # (offset, value)
     ticket: int = 0  # of the load that is asked for: rows of an earlier one are stale
     queries: dict[Query, None] = field(default_factory=dict)  # in the order of their arrival
     warm: bool = False  # enters at the warm end of the LRU
@@ -173,6 +186,7 @@ class Partition:
         self._effects = effects
         self.next_arrival = position
         self._index = 0  # into the first batch of the inbox
+        self._plain_max = PLAIN_MAX
         self._left = 0  # of the slice, see `run`
         self._behind_ms = 0  # age of the last record taken, when it was taken
         self._at_end = False  # the last batch taken whole reached the log's end
@@ -289,12 +303,15 @@ class Partition:
         while index < len(records) and self._left > 0:
             run = 0
             if plain.COMPILED and not self._no_room:  # P2: all residents have nothing parked
-                most = min(PLAIN_MAX, self._parked_max - self.parked_updates, self._left)
+                most = min(self._plain_max, self._parked_max - self.parked_updates, self._left)
                 stop = min(len(records), index + most)
                 run = _reader.read(records, index, stop, self._epoch_bits)
             if run:
+                before = self.parked_updates
                 taken = self._apply_plain(records, index, run)
-                self._left -= taken
+                parked = self.parked_updates - before
+                self._left -= taken + (OTHER_COUNTS - 1) * parked
+                self._plain_max = PLAIN_PARKED_MAX if 4 * parked > taken else PLAIN_MAX
             else:
                 taken = self._apply_one(records[index])
                 self._left -= OTHER_COUNTS * taken
@@ -319,7 +336,8 @@ class Partition:
                 if code & (DIRTIED | ABSENT | TOO_MANY):
                     record = records[index]
                     if code & ABSENT:
-                        self._park(record, decode_update(record.value))
+                        at = (index - begin) * plain.NUMBERS
+                        self._park(record, _numbers[at], warm=not _numbers[at + 7])
                     else:
                         if code & DIRTIED:
                             self.watermark.hold(record.offset)
@@ -347,7 +365,7 @@ class Partition:
             return 1
         user = table.find(user_id)
         if user == 0 or (self.parked and user_id in self.parked):
-            if not self._park(record, event):
+            if not self._park(record, user_id, warm=not isinstance(event, COLD)):
                 return 0
             self.position = offset + 1
             return 1
@@ -467,24 +485,24 @@ class Partition:
 
     # -- residents, misses, parking -----------------------------------------------------------
 
-    def _park(self, record: Any, event: Update) -> bool:
+    def _park(self, record: Any, user_id: int, *, warm: bool) -> bool:
         """Hold an update back until its user is resident. False: too much is parked already."""
         if self.parked_updates >= self._parked_max:
             return False
-        waiting = self.parked.get(event.user_id)
+        waiting = self.parked.get(user_id)
         if waiting is None:
             if partition_of(record.key, self.partitions) != self.number:
                 self._reject(
                     record,
                     "misrouted",
-                    f"key {event.user_id} belongs to partition "
+                    f"key {user_id} belongs to partition "
                     f"{partition_of(record.key, self.partitions)}, not {self.number}: "
                     "use the murmur2 partitioner (librdkafka: partitioner=murmur2_random)",
                 )
                 return True
-            waiting = self._load(event.user_id)
-        waiting.updates.append((record, event))
-        waiting.warm = waiting.warm or not isinstance(event, COLD)
+            waiting = self._load(user_id)
+        waiting.updates.append((record.offset, record.value))
+        waiting.warm = waiting.warm or warm
         self.parked_updates += 1
         self._hold(record.offset)
         return True
@@ -523,25 +541,29 @@ class Partition:
                 return False
             user = table.insert(user_id, self.version, not waiting.warm, rows)
             waiting.rows, waiting.resident = None, True
-        while waiting.updates:
-            record, event = waiting.updates[0]
-            offset = record.offset
-            code = self._fold(user, event, self._epoch_bits | (offset + 1))
-            if code & NO_ROOM:
-                if self._make_room(self._slots_for(user, event), user):
-                    continue
-                self.stalled = True
-                self._no_room[user_id] = waiting
-                return False
-            if code & DIRTIED:
-                self.watermark.hold(offset)
-            self._count(code, record)
-            self._release(offset)
-            waiting.updates.popleft()
-            self.parked_updates -= 1
+        if not self._fold_parked(user, user_id, waiting):
+            self.stalled = True
+            self._no_room[user_id] = waiting
+            return False
         del self.parked[user_id]
         for query in waiting.queries:
             self._reply(query, user, hit=False)
+        return True
+
+    def _fold_parked(self, user: int, user_id: int, waiting: Parked) -> bool:
+        """Fold what was parked with a user who is resident now. False: no room for the rest."""
+        for folded, (offset, value) in enumerate(waiting.updates):
+            event = decode_update(value)
+            version = self._epoch_bits | (offset + 1)
+            while (code := self._fold(user, event, version)) & NO_ROOM:
+                if not self._make_room(self._slots_for(user, event), user):
+                    del waiting.updates[:folded]
+                    return False
+            if code & DIRTIED:
+                self.watermark.hold(offset)
+            self._count(code, Kept(offset, b"%d" % user_id, value))
+            self._release(offset)
+            self.parked_updates -= 1
         return True
 
     def wants_load(self, incarnation: int, user_id: int, ticket: int) -> bool:

@@ -151,7 +151,10 @@ class Queries(Steady):
     def _read(self) -> None:
         try:
             while time.monotonic() < self._read_until_s:
-                for message in self._consumer.consume(500, 0.02):
+                first = self._consumer.poll(0.02)
+                # `consume` with a time to wait waits all of it, unless 500 come
+                more = [] if first is None else [first, *self._consumer.consume(500, 0)]
+                for message in more:
                     if message.error() is not None:
                         raise KafkaException(message.error())
                     self._note(message)
