@@ -198,6 +198,15 @@ class Worker(faust.Worker):  # type: ignore[misc]
         super()._schedule_shutdown(signal)
 
 
+class Shown:
+    """A partition's series, and what they show."""
+
+    def __init__(self, number: int, updates_topic: str, queries_topic: str) -> None:
+        self.series = metrics.OfPartition(number, updates_topic, queries_topic)
+        self.state: tuple[int, ...] = ()
+        self.evictions = 0
+
+
 class Duties(Service):  # type: ignore[misc]
     """What runs beside the agents: the partitions' turns, write-behind, commits, gauges, HTTP."""
 
@@ -211,8 +220,7 @@ class Duties(Service):  # type: ignore[misc]
         self.output = output
         self.turns = Turns(app.partitions, store, lambda: app.consumer)
         self._progress: tuple[int, float] = (-1, time.monotonic())
-        self._series: dict[int, metrics.OfPartition] = {}  # by incarnation, as what follows
-        self._evictions: dict[int, int] = {}
+        self._shown: dict[int, Shown] = {}  # by incarnation
 
     def on_init_dependencies(self) -> list[Any]:
         return [Endpoints(self.listening, self.health, self.ready)]
@@ -262,34 +270,45 @@ class Duties(Service):  # type: ignore[misc]
     def _measure(self) -> None:
         applied, waiting = 0, False
         updates, queries = self.settings.updates_topic, self.settings.queries_topic
-        series: dict[int, metrics.OfPartition] = {}
-        evictions: dict[int, int] = {}
+        shown: dict[int, Shown] = {}
+        consumer = self.app.consumer
         for number, owned in self.partitions.owned.items():
             partition, table = owned.partition, owned.partition.table
             life = partition.incarnation
-            of = series[life] = self._series.get(life) or metrics.OfPartition(
-                number, updates, queries
-            )
-            counts = partition.counts
+            of = shown[life] = self._shown.get(life) or Shown(number, updates, queries)
             applied += partition.position
-            of.applied.inc(counts.applied)
+            lag = behind(consumer._thread.end(TP(updates, number)), partition.position)
+            queries_lag = behind(consumer.queries.end(number), owned.query_position)
+            waiting |= lag > 0 and not partition.held_back
+            state = (
+                lag,
+                queries_lag,
+                partition.position,
+                partition.parked_updates,
+                len(partition.watermark),
+                table.resident_users,
+                table.resident_states,
+                table.evictions,
+            )
+            if of.state == state and not len(partition.watermark):
+                continue  # of many partitions most have nothing new
+            counts, series = partition.counts, of.series
+            series.applied.inc(counts.applied)
             for reason, skipped in metrics.SKIPPED.items():
                 skipped.inc(getattr(counts, reason))
             counts.applied = counts.replayed = counts.stale = counts.duplicate = 0
-            of.resident_states.set(table.resident_states)
-            of.resident_users.set(table.resident_users)
-            of.dirty_states.set(table.dirty_states)
-            of.parked_updates.set(partition.parked_updates)
-            metrics.EVICTIONS.inc(table.evictions - self._evictions.get(life, 0))
-            evictions[life] = table.evictions
-            of.durability_lag.set(partition.position - partition.watermark_position())
-            of.durability_lag_s.set(partition.oldest_change_s(self.partitions.now_ms()))
-            consumer = self.app.consumer
-            lag = behind(consumer._thread.end(TP(updates, number)), partition.position)
-            of.updates_lag.set(lag)
-            of.queries_lag.set(behind(consumer.queries.end(number), owned.query_position))
-            waiting |= lag > 0 and not partition.held_back
-        self._series, self._evictions = series, evictions
+            series.resident_states.set(table.resident_states)
+            series.resident_users.set(table.resident_users)
+            series.dirty_states.set(table.dirty_states)
+            series.parked_updates.set(partition.parked_updates)
+            metrics.EVICTIONS.inc(table.evictions - of.evictions)
+            of.evictions = table.evictions
+            series.durability_lag.set(partition.position - partition.watermark_position())
+            series.durability_lag_s.set(partition.oldest_change_s(self.partitions.now_ms()))
+            series.updates_lag.set(lag)
+            series.queries_lag.set(queries_lag)
+            of.state = state
+        self._shown = shown
         metrics.QUERIES_WAITING.set(self.partitions.waiting_queries)
         if applied != self._progress[0] or not waiting:
             self._progress = (applied, time.monotonic())

@@ -13,6 +13,7 @@ from readstates.streams.cassandra import Store
 from readstates.streams.rebalance import Handover
 
 TURN_S = 0.02
+CALM_TURN_S = 0.1  # nothing is dirty, and what becomes it waits for FLUSH_DELAY_S first
 
 
 class Turns:
@@ -30,8 +31,8 @@ class Turns:
     async def write_out(self) -> None:
         """Start the writes that are due."""
         while True:
-            await self._partitions.write_out()
-            await asyncio.sleep(TURN_S)
+            dirty = await self._partitions.write_out()
+            await asyncio.sleep(TURN_S if dirty else CALM_TURN_S)
 
     async def expire(self) -> None:
         """End queries and requests whose time is over."""

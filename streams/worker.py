@@ -355,10 +355,10 @@ class Partitions:
 
     # -- once in a while ----------------------------------------------------------------------
 
-    async def write_out(self) -> None:
-        """Start the writes that are due."""
+    async def write_out(self) -> bool:
+        """Start the writes that are due; False where nothing is dirty at all."""
         live = [o.partition for o in self.owned.values() if not o.partition.closing]
-        await self.write_behind.turn(live, now_ms=self.now_ms(), everything=False)
+        return await self.write_behind.turn(live, now_ms=self.now_ms(), everything=False)
 
     @property
     def ready(self) -> tuple[bool, str]:

@@ -91,14 +91,19 @@ class WriteBehind:
         """True for WRITE_RETRY_S after a write failed."""
         return asyncio.get_running_loop().time() < self._paused_until
 
-    async def turn(self, partitions: Iterable[Partition], *, now_ms: int, everything: bool) -> None:
-        """Start due writes as far as the bound on flights allows; other work runs in between."""
+    async def turn(self, partitions: Iterable[Partition], *, now_ms: int, everything: bool) -> bool:
+        """Start due writes as far as the bound on flights allows; other work runs in between.
+
+        False where nothing is dirty, packed or under way.
+        """
         delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
         rows_max = BATCHES_AT_ONCE * self._settings.write_batch_rows
         order = sorted(  # most have nothing to write, most of the time
             (one for one in partitions if one.table.dirty_users or one.stalled),
             key=lambda partition: partition.number,
         )
+        if not order and self.idle:
+            return False
         room = self._settings.writes_in_flight_max
         if not everything and not any(
             one.pressed(now_ms, delay_ms, self._dirty_max) for one in order
@@ -122,6 +127,7 @@ class WriteBehind:
                 while self._queue and self._in_flight < room:
                     self._write(*self._queue.popleft())
                     await asyncio.sleep(0)
+        return True
 
     def _has_room(self, room: int) -> bool:
         """Not in the pause after a failure either: with the database gone, writes fail at once."""
