@@ -35,7 +35,9 @@ from readstates.schemas.saved import SavedState
 
 SHOWN_MAX = 80  # characters of a wrong value that an error repeats
 DIGITS_MAX = 19  # of 2^63 - 1
-_surely_id = re.compile("[1-9][0-9]{0,17}|[1-8][0-9]{18}").fullmatch
+_ID = "(?:[1-9][0-9]{0,17}|[1-8][0-9]{18})"
+_surely_id = re.compile(_ID).fullmatch
+_surely_ids = re.compile(f"{_ID}(?:,{_ID})*+").fullmatch
 SAVED_BYTES_MAX = 64 << 20  # a line; a reply has at most REPLY_BYTES_MAX
 
 _loads = orjson.loads
@@ -217,6 +219,18 @@ _NAMES = {
 # -- queries --------------------------------------------------------------------------------------
 
 
+def _channels(given: list[Any]) -> tuple[int, ...]:
+    """Many are looked at together: one by one they were a third of the cost of a query of 50."""
+    try:
+        if _surely_ids(",".join(given)):
+            return tuple(map(int, given))
+    except (TypeError, ValueError):  # some are no strings, or one has a comma in it
+        pass
+    return tuple(  # rarer forms, or to say which is wrong
+        _identifier(one, f"channel_ids[{number}]", 1) for number, one in enumerate(given)
+    )
+
+
 def decode_query(value: bytes | None) -> Get:
     """One query. Raises DecodeError, nothing else, whatever the bytes."""
     body = _object(value)
@@ -228,10 +242,7 @@ def decode_query(value: bytes | None) -> Get:
         given = body["channel_ids"]
         if not isinstance(given, list) or len(given) > CHANNEL_IDS_MAX:
             raise _wrong("channel_ids", f"a list of at most {CHANNEL_IDS_MAX} IDs", given)
-        if not all(type(one) is str and _surely_id(one) for one in given):
-            for number, one in enumerate(given):  # rarer forms, or to say which is wrong
-                _identifier(one, f"channel_ids[{number}]", 1)
-        channels = tuple(map(int, given))
+        channels = _channels(given)
         if len(set(channels)) < len(channels):
             raise _wrong("channel_ids", "each ID once", given)
     return Get(

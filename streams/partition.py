@@ -754,8 +754,7 @@ class Partition:
             if kind is not None:
                 rows = [row for row in rows if row[0] == kind]
         else:
-            found = (table.get(user, kind or 0, channel) for channel in sorted(get.channel_ids))
-            rows = [row for row in found if row is not None]
+            rows = table.get_some(user, kind or 0, get.channel_ids)
         if since is not None and not full:
             rows = [row for row in rows if row[8] > since]
         self._effects.answer(query, version, full, rows, hit)

@@ -296,6 +296,11 @@ class HeapTable:
         state = user.states.get(channel_id << 8 | kind)
         return state.row() if state is not None else None
 
+    def get_some(self, user: User, kind: int, channel_ids: tuple[int, ...]) -> list[ReadState]:
+        """Those of the channels that the user has, in order."""
+        found = (self.get(user, kind, channel_id) for channel_id in sorted(channel_ids))
+        return [row for row in found if row is not None]
+
     def states(self, user: User) -> list[ReadState]:
         """All read states of a user by type and channel."""
         return sorted(state.row() for state in user.states.values())

@@ -104,6 +104,17 @@ def test_a_type_and_the_largest_numbers_are_kept_apart(table: Any) -> None:
     assert table.find(1) == 0
 
 
+def test_some_channels_come_in_order_without_those_that_are_not_there(table: Any) -> None:
+    rows = [(kind, channel, 5, 0, 0, 0, 0, 0, 3) for kind in (0, 1) for channel in (7, 8)]
+    user = table.insert(9, 0, False, rows)
+    table.ack(user, 0, 9, 1, *KEEP2, 4)
+    table.delete(user, 0, 7, 5)
+    found = table.get_some(user, 0, (9, 6, 8, 7))
+    assert found == [table.get(user, 0, channel) for channel in (8, 9)]
+    assert table.get_some(user, 1, (8, 7, 9)) == rows[2:]
+    assert table.get_some(user, 0, ()) == []
+
+
 @pytest.mark.parametrize("bad", [(4, 2**32), (5, 2**48), (6, 2**32), (7, 2**16), (0, 256), (4, -1)])
 def test_a_number_that_does_not_fit_is_not_loaded(table: Any, bad: tuple[int, int]) -> None:
     row = [0, 1, 1, 1, 1, 1, 1, 1, 1]

@@ -198,6 +198,7 @@ def test_query_fields() -> None:
     ("field", "bad"),
     [
         *[("channel_ids", bad) for bad in (None, 1, "1", {}, [1, "1"], [1] * 2)],
+        *[("channel_ids", ["1", bad]) for bad in ("2,3", "", "01", "+2", " 2", "2\n", "٣", 2.0)],
         ("channel_ids", list(range(1, e.CHANNEL_IDS_MAX + 2))),
         *[("read_state_type", bad) for bad in (None, -1, 256, "0", True)],
         *[("since_version", bad) for bad in (None, -1, BIG + 1, "00", "", 1.0, False)],
