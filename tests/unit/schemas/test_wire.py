@@ -198,7 +198,6 @@ def test_query_fields() -> None:
     ("field", "bad"),
     [
         *[("channel_ids", bad) for bad in (None, 1, "1", {}, [1, "1"], [1] * 2)],
-        *[("channel_ids", ["1", bad]) for bad in ("2,3", "", "01", "+2", " 2", "2\n", "٣", 2.0)],
         ("channel_ids", list(range(1, e.CHANNEL_IDS_MAX + 2))),
         *[("read_state_type", bad) for bad in (None, -1, 256, "0", True)],
         *[("since_version", bad) for bad in (None, -1, BIG + 1, "00", "", 1.0, False)],
@@ -211,8 +210,9 @@ def test_wrong_query_fields(field: str, bad: Any) -> None:
     assert (error.reason, error.field) == ("invalid_field", field)
 
 
-def test_wrong_channel_is_named_by_its_place() -> None:
-    error = refused(orjson.dumps({**GET, "channel_ids": [1, 0]}), query=True)
+@pytest.mark.parametrize("bad", [0, "2,3", "", "01", "+2", " 2", "2\n", "٣", 2.0, "9" * 19])
+def test_wrong_channel_is_named_by_its_place(bad: Any) -> None:
+    error = refused(orjson.dumps({**GET, "channel_ids": ["1", bad]}), query=True)
     assert error.field == "channel_ids[1]"
 
 
