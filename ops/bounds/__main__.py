@@ -26,11 +26,12 @@ from readstates.streams.client import BlockingClient, QueryError
 from readstates.streams.config import Settings
 
 PARTITIONS = 8
-LIMIT_MIB = 800  # 100, and 1.7 KiB for each of PARKED_MAX updates in PARTITIONS partitions
+LIMIT_MIB = 400  # 100, and 0.75 KiB for each of PARKED_MAX updates in PARTITIONS partitions
 SETTINGS = {"CACHE_STATES": 120_000, "USER_STATES_MAX": 50_000, "FLUSH_DELAY_S": 5}
 BIG_USER_STATES = 50_000
 QUEUE_MAX = 200_000  # records on their way to the broker
 QUERIES = 12_000  # more than QUERIES_WAITING_MAX
+TRIALS = ("cold users", "big user", "many queries", "no database")
 STUCK_S = 60.0  # without progress for so long while something waits: it does not recover
 WAITING = ("processing_lag_records", "parked_updates", "queries_waiting")
 
@@ -198,7 +199,7 @@ class Trials:
 
 
 @click.command()
-@click.option("--only", help="one trial, by the name that is printed")
+@click.option("--only", type=click.Choice(TRIALS), help="one trial")
 @click.option("--minutes-gone", default=5.0, show_default=True, help="Cassandra stands still")
 def bounds(only: str | None, minutes_gone: float) -> None:
     """Memory, errors and recovery of one worker under four kinds of flood."""
@@ -223,12 +224,13 @@ def bounds(only: str | None, minutes_gone: float) -> None:
             worker = WorkerProcess(env, Path(folder) / "worker.log").start()
             worker.wait_ready()
             trials, memory = Trials(stack, settings, worker, minutes_gone), Memory(worker.pid)
-            for name, trial in (
-                ("cold users", trials.cold_users),
-                ("big user", trials.big_user),
-                ("many queries", trials.many_queries),
-                ("no database", trials.database_gone),
-            ):
+            each = (
+                trials.cold_users,
+                trials.big_user,
+                trials.many_queries,
+                trials.database_gone,
+            )
+            for name, trial in zip(TRIALS, each, strict=True):
                 if only in (None, name):
                     good &= _run(name, trial, trials, memory)
             status = worker.stop()
