@@ -66,6 +66,7 @@ class Asker:
     def __init__(self, settings: Settings) -> None:
         self._topic = settings.queries_topic
         self._producer = Producer(settings.librdkafka(**PRODUCER, **{"linger.ms": 2}))
+        self._producer.list_topics(self._topic, timeout=30)  # its first record waits up to 1 s else
         self._consumer = Consumer(
             settings.librdkafka(**{"group.id": "bench-client", "enable.auto.commit": False})
         )
@@ -176,12 +177,12 @@ class Scene:
     def measure(self, starts: Starts, tables: Path, *, sweep: bool) -> None:
         """One start and what it comes to; `sweep`: ask for every user first."""
         random.Random(len(starts.ready_s)).shuffle(self.user_ids)
+        asker = Asker(self.settings)  # clients were there before the worker
         begin = time.monotonic()
         worker = self.worker(tables)
         try:
             worker.wait_ready(TIMEOUT_S)
             starts.ready_s.append(time.monotonic() - begin)
-            asker = Asker(self.settings)
             if sweep:
                 asker.ask(self.user_ids, int(len(self.user_ids) * WARM_SHARE))
             before = worker.metrics()
@@ -189,11 +190,11 @@ class Scene:
             asker.ask(self.user_ids[:probes], probes)
             starts.warm_s.append(time.monotonic() - begin)
             after = worker.metrics()
-            asker.close()
             if asker.errors:
                 raise click.ClickException(f"{asker.errors} queries got errors")
         finally:
             worker.stop()
+            asker.close()
         hits = _outcome(after, "hit") - _outcome(before, "hit")
         misses = _outcome(after, "miss") - _outcome(before, "miss")
         starts.hits.append(hits / (hits + misses))
