@@ -21,6 +21,7 @@ from typing import Any
 
 import faust
 import uvloop
+from faust.tables.manager import TableManager
 from faust.types import TP
 from mode import CrashingSupervisor, Service
 from readstates.cache.tablefile import default_cache_dir, own_folder
@@ -46,6 +47,15 @@ class ConsumerOnly(faust.App.BootStrategy):  # type: ignore[misc]
     """Faust's producer is not started: replies go out through `Output`."""
 
     enable_kafka_producer = False
+
+
+class NoTables(TableManager):  # type: ignore[misc]
+    """Faust waits a second at each start for tables of its own to register: there are none."""
+
+    async def on_start(self) -> None:
+        if not self.should_stop:
+            await self._update_channels()
+            await self.recovery.start()
 
 
 class App(faust.App):  # type: ignore[misc]
@@ -180,6 +190,7 @@ def _faust_settings(settings: Settings, cache_dir: Path) -> dict[str, Any]:
         "datadir": str(cache_dir / "faust"),  # it wants one and keeps nothing there
         "agent_supervisor": CrashingSupervisor,  # a bug stops the worker, it does not lose a batch
         "store": "memory://",
+        "TableManager": NoTables,
         "stream_buffer_maxsize": 16,  # batches
         "stream_wait_empty": False,
         "table_standby_replicas": 1,  # selects the copartitioning, sticky assignor

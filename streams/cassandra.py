@@ -16,13 +16,17 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 from cassandra import (
     AuthenticationFailed,
     ConsistencyLevel,
     DriverException,
+    OperationTimedOut,
     ProtocolVersion,
+    Timeout,
+    Unavailable,
     UnresolvableContactPoints,
 )
 from cassandra.auth import PlainTextAuthProvider
@@ -38,7 +42,12 @@ from cassandra.policies import (
     ExponentialReconnectionPolicy,
     TokenAwarePolicy,
 )
-from cassandra.protocol import BatchMessage, ErrorMessage, ProtocolHandler
+from cassandra.protocol import (
+    BatchMessage,
+    ErrorMessage,
+    OverloadedErrorMessage,
+    ProtocolHandler,
+)
 from cassandra.query import BatchStatement, BatchType, tuple_factory
 from readstates.schemas.cql import statements
 from readstates.schemas.replies import ReadState
@@ -57,6 +66,10 @@ COLUMNS = (
 )
 PAGE_ROWS = 5000
 RECONNECT_MAX_S = 10.0  # between two looks at a node that is down
+STATEMENT_TIMEOUT_S = 10.0  # of a statement on the schema or the epoch
+PATIENCE_S = 30.0  # at a start it is tried again for so long where Cassandra is too slow for it
+TRY_AGAIN_S = 0.5
+TOO_SLOW = (OperationTimedOut, Timeout, Unavailable, OverloadedErrorMessage)
 ANSWERS_A_TURN_S = 0.001  # of the event loop, then other work runs; at least one answer
 
 _BIGINT = struct.Struct(">q").pack
@@ -141,12 +154,13 @@ class Store:
         """Keyspace and tables, where they are not there yet."""
         settings = self.settings
         for statement in statements(settings.cassandra_keyspace, settings.cassandra_replication):
-            self._session.execute(statement, timeout=30)
+            self._execute(statement, (), PATIENCE_S)
 
-    def logs(self) -> dict[str, Log]:
-        """The logs that this keyspace was written from, by topic."""
+    def logs(self, patience_s: float = 0.0) -> dict[str, Log]:
+        """The logs that this keyspace was written from, by topic. Raises StoreError."""
         table = f"{self.settings.cassandra_keyspace}.log"
-        rows = self._execute(f"SELECT topic, epoch, topic_id, partitions FROM {table}", ())
+        query = f"SELECT topic, epoch, topic_id, partitions FROM {table}"
+        rows = self._execute(query, (), patience_s)
         return {topic: Log(int(epoch), *more) for topic, epoch, *more in rows}
 
     def claim_epoch(
@@ -158,7 +172,7 @@ class Store:
         with `new_epoch` the log begins anew, above all that was written so far.
         """
         table = f"{self.settings.cassandra_keyspace}.log"
-        logs = self.logs()
+        logs = self.logs(PATIENCE_S)
         last = max(logs.values(), default=None)
         known = logs.get(topic)
         if known is not None and known == (last.epoch, topic_id, partitions):  # type: ignore[union-attr]
@@ -168,6 +182,7 @@ class Store:
                 f"INSERT INTO {table} (topic, epoch, topic_id, partitions) "
                 "VALUES (%s, %s, %s, %s) IF NOT EXISTS",
                 (topic, EPOCH_FIRST, topic_id, partitions),
+                PATIENCE_S,
             )
             return self.claim_epoch(topic, topic_id, partitions)
         if new_epoch:
@@ -175,6 +190,7 @@ class Store:
                 f"UPDATE {table} SET epoch = %s, topic_id = %s, partitions = %s "
                 "WHERE topic = %s IF epoch = %s",
                 (last.epoch + 1, topic_id, partitions, topic, known and known.epoch),
+                PATIENCE_S,
             )
             return self.claim_epoch(topic, topic_id, partitions)
         name = next(name for name, log in logs.items() if log == last)
@@ -187,9 +203,11 @@ class Store:
             "replaced on purpose and the old one is written out, run: readstates init --new-epoch"
         )
 
-    def _execute(self, query: str, values: tuple[Any, ...]) -> Any:
+    def _execute(self, query: str, values: tuple[Any, ...], patience_s: float) -> Any:
+        """Run a statement that may be run twice; raises StoreError."""
+        run = partial(self._session.execute, query, values, timeout=STATEMENT_TIMEOUT_S)
         try:
-            return self._session.execute(query, values, timeout=10)
+            return _patiently(query, run, patience_s)
         except (DriverException, ErrorMessage, NoHostAvailable) as exc:
             raise StoreError(f"Cassandra refused {query!r}: {exc}") from exc
 
@@ -198,7 +216,7 @@ class Store:
         table = f"{self.settings.cassandra_keyspace}.read_states"
         where = "WHERE user_id = ? AND read_state_type = ? AND channel_id = ?"
         try:
-            prepare = self._session.prepare
+            prepare = self._prepare
             self._insert = prepare(
                 f"INSERT INTO {table} (user_id, {COLUMNS}) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
@@ -222,6 +240,9 @@ class Store:
         written = (self._insert, self._delete, self._delete_user)
         self._row_bytes = RowBytes(*(statement.query_id for statement in written))
         self._session.client_protocol_handler = Protocol
+
+    def _prepare(self, query: str) -> Any:
+        return _patiently(query, partial(self._session.prepare, query), PATIENCE_S)
 
     def _setting(self, name: str) -> str:
         """A setting of the node that answers; empty where this user may not see it."""
@@ -356,6 +377,26 @@ class Store:
 
 def _raise(exc: Exception) -> None:
     raise exc
+
+
+def _patiently(query: str, run: Callable[[], Any], patience_s: float) -> Any:
+    """`run()`, and for `patience_s` again where Cassandra is too slow for it.
+
+    A statement that timed out may have been applied all the same. Raises StoreError after that
+    time; any other error of the driver at once, as it is.
+    """
+    end_s = time.monotonic() + patience_s
+    while True:
+        try:
+            return run()
+        except TOO_SLOW as exc:
+            if time.monotonic() >= end_s:
+                raise StoreError(
+                    f"Cassandra was too slow for {query!r}: {exc}. Look at its load and its log, "
+                    "and try again: what was done so far is found then"
+                ) from exc
+            log.warning("cassandra_slow again_in=%gs error=%.200s", TRY_AGAIN_S, exc)
+            time.sleep(TRY_AGAIN_S)
 
 
 def _advice(exc: Exception) -> str:

@@ -189,9 +189,9 @@ class Partitions:
         incarnation = owned.partition.incarnation
         try:
             for _ in range(TOPIC_LOOKS):
-                await self.output.refresh()
-                if self.output.exists(address):
+                if self.output.exists(address):  # seen since by a look for others
                     break
+                await self.output.refresh()
         finally:
             self._looking -= 1
             self._looking_bytes -= size_of(record)

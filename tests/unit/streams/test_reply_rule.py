@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
 from readstates.schemas.headers import ReplyAddress
 from readstates.streams.config import Settings
 from readstates.streams.replies import Output
+from readstates.streams.worker import Partitions
 
 OWN = ["p.updates", "p.queries", "p.dead-letters"]
 
@@ -71,3 +75,29 @@ def test_lost_replies_do_not_fill_the_log(output: Output, caplog: pytest.LogCapt
     for _ in range(1000):
         output._delivered(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), Lost())
     assert len(caplog.records) == 1
+
+
+def test_a_topic_that_another_query_has_found_is_not_looked_for_again() -> None:
+    """Two looks are a second apart: whoever looks without need waits that second."""
+    looks: list[int] = []
+    read: list[Any] = []
+
+    async def refresh() -> None:
+        looks.append(1)
+
+    owned = SimpleNamespace(partition=SimpleNamespace(incarnation=1))
+    world: Any = SimpleNamespace(
+        output=SimpleNamespace(exists=lambda address: len(looks) >= found_by, refresh=refresh),
+        owned={1: owned},
+        _looking=0,
+        _looking_bytes=0,
+        _read_query=lambda *query: read.append(query),
+    )
+    owned.partition.number = 1
+    record = SimpleNamespace(offset=1, key=b"1", value=b"{}", headers=[])
+    query = (owned, record, ReplyAddress("p.replies.a", None, b"1", ""), {}, 0)
+    for found_by in range(3):
+        looks.clear()
+        read.clear()
+        asyncio.run(Partitions._look_for_topic(world, *query))  # type: ignore[arg-type]
+        assert (len(looks), len(read)) == (found_by, 1)
