@@ -395,7 +395,7 @@ def _patiently(query: str, run: Callable[[], Any], patience_s: float) -> Any:
                     f"Cassandra was too slow for {query!r}: {exc}. Look at its load and its log, "
                     "and try again: what was done so far is found then"
                 ) from exc
-            log.warning("cassandra_slow again_in=%gs error=%.200s", TRY_AGAIN_S, exc)
+            log.warning("cassandra_slow error=%.200s", exc)
             time.sleep(TRY_AGAIN_S)
 
 

@@ -129,12 +129,13 @@ def read(file: Path) -> Iterator[Recorded]:
 class Merge:
     """Records of several partitions into one order, by timestamp; a partition's own stays.
 
+    Of the same millisecond updates come first: a query may wait for the update just before it.
     A record waits until REORDER_MS newer ones were seen. What comes later than that goes out at
     once, with the time of the last one before it.
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[int, int, Any]] = []
+        self._waiting: list[tuple[int, bool, int, Any]] = []
         self._count = itertools.count()
         self._newest: dict[tuple[str, int], int] = {}  # by topic and partition
         self._last = 0
@@ -145,7 +146,7 @@ class Merge:
         """Take a record in; those that are now in order come out."""
         at = max(timestamp_ms, self._newest.get(place, 0))  # a new leader's clock may be behind
         self._newest[place] = at
-        heapq.heappush(self._waiting, (at, next(self._count), item))
+        heapq.heappush(self._waiting, (at, place[0] == QUERIES, next(self._count), item))
         yield from self._out(max(self._newest.values()) - REORDER_MS)
 
     def rest(self) -> Iterator[tuple[int, Any]]:
@@ -154,7 +155,7 @@ class Merge:
 
     def _out(self, up_to_ms: int | None) -> Iterator[tuple[int, Any]]:
         while self._waiting and (up_to_ms is None or self._waiting[0][0] <= up_to_ms):
-            at, _, item = heapq.heappop(self._waiting)
+            at, _, _, item = heapq.heappop(self._waiting)
             self._last = max(self._last, at)
             yield self._last, item
 

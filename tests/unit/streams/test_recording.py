@@ -67,6 +67,14 @@ def test_merge_across_partitions_goes_by_time() -> None:
     assert list(merge.rest()) == [(1000 + REORDER_MS, "c")]
 
 
+def test_of_one_millisecond_updates_come_before_queries() -> None:
+    merge = Merge()
+    for number in range(3):
+        assert list(merge.add(5, (QUERIES, number), f"q{number}")) == []
+        assert list(merge.add(5, (UPDATES, number), f"u{number}")) == []
+    assert [item for _, item in merge.rest()] == ["u0", "u1", "u2", "q0", "q1", "q2"]
+
+
 def file_of(folder: Path, *lines: bytes) -> Path:
     file = folder / "recording"
     head = b'{"form":"read-states-recording","version":1,"partitions":4}\n'
