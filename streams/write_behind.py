@@ -6,6 +6,8 @@
    replica: a batch may hold several users, and a user may span batches.
 3. At most WRITES_IN_FLIGHT_MAX batches are under way, and a quarter of that while nothing but
    FLUSH_DELAY_S asks for them: a burst would keep queries waiting, on the database's cores too.
+   In that calm users are taken a batch at a time, with other work in between: what is taken in
+   one step, a query waits for.
 4. When the last batch of a user was answered, its partition is told: written, or failed and to be
    written again after WRITE_RETRY_S.
 """
@@ -26,7 +28,7 @@ from readstates.streams.partition import Partition, Write
 from readstates.streams.row_bytes import Change
 
 CALM = 4  # this part of WRITES_IN_FLIGHT_MAX is enough while nobody waits for what is written
-BATCHES_AT_ONCE = 8  # taken from a partition's queue in one turn, about
+BATCHES_AT_ONCE = 8  # taken from a partition before they are packed, about
 
 
 def changes_of(write: Write) -> list[Change]:
@@ -78,13 +80,14 @@ class WriteBehind:
         self._in_flight = 0
         self._paused_until = 0.0
         self._last = -1  # the partition that wrote last
+        self._taken: list[Write] = []  # not packed yet
         self._queue: deque[tuple[list[Change], list[Write]]] = deque()
         self._dirty_max = int(settings.cache_states * settings.dirty_share_max)
 
     @property
     def idle(self) -> bool:
-        """True while nothing is under way or packed."""
-        return not self._in_flight and not self._queue
+        """True while nothing is under way, packed or taken."""
+        return not self._in_flight and not self._queue and not self._taken
 
     @property
     def paused(self) -> bool:
@@ -97,7 +100,6 @@ class WriteBehind:
         False where nothing is dirty, packed or under way.
         """
         delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
-        rows_max = BATCHES_AT_ONCE * self._settings.write_batch_rows
         order = sorted(  # most have nothing to write, most of the time
             (one for one in partitions if one.table.dirty_users or one.stalled),
             key=lambda partition: partition.number,
@@ -105,29 +107,47 @@ class WriteBehind:
         if not order and self.idle:
             return False
         room = self._settings.writes_in_flight_max
-        if not everything and not any(
+        calm = not everything and not any(
             one.pressed(now_ms, delay_ms, self._dirty_max) for one in order
-        ):
+        )
+        if calm:
             room = max(1, room // CALM)
+        self._pack()  # what a turn had taken that was ended before it came to it
         self._start(room)
         first = bisect_right(order, self._last, key=lambda partition: partition.number)
         for partition in order[first:] + order[:first]:  # none is always the last to find room
             while self._has_room(room):
-                if partition.incarnation < 0:  # handed over meanwhile
-                    break
-                writes = partition.take_writes(now_ms, delay_ms, rows_max, self._dirty_max)
-                if not writes:
+                if not await self._take(partition, now_ms, delay_ms, calm):
                     break
                 self._last = partition.number
-                empty = [write for write in writes if not write.rows and not write.delete_version]
-                for write in empty:  # changed and changed back by a deletion: nothing to say
-                    partition.written(write)
-                batches = pack(writes, self._settings.write_batch_rows, self._store.group_of)
-                self._queue.extend(batches)
+                self._pack()
                 while self._queue and self._in_flight < room:
                     self._write(*self._queue.popleft())
                     await asyncio.sleep(0)
         return True
+
+    async def _take(self, partition: Partition, now_ms: int, delay_ms: int, calm: bool) -> bool:
+        """Take about BATCHES_AT_ONCE batches of what is due, calm: one a step. False: none is."""
+        steps = BATCHES_AT_ONCE if calm else 1
+        rows_max = self._settings.write_batch_rows * (BATCHES_AT_ONCE // steps)
+        for step in range(steps):
+            if step:
+                await asyncio.sleep(0)
+            if partition.incarnation < 0:  # handed over meanwhile
+                break
+            writes = partition.take_writes(now_ms, delay_ms, rows_max, self._dirty_max)
+            if not writes:
+                break
+            self._taken += writes
+        return bool(self._taken)
+
+    def _pack(self) -> None:
+        """Put what was taken into the queue."""
+        taken, self._taken = self._taken, []
+        for write in taken:
+            if not write.rows and not write.delete_version:
+                write.partition.written(write)  # changed and changed back: nothing to say
+        self._queue.extend(pack(taken, self._settings.write_batch_rows, self._store.group_of))
 
     def _has_room(self, room: int) -> bool:
         """Not in the pause after a failure either: with the database gone, writes fail at once."""

@@ -188,3 +188,54 @@ async def test_with_the_database_gone_a_turn_ends_and_the_next_waits() -> None:
         await asyncio.sleep(0)
         assert gone.writes == 1
     assert world.partition.table.dirty_users == 8
+
+
+@pytest.mark.parametrize(("everything", "steps"), [(False, 5), (True, 1)])
+async def test_in_a_calm_other_work_runs_between_the_batches_that_are_taken(
+    everything: bool, steps: int
+) -> None:
+    world = changed(5 * 4)
+    partition = world.partition
+    turns, taken_in = 0, set[int]()
+    take = partition.take_writes
+
+    def noted(*arguments: int) -> list[Write]:
+        writes = take(*arguments)
+        if writes:
+            taken_in.add(turns)
+        return writes
+
+    async def other_work() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    partition.take_writes = noted  # type: ignore[method-assign]
+    held: Any = Held()
+    writer = WriteBehind(held, Settings(writes_in_flight_max=40, write_batch_rows=4), lambda: None)
+    other = asyncio.create_task(other_work())
+    await writer.turn([partition], now_ms=1000 + 45_000, everything=everything)
+    other.cancel()
+    assert len(taken_in) == steps
+    assert [len(changes) for changes, _ in held.writes] == [4] * 5  # packed together all the same
+
+
+async def test_what_a_cancelled_turn_had_taken_is_written_by_the_next() -> None:
+    world = changed(20)
+    held: Any = Held()
+    writer = WriteBehind(held, Settings(writes_in_flight_max=40, write_batch_rows=4), lambda: None)
+    calm = asyncio.create_task(
+        writer.turn([world.partition], now_ms=1000 + 45_000, everything=False)
+    )
+    await asyncio.sleep(0)
+    calm.cancel()
+    await asyncio.gather(calm, return_exceptions=True)
+    assert not held.writes
+    assert world.partition.table.dirty_users == 16
+    assert not writer.idle
+    await writer.turn([world.partition], now_ms=1000 + 45_000, everything=True)
+    while held.writes:
+        held.writes.pop()[1](True)
+    assert world.partition.settled
+    assert writer.idle
