@@ -134,7 +134,9 @@ def _backlog(
     beside: list[float] = []
     for number in range(suite.rounds):
         alone = loops["echo"].run(queries, BACKLOG_RATE, WARM_UP_S + seconds)
-        theirs.append(quantile(alone.after(WARM_UP_S), 0.99) * 1e3)
+        found = alone.after(WARM_UP_S)
+        _say(suite, f"round {number + 1}  no backlog echo", found, alone)
+        theirs.append(quantile(found, 0.99) * 1e3)
         for name, into in (("ours", ours), ("echo", beside)):
             os.kill(worker.pid, signal.SIGSTOP)
             try:
@@ -165,14 +167,15 @@ def _while_behind(asked: asking.Asked, ends: list[int]) -> Iterator[float]:
 
 
 def _drained(settings: Settings, worker: WorkerProcess) -> None:
-    """Until no updates wait. The gauges change once a second."""
+    """Until no updates wait, nor what they changed: the next to be measured has the machine."""
     lags = [
         f"read_states_processing_lag_records{{partition={number},topic={settings.updates_topic}}}"
         for number in range(asking.PARTITIONS)
     ]
     while worker.returncode is None:
-        time.sleep(1.1)
+        time.sleep(asking.GAUGES_S)
         seen = worker.metrics()
         if not any(seen.get(lag, 1) for lag in lags):
+            asking.wait_written_out(worker)
             return
     raise click.ClickException(f"the worker ended: {worker.output()[-2000:]}")
