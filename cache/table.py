@@ -27,6 +27,7 @@ Invariants: layout.py, I1-I13; it also says which stores must keep their order, 
 """
 
 import cython  # type: ignore[import-untyped]  # it publishes none
+
 from readstates.cache import layout
 
 COMPILED: bool = cython.compiled

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+
 from readstates.cache.layout import slots_for, table_size_bytes
 from readstates.schemas.events import Ack
 from readstates.schemas.queries import Get, encode_query

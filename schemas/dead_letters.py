@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from readstates.schemas.headers import Headers
+from .headers import Headers
 
 REASONS = (
     "invalid_json",

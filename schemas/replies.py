@@ -61,7 +61,7 @@ def format_rows(rows: list[ReadState]) -> bytes:
 
 
 try:
-    from readstates.schemas.rows import encode_rows
+    from .rows import encode_rows
 except ImportError:
     encode_rows = format_rows
 

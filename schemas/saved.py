@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from readstates.schemas.events import Delete, MarkUnread, Mention, PinsAck, RetractMention, Update
+from .events import Delete, MarkUnread, Mention, PinsAck, RetractMention, Update
 
 MENTIONS_MAX = 1000  # events for the count of one channel that was never read
 

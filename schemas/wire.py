@@ -10,7 +10,8 @@ import re
 from typing import Any
 
 import orjson
-from readstates.schemas.events import (
+
+from .events import (
     BULK_ACKS_MAX,
     CHANNEL_IDS_MAX,
     COUNT_MAX,
@@ -30,8 +31,8 @@ from readstates.schemas.events import (
     RetractMention,
     Update,
 )
-from readstates.schemas.queries import Get
-from readstates.schemas.saved import SavedState
+from .queries import Get
+from .saved import SavedState
 
 SHOWN_MAX = 80  # characters of a wrong value that an error repeats
 DIGITS_MAX = 19  # of 2^63 - 1

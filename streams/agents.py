@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from readstates.streams.batch import Batch, Poll
-from readstates.streams.errors import BatchGapError
-from readstates.streams.rebalance import Handover
+from .errors import BatchGapError
+from .partition.batch import Batch, Poll
+from .worker.rebalance import Handover
 
 
 def define(app: Any, partitions: Handover, updates: Any, queries: Any) -> None:

@@ -24,16 +24,20 @@ import uvloop
 from faust.tables.manager import TableManager
 from faust.types import TP
 from mode import CrashingSupervisor, Service
+
 from readstates.cache.tablefile import default_cache_dir, own_folder
-from readstates.streams import agents, logs, metrics, security, topics, transport
-from readstates.streams.cassandra import Store
-from readstates.streams.config import Settings
-from readstates.streams.errors import ConfigError, ReadStatesError
-from readstates.streams.http import Endpoints, listen
-from readstates.streams.query_reader import QueryChannel
-from readstates.streams.rebalance import Handover
-from readstates.streams.replies import Output
-from readstates.streams.turns import Turns
+
+from . import agents, logs, metrics
+from .cassandra.store import Store
+from .config import Settings
+from .errors import ConfigError, ReadStatesError
+from .kafka import topics, transport
+from .kafka.login import login as kafka_login
+from .kafka.query_reader import QueryChannel
+from .kafka.reply_producer import Output
+from .worker.http import Endpoints, listen
+from .worker.loops import Turns
+from .worker.rebalance import Handover
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +168,7 @@ def _cache_dir(settings: Settings) -> Path:
 
 def credentials(settings: Settings) -> Any:
     """KAFKA_CONFIG's login as Faust's consumer takes it; None for a plain connection."""
-    login = security.login(settings)
+    login = kafka_login(settings)
     if login is None or not login.mechanism:
         return faust.SSLCredentials(login.tls) if login else None
     return faust.SASLCredentials(

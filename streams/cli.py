@@ -11,16 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from readstates.streams.options import (
-    CASSANDRA,
-    KAFKA_ONLY,
-    settings_of,
-    spoken_errors,
-    with_settings,
-)
+
+from .commands.options import CASSANDRA, KAFKA_ONLY, settings_of, spoken_errors, with_settings
 
 if TYPE_CHECKING:
-    from readstates.streams.client import BlockingClient
+    from .client import BlockingClient
 
 PARTITIONS = 8  # of topics that `init` makes, unless told otherwise
 INIT = (
@@ -41,12 +36,12 @@ class Elsewhere(NamedTuple):
 
 ELSEWHERE = {
     "dead-letters": Elsewhere(
-        "readstates.streams.dead_letters",
+        "readstates.streams.commands.dead_letters",
         "dead_letters",
         "Records of `updates` that could not be applied: see them, send them again.",
     ),
     "import": Elsewhere(
-        "readstates.streams.importer",
+        "readstates.streams.commands.importer",
         "import_states",
         "Bring in the read states of FILE, JSON lines, through the updates topic.",
     ),
@@ -56,12 +51,12 @@ ELSEWHERE = {
         "Partitions, workers, tables and traffic for a load, from measured figures.",
     ),
     "record": Elsewhere(
-        "readstates.streams.recording",
+        "readstates.streams.commands.recording",
         "record",
         "Write the updates and queries that arrive from now on to FILE, for `readstates replay`.",
     ),
     "replay": Elsewhere(
-        "readstates.streams.replay",
+        "readstates.streams.commands.replay",
         "replay",
         "Send the updates and queries of FILE, a recording, to the topics again.",
     ),
@@ -69,7 +64,7 @@ ELSEWHERE = {
         "readstates.ops.local.cli", "stack", "A local Kafka and Cassandra, for development."
     ),
     "status": Elsewhere(
-        "readstates.streams.status",
+        "readstates.streams.commands.status",
         "status",
         "The group at a glance: workers, partitions, commits, epoch; what is wrong with them.",
     ),
@@ -136,7 +131,7 @@ def main() -> None:
 @with_settings()
 def worker(loglevel: str, log_format: str, **given: Any) -> None:
     """Run one worker until SIGTERM or SIGINT."""
-    from readstates.streams.app import run
+    from .app import run
 
     sys.exit(run(settings_of(given), loglevel, log_format))
 
@@ -156,10 +151,10 @@ def init(partitions: int | None, replication_factor: int, new_epoch: bool, **giv
     To add partitions: stop the producers, wait until all is in Cassandra, stop the workers, run
     this with --partitions and --new-epoch, start again. It refuses what would lose something.
     """
-    from readstates.streams import new_epoch as epochs
-    from readstates.streams import topics
-    from readstates.streams.cassandra import Store
-    from readstates.streams.errors import TopicError
+    from .cassandra.store import Store
+    from .commands import new_epoch as epochs
+    from .errors import TopicError
+    from .kafka import topics
 
     settings = settings_of(given)
     with spoken_errors():
@@ -255,12 +250,12 @@ def get(
 @contextmanager
 def _client(given: dict[str, Any]) -> Iterator[BlockingClient]:
     """A client whose errors end the command with a line, not a traceback."""
-    from readstates.streams.client import BlockingClient, QueryError
-    from readstates.streams.security import connect
+    from .client import BlockingClient, QueryError
+    from .kafka.admin import connect_admin
 
     settings = settings_of(given)
     with spoken_errors():
-        connect(settings)  # says what is wrong with a login; a client would only time out
+        connect_admin(settings)  # says what is wrong with a login; a client would only time out
         try:
             with BlockingClient(
                 settings.kafka_bootstrap,
@@ -291,7 +286,7 @@ def rewind(
     First stop all workers and delete their table files. Going too far back is safe: a row skips
     what it already has. Commits move back only.
     """
-    from readstates.streams.rewind import rewind as move
+    from .commands.rewind import rewind as move
 
     if (to_time is None) == (to_offset is None):
         raise click.UsageError("give one of --to-time and --to-offset")

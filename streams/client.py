@@ -29,6 +29,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, NewTopic
+
 from readstates.schemas.events import (
     Ack,
     BulkAck,
@@ -40,11 +41,7 @@ from readstates.schemas.events import (
     RetractMention,
     Update,
 )
-from readstates.schemas.headers import (
-    HEADER_CORRELATION_ID,
-    HEADER_DEADLINE,
-    HEADER_REPLY_TOPIC,
-)
+from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_DEADLINE, HEADER_REPLY_TOPIC
 from readstates.schemas.queries import Get, encode_query
 from readstates.schemas.replies import ErrorReply, Reply, decode_reply
 from readstates.schemas.wire import decode_update, encode_update, key_bytes

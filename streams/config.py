@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from readstates.streams.errors import ConfigError
+from .errors import ConfigError
 
 ENV_PREFIX = "READ_STATES_"
 SECRETS = frozenset({"cassandra_password", "kafka_config"})
@@ -269,3 +270,31 @@ def _parse(setting: Field[Any], given: Mapping[str, Any], environ: Mapping[str, 
     if low is not None and not low <= value <= high:
         raise ConfigError(f"{source}: {value} is outside {low:g} … {high:g}")
     return value
+
+
+def tls_context(
+    setting: str, ca: str, certificate: str = "", key: str = "", key_password: str = ""
+) -> ssl.SSLContext:
+    """A client's context that checks the server's certificate and its name.
+
+    `ca`: a PEM file or a folder of them; empty: the system's. `certificate` and `key` (PEM): who
+    we are; the key may stand in the certificate's file. Raises ConfigError naming `setting`.
+    """
+    if key and not certificate:
+        raise ConfigError(f"{setting}: the key of a client certificate without the certificate")
+    try:
+        is_folder = Path(ca).is_dir() if ca else False
+        context = ssl.create_default_context(
+            cafile=None if is_folder else ca or None, capath=ca if is_folder else None
+        )
+    except OSError as exc:
+        raise ConfigError(f"{setting}: no CA certificates can be read from {ca}: {exc}") from exc
+    if certificate:
+        try:  # the empty password keeps OpenSSL from asking for one at the terminal
+            context.load_cert_chain(certificate, key or None, key_password)
+        except OSError as exc:
+            raise ConfigError(
+                f"{setting}: the client certificate {certificate} with the key "
+                f"{key or 'in the same file'} cannot be used: {exc}"
+            ) from exc
+    return context

@@ -8,8 +8,10 @@ from bisect import bisect_left
 from dataclasses import fields
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
 from readstates.schemas.dead_letters import REASONS
-from readstates.streams.config import Settings
+
+from .config import Settings
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # when a series began: nobody asks, and it doubles the page
 

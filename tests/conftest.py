@@ -1,1 +1,1 @@
-"""Puts tests/ on the path, for what several folders of tests share."""
+"""What all tests share stands in tests/support/."""

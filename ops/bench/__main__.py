@@ -11,8 +11,9 @@ import traceback
 from pathlib import Path
 
 import click
-from readstates.ops.bench import asking
-from readstates.ops.bench.suite import Line, Suite, as_markdown, machine
+
+from . import asking
+from .suite import Line, Suite, as_markdown, machine
 
 BENCHES = (  # in the order in which they run
     "ingest",

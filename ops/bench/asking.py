@@ -21,18 +21,20 @@ from pathlib import Path
 import click
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from readstates.ops.bench.suite import Suite
-from readstates.ops.demo.traffic import Record, Traffic
-from readstates.ops.local.stack import Stack
-from readstates.ops.local.worker import WorkerProcess
+
 from readstates.schemas.events import BulkAck
 from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_DEADLINE, HEADER_REPLY_TOPIC
 from readstates.schemas.queries import Get, encode_query
 from readstates.schemas.wire import encode_update, key_bytes
-from readstates.streams import topics
-from readstates.streams.cassandra import Store
+from readstates.streams.cassandra.store import Store
 from readstates.streams.client import BlockingClient
 from readstates.streams.config import Settings
+from readstates.streams.kafka import topics
+
+from ..local.stack import Stack
+from ..local.worker import WorkerProcess
+from ..proof.traffic import Record, Traffic
+from .suite import Suite
 
 PARTITIONS = 8
 USERS = 2_000
@@ -327,7 +329,7 @@ def queries_of(traffic: Traffic, count: int) -> list[Record]:
     recording = os.environ.get("RECORDING")
     if not recording:
         return list(traffic.queries(count))
-    from readstates.streams.recording import QUERIES, read
+    from readstates.streams.commands.recording import QUERIES, read
 
     found = [Record(one.key, one.value) for one in read(Path(recording)) if one.topic == QUERIES]
     assert found, f"{recording} has no queries"

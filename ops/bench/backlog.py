@@ -2,8 +2,8 @@
 
 A log of two parts. The warm part has an ack of each user in each of its channels: whoever has
 folded it has all users resident. The backlog behind it are the acks and mentions of
-`ops/demo/traffic.py` (users and channels by Zipf's law, sessions, crowds mentioned at once, half of
-the IDs as strings).
+`ops/proof/traffic.py`: users and channels by Zipf's law, sessions, crowds mentioned at once, half
+of the IDs as strings.
 Its other forms are left out: each peer would need the whole fold.
 """
 
@@ -15,9 +15,11 @@ from itertools import islice
 
 import orjson
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from readstates.ops.demo.traffic import Record, Traffic
+
 from readstates.streams.config import Settings
-from readstates.streams.rebalance import metadata_of
+from readstates.streams.worker.rebalance import metadata_of
+
+from ..proof.traffic import Record, Traffic
 
 PARTITIONS = 8
 PLAIN = (b'{"type":"ack"', b'{"type":"mention"')

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from readstates.cache.tablefile import default_cache_dir
-from readstates.ops.bench.holders import Ours, peer
-from readstates.ops.bench.traffic_of_states import FIRST_MESSAGE, STATES_A_USER, Population
+
+from .holders import Ours, peer
+from .traffic_of_states import FIRST_MESSAGE, STATES_A_USER, Population
 
 OURS = "ours"
 BATCH = 2000  # acks a call of the batch entry; the service takes slices of a poll
@@ -133,7 +134,7 @@ class _Side:
 
     def service_update(self, zipf: bool, count: int, round_: int) -> float:
         """By way of the service's partition, from JSON; in slices of the default length."""
-        from readstates.ops.bench import whole_partition
+        from . import whole_partition
 
         users, channels = self.people.pairs(zipf, count, round_)
         self.number += count

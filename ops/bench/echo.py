@@ -12,8 +12,10 @@ import sys
 from typing import Any
 
 from confluent_kafka import Consumer, Message, Producer
-from readstates.ops.bench.asking import DRAIN_MESSAGES, PRODUCER
+
 from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_REPLY_TOPIC
+
+from .asking import DRAIN_MESSAGES, PRODUCER
 
 
 def main() -> None:

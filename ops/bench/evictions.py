@@ -16,9 +16,10 @@ import time
 from pathlib import Path
 
 from readstates.cache.tablefile import TableIdentity, default_cache_dir, open_table
-from readstates.ops.bench.holders import SCAN_MAX
-from readstates.ops.bench.suite import Goal, Suite
-from readstates.ops.bench.traffic_of_states import STATES_A_USER, Population
+
+from .holders import SCAN_MAX
+from .suite import Goal, Suite
+from .traffic_of_states import STATES_A_USER, Population
 
 GOAL = Goal(at_least=500_000)
 SHARE = 100  # users for each that has room

@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from readstates.ops.bench import graph_picture
-from readstates.ops.bench.suite import NO_GOAL, Goal, Suite
+
+from . import graph_picture
+from .suite import NO_GOAL, Goal, Suite
 
 STATES, QUICK_STATES = 8_000_000, 500_000
 SECONDS, QUICK_SECONDS = 600, 10

@@ -37,19 +37,21 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
 from readstates.cache import layout
 from readstates.cache.tablefile import SHM, TableIdentity, open_table
-from readstates.ops.bench.heap_table import HeapTable
 from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_REPLY_TOPIC
 from readstates.schemas.queries import Get, encode_query
+from readstates.schemas.version import EPOCH_FIRST, version_of
 from readstates.streams.app import GIL_SWITCH_S, calm_collector
-from readstates.streams.batch import Batch
 from readstates.streams.config import Settings
-from readstates.streams.partition import Partition
-from readstates.streams.turns import Turns
-from readstates.streams.version import EPOCH_FIRST, version_of
-from readstates.streams.watermark import Watermark
-from readstates.streams.worker import Owned, Partitions
+from readstates.streams.partition.batch import Batch
+from readstates.streams.partition.partition import Partition
+from readstates.streams.partition.watermark import Watermark
+from readstates.streams.worker.loops import Turns
+from readstates.streams.worker.partitions import Owned, Partitions
+
+from .heap_table import HeapTable
 
 TICK_S = 0.001
 UPDATES, ASKED, ARRIVALS = 10, 2, 2  # a tick: updates, queries of residents, users coming online

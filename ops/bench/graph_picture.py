@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from readstates.ops.bench.picture import BLUE, INK, ORANGE, RED, figure, save
-from readstates.ops.bench.suite import Suite
+from .picture import BLUE, INK, ORANGE, RED, figure, save
+from .suite import Suite
 
 GREY = "#8c959f"  # neither light nor dark
 SERIES = {"heap": ("heap LRU", RED), "ours": ("this project", BLUE)}

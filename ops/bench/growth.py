@@ -14,9 +14,9 @@ import statistics
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from readstates.ops.bench import chart
-from readstates.ops.bench.contender import OURS, Contender, Entry
-from readstates.ops.bench.suite import NO_GOAL, Goal, Suite
+from . import chart
+from .contender import OURS, Contender, Entry
+from .suite import NO_GOAL, Goal, Suite
 
 SERVICE = "the service"
 WAYS = {SERVICE: "service_update", "one call": "update", "batch": "update_batch"}

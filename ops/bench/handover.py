@@ -18,15 +18,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from readstates.ops.bench import picture
-from readstates.ops.bench.open_loop import Queries, Updates, create_reply_topic, send_all
-from readstates.ops.bench.suite import Goal, Suite
-from readstates.ops.demo.traffic import Traffic
-from readstates.ops.local.stack import Stack
-from readstates.ops.local.worker import WorkerProcess
-from readstates.streams import topics
-from readstates.streams.cassandra import Store
+from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
+from readstates.streams.kafka import topics
+
+from ..local.stack import Stack
+from ..local.worker import WorkerProcess
+from ..proof.traffic import Traffic
+from . import picture
+from .open_loop import Queries, Updates, create_reply_topic, send_all
+from .suite import Goal, Suite
 
 WORKERS = 3
 PARTITIONS = 12

@@ -21,8 +21,9 @@ from typing import Any, Protocol
 
 from readstates.cache.table import KEEP
 from readstates.cache.tablefile import TableFile, TableIdentity, open_table
-from readstates.ops.bench.traffic_of_states import Row
 from readstates.schemas.plain import NUMBERS
+
+from .traffic_of_states import Row
 
 People = Iterable[tuple[int, list[Row]]]
 SHAPES = ("pairs", "objects", "tuples")

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from readstates.cache.tablefile import TableIdentity, open_table
-from readstates.ops.bench import asking
-from readstates.ops.bench.suite import Suite
-from readstates.ops.demo.traffic import Record
 from readstates.schemas.replies import ReadState
-from readstates.streams.batch import Batch
-from readstates.streams.cassandra import Store
+from readstates.streams.cassandra.store import Store
+from readstates.streams.cassandra.write_behind import WriteBehind
 from readstates.streams.config import Settings
-from readstates.streams.partition import Partition
-from readstates.streams.queries import Query
-from readstates.streams.write_behind import WriteBehind
+from readstates.streams.partition.batch import Batch
+from readstates.streams.partition.partition import Partition
+from readstates.streams.partition.query import Query
+
+from ..proof.traffic import Record
+from . import asking
+from .suite import Suite
 
 EPOCH = 8
 

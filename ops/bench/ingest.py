@@ -41,19 +41,21 @@ from pathlib import Path
 from typing import Any
 
 import click
-from readstates.ops.bench import asking
-from readstates.ops.bench.backlog import PARTITIONS, SEED, Log, backlog, produce, warm_part
-from readstates.ops.bench.suite import Goal, Suite
-from readstates.ops.demo.traffic import Traffic
-from readstates.ops.local.cluster import CASSANDRA
-from readstates.ops.local.libs import find_java
-from readstates.ops.local.stack import Stack
-from readstates.ops.local.worker import WorkerProcess
+
 from readstates.schemas.partitioner import partition_of
 from readstates.schemas.wire import key_bytes
-from readstates.streams import topics
-from readstates.streams.cassandra import Store
+from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
+from readstates.streams.kafka import topics
+
+from ..local.cluster import CASSANDRA
+from ..local.libs import find_java
+from ..local.stack import Stack
+from ..local.worker import WorkerProcess
+from ..proof.traffic import Traffic
+from . import asking
+from .backlog import PARTITIONS, SEED, Log, backlog, produce, warm_part
+from .suite import Goal, Suite
 
 TIMEOUT_S = 600.0
 POLL_S = 0.05

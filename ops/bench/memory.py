@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from readstates.ops.bench import chart
-from readstates.ops.bench.contender import OURS, Contender, Entry
-from readstates.ops.bench.holders import SHAPES
-from readstates.ops.bench.suite import Goal, Suite
+from . import chart
+from .contender import OURS, Contender, Entry
+from .holders import SHAPES
+from .suite import Goal, Suite
 
 PEERS = ("lru-dict", "cachebox", "cachetools", "dict")
 GO_BYTES, RUST_BYTES = 120.0, 80.0  # as the article has them

@@ -20,18 +20,19 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from readstates.ops.bench import picture
-from readstates.ops.bench.in_process import EPOCH, Local, World, cassandra
-from readstates.ops.bench.suite import Goal, Suite
 from readstates.schemas.headers import ReplyAddress
 from readstates.schemas.queries import Get
 from readstates.schemas.replies import ReadState
-from readstates.streams.cassandra import Store
+from readstates.streams.cassandra.loader import Loader
+from readstates.streams.cassandra.row_bytes import Change
+from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
-from readstates.streams.loader import Loader
-from readstates.streams.partition import Partition
-from readstates.streams.queries import Query
-from readstates.streams.row_bytes import Change
+from readstates.streams.partition.partition import Partition
+from readstates.streams.partition.query import Query
+
+from . import picture
+from .in_process import EPOCH, Local, World, cassandra
+from .suite import Goal, Suite
 
 STATES_A_USER = 10
 FIRST_USER = 10**17

@@ -17,10 +17,12 @@ from typing import Any
 import click
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from readstates.ops.demo.steady import Steady
-from readstates.ops.demo.traffic import Record
+
 from readstates.schemas.partitioner import partition_of
 from readstates.streams.config import Settings
+
+from ..proof.steady import Steady
+from ..proof.traffic import Record
 
 TICK_S = 0.01
 DEADLINE_S = 55.0  # a query waits rather than being refused

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from readstates.ops.bench.suite import Suite
+from .suite import Suite
 
 BLUE, RED, GREEN, ORANGE = "#1f77b4", "#d62728", "#2ca02c", "#e07b00"
 INK = "#808081"  # replaced by the reader's own ink, see `save`

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from readstates.ops.bench.asking import quantile
+from .asking import quantile
 
 SHARES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999)
 TICKS = {0.0: "min", 0.5: "p50", 0.9: "p90", 0.99: "p99", 0.999: "p99.9"}

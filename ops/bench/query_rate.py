@@ -19,10 +19,7 @@ from functools import partial
 
 import orjson
 from confluent_kafka import Consumer, Message, TopicPartition
-from readstates.ops.bench import asking
-from readstates.ops.bench.suite import Goal, Suite
-from readstates.ops.demo.traffic import Record
-from readstates.ops.local.worker import WorkerProcess
+
 from readstates.schemas.events import BulkAck
 from readstates.schemas.headers import (
     HEADER_DEADLINE,
@@ -32,6 +29,11 @@ from readstates.schemas.headers import (
 from readstates.schemas.queries import Get, encode_query
 from readstates.schemas.wire import encode_update, key_bytes
 from readstates.streams.config import Settings
+
+from ..local.worker import WorkerProcess
+from ..proof.traffic import Record
+from . import asking
+from .suite import Goal, Suite
 
 USERS = 300
 CHANNELS_A_USER = 60

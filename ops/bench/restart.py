@@ -24,19 +24,16 @@ from pathlib import Path
 import click
 import orjson
 from confluent_kafka import Consumer, Producer, TopicPartition
-from readstates.ops.bench.open_loop import (
-    PRODUCER,
-    REPLY_TOPIC,
-    create_reply_topic,
-    send_all,
-)
-from readstates.ops.bench.suite import NO_GOAL, Goal, Suite
-from readstates.ops.demo.traffic import Record
-from readstates.ops.local.stack import Stack
-from readstates.ops.local.worker import WorkerProcess
-from readstates.streams import topics
-from readstates.streams.cassandra import Store
+
+from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
+from readstates.streams.kafka import topics
+
+from ..local.stack import Stack
+from ..local.worker import WorkerProcess
+from ..proof.traffic import Record
+from .open_loop import PRODUCER, REPLY_TOPIC, create_reply_topic, send_all
+from .suite import NO_GOAL, Goal, Suite
 
 PARTITIONS = 8
 STATES_A_USER = 10

@@ -21,15 +21,17 @@ from contextlib import contextmanager
 
 import click
 import orjson
-from readstates.ops.bench import asking
-from readstates.ops.bench.asking import OpenLoop, quantile
-from readstates.ops.bench.quantile_picture import draw
-from readstates.ops.bench.suite import Goal, Suite
-from readstates.ops.demo.traffic import Record, Traffic
-from readstates.ops.local.worker import WorkerProcess
+
 from readstates.schemas.partitioner import partition_of
+from readstates.schemas.version import OFFSET_BITS
 from readstates.streams.config import Settings
-from readstates.streams.version import OFFSET_BITS
+
+from ..local.worker import WorkerProcess
+from ..proof.traffic import Record, Traffic
+from . import asking
+from .asking import OpenLoop, quantile
+from .quantile_picture import draw
+from .suite import Goal, Suite
 
 RATES = (100, 1_000, 5_000)  # queries a second
 WARM_UP_S = 1.0

@@ -21,15 +21,17 @@ from pathlib import Path
 import click
 import orjson
 from confluent_kafka import Consumer, TopicPartition
-from readstates.ops.bench import asking, picture
-from readstates.ops.bench.open_loop import send_all
-from readstates.ops.bench.storm import MEMORY_MB_MAX, Memory
-from readstates.ops.bench.suite import Goal, Suite
-from readstates.ops.demo.traffic import Record, Traffic
-from readstates.ops.local.worker import WorkerProcess
-from readstates.streams import topics
-from readstates.streams.cassandra import Store
+
+from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
+from readstates.streams.kafka import topics
+
+from ..local.worker import WorkerProcess
+from ..proof.traffic import Record, Traffic
+from . import asking, picture
+from .open_loop import send_all
+from .storm import MEMORY_MB_MAX, Memory
+from .suite import Goal, Suite
 
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 STATES = 1_600_000  # in all tables together: 200,000 for each of 8

@@ -13,12 +13,13 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-from readstates.ops.bench import asking
-from readstates.ops.bench.asking import OpenLoop, quantile
-from readstates.ops.bench.suite import NO_GOAL, Goal, Suite
-from readstates.ops.demo.traffic import Traffic
-from readstates.ops.local.worker import WorkerProcess
 from readstates.streams.config import Settings
+
+from ..local.worker import WorkerProcess
+from ..proof.traffic import Traffic
+from . import asking
+from .asking import OpenLoop, quantile
+from .suite import NO_GOAL, Goal, Suite
 
 RATE = 500  # queries a second
 WARM_UP_S = 1.0

@@ -23,18 +23,20 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 from confluent_kafka import Message, Producer
+
 from readstates.cache import layout
 from readstates.cache.table import Table
 from readstates.cache.tablefile import TableIdentity, new_header
-from readstates.ops.bench.suite import NO_GOAL, Suite
 from readstates.schemas.headers import deadline_ms, reply_address
 from readstates.schemas.replies import ReadState, encode_reply
 from readstates.schemas.wire import decode_query, decode_update
 from readstates.streams import metrics
-from readstates.streams.batch import Batch
-from readstates.streams.fetched import Records
-from readstates.streams.partition import Partition
-from readstates.streams.query_reader import record_of
+from readstates.streams.kafka.fetched import Records
+from readstates.streams.kafka.query_reader import record_of
+from readstates.streams.partition.batch import Batch
+from readstates.streams.partition.partition import Partition
+
+from .suite import NO_GOAL, Suite
 
 USERS = 2_000
 STATES = 8

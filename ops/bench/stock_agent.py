@@ -14,7 +14,8 @@ from typing import Any
 
 import faust
 import orjson
-from readstates.ops.bench.query_rate import LAST_MESSAGE, channels_by_user
+
+from .query_rate import LAST_MESSAGE, channels_by_user
 
 
 def main() -> None:

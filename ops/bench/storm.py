@@ -25,14 +25,16 @@ from pathlib import Path
 import click
 import orjson
 from confluent_kafka import Consumer, TopicPartition
-from readstates.ops.bench import asking, picture
-from readstates.ops.bench.open_loop import Queries, Updates, create_reply_topic, send_all
-from readstates.ops.bench.suite import Goal, Suite
-from readstates.ops.demo.traffic import Record
-from readstates.ops.local.worker import WorkerProcess
-from readstates.streams import topics
-from readstates.streams.cassandra import Store
+
+from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
+from readstates.streams.kafka import topics
+
+from ..local.worker import WorkerProcess
+from ..proof.traffic import Record
+from . import asking, picture
+from .open_loop import Queries, Updates, create_reply_topic, send_all
+from .suite import Goal, Suite
 
 PARTITIONS = 8
 ONLINE = 10_000

@@ -23,10 +23,10 @@ import statistics
 from contextlib import ExitStack
 from typing import Any
 
-from readstates.ops.bench import chart
-from readstates.ops.bench.contender import OURS, Contender, Entry
-from readstates.ops.bench.holders import SHAPES
-from readstates.ops.bench.suite import Goal, Suite
+from . import chart
+from .contender import OURS, Contender, Entry
+from .holders import SHAPES
+from .suite import Goal, Suite
 
 LRUS = ("lru-dict", "cachebox", "cachetools")
 OTHERS = ("dict", "diskcache")

@@ -17,9 +17,9 @@ from typing import Any
 
 from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_REPLY_TOPIC
 from readstates.streams import metrics
-from readstates.streams.batch import Batch
 from readstates.streams.cli import main
-from readstates.streams.worker import Partitions
+from readstates.streams.partition.batch import Batch
+from readstates.streams.worker.partitions import Partitions
 
 times = array("q")
 

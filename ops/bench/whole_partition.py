@@ -13,11 +13,12 @@ import orjson
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
-from readstates.streams.batch import Batch
+
+from readstates.schemas.version import OFFSET_BITS
 from readstates.streams.config import Settings
-from readstates.streams.fetched import Records
-from readstates.streams.partition import Effects, Partition
-from readstates.streams.version import OFFSET_BITS
+from readstates.streams.kafka.fetched import Records
+from readstates.streams.partition.batch import Batch
+from readstates.streams.partition.partition import Effects, Partition
 
 FETCH = 1_000  # records of a batch
 PLACE = TopicPartition("read-states.updates", 0)

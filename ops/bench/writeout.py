@@ -21,15 +21,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from readstates.ops.bench import picture
-from readstates.ops.bench.in_process import Local, cassandra, write_all
-from readstates.ops.bench.suite import Goal, Suite
-from readstates.ops.demo.traffic import Record, Traffic
+
 from readstates.schemas.events import BulkAck
 from readstates.schemas.wire import DecodeError, decode_update
-from readstates.streams.cassandra import Store
+from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
-from readstates.streams.partition import Partition
+from readstates.streams.partition.partition import Partition
+
+from ..proof.traffic import Record, Traffic
+from . import picture
+from .in_process import Local, cassandra, write_all
+from .suite import Goal, Suite
 
 STATES_A_USER = 10
 UNDER_WAY = 256  # of the peer, at once

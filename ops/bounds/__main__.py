@@ -18,12 +18,14 @@ from pathlib import Path
 import click
 import orjson
 from confluent_kafka import Producer
-from readstates.ops.local.stack import Stack
-from readstates.ops.local.worker import WorkerProcess
-from readstates.streams import topics
-from readstates.streams.cassandra import Store
+
+from readstates.streams.cassandra.store import Store
 from readstates.streams.client import BlockingClient, QueryError
 from readstates.streams.config import Settings
+from readstates.streams.kafka import topics
+
+from ..local.stack import Stack
+from ..local.worker import WorkerProcess
 
 PARTITIONS = 8
 LIMIT_MIB = 400  # 100, and 0.75 KiB for each of PARKED_MAX updates in PARTITIONS partitions

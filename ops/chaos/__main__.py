@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from readstates.ops.chaos import picture, report
-from readstates.ops.chaos.campaign import Campaign, Result
-from readstates.ops.chaos.world import NotHealthyError, World
-from readstates.ops.local.errors import StackError
-from readstates.ops.local.worker import WorkerError
+
+from ..local.errors import StackError
+from ..local.worker import WorkerError
+from . import picture, report
+from .campaign import Campaign, Result
+from .world import NotHealthyError, World
 
 
 @click.command()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from cassandra.cluster import Cluster
 from cassandra.policies import AddressTranslator
-from readstates.ops.chaos.proxy import behind
+
 from readstates.streams.cli import main
+
+from .proxy import behind
 
 
 class BehindProxy(AddressTranslator):  # type: ignore[misc]

@@ -9,22 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from confluent_kafka.admin import NewTopic
-from readstates.ops.chaos import kafka, proof
-from readstates.ops.chaos.faults import Kind, Unexpected, refuses, schedule
-from readstates.ops.chaos.history import Judged, Window, judge
-from readstates.ops.chaos.load import REPLY_TOPIC, Lag, Queries, Updates
-from readstates.ops.chaos.proof import Differences
-from readstates.ops.chaos.world import (
-    PARTITIONS,
-    SERVERS,
-    WORKERS,
-    NotHealthyError,
-    World,
-)
-from readstates.ops.demo.traffic import Traffic
-from readstates.ops.local.errors import StackError
-from readstates.streams.cassandra import Store
+
+from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
+
+from ..local.errors import StackError
+from ..proof.traffic import Traffic
+from . import kafka, proof
+from .faults import Kind, Unexpected, refuses, schedule
+from .history import Judged, Window, judge
+from .load import REPLY_TOPIC, Lag, Queries, Updates
+from .proof import Differences
+from .world import PARTITIONS, SERVERS, WORKERS, NotHealthyError, World
 
 USERS = 6_000
 WARM_UP_S = 15.0  # servers that just started are slow; its queries may expire, as in a fault

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from confluent_kafka import KafkaException
+
 from readstates.cache.tablefile import table_size_bytes
-from readstates.ops.chaos.history import ZOMBIE
-from readstates.ops.chaos.proxy import BLACK_HOLE, RESET
-from readstates.ops.chaos.world import (
+
+from ..local.worker import WorkerProcess
+from .history import ZOMBIE
+from .proxy import BLACK_HOLE, RESET
+from .world import (
     BEHIND_PROXY,
     BROKERS,
     CACHE_STATES,
@@ -27,7 +30,6 @@ from readstates.ops.chaos.world import (
     WORKERS,
     World,
 )
-from readstates.ops.local.worker import WorkerProcess
 
 END_TIMEOUT_S = 60.0
 DAMAGED_BYTES = 200  # a file; a slot hit twice could keep its 16-bit checksum

@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
-from readstates.ops.chaos.proof import NUMBER, LogRecord
+
 from readstates.streams.config import Settings
+
+from .proof import NUMBER, LogRecord
 
 TIMEOUT_S = 30.0
 READ = 2000  # records at once

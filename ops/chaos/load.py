@@ -16,13 +16,15 @@ from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
-from readstates.ops.chaos import kafka
-from readstates.ops.chaos.history import Asked, Row
-from readstates.ops.chaos.proof import NUMBER
-from readstates.ops.demo.steady import Steady
-from readstates.ops.demo.traffic import Traffic
+
 from readstates.schemas.partitioner import partition_of
 from readstates.streams.config import Settings
+
+from ..proof.steady import Steady
+from ..proof.traffic import Traffic
+from . import kafka
+from .history import Asked, Row
+from .proof import NUMBER
 
 TICK_S = 0.02
 DEADLINE_S = 5.0

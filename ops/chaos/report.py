@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from readstates.ops.chaos.campaign import Result
+from .campaign import Result
 
 EXAMPLES = 5
 

@@ -18,14 +18,16 @@ from pathlib import Path
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-from readstates.ops.chaos.proxy import Proxy, behind
-from readstates.ops.local import state
-from readstates.ops.local.cluster import CASSANDRA, KAFKA
-from readstates.ops.local.errors import StartFailed
-from readstates.ops.local.process import ProcessId, is_alive
-from readstates.ops.local.stack import Stack
-from readstates.ops.local.worker import WorkerProcess
+
 from readstates.streams.config import Settings
+
+from ..local import state
+from ..local.cluster import CASSANDRA, KAFKA
+from ..local.errors import StartFailed
+from ..local.process import ProcessId, is_alive
+from ..local.stack import Stack
+from ..local.worker import WorkerProcess
+from .proxy import Proxy, behind
 
 SERVERS = 3  # of a kind
 PARTITIONS = 12

@@ -13,16 +13,18 @@ import tempfile
 from pathlib import Path
 
 import click
-from readstates.ops.console.browser import Browser
-from readstates.ops.console.png import smaller
-from readstates.ops.demo.__main__ import ask
-from readstates.ops.demo.sender import Sender
-from readstates.ops.demo.traffic import Traffic
-from readstates.ops.local.stack import Stack
-from readstates.ops.local.worker import WorkerProcess
-from readstates.streams import topics
-from readstates.streams.cassandra import Store
+
+from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
+from readstates.streams.kafka import topics
+
+from ..demo.__main__ import ask
+from ..local.stack import Stack
+from ..local.worker import WorkerProcess
+from ..proof.sender import Sender
+from ..proof.traffic import Traffic
+from .browser import Browser
+from .png import smaller
 
 PARTITIONS, USERS, SEED = 8, 20_000, 1
 UPDATES_S, QUERIES_S = 2_000, 60

@@ -12,17 +12,19 @@ from pathlib import Path
 
 import click
 from confluent_kafka import Consumer, TopicPartition
+
 from readstates.cache.table import COMPILED
-from readstates.ops.demo.oracle import Oracle
-from readstates.ops.demo.sender import Sender
-from readstates.ops.demo.traffic import Traffic
-from readstates.ops.local.errors import StackError
-from readstates.ops.local.stack import Stack
-from readstates.ops.local.worker import WorkerProcess
-from readstates.streams import topics
-from readstates.streams.cassandra import Store
+from readstates.streams.cassandra.store import Store
 from readstates.streams.client import Client, QueryError
 from readstates.streams.config import Settings
+from readstates.streams.kafka import topics
+
+from ..local.errors import StackError
+from ..local.stack import Stack
+from ..local.worker import WorkerProcess
+from ..proof.oracle import Oracle
+from ..proof.sender import Sender
+from ..proof.traffic import Traffic
 
 PARTITIONS = 8
 FLUSH_DELAY_S = 5.0

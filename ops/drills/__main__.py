@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from readstates.ops.drills import queries, scaled
-from readstates.ops.drills.drills import DRILLS, Drill
-from readstates.ops.drills.prometheus import PrometheusError
-from readstates.ops.drills.world import World
-from readstates.ops.local.errors import StackError
-from readstates.ops.local.stack import Stack
-from readstates.ops.local.worker import WorkerError
+
+from ..local.errors import StackError
+from ..local.stack import Stack
+from ..local.worker import WorkerError
+from . import queries, scaled
+from .drills import DRILLS, Drill
+from .prometheus import PrometheusError
+from .world import World
 
 CALM_TIMEOUT_S = 240.0
 FIRE_TIMEOUT_S = 240.0

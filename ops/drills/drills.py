@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from readstates.ops.drills.world import REPLIES, SMALL_REPLIES, World
+from .world import REPLIES, SMALL_REPLIES, World
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import time
 import uuid
 
 from confluent_kafka import Producer
+
 from readstates.schemas.partitioner import partition_of
 from readstates.streams.config import Settings
 

@@ -14,8 +14,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from readstates.ops.drills import scaled
-from readstates.ops.local.process import last_lines, spawn, stop
+from ..local.process import last_lines, spawn, stop
+from . import scaled
 
 START_TIMEOUT_S = 60.0
 

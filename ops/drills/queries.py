@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from readstates.ops.drills import scaled
+from . import scaled
 
 OPS = Path(__file__).parents[1]
 FILLED = {

@@ -17,14 +17,16 @@ from confluent_kafka.admin import (
     NewTopic,
     ResourceType,
 )
-from readstates.ops.drills import scaled
-from readstates.ops.drills.load import Load
-from readstates.ops.drills.prometheus import Prometheus, free_port
-from readstates.ops.local.stack import Stack
-from readstates.ops.local.worker import WorkerProcess
-from readstates.streams import topics
-from readstates.streams.cassandra import Store
+
+from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
+from readstates.streams.kafka import topics
+
+from ..local.stack import Stack
+from ..local.worker import WorkerProcess
+from . import scaled
+from .load import Load
+from .prometheus import Prometheus, free_port
 
 PARTITIONS = 4
 MEMORY_LIMIT_MIB = 320  # in place of the 2 GiB of rules.yml

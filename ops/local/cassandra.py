@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from readstates.ops.local import cql, credentials
-from readstates.ops.local.cluster import CASSANDRA, Cluster, Node
-from readstates.ops.local.settings import CASSANDRA_HEAP, CASSANDRA_JVM, CASSANDRA_SETTINGS
+from . import cql, credentials
+from .cluster import CASSANDRA, Cluster, Node
+from .settings import CASSANDRA_HEAP, CASSANDRA_JVM, CASSANDRA_SETTINGS
 
 # How long a joining node watches the ring first: 30 s is for networks, this is loopback.
 JOINING_JVM = ("-Dcassandra.ring_delay_ms=5000",)

@@ -12,9 +12,10 @@ from types import FrameType
 from typing import NoReturn
 
 import click
-from readstates.ops.local.cluster import NODES_MAX
-from readstates.ops.local.errors import StackError
-from readstates.ops.local.stack import Stack, default_data_dir
+
+from .cluster import NODES_MAX
+from .errors import StackError
+from .stack import Stack, default_data_dir
 
 _data_dir = click.option(
     "--data-dir",

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from readstates.ops.local.errors import StackError
+from .errors import StackError
 
 KAFKA = "kafka"
 CASSANDRA = "cassandra"

@@ -19,8 +19,8 @@ import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from readstates.ops.local.cluster import NODES_MAX
-from readstates.ops.local.errors import StackError
+from .cluster import NODES_MAX
+from .errors import StackError
 
 USER = "admin"  # of both servers; may do everything
 PASSWORD_BYTES = 24

@@ -9,10 +9,10 @@ import subprocess
 from importlib import resources
 from pathlib import Path
 
-from readstates.ops.local import credentials
-from readstates.ops.local.cluster import KAFKA, Cluster, Node
-from readstates.ops.local.errors import StartFailed
-from readstates.ops.local.settings import KAFKA_HEAP, broker_settings
+from . import credentials
+from .cluster import KAFKA, Cluster, Node
+from .errors import StartFailed
+from .settings import KAFKA_HEAP, broker_settings
 
 FORMAT_TIMEOUT_S = 60.0
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")

@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from readstates.ops.local import settings
-from readstates.ops.local.errors import DownloadFailed, StackError, ToolMissing
-from readstates.ops.local.process import last_lines
+from . import settings
+from .errors import DownloadFailed, StackError, ToolMissing
+from .process import last_lines
 
 Progress = Callable[[str], None]
 

@@ -21,19 +21,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from readstates.ops.local import credentials, start, state
-from readstates.ops.local.cluster import (
-    CASSANDRA,
-    KAFKA,
-    NODES_MAX,
-    Cluster,
-    new_cluster,
-)
-from readstates.ops.local.errors import NotRunning, PortTaken, StackError
-from readstates.ops.local.libs import Progress, find_java, jars, locked
-from readstates.ops.local.process import freeze, is_alive, stop, thaw
-from readstates.ops.local.settings import LOCAL_DC
-from readstates.ops.local.state import State
+from . import credentials, start, state
+from .cluster import CASSANDRA, KAFKA, NODES_MAX, Cluster, new_cluster
+from .errors import NotRunning, PortTaken, StackError
+from .libs import Progress, find_java, jars, locked
+from .process import freeze, is_alive, stop, thaw
+from .settings import LOCAL_DC
+from .state import State
 
 LOCK_TIMEOUT_S = 1500.0  # over a download and a start
 PORT_ATTEMPTS = 4

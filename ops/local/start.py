@@ -12,19 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from readstates.ops.local import cassandra, kafka, state
-from readstates.ops.local.cluster import (
-    CASSANDRA,
-    KAFKA,
-    Cluster,
-    Node,
-    is_free,
-    with_free_ports,
-)
-from readstates.ops.local.errors import PortTaken, StartFailed
-from readstates.ops.local.libs import Progress
-from readstates.ops.local.process import is_alive, last_lines, spawn, stop
-from readstates.ops.local.state import State
+from . import cassandra, kafka, state
+from .cluster import CASSANDRA, KAFKA, Cluster, Node, is_free, with_free_ports
+from .errors import PortTaken, StartFailed
+from .libs import Progress
+from .process import is_alive, last_lines, spawn, stop
+from .state import State
 
 START_TIMEOUT_S = 120.0  # from a server's start to its first answer
 ANSWER_TIMEOUT_S = 3.0

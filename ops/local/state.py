@@ -9,9 +9,9 @@ import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from readstates.ops.local.cluster import Cluster
-from readstates.ops.local.errors import StackError
-from readstates.ops.local.process import ProcessId
+from .cluster import Cluster
+from .errors import StackError
+from .process import ProcessId
 
 STATE_VERSION = 1
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from blackbox import Service, Wire
+
 from readstates.ops.local.stack import Stack
+from tests.support.blackbox import Service, Wire
 
 
 @pytest.fixture(scope="session")

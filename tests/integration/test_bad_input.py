@@ -9,7 +9,9 @@ import sys
 from typing import Any
 
 import pytest
-from blackbox import (
+from confluent_kafka import Producer
+
+from tests.support.blackbox import (
     PARTITIONS,
     DeadLetter,
     Headers,
@@ -22,7 +24,6 @@ from blackbox import (
     rows_of,
     until,
 )
-from confluent_kafka import Producer
 
 ACK = {"type": "ack", "channel_id": "5", "message_id": "6"}
 NO_ADDRESS = "read_states_queries_total{outcome=no_reply_address}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from blackbox import Service
-from readstates.streams.cassandra import Store
+from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
+from tests.support.blackbox import Service
 
 
 def test_the_local_nodes_acknowledge_what_they_have_synced(service: Service) -> None:

@@ -7,9 +7,10 @@ from itertools import count
 from typing import Any
 
 import pytest
-from blackbox import Load, Service, new_user, until
+
 from readstates.ops.console import browser as browsers
 from readstates.ops.console.browser import Browser
+from tests.support.blackbox import Load, Service, new_user, until
 
 pytestmark = pytest.mark.skipif(
     browsers.find() is None, reason="no Chromium: apt-get install chromium"

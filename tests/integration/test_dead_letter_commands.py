@@ -7,8 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from blackbox import PARTITIONS, USER_STATES_MAX, Service, encode, new_user, partition_of
+
 from readstates.ops.local.stack import Stack
+from tests.support.blackbox import (
+    PARTITIONS,
+    USER_STATES_MAX,
+    Service,
+    encode,
+    new_user,
+    partition_of,
+)
 
 ACK = {"type": "ack", "channel_id": "5", "message_id": "6"}
 

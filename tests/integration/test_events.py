@@ -6,8 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from blackbox import COLUMNS, USER_STATES_MAX, Log, Service, Wire, encode, new_user, rows_of, until
 from confluent_kafka import Producer
+
+from tests.support.blackbox import (
+    COLUMNS,
+    USER_STATES_MAX,
+    Log,
+    Service,
+    Wire,
+    encode,
+    new_user,
+    rows_of,
+    until,
+)
 
 Event = dict[str, Any]
 Fields = dict[str, int]

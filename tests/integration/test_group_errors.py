@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from blackbox import WAIT_S, Service, until
+
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
+from tests.support.blackbox import WAIT_S, Service, until
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from blackbox import Service
 from readstates.ops.local.stack import Stack
+from tests.support.blackbox import Service
 
 
 def test_every_line_is_an_object(stack: Stack, folder: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from blackbox import Service, new_user
 from prometheus_client.parser import text_string_to_metric_families
-from promql import Expression, expressions, recorded
+
+from tests.support.blackbox import Service, new_user
+from tests.support.promql import Expression, expressions, recorded
 
 Exported = Mapping[str, Mapping[str, set[str]]]  # metric -> label -> the values it has
 OF_PROMETHEUS = {"job", "instance"}  # the labels that scraping adds

@@ -6,9 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from blackbox import PARTITIONS, WAIT_S, Reply, Service, Wire, encode, new_user, partition_of, until
 from confluent_kafka import Producer
+
 from readstates.ops.local.stack import Stack
+from tests.support.blackbox import (
+    PARTITIONS,
+    WAIT_S,
+    Reply,
+    Service,
+    Wire,
+    encode,
+    new_user,
+    partition_of,
+    until,
+)
 
 MORE = 6
 EPOCH_BITS = 48

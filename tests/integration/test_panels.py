@@ -8,10 +8,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from blackbox import Service, new_user
+
 from readstates.ops.drills import queries
 from readstates.ops.drills.prometheus import Prometheus, PrometheusError, find
 from readstates.ops.drills.world import NUMBERS
+from tests.support.blackbox import Service, new_user
 
 DATA_TIMEOUT_S = 90.0
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from blackbox import (
+from confluent_kafka import Producer
+
+from tests.support.blackbox import (
     PARTITIONS,
     Reply,
     Service,
@@ -22,7 +24,6 @@ from blackbox import (
     partition_of,
     until,
 )
-from confluent_kafka import Producer
 
 CHANNELS = [str(2**60 + number) for number in range(30)]  # some 700 bytes a query
 BEYOND = 10_000_000  # an offset that no test reaches

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blackbox import PARTITIONS, Reply, Service, new_user, partition_of
+
 from readstates.ops.local.stack import Stack
+from tests.support.blackbox import PARTITIONS, Reply, Service, new_user, partition_of
 
 GAP_S = 1.5
 USERS = 6

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from blackbox import Headers, Service, TopicReader, Wire, new_user, until
+
 from readstates.ops.local.stack import Stack
+from tests.support.blackbox import Headers, Service, TopicReader, Wire, new_user, until
 
 NO_ADDRESS = "read_states_queries_total{outcome=no_reply_address}"
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from blackbox import PARTITIONS, Service, new_user, partition_of
+
 from readstates.ops.local import cql
 from readstates.ops.local.stack import Stack
+from tests.support.blackbox import PARTITIONS, Service, new_user, partition_of
 
 
 @pytest.fixture

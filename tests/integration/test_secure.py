@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blackbox import PARTITIONS, Service, encode, new_user, until
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
@@ -30,11 +29,13 @@ from confluent_kafka.admin import (
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
+
 from readstates.ops.local import cql, credentials
 from readstates.ops.local.credentials import Secrets
 from readstates.ops.local.libs import find_java
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
+from tests.support.blackbox import PARTITIONS, Service, encode, new_user, until
 
 ENV = "READ_STATES_"
 ACK = {"type": "ack", "channel_id": "5", "message_id": "6"}

@@ -6,9 +6,9 @@ import os
 import signal
 from pathlib import Path
 
-from blackbox import Log, Service, new_user, until
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
+from tests.support.blackbox import Log, Service, new_user, until
 
 SHUTDOWN_TIMEOUT_S = 6  # the setting; over it by more than the margin, the worker is killed: -9
 MARGIN_S = 5

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
+
 from readstates.ops.local import cql
 from readstates.ops.local.stack import Stack
 

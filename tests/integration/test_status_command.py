@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blackbox import PARTITIONS, Service, new_user, partition_of, until
+
 from readstates.ops.local.stack import Stack
-from readstates.streams.status import NOTHING_WRONG
+from readstates.streams.commands.status import NOTHING_WRONG
+from tests.support.blackbox import PARTITIONS, Service, new_user, partition_of, until
 
 
 def ask(service: Service) -> tuple[int, dict[str, Any]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blackbox import Log, Service, new_user, partition_of, rows_of, until
 from readstates.ops.local.stack import Stack
+from tests.support.blackbox import Log, Service, new_user, partition_of, rows_of, until
 
 
 def test_store_unavailable(own_stack: Stack, tmp_path: Path) -> None:

@@ -11,19 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blackbox import (
-    PARTITIONS,
-    WAIT_S,
-    Load,
-    Log,
-    Service,
-    new_user,
-    until,
-)
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import NewPartitions
+
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
+from tests.support.blackbox import PARTITIONS, WAIT_S, Load, Log, Service, new_user, until
 
 APPLIED = "read_states_updates_applied_total"
 QUERIES = "read_states_queries_total{outcome=hit}"

@@ -13,8 +13,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from readstates.cache import fsck, layout, tablefile
-from table_builds import BUILDS, IDENTITY, new_buffer
+from tests.support.table_builds import BUILDS, IDENTITY, new_buffer
 
 SLOTS = 200
 ROUNDS = {"compiled": 1_500, "plain": 150}

@@ -12,9 +12,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from oracle import CHANGED, DIRTIED, NO_ROOM, TOO_MANY, Oracle
+
 from readstates.cache import fsck, layout, tablefile
-from table_builds import BUILDS, IDENTITY
+from tests.support.table_builds import BUILDS, IDENTITY
+from tests.support.table_oracle import CHANGED, DIRTIED, NO_ROOM, TOO_MANY, Oracle
 
 STATES = 1_000
 USERS = 300

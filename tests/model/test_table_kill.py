@@ -23,10 +23,11 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
-from oracle import CHANGED, NO_ROOM, Oracle, User
+
 from readstates.cache import fsck, tablefile
 from readstates.cache.tablefile import open_table
-from table_builds import BUILDS, IDENTITY
+from tests.support.table_builds import BUILDS, IDENTITY
+from tests.support.table_oracle import CHANGED, NO_ROOM, Oracle, User
 
 KILLS = int(os.environ.get("KILLS", "60"))
 LIFE_S = {"compiled": 0.006, "plain": 0.03}  # the longest that a process lives

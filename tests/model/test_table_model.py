@@ -15,9 +15,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from oracle import CHANGED, Oracle, Row
+
 from readstates.cache import fsck, layout
-from table_builds import BUILDS, new_buffer
+from tests.support.table_builds import BUILDS, new_buffer
+from tests.support.table_oracle import CHANGED, Oracle, Row
 
 SLOTS = 14  # room for 13 users and read states
 STATES_MAX = 4

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from faust.types import TP
-from readstates.ops.demo.oracle import EPOCH, Oracle
+
+from readstates.ops.proof.oracle import EPOCH, Oracle
 from readstates.schemas.headers import ReplyAddress
 from readstates.schemas.replies import ErrorReply, ReadState, Reply, decode_reply
-from readstates.streams.version import version_of
+from readstates.schemas.version import version_of
 
 if TYPE_CHECKING:
     from .worker import Worker

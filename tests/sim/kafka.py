@@ -13,7 +13,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from faust.types import TP
-from readstates.streams.batch import Batch
+
+from readstates.streams.partition.batch import Batch
 
 if TYPE_CHECKING:
     from .worker import Worker

@@ -6,9 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from readstates.cache.tablefile import TableFile
-from readstates.ops.demo.oracle import EPOCH
-from readstates.streams.rebalance import Handover
-from readstates.streams.turns import Turns
+from readstates.ops.proof.oracle import EPOCH
+from readstates.streams.worker.loops import Turns
+from readstates.streams.worker.rebalance import Handover
 
 from .database import Store
 from .kafka import Consumer

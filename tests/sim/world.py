@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from faust.types import TP
+
 from readstates.cache import fsck, layout, tablefile
-from readstates.ops.demo.oracle import EPOCH
+from readstates.ops.proof.oracle import EPOCH
 from readstates.schemas.partitioner import partition_of
-from readstates.streams.version import version_of
+from readstates.schemas.version import version_of
 
 from .checks import Asked, Checks, Violation
 from .database import Database

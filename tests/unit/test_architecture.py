@@ -1,45 +1,176 @@
-"""Dependencies point one way: schemas <- cache <- streams <- ops."""
+"""The architecture as import rules: what each package may know of ours and of others'.
+
+Between the top-level folders imports are absolute and point one way; inside one they are relative.
+"""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MAY_IMPORT = {
-    "schemas": {"schemas"},
-    "cache": {"schemas", "cache"},
-    "streams": {"schemas", "cache", "streams"},
-    "ops": {"schemas", "cache", "streams", "ops"},
+FOLDERS = ("schemas", "cache", "streams", "ops")
+
+
+class Rule(NamedTuple):
+    """`ours`: prefixes of our modules that may be imported; `foreign`: packages that may not."""
+
+    ours: frozenset[str]
+    never: frozenset[str] = frozenset()
+
+
+def _may(*ours: str, never: Iterable[str] = ()) -> Rule:
+    return Rule(frozenset(ours), frozenset(never))
+
+
+KAFKA = {"aiokafka", "confluent_kafka"}
+OUTSIDE = {*KAFKA, "faust", "mode", "cassandra", "aiohttp"}
+BASICS = ("schemas", "streams.config", "streams.errors", "streams.metrics")
+PARTITION_BATCH = "streams.partition.batch"
+
+# The longest name that a module's own name begins with is its rule.
+RULES = {
+    "schemas": _may("schemas", never=OUTSIDE | {"prometheus_client", "asyncio", "time"}),
+    "cache": _may("schemas", "cache", never=OUTSIDE | {"prometheus_client", "asyncio"}),
+    "streams.partition": _may(
+        "schemas",
+        "cache",
+        "streams.partition",
+        "streams.errors",
+        never=OUTSIDE | {"asyncio", "time", "logging", "prometheus_client"},
+    ),
+    "streams.cassandra": _may(
+        *BASICS,
+        "streams.partition",
+        "streams.cassandra",
+        never={*KAFKA, "faust", "mode", "aiohttp"},
+    ),
+    "streams.kafka": _may(
+        *BASICS, PARTITION_BATCH, "streams.kafka", never={"cassandra", "aiohttp"}
+    ),
+    "streams.worker": _may(
+        *BASICS,
+        "cache.table",
+        "cache.tablefile",
+        "streams.partition",
+        "streams.cassandra",
+        "streams.kafka",
+        "streams.worker",
+        never={*KAFKA, "faust", "cassandra"},
+    ),
+    "streams.commands": _may(
+        *BASICS,
+        "cache.fsck",
+        "streams.kafka",
+        "streams.cassandra.store",
+        "streams.client",
+        "streams.app",
+        "streams.commands",
+        never={"faust", "mode", "aiokafka", "cassandra", "aiohttp"},
+    ),
+    "streams.app": _may("schemas", "cache", "streams", never={*KAFKA, "cassandra", "aiohttp"}),
+    "streams.agents": _may(
+        "streams.errors", "streams.partition", "streams.worker", never=OUTSIDE - {"faust"}
+    ),
+    "streams.cli": _may("streams.commands", never=OUTSIDE),
+    "streams.client": _may("schemas", never=OUTSIDE - {"confluent_kafka"}),
+    "streams.config": _may("streams.errors", never=OUTSIDE),
+    "streams.errors": _may(never=OUTSIDE),
+    "streams.logs": _may("streams.errors", never=OUTSIDE),
+    "streams.metrics": _may("schemas", "streams.config", never=OUTSIDE),
+    "streams": _may(),
+    "ops": _may("schemas", "cache", "streams", "ops"),
 }
 
 
-def _imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+class Import(NamedTuple):
+    name: str
+    is_relative: bool
+
+
+def _imports(path: Path) -> list[Import]:
+    """The modules that a file imports, ours without the leading `readstates.`."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+            found += [Import(alias.name.removeprefix("readstates."), False) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            if node.module:
+                found.append(Import(".".join((*base, node.module)), True))
+            else:
+                found += [Import(".".join((*base, alias.name)), True) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            ours = module.removeprefix("readstates.")
+            if module.startswith("readstates.") and (ROOT / ours.replace(".", "/")).is_dir():
+                found += [Import(f"{ours}.{alias.name}", False) for alias in node.names]
+            else:
+                found.append(Import(ours if module.startswith("readstates.") else module, False))
     return found
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_imports_point_one_way(package: str) -> None:
-    paths = list((ROOT / package).rglob("*.py"))
-    assert paths
-    for path in paths:
-        ours = {name.split(".")[1] for name in _imports(path) if name.startswith("readstates.")}
-        assert ours <= MAY_IMPORT[package], path
+def _is_ours(name: Import) -> bool:
+    return name.is_relative or (
+        name.name.split(".")[0] in FOLDERS and (ROOT / name.name.split(".")[0]).is_dir()
+    )
+
+
+def _starts(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")
+
+
+def _rule(module: str) -> Rule:
+    prefix = max((prefix for prefix in RULES if _starts(module, prefix)), key=len)
+    return RULES[prefix]
+
+
+def _modules() -> list[Path]:
+    return [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def problems(path: Path) -> list[str]:
+    """What a module imports against the rules."""
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    rule, folder = _rule(module), module.split(".")[0]
+    found = []
+    for name in _imports(path):
+        if _is_ours(name):
+            if not any(_starts(name.name, prefix) for prefix in rule.ours):
+                found.append(f"{module} may not import {name.name}")
+            if name.is_relative != (name.name.split(".")[0] == folder):
+                found.append(f"{module}: {name.name} is relative in its own folder, else absolute")
+        elif name.name.split(".")[0] in rule.never:
+            found.append(f"{module} may not import {name.name}")
+    return found
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_keep_the_rules(path: Path) -> None:
+    assert problems(path) == []
+
+
+def _users(package: str) -> set[str]:
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in _modules()
+        if path.parts[len(ROOT.parts)] != "ops"
+        and any(not _is_ours(n) and n.name.split(".")[0] == package for n in _imports(path))
+    }
 
 
 def test_only_one_module_knows_the_database_driver() -> None:
-    users = {
-        path.relative_to(ROOT).as_posix()
-        for package in ("schemas", "cache", "streams")
-        for path in (ROOT / package).rglob("*.py")
-        if any(name.split(".")[0] == "cassandra" for name in _imports(path))
-    }
-    assert users == {"streams/cassandra.py"}
+    assert _users("cassandra") == {"streams/cassandra/store.py"}
+
+
+def test_only_the_top_of_streams_is_flat() -> None:
+    """A newcomer sees the packages; the files beside them are these."""
+    assert {path.name for path in (ROOT / "streams").glob("*.py")} == {
+        "__init__.py", "agents.py", "app.py", "cli.py", "client.py", "config.py", "errors.py",
+        "logs.py", "metrics.py",
+    }  # fmt: skip

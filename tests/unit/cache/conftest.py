@@ -7,7 +7,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from table_builds import BUILDS, new_buffer
+
+from tests.support.table_builds import BUILDS, new_buffer
 
 
 @pytest.fixture(params=sorted(BUILDS))

@@ -7,7 +7,7 @@ from array import array
 from types import ModuleType
 
 from readstates.cache.table import ABSENT, NO_ROOM
-from table_builds import new_buffer
+from tests.support.table_builds import new_buffer
 
 BITS = 8 << 48
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from readstates.cache import fsck, layout
 from readstates.cache.image import Image, checksum
 from readstates.cache.tablefile import open_table
-from table_builds import IDENTITY, new_buffer
-from table_sample import SLOTS, sample
+from tests.support.table_builds import IDENTITY, new_buffer
+from tests.support.table_sample import SLOTS, sample
 
 INDEX_AT = layout.HEADER_BYTES + SLOTS * layout.SLOT_BYTES
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from readstates.cache import layout
-from table_sample import sample
+from tests.support.table_sample import sample
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -13,8 +13,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from readstates.cache import fsck, layout
-from table_builds import PLAIN, new_buffer
+from tests.support.table_builds import PLAIN, new_buffer
 
 SLOTS = 60
 STATES_MAX = 20

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from readstates.cache.table import (
     CHANGED,
     DIRTIED,
@@ -16,7 +17,7 @@ from readstates.cache.table import (
     STALE,
     TOO_MANY,
 )
-from table_builds import new_buffer
+from tests.support.table_builds import new_buffer
 
 CHANNEL = 2**63 - 1
 KEEP2 = (KEEP, KEEP)

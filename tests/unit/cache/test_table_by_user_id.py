@@ -7,8 +7,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from readstates.cache.table import ABSENT, KEEP
-from table_builds import new_buffer
+from tests.support.table_builds import new_buffer
 
 USERS, CHANNELS = range(1, 40), range(1, 6)
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from readstates.cache import layout, tablefile
 from readstates.cache.tablefile import CacheDirFullError, TableFile, open_table, table_size_bytes
-from table_builds import IDENTITY
+from tests.support.table_builds import IDENTITY
 
 STATES = 100
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+
 from readstates.ops.chaos.faults import KINDS, SERVER, WORKER, schedule
 from readstates.ops.chaos.proxy import BLACK_HOLE, RESET, Proxy, behind
 

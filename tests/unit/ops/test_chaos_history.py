@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from readstates.ops.chaos.history import ZOMBIE, Asked, Judged, Window, judge
 
 QUIET: list[Window] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 import pytest
+
 from readstates.ops.chaos.picture import LEFT, RIGHT, WIDTH, draw, quantiles
 
 SVG = "{http://www.w3.org/2000/svg}"

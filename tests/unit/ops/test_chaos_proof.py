@@ -7,14 +7,7 @@ from collections import Counter
 from typing import Any
 
 from readstates.ops.chaos.history import Asked, Row
-from readstates.ops.chaos.proof import (
-    Folded,
-    LogRecord,
-    compare,
-    dead_letters,
-    fold,
-    missing,
-)
+from readstates.ops.chaos.proof import Folded, LogRecord, compare, dead_letters, fold, missing
 
 USER, CHANNEL, EPOCH = 42, 7, 8
 

@@ -7,6 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+
 from readstates.ops.local import cassandra, kafka, settings
 from readstates.ops.local.cluster import CASSANDRA, KAFKA, Cluster, new_cluster, with_free_ports
 from readstates.streams import cli

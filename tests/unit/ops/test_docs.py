@@ -11,9 +11,10 @@ from pathlib import Path
 import click
 import pytest
 from prometheus_client import REGISTRY
-from promql import ALERTS, DASHBOARDS, OPS, RULES, recorded
+
 from readstates.ops.bench.__main__ import BENCHES
 from readstates.streams import cli, metrics
+from tests.support.promql import ALERTS, DASHBOARDS, OPS, RULES, recorded
 
 assert metrics.TOPIC_PARTITIONS  # imported for its metrics
 ROOT = OPS.parent

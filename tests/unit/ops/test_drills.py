@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from promql import ALERTS, OPS, RULES, rules
+
 from readstates.ops.drills import __main__ as drills
 from readstates.ops.drills import queries, scaled
 from readstates.ops.drills.drills import DRILLS, Drill
 from readstates.ops.drills.world import NUMBERS
+from tests.support.promql import ALERTS, OPS, RULES, rules
 
 
 def test_every_alert_has_one_drill() -> None:

@@ -6,9 +6,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
+
 from readstates.ops.bench import graph_curve
 from readstates.ops.bench.graph_curve import CROWD_TICKS, TICK_S, WALL_MS, Curve
-from readstates.streams.partition import Partition
+from readstates.streams.partition.partition import Partition
 
 STILL_S = 1000.0
 RUN_S = CROWD_TICKS * TICK_S  # ends with a crowd: more than one step of the fold

@@ -8,10 +8,11 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from promql import OPS, RULES, rules
+
 from readstates.cache.layout import slots_for, table_size_bytes
 from readstates.streams import cli
 from readstates.streams.config import SECRETS, Settings, env_name
+from tests.support.promql import OPS, RULES, rules
 
 VERSIONS = ("1.29", "1.34")  # the oldest and the newest that are meant
 FOLDER = OPS / "kubernetes"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from promql import ALERTS, DASHBOARDS, OPS, expressions, panels, recorded, rules
+
 from readstates.streams import metrics
+from tests.support.promql import ALERTS, DASHBOARDS, OPS, expressions, panels, recorded, rules
 
 assert metrics.TOPIC_PARTITIONS  # imported for its metrics
 ROOT = OPS.parent

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from promql import OPS
+
 from readstates.cache.layout import slots_for, table_size_bytes
 from readstates.ops.plan import Load, figures, plan, record_sizes
 from readstates.streams.cli import main
+from tests.support.promql import OPS
 
 LOAD = Load(1e6, 100_000, 20, 10_000, 1_000, 30, 16)
 FIGURES = {name: float(entry["value"]) for name, entry in figures()[1].items()}

@@ -6,6 +6,7 @@ import struct
 import zlib
 
 import pytest
+
 from readstates.ops.console.png import SIGNATURE, _part, _parts, _predicted, smaller
 
 

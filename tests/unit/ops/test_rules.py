@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from promql import ALERTS, OPS, RULES, expressions, rules
+
+from tests.support.promql import ALERTS, OPS, RULES, expressions, rules
 
 TESTS = sorted((OPS / "prometheus/tests").glob("*.yml"))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 from readstates.ops.local import libs, process, stack, start, state
 from readstates.ops.local.cluster import Cluster, Node
 from readstates.ops.local.errors import NotRunning, StackError, StartFailed, ToolMissing

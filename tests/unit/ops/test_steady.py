@@ -6,7 +6,8 @@ import threading
 from typing import Any
 
 import pytest
-from readstates.ops.demo.steady import Steady
+
+from readstates.ops.proof.steady import Steady
 
 
 class Counting(Steady):

@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 import yaml
-from json_schemas import FILES, FOLDER, SCHEMAS
 from jsonschema import Draft7Validator
+
 from readstates.schemas import headers, replies
 from readstates.schemas.dead_letters import REASONS, Origin, origin_headers, origin_of
 from readstates.streams.config import Settings
-from readstates.streams.topics import wanted
+from readstates.streams.kafka.topics import wanted
+from tests.support.json_schemas import FILES, FOLDER, SCHEMAS
 
 DOCUMENT = yaml.safe_load((SCHEMAS / "asyncapi.yaml").read_text("utf-8"))
 META = json.loads(Path(__file__).with_name("asyncapi-3.0.0.json").read_text("utf-8"))
@@ -161,7 +162,7 @@ def test_dead_letters_are_those_of_the_code() -> None:
 def test_reasons_in_the_code_are_all_known() -> None:
     """First argument of DecodeError, second of _reject: what becomes a dead letter's reason."""
     found = set()
-    for path in (ROOT / "schemas" / "wire.py", ROOT / "streams" / "partition.py"):
+    for path in (ROOT / "schemas" / "wire.py", *(ROOT / "streams" / "partition").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if not isinstance(node, ast.Call):
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from readstates.schemas.cql import statements
 
 SIMPLE = "{'class': 'SimpleStrategy', 'replication_factor': 1}"

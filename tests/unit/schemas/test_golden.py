@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import orjson
 import pytest
+
 from readstates.schemas import replies, wire
 from readstates.schemas.queries import encode_query
-from wire_forms import EVENTS, GOLDEN, QUERIES, ROWS
+from tests.support.wire_forms import EVENTS, GOLDEN, QUERIES, ROWS
 
 
 def golden(name: str) -> bytes:

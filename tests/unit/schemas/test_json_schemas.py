@@ -10,13 +10,14 @@ import orjson
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from json_schemas import FILES, validator
 from jsonschema import Draft7Validator
+
 from readstates.schemas import events as e
 from readstates.schemas import replies, wire
 from readstates.schemas.queries import Get, encode_query
-from test_wire_random import FIELDS, events, json_values, queries
-from wire_forms import EVENTS, GOLDEN
+from tests.support.json_schemas import FILES, validator
+from tests.support.wire_forms import EVENTS, GOLDEN
+from tests.unit.schemas.test_wire_random import FIELDS, events, json_values, queries
 
 UPDATE, QUERY, REPLY = validator("update.json"), validator("query.json"), validator("reply.json")
 UPDATES = FILES["update.json"]["definitions"]

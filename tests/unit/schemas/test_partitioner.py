@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from confluent_kafka import Producer
+
 from readstates.schemas.partitioner import murmur2, partition_of
 
 # org.apache.kafka.common.utils.UtilsTest.testMurmur2, as signed 32-bit integers

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+
 import readstates.schemas
 from readstates.schemas import events as e
 from readstates.schemas import plain, wire

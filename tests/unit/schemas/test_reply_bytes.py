@@ -8,6 +8,7 @@ from faust.agents.models import ReqRepResponse
 from faust.serializers import codecs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from readstates.schemas.replies import (
     ErrorReply,
     ReadState,
@@ -19,7 +20,7 @@ from readstates.schemas.replies import (
     format_rows,
     wrap_faust,
 )
-from wire_forms import ROWS
+from tests.support.wire_forms import ROWS
 
 big = st.integers(0, 2**63 - 1)
 u32 = st.integers(0, 2**32 - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from readstates.schemas.headers import ReplyAddress, deadline_ms, reply_address
 from readstates.schemas.wire import DecodeError
 

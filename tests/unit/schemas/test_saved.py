@@ -6,7 +6,8 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from readstates.ops.demo.oracle import Oracle
+
+from readstates.ops.proof.oracle import Oracle
 from readstates.schemas import events as e
 from readstates.schemas import wire
 from readstates.schemas.replies import encode_reply

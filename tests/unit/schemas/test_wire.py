@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
+
 from readstates.schemas import events as e
 from readstates.schemas.queries import Get
 from readstates.schemas.wire import DecodeError, decode_query, decode_update, key_bytes

@@ -8,10 +8,11 @@ from typing import TypeVar
 import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from readstates.schemas import events as e
 from readstates.schemas import wire
 from readstates.schemas.queries import Get, encode_query
-from wire_forms import EVENTS, GOLDEN
+from tests.support.wire_forms import EVENTS, GOLDEN
 
 T = TypeVar("T")
 

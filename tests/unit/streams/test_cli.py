@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+
 from readstates.streams.cli import ELSEWHERE, main
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))[
@@ -71,7 +72,7 @@ def test_the_client_needs_the_base_dependencies_only() -> None:
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)
             else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
+            if isinstance(node, ast.ImportFrom) and not node.level
             else []
         )
     }

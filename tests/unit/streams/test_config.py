@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from readstates.streams.config import SECRETS, Settings, describe, env_name
 from readstates.streams.errors import ConfigError
 

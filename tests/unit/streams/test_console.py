@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
+
 from readstates.ops.console import browser as browsers
 from readstates.ops.console.browser import Browser
 from readstates.streams import metrics
-from readstates.streams.console import page
-from readstates.streams.http import Endpoints, listen
-from test_http import exchange
+from readstates.streams.worker.console import page
+from readstates.streams.worker.http import Endpoints, listen
+from tests.unit.streams.test_http import exchange
 
 ROOT = Path(__file__).parents[3]
-PAGE = ROOT / "streams/page"
+PAGE = ROOT / "streams/worker/page"
 OF_HISTOGRAM = ("_bucket", "_sum", "_count")
 with_chromium = pytest.mark.skipif(
     browsers.find() is None, reason="no Chromium: apt-get install chromium"

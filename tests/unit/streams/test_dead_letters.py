@@ -9,10 +9,11 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from readstates.schemas.dead_letters import REASONS, Origin
+from readstates.streams.commands.dead_letters import CURABLE, SHOWN_MAX, Letter, as_json, shown
+from readstates.streams.commands.dead_letters import dead_letters as command
 from readstates.streams.config import Settings
-from readstates.streams.dead_letters import CURABLE, SHOWN_MAX, Letter, as_json, shown
-from readstates.streams.dead_letters import dead_letters as command
 
 NASTY = st.text(st.characters(categories=["Cc", "Cf", "Zl", "Zp", "Lu", "So"])).map(str.encode)
 raw = st.none() | st.binary(max_size=400) | NASTY
@@ -72,7 +73,9 @@ def test_what_was_cut_is_never_sent_again(monkeypatch: pytest.MonkeyPatch) -> No
     topic = Settings().updates_topic
     whole = Letter(0, 1, 1, b"1", b"{}", Origin("misrouted", topic, 0, 5))
     cut = Letter(0, 2, 2, b"1", b"{", Origin("misrouted", topic, 0, 6, cut=2))
-    monkeypatch.setattr("readstates.streams.dead_letters.read", lambda _settings: [whole, cut])
+    monkeypatch.setattr(
+        "readstates.streams.commands.dead_letters.read", lambda _settings: [whole, cut]
+    )
     done = CliRunner().invoke(command, ["resend", "--dry-run", "--force"])
     assert done.exit_code == 0
     assert "1 to send: misrouted 1" in done.output

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from readstates.streams.queries import (
+
+from readstates.streams.partition.query import (
     ERROR_MARGIN_MIN_MS,
     ERROR_MARGIN_MS,
     SWEEP_MIN,
     Deadlines,
     Query,
 )
-from small_world import query
+from tests.support.small_world import query
 
 
 def waiting(deadline_ms: int) -> Query:

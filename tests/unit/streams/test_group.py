@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 from aiokafka import errors
-from readstates.streams import group
+
 from readstates.streams.config import Settings
 from readstates.streams.errors import GroupError
-from readstates.streams.group import OUT_MAX, GroupErrors
+from readstates.streams.kafka import group
+from readstates.streams.kafka.group import OUT_MAX, GroupErrors
 
 UNKNOWN = errors.KafkaError("UnknownError()")
 

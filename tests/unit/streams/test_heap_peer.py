@@ -10,10 +10,11 @@ import random
 from typing import Any
 
 import pytest
+
 from readstates.ops.bench.heap_table import HeapTable
-from readstates.streams.partition import Partition
-from readstates.streams.write_behind import changes_of
-from small_world import EPOCH, World, event, query
+from readstates.streams.cassandra.write_behind import changes_of
+from readstates.streams.partition.partition import Partition
+from tests.support.small_world import EPOCH, World, event, query
 
 SLOTS, STATES_MAX = 40, 6
 USERS, CHANNELS, RECORDS = 15, 8, 600

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from readstates.streams import http
+
 from readstates.streams.config import Settings
-from readstates.streams.http import Endpoints, listen
+from readstates.streams.worker import http
+from readstates.streams.worker.http import Endpoints, listen
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -9,7 +9,8 @@ from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
-from readstates.streams.lenient import _Records
+
+from readstates.streams.kafka.lenient import _Records
 
 PLAIN, GZIP = 0, 1
 

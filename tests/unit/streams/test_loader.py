@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from readstates.streams.cassandra.loader import Loader
 from readstates.streams.config import Settings
-from readstates.streams.loader import Loader
-from small_world import World, event
+from tests.support.small_world import World, event
 
 
 class Gone:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from readstates.streams import logs
 
 STREAMS = Path(logs.__file__).parent
@@ -71,7 +72,7 @@ def test_a_field_cannot_pose_as_another(out: io.StringIO) -> None:
 def test_every_pair_in_our_format_strings_is_found() -> None:
     """Each log call of streams/: the names before an = are the fields, whatever stands around."""
     seen = 0
-    for path in STREAMS.glob("*.py"):
+    for path in STREAMS.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue

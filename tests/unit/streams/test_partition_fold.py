@@ -15,14 +15,15 @@ import random
 from typing import Any
 
 import pytest
-from readstates.ops.demo.oracle import Oracle
-from readstates.ops.demo.traffic import Record, Traffic
+
+from readstates.ops.proof.oracle import Oracle
+from readstates.ops.proof.traffic import Record, Traffic
 from readstates.schemas.replies import ReadState
-from readstates.streams import partition as module
-from readstates.streams.batch import Batch
-from readstates.streams.queries import Query
-from readstates.streams.write_behind import pack
-from small_world import World, query, record, version
+from readstates.streams.cassandra.write_behind import pack
+from readstates.streams.partition import partition as module
+from readstates.streams.partition.batch import Batch
+from readstates.streams.partition.query import Query
+from tests.support.small_world import World, query, record, version
 
 SEEDS = 100
 RECORDS = 300

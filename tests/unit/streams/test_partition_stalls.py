@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from readstates.streams import partition as module
-from readstates.streams.batch import Batch
+
 from readstates.streams.errors import BatchGapError
-from readstates.streams.partition import LETTERS_WAITING_MAX
-from small_world import World, event, query, record, version
+from readstates.streams.partition import partition as module
+from readstates.streams.partition.batch import Batch
+from readstates.streams.partition.partition import LETTERS_WAITING_MAX
+from tests.support.small_world import World, event, query, record, version
 
 
 def row(channel_id: int, message_id: int = 5, at: int = 1) -> tuple[int, ...]:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
-from readstates.streams import query_reader
-from readstates.streams.batch import Batch, Poll
+
 from readstates.streams.config import Settings
 from readstates.streams.errors import BatchGapError, DataLossError
-from readstates.streams.query_reader import POLLS_AHEAD, QueryReader, Reading
-from readstates.streams.worker import Partitions
+from readstates.streams.kafka import query_reader
+from readstates.streams.kafka.query_reader import POLLS_AHEAD, QueryReader, Reading
+from readstates.streams.partition.batch import Batch, Poll
+from readstates.streams.worker.partitions import Partitions
 
 
 class Message:

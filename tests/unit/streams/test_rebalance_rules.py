@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from faust.types import TP
+
 from readstates.cache.table import Table
-from readstates.streams import rebalance
 from readstates.streams.config import Settings
 from readstates.streams.errors import DataLossError, EpochError
-from readstates.streams.partition import Partition
-from readstates.streams.rebalance import (
+from readstates.streams.partition.partition import Partition
+from readstates.streams.partition.watermark import Watermark
+from readstates.streams.worker import rebalance
+from readstates.streams.worker.partitions import Owned
+from readstates.streams.worker.rebalance import (
     CALM_S,
     REVOKED_WRITE_OUT_S,
     Handover,
@@ -22,9 +25,7 @@ from readstates.streams.rebalance import (
     check_commit,
     metadata_of,
 )
-from readstates.streams.watermark import Watermark
-from readstates.streams.worker import Owned
-from small_world import World, event, version
+from tests.support.small_world import World, event, version
 
 UPDATES = TP("read-states.updates", 0)
 

@@ -8,7 +8,8 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from readstates.streams.recording import (
+
+from readstates.streams.commands.recording import (
     QUERIES,
     REORDER_MS,
     UPDATES,
@@ -19,7 +20,7 @@ from readstates.streams.recording import (
     encode,
     read,
 )
-from readstates.streams.replay import asked_anew
+from readstates.streams.commands.replay import asked_anew
 
 NOW_MS = 1_700_000_500_000
 raw = st.none() | st.binary(max_size=20) | st.text(max_size=20).map(str.encode)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
+
 from readstates.schemas.headers import ReplyAddress
 from readstates.streams.config import Settings
-from readstates.streams.replies import Output
-from readstates.streams.worker import Partitions
+from readstates.streams.kafka.reply_producer import Output
+from readstates.streams.worker.partitions import Partitions
 
 OWN = ["p.updates", "p.queries", "p.dead-letters"]
 

@@ -9,9 +9,10 @@ import pytest
 from cassandra import ConsistencyLevel, ProtocolVersion
 from cassandra.protocol import BatchMessage
 from cassandra.query import BatchType
+
 from readstates.schemas.replies import ReadState
-from readstates.streams.cassandra import PackedBatch, Protocol
-from readstates.streams.row_bytes import RowBytes
+from readstates.streams.cassandra.row_bytes import RowBytes
+from readstates.streams.cassandra.store import PackedBatch, Protocol
 
 INSERT, DELETE, DELETE_USER = b"insert-id", b"delete", b"user"
 BIG = 2**63 - 1

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
-from readstates.streams import security
+
 from readstates.streams.app import credentials
 from readstates.streams.config import Settings
 from readstates.streams.errors import ConfigError
+from readstates.streams.kafka import admin
+from readstates.streams.kafka.admin import connect_admin
+from readstates.streams.kafka.login import login
 
 LOGIN = "sasl.mechanism=SCRAM-SHA-512,sasl.username=me,sasl.password=hid,,den"
 
@@ -90,10 +93,10 @@ def test_names_only_are_not_checked_where_librdkafka_is_told_so() -> None:
 def test_what_the_consumer_cannot_follow(given: str, said: str) -> None:
     settings = Settings.load({}, kafka_config=given)
     with pytest.raises(ConfigError, match=said) as caught:
-        security.login(settings)
+        login(settings)
     assert "hid" not in str(caught.value)
     with pytest.raises(ConfigError, match=said):  # nobody connects before it is looked at
-        security.connect(settings)
+        connect_admin(settings)
 
 
 @pytest.mark.parametrize(
@@ -106,15 +109,15 @@ def test_what_the_consumer_cannot_follow(given: str, said: str) -> None:
 )
 def test_what_librdkafka_does_not_know_is_not_repeated(given: str) -> None:
     with pytest.raises(ConfigError, match=r"(entry \d|an entry) is not a setting") as caught:
-        security.connect(Settings.load({}, kafka_config=given))
+        connect_admin(Settings.load({}, kafka_config=given))
     assert not {"hid", "den"} & set(str(caught.value).split()) - {"hidden"}
     assert "hidden" not in str(caught.value)
 
 
 def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(security, "CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(admin, "CONNECT_TIMEOUT_S", 0.5)
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1 within .*readstates stack up"):
-        security.connect(Settings.load({}, kafka_bootstrap="127.0.0.1:1"))
+        connect_admin(Settings.load({}, kafka_bootstrap="127.0.0.1:1"))
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from readstates.streams.config import Settings
-from readstates.streams.status import (
+
+from readstates.streams.commands.status import (
     NOTHING_WRONG,
     UNKNOWN,
     KafkaStatus,
@@ -18,6 +18,7 @@ from readstates.streams.status import (
     _text,
     problems_of,
 )
+from readstates.streams.config import Settings
 
 SETTINGS = Settings()
 LOG = LogStatus(8, "id", 2, SETTINGS.updates_topic)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
-from readstates.streams import topics
+
 from readstates.streams.errors import TopicError
+from readstates.streams.kafka import topics
 
 
 class Admin:

@@ -11,8 +11,9 @@ import pytest
 from aiokafka.consumer.fetcher import Fetcher, FetchResult
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.structs import TopicPartition
-from readstates.streams import transport
-from readstates.streams.batch import Batch
+
+from readstates.streams.kafka import transport
+from readstates.streams.partition.batch import Batch
 
 PLACE = TopicPartition("updates", 1)
 HANG_S = 5

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from readstates.streams.version import EPOCH_FIRST, OFFSET_BITS, offset_of, version_of
+
+from readstates.schemas.version import EPOCH_FIRST, OFFSET_BITS, offset_of, version_of
 
 
 @pytest.mark.parametrize("epoch", [EPOCH_FIRST, 2**15 - 1])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from readstates.streams.watermark import BUCKET_BITS, Watermark
+
+from readstates.streams.partition.watermark import BUCKET_BITS, Watermark
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5000)), max_size=60))

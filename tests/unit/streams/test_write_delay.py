@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from readstates.streams.batch import Batch
-from small_world import World, event
+from readstates.streams.partition.batch import Batch
+from tests.support.small_world import World, event
 
 DELAY_MS = 30_000
 HOUR_MS = 3_600_000

@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 import pytest
+
 from readstates.schemas.replies import ReadState
+from readstates.streams.cassandra.write_behind import BATCHES_AT_ONCE, WriteBehind, changes_of, pack
 from readstates.streams.config import Settings
-from readstates.streams.partition import Write
-from readstates.streams.write_behind import BATCHES_AT_ONCE, WriteBehind, changes_of, pack
-from small_world import World, event
+from readstates.streams.partition.partition import Write
+from tests.support.small_world import World, event
 
 
 def row(channel_id: int, version: int) -> ReadState:

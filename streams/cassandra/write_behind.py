@@ -1,0 +1,203 @@
+"""Write-behind: changed users, oldest first, coalesced into rows, batched, written, retried.
+
+1. Each partition hands out the users whose oldest change has waited FLUSH_DELAY_S (or all, when a
+   partition leaves, or as many as pressure asks).
+2. Their rows are packed into batches of at most WRITE_BATCH_ROWS, each for the users of one
+   replica: a batch may hold several users, and a user may span batches.
+3. At most WRITES_IN_FLIGHT_MAX batches are under way, and a quarter of that while nothing but
+   FLUSH_DELAY_S asks for them: a burst would keep queries waiting, on the database's cores too.
+   In that calm users are taken a batch at a time, with other work in between: what is taken in
+   one step, a query waits for.
+4. When the last batch of a user was answered, its partition is told: written, or failed and to be
+   written again after WRITE_RETRY_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from .. import metrics
+from ..config import Settings
+from ..partition.partition import Partition, Write
+from .row_bytes import Change
+from .store import Store
+
+CALM = 4  # this part of WRITES_IN_FLIGHT_MAX is enough while nobody waits for what is written
+BATCHES_AT_ONCE = 8  # taken from a partition before they are packed, about
+
+
+def changes_of(write: Write) -> list[Change]:
+    """A user's changes as the store takes them; the deletion of the user goes first."""
+    changes: list[Change] = []
+    if write.delete_version:
+        changes.append((write.user_id, write.delete_version, None))
+    for deleted, row in write.rows:
+        changes.append((write.user_id, -row[8] if deleted else row[8], row))
+    return changes
+
+
+def pack(
+    writes: Iterable[Write], rows_max: int, group_of: Callable[[int], Any]
+) -> list[tuple[list[Change], list[Write]]]:
+    """Batches of changes, each with the writes that wait for its answer.
+
+    `group_of` a user: only users of one group share a batch, in the order of `writes`.
+    """
+    groups: dict[Any, list[Write]] = {}
+    for write in writes:
+        groups.setdefault(group_of(write.user_id), []).append(write)
+    return [batch for group in groups.values() for batch in _pack(group, rows_max)]
+
+
+def _pack(writes: list[Write], rows_max: int) -> Iterator[tuple[list[Change], list[Write]]]:
+    changes: list[Change] = []
+    owners: list[Write] = []
+    for write in writes:
+        for change in changes_of(write):
+            if not owners or owners[-1] is not write:
+                owners.append(write)
+                write.pending += 1
+            changes.append(change)
+            if len(changes) == rows_max:
+                yield changes, owners
+                changes, owners = [], []
+    if changes:
+        yield changes, owners
+
+
+class WriteBehind:
+    """Drives the writes of all partitions of a worker. `turn` starts what is due."""
+
+    def __init__(self, store: Store, settings: Settings, woken: Callable[[], None]) -> None:
+        self._store = store
+        self._settings = settings
+        self._woken = woken
+        self._in_flight = 0
+        self._paused_until = 0.0
+        self._last = -1  # the partition that wrote last
+        self._taken: list[Write] = []  # not packed yet
+        self._queue: deque[tuple[list[Change], list[Write]]] = deque()
+        self._dirty_max = int(settings.cache_states * settings.dirty_share_max)
+
+    @property
+    def idle(self) -> bool:
+        """True while nothing is under way, packed or taken."""
+        return not self._in_flight and not self._queue and not self._taken
+
+    @property
+    def paused(self) -> bool:
+        """True for WRITE_RETRY_S after a write failed."""
+        return asyncio.get_running_loop().time() < self._paused_until
+
+    async def turn(self, partitions: Iterable[Partition], *, now_ms: int, everything: bool) -> bool:
+        """Start due writes as far as the bound on flights allows; other work runs in between.
+
+        False where nothing is dirty, packed or under way.
+        """
+        delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
+        order = sorted(  # most have nothing to write, most of the time
+            (one for one in partitions if one.table.dirty_users or one.stalled),
+            key=lambda partition: partition.number,
+        )
+        if not order and self.idle:
+            return False
+        room = self._settings.writes_in_flight_max
+        calm = not everything and not any(
+            one.pressed(now_ms, delay_ms, self._dirty_max) for one in order
+        )
+        if calm:
+            room = max(1, room // CALM)
+        self._pack()  # what a turn had taken that was ended before it came to it
+        self._start(room)
+        first = bisect_right(order, self._last, key=lambda partition: partition.number)
+        for partition in order[first:] + order[:first]:  # none is always the last to find room
+            while self._has_room(room):
+                if not await self._take(partition, now_ms, delay_ms, calm):
+                    break
+                self._last = partition.number
+                self._pack()
+                while self._queue and self._in_flight < room:
+                    self._write(*self._queue.popleft())
+                    await asyncio.sleep(0)
+        return True
+
+    async def _take(self, partition: Partition, now_ms: int, delay_ms: int, calm: bool) -> bool:
+        """Take about BATCHES_AT_ONCE batches of what is due, calm: one a step. False: none is."""
+        steps = BATCHES_AT_ONCE if calm else 1
+        rows_max = self._settings.write_batch_rows * (BATCHES_AT_ONCE // steps)
+        for step in range(steps):
+            if step:
+                await asyncio.sleep(0)
+            if partition.incarnation < 0:  # handed over meanwhile
+                break
+            writes = partition.take_writes(now_ms, delay_ms, rows_max, self._dirty_max)
+            if not writes:
+                break
+            self._taken += writes
+        return bool(self._taken)
+
+    def _pack(self) -> None:
+        """Put what was taken into the queue."""
+        taken, self._taken = self._taken, []
+        for write in taken:
+            if not write.rows and not write.delete_version:
+                write.partition.written(write)  # changed and changed back: nothing to say
+        self._queue.extend(pack(taken, self._settings.write_batch_rows, self._store.group_of))
+
+    def _has_room(self, room: int) -> bool:
+        """Not in the pause after a failure either: with the database gone, writes fail at once."""
+        under_way = len(self._queue) + self._in_flight
+        return not self.paused and under_way < room
+
+    def _start(self, room: int) -> None:
+        while self._queue and self._in_flight < room:
+            self._write(*self._queue.popleft())
+
+    def _write(self, changes: list[Change], waiting: list[Write]) -> None:
+        self._in_flight += 1
+        started = time.perf_counter()
+
+        def done(acknowledged: bool | None) -> None:
+            self._in_flight -= 1
+            metrics.WRITE_SECONDS.observe(time.perf_counter() - started)
+            if acknowledged:
+                metrics.ROWS_WRITTEN.inc(len(changes))
+            else:
+                metrics.WRITE_FAILURES.inc()
+                self._paused_until = (
+                    asyncio.get_running_loop().time() + self._settings.write_retry_s
+                )
+            for write in waiting:
+                write.pending -= 1
+                write.failed = write.failed or not acknowledged
+                if not write.pending:
+                    write.partition.written(write)
+            self._start(self._settings.writes_in_flight_max)
+            self._woken()
+
+        self._store.write(changes, done)
+
+
+async def drain(
+    write_behind: WriteBehind,
+    partitions: list[Partition],
+    clock_ms: Callable[[], int],
+    timeout_s: float,
+) -> bool:
+    """Write everything out, dead letters too; False when the time was over first.
+
+    A partition that may not write yet (P8) is left as it is.
+    """
+    writing = [partition for partition in partitions if partition.announced]
+    end = asyncio.get_running_loop().time() + timeout_s
+    while asyncio.get_running_loop().time() < end:
+        await write_behind.turn(writing, now_ms=clock_ms(), everything=True)
+        if write_behind.idle and all(partition.settled for partition in writing):
+            return all(partition.settled for partition in partitions)
+        await asyncio.sleep(0.005)
+    return False

@@ -1,0 +1,114 @@
+"""`readstates import`: read states from a file, brought in through Kafka as events.
+
+The file is read twice: nothing is sent before every line is known to be good.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from readstates.schemas.events import Update
+from readstates.schemas.saved import events_of
+from readstates.schemas.wire import DecodeError, decode_saved, encode_update, key_bytes
+
+from ..config import Settings
+from .options import KAFKA_ONLY, settings_of, spoken_errors, with_settings
+
+ERRORS_SHOWN = 20
+
+
+class LineError(ValueError):
+    """A line cannot be brought in; the text begins with its number."""
+
+
+def events_in(line: bytes, number: int, replace: bool) -> list[Update]:
+    """What one line of a file becomes. Raises LineError."""
+    try:
+        return [
+            event
+            for user_id, state in decode_saved(line)
+            for event in events_of(user_id, state, replace=replace)
+        ]
+    except (DecodeError, ValueError) as exc:
+        raise LineError(f"line {number}: {exc}") from None
+
+
+def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines, blank ones left out."""
+    with file.open("rb") as source:
+        for number, line in enumerate(source, 1):
+            if not line.isspace():
+                yield number, line
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--replace", is_flag=True, help="delete each read state first: it may be there")
+@click.option("--dry-run", is_flag=True, help="check the file and count, send nothing")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@with_settings(*KAFKA_ONLY)
+def import_states(file: Path, replace: bool, dry_run: bool, as_json: bool, **given: Any) -> None:
+    """Bring in the read states of FILE, JSON lines, through the updates topic.
+
+    A line is one read state, {"user_id", "channel_id", "last_message_id"} and as far as it has them
+    "read_state_type", "mention_count", "last_mention_id", "last_pin_timestamp" [ms], "flags",
+    "last_viewed" [days]; or a whole reply, as `readstates get USER --json` prints it. Each becomes
+    one to three events that lead to it, or for a channel never read ("last_message_id": 0) as many
+    as it has mentions. Where the read state is there already, old and new are mixed unless
+    --replace deletes it first; with --replace an import may also be repeated.
+
+    Not carried over: "version" (the log gives new ones, so clients must not use an old
+    since_version), and the messages that were mentioned, of which only the last and the count are
+    known. Not possible, and refused by line: a channel never read with flags, last_viewed, over
+    1000 mentions, or mentions without last_mention_id. Left out: a read state that is all zero.
+    A user over USER_STATES_MAX gets dead letters: see readstates dead-letters list.
+
+    Exits 1 and sends nothing if any line is wrong. Prints the last offset of each partition: all is
+    applied when a query with that --after-offset is answered.
+    """
+    from .sending import Progress
+
+    settings = settings_of(given)
+    checked, events, errors = Progress("lines checked"), 0, 0
+    for number, line in lines_of(file):
+        try:
+            events += len(events_in(line, number, replace))
+        except LineError as exc:
+            errors += 1
+            if errors <= ERRORS_SHOWN:
+                click.echo(str(exc), err=True)
+        checked.step()
+    if errors:
+        raise click.ClickException(f"{errors} lines of {file} are wrong; nothing was sent")
+    if dry_run:
+        click.echo(json.dumps({"records": events}) if as_json else f"{events} records, none sent")
+        return
+    with spoken_errors():
+        offsets = _send(settings, file, replace)
+    if as_json:
+        ends = {str(number): str(offset) for number, offset in offsets.items()}
+        click.echo(json.dumps({"records": events, "last_offsets": ends}))
+        return
+    click.echo(f"{events} records are in {settings.updates_topic}")
+    for number, offset in offsets.items():
+        click.echo(f"partition {number}: up to offset {offset}")
+
+
+def _send(settings: Settings, file: Path, replace: bool) -> dict[int, int]:
+    """Send it all; the last offset of each partition."""
+    from ..kafka.admin import connect_admin
+    from .sending import Progress, Sender
+
+    connect_admin(settings)
+    sender, progress = Sender(settings), Progress("records sent")
+    for number, line in lines_of(file):
+        for event in events_in(line, number, replace):
+            sender.send(key_bytes(event.user_id), encode_update(event))
+            progress.step()
+    sender.finish()
+    return dict(sorted(sender.last_offsets.items()))

@@ -1,0 +1,97 @@
+"""Many records to the updates topic: an idempotent producer that counts what the brokers took."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+from confluent_kafka import Producer
+
+from ..config import Settings
+from ..errors import SendError
+
+WAIT_S = 0.1  # for room in the producer's queue
+FLUSH_TIMEOUT_S = 60.0
+PROGRESS_S = 2.0  # between two lines of progress; what is done sooner needs none
+LOOK_RECORDS = 1000  # between two looks at the clock
+MESSAGE_BYTES_MAX = 2 << 20  # over every topic's: the broker decides
+
+
+class Sender:
+    """Sends records one by one; `finish` waits for the brokers and says where they are.
+
+    The first record that the brokers refuse ends it: SendError.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._topic = settings.updates_topic
+        self._producer = Producer(
+            settings.librdkafka(
+                **{
+                    "client.id": "read-states-shell",
+                    "partitioner": "murmur2_random",
+                    "enable.idempotence": True,
+                    "message.max.bytes": MESSAGE_BYTES_MAX,
+                    "allow.auto.create.topics": False,
+                    "linger.ms": 20,
+                    "log_level": 3,
+                }
+            )
+        )
+        self.sent = 0
+        self.delivered = 0
+        self.last_offsets: dict[int, int] = {}  # by partition: of the last record there
+        self._error: object = None
+
+    def send(self, key: bytes | None, value: bytes | None) -> None:
+        """Queue one record; waits while the queue is full."""
+        while True:
+            try:
+                self._producer.produce(self._topic, value, key, on_delivery=self._delivered)
+            except BufferError:
+                self._producer.poll(WAIT_S)
+                self._check()
+            else:
+                break
+        self.sent += 1
+        self._producer.poll(0)
+        self._check()
+
+    def finish(self) -> None:
+        """Wait until the brokers have all of it."""
+        left = self._producer.flush(FLUSH_TIMEOUT_S)
+        self._check()
+        if left:
+            raise SendError(f"{self._so_far()}; the brokers did not answer for {left} more")
+
+    def _delivered(self, error: Any, message: Any) -> None:
+        if error is not None:
+            self._error = self._error or error
+            return
+        self.delivered += 1
+        partition, offset = message.partition(), message.offset()
+        self.last_offsets[partition] = max(offset, self.last_offsets.get(partition, -1))
+
+    def _check(self) -> None:
+        if self._error is not None:
+            self._producer.purge()
+            raise SendError(f"{self._so_far()}; then the brokers refused one: {self._error}")
+
+    def _so_far(self) -> str:
+        return f"{self.delivered} records are in {self._topic}"
+
+
+class Progress:
+    """A line every PROGRESS_S seconds on standard error, for what takes longer than that."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._count = 0
+        self._next = time.monotonic() + PROGRESS_S
+
+    def step(self) -> None:
+        self._count += 1
+        if self._count % LOOK_RECORDS == 0 and time.monotonic() > self._next:
+            self._next = time.monotonic() + PROGRESS_S
+            click.echo(f"{self._count:,} {self._what}", err=True)

@@ -1,0 +1,84 @@
+"""An admin client that the brokers have answered, or an error that says what to look at."""
+
+from __future__ import annotations
+
+import time
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from ..config import Settings
+from ..errors import ConfigError
+from .login import login
+
+CONNECT_TIMEOUT_S = 15.0
+POLL_S = 0.2
+
+
+def connect_admin(settings: Settings, timeout_s: float | None = None) -> AdminClient:
+    """An admin client which the brokers have answered.
+
+    Raises ConfigError saying what to look at: KAFKA_CONFIG has what librdkafka does not know, the
+    login or the certificate is refused, or nobody answers within `timeout_s` (CONNECT_TIMEOUT_S).
+    """
+    timeout_s = timeout_s or CONNECT_TIMEOUT_S
+    login(settings)  # what the consumer could not follow is of no use to anybody
+    failures: list[KafkaError] = []
+    more = {"client.id": "read-states-admin", "log_level": 0, "error_cb": failures.append}
+    try:
+        client = AdminClient(settings.librdkafka(**more))
+    except KafkaException as exc:
+        raise _not_taken(settings, exc) from None
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            client.list_topics(timeout=POLL_S)
+        except KafkaException as exc:
+            client.poll(0)
+            refused = [one for one in failures if one.code() in _REFUSED]
+            if refused:
+                raise ConfigError(_refusal(settings, refused[0])) from None
+            if time.monotonic() > end:
+                raise ConfigError(_silence(settings, timeout_s, failures, exc)) from None
+        else:
+            return client
+
+
+_REFUSED = {KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED}
+
+
+def _not_taken(settings: Settings, exc: KafkaException) -> ConfigError:
+    """Not shown as it is: what librdkafka does not know may be the rest of a password."""
+    text = exc.args[0].str()
+    number = next((n for n, k in enumerate(settings.kafka_extra, 1) if f'"{k}"' in text), None)
+    if number is None and "configuration property" not in text:
+        return ConfigError(f"KAFKA_CONFIG: {text}")
+    which = "an entry" if number is None else f"entry {number}"
+    return ConfigError(
+        f"KAFKA_CONFIG: {which} is not a setting, or not a value, that librdkafka knows (a comma "
+        "inside a value is written as two)"
+    )
+
+
+def _refusal(settings: Settings, error: KafkaError) -> str:
+    if error.code() == KafkaError._SSL:
+        advice = (
+            "Check ssl.ca.location in KAFKA_CONFIG, and that the brokers' certificate carries the "
+            "names in KAFKA_BOOTSTRAP"
+        )
+    else:
+        advice = "Check sasl.mechanism, sasl.username and sasl.password in KAFKA_CONFIG"
+    where = f"Kafka at {settings.kafka_bootstrap}"
+    return f"{where} and this client refuse each other: {error.str()}. {advice}"
+
+
+def _silence(
+    settings: Settings, timeout_s: float, failures: list[KafkaError], exc: KafkaException
+) -> str:
+    telling = [one for one in failures if one.code() != KafkaError._ALL_BROKERS_DOWN]
+    last = telling[0].str() if telling else exc.args[0].str()
+    return (
+        f"no Kafka answers at {settings.kafka_bootstrap} within {timeout_s:g} s: {last}. "
+        "Check KAFKA_BOOTSTRAP; brokers that want TLS or a login need security.protocol in "
+        "KAFKA_CONFIG; or start one: readstates stack up"
+    )

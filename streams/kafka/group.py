@@ -1,0 +1,93 @@
+"""Errors of the consumer group, which aiokafka leaves to whoever polls next.
+
+aiokafka keeps an error of its group coordinator for the next `getmany` and stands still until then.
+Faust never calls that: the worker would stay alive, outside the group, for ever. Here each error is
+answered at once:
+
+- What a person must mend ends the worker, saying what to do.
+- After anything else the membership is forgotten and the group joined anew. That mends the case of
+  a coordinator that moved to another broker and knows an older member of our INSTANCE_ID than we
+  are (FENCED_INSTANCE_ID, which aiokafka does not know: it says UnknownError).
+- A member that the group puts out again and again has a twin: two processes under one INSTANCE_ID
+  take each other's place several times a second. Whoever notices first ends, or both do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import errors
+
+from ..config import Settings
+from ..errors import GroupError
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 0.5
+OUT_MAX = 8  # times the group may put a static member out within OUT_WITHIN_S
+OUT_WITHIN_S = 30.0
+AT_ONCE_S = 0.2  # each request that was under way hears of it: that is once
+ADVICE: dict[type[BaseException], str] = {
+    errors.GroupAuthorizationFailedError: "it may not use this group: give it the right Read on "
+    "the group, see SECURITY.md",
+    errors.TopicAuthorizationFailedError: "it may not read the topics: the rights that a worker "
+    "needs are in SECURITY.md",
+    errors.InvalidSessionTimeoutError: "SESSION_TIMEOUT_S is outside what the brokers allow: look "
+    "at their group.min.session.timeout.ms and group.max.session.timeout.ms",
+    errors.InconsistentGroupProtocolError: "the group has members of another kind: set another "
+    "KAFKA_GROUP",
+    errors.InvalidGroupIdError: "KAFKA_GROUP is not a name that Kafka takes",
+}
+
+
+class GroupErrors:
+    """Answers the errors of one consumer's group coordinator. `refuse` ends the worker."""
+
+    def __init__(
+        self, settings: Settings, coordinator: Any, refuse: Callable[[Exception], None]
+    ) -> None:
+        self._settings = settings
+        self._coordinator = coordinator
+        self._refuse = refuse
+        self._out: deque[float] = deque(maxlen=OUT_MAX)  # when the membership was lost
+        self._reset = coordinator.reset_generation
+        coordinator.reset_generation = self._put_out
+        coordinator._push_error_to_user = self.answer
+        coordinator._coordination_task.add_done_callback(self._ended)
+
+    async def answer(self, exc: BaseException) -> None:
+        """In the place of aiokafka's wait for a user who polls."""
+        log.warning("group_error error=%r", exc)
+        advice = ADVICE.get(type(exc))
+        if advice:
+            self._refuse(GroupError(f"group {self._settings.kafka_group}: {advice} ({exc!r})"))
+        await asyncio.sleep(RETRY_S)
+        self._coordinator.reset_generation()  # and joins again
+
+    def _put_out(self) -> None:
+        """The membership is lost; aiokafka joins anew."""
+        self._reset()
+        now = time.monotonic()
+        if not self._settings.instance_id or (self._out and now - self._out[-1] < AT_ONCE_S):
+            return
+        self._out.append(now)
+        if len(self._out) == OUT_MAX and now - self._out[0] < OUT_WITHIN_S:
+            self._refuse(
+                GroupError(
+                    f"group {self._settings.kafka_group} has put this worker out {OUT_MAX} times "
+                    f"within {OUT_WITHIN_S:g} s: another process is at work under the INSTANCE_ID "
+                    f"{self._settings.instance_id!r}. Each worker needs its own"
+                )
+            )
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """The coordinator's task ends at a shutdown only; without it there is no group."""
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self._refuse(
+                GroupError(f"the consumer's group task died: {exc!r}. Start the worker again")
+            )

@@ -1,0 +1,283 @@
+"""The service's topics: creating them, and checking what the worker needs of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+
+from ..config import Settings
+from ..errors import TopicError
+from .admin import connect_admin
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 15.0
+AWAY_TIMEOUT_S = 60.0  # for so long a question is asked again while brokers come and go
+AWAY_PAUSE_S = 0.5
+DAY_MS = 86_400_000
+RETENTION_FLOOR_FACTOR = 20  # retention of `updates` in multiples of FLUSH_DELAY_S, at the least
+BATCH_BYTES_MAX = 1 << 20  # a batch of records: librdkafka makes them up to 1,000,000 bytes
+HEADERS_BYTES = 64 << 10  # more than our headers of a dead letter take
+LOGGED = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete"}
+
+
+class Topic(NamedTuple):
+    """What the worker needs to know of the updates topic."""
+
+    topic_id: uuid.UUID
+    partitions: int
+
+
+def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
+    """Topic settings by topic name, as `readstates init` sets them."""
+    min_isr = str(max(1, replication - 1))
+    safe = {"unclean.leader.election.enable": "false", "min.insync.replicas": min_isr}
+    return {
+        settings.updates_topic: {
+            **LOGGED,
+            **safe,
+            "retention.ms": str(7 * DAY_MS),
+            "max.message.bytes": str(BATCH_BYTES_MAX),
+        },
+        settings.queries_topic: {
+            **LOGGED,
+            "retention.ms": str(10 * 60_000),
+            "max.message.bytes": str(BATCH_BYTES_MAX),
+        },
+        settings.dead_letters_topic: {
+            **safe,
+            "retention.ms": str(30 * DAY_MS),
+            "max.message.bytes": str(BATCH_BYTES_MAX + HEADERS_BYTES),
+        },
+    }
+
+
+def create(settings: Settings, partitions: int, replication: int) -> list[str]:
+    """Create the topics that are not there; returns their names. Safe to repeat."""
+    client = connect_admin(settings)
+    topics = [
+        NewTopic(name, partitions, replication, config=config)
+        for name, config in wanted(settings, replication).items()
+    ]
+    created = []
+    for name, future in client.create_topics(topics, operation_timeout=TIMEOUT_S).items():
+        try:
+            future.result(timeout=TIMEOUT_S)
+            created.append(name)
+        except KafkaException as exc:
+            if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise TopicError(f"cannot create topic {name}: {exc}") from exc
+    _wait_until_described(client, settings)
+    return created
+
+
+def _wait_until_described(client: AdminClient, settings: Settings) -> None:
+    end = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            describe(client, settings.updates_topic)
+            describe(client, settings.queries_topic)
+        except TopicError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def wait_for_partitions(client: AdminClient, name: str, partitions: int) -> None:
+    """Until the cluster shows a topic with that many partitions."""
+    end = time.monotonic() + TIMEOUT_S
+    while describe(client, name).partitions != partitions:
+        if time.monotonic() > end:
+            raise TopicError(f"{name} does not show {partitions} partitions after {TIMEOUT_S} s")
+        time.sleep(0.1)
+
+
+def describe(client: AdminClient, name: str) -> Topic:
+    """Topic ID and partition count. Raises TopicError where it is not there."""
+
+    def ask() -> Any:
+        topics = TopicCollection([name])
+        future = client.describe_topics(topics, request_timeout=TIMEOUT_S)[name]
+        return future.result(timeout=TIMEOUT_S + 1)
+
+    try:
+        found = _answer(ask, f"topic {name}")
+    except KafkaException as exc:
+        raise TopicError(f"topic {name}: {exc}. Run: readstates init") from exc
+    high, low = (
+        found.topic_id.get_most_significant_bits(),
+        found.topic_id.get_least_significant_bits(),
+    )
+    mask = (1 << 64) - 1
+    return Topic(uuid.UUID(int=((high & mask) << 64) | (low & mask)), len(found.partitions))
+
+
+def commits(settings: Settings, places: list[TopicPartition]) -> list[TopicPartition]:
+    """What the group has committed for these partitions; offset below 0: nothing.
+
+    By a consumer that never joins: AdminClient.list_consumer_group_offsets (confluent-kafka 2.16)
+    was seen to crash the process while the brokers still made the group coordinator's topic.
+    """
+    consumer = Consumer(settings.librdkafka(**{"group.id": settings.kafka_group, "log_level": 0}))
+    try:
+        found: list[TopicPartition] = consumer.committed(places, timeout=TIMEOUT_S)
+        return found
+    finally:
+        consumer.close()
+
+
+def check(settings: Settings) -> Topic:
+    """What a worker needs of the topics; raises TopicError naming the setting and the remedy."""
+    client = connect_admin(settings)
+    updates = describe(client, settings.updates_topic)
+    queries = describe(client, settings.queries_topic)
+    describe(client, settings.dead_letters_topic)
+    if updates.partitions != queries.partitions:
+        raise TopicError(
+            f"{settings.updates_topic} has {updates.partitions} partitions and "
+            f"{settings.queries_topic} {queries.partitions}: they must have the same number, or "
+            "a user's queries would go to another worker than its updates"
+        )
+    record_max = int(_configs(client, settings.updates_topic)["max.message.bytes"])
+    for name, required in needed(settings, record_max).items():
+        found = _configs(client, name)
+        for setting, rule in required.items():
+            if not rule.holds(found[setting]):
+                raise TopicError(
+                    f"{name}: {setting} is {found[setting]!r}, must be {rule.said}: {rule.why}. "
+                    "Set it with: readstates init"
+                )
+    return updates
+
+
+class Rule(NamedTuple):
+    """What a topic setting must be: `value`, or where it is a number, at least that."""
+
+    value: str
+    why: str
+    at_least: bool = False
+
+    @property
+    def said(self) -> str:
+        return f"at least {self.value}" if self.at_least else repr(self.value)
+
+    def holds(self, found: str) -> bool:
+        if not self.at_least:
+            return found == self.value
+        return int(found) < 0 or int(found) >= int(self.value)  # -1: without a limit
+
+
+def needed(settings: Settings, record_bytes_max: int) -> dict[str, dict[str, Rule]]:
+    """Without these, data would be lost or wrong; by topic and setting.
+
+    `record_bytes_max`: what the updates topic takes.
+    """
+    floor_ms = int(max(3600.0, settings.flush_delay_s * RETENTION_FLOOR_FACTOR) * 1000)
+    stamped = Rule("LogAppendTime", "deadlines and lag count by the broker's clock")
+    whole = Rule("delete", "compaction would take updates out of the log")
+    return {
+        settings.updates_topic: {
+            "cleanup.policy": whole,
+            "message.timestamp.type": stamped,
+            "unclean.leader.election.enable": Rule("false", "it loses acknowledged records"),
+            "retention.ms": Rule(
+                str(floor_ms), "what is not yet in Cassandra is only in the log", at_least=True
+            ),
+        },
+        settings.queries_topic: {"message.timestamp.type": stamped},
+        settings.dead_letters_topic: {
+            "max.message.bytes": Rule(
+                str(record_bytes_max + HEADERS_BYTES),
+                "a dead letter that does not fit would hold its partition's commits for ever",
+                at_least=True,
+            ),
+        },
+    }
+
+
+def mend(settings: Settings) -> list[str]:
+    """Set what topics that were there before need and do not have; returns what was set."""
+    client = connect_admin(settings)
+    record_max = int(_configs(client, settings.updates_topic)["max.message.bytes"])
+    done = []
+    for name, required in needed(settings, record_max).items():
+        found = _configs(client, name)
+        wrong = {key: rule for key, rule in required.items() if not rule.holds(found[key])}
+        if not wrong:
+            continue
+        entries = [
+            ConfigEntry(key, rule.value, incremental_operation=AlterConfigOpType.SET)
+            for key, rule in wrong.items()
+        ]
+        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+        (future,) = client.incremental_alter_configs([resource]).values()
+        try:
+            future.result(timeout=TIMEOUT_S)
+        except KafkaException as exc:
+            raise TopicError(f"cannot set {', '.join(wrong)} of topic {name}: {exc}") from exc
+        done += [f"{name}: {key}={rule.value}" for key, rule in wrong.items()]
+    return done
+
+
+def _configs(client: AdminClient, topic: str) -> dict[str, str]:
+    def ask() -> Any:
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        (future,) = client.describe_configs([resource], request_timeout=TIMEOUT_S).values()
+        return future.result(timeout=TIMEOUT_S + 1)
+
+    try:
+        found = _answer(ask, f"the settings of topic {topic}")
+    except KafkaException as exc:
+        raise TopicError(
+            f"{topic}: its settings cannot be read: {exc}. The rights that a worker needs are in "
+            "SECURITY.md; DescribeConfigs is one of them"
+        ) from exc
+    return {name: entry.value for name, entry in found.items()}
+
+
+def _answer(ask: Callable[[], Any], what: str) -> Any:
+    """Kafka's answer, asked for again while a broker or the controller is away.
+
+    Raises KafkaException, which is Kafka's answer; TopicError after AWAY_TIMEOUT_S without any.
+    """
+    end = time.monotonic() + AWAY_TIMEOUT_S
+    while True:
+        try:
+            return ask()
+        except (KafkaException, TimeoutError) as exc:
+            if isinstance(exc, KafkaException) and exc.args[0].code() not in AWAY:
+                raise
+            if time.monotonic() > end:
+                raise TopicError(
+                    f"{what}: Kafka did not say within {AWAY_TIMEOUT_S:g} s ({exc}). Look whether "
+                    "all brokers and a controller run, then start this again"
+                ) from exc
+            log.warning("kafka_away waiting_for=%r error=%r", what, str(exc))
+        time.sleep(AWAY_PAUSE_S)
+
+
+AWAY = {
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError.NOT_CONTROLLER,
+    KafkaError.REQUEST_TIMED_OUT,
+}

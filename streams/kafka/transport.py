@@ -1,0 +1,354 @@
+"""Faust's aiokafka transport, except that one Faust event is all that one poll brought of a topic.
+
+Stock Faust makes four tasks, a lock and two sensor calls a message (about 70 µs), and a message
+passes several turns of the event loop; a poll pays that once. Only these places of Faust are
+overridden:
+
+- `_fetch_records` returns, of updates, one `Poll`: a `Batch` of each partition. A batch
+  says where the partition's position was before and after, so that what it skips (control
+  records, aborted transactions) is explained and anything else is noticed (`BatchGapError`).
+- Back-pressure is not polling: a partition whose inbox is full is left out of the next fetch, and
+  its records stay in the fetcher's buffer. Faust's own pause drops batches in the middle of a
+  poll.
+- The rebalance hooks hand partitions over before they leave, and seek to where their tables stand
+  after they arrive. `streams/worker/rebalance.py` does that work; here it is only called.
+- Commits carry metadata, are bounded in time, and report failure as False.
+- Queries are not fetched here but read by `streams/kafka/query_reader.py`; the group is one.
+- Errors of the group are answered (`streams/kafka/group.py`); Faust leaves them lying.
+- Shutdown leaves the group itself, so that the others need not wait out the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import aiokafka
+import faust
+from aiokafka.errors import (
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
+from aiokafka.protocol.group import LeaveGroupRequest
+from aiokafka.structs import OffsetAndMetadata
+from faust.transport import drivers
+from faust.transport.consumer import ensure_TPset
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage
+
+from readstates.cache.tablefile import CacheDirFullError
+
+from ..errors import ReadStatesError
+from ..partition.batch import Batch, Poll
+from . import fetched, lenient
+from .group import GroupErrors
+from .query_reader import QueryReader, lost
+
+log = logging.getLogger(__name__)
+
+NAME = "read-states"
+COMMIT_TIMEOUT_S = 5.0
+THREAD_STOP_TIMEOUT_S = 5.0
+LEAVE_TIMEOUT_S = 1.0
+HEARTBEAT_MS = 300  # how late a member hears of a rebalance, for which all others wait
+FETCH_WAIT_MAX_MS = 100  # a fetch that finds nothing, while others do: who has room again waits
+FETCH_WAIT_IDLE_MS = 1000  # the same when nothing has come for IDLE_AFTER_S: it costs by partition
+IDLE_AFTER_S = 1.0
+POLL_S = 0.05  # a poll that finds nothing, while a partition is held back: it may have room again
+POLL_IDLE_S = 0.2  # the same with none held back; a rebalance waits for it
+
+
+class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """The consumer's own thread: fetches, commits, heartbeats."""
+
+    shutdown_timeout = THREAD_STOP_TIMEOUT_S
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        coordinator = self._ensure_consumer()._coordinator
+        self.group_errors = GroupErrors(self.app.read_states_settings, coordinator, self.app.refuse)
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        settings = self.app.read_states_settings
+        conf = self.app.conf
+        self._assignor = self.app.assignor  # copartitions updates and queries, and is sticky
+        return aiokafka.AIOKafkaConsumer(
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=settings.instance_id or None,
+            bootstrap_servers=settings.kafka_bootstrap.split(","),
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="none",  # we seek; anything else would skip what Kafka lost
+            max_poll_records=conf.broker_max_poll_records,
+            max_partition_fetch_bytes=1 << 20,
+            fetch_max_wait_ms=FETCH_WAIT_MAX_MS,
+            session_timeout_ms=int(settings.session_timeout_s * 1000),
+            heartbeat_interval_ms=HEARTBEAT_MS,
+            rebalance_timeout_ms=int(max(10.0, settings.session_timeout_s) * 1000),
+            max_poll_interval_ms=300_000,
+            request_timeout_ms=int(max(40.0, settings.session_timeout_s) * 1000),
+            isolation_level="read_committed",
+            metadata_max_age_ms=30_000,
+            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+        )
+
+    async def _fetch_records(
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        active_partitions: Any,
+        timeout: float | None = None,  # noqa: ASYNC109 (the signature is Faust's)
+        max_records: int | None = None,
+    ) -> Mapping[TP, list[Poll]]:
+        topic = self.app.read_states_settings.updates_topic
+        active = [
+            driver.ensure_aiokafka_TP(tp) for tp in active_partitions or () if tp.topic == topic
+        ]
+        states = self._wanted(consumer, active)
+        if not states:
+            with consumer._subscription.fetch_context():  # to hold back is not to be idle, for
+                await asyncio.sleep(0.005)  # which aiokafka would leave the group
+            return {}
+        try:
+            poll = await self._pull(consumer, states, max_records)
+            held_back = len(states) < len(self.app.partitions.owned)
+            if not poll and await self._arrival(consumer, POLL_S if held_back else POLL_IDLE_S):
+                poll = await self._pull(consumer, self._wanted(consumer, active), max_records)
+        except NoOffsetForPartitionError:  # a partition never seen, before our own seek
+            return {}
+        except OffsetOutOfRangeError as exc:
+            places = (f"{tp.topic} partition {tp.partition}" for tp in exc.args[0])
+            self.app.refuse(lost(", ".join(places)))
+            return {}
+        now_ns = time.perf_counter_ns()
+        if poll:
+            self._busy_until = now_ns + IDLE_AFTER_S * 1e9
+        consumer._fetcher._fetch_max_wait_ms = (
+            FETCH_WAIT_MAX_MS if now_ns < self._busy_until else FETCH_WAIT_IDLE_MS
+        )
+        # Faust wants a partition to speak of: the first one stands for all
+        return {TP(topic, poll[0][0]): [poll]} if poll else {}
+
+    def _wanted(self, consumer: aiokafka.AIOKafkaConsumer, active: list[Any]) -> dict[Any, Any]:
+        """Those of these partitions that may be taken from now, with aiokafka's state of each."""
+        subscription = consumer._subscription
+        if not self.consumer.flow_active or subscription.reassignment_in_progress:
+            return {}
+        assignment = subscription.subscription.assignment
+        if assignment is None:
+            return {}
+        wants, topic = self.app.partitions.wants, self.app.read_states_settings.updates_topic
+        return {
+            tp: state
+            for tp in active
+            if wants(topic, tp.partition) and (state := assignment.state_value(tp)) is not None
+        }
+
+    async def _pull(
+        self, consumer: aiokafka.AIOKafkaConsumer, states: dict[Any, Any], max_records: int | None
+    ) -> Poll:
+        """What was fetched of these partitions, and moves their positions past it.
+
+        It must not wait, so that it is all of one assignment. aiokafka's own wait outlives a
+        rebalance, and then takes from the next assignment what nobody would know of.
+        """
+        if not states:
+            return []
+        before = {tp: state._position for tp, state in states.items()}
+        records = await super()._fetch_records(
+            consumer, set(states), timeout=0, max_records=max_records
+        )
+        taken_ns = time.perf_counter_ns()
+        poll: Poll = []
+        for tp, state in states.items():
+            start, end = before[tp], state._position
+            if start is not None and end is not None and (end != start or tp in records):
+                log_end = state.lso if state.lso is not None else state.highwater
+                last = log_end is not None and end >= log_end
+                batch = Batch(start, records.get(tp, []), end, taken_ns, last)
+                poll.append((tp.partition, batch))
+        return poll
+
+    @staticmethod
+    async def _arrival(consumer: aiokafka.AIOKafkaConsumer, timeout_s: float) -> bool:
+        """Wait until something was fetched, of any partition; False: nothing was. Raises what a
+        fetch met.
+        """
+        waiter = consumer._fetcher._create_fetch_waiter()
+        with consumer._subscription.fetch_context():
+            await asyncio.wait([waiter], timeout=timeout_s)
+        if not waiter.done():
+            waiter.cancel()
+            return False
+        waiter.result()
+        return True
+
+    _busy_until = 0.0  # time.perf_counter_ns()
+
+    async def _commit(self, offsets: Mapping[TP, Any]) -> bool:
+        """Commit `{tp: (offset, metadata)}`. False: not committed, try again later."""
+        consumer = self._ensure_consumer()
+        own = ensure_TPset(consumer.assignment())
+        given = {
+            driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(*value)
+            for tp, value in offsets.items()
+            if tp in own
+        }
+        if not given or consumer._coordinator.generation <= 0:  # expelled: not ours any more
+            return False
+        try:
+            await asyncio.wait_for(consumer.commit(given), COMMIT_TIMEOUT_S)
+        except (TimeoutError, KafkaError) as exc:
+            log.warning("commit_failed partitions=%d error=%r", len(given), exc)
+            return False
+        return True
+
+    async def leave_queries(self, topic: str) -> None:
+        """Do not fetch queries: `QueryReader` does. An assignment forgets it."""
+        consumer = self._ensure_consumer()
+        consumer.pause(*(tp for tp in consumer.assignment() if tp.topic == topic))
+
+    def end(self, tp: TP) -> int | None:
+        """The offset up to which updates may be read now: what is in transactions is not."""
+        found = self._ensure_consumer().last_stable_offset(driver.ensure_aiokafka_TP(tp))
+        return None if found is None else int(found)
+
+    async def committed(self, tps: list[TP]) -> Mapping[TP, tuple[int, str]]:
+        """Committed offsets with their metadata; partitions without one are left out."""
+        return await self.call_thread(self._committed, tps)  # type: ignore[no-any-return]
+
+    async def _committed(self, tps: list[TP]) -> Mapping[TP, tuple[int, str]]:
+        coordinator = self._ensure_consumer()._coordinator
+        wanted = [driver.ensure_aiokafka_TP(tp) for tp in tps]
+        found = await coordinator.fetch_committed_offsets(wanted)
+        return {
+            TP(tp.topic, tp.partition): (value.offset, value.metadata)
+            for tp, value in found.items()
+            if value.offset >= 0
+        }
+
+    async def on_thread_stop(self) -> None:
+        await self._leave()
+        await super().on_thread_stop()
+
+    async def _leave(self) -> None:
+        """Say goodbye to the group. A static member does not: it will be back."""
+        consumer = self._consumer
+        if consumer is None or self.app.read_states_settings.instance_id:
+            return
+        coordinator = consumer._coordinator
+        if getattr(coordinator, "coordinator_id", None) is None or coordinator.generation <= 0:
+            return
+        request = LeaveGroupRequest(coordinator.group_id, coordinator.member_id)
+        try:
+            await asyncio.wait_for(coordinator._send_req(request), LEAVE_TIMEOUT_S)
+        except (TimeoutError, KafkaError) as exc:
+            log.warning("leave_group_failed error=%r", exc)
+
+
+class Consumer(driver.Consumer):  # type: ignore[misc]
+    """The consumer as Faust sees it, on the main loop."""
+
+    rebalancing = False
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        settings, put = self.app.read_states_settings, self.app.query_channel.put_now
+        self.queries = QueryReader(settings, put, self.app.refuse)
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's watch over what it fetches: not for queries."""
+        if tp.topic != self.app.read_states_settings.queries_topic:
+            super().verify_event_path(now, tp)
+
+    def _new_consumer_thread(self) -> Thread:
+        return Thread(self, loop=self.loop, beacon=self.beacon)
+
+    def close(self) -> None:
+        """Nothing: closing here would come before LeaveGroup and leave a phantom member."""
+
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        poll: Poll = record
+        batch = poll[0][1]
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            max(batch.start, batch.end - 1),
+            0.0,
+            0,
+            None,
+            None,
+            poll,
+            None,
+            None,
+            None,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    async def commit_offsets(self, offsets: Mapping[TP, tuple[int, str]]) -> bool:
+        """Commit in one request. False: nothing was committed."""
+        return bool(await self._thread.commit(offsets))
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self.rebalancing = True
+        if revoked:
+            self.stop_flow()
+            self.app.flow_control.suspend()
+            self.queries.stop_reading()
+            await self.app.partitions.hand_over(self)
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self.rebalancing = False
+        self.stop_flow()  # at the first assignment the flow is already on
+        self.app.flow_control.suspend()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def perform_seek(self) -> None:
+        """Open the assigned partitions' tables and seek to where they stand."""
+        if self.rebalancing:
+            raise IllegalStateError("rebalancing again")
+        queries_topic = self.app.read_states_settings.queries_topic
+        await self._thread.call_thread(self._thread.leave_queries, queries_topic)
+        await super().perform_seek()
+        try:
+            positions = await self.app.partitions.open(self)
+        except (ReadStatesError, CacheDirFullError) as exc:
+            self.app.refuse(exc)
+            raise
+        if positions:
+            await self._thread.seek_wait(
+                {driver.ensure_aiokafka_TP(tp): offset for tp, offset in positions.items()}
+            )
+        if not self.rebalancing:  # else they are revoked, and the next assignment comes here
+            # as they are now: while this waited, partitions may have gone and come again
+            owned = self.app.partitions.owned
+            self.queries.read_from({number: one.query_position for number, one in owned.items()})
+
+
+class Transport(driver.Transport):  # type: ignore[misc]
+    Consumer = Consumer
+
+
+class BatchSchema(faust.Schema):  # type: ignore[misc]
+    """Faust's place for decoding: a batch passes through as it is."""
+
+    def compile(self, app: Any, **_kwargs: Any) -> Any:
+        async def decode(message: Any, *, propagate: bool = False) -> Any:
+            return app.create_event(None, message.value, None, message)
+
+        return decode
+
+
+def register() -> str:
+    """Make the transport known to Faust; returns the scheme for the broker URL."""
+    lenient.install()
+    fetched.install()
+    drivers.TRANSPORTS.aliases[NAME] = f"{__name__}:Transport"
+    return NAME

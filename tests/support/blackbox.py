@@ -1,0 +1,609 @@
+"""What the tests know of the service: topics, JSON, rows, HTTP. None of its code is imported.
+
+Records go out through a plain confluent-kafka producer, replies and dead letters come in through
+plain consumers, JSON is the standard library's. Only the harness that starts servers and workers
+belongs to the project.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from readstates.ops.local import cql
+from readstates.ops.local.worker import WorkerProcess
+from readstates.ops.proof.oracle import Oracle
+
+T = TypeVar("T")
+Headers = list[tuple[str, bytes]]
+Row = tuple[int, ...]
+
+PARTITIONS = 4
+USER_STATES_MAX = 50
+WAIT_S = 30.0  # no test is about speed: over this the service hangs
+COLUMNS = (
+    "read_state_type",
+    "channel_id",
+    "last_message_id",
+    "last_mention_id",
+    "mention_count",
+    "last_pin_timestamp",
+    "flags",
+    "last_viewed",
+    "version",
+)
+
+
+class Place(NamedTuple):
+    """Where a record stands in the log."""
+
+    partition: int
+    offset: int
+
+
+class Reply(NamedTuple):
+    """One record of a reply topic."""
+
+    key: bytes | None
+    value: Any
+    headers: dict[str, bytes]
+    topic: str
+    partition: int
+
+    @property
+    def states(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.value["read_states"]
+        return found
+
+    @property
+    def error(self) -> str | None:
+        """The error's code, after checking that header and body agree."""
+        code = self.headers.get("read-states-error")
+        if code is None:
+            assert "error" not in self.value
+            return None
+        assert self.value["error"]["code"] == code.decode()
+        assert isinstance(self.value["error"]["message"], str)
+        assert self.value["error"]["message"]
+        return code.decode()
+
+
+class DeadLetter(NamedTuple):
+    """One record of the dead-letters topic."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: dict[str, bytes]
+
+    @property
+    def reason(self) -> str:
+        return self.headers["reason"].decode()
+
+
+def until(look: Callable[[], T | None], what: str, timeout_s: float = WAIT_S) -> T:
+    """Asks again until the answer is truthy, and returns it."""
+    end = time.monotonic() + timeout_s
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < end, f"not within {timeout_s} s: {what}; last: {found!r}"
+        time.sleep(0.05)
+
+
+def murmur2(data: bytes) -> int:
+    """The Java client's murmur2, unsigned."""
+    m, mask = 0x5BD1E995, 0xFFFFFFFF
+    h = 0x9747B28C ^ len(data)
+    whole = len(data) & ~3
+    for at in range(0, whole, 4):
+        k = int.from_bytes(data[at : at + 4], "little") * m & mask
+        k = (k ^ (k >> 24)) * m & mask
+        h = (h * m & mask) ^ k
+    if len(data) > whole:
+        h = (h ^ int.from_bytes(data[whole:], "little")) * m & mask
+    h = (h ^ (h >> 13)) * m & mask
+    return h ^ (h >> 15)
+
+
+def partition_of(user: int, partitions: int = PARTITIONS) -> int:
+    return (murmur2(str(user).encode()) & 0x7FFFFFFF) % partitions
+
+
+_users = iter(range(2**60 + 1, 2**62, 7_919_001))
+
+
+def new_user(partition: int | None = None) -> int:
+    """A user that no other test has, over 2^53; of that partition if one is given."""
+    return next(u for u in _users if partition is None or partition_of(u) == partition)
+
+
+def error_free(message: Message | None) -> Message | None:
+    if message is None:
+        return None
+    assert message.error() is None, message.error()
+    return message
+
+
+class TopicReader:
+    """Reads a topic from its beginning, all partitions, without a group's help."""
+
+    def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": f"reader-{uuid.uuid4()}",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 20,
+                "allow.auto.create.topics": False,
+            }
+        )
+        self._consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
+
+    def poll(self, timeout_s: float) -> Message | None:
+        return error_free(self._consumer.poll(timeout_s))
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+class Wire:
+    """A producer of updates and queries, and a reader of what comes back."""
+
+    def __init__(self, bootstrap: str, prefix: str, cassandra: tuple[str, int, str]) -> None:
+        self.bootstrap, self.prefix = bootstrap, prefix
+        self.updates, self.queries = f"{prefix}.updates", f"{prefix}.queries"
+        self.dead_letters_topic = f"{prefix}.dead-letters"
+        self.reply_topic = f"{prefix}.replies.test"
+        self._cassandra = cassandra
+        self.admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "partitioner": "murmur2_random",
+                "enable.idempotence": True,
+                "linger.ms": 0,
+                "message.max.bytes": 2_000_000,
+                "allow.auto.create.topics": False,
+            }
+        )
+        self.create_topic(self.reply_topic, 3)
+        self._replies = TopicReader(bootstrap, self.reply_topic, 3)
+        self._dead = TopicReader(bootstrap, self.dead_letters_topic, PARTITIONS)
+        self._got: list[Reply] = []
+        self._dead_got: list[DeadLetter] = []
+
+    def close(self) -> None:
+        self._producer.flush(10)
+        self._replies.close()
+        self._dead.close()
+        del self._producer, self.admin  # their threads end with them, before the brokers do
+
+    # -- Kafka --------------------------------------------------------------------------------
+
+    def create_topic(
+        self, name: str, partitions: int = 1, config: dict[str, str] | None = None
+    ) -> None:
+        made = self.admin.create_topics([NewTopic(name, partitions, 1, config=config or {})])
+        made[name].result(timeout=WAIT_S)
+        until(lambda: name in self.topics(), f"topic {name}")
+
+    def topics(self) -> set[str]:
+        return set(self.admin.list_topics(timeout=WAIT_S).topics)
+
+    def ends(self, topic: str, partitions: int = PARTITIONS) -> list[int]:
+        """End offsets of a topic's partitions."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "ends"})
+        try:
+            return [
+                consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=WAIT_S)[1]
+                for n in range(partitions)
+            ]
+        finally:
+            consumer.close()
+
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers | None = None,
+        partition: int | None = None,
+    ) -> Place:
+        """One record, acknowledged by the broker."""
+        placed: list[Place] = []
+
+        def delivered(error: object, message: Message) -> None:
+            assert error is None, error
+            number, offset = message.partition(), message.offset()
+            assert number is not None
+            assert offset is not None
+            placed.append(Place(number, offset))
+
+        more = {} if partition is None else {"partition": partition}
+        self._producer.produce(
+            topic, value, key, headers=headers or [], on_delivery=delivered, **more
+        )
+        assert self._producer.flush(WAIT_S) == 0
+        return placed[0]
+
+    # -- updates and dead letters -------------------------------------------------------------
+
+    def produce(
+        self,
+        user: int,
+        event: Mapping[str, Any] | bytes | None,
+        *,
+        key: bytes | None = None,
+        partition: int | None = None,
+    ) -> Place:
+        """One update. An event gets its `user_id`; bytes and None go as they are."""
+        value = event if event is None or isinstance(event, bytes) else encode(user, event)
+        return self.send(self.updates, key or str(user).encode(), value, partition=partition)
+
+    def produce_update(self, user: int, event: Mapping[str, Any] | bytes | None) -> int:
+        """The same, to the user's own partition; its offset."""
+        place = self.produce(user, event)
+        assert place.partition == partition_of(user)
+        return place.offset
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """All that have arrived so far."""
+        while (message := self._dead.poll(0.05)) is not None:
+            self._dead_got.append(
+                DeadLetter(message.key(), message.value(), dict(message.headers() or []))
+            )
+        return self._dead_got
+
+    def dead_letter(self, place: Place) -> DeadLetter:
+        """That of one record of the updates topic, waited for."""
+        wanted = {
+            "topic": self.updates.encode(),
+            "partition": str(place.partition).encode(),
+            "offset": str(place.offset).encode(),
+        }
+
+        def look() -> DeadLetter | None:
+            found = [d for d in self.dead_letters() if wanted.items() <= d.headers.items()]
+            return found[0] if found else None
+
+        found = until(look, f"a dead letter of {place}")
+        assert set(found.headers) == {"reason", *wanted}
+        return found
+
+    # -- queries ------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        user: int,
+        body: Mapping[str, Any] | bytes | None = None,
+        headers: Headers | None = None,
+        *,
+        key: bytes | None = None,
+        partition: int | None = None,
+        deadline_s: float | None = None,
+        correlation_id: bytes | None = None,
+    ) -> bytes:
+        """Sends a query; returns the correlation ID to `wait` for.
+
+        `headers` replace those of the plain dialect.
+        """
+        correlation_id = correlation_id or uuid.uuid4().bytes
+        if headers is None:
+            headers = [
+                ("kafka_replyTopic", self.reply_topic.encode()),
+                ("kafka_correlationId", correlation_id),
+            ]
+        if deadline_s is not None:
+            headers = [*headers, deadline(deadline_s)]
+        value = body if isinstance(body, bytes) else encode(user, {"type": "get", **(body or {})})
+        self.send(self.queries, key or str(user).encode(), value, headers, partition)
+        return correlation_id
+
+    def arrived(self) -> list[Reply]:
+        """All replies so far; those just arrived are read first."""
+        while (message := self._replies.poll(0)) is not None:
+            number, topic, value = message.partition(), message.topic(), message.value()
+            assert number is not None
+            assert topic is not None
+            assert value is not None
+            found = dict(message.headers() or [])
+            self._got.append(Reply(message.key(), json.loads(value), found, topic, number))
+        return self._got
+
+    def wait(self, correlation_id: bytes, timeout_s: float = WAIT_S) -> Reply | None:
+        """The first reply of that correlation ID; None where none comes."""
+        end = time.monotonic() + timeout_s
+        while True:
+            for reply in self.arrived():
+                if reply.headers.get("kafka_correlationId") == correlation_id:
+                    return reply
+            if time.monotonic() > end:
+                return None
+            time.sleep(0.002)
+
+    def query(
+        self,
+        user: int,
+        body: Mapping[str, Any] | bytes | None = None,
+        headers: Headers | None = None,
+        **more: Any,
+    ) -> Reply | None:
+        """A query of the plain dialect and its reply; None where none comes in time."""
+        timeout_s = more.pop("timeout_s", WAIT_S)
+        return self.wait(self.ask(user, body, headers, **more), timeout_s)
+
+    def get(self, user: int, **body: Any) -> Reply:
+        """A good query's reply, checked for its form."""
+        reply = self.query(user, body, deadline_s=20)
+        assert reply is not None
+        assert reply.error is None, reply.value
+        check_form(reply, user)
+        return reply
+
+    # -- Cassandra ----------------------------------------------------------------------------
+
+    def _select(self, columns: str, where: str = "") -> list[tuple[int | None, ...]]:
+        host, port, keyspace = self._cassandra
+        rows = cql.query(host, port, f"SELECT {columns} FROM {keyspace}.read_states {where}", 20)
+        return [
+            tuple(None if v is None else int.from_bytes(v, "big", signed=True) for v in row)
+            for row in rows
+        ]
+
+    def rows(self, user: int) -> list[Row]:
+        """A user's rows in the order of `COLUMNS`."""
+        written = ", ".join(f"WRITETIME({name})" for name in COLUMNS[2:])
+        found: list[Row] = []
+        for row in self._select(f"{', '.join(COLUMNS)}, {written}", f"WHERE user_id = {user}"):
+            values = [v for v in row if v is not None]
+            assert len(values) == len(row), f"a column is missing: {row}"
+            assert len(set(values[len(COLUMNS) :])) == 1, f"written in parts: {row}"
+            found.append(tuple(values[: len(COLUMNS)]))
+        return found
+
+    def all_rows(self) -> dict[tuple[int, int, int], Row]:
+        """The whole table, by (user, type, channel)."""
+        found = {}
+        for row in self._select(f"user_id, {', '.join(COLUMNS)}"):
+            values = tuple(v for v in row if v is not None)
+            assert len(values) == len(row), f"a column is missing: {row}"
+            found[values[0], values[1], values[2]] = values[1:]
+        return found
+
+    def wait_rows(self, user: int, expected: list[Row]) -> None:
+        """Until Cassandra has these rows of the user, and no others."""
+        until(lambda: self.rows(user) == expected or None, f"rows of {user}: {expected}")
+
+
+class Log:
+    """The updates topic as a plain consumer reads it, folded into an oracle on the way."""
+
+    def __init__(self, wire: Wire, only: Callable[[int], bool] = lambda _user: True) -> None:
+        self._wire, self._only = wire, only
+        self.oracle = Oracle(USER_STATES_MAX)
+        self._reader = TopicReader(wire.bootstrap, wire.updates, PARTITIONS)
+        self._next = [0] * PARTITIONS
+
+    def read(self) -> list[int]:
+        """Folds all records up to the ends as they are now; returns those ends."""
+        ends = self._wire.ends(self._wire.updates)
+        while self._next != ends:
+            message = self._reader.poll(1)
+            if message is None:
+                continue
+            number, offset, key = message.partition(), message.offset(), message.key()
+            assert number is not None
+            assert offset is not None
+            assert offset >= self._next[number]
+            self._next[number] = offset + 1
+            if key is not None and key.isdigit() and self._only(int(key)):
+                self.oracle.apply(key, message.value(), offset)
+        return ends
+
+    def rows(self) -> dict[tuple[int, int, int], Row]:
+        """What Cassandra must hold, by (user, type, channel)."""
+        return {
+            (user, row[0], row[1]): tuple(row)
+            for user in self.oracle.users
+            for row in self.oracle.rows(user)
+        }
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def check_form(reply: Reply, user: int) -> None:
+    """Everything that is said of a reply's form."""
+    assert list(reply.value) == ["user_id", "version", "full", "read_states"]
+    assert reply.value["user_id"] == str(user)
+    assert reply.value["version"].isdecimal()
+    assert type(reply.value["full"]) is bool
+    places = []
+    for state in reply.states:
+        assert set(state) == set(COLUMNS)
+        for name in ("channel_id", "last_message_id", "last_mention_id", "version"):
+            assert isinstance(state[name], str)
+            assert state[name].isdecimal()
+        for name in set(COLUMNS) - {"channel_id", "last_message_id", "last_mention_id", "version"}:
+            assert type(state[name]) is int
+        assert int(state["version"]) <= int(reply.value["version"])
+        places.append((state["read_state_type"], int(state["channel_id"])))
+    assert places == sorted(set(places))
+
+
+def rows_of(reply: Reply) -> list[Row]:
+    """A complete reply as the rows that Cassandra must hold."""
+    return [tuple(int(state[name]) for name in COLUMNS) for state in reply.states]
+
+
+def encode(user: int, body: Mapping[str, Any]) -> bytes:
+    return json.dumps({"user_id": str(user), **body}).encode()
+
+
+def deadline(seconds: float) -> tuple[str, bytes]:
+    return "read-states-deadline", str(int((time.time() + seconds) * 1000)).encode()
+
+
+class Service:
+    """Topics, a keyspace and workers with names of their own, on a stack that others share."""
+
+    def __init__(
+        self,
+        stack_env: Mapping[str, str],
+        folder: Path,
+        name: str,
+        *,
+        init: bool = True,
+        **settings: object,
+    ) -> None:
+        self.folder, self.name = folder, name
+        given = {
+            "TOPIC_PREFIX": f"it-{name}",
+            "KAFKA_GROUP": f"it-{name}",
+            "CASSANDRA_KEYSPACE": f"it_{name}",
+            "CACHE_DIR": folder / f"tables-{name}",
+            "CACHE_STATES": 1000,
+            "USER_STATES_MAX": USER_STATES_MAX,
+            "FLUSH_DELAY_S": 0.5,
+            "COMMIT_INTERVAL_S": 0.2,
+            "SESSION_TIMEOUT_S": 6,
+            **{key.upper(): value for key, value in settings.items()},
+        }
+        self.env = {
+            **stack_env,
+            **{f"READ_STATES_{key}": str(value) for key, value in given.items()},
+        }
+        self.workers: list[WorkerProcess] = []
+        self._wire: Wire | None = None
+        self.group = str(given["KAFKA_GROUP"])
+        if init:
+            done = self.cli("init", "--partitions", str(PARTITIONS))
+            assert done.returncode == 0, done.stderr
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The command line with this service's settings."""
+        return subprocess.run(
+            [sys.executable, "-m", "readstates.streams.cli", *arguments],
+            env={**os.environ, **self.env},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    @property
+    def wire(self) -> Wire:
+        if self._wire is None:
+            host, port = (self.env[f"READ_STATES_CASSANDRA_{n}"] for n in ("HOSTS", "PORT"))
+            self._wire = Wire(
+                self.env["READ_STATES_KAFKA_BOOTSTRAP"],
+                self.env["READ_STATES_TOPIC_PREFIX"],
+                (host, int(port), self.env["READ_STATES_CASSANDRA_KEYSPACE"]),
+            )
+        return self._wire
+
+    def start(self, **settings: object) -> WorkerProcess:
+        """Another worker; does not wait for it."""
+        more = {f"READ_STATES_{key.upper()}": str(value) for key, value in settings.items()}
+        log = self.folder / f"{self.name}-{len(self.workers)}.log"
+        self.workers.append(WorkerProcess({**self.env, **more}, log).start())
+        return self.workers[-1]
+
+    def metric(self, name: str) -> float:
+        """A metric, summed over the running workers; labels as in `name{label=value}`."""
+        return sum(w.metrics().get(name, 0.0) for w in self.workers if w.returncode is None)
+
+    def wait_durable(self, ends: Iterable[int]) -> None:
+        """Until the group has committed up to these ends of the updates topic."""
+        expected = list(ends)
+        consumer = Consumer(
+            {"bootstrap.servers": self.wire.bootstrap, "group.id": self.group},
+        )
+        places = [TopicPartition(self.wire.updates, n) for n in range(PARTITIONS)]
+        try:
+            until(
+                lambda: [p.offset for p in consumer.committed(places, timeout=WAIT_S)] == expected,
+                f"committed {expected}",
+                60,
+            )
+        finally:
+            consumer.close()
+
+    def close(self) -> None:
+        """Stops what still runs."""
+        for worker in self.workers:
+            if worker.returncode is None:
+                worker.stop()
+        if self._wire is not None:
+            self._wire.close()
+
+
+class Load(threading.Thread):
+    """Produces updates, paced, until it is told to stop; `pause` waits for the broker's acks."""
+
+    def __init__(
+        self, wire: Wire, events: Iterable[tuple[int, dict[str, Any]]], per_second: int
+    ) -> None:
+        super().__init__(daemon=True)
+        self._wire, self._events, self._gap_s = wire, iter(events), 1 / per_second
+        self._running, self._idle, self._end = (threading.Event() for _ in range(3))
+        self._idle.set()
+        self.failed: list[object] = []
+        self.sent = 0
+        self._producer = Producer(
+            {
+                "bootstrap.servers": wire.bootstrap,
+                "partitioner": "murmur2_random",
+                "enable.idempotence": True,
+                "linger.ms": 2,
+            }
+        )
+        self.start()
+
+    def run(self) -> None:
+        def delivered(error: object, _message: object) -> None:
+            if error is not None:
+                self.failed.append(error)
+
+        while not self._end.is_set():
+            if not self._running.is_set():
+                self._producer.flush(WAIT_S)
+                self._idle.set()
+                self._running.wait(0.05)
+                continue
+            user, event = next(self._events)
+            self._producer.produce(
+                self._wire.updates, encode(user, event), str(user), on_delivery=delivered
+            )
+            self.sent += 1
+            if self.sent % 20 == 0:
+                self._producer.poll(0)
+                time.sleep(20 * self._gap_s)
+
+    def go(self) -> None:
+        self._idle.clear()
+        self._running.set()
+
+    def pause(self) -> None:
+        self._running.clear()
+        assert self._idle.wait(WAIT_S)
+        assert self.failed == []
+
+    def close(self) -> None:
+        self._end.set()
+        self._running.set()
+        self.join(WAIT_S)
+        self._producer.flush(WAIT_S)

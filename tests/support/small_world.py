@@ -1,0 +1,150 @@
+"""A world for one real Partition and Table: a log, a database, and answers that come when told."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+
+from readstates.cache.table import Table
+from readstates.schemas.headers import ReplyAddress
+from readstates.schemas.queries import Get
+from readstates.schemas.replies import ReadState
+from readstates.streams.cassandra.write_behind import changes_of
+from readstates.streams.partition.batch import Batch
+from readstates.streams.partition.partition import Partition
+from readstates.streams.partition.query import Query
+from tests.support.table_builds import new_buffer
+
+EPOCH = 8
+
+
+def version(offset: int) -> int:
+    """The version that the record at `offset` gives."""
+    return (EPOCH << 48) | (offset + 1)
+
+
+def record(offset: int, key: bytes | None, value: bytes | None) -> Any:
+    """As the consumer gives it."""
+    return SimpleNamespace(
+        topic="read-states.updates",
+        partition=0,
+        offset=offset,
+        key=key,
+        value=value,
+        timestamp=offset,
+    )
+
+
+def event(offset: int, user_id: int, kind: str = "ack", **fields: Any) -> Any:
+    """A record with a valid event."""
+    value = {"type": kind, "user_id": user_id, **fields}
+    return record(offset, b"%d" % user_id, orjson.dumps(value))
+
+
+def query(user_id: int, **fields: Any) -> Query:
+    """A query for a user, with all the time in the world."""
+    return Query(
+        Get(user_id, **fields),
+        ReplyAddress("replies", None, None, "plain"),
+        key=b"%d" % user_id,
+        partition=0,
+        incarnation=1,
+        offset=0,
+        timestamp_ms=0,
+        deadline_ms=10**15,
+        taken_ns=0,
+    )
+
+
+class Database:
+    """Keeps of two writes the one with the larger timestamp, as Cassandra does."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[tuple[int, int], tuple[int, ReadState | None]]] = {}
+        self.deleted: dict[int, int] = {}
+
+    def write(self, changes: list[Any]) -> None:
+        """One batch, as Store.write takes it."""
+        for user_id, stamp, row in changes:
+            if row is None:
+                self.deleted[user_id] = max(stamp, self.deleted.get(user_id, 0))
+                continue
+            rows = self.rows.setdefault(user_id, {})
+            if abs(stamp) > rows.get(row[:2], (0, None))[0]:
+                rows[row[:2]] = (abs(stamp), row if stamp > 0 else None)
+
+    def read(self, user_id: int) -> list[ReadState]:
+        """What a SELECT of the user gives."""
+        low = self.deleted.get(user_id, 0)
+        found = self.rows.get(user_id, {}).values()
+        return sorted(row for stamp, row in found if row is not None and stamp > low)
+
+    def version(self, user_id: int, key: tuple[int, int]) -> int:
+        """The newest write that the read state has seen, deletions too."""
+        row_version = self.rows.get(user_id, {}).get(key, (0, None))[0]
+        return max(row_version, self.deleted.get(user_id, 0))
+
+
+class World:
+    """The Effects of one partition, written down instead of done."""
+
+    def __init__(self, slots: int = 40, states_max: int = 15, **more: Any) -> None:
+        self.loads: list[tuple[Partition, int, int, int]] = []
+        self.dead: list[tuple[Partition, int, Any, str]] = []
+        self.answers: list[tuple[Query, int, bool, list[ReadState]]] = []
+        self.db = Database()
+        self.now_ms = 1000
+        self.open(slots, states_max, **more)
+
+    def open(self, slots: int, states_max: int, died: bytearray | None = None, **more: Any) -> None:
+        """A partition at the beginning, or where `more` says, with an empty table or a died one."""
+        given = {"position": 0, "committed": 0, "catch_up_to": 0, "incarnation": 1}
+        given |= {"parked_max": 100, "inbox_max": 1000} | more
+        self.buffer = new_buffer(slots) if died is None else died
+        table = Table(self.buffer, states_max)
+        if died is not None:
+            table.rebuild()
+            table.verify()
+        self.partition = Partition(0, table=table, epoch=EPOCH, partitions=1, effects=self, **given)
+        self.partition.announce()
+
+    # -- Effects
+
+    def load(self, partition: Partition, user_id: int, ticket: int) -> None:
+        self.loads.append((partition, partition.incarnation, user_id, ticket))
+
+    def dead_letter(self, partition: Partition, record: Any, reason: str, text: str) -> None:
+        self.dead.append((partition, partition.incarnation, record, reason))
+
+    def answer(
+        self, query: Query, version: int, full: bool, rows: list[ReadState], hit: bool
+    ) -> None:
+        query.done = True
+        self.answers.append((query, version, full, rows))
+
+    def refuse(self, query: Query, code: str, text: str) -> None:
+        raise AssertionError(code)
+
+    # -- by hand
+
+    def feed(self, *records: Any, end: int | None = None, last: bool = False) -> int:
+        """One batch, the log's last one if `last`; returns how many were applied."""
+        after = records[-1].offset + 1 if records else 0
+        start = self.partition.next_arrival
+        self.partition.take(Batch(start, list(records), after if end is None else end, last=last))
+        return self.partition.run(10_000, self.now_ms)
+
+    def load_next(self, rows: list[ReadState] | None = None) -> None:
+        """Answer the oldest load, with `rows` or what the database has."""
+        partition, *asked = self.loads.pop(0)
+        partition.loaded(*asked, self.db.read(asked[1]) if rows is None else rows)
+
+    def write_all(self, delay_ms: int = 0) -> int:
+        """Write out what is due; returns how many users."""
+        writes = self.partition.take_writes(self.now_ms, delay_ms, 100, 10**9)
+        for write in writes:
+            self.db.write(changes_of(write))
+            self.partition.written(write)
+        return len(writes)

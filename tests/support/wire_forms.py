@@ -1,0 +1,42 @@
+"""One value of every form on the wire, and the golden file that holds its bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from readstates.schemas import events as e
+from readstates.schemas.queries import Get
+from readstates.schemas.replies import ReadState
+
+GOLDEN = Path(__file__).resolve().parents[2] / "schemas" / "golden"
+BIG = 2**63 - 1
+
+EVENTS: dict[str, e.Update] = {
+    "ack": e.Ack(101, 202, 303),
+    "ack_all_fields": e.Ack(BIG, BIG - 1, BIG - 2, 255, e.COUNT_MAX, e.DAYS_MAX),
+    "ack_zero_options": e.Ack(1, 1, 1, 0, 0, 0),
+    "ack_manual": e.MarkUnread(101, 202, 300, 7),
+    "ack_manual_all_fields": e.MarkUnread(101, 202, 300, e.COUNT_MAX, 3, 5, 19_700),
+    "bulk_ack": e.BulkAck(101, ((0, 202, 303), (2, 202, 9), (0, 203, BIG))),
+    "mention": e.Mention(101, 202, 304),
+    "mention_typed": e.Mention(101, 202, 304, 2),
+    "retract_mention": e.RetractMention(101, 202, 304),
+    "pins_ack": e.PinsAck(101, 202, 1_700_000_000_000),
+    "pins_ack_zero": e.PinsAck(101, 202, 0, 1),
+    "delete": e.Delete(101, 202),
+    "delete_typed": e.Delete(101, 202, 255),
+    "delete_user": e.DeleteUser(101),
+}
+
+QUERIES: dict[str, Get] = {
+    "get": Get(101),
+    "get_none": Get(101, ()),
+    "get_channels": Get(101, (203, 202, BIG)),
+    "get_type": Get(101, None, 0),
+    "get_all_fields": Get(101, (202,), 2, (8 << 48) | 5, 0),
+}
+
+ROWS: list[ReadState] = [
+    (0, 202, 303, 304, 1, 1_700_000_000_000, 5, 19_700, (8 << 48) | 5),
+    (2, BIG, BIG, 0, 2**32 - 1, 2**48 - 1, 2**32 - 1, 65_535, BIG),
+]
