@@ -22,7 +22,8 @@ import click
 from readstates.cache.layout import slots_for, table_size_bytes
 from readstates.schemas.events import Ack
 from readstates.schemas.queries import Get, encode_query
-from readstates.schemas.replies import ReadState, encode_reply
+from readstates.schemas.read_state import ReadState
+from readstates.schemas.replies import encode_reply
 from readstates.schemas.wire import encode_update, key_bytes
 from readstates.streams.config import Settings
 

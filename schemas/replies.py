@@ -6,20 +6,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-
-class ReadState(NamedTuple):
-    """One read state, in the order of the database's columns. The service passes plain tuples."""
-
-    read_state_type: int
-    channel_id: int
-    last_message_id: int
-    last_mention_id: int
-    mention_count: int
-    last_pin_timestamp: int  # ms since the epoch
-    flags: int
-    last_viewed: int  # days
-    version: int
-
+from .read_state import ReadState, Row
 
 INVALID_QUERY = "invalid_query"
 STORE_UNAVAILABLE = "store_unavailable"
@@ -50,7 +37,7 @@ class ErrorReply(NamedTuple):
     message: str
 
 
-def format_rows(rows: list[ReadState]) -> bytes:
+def format_rows(rows: list[Row]) -> bytes:
     """The rows as JSON objects with commas between; `encode_rows`, where that is not compiled."""
     return b",".join(
         [
@@ -66,7 +53,7 @@ except ImportError:
     encode_rows = format_rows
 
 
-def encode_reply(user_id: int, version: int, full: bool, rows: list[ReadState]) -> bytes:
+def encode_reply(user_id: int, version: int, full: bool, rows: list[Row]) -> bytes:
     """A reply; `rows` in the order in which they are to stand. About 0.3 µs a row, compiled."""
     return b'{"user_id":"%d","version":"%d","full":%s,"read_states":[%s]}' % (
         user_id,

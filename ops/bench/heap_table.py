@@ -26,7 +26,7 @@ from readstates.cache.table import (
     TOO_MANY,
 )
 from readstates.schemas.plain import NUMBERS
-from readstates.schemas.replies import ReadState
+from readstates.schemas.read_state import Row
 
 COUNT_MAX = 2**32 - 1
 
@@ -62,7 +62,7 @@ class State:
         self.dirty = False
 
     def row(self) -> Any:
-        """A ReadState; a plain tuple, as our table gives one."""
+        """A Row; a plain tuple, as our table gives one."""
         return (
             self.kind,
             self.channel_id,
@@ -81,7 +81,7 @@ class User:
 
     __slots__ = ("first_version", "floor", "in_flight", "queued", "since_ms", "states", "user_id")
 
-    def __init__(self, user_id: int, floor: int, rows: Iterable[ReadState]) -> None:
+    def __init__(self, user_id: int, floor: int, rows: Iterable[Row]) -> None:
         self.user_id = user_id
         self.floor = floor
         self.states = {row[1] << 8 | row[0]: State(row) for row in rows}
@@ -126,7 +126,7 @@ class HeapTable:
     def touch(self, user: User) -> None:
         self._users.move_to_end(user.user_id)
 
-    def insert(self, user_id: int, floor: int, cold: bool, rows: Iterable[ReadState] = ()) -> User:
+    def insert(self, user_id: int, floor: int, cold: bool, rows: Iterable[Row] = ()) -> User:
         """Make a user resident; the caller has seen to the room."""
         user = self._users[user_id] = User(user_id, floor, rows)
         if cold:
@@ -261,14 +261,14 @@ class HeapTable:
         some = islice(self._users.values(), 4 * limit)
         return list(islice((user for user in some if user.queued), limit))
 
-    def take(self, user: User) -> tuple[int, int, list[tuple[bool, ReadState]]]:
+    def take(self, user: User) -> tuple[int, int, list[tuple[bool, Row]]]:
         """A queued user's changes, to write them: (first_version, 0, rows)."""
         del self._queue[user]
         user.queued, user.in_flight = False, True
         first, user.first_version = user.first_version, 0
         return first, 0, [(False, state.row()) for state in user.states.values() if state.dirty]
 
-    def written(self, user: User, delete_version: int, rows: list[tuple[bool, ReadState]]) -> None:
+    def written(self, user: User, delete_version: int, rows: list[tuple[bool, Row]]) -> None:
         """What `take` gave is in the database: clean, unless changed again meanwhile."""
         for _, row in rows:
             state = user.states[row[1] << 8 | row[0]]
@@ -292,16 +292,16 @@ class HeapTable:
     def has(self, user: User, kind: int, channel_id: int) -> bool:
         return channel_id << 8 | kind in user.states
 
-    def get(self, user: User, kind: int, channel_id: int) -> ReadState | None:
+    def get(self, user: User, kind: int, channel_id: int) -> Row | None:
         state = user.states.get(channel_id << 8 | kind)
         return state.row() if state is not None else None
 
-    def get_some(self, user: User, kind: int, channel_ids: tuple[int, ...]) -> list[ReadState]:
+    def get_some(self, user: User, kind: int, channel_ids: tuple[int, ...]) -> list[Row]:
         """Those of the channels that the user has, in order."""
         found = (self.get(user, kind, channel_id) for channel_id in sorted(channel_ids))
         return [row for row in found if row is not None]
 
-    def states(self, user: User) -> list[ReadState]:
+    def states(self, user: User) -> list[Row]:
         """All read states of a user by type and channel."""
         return sorted(state.row() for state in user.states.values())
 

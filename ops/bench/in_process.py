@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from readstates.cache.tablefile import TableIdentity, open_table
-from readstates.schemas.replies import ReadState
+from readstates.schemas.read_state import Row
 from readstates.streams.cassandra.store import Store
 from readstates.streams.cassandra.write_behind import WriteBehind
 from readstates.streams.config import Settings
@@ -52,7 +52,7 @@ class World:
         partition.dead_letter_kept(partition.incarnation, record.offset)
 
     def answer(
-        self, query: Query, version: int, full: bool, rows: list[ReadState], hit: bool
+        self, query: Query, version: int, full: bool, rows: list[Row], hit: bool
     ) -> None: ...
 
     def refuse(self, query: Query, code: str, text: str) -> None: ...

@@ -22,7 +22,7 @@ from typing import Any
 
 from readstates.schemas.headers import ReplyAddress
 from readstates.schemas.queries import Get
-from readstates.schemas.replies import ReadState
+from readstates.schemas.read_state import ReadState, Row
 from readstates.streams.cassandra.loader import Loader
 from readstates.streams.cassandra.row_bytes import Change
 from readstates.streams.cassandra.store import Store
@@ -75,9 +75,7 @@ class Asking(World):
     def load(self, partition: Partition, user_id: int, ticket: int) -> None:
         self.loader.want(partition, user_id, ticket)
 
-    def answer(
-        self, query: Query, version: int, full: bool, rows: list[ReadState], hit: bool
-    ) -> None:
+    def answer(self, query: Query, version: int, full: bool, rows: list[Row], hit: bool) -> None:
         assert len(rows) == STATES_A_USER
         self.took_s.append(time.perf_counter() - self._begun.pop(query.get.user_id))
         self._next()

@@ -28,7 +28,8 @@ from readstates.cache import layout
 from readstates.cache.table import Table
 from readstates.cache.tablefile import TableIdentity, new_header
 from readstates.schemas.headers import deadline_ms, reply_address
-from readstates.schemas.replies import ReadState, encode_reply
+from readstates.schemas.read_state import Row
+from readstates.schemas.replies import encode_reply
 from readstates.schemas.wire import decode_query, decode_update
 from readstates.streams import metrics
 from readstates.streams.kafka.fetched import Records
@@ -55,9 +56,9 @@ class Nothing:
     """Effects that only take note of the last answer."""
 
     def __init__(self) -> None:
-        self.rows: list[ReadState] = []
+        self.rows: list[Row] = []
 
-    def answer(self, _query: Any, _v: int, _full: bool, rows: list[ReadState], _hit: bool) -> None:
+    def answer(self, _query: Any, _v: int, _full: bool, rows: list[Row], _hit: bool) -> None:
         self.rows = rows
 
     def load(self, partition: Partition, user_id: int, ticket: int) -> None:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from typing import Any
 
-from readstates.schemas.replies import ReadState
+from readstates.schemas.read_state import Row
 
 from .. import metrics
 from ..config import Settings
@@ -64,7 +64,7 @@ class Loader:
         self._in_flight += 1
         started = time.perf_counter()
 
-        def done(found: dict[int, list[ReadState]] | None) -> None:
+        def done(found: dict[int, list[Row]] | None) -> None:
             self._in_flight -= 1
             metrics.LOAD_SECONDS.observe(time.perf_counter() - started)
             if found is None:

@@ -14,9 +14,9 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from readstates.schemas.replies import ReadState
+from readstates.schemas.read_state import Row
 
-Change = tuple[int, int, ReadState | None]  # user_id, version, row; see Store.write
+Change = tuple[int, int, Row | None]  # user_id, version, row; see Store.write
 
 # each value after its length: bigint 8 bytes, int 4, smallint 2
 _INSERT = struct.Struct(">iqihiqiqiqiqiqiqiiiqiq").pack
@@ -35,7 +35,7 @@ class Packed(NamedTuple):
 class RowBytes:
     """Packs changes for three prepared statements, given by their IDs.
 
-    INSERT: user, type, channel, the six fields in the order of ReadState, version, timestamp.
+    INSERT: user, type, channel, the six fields in the order of Row, version, timestamp.
     DELETE: timestamp, user, type, channel. DELETE of a user: timestamp, user.
     """
 

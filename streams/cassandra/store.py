@@ -51,7 +51,7 @@ from cassandra.protocol import (
 from cassandra.query import BatchStatement, BatchType, tuple_factory
 
 from readstates.schemas.cql import statements
-from readstates.schemas.replies import ReadState
+from readstates.schemas.read_state import Row
 from readstates.schemas.version import EPOCH_FIRST
 
 from ..config import Settings, tls_context
@@ -259,13 +259,13 @@ class Store:
     def load(
         self,
         user_ids: list[int],
-        done: Callable[[dict[int, list[ReadState]] | None], None],
+        done: Callable[[dict[int, list[Row]] | None], None],
     ) -> None:
         """Fetch all read states of some users; `done` gets them by user, None for a failure.
 
         Users without rows are there with an empty list. Called on the event loop, as `done` is.
         """
-        found: dict[int, list[ReadState]] = {user_id: [] for user_id in user_ids}
+        found: dict[int, list[Row]] = {user_id: [] for user_id in user_ids}
         self._send(self._select, (user_ids,), Request(done, f"load users={len(found)}", found))
 
     def write(self, changes: list[Change], done: Callable[[bool | None], None]) -> None:
@@ -365,11 +365,11 @@ class Store:
                 request, TimeoutError(f"no answer in {self.settings.cassandra_timeout_s} s")
             )
 
-    def read_user(self, user_id: int) -> list[ReadState]:
+    def read_user(self, user_id: int) -> list[Row]:
         """All read states of one user, blocking; for tools and checks, not the service."""
         return [row[1:] for row in self._session.execute(self._select, ([user_id],))]
 
-    def read_all(self) -> Iterable[tuple[int, ReadState]]:
+    def read_all(self) -> Iterable[tuple[int, Row]]:
         """Every (user, read state) of the keyspace, page by page; for checks."""
         table = f"{self.settings.cassandra_keyspace}.read_states"
         for row in self._session.execute(f"SELECT user_id, {COLUMNS} FROM {table}", timeout=60):

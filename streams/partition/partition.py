@@ -56,7 +56,7 @@ from readstates.schemas.events import (
     Update,
 )
 from readstates.schemas.partitioner import partition_of
-from readstates.schemas.replies import ReadState
+from readstates.schemas.read_state import Row
 from readstates.schemas.version import OFFSET_BITS, offset_of
 from readstates.schemas.wire import DecodeError, decode_update
 
@@ -86,7 +86,7 @@ class Effects(Protocol):
     def load(self, partition: Partition, user_id: int, ticket: int) -> None: ...
     def dead_letter(self, partition: Partition, record: Any, reason: str, text: str) -> None: ...
     def answer(
-        self, query: Query, version: int, full: bool, rows: list[ReadState], hit: bool
+        self, query: Query, version: int, full: bool, rows: list[Row], hit: bool
     ) -> None: ...
     def refuse(self, query: Query, code: str, text: str) -> None: ...
 
@@ -111,7 +111,7 @@ class Parked:
     ticket: int = 0  # of the load that is asked for: rows of an earlier one are stale
     queries: dict[Query, None] = field(default_factory=dict)  # in the order of their arrival
     warm: bool = False  # enters at the warm end of the LRU
-    rows: list[ReadState] | None = None  # arrived, waiting for room in the table
+    rows: list[Row] | None = None  # arrived, waiting for room in the table
     resident: bool = False  # in the table, but not all updates have found room there
 
 
@@ -125,7 +125,7 @@ class Write:
     user_id: int
     first_version: int
     delete_version: int
-    rows: list[tuple[bool, ReadState]]  # (deleted, the read state)
+    rows: list[tuple[bool, Row]]  # (deleted, the read state)
     since_ms: int = 0  # of the oldest of these changes, modulo 2^32
     pending: int = 0  # batches not yet answered
     failed: bool = False
@@ -518,7 +518,7 @@ class Partition:
         waiting.ticket = self._tickets
         self._effects.load(self, user_id, waiting.ticket)
 
-    def loaded(self, incarnation: int, user_id: int, ticket: int, rows: list[ReadState]) -> None:
+    def loaded(self, incarnation: int, user_id: int, ticket: int, rows: list[Row]) -> None:
         """A user's rows came from Cassandra (none: the user is new)."""
         waiting = self.parked.get(user_id)
         if incarnation != self.incarnation or waiting is None or waiting.ticket != ticket:  # P5

@@ -23,13 +23,13 @@ from typing import Any
 from readstates.cache.tablefile import TableFile
 from readstates.schemas.headers import ReplyAddress, deadline_ms, reply_address
 from readstates.schemas.partitioner import partition_of
+from readstates.schemas.read_state import Row
 from readstates.schemas.replies import (
     INVALID_QUERY,
     NOT_CAUGHT_UP,
     OVERLOADED,
     REPLY_TOO_LARGE,
     STORE_UNAVAILABLE,
-    ReadState,
     encode_reply,
 )
 from readstates.schemas.wire import DecodeError, decode_query, key_bytes
@@ -329,9 +329,7 @@ class Partitions:
             lambda: partition.dead_letter_kept(incarnation, offset),
         )
 
-    def answer(
-        self, query: Query, version: int, full: bool, rows: list[ReadState], hit: bool
-    ) -> None:
+    def answer(self, query: Query, version: int, full: bool, rows: list[Row], hit: bool) -> None:
         body = encode_reply(query.get.user_id, version, full, rows)
         if len(body) > self.settings.reply_bytes_max:
             self.refuse(

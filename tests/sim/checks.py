@@ -14,7 +14,8 @@ from faust.types import TP
 
 from readstates.ops.proof.oracle import EPOCH, Oracle
 from readstates.schemas.headers import ReplyAddress
-from readstates.schemas.replies import ErrorReply, ReadState, Reply, decode_reply
+from readstates.schemas.read_state import Row
+from readstates.schemas.replies import ErrorReply, Reply, decode_reply
 from readstates.schemas.version import version_of
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ class Known:
     """How one user stood: `rows[i]` from `versions[i]` on."""
 
     versions: list[int] = field(default_factory=lambda: [0])
-    rows: list[list[ReadState]] = field(default_factory=lambda: [[]])
+    rows: list[list[Row]] = field(default_factory=lambda: [[]])
 
-    def at(self, version: int) -> list[ReadState]:
+    def at(self, version: int) -> list[Row]:
         return self.rows[bisect.bisect_right(self.versions, version) - 1]
 
 
@@ -64,7 +65,7 @@ class Checks:
         self._world = world
         self.oracle = Oracle()
         self.known: dict[int, Known] = {}
-        self.effects: list[list[tuple[int, int, tuple[int, int], ReadState | None]]] = [
+        self.effects: list[list[tuple[int, int, tuple[int, int], Row | None]]] = [
             [] for _ in range(world.partitions)
         ]  # offset, user, key, row or deleted
         self.bad: list[list[int]] = [[] for _ in range(world.partitions)]
@@ -237,7 +238,7 @@ class Checks:
         what, since = asked.what, asked.what.get("since_version")
         known = self.known.get(user_id, Known())
 
-        def wanted(rows: list[ReadState]) -> dict[tuple[int, int], ReadState]:
+        def wanted(rows: list[Row]) -> dict[tuple[int, int], Row]:
             kind, channels = what.get("type"), what.get("channels")
             if channels is not None:
                 kind = kind or 0

@@ -10,21 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from readstates.schemas.replies import ReadState
+from readstates.schemas.read_state import Row
 
 if TYPE_CHECKING:
     from .worker import Worker
     from .world import World
 
 Key = tuple[int, int]  # read_state_type, channel_id
-Change = tuple[int, int, ReadState | None]  # as Store.write takes it
+Change = tuple[int, int, Row | None]  # as Store.write takes it
 
 
 class Database:
     """Rows by user and key, each with its write timestamp; None is a deletion."""
 
     def __init__(self) -> None:
-        self.cells: dict[int, dict[Key, tuple[int, ReadState | None]]] = {}
+        self.cells: dict[int, dict[Key, tuple[int, Row | None]]] = {}
         self.deleted: dict[int, int] = {}
         self.newest: dict[int, int] = {}  # of a user, by anyone …
         self.newest_foreign: dict[int, int] = {}  # … and by one who did not own its partition
@@ -42,13 +42,13 @@ class Database:
             elif stamp > cells.get(row[:2], (0, None))[0]:
                 cells[row[:2]] = (stamp, row if version > 0 else None)
 
-    def read(self, user_id: int) -> list[ReadState]:
+    def read(self, user_id: int) -> list[Row]:
         """What a SELECT of the user gives."""
         low = self.deleted.get(user_id, 0)
         cells = self.cells.get(user_id, {}).values()
         return sorted(row for stamp, row in cells if row is not None and stamp > low)
 
-    def cell(self, user_id: int, key: Key) -> tuple[int, ReadState | None]:
+    def cell(self, user_id: int, key: Key) -> tuple[int, Row | None]:
         """The newest write that a read state has seen, and what a SELECT gives of it."""
         low = self.deleted.get(user_id, 0)
         stamp, row = self.cells.get(user_id, {}).get(key, (0, None))
@@ -70,14 +70,14 @@ class Store:
         """Each request has its own time-out here."""
 
     def load(
-        self, user_ids: list[int], done: Callable[[dict[int, list[ReadState]] | None], None]
+        self, user_ids: list[int], done: Callable[[dict[int, list[Row]] | None], None]
     ) -> None:
         """As readstates.streams.cassandra.Store.load."""
         self._worker.may_die()
         world = self._world
         answer = self._request(done)
         fails = world.down or world.chance(world.plan.load_fails)
-        found: dict[int, list[ReadState]] = {}
+        found: dict[int, list[Row]] = {}
 
         def read(user_id: int) -> None:
             found[user_id] = world.database.read(user_id)

@@ -10,7 +10,7 @@ import orjson
 from readstates.cache.table import Table
 from readstates.schemas.headers import ReplyAddress
 from readstates.schemas.queries import Get
-from readstates.schemas.replies import ReadState
+from readstates.schemas.read_state import Row
 from readstates.streams.cassandra.write_behind import changes_of
 from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.partition import Partition
@@ -62,7 +62,7 @@ class Database:
     """Keeps of two writes the one with the larger timestamp, as Cassandra does."""
 
     def __init__(self) -> None:
-        self.rows: dict[int, dict[tuple[int, int], tuple[int, ReadState | None]]] = {}
+        self.rows: dict[int, dict[tuple[int, int], tuple[int, Row | None]]] = {}
         self.deleted: dict[int, int] = {}
 
     def write(self, changes: list[Any]) -> None:
@@ -75,7 +75,7 @@ class Database:
             if abs(stamp) > rows.get(row[:2], (0, None))[0]:
                 rows[row[:2]] = (abs(stamp), row if stamp > 0 else None)
 
-    def read(self, user_id: int) -> list[ReadState]:
+    def read(self, user_id: int) -> list[Row]:
         """What a SELECT of the user gives."""
         low = self.deleted.get(user_id, 0)
         found = self.rows.get(user_id, {}).values()
@@ -93,7 +93,7 @@ class World:
     def __init__(self, slots: int = 40, states_max: int = 15, **more: Any) -> None:
         self.loads: list[tuple[Partition, int, int, int]] = []
         self.dead: list[tuple[Partition, int, Any, str]] = []
-        self.answers: list[tuple[Query, int, bool, list[ReadState]]] = []
+        self.answers: list[tuple[Query, int, bool, list[Row]]] = []
         self.db = Database()
         self.now_ms = 1000
         self.open(slots, states_max, **more)
@@ -118,9 +118,7 @@ class World:
     def dead_letter(self, partition: Partition, record: Any, reason: str, text: str) -> None:
         self.dead.append((partition, partition.incarnation, record, reason))
 
-    def answer(
-        self, query: Query, version: int, full: bool, rows: list[ReadState], hit: bool
-    ) -> None:
+    def answer(self, query: Query, version: int, full: bool, rows: list[Row], hit: bool) -> None:
         query.done = True
         self.answers.append((query, version, full, rows))
 
@@ -136,7 +134,7 @@ class World:
         self.partition.take(Batch(start, list(records), after if end is None else end, last=last))
         return self.partition.run(10_000, self.now_ms)
 
-    def load_next(self, rows: list[ReadState] | None = None) -> None:
+    def load_next(self, rows: list[Row] | None = None) -> None:
         """Answer the oldest load, with `rows` or what the database has."""
         partition, *asked = self.loads.pop(0)
         partition.loaded(*asked, self.db.read(asked[1]) if rows is None else rows)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from readstates.schemas import events as e
 from readstates.schemas.queries import Get
-from readstates.schemas.replies import ReadState
+from readstates.schemas.read_state import Row
 
 GOLDEN = Path(__file__).resolve().parents[2] / "schemas" / "golden"
 BIG = 2**63 - 1
@@ -36,7 +36,7 @@ QUERIES: dict[str, Get] = {
     "get_all_fields": Get(101, (202,), 2, (8 << 48) | 5, 0),
 }
 
-ROWS: list[ReadState] = [
+ROWS: list[Row] = [
     (0, 202, 303, 304, 1, 1_700_000_000_000, 5, 19_700, (8 << 48) | 5),
     (2, BIG, BIG, 0, 2**32 - 1, 2**48 - 1, 2**32 - 1, 65_535, BIG),
 ]

@@ -9,9 +9,9 @@ from faust.serializers import codecs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from readstates.schemas.read_state import ReadState
 from readstates.schemas.replies import (
     ErrorReply,
-    ReadState,
     Reply,
     decode_reply,
     encode_error,

@@ -18,7 +18,7 @@ import pytest
 
 from readstates.ops.proof.oracle import Oracle
 from readstates.ops.proof.traffic import Record, Traffic
-from readstates.schemas.replies import ReadState
+from readstates.schemas.read_state import Row
 from readstates.streams.cassandra.write_behind import pack
 from readstates.streams.partition import partition as module
 from readstates.streams.partition.batch import Batch
@@ -94,7 +94,7 @@ class FaultyWorld(World):
         self.last_version = 0
         self.writes: list[tuple[list[Any], list[Any]]] = []
         self.kept: set[int] = set()  # dead letters that the broker has
-        self.read: list[tuple[Any, list[ReadState]]] = []  # loads whose rows were read
+        self.read: list[tuple[Any, list[Row]]] = []  # loads whose rows were read
         super().__init__(self.slots, STATES_MAX, parked_max=PARKED_MAX, inbox_max=50)
 
     # -- steps
@@ -229,9 +229,7 @@ class FaultyWorld(World):
 
     # -- checks
 
-    def answer(
-        self, query: Query, version: int, full: bool, rows: list[ReadState], hit: bool
-    ) -> None:
+    def answer(self, query: Query, version: int, full: bool, rows: list[Row], hit: bool) -> None:
         assert not query.done
         query.done = True
         position = version & ((1 << 48) - 1)

@@ -10,7 +10,7 @@ from cassandra import ConsistencyLevel, ProtocolVersion
 from cassandra.protocol import BatchMessage
 from cassandra.query import BatchType
 
-from readstates.schemas.replies import ReadState
+from readstates.schemas.read_state import ReadState, Row
 from readstates.streams.cassandra.row_bytes import RowBytes
 from readstates.streams.cassandra.store import PackedBatch, Protocol
 
@@ -67,6 +67,6 @@ def test_the_bytes_are_those_that_the_driver_makes(protocol: int) -> None:
 @pytest.mark.parametrize(
     "row", [ROW._replace(channel_id=2**63), ROW._replace(read_state_type=-(2**15) - 1)]
 )
-def test_what_does_not_fit_is_not_sent(row: ReadState) -> None:
+def test_what_does_not_fit_is_not_sent(row: Row) -> None:
     with pytest.raises(struct.error):
         RowBytes(INSERT, DELETE, DELETE_USER).pack([(5, 1, row)])

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from readstates.schemas.replies import ReadState
+from readstates.schemas.read_state import Row
 from readstates.streams.cassandra.write_behind import BATCHES_AT_ONCE, WriteBehind, changes_of, pack
 from readstates.streams.config import Settings
 from readstates.streams.partition.partition import Write
 from tests.support.small_world import World, event
 
 
-def row(channel_id: int, version: int) -> ReadState:
+def row(channel_id: int, version: int) -> Row:
     """A read state."""
     return (0, channel_id, 1, 0, 0, 0, 0, 0, version)
 
