@@ -19,10 +19,20 @@ from tests.support.promql import ALERTS, DASHBOARDS, OPS, RULES, recorded
 assert metrics.TOPIC_PARTITIONS  # imported for its metrics
 ROOT = OPS.parent
 RUNBOOKS = sorted((OPS / "runbooks").glob("*.md"))
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), OPS / "CAPACITY.md", *RUNBOOKS]
+INTERFACE = ROOT / "schemas" / "README.md"
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    INTERFACE,
+    OPS / "CAPACITY.md",
+    OPS / "bench" / "README.md",
+    OPS / "chaos" / "README.md",
+    *RUNBOOKS,
+]
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
-each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+each_document = pytest.mark.parametrize(
+    "path", DOCUMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 
 
 def code(path: Path) -> Iterator[str]:
@@ -117,7 +127,7 @@ def test_every_error_code_is_explained() -> None:
     reply = json.loads((ROOT / "schemas/json/reply.json").read_text("utf-8"))
     codes = set(re.findall(r'"enum": (\[[^\]]*"invalid_query"[^\]]*\])', json.dumps(reply)))
     (known,) = codes
-    table = re.findall(r"^\| `([a-z_]+)` \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    table = re.findall(r"^\| `([a-z_]+)` \|", INTERFACE.read_text("utf-8"), re.MULTILINE)
     assert set(json.loads(known)) <= set(table)
 
 
