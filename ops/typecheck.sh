@@ -6,5 +6,7 @@ farm=$(mktemp -d)
 trap 'rm -rf "$farm"' EXIT
 mkdir "$farm/readstates"
 for package in schemas cache streams ops; do ln -s "$PWD/$package" "$farm/readstates/$package"; done
-MYPYPATH=$farm "$1/python" -m mypy --config-file pyproject.toml --explicit-package-bases \
+cd "$farm"  # from the checkout, streams/cassandra would be found under a second name
+MYPYPATH=$farm "$OLDPWD/$1/python" -m mypy --config-file "$OLDPWD/pyproject.toml" \
+  --cache-dir "$OLDPWD/.mypy_cache" --explicit-package-bases \
   -p readstates.schemas -p readstates.cache -p readstates.streams -p readstates.ops

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from readstates.ops.local.stack import Stack
-from tests.support.blackbox import Service, Wire
+from tests.support.service import Service
+from tests.support.wire import Wire
 
 
 @pytest.fixture(scope="session")

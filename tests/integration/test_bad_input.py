@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from tests.support.blackbox import (
+from tests.support.rows import rows_of
+from tests.support.service import Service
+from tests.support.waiting import until
+from tests.support.wire import (
     PARTITIONS,
     DeadLetter,
     Headers,
-    Service,
     TopicReader,
     Wire,
     encode,
     new_user,
     partition_of,
-    rows_of,
-    until,
 )
 
 ACK = {"type": "ack", "channel_id": "5", "message_id": "6"}
@@ -180,7 +180,7 @@ def test_ids_keep_every_digit(wire: Wire, number: int) -> None:
 def test_first_and_last_user(wire: Wire, user: int) -> None:
     offset = wire.produce_update(user, {**ACK, "user_id": user})
     reply = wire.get(user, after_offset=offset)
-    wire.wait_rows(user, rows_of(reply))
+    wire.rows.wait(user, rows_of(reply))
 
 
 def test_key_mismatch(wire: Wire, victim: int) -> None:
@@ -208,7 +208,7 @@ def test_misrouted(wire: Wire) -> None:
         found = wire.dead_letter(place)
         assert (found.reason, found.value) == ("misrouted", value)
     assert wire.get(user).states == []
-    assert wire.rows(user) == []
+    assert wire.rows.of(user) == []
 
 
 def test_every_dead_letter_is_counted(service: Service, wire: Wire) -> None:

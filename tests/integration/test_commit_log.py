@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
-from tests.support.blackbox import Service
+from tests.support.service import Service
 
 
 def test_the_local_nodes_acknowledge_what_they_have_synced(service: Service) -> None:

@@ -10,7 +10,10 @@ import pytest
 
 from readstates.ops.console import browser as browsers
 from readstates.ops.console.browser import Browser
-from tests.support.blackbox import Load, Service, new_user, until
+from tests.support.load import Load
+from tests.support.service import Service
+from tests.support.waiting import until
+from tests.support.wire import new_user
 
 pytestmark = pytest.mark.skipif(
     browsers.find() is None, reason="no Chromium: apt-get install chromium"

@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 
 from readstates.ops.local.stack import Stack
-from tests.support.blackbox import (
-    PARTITIONS,
-    USER_STATES_MAX,
-    Service,
-    encode,
-    new_user,
-    partition_of,
-)
+from tests.support.service import USER_STATES_MAX, Service
+from tests.support.wire import PARTITIONS, encode, new_user, partition_of
 
 ACK = {"type": "ack", "channel_id": "5", "message_id": "6"}
 

@@ -8,17 +8,11 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from tests.support.blackbox import (
-    COLUMNS,
-    USER_STATES_MAX,
-    Log,
-    Service,
-    Wire,
-    encode,
-    new_user,
-    rows_of,
-    until,
-)
+from tests.support.load import Log
+from tests.support.rows import COLUMNS, rows_of
+from tests.support.service import USER_STATES_MAX, Service
+from tests.support.waiting import until
+from tests.support.wire import Wire, encode, new_user
 
 Event = dict[str, Any]
 Fields = dict[str, int]
@@ -246,7 +240,7 @@ def run(wire: Wire, user: int, steps: list[Step], kind: int) -> None:
             assert (state["version"] == before["version"]) == same
             assert int(state["version"]) >= int(before["version"])
         before = state
-    wire.wait_rows(user, rows_of(reply))
+    wire.rows.wait(user, rows_of(reply))
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -289,12 +283,12 @@ def test_types_are_apart(wire: Wire, user: int) -> None:
     offset = wire.produce_update(user, {**DELETE, **one, "read_state_type": 1})
     reply = wire.get(user, after_offset=offset)
     assert [s["read_state_type"] for s in reply.states] == [0, 255]
-    wire.wait_rows(user, rows_of(reply))
+    wire.rows.wait(user, rows_of(reply))
 
     offset = wire.produce_update(user, {**DELETE, **one})
     reply = wire.get(user, after_offset=offset)
     assert [s["read_state_type"] for s in reply.states] == [255]
-    wire.wait_rows(user, rows_of(reply))
+    wire.rows.wait(user, rows_of(reply))
 
 
 @pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd"])
@@ -325,20 +319,20 @@ def test_delete_user_takes_all_from_the_database(wire: Wire, user: int) -> None:
     kept = rows_of(wire.get(other, after_offset=offset))
     before = wire.get(user)
     assert len(before.states) == 10
-    wire.wait_rows(user, rows_of(before))
-    wire.wait_rows(other, kept)
+    wire.rows.wait(user, rows_of(before))
+    wire.rows.wait(other, kept)
 
     offset = wire.produce_update(user, DELETE_USER)
     after = wire.get(user, after_offset=offset)
     assert after.states == []
     assert int(after.value["version"]) > int(before.value["version"])
-    wire.wait_rows(user, [])
-    assert wire.rows(other) == kept
+    wire.rows.wait(user, [])
+    assert wire.rows.of(other) == kept
     assert rows_of(wire.get(other)) == kept
 
     offset = wire.produce_update(user, {**ack(1), "channel_id": str(CHANNEL)})
-    wire.wait_rows(user, rows_of(wire.get(user, after_offset=offset)))
-    assert len(wire.rows(user)) == 1
+    wire.rows.wait(user, rows_of(wire.get(user, after_offset=offset)))
+    assert len(wire.rows.of(user)) == 1
 
 
 def test_deleted_and_made_again_before_it_is_written(wire: Wire, user: int) -> None:
@@ -353,7 +347,7 @@ def test_deleted_and_made_again_before_it_is_written(wire: Wire, user: int) -> N
     (state,) = reply.states
     assert (state["last_message_id"], state["mention_count"], state["flags"]) == ("0", 0, 0)
     assert state["last_pin_timestamp"] == 77
-    wire.wait_rows(user, rows_of(reply))
+    wire.rows.wait(user, rows_of(reply))
 
 
 @pytest.mark.parametrize(
@@ -375,7 +369,7 @@ def test_bulk_all_or_none(wire: Wire, user: int, bad: object) -> None:
     place = wire.produce(user, {"type": "bulk_ack", "acks": [*good, bad, *good]})
     assert wire.dead_letter(place).reason == "invalid_field"
     assert wire.get(user, after_offset=place.offset).states == before.states
-    wire.wait_rows(user, rows_of(before))
+    wire.rows.wait(user, rows_of(before))
 
 
 def test_bulk_makes_and_moves(wire: Wire, user: int) -> None:
@@ -386,7 +380,7 @@ def test_bulk_makes_and_moves(wire: Wire, user: int) -> None:
     assert [int(s["last_message_id"]) for s in reply.states] == [at(9), at(5), at(5), at(5)]
     assert len({s["version"] for s in reply.states[1:]}) == 1
     assert int(reply.states[0]["version"]) < int(reply.states[1]["version"])
-    wire.wait_rows(user, rows_of(reply))
+    wire.rows.wait(user, rows_of(reply))
 
 
 def test_the_last_of_a_repeated_key_counts(wire: Wire, user: int) -> None:
@@ -440,7 +434,7 @@ def test_too_many_states(wire: Wire, user: int) -> None:
     reply = wire.get(user, after_offset=offset)
     assert [int(s["channel_id"]) for s in reply.states][-2:] == [USER_STATES_MAX, 1_000_000]
     assert len(reply.states) == USER_STATES_MAX
-    wire.wait_rows(user, rows_of(reply))
+    wire.rows.wait(user, rows_of(reply))
     reasons = [d.reason for d in wire.dead_letters() if d.key == str(user).encode()]
     assert reasons == ["too_many_states"] * 6
 
@@ -481,5 +475,5 @@ def log(wire: Wire) -> Iterator[Log]:
 def test_cassandra_equals_a_fold_of_the_log(service: Service, wire: Wire, log: Log) -> None:
     service.wait_durable(log.read())
     expected = log.rows()
-    found = {place: row for place, row in wire.all_rows().items() if place[0] in FOLDED}
+    found = {place: row for place, row in wire.rows.all().items() if place[0] in FOLDED}
     assert found == expected

@@ -8,8 +8,8 @@ import sys
 import uuid
 from pathlib import Path
 
-from tests.support.blackbox import Reply as Seen
-from tests.support.blackbox import Wire, check_form, new_user
+from tests.support.wire import Reply as Seen
+from tests.support.wire import Wire, check_form, new_user
 
 ASKER = """
 import asyncio, json, os, sys

@@ -13,7 +13,8 @@ import pytest
 
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
-from tests.support.blackbox import WAIT_S, Service, until
+from tests.support.service import Service
+from tests.support.waiting import WAIT_S, until
 
 
 @pytest.fixture

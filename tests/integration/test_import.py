@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from readstates.ops.local.stack import Stack
-from tests.support.blackbox import PARTITIONS, Reply, Service, Wire, new_user, partition_of
+from tests.support.service import Service
+from tests.support.wire import PARTITIONS, Reply, Wire, new_user, partition_of
 
 CHANNELS: list[list[dict[str, Any]]] = [
     [{"type": "ack", "message_id": "30", "flags": 5, "last_viewed": 19_700}],

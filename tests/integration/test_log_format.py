@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from readstates.ops.local.stack import Stack
-from tests.support.blackbox import Service
+from tests.support.service import Service
 
 
 def test_every_line_is_an_object(stack: Stack, folder: Path) -> None:

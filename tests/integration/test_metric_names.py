@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.blackbox import Service, new_user
 from tests.support.promql import Expression, expressions, recorded
+from tests.support.service import Service
+from tests.support.wire import new_user
 
 Exported = Mapping[str, Mapping[str, set[str]]]  # metric -> label -> the values it has
 OF_PROMETHEUS = {"job", "instance"}  # the labels that scraping adds

@@ -9,17 +9,9 @@ import pytest
 from confluent_kafka import Producer
 
 from readstates.ops.local.stack import Stack
-from tests.support.blackbox import (
-    PARTITIONS,
-    WAIT_S,
-    Reply,
-    Service,
-    Wire,
-    encode,
-    new_user,
-    partition_of,
-    until,
-)
+from tests.support.service import Service
+from tests.support.waiting import WAIT_S, until
+from tests.support.wire import PARTITIONS, Reply, Wire, encode, new_user, partition_of
 
 MORE = 6
 EPOCH_BITS = 48
@@ -74,7 +66,7 @@ def test_more_partitions(service: Service) -> None:
     worker = service.start()
     service.wait_durable(wire.ends(wire.updates))
     assert worker.stop() == 0
-    before = wire.all_rows()
+    before = wire.rows.all()
     assert len(before) == len(users)
     done = service.cli(*grow, "--new-epoch")
     assert done.returncode == 0, done.stderr
@@ -84,15 +76,15 @@ def test_more_partitions(service: Service) -> None:
 
     wire._producer.list_topics(wire.queries)  # or it would not know of the new partitions
     service.start().wait_ready()
-    assert wire.all_rows() == before
+    assert wire.rows.all() == before
     mention_all(wire, users, 4)
     for user in users:
         until(
             lambda u=user: wire_get(wire, u) == [4],  # type: ignore[misc]
             "the fourth mention on top of the three",
         )
-    until(lambda: all(row[4] == 4 for row in wire.all_rows().values()), "all in Cassandra")
-    after = wire.all_rows()
+    until(lambda: all(row[4] == 4 for row in wire.rows.all().values()), "all in Cassandra")
+    after = wire.rows.all()
     assert after.keys() == before.keys()
     assert {row[8] >> EPOCH_BITS for row in before.values()} == {8}
     assert {row[8] >> EPOCH_BITS for row in after.values()} == {9}

@@ -12,7 +12,8 @@ import pytest
 from readstates.ops.drills import queries
 from readstates.ops.drills.prometheus import Prometheus, PrometheusError, find
 from readstates.ops.drills.world import NUMBERS
-from tests.support.blackbox import Service, new_user
+from tests.support.service import Service
+from tests.support.wire import new_user
 
 DATA_TIMEOUT_S = 90.0
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from tests.support.blackbox import (
+from tests.support.service import Service
+from tests.support.waiting import until
+from tests.support.wire import (
     PARTITIONS,
     Reply,
-    Service,
     TopicReader,
     Wire,
     check_form,
@@ -22,7 +23,6 @@ from tests.support.blackbox import (
     encode,
     new_user,
     partition_of,
-    until,
 )
 
 CHANNELS = [str(2**60 + number) for number in range(30)]  # some 700 bytes a query

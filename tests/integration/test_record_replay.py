@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from readstates.ops.local.stack import Stack
-from tests.support.blackbox import PARTITIONS, Reply, Service, new_user, partition_of
+from tests.support.service import Service
+from tests.support.wire import PARTITIONS, Reply, new_user, partition_of
 
 GAP_S = 1.5
 USERS = 6

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from readstates.ops.local.stack import Stack
-from tests.support.blackbox import Headers, Service, TopicReader, Wire, new_user, until
+from tests.support.service import Service
+from tests.support.waiting import until
+from tests.support.wire import Headers, TopicReader, Wire, new_user
 
 NO_ADDRESS = "read_states_queries_total{outcome=no_reply_address}"
 

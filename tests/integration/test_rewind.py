@@ -10,7 +10,8 @@ import pytest
 
 from readstates.ops.local import cql
 from readstates.ops.local.stack import Stack
-from tests.support.blackbox import PARTITIONS, Service, new_user, partition_of
+from tests.support.service import Service
+from tests.support.wire import PARTITIONS, new_user, partition_of
 
 
 @pytest.fixture
@@ -41,13 +42,13 @@ def test_rewind(service: Service) -> None:
     assert "stop all workers first" in refused.stderr
 
     assert worker.stop() == 0
-    before = wire.all_rows()
+    before = wire.rows.all()
     assert [row[4] for row in before.values()] == [3] * len(users)
     host, port, keyspace = (
         service.env[f"READ_STATES_CASSANDRA_{name}"] for name in ("HOSTS", "PORT", "KEYSPACE")
     )
     cql.query(host, int(port), f"TRUNCATE {keyspace}.read_states", 30)
-    assert wire.all_rows() == {}
+    assert wire.rows.all() == {}
     shutil.rmtree(service.env["READ_STATES_CACHE_DIR"])
 
     number = partition_of(gone)
@@ -59,5 +60,5 @@ def test_rewind(service: Service) -> None:
 
     service.start().wait_ready()
     service.wait_durable(wire.ends(wire.updates))
-    assert wire.all_rows() == before
+    assert wire.rows.all() == before
     assert wire.get(gone).states == []

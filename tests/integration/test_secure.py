@@ -35,7 +35,9 @@ from readstates.ops.local.credentials import Secrets
 from readstates.ops.local.libs import find_java
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
-from tests.support.blackbox import PARTITIONS, Service, encode, new_user, until
+from tests.support.service import Service
+from tests.support.waiting import until
+from tests.support.wire import PARTITIONS, encode, new_user
 
 ENV = "READ_STATES_"
 ACK = {"type": "ack", "channel_id": "5", "message_id": "6"}

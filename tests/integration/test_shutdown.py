@@ -8,7 +8,10 @@ from pathlib import Path
 
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
-from tests.support.blackbox import Log, Service, new_user, until
+from tests.support.load import Log
+from tests.support.service import Service
+from tests.support.waiting import until
+from tests.support.wire import new_user
 
 SHUTDOWN_TIMEOUT_S = 6  # the setting; over it by more than the margin, the worker is killed: -9
 MARGIN_S = 5
@@ -55,7 +58,7 @@ def test_sigterm(own_stack: Stack, tmp_path: Path) -> None:
     try:
         worker = changed()
         assert end(worker) == 0
-        assert len(wire.all_rows()) == len(users), "what could be written is written"
+        assert len(wire.rows.all()) == len(users), "what could be written is written"
 
         worker = changed()
         with own_stack.standing_still("cassandra"):
@@ -81,7 +84,7 @@ def test_sigterm(own_stack: Stack, tmp_path: Path) -> None:
         own_stack.up()
         service.start(flush_delay_s=0.5).wait_ready()
         service.wait_durable(log.read())
-        assert wire.all_rows() == log.rows()
+        assert wire.rows.all() == log.rows()
         assert {row[4] for row in log.rows().values()} == {message}
     finally:
         log.close()

@@ -10,7 +10,9 @@ import pytest
 
 from readstates.ops.local.stack import Stack
 from readstates.streams.commands.status import NOTHING_WRONG
-from tests.support.blackbox import PARTITIONS, Service, new_user, partition_of, until
+from tests.support.service import Service
+from tests.support.waiting import until
+from tests.support.wire import PARTITIONS, new_user, partition_of
 
 
 def ask(service: Service) -> tuple[int, dict[str, Any]]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from readstates.ops.local.stack import Stack
-from tests.support.blackbox import Log, Service, new_user, partition_of, rows_of, until
+from tests.support.load import Log
+from tests.support.rows import rows_of
+from tests.support.service import Service
+from tests.support.waiting import until
+from tests.support.wire import new_user, partition_of
 
 
 def test_store_unavailable(own_stack: Stack, tmp_path: Path) -> None:
@@ -24,7 +28,7 @@ def test_store_unavailable(own_stack: Stack, tmp_path: Path) -> None:
             return wire.produce_update(user, event)
 
         offset = ack(resident, 1)
-        wire.wait_rows(resident, rows_of(wire.get(resident, after_offset=offset)))
+        wire.rows.wait(resident, rows_of(wire.get(resident, after_offset=offset)))
 
         with own_stack.standing_still("cassandra"):
             for message in range(2, 6):
@@ -51,7 +55,7 @@ def test_store_unavailable(own_stack: Stack, tmp_path: Path) -> None:
         assert late.error is None
         assert late.states[0]["last_message_id"] == "5"
         service.wait_durable(log.read())
-        assert wire.all_rows() == log.rows()
+        assert wire.rows.all() == log.rows()
         assert len(log.rows()) == 3
         assert service.workers[0].stop() == 0
     finally:

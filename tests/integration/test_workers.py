@@ -16,7 +16,10 @@ from confluent_kafka.admin import NewPartitions
 
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
-from tests.support.blackbox import PARTITIONS, WAIT_S, Load, Log, Service, new_user, until
+from tests.support.load import Load, Log
+from tests.support.service import Service
+from tests.support.waiting import WAIT_S, until
+from tests.support.wire import PARTITIONS, new_user
 
 APPLIED = "read_states_updates_applied_total"
 QUERIES = "read_states_queries_total{outcome=hit}"
@@ -83,7 +86,7 @@ def equal(service: Service, log: Log, load: Load) -> None:
     load.pause()
     ends = log.read()
     service.wait_durable(ends)
-    found, expected = service.wire.all_rows(), log.rows()
+    found, expected = service.wire.rows.all(), log.rows()
     assert found.keys() == expected.keys()
     assert {k: (v, expected[k]) for k, v in found.items() if v != expected[k]} == {}
     assert len(found) > 300, "too little to prove anything"
@@ -141,7 +144,7 @@ def test_two_workers(pair: Service) -> None:
         sentinel.look()
         equal(service, log, load)
         assert second.stop() == 0
-        assert service.wire.all_rows() == log.rows()
+        assert service.wire.rows.all() == log.rows()
     finally:
         load.close()
         log.close()
@@ -213,7 +216,7 @@ def test_kill_and_restart(killed: Service) -> None:
         assert warm > KILLS * PARTITIONS * 3 // 4
         assert loaded < KILLS * 40, "120 users each time, where no table is used"
         assert service.workers[-1].stop() == 0
-        assert service.wire.all_rows() == log.rows()
+        assert service.wire.rows.all() == log.rows()
     finally:
         load.close()
         log.close()

@@ -1,48 +1,26 @@
-"""What the tests know of the service: topics, JSON, rows, HTTP. None of its code is imported.
+"""The service as its producers and clients see it: topics, JSON, headers. Its code is not imported.
 
 Records go out through a plain confluent-kafka producer, replies and dead letters come in through
-plain consumers, JSON is the standard library's. Only the harness that starts servers and workers
-belongs to the project.
+plain consumers, JSON is the standard library's.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from readstates.ops.local import cql
-from readstates.ops.local.worker import WorkerProcess
-from readstates.ops.proof.oracle import Oracle
+from .rows import COLUMNS, Rows
+from .waiting import WAIT_S, until
 
-T = TypeVar("T")
 Headers = list[tuple[str, bytes]]
-Row = tuple[int, ...]
 
 PARTITIONS = 4
-USER_STATES_MAX = 50
-WAIT_S = 30.0  # no test is about speed: over this the service hangs
-COLUMNS = (
-    "read_state_type",
-    "channel_id",
-    "last_message_id",
-    "last_mention_id",
-    "mention_count",
-    "last_pin_timestamp",
-    "flags",
-    "last_viewed",
-    "version",
-)
 
 
 class Place(NamedTuple):
@@ -89,17 +67,6 @@ class DeadLetter(NamedTuple):
     @property
     def reason(self) -> str:
         return self.headers["reason"].decode()
-
-
-def until(look: Callable[[], T | None], what: str, timeout_s: float = WAIT_S) -> T:
-    """Asks again until the answer is truthy, and returns it."""
-    end = time.monotonic() + timeout_s
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < end, f"not within {timeout_s} s: {what}; last: {found!r}"
-        time.sleep(0.05)
 
 
 def murmur2(data: bytes) -> int:
@@ -162,12 +129,12 @@ class TopicReader:
 class Wire:
     """A producer of updates and queries, and a reader of what comes back."""
 
-    def __init__(self, bootstrap: str, prefix: str, cassandra: tuple[str, int, str]) -> None:
+    def __init__(self, bootstrap: str, prefix: str, rows: Rows) -> None:
         self.bootstrap, self.prefix = bootstrap, prefix
         self.updates, self.queries = f"{prefix}.updates", f"{prefix}.queries"
         self.dead_letters_topic = f"{prefix}.dead-letters"
         self.reply_topic = f"{prefix}.replies.test"
-        self._cassandra = cassandra
+        self.rows = rows
         self.admin = AdminClient({"bootstrap.servers": bootstrap})
         self._producer = Producer(
             {
@@ -353,77 +320,6 @@ class Wire:
         check_form(reply, user)
         return reply
 
-    # -- Cassandra ----------------------------------------------------------------------------
-
-    def _select(self, columns: str, where: str = "") -> list[tuple[int | None, ...]]:
-        host, port, keyspace = self._cassandra
-        rows = cql.query(host, port, f"SELECT {columns} FROM {keyspace}.read_states {where}", 20)
-        return [
-            tuple(None if v is None else int.from_bytes(v, "big", signed=True) for v in row)
-            for row in rows
-        ]
-
-    def rows(self, user: int) -> list[Row]:
-        """A user's rows in the order of `COLUMNS`."""
-        written = ", ".join(f"WRITETIME({name})" for name in COLUMNS[2:])
-        found: list[Row] = []
-        for row in self._select(f"{', '.join(COLUMNS)}, {written}", f"WHERE user_id = {user}"):
-            values = [v for v in row if v is not None]
-            assert len(values) == len(row), f"a column is missing: {row}"
-            assert len(set(values[len(COLUMNS) :])) == 1, f"written in parts: {row}"
-            found.append(tuple(values[: len(COLUMNS)]))
-        return found
-
-    def all_rows(self) -> dict[tuple[int, int, int], Row]:
-        """The whole table, by (user, type, channel)."""
-        found = {}
-        for row in self._select(f"user_id, {', '.join(COLUMNS)}"):
-            values = tuple(v for v in row if v is not None)
-            assert len(values) == len(row), f"a column is missing: {row}"
-            found[values[0], values[1], values[2]] = values[1:]
-        return found
-
-    def wait_rows(self, user: int, expected: list[Row]) -> None:
-        """Until Cassandra has these rows of the user, and no others."""
-        until(lambda: self.rows(user) == expected or None, f"rows of {user}: {expected}")
-
-
-class Log:
-    """The updates topic as a plain consumer reads it, folded into an oracle on the way."""
-
-    def __init__(self, wire: Wire, only: Callable[[int], bool] = lambda _user: True) -> None:
-        self._wire, self._only = wire, only
-        self.oracle = Oracle(USER_STATES_MAX)
-        self._reader = TopicReader(wire.bootstrap, wire.updates, PARTITIONS)
-        self._next = [0] * PARTITIONS
-
-    def read(self) -> list[int]:
-        """Folds all records up to the ends as they are now; returns those ends."""
-        ends = self._wire.ends(self._wire.updates)
-        while self._next != ends:
-            message = self._reader.poll(1)
-            if message is None:
-                continue
-            number, offset, key = message.partition(), message.offset(), message.key()
-            assert number is not None
-            assert offset is not None
-            assert offset >= self._next[number]
-            self._next[number] = offset + 1
-            if key is not None and key.isdigit() and self._only(int(key)):
-                self.oracle.apply(key, message.value(), offset)
-        return ends
-
-    def rows(self) -> dict[tuple[int, int, int], Row]:
-        """What Cassandra must hold, by (user, type, channel)."""
-        return {
-            (user, row[0], row[1]): tuple(row)
-            for user in self.oracle.users
-            for row in self.oracle.rows(user)
-        }
-
-    def close(self) -> None:
-        self._reader.close()
-
 
 def check_form(reply: Reply, user: int) -> None:
     """Everything that is said of a reply's form."""
@@ -444,166 +340,9 @@ def check_form(reply: Reply, user: int) -> None:
     assert places == sorted(set(places))
 
 
-def rows_of(reply: Reply) -> list[Row]:
-    """A complete reply as the rows that Cassandra must hold."""
-    return [tuple(int(state[name]) for name in COLUMNS) for state in reply.states]
-
-
 def encode(user: int, body: Mapping[str, Any]) -> bytes:
     return json.dumps({"user_id": str(user), **body}).encode()
 
 
 def deadline(seconds: float) -> tuple[str, bytes]:
     return "read-states-deadline", str(int((time.time() + seconds) * 1000)).encode()
-
-
-class Service:
-    """Topics, a keyspace and workers with names of their own, on a stack that others share."""
-
-    def __init__(
-        self,
-        stack_env: Mapping[str, str],
-        folder: Path,
-        name: str,
-        *,
-        init: bool = True,
-        **settings: object,
-    ) -> None:
-        self.folder, self.name = folder, name
-        given = {
-            "TOPIC_PREFIX": f"it-{name}",
-            "KAFKA_GROUP": f"it-{name}",
-            "CASSANDRA_KEYSPACE": f"it_{name}",
-            "CACHE_DIR": folder / f"tables-{name}",
-            "CACHE_STATES": 1000,
-            "USER_STATES_MAX": USER_STATES_MAX,
-            "FLUSH_DELAY_S": 0.5,
-            "COMMIT_INTERVAL_S": 0.2,
-            "SESSION_TIMEOUT_S": 6,
-            **{key.upper(): value for key, value in settings.items()},
-        }
-        self.env = {
-            **stack_env,
-            **{f"READ_STATES_{key}": str(value) for key, value in given.items()},
-        }
-        self.workers: list[WorkerProcess] = []
-        self._wire: Wire | None = None
-        self.group = str(given["KAFKA_GROUP"])
-        if init:
-            done = self.cli("init", "--partitions", str(PARTITIONS))
-            assert done.returncode == 0, done.stderr
-
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """The command line with this service's settings."""
-        return subprocess.run(
-            [sys.executable, "-m", "readstates.streams.cli", *arguments],
-            env={**os.environ, **self.env},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    @property
-    def wire(self) -> Wire:
-        if self._wire is None:
-            host, port = (self.env[f"READ_STATES_CASSANDRA_{n}"] for n in ("HOSTS", "PORT"))
-            self._wire = Wire(
-                self.env["READ_STATES_KAFKA_BOOTSTRAP"],
-                self.env["READ_STATES_TOPIC_PREFIX"],
-                (host, int(port), self.env["READ_STATES_CASSANDRA_KEYSPACE"]),
-            )
-        return self._wire
-
-    def start(self, **settings: object) -> WorkerProcess:
-        """Another worker; does not wait for it."""
-        more = {f"READ_STATES_{key.upper()}": str(value) for key, value in settings.items()}
-        log = self.folder / f"{self.name}-{len(self.workers)}.log"
-        self.workers.append(WorkerProcess({**self.env, **more}, log).start())
-        return self.workers[-1]
-
-    def metric(self, name: str) -> float:
-        """A metric, summed over the running workers; labels as in `name{label=value}`."""
-        return sum(w.metrics().get(name, 0.0) for w in self.workers if w.returncode is None)
-
-    def wait_durable(self, ends: Iterable[int]) -> None:
-        """Until the group has committed up to these ends of the updates topic."""
-        expected = list(ends)
-        consumer = Consumer(
-            {"bootstrap.servers": self.wire.bootstrap, "group.id": self.group},
-        )
-        places = [TopicPartition(self.wire.updates, n) for n in range(PARTITIONS)]
-        try:
-            until(
-                lambda: [p.offset for p in consumer.committed(places, timeout=WAIT_S)] == expected,
-                f"committed {expected}",
-                60,
-            )
-        finally:
-            consumer.close()
-
-    def close(self) -> None:
-        """Stops what still runs."""
-        for worker in self.workers:
-            if worker.returncode is None:
-                worker.stop()
-        if self._wire is not None:
-            self._wire.close()
-
-
-class Load(threading.Thread):
-    """Produces updates, paced, until it is told to stop; `pause` waits for the broker's acks."""
-
-    def __init__(
-        self, wire: Wire, events: Iterable[tuple[int, dict[str, Any]]], per_second: int
-    ) -> None:
-        super().__init__(daemon=True)
-        self._wire, self._events, self._gap_s = wire, iter(events), 1 / per_second
-        self._running, self._idle, self._end = (threading.Event() for _ in range(3))
-        self._idle.set()
-        self.failed: list[object] = []
-        self.sent = 0
-        self._producer = Producer(
-            {
-                "bootstrap.servers": wire.bootstrap,
-                "partitioner": "murmur2_random",
-                "enable.idempotence": True,
-                "linger.ms": 2,
-            }
-        )
-        self.start()
-
-    def run(self) -> None:
-        def delivered(error: object, _message: object) -> None:
-            if error is not None:
-                self.failed.append(error)
-
-        while not self._end.is_set():
-            if not self._running.is_set():
-                self._producer.flush(WAIT_S)
-                self._idle.set()
-                self._running.wait(0.05)
-                continue
-            user, event = next(self._events)
-            self._producer.produce(
-                self._wire.updates, encode(user, event), str(user), on_delivery=delivered
-            )
-            self.sent += 1
-            if self.sent % 20 == 0:
-                self._producer.poll(0)
-                time.sleep(20 * self._gap_s)
-
-    def go(self) -> None:
-        self._idle.clear()
-        self._running.set()
-
-    def pause(self) -> None:
-        self._running.clear()
-        assert self._idle.wait(WAIT_S)
-        assert self.failed == []
-
-    def close(self) -> None:
-        self._end.set()
-        self._running.set()
-        self.join(WAIT_S)
-        self._producer.flush(WAIT_S)

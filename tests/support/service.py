@@ -1,0 +1,113 @@
+"""A service of one's own: topics, a keyspace and workers, on a stack that others share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from confluent_kafka import Consumer, TopicPartition
+
+from readstates.ops.local.worker import WorkerProcess
+
+from .rows import Rows
+from .waiting import WAIT_S, until
+from .wire import PARTITIONS, Wire
+
+USER_STATES_MAX = 50
+
+
+class Service:
+    """Topics, a keyspace and workers with names of their own, on a stack that others share."""
+
+    def __init__(
+        self,
+        stack_env: Mapping[str, str],
+        folder: Path,
+        name: str,
+        *,
+        init: bool = True,
+        **settings: object,
+    ) -> None:
+        self.folder, self.name = folder, name
+        given = {
+            "TOPIC_PREFIX": f"it-{name}",
+            "KAFKA_GROUP": f"it-{name}",
+            "CASSANDRA_KEYSPACE": f"it_{name}",
+            "CACHE_DIR": folder / f"tables-{name}",
+            "CACHE_STATES": 1000,
+            "USER_STATES_MAX": USER_STATES_MAX,
+            "FLUSH_DELAY_S": 0.5,
+            "COMMIT_INTERVAL_S": 0.2,
+            "SESSION_TIMEOUT_S": 6,
+            **{key.upper(): value for key, value in settings.items()},
+        }
+        self.env = {
+            **stack_env,
+            **{f"READ_STATES_{key}": str(value) for key, value in given.items()},
+        }
+        self.workers: list[WorkerProcess] = []
+        self._wire: Wire | None = None
+        self.group = str(given["KAFKA_GROUP"])
+        if init:
+            done = self.cli("init", "--partitions", str(PARTITIONS))
+            assert done.returncode == 0, done.stderr
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The command line with this service's settings."""
+        return subprocess.run(
+            [sys.executable, "-m", "readstates.streams.cli", *arguments],
+            env={**os.environ, **self.env},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    @property
+    def wire(self) -> Wire:
+        if self._wire is None:
+            host, port = (self.env[f"READ_STATES_CASSANDRA_{n}"] for n in ("HOSTS", "PORT"))
+            self._wire = Wire(
+                self.env["READ_STATES_KAFKA_BOOTSTRAP"],
+                self.env["READ_STATES_TOPIC_PREFIX"],
+                Rows(host, int(port), self.env["READ_STATES_CASSANDRA_KEYSPACE"]),
+            )
+        return self._wire
+
+    def start(self, **settings: object) -> WorkerProcess:
+        """Another worker; does not wait for it."""
+        more = {f"READ_STATES_{key.upper()}": str(value) for key, value in settings.items()}
+        log = self.folder / f"{self.name}-{len(self.workers)}.log"
+        self.workers.append(WorkerProcess({**self.env, **more}, log).start())
+        return self.workers[-1]
+
+    def metric(self, name: str) -> float:
+        """A metric, summed over the running workers; labels as in `name{label=value}`."""
+        return sum(w.metrics().get(name, 0.0) for w in self.workers if w.returncode is None)
+
+    def wait_durable(self, ends: Iterable[int]) -> None:
+        """Until the group has committed up to these ends of the updates topic."""
+        expected = list(ends)
+        consumer = Consumer(
+            {"bootstrap.servers": self.wire.bootstrap, "group.id": self.group},
+        )
+        places = [TopicPartition(self.wire.updates, n) for n in range(PARTITIONS)]
+        try:
+            until(
+                lambda: [p.offset for p in consumer.committed(places, timeout=WAIT_S)] == expected,
+                f"committed {expected}",
+                60,
+            )
+        finally:
+            consumer.close()
+
+    def close(self) -> None:
+        """Stops what still runs."""
+        for worker in self.workers:
+            if worker.returncode is None:
+                worker.stop()
+        if self._wire is not None:
+            self._wire.close()
