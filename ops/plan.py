@@ -5,7 +5,7 @@ assumed; `--set NAME=VALUE` puts another in its place. All traffic is at the pea
 
 How many changes become one row: a user online keeps ACTIVE_CHANNELS read states changing. One of
 them changes every T seconds, is written FLUSH_DELAY_S after the first change, and the next change
-is T later: a row each FLUSH_DELAY_S + T, so 1 + FLUSH_DELAY_S / T changes a row.
+is T later: a row each FLUSH_DELAY_S + T, so 1 + FLUSH_DELAY_S / T changes per row.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ USER_SLOT_SHARE = 8  # the table has one user slot to so many read states
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked for; rates at the peak, a second."""
+    """What is asked for; rates at the peak, per second."""
 
     users: float
     online: float
@@ -117,7 +117,7 @@ def plan(load: Load, figure: Mapping[str, float]) -> list[Line]:
         Line("a table", _size(one_table), f"all of them: {_size(one_table * partitions)}"),
         Line("memory a worker", _size(figure["base_memory_mb"] * 1e6 + most * one_table),
              f"{most} tables, with one worker gone"),
-        Line("changes a row", f"{changes:.1f}", "coalesced within FLUSH_DELAY_S"),
+        Line("changes per row", f"{changes:.1f}", "coalesced within FLUSH_DELAY_S"),
         Line("replay", f"{replay:.1f} s", "after all workers crashed: FLUSH_DELAY_S of updates"),
         Line("Kafka in", f"{_size(fanout)}/s", f"an update {update}, a query {query}, a reply "
              f"{reply} bytes, uncompressed"),

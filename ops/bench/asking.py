@@ -44,7 +44,7 @@ ANSWER_TIMEOUT_S = 30.0
 SESSION_TIMEOUT_S = "120"  # a worker is stopped while a backlog is made, and stays in its group
 DRAIN_MESSAGES = 500
 TIMEOUT_S = 60.0
-GAUGES_S = 1.1  # between two looks at gauges that change once a second
+GAUGES_S = 1.1  # between two looks at gauges that change once per second
 PRODUCER = {  # as the service's own: a competent user's choice for little delay
     "partitioner": "murmur2_random",
     "linger.ms": 0,
@@ -195,7 +195,7 @@ def make_residents(settings: Settings, traffic: Traffic, worker: WorkerProcess) 
 
 
 def wait_written_out(worker: WorkerProcess) -> None:
-    """Until nothing waits for Cassandra, as the gauges say, which change once a second."""
+    """Until nothing waits for Cassandra, as the gauges say, which change once per second."""
     time.sleep(GAUGES_S)
     while worker.metrics().get("read_states_dirty_states", 0):
         if worker.returncode is not None:

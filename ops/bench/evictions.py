@@ -1,4 +1,4 @@
-"""Evictions a second under churn: a table with room for one user in a hundred.
+"""Evictions per second under churn: a table with room for one user in a hundred.
 
     make bench BENCHES=evictions
 
@@ -37,7 +37,7 @@ def run(suite: Suite) -> None:
 
 
 def _churn(users: int, states_a_user: int, seed: int, quick: bool) -> float:
-    """Read states evicted a second of CPU, once the table is full."""
+    """Read states evicted per second of CPU, once the table is full."""
     population = Population(users, states_a_user)
     capacity = users // SHARE
     slots = capacity * (states_a_user + 1) * 8 // 9  # as many users as have room, spare included

@@ -7,7 +7,7 @@ Obeys orders on standard input, and answers each with one line of JSON:
     run S       S seconds of the timetable
 
 Every millisecond something is due: updates and queries of users who are resident, and queries of
-users who come online and are loaded, each of whom pushes out the coldest; four times a second a
+users who come online and are loaded, each of whom pushes out the coldest; four times per second a
 message mentions a crowd, all at once. The fold, the queries, the loader and the write-behind are
 the worker's (`Partitions`, `Turns`), on an asyncio loop. Kafka is this module's lists, Cassandra
 answers after two milliseconds, with rows that are made while nothing is due.
@@ -386,7 +386,7 @@ def _quantile(ordered: list[float], share: float) -> float:
 
 
 def _seconds(measured: Measured, first: int) -> list[list[float]]:
-    """A line a second: second, p50, p99, slowest query, slowest no-op; in ms."""
+    """A line per second: second, p50, p99, slowest query, slowest no-op; in ms."""
     by_second: dict[int, list[float]] = {}
     noops: dict[int, float] = {}
     for tick, latency in zip(measured.query_ticks, measured.queries, strict=True):

@@ -77,7 +77,7 @@ SIZES = {  # updates: in full, quick
 class Bench:
     """One stack with the log, and the runners.
 
-    By contender and round, `cpu_s`: CPU seconds a million updates; `seen`: updates a second until
+    By contender and round, `cpu_s`: CPU seconds per million updates; `seen`: updates per second until
     readers see the last ones.
     """
 
@@ -155,7 +155,7 @@ class Bench:
         self._until(worker, lambda: log.committed() == ends, POLL_S)
 
     def ours(self, name: str, number: int) -> float:
-        """Updates a second to the last commit."""
+        """Updates per second to the last commit."""
         resident = name == RESIDENT
         keyspace = "resident" if resident else f"cold_{number}"
         group = f"{'resident' if resident else 'cold'}-{number}"
@@ -202,7 +202,7 @@ class Bench:
         return self._size(name) / took_s
 
     def peer(self, name: str, argv: list[str], number: int, env: dict[str, str]) -> float:
-        """Updates a second of a peer's process, told broker, topic, group, count and a folder."""
+        """Updates per second of a peer's process, told broker, topic, group, count and a folder."""
         count, group = self._size(name), f"{name.replace(' ', '-')}-{number}"
         log = Log(self._settings, group)
         log.begin_at(self._begin)
@@ -250,7 +250,7 @@ def cpu_s_of(pid: int) -> float:
 
 
 def picture(path: Path, rates: dict[str, list[float]], cpu_s: dict[str, list[float]]) -> None:
-    """Two bars each: updates a second, and CPU seconds per million updates; medians."""
+    """Two bars each: updates per second, and CPU seconds per million updates; medians."""
     import statistics
 
     import matplotlib  # type: ignore[import-not-found]  # installed by peers.sh
@@ -261,7 +261,7 @@ def picture(path: Path, rates: dict[str, list[float]], cpu_s: dict[str, list[flo
     names = list(rates)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), sharey=True)
     shown: list[tuple[Any, dict[str, list[float]], str]] = [
-        (left, rates, "updates a second"),
+        (left, rates, "updates per second"),
         (right, cpu_s, "CPU seconds per million updates"),
     ]
     for axes, values, title in shown:

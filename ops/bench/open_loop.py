@@ -65,7 +65,7 @@ def _produce(producer: Producer, topic: str, value: Any, key: Any, **more: Any) 
 
 
 class Updates(Steady):
-    """Produces `records`, so many a second."""
+    """Produces `records`, so many per second."""
 
     def __init__(self, settings: Settings, records: Iterator[Record], per_second: float) -> None:
         super().__init__(per_second, TICK_S)
@@ -86,7 +86,7 @@ class Updates(Steady):
 
 
 class Queries(Steady):
-    """Asks for all of a user, so many times a second; users in turn, in a drawn order.
+    """Asks for all of a user, so many times per second; users in turn, in a drawn order.
 
     `sent_s`, `took_s` (-1: no answer), `partition`: one entry a query. `pick` chooses the users
     in another way.

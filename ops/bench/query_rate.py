@@ -1,4 +1,4 @@
-"""Queries a second that one worker answers, against a stock Faust agent over a dict.
+"""Queries per second that one worker answers, against a stock Faust agent over a dict.
 
 Both read the same records from the same topic and write to the same reply topic: queries as
 `agent.ask` sends them, of one channel and of 50 channels each, of users who are resident. They are
@@ -160,7 +160,7 @@ def _stock(suite: Suite, settings: Settings, channels: int, count: int, round_: 
 
 
 def _rate(settings: Settings, topic: str, begin: int, count: int, channels: int) -> float:
-    """Replies a second of `count` replies from offset `begin` on. The last one is looked at."""
+    """Replies per second of `count` replies from offset `begin` on. The last one is looked at."""
     _wait(settings, topic, begin + count)
     first, last = (_read(settings, topic, begin + place) for place in (0, count - 1))
     body = orjson.loads(last.value())

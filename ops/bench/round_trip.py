@@ -33,7 +33,7 @@ from .asking import OpenLoop, quantile
 from .quantile_picture import draw
 from .suite import Goal, Suite
 
-RATES = (100, 1_000, 5_000)  # queries a second
+RATES = (100, 1_000, 5_000)  # queries per second
 WARM_UP_S = 1.0
 BACKLOG_RATE = 1_000
 BACKLOG_WARM_UP_S = 0.3  # after the worker goes on

@@ -2,7 +2,7 @@
 
 Against a no-op agent on the same transport, which hands over as many bytes and does no more: what
 both need is the machine's, Faust's and the transport's. Both workers stand by all the time and get
-the same queries in turn, 500 a second, evenly spaced, so that nearly each is alone in its batch.
+the same queries in turn, 500 per second, evenly spaced, so that nearly each is alone in its batch.
 Users are resident. The warm-up of a run is not counted, for both.
 """
 
@@ -21,7 +21,7 @@ from . import asking
 from .asking import OpenLoop, quantile
 from .suite import NO_GOAL, Goal, Suite
 
-RATE = 500  # queries a second
+RATE = 500  # queries per second
 WARM_UP_S = 1.0
 P99_MAX_US = 500
 SPREAD_MAX = 2  # p99 / p50

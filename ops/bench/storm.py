@@ -68,7 +68,7 @@ def storm(env: Mapping[str, str], user_ids: Sequence[int]) -> int:
 
 
 class Memory(threading.Thread):
-    """The worker's memory beside its tables, and its processing lag, looked at twice a second."""
+    """The worker's memory beside its tables, and its processing lag, looked at twice per second."""
 
     def __init__(self, worker: WorkerProcess) -> None:
         super().__init__(daemon=True)

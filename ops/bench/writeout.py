@@ -1,4 +1,4 @@
-"""Write-out: rows a second, the client's CPU a row, and how many rows an update becomes.
+"""Write-out: rows per second, the client's CPU per row, and how many rows an update becomes.
 
 Rows: users with ten changed read states each wait in a table; ours writes them out as at a
 handover (taking them from the table, packing, the batches, every acknowledgement). The peer writes
@@ -182,7 +182,7 @@ def draw(suite: Suite, saved: dict[int, float]) -> None:
     figure, (axis,) = picture.figure("coalescing of the demo's traffic", 1, width=6)
     axis.plot(list(saved), list(saved.values()), "o-", color=picture.BLUE)
     axis.set_xscale("log")
-    axis.set_xlabel("updates a second")
+    axis.set_xlabel("updates per second")
     axis.set_ylabel("INSERTs an update each, for one row of ours")
     axis.set_ylim(bottom=0)
     picture.save(suite, figure, "writeout")

@@ -209,7 +209,7 @@ def report(
         ("service time", quantile_bounds(seen, "read_states_query_service_seconds")),
         ("hits, misses", f"{hits:,.0f}, {misses:,.0f} ({hits / max(1, hits + misses):.0%} hits)"),
         ("evictions", f"{seen['read_states_evictions_total']:,.0f} read states"),
-        ("rows written", f"{rows:,.0f}: {applied / max(1, rows):.1f} changes a row"),
+        ("rows written", f"{rows:,.0f}: {applied / max(1, rows):.1f} changes per row"),
         ("dead letters", f"{sum(reasons.values()):,} {reasons}"),
         (
             "collector",

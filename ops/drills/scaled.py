@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-SCALE = 15  # a scrape every 15 s becomes one a second, 10 minutes become 40 s
+SCALE = 15  # a scrape every 15 s becomes one per second, 10 minutes become 40 s
 PROMETHEUS = Path(__file__).parents[1] / "prometheus"
 UNITS = {"s": 1, "m": 60, "h": 3600}
 DURATION = re.compile(r"(\d+)([smh])")

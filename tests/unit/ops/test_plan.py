@@ -37,7 +37,7 @@ def values(load: Load, **changed: float) -> dict[str, float]:
         ({"online": 1_000_000}, ["a table", "CACHE_STATES", "memory a worker", "Cassandra rows"]),
         ({"read_states_per_user": 40}, ["a table", "Cassandra disk", "Kafka in"]),
         ({"users": 1e7}, ["Cassandra disk"]),
-        ({"flush_delay_s": 60}, ["changes a row", "replay"]),
+        ({"flush_delay_s": 60}, ["changes per row", "replay"]),
     ],
 )
 def test_more_needs_more(change: dict[str, float], grows: list[str]) -> None:
@@ -51,7 +51,7 @@ def test_memory_may_decide() -> None:
 
 def test_without_a_delay_nothing_is_coalesced() -> None:
     found = values(replace(LOAD, flush_delay_s=0))
-    assert found["changes a row"] == 1
+    assert found["changes per row"] == 1
     assert found["Cassandra rows"] == LOAD.updates_per_s
 
 
