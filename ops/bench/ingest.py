@@ -77,8 +77,8 @@ SIZES = {  # updates: in full, quick
 class Bench:
     """One stack with the log, and the runners.
 
-    By contender and round, `cpu_s`: CPU seconds per million updates; `seen`: updates per second until
-    readers see the last ones.
+    By contender and round: `cpu_s`, CPU seconds per million updates; `seen`, updates per second
+    until readers see the last ones.
     """
 
     def __init__(self, suite: Suite, stack: Stack) -> None:

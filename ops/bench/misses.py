@@ -1,4 +1,4 @@
-"""Misses: users who are not resident, loaded from Cassandra: users per second, and how long it takes.
+"""Misses: users who are not resident and must be loaded from Cassandra: users per second, latency.
 
 Ours: a query for each user is put to a real partition, which asks the loader; over when the user is
 resident and the query answered. The peer: bare `execute_async` of the same prepared SELECT, rows
