@@ -55,6 +55,7 @@ class Endpoints(Service):  # type: ignore[misc]
         self._health, self._ready = health, ready
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
+        self._coming = 0  # accepted in this turn of the loop
 
     async def on_start(self) -> None:
         app = web.Application(middlewares=[_once])
@@ -72,11 +73,18 @@ class Endpoints(Service):  # type: ignore[misc]
         assert self._runner is not None
         server = self._runner.server
         assert server is not None
-        if len(server.connections) >= CONNECTIONS_MAX:
+        if len(server.connections) + self._coming >= CONNECTIONS_MAX:
             return _Refusal()
         handler = server()
-        asyncio.get_running_loop().call_later(CONNECTION_S, _end, handler)
+        loop = asyncio.get_running_loop()
+        # `server` counts a connection from the loop's next turn on; many may come in one turn
+        self._coming += 1
+        loop.call_soon(self._has_come)
+        loop.call_later(CONNECTION_S, _end, handler)
         return handler
+
+    def _has_come(self) -> None:
+        self._coming -= 1
 
     async def on_stop(self) -> None:
         if self._server is not None:
@@ -107,14 +115,13 @@ async def _once(request: web.Request, handler: Any) -> web.StreamResponse:
 
 
 def _end(handler: web.RequestHandler) -> None:
-    if isinstance(handler.transport, asyncio.Transport):  # None: it has ended by itself
+    if handler.transport is not None:  # None: it has ended by itself
         handler.transport.abort()  # close() would wait for a client that does not read
 
 
 class _Refusal(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+        transport.close()  # nothing is waiting to be sent
 
 
 def _answer(state: tuple[bool, str]) -> web.Response:

@@ -1,80 +1,188 @@
-"""The endpoints against clients that dawdle: over real sockets, with small limits."""
+"""The endpoints against clients that dawdle: over real sockets, on both event loops."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
 
 import pytest
+import uvloop
 
 from readstates.streams.config import Settings
 from readstates.streams.worker import http
 from readstates.streams.worker.http import Endpoints, listen
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+HALF = GET[:-2]
+TIMEOUT_S = 30  # to fail, not to measure
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
+    """Runs one coroutine after the other in one loop: a worker's is uvloop's."""
+    with asyncio.Runner(loop_factory=request.param) as made:
+        yield made
 
 
 @pytest.fixture
-async def port() -> AsyncIterator[int]:
+def port(runner: asyncio.Runner, caplog: pytest.LogCaptureFixture) -> Iterator[int]:
+    """Endpoints at work; whatever clients do, the loop has no error to log."""
     endpoints = Endpoints(
         listen("127.0.0.1", 0), lambda: (True, "alive"), lambda: (False, "not yet")
     )
-    await endpoints.on_start()
+    runner.run(endpoints.on_start())
     assert endpoints._server is not None
     yield endpoints._server.sockets[0].getsockname()[1]
-    await endpoints.on_stop()
+    runner.run(endpoints.on_stop())
+    logged = [*caplog.get_records("call"), *caplog.get_records("teardown")]
+    assert [record.getMessage() for record in logged if record.name == "asyncio"] == []
+
+
+async def until_closed(reader: asyncio.StreamReader) -> bytes:
+    """All that comes until the server closes."""
+    try:
+        return await asyncio.wait_for(reader.read(), TIMEOUT_S)
+    except ConnectionResetError:
+        return b""
 
 
 async def exchange(port: int, sent: bytes) -> bytes:
-    """All that comes back until the server closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(sent)
-        return await asyncio.wait_for(reader.read(), 30)
-    except ConnectionResetError:
-        return b""
+        return await until_closed(reader)
     finally:
         writer.close()
+
+
+def served_again(runner: asyncio.Runner, port: int) -> bytes:
+    """The next answer: a client may see its connection end before the server has counted that."""
+    end = time.monotonic() + TIMEOUT_S
+    while not (answer := runner.run(exchange(port, GET))):
+        assert time.monotonic() < end, "every connection is refused"
+    return answer
+
+
+class Dawdlers:
+    """Clients that send half of a request and wait."""
+
+    def __init__(self) -> None:
+        self.readers: list[asyncio.StreamReader] = []
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def hold(self, clients: Iterable[socket.socket]) -> None:
+        for client in clients:
+            reader, writer = await asyncio.open_connection(sock=client)
+            writer.write(HALF)
+            self.readers.append(reader)
+            self.writers.append(writer)
+
+    async def answers(self) -> set[bytes]:
+        """What came, when the server has closed all of them."""
+        return set(await asyncio.gather(*map(until_closed, self.readers)))
+
+    async def closed(self, count: int) -> None:
+        """Until the server has closed so many."""
+        ends = [asyncio.ensure_future(until_closed(reader)) for reader in self.readers]
+        for end in islice(asyncio.as_completed(ends), count):
+            await end
+        for end in ends:
+            end.cancel()
+
+    async def leave(self) -> None:
+        for writer in self.writers:
+            writer.close()
+
+
+def connect(port: int, count: int) -> list[socket.socket]:
+    """Connected by the system, while the server's loop stands still."""
+    return [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
+
+
+@pytest.fixture
+def dawdlers(runner: asyncio.Runner, port: int) -> Iterator[Dawdlers]:
+    made = Dawdlers()
+    yield made
+    runner.run(made.leave())
+
+
+@pytest.fixture
+def time_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """CONNECTION_S is over, for all connections that were made, when the test says so."""
+    end, waiting = http._end, list[Any]()
+    monkeypatch.setattr(http, "CONNECTION_S", 0)
+    monkeypatch.setattr(http, "_end", waiting.append)
+
+    async def pass_by() -> None:
+        while waiting:
+            end(waiting.pop())
+
+    return pass_by
 
 
 def test_loopback_is_the_default() -> None:
     assert Settings().http_host == "127.0.0.1"
 
 
-async def test_a_connection_is_good_for_one_answer(
-    port: int, monkeypatch: pytest.MonkeyPatch
+def test_a_connection_is_good_for_one_answer(
+    runner: asyncio.Runner, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "CONNECTION_S", 3600)
-    answer = await exchange(port, GET)
+    answer = runner.run(exchange(port, GET))
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(b"ok: alive\n")
-    assert (await exchange(port, GET.replace(b"healthz", b"readyz"))).startswith(b"HTTP/1.1 503")
-    assert (await exchange(port, GET.replace(b"healthz", b"metrics"))).startswith(b"HTTP/1.1 200")
+    for path, status in ((b"readyz", b"503"), (b"metrics", b"200")):
+        answer = runner.run(exchange(port, GET.replace(b"healthz", path)))
+        assert answer.startswith(b"HTTP/1.1 " + status)
 
 
-async def test_large_requests_are_refused(port: int) -> None:
+def test_large_requests_are_refused(runner: asyncio.Runner, port: int) -> None:
     for sent in (
         b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
-        GET[:-2] + b"a: " + b"x" * 100_000 + b"\r\n\r\n",
+        HALF + b"a: " + b"x" * 100_000 + b"\r\n\r\n",
         b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n",
     ):
-        status = (await exchange(port, sent))[len("HTTP/1.x ") :][:3]
+        status = runner.run(exchange(port, sent))[len("HTTP/1.x ") :][:3]
         assert status in {b"400", b"405", b""}  # nothing: reset before it was all sent
 
 
-async def test_who_says_nothing_is_shown_out(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_says_nothing_is_shown_out(
+    runner: asyncio.Runner, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http, "CONNECTION_S", 0.1)
-    for begun in (b"", b"GET /healthz HT", GET[:-2]):
-        assert await exchange(port, begun) == b""
+    for begun in (b"", b"GET /healthz HT", HALF):
+        assert runner.run(exchange(port, begun)) == b""
 
 
-async def test_too_many_at_once(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_dawdles_shuts_others_out_no_longer_than_its_time(
+    runner: asyncio.Runner, port: int, dawdlers: Dawdlers, time_passes: Callable[[], Any]
+) -> None:
+    runner.run(dawdlers.hold(connect(port, http.CONNECTIONS_MAX)))
+    assert runner.run(exchange(port, GET)) == b""
+    runner.run(time_passes())
+    assert runner.run(dawdlers.answers()) == {b""}
+    assert served_again(runner, port).startswith(b"HTTP/1.1 200")
+
+
+def test_who_ends_makes_room(
+    runner: asyncio.Runner, port: int, dawdlers: Dawdlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http, "CONNECTIONS_MAX", 3)
-    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
-    await asyncio.sleep(0.1)  # until the server has seen them
-    assert await exchange(port, GET) == b""
-    held[0][1].write(GET)
-    assert (await held[0][0].read()).startswith(b"HTTP/1.1 200")
-    assert (await exchange(port, GET)).startswith(b"HTTP/1.1 200")
-    for _, writer in held:
-        writer.close()
+    runner.run(dawdlers.hold(connect(port, 3)))
+    assert runner.run(exchange(port, GET)) == b""
+    dawdlers.writers[0].write(GET[len(HALF) :])
+    assert runner.run(until_closed(dawdlers.readers[0])).startswith(b"HTTP/1.1 200")
+    assert served_again(runner, port).startswith(b"HTTP/1.1 200")
+
+
+def test_as_many_are_refused_where_all_come_at_once(
+    runner: asyncio.Runner, port: int, dawdlers: Dawdlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "CONNECTIONS_MAX", 3)
+    runner.run(dawdlers.hold(connect(port, 20)))
+    runner.run(dawdlers.closed(17))
+    assert runner.run(exchange(port, GET)) == b""
