@@ -4,6 +4,8 @@ A file is used again only if it is certainly what its owner left, or can be made
 made anew in its place, which is always safe: the log is folded again from the committed offset.
 
 Opening:
+    0 a file that others may have read or written (`_shared`) is removed: who has it open still
+      could, whatever its mode becomes.
     1 lock the file (flock, as long as it is mapped: the lock of a process that died is gone, that
       of a stopped one is not). Who cannot have the lock works in a private file without a name,
       so two processes never share one.
@@ -39,6 +41,7 @@ from readstates.cache.table import Table, TableDamaged
 
 SHM = Path("/dev/shm")
 SHM_FREE_MIN_BYTES = 256 << 20
+FOLDER_MODE, FILE_MODE = 0o700, 0o600  # ours alone
 ZEROS = bytes(1 << 20)
 NO_BOOT_ID = bytes(layout.BOOT_ID_BYTES)
 # why a file is used again
@@ -112,17 +115,37 @@ def open_table(
     reserving, or checking all that is there.
     """
     slots = layout.slots_for(states)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    shared = _shared(path)
+    if shared:
+        os.unlink(path)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            why = _why(file, identity, slots)
+            why = shared or _why(file, identity, slots)
         except BlockingIOError:
             path, why = _replace_by_private(file, path), PRIVATE
         return _map(path, file, identity, slots, user_states_max, why, now_ms)
     except BaseException:
         os.close(file)
         raise
+
+
+def _shared(path: Path) -> str:
+    """Why others may have read or written the file; empty where only we could, or there is none."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return ""
+    if not stat.S_ISREG(found.st_mode):
+        return ""  # opening it fails
+    if found.st_uid != os.geteuid():
+        return f"it belongs to user {found.st_uid}, not to us ({os.geteuid()})"
+    if stat.S_IMODE(found.st_mode) != FILE_MODE:
+        return f"its mode is {stat.S_IMODE(found.st_mode):o}, not {FILE_MODE:o}"
+    if found.st_nlink != 1:
+        return f"it has {found.st_nlink} names: it may be another file of ours"
+    return ""
 
 
 def _replace_by_private(file: int, path: Path) -> Path:
@@ -255,17 +278,19 @@ def own_folder(path: Path) -> Path:
     """Make the folder of the table files, or make sure that it is nobody else's; returns it.
 
     The usual place is open to every user of the machine: whoever made the folder before us could
-    read what people have read, or put files of their own in our place. Raises OSError.
+    read what people have read, or put files of their own in our place. A folder that others may
+    enter is refused, not closed: it may be one that others need, such as a home. Raises OSError.
     """
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode):
         why = "it is a link; name the folder itself"
     elif found.st_uid != os.geteuid():
         why = f"it belongs to user {found.st_uid}, not to us ({os.geteuid()}); name another one"
-    elif found.st_mode & 0o022:
+    elif found.st_mode & 0o077:
+        may = "write in" if found.st_mode & 0o022 else "look into"
         why = (
-            f"others may write in it (mode {found.st_mode & 0o7777:o}): chmod 700, or name a "
+            f"others may {may} it (mode {stat.S_IMODE(found.st_mode):o}): chmod 700, or name a "
             "folder inside of it, which is then made"
         )
     else:

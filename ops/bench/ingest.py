@@ -163,7 +163,7 @@ class Bench:
         log.begin_at(self._begin)
         if resident:
             for path in self._tables.glob(f"{self._settings.topic_prefix}-resident-?.table"):
-                shutil.copyfile(path, path.with_name(path.name.replace("-resident-", f"-{group}-")))
+                shutil.copy(path, path.with_name(path.name.replace("-resident-", f"-{group}-")))
         env = self._env | {
             "READ_STATES_KAFKA_GROUP": group,
             "READ_STATES_CASSANDRA_KEYSPACE": keyspace,

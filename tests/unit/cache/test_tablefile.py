@@ -247,49 +247,41 @@ def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_the_folder_is_made_for_us_alone(tmp_path: Path) -> None:
-    folder = tablefile.own_folder(tmp_path / "new" / "tables")
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert tablefile.own_folder(folder) == folder
-    file = opened(folder / "table")
-    assert stat.S_IMODE((folder / "table").stat().st_mode) == 0o600
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o606, 0o666, 0o700, 0o400], ids=oct)
+def test_a_file_that_is_not_ours_alone_is_made_anew(used: Path, mode: int) -> None:
+    used.chmod(mode)
+    with used.open("rb") as theirs:
+        before = theirs.read()
+        file = opened(used)
+        assert (file.warm, file.private) == (False, False)
+        assert file.why == f"its mode is {mode:o}, not 600"
+        assert file.table.resident_users == 0
+        assert stat.S_IMODE(used.stat().st_mode) == 0o600
+        fill(file)
+        file.close(clean=True)
+        theirs.seek(0)
+        assert theirs.read() == before  # who has the old one open sees nothing of the new one
+    file = opened(used)
+    assert file.why == tablefile.CLEAN
     file.close(clean=False)
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o720, 0o702])
-def test_a_folder_that_others_may_write_in_is_refused(tmp_path: Path, mode: int) -> None:
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "tables").chmod(mode)
-    with pytest.raises(PermissionError, match="chmod 700"):
-        tablefile.own_folder(tmp_path / "tables")
+def test_a_file_of_somebody_else_is_made_anew(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = used.stat().st_ino
+    with used.open("rb"), monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: used.stat().st_uid + 1)
+        file = opened(used)
+    assert not file.warm
+    assert file.why.startswith("it belongs to user")
+    assert used.stat().st_ino != before
+    file.close(clean=False)
 
 
-def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "theirs").mkdir(mode=0o700)
-    (tmp_path / "tables").symlink_to(tmp_path / "theirs")
-    with pytest.raises(PermissionError, match="it is a link"):
-        tablefile.own_folder(tmp_path / "tables")
-    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(OSError, match="dangling"):
-        tablefile.own_folder(tmp_path / "dangling")
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_a_folder_of_somebody_else_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
-    with pytest.raises(PermissionError, match="it belongs to user"):
-        tablefile.own_folder(tmp_path)
-
-
-def test_the_default_folder_is_in_memory_where_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tablefile, "SHM", tmp_path)
-    monkeypatch.setattr(tablefile, "SHM_FREE_MIN_BYTES", 1)
-    assert tablefile.default_cache_dir() == tmp_path / f"read-states-{os.geteuid()}"
-    monkeypatch.setattr(tablefile, "SHM_FREE_MIN_BYTES", 2**62)
-    assert tablefile.default_cache_dir().parent != tmp_path
-    monkeypatch.setattr(tablefile, "SHM", tmp_path / "none")
-    assert tablefile.default_cache_dir().parent != tmp_path
+def test_a_file_with_another_name_is_made_anew(used: Path) -> None:
+    other = used.with_name("other")
+    other.hardlink_to(used)
+    before = other.read_bytes()
+    file = opened(used)
+    assert (file.warm, file.why) == (False, "it has 2 names: it may be another file of ours")
+    file.close(clean=False)
+    assert other.read_bytes() == before
