@@ -12,8 +12,13 @@ import click
 import pytest
 from prometheus_client import REGISTRY
 
+from readstates.cache import tablefile
 from readstates.ops.bench.__main__ import BENCHES
+from readstates.schemas import events, headers
 from readstates.streams import cli, metrics
+from readstates.streams.config import Settings
+from readstates.streams.kafka import topics
+from readstates.streams.worker import http
 from tests.support.promql import ALERTS, DASHBOARDS, OPS, RULES, recorded
 
 assert metrics.TOPIC_PARTITIONS  # imported for its metrics
@@ -135,3 +140,28 @@ def test_every_setting_is_in_the_help() -> None:
     worker = cli.main.commands["worker"]
     for param in worker.params:
         assert getattr(param, "help", ""), param.name
+
+
+def test_the_figures_of_security_are_those_of_the_code() -> None:
+    text = " ".join((ROOT / "SECURITY.md").read_text("utf-8").split())
+    settings = Settings()
+    made = topics.wanted(settings, replication=3)
+    (batch,) = {
+        int(made[name]["max.message.bytes"])
+        for name in (settings.updates_topic, settings.queries_topic)
+    }
+    names = (n for n in range(1000, 0, -1) if headers.TOPIC_NAME.fullmatch(b"a" * n))
+    for said, limit in {
+        r"(\d+) KiB for the value of an update or a query": events.EVENT_BYTES_MAX / 1024,
+        r"(\d+) MiB for a batch of updates or queries": batch / 1024**2,
+        r"(\d+) bytes for a correlation ID": headers.CORRELATION_ID_BYTES_MAX,
+        r"(\d+) characters for a reply topic": next(names),
+        r"(\d+) channels a query": events.CHANNEL_IDS_MAX,
+        r"(\d+) acks a `bulk_ack`": events.BULK_ACKS_MAX,
+        r"`QUERIES_WAITING_MAX` queries, or (\d+) s": headers.DEADLINE_MAX_MS / 1000,
+        r"keep connections: (\d+) at once": http.CONNECTIONS_MAX,
+        r"one request each, (\d+) s": http.CONNECTION_S,
+    }.items():
+        assert [int(figure) for figure in re.findall(said, text)] == [limit], said
+    modes = re.findall(r"made with mode (\d+) in a folder of mode (\d+)", text)
+    assert modes == [(f"{tablefile.FILE_MODE:04o}", f"{tablefile.FOLDER_MODE:04o}")]

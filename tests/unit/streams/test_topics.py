@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from readstates.schemas.events import EVENT_BYTES_MAX
+from readstates.streams.config import Settings
 from readstates.streams.errors import TopicError
 from readstates.streams.kafka import topics
+
+LIBRDKAFKA_BATCH_BYTES = 1_000_000  # its default `batch.size`
 
 
 class Admin:
@@ -46,3 +50,12 @@ def test_one_that_stays_away_is_not_taken_for_a_missing_topic(
     with pytest.raises(TopicError, match="did not say within 0 s") as caught:
         topics.describe(Admin(KafkaError._TIMED_OUT), "updates")  # type: ignore[arg-type]
     assert "init" not in str(caught.value)
+
+
+def test_a_batch_of_a_client_with_defaults_is_taken() -> None:
+    """A broker takes or refuses a batch whole; librdkafka makes them up to `batch.size` bytes."""
+    settings = Settings()
+    for topic in (settings.updates_topic, settings.queries_topic):
+        taken = int(topics.wanted(settings, 1)[topic]["max.message.bytes"])
+        assert taken >= LIBRDKAFKA_BATCH_BYTES
+        assert taken >= EVENT_BYTES_MAX + topics.HEADERS_BYTES
