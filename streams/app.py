@@ -299,7 +299,7 @@ class Duties(Service):  # type: ignore[misc]
                 lag,
                 queries_lag,
                 partition.position,
-                partition.parked_updates,
+                partition.loading.parked_updates,
                 len(partition.watermark),
                 table.resident_users,
                 table.resident_states,
@@ -315,11 +315,13 @@ class Duties(Service):  # type: ignore[misc]
             series.resident_states.set(table.resident_states)
             series.resident_users.set(table.resident_users)
             series.dirty_states.set(table.dirty_states)
-            series.parked_updates.set(partition.parked_updates)
+            series.parked_updates.set(partition.loading.parked_updates)
             metrics.EVICTIONS.inc(table.evictions - of.evictions)
             of.evictions = table.evictions
-            series.durability_lag.set(partition.position - partition.watermark_position())
-            series.durability_lag_s.set(partition.oldest_change_s(self.partitions.now_ms()))
+            series.durability_lag.set(partition.position - partition.progress.committable())
+            series.durability_lag_s.set(
+                partition.write_out.oldest_change_s(self.partitions.now_ms())
+            )
             series.updates_lag.set(lag)
             series.queries_lag.set(queries_lag)
             of.state = state

@@ -47,6 +47,7 @@ from readstates.streams.app import GIL_SWITCH_S, calm_collector
 from readstates.streams.config import Settings
 from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.partition import Partition
+from readstates.streams.partition.plain_reader import PlainReader
 from readstates.streams.partition.watermark import Watermark
 from readstates.streams.worker.loops import Turns
 from readstates.streams.worker.partitions import Owned, Partitions
@@ -198,9 +199,10 @@ class Curve:
             incarnation=1,
             parked_max=settings.parked_max,
             inbox_max=settings.inbox_max,
+            reader=PlainReader(),
             effects=self.partitions,
         )
-        self.partition.announce()
+        self.partition.note_live_commit()
         no_file: Any = None
         self.partitions.owned[0] = Owned(self.partition, no_file, 0, Watermark(0))
         handover: Any = self.partitions
@@ -288,7 +290,7 @@ class Curve:
             self.ticks = self.store.tick = tick
             self.store.answer(self.loop)
             if tick % COMMIT_TICKS == 0:
-                self.loop.call_soon(partition.watermark_position)
+                self.loop.call_soon(partition.progress.committable)
             batch, queries = self._records()
             due = self.origin + tick * TICK_S
             while partition.inbox and clock() < due:

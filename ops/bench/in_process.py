@@ -19,6 +19,7 @@ from readstates.streams.cassandra.write_behind import WriteBehind
 from readstates.streams.config import Settings
 from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.partition import Partition
+from readstates.streams.partition.plain_reader import PlainReader
 from readstates.streams.partition.query import Query
 
 from ..proof.traffic import Record
@@ -34,9 +35,8 @@ class LogRecord(NamedTuple):
     offset: int
     key: bytes | None
     value: bytes | None
-    topic: str = "read-states.updates"
-    partition: int = 0
     timestamp: int = 0
+    headers: tuple[()] = ()
 
 
 class World:
@@ -54,8 +54,6 @@ class World:
     def answer(
         self, query: Query, version: int, full: bool, rows: list[Row], hit: bool
     ) -> None: ...
-
-    def refuse(self, query: Query, code: str, text: str) -> None: ...
 
 
 class Local:
@@ -77,14 +75,15 @@ class Local:
             incarnation=1,
             parked_max=10**7,
             inbox_max=10**7,
+            reader=PlainReader(),
             effects=self.world,
         )
-        self.partition.announce()
+        self.partition.note_live_commit()
 
     def feed(self, records: Iterable[Record], now_ms: int = 0) -> None:
         """Fold these as the log's next; users who are not resident are new."""
         partition = self.partition
-        start = partition.next_arrival
+        start = partition.inbox.next_arrival
         batch = [
             LogRecord(offset, record.key, record.value)
             for offset, record in enumerate(records, start)
@@ -110,7 +109,7 @@ async def write_all(store: Store, settings: Settings, partition: Partition) -> N
     write_behind = WriteBehind(store, settings, lambda: None)
     while True:
         await write_behind.turn([partition], now_ms=0, everything=True)
-        if write_behind.idle and partition.settled:
+        if write_behind.idle and partition.all_durable:
             return
         await asyncio.sleep(0.001)
 

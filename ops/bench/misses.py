@@ -83,7 +83,7 @@ class Asking(World):
     def _next(self) -> None:
         for user_id in itertools.islice(self._users, 1):
             self._begun[user_id] = time.perf_counter()
-            self._partition.ask(_query(user_id))
+            self._partition.queries.ask(_query(user_id))
         if not self._begun:
             self._all.set()
 

@@ -36,6 +36,7 @@ from readstates.streams.kafka.fetched import Records
 from readstates.streams.kafka.query_reader import record_of
 from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.partition import Partition
+from readstates.streams.partition.plain_reader import PlainReader
 
 from .suite import NO_GOAL, Suite
 
@@ -66,9 +67,6 @@ class Nothing:
 
     def dead_letter(self, _p: Partition, _record: Any, reason: str, text: str) -> None:
         raise AssertionError(f"{reason}: {text}")
-
-    def refuse(self, _query: Any, code: str, text: str) -> None:
-        raise AssertionError(f"{code}: {text}")
 
 
 def events(first: int) -> list[tuple[bytes, bytes]]:
@@ -148,9 +146,10 @@ def _warm(given: list[tuple[bytes, bytes]]) -> tuple[Partition, Nothing]:
     effects = Nothing()
     partition = Partition(
         0, table=table, position=0, committed=0, catch_up_to=0, epoch=EPOCH, partitions=1,
-        incarnation=1, parked_max=10**6, inbox_max=10**9, effects=effects,
+        incarnation=1, parked_max=10**6, inbox_max=10**9, reader=PlainReader(),
+        effects=effects,
     )  # fmt: skip
-    partition.announce()
+    partition.note_live_commit()
     _take(partition, given)
     return partition, effects
 
@@ -182,7 +181,8 @@ def _table(table: Table, rounds: int) -> list[float]:
 
 def _fold(partition: Partition, rounds: int) -> list[float]:
     figures = []
-    partition.position = partition.next_arrival = 10**8  # newer than all that `_table` wrote
+    # newer than all that `_table` wrote
+    partition.progress.position = partition.inbox.next_arrival = 10**8
     for number in range(rounds):
         given = events(10**9 * (number + 1))
         begin = partition.position
@@ -227,7 +227,7 @@ def _queries(
     gets = [decode_query(one) for one in values]
     asked = [SimpleNamespace(get=get) for get in gets]
     steps[f"query: find, touch, read {STATES} read states"] = timed(
-        lambda: [partition.ask(query) for query in asked],  # type: ignore[func-returns-value,arg-type]
+        lambda: [partition.queries.ask(query) for query in asked],  # type: ignore[func-returns-value,arg-type]
         USERS,
         rounds,
     )

@@ -38,7 +38,7 @@ def do_nothing(body: bytes) -> Any:
         if owned is None:
             return
         for record in batch.records:
-            headers = dict(record.headers)
+            headers: Any = dict(record.headers)
             self.output._producer.produce(
                 headers[HEADER_REPLY_TOPIC].decode(),
                 body,

@@ -18,7 +18,9 @@ from readstates.schemas.version import OFFSET_BITS
 from readstates.streams.config import Settings
 from readstates.streams.kafka.fetched import Records
 from readstates.streams.partition.batch import Batch
-from readstates.streams.partition.partition import Effects, Partition
+from readstates.streams.partition.effects import Effects
+from readstates.streams.partition.partition import Partition
+from readstates.streams.partition.plain_reader import PlainReader
 
 FETCH = 1_000  # records of a batch
 PLACE = TopicPartition("read-states.updates", 0)
@@ -61,6 +63,7 @@ def loaded(table: Any, users: list[int], channels: list[int], number: int) -> Ca
         incarnation=1,
         parked_max=1000,
         inbox_max=count + 1,
+        reader=PlainReader(),
         effects=cast(Effects, NoEffects()),
     )
     slice_updates = Settings().slice_updates

@@ -23,7 +23,8 @@ from typing import Any
 
 from .. import metrics
 from ..config import Settings
-from ..partition.partition import Partition, Write
+from ..partition.partition import Partition
+from ..partition.write_out import Write
 from .row_bytes import Change
 from .store import Store
 
@@ -101,14 +102,14 @@ class WriteBehind:
         """
         delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
         order = sorted(  # most have nothing to write, most of the time
-            (one for one in partitions if one.table.dirty_users or one.stalled),
+            (one for one in partitions if one.table.dirty_users or one.room.stalled),
             key=lambda partition: partition.number,
         )
         if not order and self.idle:
             return False
         room = self._settings.writes_in_flight_max
         calm = not everything and not any(
-            one.pressed(now_ms, delay_ms, self._dirty_max) for one in order
+            one.write_out.is_urgent(now_ms, delay_ms, self._dirty_max) for one in order
         )
         if calm:
             room = max(1, room // CALM)
@@ -193,11 +194,11 @@ async def drain(
 
     A partition that may not write yet (P8) is left as it is.
     """
-    writing = [partition for partition in partitions if partition.announced]
+    writing = [partition for partition in partitions if partition.progress.live_committed]
     end = asyncio.get_running_loop().time() + timeout_s
     while asyncio.get_running_loop().time() < end:
         await write_behind.turn(writing, now_ms=clock_ms(), everything=True)
-        if write_behind.idle and all(partition.settled for partition in writing):
-            return all(partition.settled for partition in partitions)
+        if write_behind.idle and all(partition.all_durable for partition in writing):
+            return all(partition.all_durable for partition in partitions)
         await asyncio.sleep(0.005)
     return False

@@ -1,21 +1,38 @@
-"""What the transport hands to the agents: records in the order of the log, and where they stand."""
+"""What the transport hands to the agents: records in the order of the log, with their place."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class Record(Protocol):
+    """A record of one of the two topics, as the consumers make it (fetched.py, query_reader.py)."""
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def timestamp(self) -> int: ...  # ms since the epoch
+
+    @property
+    def key(self) -> bytes | None: ...
+
+    @property
+    def value(self) -> bytes | None: ...
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
 class Batch(NamedTuple):
-    """Records of one partition, and the positions around them.
-
-    A record has offset, timestamp, key, value and headers: see fetched.py and query_reader.py.
-    """
+    """Records of one partition, and the positions around them."""
 
     start: int  # the partition's position before these records
-    records: list[Any]  # may be empty (control records only)
+    records: Sequence[Record]  # a list; empty where the log had control records only
     end: int  # the position after them: the next offset to be fetched
     taken_ns: int = 0  # when they came off the consumer, time.perf_counter_ns()
-    last: bool = False  # that was the log's end when the broker sent them
+    last: bool = False  # `end` was the log's end when the broker sent them
 
 
 Poll = list[tuple[int, Batch]]  # what one poll brought of one topic: (partition, batch)

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from readstates.schemas.headers import ReplyAddress
 from readstates.schemas.queries import Get
 
-ERROR_MARGIN_MS = 500  # an error goes out this long before the deadline …
-ERROR_MARGIN_SHARE = 0.2  # … or this share of the time left, whichever is less, …
-ERROR_MARGIN_MIN_MS = 40  # … but two looks at the deadlines before it, or half of the time left
-SWEEP_MIN = 1024  # entries, before those already done are swept out
+# An error goes out before the deadline: ERROR_MARGIN_MS before it, or ERROR_MARGIN_SHARE of the
+# time left if that is less. But at least ERROR_MARGIN_MIN_MS before it, which is two passes of the
+# loop that looks at the deadlines, or half of the time left if that is less.
+ERROR_MARGIN_MS = 500
+ERROR_MARGIN_SHARE = 0.2
+ERROR_MARGIN_MIN_MS = 40
+SWEEP_MIN = 1024  # entries; with fewer, those of finished queries are not swept out
 
 
 class Query:
@@ -56,12 +59,12 @@ class Query:
         self.deadline_ms = deadline_ms
         self.taken_ns = taken_ns
         self.waiting = False  # counted among the queries held back
-        self.waits_for_store = False
+        self.waits_for_store = False  # its user is being loaded
         self.done = False
 
 
 class Deadlines:
-    """Waiting queries by the moment their error must go out. O(log n) an entry."""
+    """Waiting queries by the moment their error must go out. O(log n) for each."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Query]] = []
@@ -83,7 +86,7 @@ class Deadlines:
         heapq.heappush(self._heap, (query.deadline_ms - margin, next(self._count), query))
 
     def due(self, now_ms: int) -> Iterator[Query]:
-        """Those whose time has come and that are not done yet."""
+        """The queries whose error must go out now, and that are not done yet."""
         while self._heap and (self._heap[0][0] <= now_ms or self._heap[0][2].done):
             query = heapq.heappop(self._heap)[2]
             if not query.done:

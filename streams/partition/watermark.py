@@ -8,7 +8,7 @@ W1: position(next) <= every held offset.
 W2: position never goes back.
 
 Offsets are counted in buckets of 2^BUCKET_BITS, so that millions of holds cost a few dozen
-numbers; the watermark is therefore exact when nothing is held, and otherwise low by less than one
+numbers. The watermark is therefore exact when nothing is held, and otherwise low by less than one
 bucket, which only means that a few records are replayed and skipped.
 Cost: hold and release O(1); position O(1), but O(buckets held) after the lowest one went.
 """
@@ -19,11 +19,13 @@ BUCKET_BITS = 7
 
 
 class Watermark:
+    """See the module. `last` is the position that was given last."""
+
     def __init__(self, committed: int) -> None:
-        self._position = committed
-        self._held: dict[int, int] = {}
+        self.last = committed
+        self._held: dict[int, int] = {}  # bucket: how many holds
         self._count = 0
-        self._low = -1  # the lowest bucket held, unless it is not held any more
+        self._low = -1  # the lowest bucket held; `position` corrects it after the bucket's release
 
     def hold(self, offset: int) -> None:
         """Keep the watermark at or below `offset` until it is released as often as held."""
@@ -49,16 +51,23 @@ class Watermark:
         """How many holds there are."""
         return self._count
 
-    @property
-    def idle(self) -> bool:
-        """True while nothing is held."""
-        return not self._held
-
     def position(self, next_offset: int) -> int:
         """What may be committed when `next_offset` is the next record to be taken."""
         if self._low not in self._held:
             self._low = min(self._held, default=-1)
-        low = (self._low << BUCKET_BITS) if self._held else next_offset
-        if low > self._position:
-            self._position = min(low, next_offset)
-        return self._position
+        low = (self._low << BUCKET_BITS) if self._held else next_offset  # W1
+        if low > self.last:  # W2
+            self.last = min(low, next_offset)
+        return self.last
+
+    def covers(self, position: int) -> bool:
+        """False where something in a bucket below `position` is held."""
+        return not self._held or position >> BUCKET_BITS <= min(self._held)
+
+    def check(self, next_offset: int) -> None:
+        """Assert W1 and that the counts agree. `next_offset`: as for `position`."""
+        assert self._count == sum(self._held.values()), "the holds and their count differ"
+        assert all(count > 0 for count in self._held.values()), "an empty bucket is held"
+        assert self._low not in self._held or self._low == min(self._held), "a lower one is held"
+        assert self.covers(self.last), f"W1: {self.last} was given, and less is held"
+        assert self.last <= next_offset, f"W1: {self.last} was given, and {next_offset} is next"

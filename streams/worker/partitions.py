@@ -257,7 +257,7 @@ class Partitions:
         elif self.waiting_queries >= self.settings.queries_waiting_max:
             self.refuse(query, OVERLOADED, "too many queries are waiting; ask again later")
         else:
-            partition.ask(query)
+            partition.queries.ask(query)
             if not query.done:
                 self.waiting_queries += 1
                 query.waiting = True
@@ -279,7 +279,7 @@ class Partitions:
             owned = self.owned.get(query.partition)
             if owned is None:
                 continue
-            owned.partition.forget(query)
+            owned.partition.queries.forget(query)
             if now >= query.deadline_ms:
                 self._finish(query, "expired")
             elif query.waits_for_store:
@@ -291,15 +291,15 @@ class Partitions:
 
     def leave_queries(self, partition: Partition) -> None:
         """A partition goes: its waiting queries are the next owner's."""
-        for query in partition.leave_queries():
+        for query in partition.queries.unanswered():
             query.done = True
             self.waiting_queries -= query.waiting
 
     def _why_not(self, partition: Partition, query: Query) -> str:
-        if not partition.caught_up:
+        if not partition.progress.caught_up:
             return (
                 f"partition {partition.number} is at offset {partition.position}, catching up to "
-                f"{partition.catch_up_to}"
+                f"{partition.progress.catch_up_to}"
             )
         return (
             f"partition {partition.number} has been applied to offset {partition.position}, not "
@@ -364,8 +364,10 @@ class Partitions:
         """Are all partitions caught up and open for queries? And why not."""
         if not self.owned:
             return False, "no partition is assigned to this worker"
-        late = [o.partition for o in self.owned.values() if not o.partition.caught_up]
+        late = [o.partition for o in self.owned.values() if not o.partition.progress.caught_up]
         if late:
-            parts = ", ".join(f"{p.number}: {p.position}/{p.catch_up_to}" for p in late[:8])
+            parts = ", ".join(
+                f"{p.number}: {p.position}/{p.progress.catch_up_to}" for p in late[:8]
+            )
             return False, f"catching up: {parts}"
         return True, f"{len(self.owned)} partitions"

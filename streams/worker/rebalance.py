@@ -51,6 +51,7 @@ from ..cassandra.write_behind import drain
 from ..config import FULL_SHARES
 from ..errors import DataLossError, EpochError
 from ..partition.partition import Partition
+from ..partition.plain_reader import PlainReader
 from ..partition.watermark import Watermark
 from .partitions import Owned, Partitions
 
@@ -91,6 +92,7 @@ class Handover(Partitions):
         super().__init__(*args, **more)
         self._committing = asyncio.Lock()
         self._opening = asyncio.Lock()
+        self._reader = PlainReader()
 
     async def open(self, consumer: Consumer) -> dict[TP, int]:
         """Open what is assigned and not open yet; returns where to seek, for all of it."""
@@ -115,7 +117,7 @@ class Handover(Partitions):
             self._rebalance_started = None
         positions: dict[TP, int] = {}
         for number, owned in self.owned.items():
-            positions[TP(settings.updates_topic, number)] = owned.partition.next_arrival
+            positions[TP(settings.updates_topic, number)] = owned.partition.inbox.next_arrival
             positions[TP(settings.queries_topic, number)] = owned.query_position
         self.wake.set()
         return positions
@@ -202,6 +204,7 @@ class Handover(Partitions):
             incarnation=self.incarnation,
             parked_max=self._share(settings.parked_max),
             inbox_max=self._share(settings.inbox_max),
+            reader=self._reader,
             effects=self,
         )
         return Owned(partition, file, query_offset, Watermark(query_offset))
@@ -217,7 +220,7 @@ class Handover(Partitions):
         while clock() < end and not self.write_behind.paused:
             live = [o.partition for o in self.owned.values() if not o.partition.closing]
             await self.write_behind.turn(live, now_ms=self.now_ms(), everything=True)
-            ages_s = (partition.oldest_change_s(self.now_ms()) for partition in live)
+            ages_s = (partition.write_out.oldest_change_s(self.now_ms()) for partition in live)
             if max(ages_s, default=0.0) < LITTLE_S:
                 return
             await asyncio.sleep(LOOK_S)
@@ -247,7 +250,7 @@ class Handover(Partitions):
             self.owned.pop(partition.number, None)
             partition.incarnation = -1  # P5: nothing that comes back now is taken
             self.leave_queries(partition)
-            partition.store_position()
+            partition.progress.store()
             owned.file.close(clean=True)
             metrics.forget_partition(partition.number)
         log.info(
@@ -270,11 +273,11 @@ class Handover(Partitions):
             partition = one.partition
             if partition.incarnation < 0:  # handed over while this commit waited for its turn
                 continue
-            marks = (partition.watermark_position(), one.query_mark.position(one.query_position))
+            marks = (partition.progress.committable(), one.query_mark.position(one.query_position))
             if marks != one.committed or clean:
                 moved.append((one, marks))
                 number = partition.number
-                seen = max(partition.position, partition.catch_up_to)  # R3
+                seen = max(partition.position, partition.progress.catch_up_to)  # R3
                 text = metadata_of(seen, clean)
                 offsets[TP(self.settings.updates_topic, number)] = (marks[0], text)
                 offsets[TP(self.settings.queries_topic, number)] = (marks[1], "")
@@ -287,7 +290,7 @@ class Handover(Partitions):
         for one, marks in moved:
             one.committed = marks
             if not clean:
-                one.partition.announce()
+                one.partition.note_live_commit()
         return True
 
 

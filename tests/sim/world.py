@@ -157,7 +157,7 @@ class World:
         for number in range(PARTITIONS):
             owner = self.group.owner.get(number)
             owned = owner.partitions.owned.get(number) if owner else None
-            if owned is None or owned.partition.parked or not owned.partition.settled:
+            if owned is None or owned.partition.loading.users or not owned.partition.all_durable:
                 return False
             for topic in (settings.updates_topic, settings.queries_topic):
                 tp = TP(topic, number)
@@ -173,8 +173,9 @@ class World:
                 found.append(
                     f"{worker} partition {number}: position {p.position} of "
                     f"{self.logs[TP(self.plan.settings.updates_topic, number)].end}, parked "
-                    f"{p.parked_updates}, stalled {p.stalled}, dirty {p.table.dirty_users}, free "
-                    f"{p.table.free}, holds {len(p.watermark)}, closing {p.closing}"
+                    f"{p.loading.parked_updates}, stalled {p.room.stalled}, dirty "
+                    f"{p.table.dirty_users}, free {p.table.free}, holds {len(p.watermark)}, "
+                    f"closing {p.closing}"
                 )
         return f"{found} committed {self.group.committed} owners {self.group.owner}"
 

@@ -14,10 +14,12 @@ from readstates.schemas.read_state import Row
 from readstates.streams.cassandra.write_behind import changes_of
 from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.partition import Partition
+from readstates.streams.partition.plain_reader import PlainReader
 from readstates.streams.partition.query import Query
 from tests.support.table_builds import new_buffer
 
 EPOCH = 8
+READER = PlainReader()
 
 
 def version(offset: int) -> int:
@@ -107,8 +109,12 @@ class World:
         if died is not None:
             table.rebuild()
             table.verify()
-        self.partition = Partition(0, table=table, epoch=EPOCH, partitions=1, effects=self, **given)
-        self.partition.announce()
+        table.position = given["position"]  # as the owner does
+        self.partition = Partition(
+            0, table=table, epoch=EPOCH, partitions=1, reader=READER, effects=self, **given
+        )
+        self.partition.note_live_commit()
+        self.partition.check()
 
     # -- Effects
 
@@ -122,22 +128,33 @@ class World:
         query.done = True
         self.answers.append((query, version, full, rows))
 
-    def refuse(self, query: Query, code: str, text: str) -> None:
-        raise AssertionError(code)
-
     # -- by hand
 
     def feed(self, *records: Any, end: int | None = None, last: bool = False) -> int:
         """One batch, the log's last one if `last`; returns how many were applied."""
         after = records[-1].offset + 1 if records else 0
-        start = self.partition.next_arrival
+        start = self.partition.inbox.next_arrival
         self.partition.take(Batch(start, list(records), after if end is None else end, last=last))
-        return self.partition.run(10_000, self.now_ms)
+        self.partition.check()
+        return self.run(10_000)
+
+    def run(self, limit: int) -> int:
+        """One slice; returns how many updates were taken."""
+        taken = self.partition.run(limit, self.now_ms)
+        self.partition.check()
+        return taken
+
+    def ask(self, asked: Query) -> Query:
+        """A query arrives."""
+        self.partition.queries.ask(asked)
+        self.partition.check()
+        return asked
 
     def load_next(self, rows: list[Row] | None = None) -> None:
         """Answer the oldest load, with `rows` or what the database has."""
         partition, *asked = self.loads.pop(0)
         partition.loaded(*asked, self.db.read(asked[1]) if rows is None else rows)
+        self.partition.check()
 
     def write_all(self, delay_ms: int = 0) -> int:
         """Write out what is due; returns how many users."""
@@ -145,4 +162,5 @@ class World:
         for write in writes:
             self.db.write(changes_of(write))
             self.partition.written(write)
+            self.partition.check()
         return len(writes)

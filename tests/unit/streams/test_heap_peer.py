@@ -14,7 +14,7 @@ import pytest
 from readstates.ops.bench.heap_table import HeapTable
 from readstates.streams.cassandra.write_behind import changes_of
 from readstates.streams.partition.partition import Partition
-from tests.support.small_world import EPOCH, World, event, query
+from tests.support.small_world import EPOCH, READER, World, event, query
 
 SLOTS, STATES_MAX = 40, 6
 USERS, CHANNELS, RECORDS = 15, 8, 600
@@ -37,9 +37,10 @@ class Peer(World):
             incarnation=1,
             parked_max=100,
             inbox_max=1000,
+            reader=READER,
             effects=self,
         )
-        self.partition.announce()
+        self.partition.note_live_commit()
 
 
 def drive(world: World, seed: int) -> list[Any]:
@@ -57,7 +58,7 @@ def drive(world: World, seed: int) -> list[Any]:
         world.feed(event(offset, rand.randint(1, USERS), kind, **fields))
         if rand.random() < 0.3:
             channels = rand.choice([None, (1, 2, 3)])
-            world.partition.ask(query(rand.randint(1, USERS), channel_ids=channels))
+            world.ask(query(rand.randint(1, USERS), channel_ids=channels))
         seen.append(list(world.loads and world.loads[0][1:]))
         while world.loads and rand.random() < 0.8:
             world.load_next()
@@ -71,7 +72,7 @@ def drive(world: World, seed: int) -> list[Any]:
                 world.partition.written(write)
         table = world.partition.table
         seen.append((table.free, table.resident_states, table.dirty_states, table.evictions))
-        seen.append((world.partition.watermark_position(), world.partition.stalled))
+        seen.append((world.partition.progress.committable(), world.partition.room.stalled))
     while world.loads:
         world.load_next()
     counts = world.partition.counts

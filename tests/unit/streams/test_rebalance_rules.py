@@ -25,7 +25,7 @@ from readstates.streams.worker.rebalance import (
     check_commit,
     metadata_of,
 )
-from tests.support.small_world import World, event, version
+from tests.support.small_world import READER, World, event, version
 
 UPDATES = TP("read-states.updates", 0)
 
@@ -151,16 +151,16 @@ async def test_what_was_not_written_out_stays_dirty_in_the_file_and_before_the_c
     assert table.position <= 1
     partition = Partition(
         0, table=table, position=table.position, committed=0, catch_up_to=3, epoch=8, partitions=1,
-        incarnation=2, parked_max=9, inbox_max=9, effects=world,
+        incarnation=2, parked_max=9, inbox_max=9, reader=READER, effects=world,
     )  # fmt: skip
     assert table.first_version(table.find(1)) == version(0)
-    partition.position = partition.next_arrival = 3
-    partition.announce()
-    assert partition.watermark_position() == 0
+    partition.progress.position = partition.inbox.next_arrival = 3
+    partition.note_live_commit()
+    assert partition.progress.committable() == 0
     for write in partition.take_writes(0, 0, 9, 9):
         assert len(write.rows) == 2
         partition.written(write)
-    assert partition.watermark_position() == 3
+    assert partition.progress.committable() == 3
 
 
 @pytest.mark.parametrize(
@@ -189,10 +189,10 @@ def test_a_table_is_used_where_it_stands_inside_the_log(
     assert owned.file.warm == warm
     assert table.resident_users == warm
     assert partition.position == (5 if warm else committed)
-    assert partition.catch_up_to == max(partition.position, end)
+    assert partition.progress.catch_up_to == max(partition.position, end)
     assert len(partition.watermark) == warm
-    assert partition.watermark_position() <= committed
-    partition.announce()
+    assert partition.progress.committable() <= committed
+    partition.note_live_commit()
     delay_ms = int(worker.settings.flush_delay_s * 1000)
     assert not partition.take_writes(worker.now_ms(), delay_ms, 9, 10**6), "others catch up"
     soon_ms = worker.now_ms() + int(CALM_S * 1000)
@@ -205,7 +205,7 @@ async def test_before_a_shutdown_all_is_written_out_while_all_goes_on() -> None:
     world = applied()
     worker, closed = handover(world)
     await worker.write_out_first()
-    assert world.partition.settled
+    assert world.partition.all_durable
     assert not world.partition.closing
     assert not closed
 
@@ -220,7 +220,7 @@ async def test_a_shutdown_does_not_wait_for_a_database_that_is_away(answer: str 
     world = applied()
     worker, closed = handover(world, Away())
     await worker.write_out_first()
-    assert not world.partition.settled
+    assert not world.partition.all_durable
     assert not closed
 
 
@@ -266,7 +266,7 @@ async def test_two_handovers_at_once_are_one() -> None:
 async def test_who_leaves_before_it_has_caught_up_hands_on_how_far_it_had_to() -> None:
     """Or the next owner would answer from before what the last but one had shown."""
     world = applied()
-    world.partition.catch_up_to = 7
+    world.partition.progress.catch_up_to = 7
     worker, _ = handover(world)
     broker = Broker()
     assert await worker.hand_over(broker)

@@ -12,7 +12,7 @@ import pytest
 from readstates.schemas.read_state import Row
 from readstates.streams.cassandra.write_behind import BATCHES_AT_ONCE, WriteBehind, changes_of, pack
 from readstates.streams.config import Settings
-from readstates.streams.partition.partition import Write
+from readstates.streams.partition.write_out import Write
 from tests.support.small_world import World, event
 
 
@@ -122,30 +122,30 @@ async def test_a_quarter_is_under_way_until_somebody_waits() -> None:
         held.writes.pop()[1](True)
 
 
-async def test_who_is_calm_does_not_starve_beside_who_is_pressed() -> None:
+async def test_who_is_calm_does_not_starve_beside_who_is_urgent() -> None:
     worlds = [changed(40) for _ in range(2)]
-    calm, pressed = (world.partition for world in worlds)
-    pressed.number = 1
+    calm, urgent = (world.partition for world in worlds)
+    urgent.number = 1
     held: Any = Held()
     writer = WriteBehind(held, Settings(writes_in_flight_max=12, write_batch_rows=1), lambda: None)
     now_ms = 1000 + 45_000  # waited long enough, but not twice as long
     for _ in range(100):
-        pressed.stalled = True
-        await writer.turn([calm, pressed], now_ms=now_ms, everything=False)
+        urgent.room.stalled = True
+        await writer.turn([calm, urgent], now_ms=now_ms, everything=False)
         while len(held.writes) > 6:  # a database that is slow
             held.writes.pop(0)[1](True)
     assert calm.table.dirty_users == 0
 
 
-def test_what_waits_twice_as_long_as_it_should_is_pressing() -> None:
+def test_what_waits_twice_as_long_as_it_should_is_urgent() -> None:
     world = World()
     world.feed(event(0, 1, channel_id=1, message_id=5))
     world.load_next()
-    pressed = partial(world.partition.pressed, delay_ms=1000, dirty_max=100)
-    assert not pressed(world.now_ms + 1999)
-    assert pressed(world.now_ms + 2000)
+    is_urgent = partial(world.partition.write_out.is_urgent, delay_ms=1000, dirty_max=100)
+    assert not is_urgent(world.now_ms + 1999)
+    assert is_urgent(world.now_ms + 2000)
     world.write_all()
-    assert not pressed(world.now_ms + 2000)
+    assert not is_urgent(world.now_ms + 2000)
 
 
 async def test_a_user_of_two_batches_is_written_when_both_are_and_failed_if_one_is() -> None:
@@ -160,7 +160,7 @@ async def test_a_user_of_two_batches_is_written_when_both_are_and_failed_if_one_
     assert world.partition.table.dirty_users == 0, "not before the other is answered"
     first(True)
     assert world.partition.table.dirty_users == 1
-    assert not world.partition.settled
+    assert not world.partition.all_durable
     assert writer.idle
 
 
@@ -238,5 +238,5 @@ async def test_what_a_cancelled_turn_had_taken_is_written_by_the_next() -> None:
     await writer.turn([world.partition], now_ms=1000 + 45_000, everything=True)
     while held.writes:
         held.writes.pop()[1](True)
-    assert world.partition.settled
+    assert world.partition.all_durable
     assert writer.idle

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from readstates.schemas import plain
+from readstates.schemas.read_state import CHANNEL
 from readstates.streams.errors import BatchGapError
-from readstates.streams.partition import partition as module
+from readstates.streams.partition import room
 from readstates.streams.partition.batch import Batch
-from readstates.streams.partition.partition import LETTERS_WAITING_MAX
+from readstates.streams.partition.effects import DEAD_LETTERS_PENDING_MAX
 from tests.support.small_world import World, event, query, record, version
 
 
@@ -20,9 +22,9 @@ def test_a_load_overtaken_by_another_is_dropped() -> None:
     """Its rows are older than what was written since."""
     world = World()
     hasty = query(1)
-    world.partition.ask(hasty)
+    world.ask(hasty)
     slow = world.loads.pop()
-    world.partition.forget(hasty)
+    world.partition.queries.forget(hasty)
     world.feed(event(0, 1, channel_id=7, message_id=10))
     world.load_next()
     assert world.write_all() == 1
@@ -33,8 +35,8 @@ def test_a_load_overtaken_by_another_is_dropped() -> None:
     assert len(world.loads) == 1, "the load that counts is still under way"
     world.load_next()
     asked = query(1)
-    world.partition.ask(asked)
-    assert [state[1] for state in world.answers[-1][3]] == [7, 8]
+    world.ask(asked)
+    assert [state[CHANNEL] for state in world.answers[-1][3]] == [7, 8]
 
 
 def test_a_user_evicted_half_settled_is_loaded_again() -> None:
@@ -50,31 +52,31 @@ def test_a_user_evicted_half_settled_is_loaded_again() -> None:
     world.db.write([(3, 1, None)])
     world.feed(event(40, 3, channel_id=7, message_id=10))
     world.load_next([])  # user 3 takes the last slot; its update has none
-    assert world.partition.stalled
+    assert world.partition.room.stalled
     assert table.find(3)
-    world.partition.ask(query(4))
+    world.ask(query(4))
     world.load_next()  # evicts user 3, who is clean
     assert not table.find(3)
     world.db.write([(3, 20, row(9, at=20))])
     world.write_all()
     while world.loads:
         world.load_next()
-    world.partition.ask(query(3))
-    assert [state[1] for state in world.answers[-1][3]] == [7, 9]
-    assert not world.partition.parked
+    world.ask(query(3))
+    assert [state[CHANNEL] for state in world.answers[-1][3]] == [7, 9]
+    assert not world.partition.loading.users
 
 
 def test_room_is_made_however_many_small_users_must_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing dirty, nothing would ever be written, and so nothing would wake a stall."""
-    monkeypatch.setattr(module, "EVICT_SCAN_MAX", 2)
+    monkeypatch.setattr(room, "EVICT_SCAN_MAX", 2)
     world = World(slots=21, states_max=10)
     for user_id in range(1, 21):
-        world.partition.ask(query(user_id))
+        world.ask(query(user_id))
         world.load_next([])
     assert world.partition.table.free == 0
-    world.partition.ask(query(99))
+    world.ask(query(99))
     world.load_next([row(channel) for channel in range(1, 9)])
-    assert not world.partition.stalled
+    assert not world.partition.room.stalled
     assert len(world.answers[-1][3]) == 8
 
 
@@ -82,7 +84,7 @@ def test_a_batch_without_records_releases_queries() -> None:
     """The log's end may be a transaction's marker: no record comes, the position moves."""
     world = World(catch_up_to=2)
     asked = query(1)
-    world.partition.ask(asked)
+    world.ask(asked)
     world.feed(event(0, 1, channel_id=7, message_id=10))
     world.load_next()
     assert not asked.done
@@ -95,7 +97,7 @@ def test_an_update_that_needs_room_is_taken_in_the_same_slice() -> None:
     """Otherwise the loop sees no progress and sleeps."""
     world = World(slots=5, states_max=2)
     for user_id in (1, 2):
-        world.partition.ask(query(user_id))
+        world.ask(query(user_id))
         world.load_next([row(1)])
     assert world.feed(event(0, 1, channel_id=2, message_id=10)) == 1
     assert world.partition.position == 1
@@ -107,10 +109,10 @@ def test_a_stall_ends_when_something_was_written() -> None:
         world.feed(event(user_id, user_id, channel_id=1, message_id=5))
         world.load_next()
     assert world.feed(event(5, 1, channel_id=2, message_id=5)) == 0
-    assert world.partition.stalled
+    assert world.partition.room.stalled
     assert not world.partition.can_run
     assert world.write_all(delay_ms=10**6) == 3, "a stall does not wait for FLUSH_DELAY_S"
-    assert not world.partition.stalled
+    assert not world.partition.room.stalled
     assert world.partition.run(10, 0) == 1
 
 
@@ -121,7 +123,7 @@ def test_too_many_parked_wait_in_the_inbox() -> None:
     world.load_next()
     assert world.partition.can_run
     assert world.partition.run(10, 0) == 1
-    assert world.partition.parked_updates == 2
+    assert world.partition.loading.parked_updates == 2
 
 
 def test_a_batch_that_is_not_the_next_one_is_refused() -> None:
@@ -134,7 +136,7 @@ def test_the_age_of_the_oldest_change_grows_without_updates() -> None:
     world = World()
     world.feed(event(0, 1, channel_id=1, message_id=5))
     world.load_next()
-    assert world.partition.oldest_change_s(world.now_ms + 5000) == 5
+    assert world.partition.write_out.oldest_change_s(world.now_ms + 5000) == 5
 
 
 def test_a_failed_write_is_held_by_its_oldest_change() -> None:
@@ -146,23 +148,23 @@ def test_a_failed_write_is_held_by_its_oldest_change() -> None:
     world.now_ms += 40_000
     world.feed(event(2000, 1, channel_id=2, message_id=5))
     assert len(world.partition.watermark) == 2
-    assert world.partition.oldest_change_s(world.now_ms) == 40
+    assert world.partition.write_out.oldest_change_s(world.now_ms) == 40
     write.failed = True
     world.partition.written(write)
     assert len(world.partition.watermark) == 1
-    assert world.partition.oldest_change_s(world.now_ms) == 40
+    assert world.partition.write_out.oldest_change_s(world.now_ms) == 40
     (again,) = world.partition.take_writes(began_ms + 30_000, 30_000, 10, 10**9)
     again.failed = True
     world.partition.written(again)
-    assert world.partition.watermark_position() <= 1000
+    assert world.partition.progress.committable() <= 1000
     assert world.write_all() == 1
-    assert world.partition.settled
-    assert world.partition.watermark_position() == 2001
+    assert world.partition.all_durable
+    assert world.partition.progress.committable() == 2001
 
 
 def test_dead_letters_that_nobody_takes_hold_the_partition_back() -> None:
     world = World(inbox_max=10**6)
-    bad = [record(offset, b"1", b"{") for offset in range(LETTERS_WAITING_MAX + 5)]
+    bad = [record(offset, b"1", b"{") for offset in range(DEAD_LETTERS_PENDING_MAX + 5)]
     world.feed(*bad)
     while world.partition.can_run:
         world.partition.run(1000, world.now_ms)
@@ -198,7 +200,7 @@ def test_a_slice_of_other_updates_is_shorter() -> None:
     partition.take(Batch(1, pins, 61))
     assert [partition.run(200, 1) for _ in range(3)] == [20, 20, 20]
     assert (partition.run(200, 1), partition.counts.applied) == (0, 61)
-    plain = [event(n, 1, channel_id=7, message_id=10 + n) for n in range(61, 361)]
-    partition.take(Batch(61, plain, 361))
+    acks = [event(n, 1, channel_id=7, message_id=10 + n) for n in range(61, 361)]
+    partition.take(Batch(61, acks, 361))
     slices = [partition.run(200, 1) for _ in range(2)]
-    assert slices == ([200, 100] if module.plain.COMPILED else [20, 20])
+    assert slices == ([200, 100] if plain.COMPILED else [20, 20])

@@ -35,7 +35,7 @@ def test_low_by_less_than_a_bucket() -> None:
 
 def test_nothing_held_is_the_next_offset() -> None:
     mark = Watermark(5)
-    assert mark.idle
+    assert len(mark) == 0
     assert mark.position(5) == 5
     assert mark.position(9) == 9
 
@@ -48,7 +48,7 @@ def test_held_offsets_are_counted() -> None:
     mark.release(1000)
     assert mark.position(2000) <= 1000
     mark.release(1000)
-    assert mark.idle
+    assert len(mark) == 0
     assert mark.position(2000) == 2000
 
 

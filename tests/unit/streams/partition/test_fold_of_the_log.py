@@ -18,9 +18,9 @@ import pytest
 
 from readstates.ops.proof.oracle import Oracle
 from readstates.ops.proof.traffic import Record, Traffic
-from readstates.schemas.read_state import Row
+from readstates.schemas.read_state import VERSION, Row
 from readstates.streams.cassandra.write_behind import pack
-from readstates.streams.partition import partition as module
+from readstates.streams.partition import room
 from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.query import Query
 from tests.support.small_world import World, query, record, version
@@ -108,16 +108,14 @@ class FaultyWorld(World):
         if step != self.crash:
             self.position_before = self.partition.table.position
         step()
-        partition = self.partition
-        assert partition.parked_updates <= PARKED_MAX
-        assert partition.parked_updates == sum(len(w.updates) for w in partition.parked.values())
-        assert partition.inbox_records <= 50 + 20
+        self.partition.check()
+        assert self.partition.inbox.records <= 50 + 20
 
     def fetch(self) -> None:
         partition = self.partition
-        if not partition.wants_records or partition.next_arrival >= self.log.end:
+        if not partition.wants_records or partition.inbox.next_arrival >= self.log.end:
             return
-        start, self.next = partition.next_arrival, self.next + self.random.randint(0, 20)
+        start, self.next = partition.inbox.next_arrival, self.next + self.random.randint(0, 20)
         records = [r for r in self.log.records[: self.next] if r.offset >= start]
         if records:
             end = records[-1].offset + 1
@@ -183,16 +181,15 @@ class FaultyWorld(World):
             more["since_version"] = version(self.random.randint(0, self.log.end))
         if self.random.random() < 0.3:
             more["after_offset"] = self.random.randrange(max(1, self.fed))
-        self.partition.ask(query(self.random.choice(list(self.log.history)), **more))
+        self.ask(query(self.random.choice(list(self.log.history)), **more))
 
     def forget_one(self) -> None:
-        partition = self.partition
-        waiting = [q for parked in partition.parked.values() for q in parked.queries]
-        if waiting or partition.ahead:
-            partition.forget(self.random.choice([*waiting, *partition.ahead]))
+        waiting = list(self.partition.queries.unanswered())
+        if waiting:
+            self.partition.queries.forget(self.random.choice(waiting))
 
     def commit(self) -> None:
-        position = self.partition.watermark_position()
+        position = self.partition.progress.committable()
         assert position >= self.committed, "the watermark went back"
         assert position <= self.partition.table.position <= self.partition.position
         self.committed = position
@@ -236,7 +233,7 @@ class FaultyWorld(World):
         get = query.get
         assert version >= self.last_version, "a reply went back"
         self.last_version = version
-        assert position >= self.partition.catch_up_to
+        assert position >= self.partition.progress.catch_up_to
         assert get.after_offset is None or get.after_offset < position
         expected = self.log.rows_at(get.user_id, position)
         if not full:
@@ -244,7 +241,7 @@ class FaultyWorld(World):
             since = get.since_version & ((1 << 48) - 1)
             known = {row[:2] for row in self.log.rows_at(get.user_id, since)}
             assert known <= {row[:2] for row in expected}, "a deletion since then is not told"
-            expected = [row for row in expected if row[8] > get.since_version]
+            expected = [row for row in expected if row[VERSION] > get.since_version]
         assert rows == expected, f"user {get.user_id} at {position}, full={full}"
 
     def drain(self) -> None:
@@ -252,11 +249,13 @@ class FaultyWorld(World):
         for _ in range(STEPS_TO_DRAIN):
             self.step()
             partition = self.partition
-            if partition.position == self.log.end and partition.settled and not partition.parked:
+            done = partition.all_durable and not partition.loading.users
+            if partition.position == self.log.end and done:
                 return
         raise AssertionError(
-            f"stuck: position {partition.position} of {self.log.end} stalled={partition.stalled} "
-            f"parked={partition.parked_updates} held={len(partition.watermark)}"
+            f"stuck: position {partition.position} of {self.log.end} "
+            f"stalled={partition.room.stalled} parked={partition.loading.parked_updates} "
+            f"held={len(partition.watermark)}"
         )
 
 
@@ -270,7 +269,7 @@ def play(seed: int) -> int:
     world.drain()
     world.commit()
     assert world.committed == world.log.end
-    assert not world.partition.ahead
+    assert not list(world.partition.queries.unanswered())
     world.partition.table.verify()
     assert world.kept >= world.log.bad
     while world.writes:  # of owners that are dead
@@ -282,7 +281,7 @@ def play(seed: int) -> int:
 
 @pytest.mark.parametrize("scan_max", [2, 512])
 def test_a_partition_is_the_fold_of_its_log(scan_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "EVICT_SCAN_MAX", scan_max)
+    monkeypatch.setattr(room, "EVICT_SCAN_MAX", scan_max)
     warm = 0
     for seed in range(SEEDS // 2 * (scan_max > 2), SEEDS // 2 * (1 + (scan_max > 2))):
         try:

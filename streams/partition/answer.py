@@ -1,0 +1,33 @@
+"""What a query about a resident user gets: all of the question's read states, or those changed."""
+
+from __future__ import annotations
+
+from readstates.cache.table import Table
+from readstates.schemas.read_state import TYPE, VERSION
+
+from .effects import Effects
+from .progress import Progress
+from .query import Query
+
+
+def answer(
+    effects: Effects, table: Table, progress: Progress, query: Query, user: int, hit: bool
+) -> None:
+    """Answer with what the table has of the user, as of the partition's position.
+
+    Complete (`full`) where `since_version` says nothing that can be relied on: it is older than
+    what the table knows of the user, or from after the position (another log's, or a zombie's).
+    """
+    get, version = query.get, progress.epoch_bits | progress.position
+    since = get.since_version
+    full = since is None or since < table.floor(user) or since > version  # Q3
+    kind = get.read_state_type
+    if get.channel_ids is None:
+        rows = table.states(user)
+        if kind is not None:
+            rows = [row for row in rows if row[TYPE] == kind]
+    else:
+        rows = table.get_some(user, kind or 0, get.channel_ids)
+    if since is not None and not full:
+        rows = [row for row in rows if row[VERSION] > since]
+    effects.answer(query, version, full, rows, hit)

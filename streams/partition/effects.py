@@ -1,0 +1,117 @@
+"""What a partition asks of the world, and what it counts and gives up."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from readstates.cache.table import CHANGED, DUPLICATE, REPLAYED, STALE, TOO_MANY
+from readstates.schemas.read_state import Row
+
+from .batch import Record
+from .progress import Progress
+from .query import Query
+
+if TYPE_CHECKING:
+    from .partition import Partition
+
+DEAD_LETTERS_PENDING_MAX = 10_000  # of a partition, not yet acknowledged by the broker
+
+
+class KeptRecord(NamedTuple):
+    """What is kept of a record that was parked: the key is made again from the user's ID."""
+
+    offset: int
+    key: bytes
+    value: bytes
+
+
+class Effects(Protocol):
+    """What a partition asks of the world. Its answers come back by a method of the partition."""
+
+    def load(self, partition: Partition, user_id: int, ticket: int) -> None:
+        """Load a user's rows: `Partition.loaded`."""
+
+    def dead_letter(
+        self, partition: Partition, record: Record | KeptRecord, reason: str, text: str
+    ) -> None:
+        """Keep a record that cannot be applied: `Partition.dead_letter_kept`."""
+
+    def answer(self, query: Query, version: int, full: bool, rows: list[Row], hit: bool) -> None:
+        """Reply to a query, whose user was resident if `hit`."""
+
+
+class OwnEffects:
+    """The effects of one partition, for its parts.
+
+    The reference to the partition is weak: in a cycle, the parked updates of a partition that was
+    handed over would stay in memory until the collector comes by.
+    """
+
+    def __init__(self, partition: Partition, effects: Effects) -> None:
+        self._partition = weakref.ref(partition)
+        self._effects = effects
+
+    def load(self, user_id: int, ticket: int) -> None:
+        """See Effects."""
+        self._effects.load(self._own(), user_id, ticket)
+
+    def dead_letter(self, record: Record | KeptRecord, reason: str, text: str) -> None:
+        """See Effects."""
+        self._effects.dead_letter(self._own(), record, reason, text)
+
+    def _own(self) -> Partition:
+        partition = self._partition()
+        assert partition is not None  # its parts are used by itself only
+        return partition
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the records of a slice; the metrics add it up once in a while."""
+
+    applied: int = 0
+    replayed: int = 0
+    stale: int = 0
+    duplicate: int = 0
+
+
+class Outcomes:
+    """Counts what became of each record, and makes dead letters of those that cannot be applied."""
+
+    def __init__(self, progress: Progress, effects: OwnEffects, user_states_max: int) -> None:
+        self._progress = progress
+        self._effects = effects
+        self._user_states_max = user_states_max
+        self.counts = Counts()
+        self.dead_letters_pending = 0
+
+    def count(self, code: int, record: Record | KeptRecord) -> None:
+        """A record was folded, and the table returned `code`."""
+        counts = self.counts
+        if code & CHANGED:
+            counts.applied += 1
+        elif code & TOO_MANY:
+            self.reject(
+                record,
+                "too_many_states",
+                f"the user has {self._user_states_max} read states, the most allowed",
+            )
+        elif code & REPLAYED:
+            counts.replayed += 1
+        elif code & DUPLICATE:
+            counts.duplicate += 1
+        elif code & STALE:
+            counts.stale += 1
+
+    def reject(self, record: Record | KeptRecord, reason: str, text: str) -> None:
+        """Make a dead letter of a record; it holds its offset until the broker has the letter."""
+        self._progress.hold(record.offset)
+        self.dead_letters_pending += 1
+        self._effects.dead_letter(record, reason, text)
+
+    def dead_letter_kept(self, offset: int) -> None:
+        """The broker has the dead letter of the record at `offset`."""
+        self.dead_letters_pending -= 1
+        self._progress.release(offset)  # P3: its dead letter was acknowledged

@@ -1,0 +1,212 @@
+"""Users who are not resident and are being loaded, with the updates and queries that wait for them.
+
+The life of such a user:
+
+    (absent) ──load──► LOADING ──rows──► LOADED ──room──► ADMITTED ──all folded──► (resident)
+                          ▲                                  │
+                          └────────────── evicted ───────────┘
+
+  LOADING   The rows are asked for. Tickets number the requests: rows of an earlier request than
+            the user's last one are older than what was written since, and are dropped.
+  LOADED    The rows are here. The table has no room for them yet.
+  ADMITTED  The rows are in the table. Some parked updates have found no room there yet.
+
+Mostly a user passes from LOADING to resident in one step. One that is LOADED or ADMITTED is in
+`waiting_for_room`, and tried again after each write-out. An ADMITTED user may be clean, so its
+rows may be evicted to make room for another user's; it is loaded again.
+
+P2: while a user has parked updates, later updates of that user are parked behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from readstates.cache.table import DIRTIED, NO_ROOM, Table
+from readstates.schemas.read_state import Row
+from readstates.schemas.wire import decode_update
+
+from .answer import answer
+from .effects import Effects, KeptRecord, Outcomes, OwnEffects
+from .fold import fold, slots_needed
+from .progress import Progress
+from .query import Query
+from .room import Room
+
+
+class State(Enum):
+    """Where a pending user is; see the module."""
+
+    LOADING = "the rows are asked for"
+    LOADED = "the rows wait for room"
+    ADMITTED = "in the table, updates wait for room"
+
+
+@dataclass(slots=True)
+class PendingUser:
+    """A user being loaded, with what waits for it.
+
+    In a storm of mentions there are hundreds of thousands: each is as small as may be, and its
+    updates are tuples of what the collector need not look at.
+    """
+
+    state: State = State.LOADING
+    ticket: int = 0  # of the last load that was asked for
+    updates: list[tuple[int, bytes]] = field(default_factory=list)  # (offset, value)
+    queries: dict[Query, None] = field(default_factory=dict)  # in the order of their arrival
+    warm: bool = False  # enters at the warm end of the LRU
+    rows: Sequence[Row] = ()  # of a LOADED user
+
+
+class Loading:
+    """See the module."""
+
+    def __init__(
+        self,
+        table: Table,
+        room: Room,
+        progress: Progress,
+        outcomes: Outcomes,
+        own: OwnEffects,
+        effects: Effects,
+    ) -> None:
+        self._table = table
+        self._room = room
+        self._progress = progress
+        self._outcomes = outcomes
+        self._own = own
+        self._effects = effects
+        self._tickets = 0
+        self.users: dict[int, PendingUser] = {}
+        self.parked_updates = 0  # of all users
+        self.waiting_for_room: dict[int, PendingUser] = {}
+
+    def load(self, user_id: int) -> PendingUser:
+        """Ask for the rows of a user who is neither resident nor pending."""
+        pending = self.users[user_id] = PendingUser()
+        self._request(user_id, pending)
+        return pending
+
+    def _request(self, user_id: int, pending: PendingUser) -> None:
+        self._tickets += 1
+        pending.state, pending.ticket = State.LOADING, self._tickets
+        self._own.load(user_id, pending.ticket)
+
+    def park(self, user_id: int, offset: int, value: bytes, *, warm: bool) -> None:
+        """Hold an update back until its user is resident."""
+        pending = self.users.get(user_id)
+        if pending is None:
+            pending = self.load(user_id)
+        pending.updates.append((offset, value))  # P2
+        pending.warm = pending.warm or warm
+        self.parked_updates += 1
+        self._progress.hold(offset)
+
+    def wants(self, user_id: int, ticket: int) -> bool:
+        """True while this load of the user still has something waiting for it."""
+        pending = self.users.get(user_id)
+        return (
+            pending is not None
+            and pending.ticket == ticket
+            and pending.state is State.LOADING
+            and bool(pending.updates or pending.queries)
+        )
+
+    def loaded(self, user_id: int, ticket: int, rows: Sequence[Row]) -> None:
+        """A user's rows came from Cassandra (none: the user is new)."""
+        pending = self.users.get(user_id)
+        if pending is None or pending.ticket != ticket or pending.state is not State.LOADING:
+            return
+        pending.state, pending.rows = State.LOADED, rows
+        self._admit(user_id, pending)
+
+    def retry(self) -> None:
+        """Something was written out: try again whatever waited for room."""
+        if not self._room.stalled:
+            return
+        self._room.stalled = False
+        while self.waiting_for_room and not self._room.stalled:
+            user_id = next(iter(self.waiting_for_room))
+            self._admit(user_id, self.waiting_for_room.pop(user_id))
+
+    def _admit(self, user_id: int, pending: PendingUser) -> None:
+        """Make the user resident, fold what was parked, answer; as far as there is room."""
+        table = self._table
+        user = table.find(user_id)
+        if user == 0 and pending.state is State.ADMITTED:  # evicted before its updates had room
+            self._request(user_id, pending)
+            return
+        if user == 0:
+            if not self._room.make(1 + len(pending.rows), 0):
+                self.waiting_for_room[user_id] = pending
+                return
+            user = table.insert(user_id, self._progress.version, not pending.warm, pending.rows)
+            pending.state, pending.rows = State.ADMITTED, ()
+        if not self._fold_parked(user, user_id, pending):
+            self.waiting_for_room[user_id] = pending
+            return
+        del self.users[user_id]
+        for query in pending.queries:
+            answer(self._effects, table, self._progress, query, user, hit=False)
+
+    def _fold_parked(self, user: int, user_id: int, pending: PendingUser) -> bool:
+        """Fold what was parked with a user who is resident now. False: no room for the rest."""
+        table, progress = self._table, self._progress
+        for folded, (offset, value) in enumerate(pending.updates):
+            event = decode_update(value)
+            version = progress.epoch_bits | (offset + 1)
+            while (code := fold(table, user, event, version)) & NO_ROOM:
+                if not self._room.make(slots_needed(table, user, event), user):
+                    del pending.updates[:folded]
+                    return False
+            if code & DIRTIED:
+                progress.watermark.hold(offset)
+            self._outcomes.count(code, KeptRecord(offset, b"%d" % user_id, value))
+            progress.release(offset)  # P3: what changed, and what is a dead letter, holds it anew
+            self.parked_updates -= 1
+        return True
+
+    def forget(self, query: Query) -> bool:
+        """A query's time is over. True: it waited here, and waits no longer."""
+        user_id = query.get.user_id
+        pending = self.users.get(user_id)
+        if pending is None or query not in pending.queries:
+            return False
+        del pending.queries[query]
+        if not pending.queries and not pending.updates and pending.state is not State.ADMITTED:
+            del self.users[user_id]
+            self.waiting_for_room.pop(user_id, None)
+        return True
+
+    def queries(self) -> Iterator[Query]:
+        """The queries that wait for a user to be loaded."""
+        for pending in self.users.values():
+            yield from pending.queries
+
+    def check(self) -> None:
+        """Assert P2, and that each user's state is what the table and `waiting_for_room` say."""
+        parked = sum(len(pending.updates) for pending in self.users.values())
+        assert self.parked_updates == parked, f"P2: {parked} parked, {self.parked_updates} counted"
+        tickets = {pending.ticket for pending in self.users.values()}
+        assert len(tickets) == len(self.users), "two users have one ticket"
+        assert max(tickets, default=0) <= self._tickets, "a ticket was never given out"
+        for user_id, pending in self.users.items():
+            self._check_user(user_id, pending)
+        assert self.waiting_for_room.keys() <= self.users.keys(), "one is resident and waits"
+        assert not self.waiting_for_room or self._room.stalled, "one waits for room, unstalled"
+
+    def _check_user(self, user_id: int, pending: PendingUser) -> None:
+        state, name = pending.state, f"user {user_id}, {pending.state.name}"
+        in_table = bool(self._table.find(user_id))
+        assert state is State.ADMITTED or not in_table, f"{name}: is in the table"
+        waits = self.waiting_for_room.get(user_id) is pending
+        assert waits == (state is not State.LOADING), f"{name}: waits for room: {waits}"
+        assert state is State.LOADED or not pending.rows, f"{name}: has rows"
+        assert pending.updates or (pending.queries and state is not State.ADMITTED), (
+            f"{name}: nothing waits for it"
+        )
+        offsets = [offset for offset, _ in pending.updates]
+        assert offsets == sorted(set(offsets)), f"P2: {name}: its updates are out of order"
+        assert not offsets or offsets[-1] < self._progress.position, f"P1: {name}: not taken yet"

@@ -1,0 +1,84 @@
+"""How far a partition has come in its log, and which of its records are not finished.
+
+`position` is the next offset to take. A record before it is unfinished in one of two ways:
+  - Its change is in the table and not yet in Cassandra. It holds the watermark, so that no commit
+    passes it. A later run of the same table finds the change there.
+  - It is not in the table either: it is parked, or its dead letter is not acknowledged. It also
+    holds the position that is kept in the table, so that a later run takes the record again.
+
+P3: a held offset is released when, and only when, its update needs no more work: it changed
+    nothing, or its change is in Cassandra, or its dead letter was acknowledged.
+P6: the position in the table never passes an update that must be folded again after a crash:
+    one that is parked, or whose dead letter is not acknowledged. It is never behind a commit.
+P7: the users found dirty at the start hold the committed offset until each of them was written.
+P8: nothing is answered and nothing written out before the group knows by a commit that this owner
+    is at work. Before that, its crash would leave the clean position of the owner before it in the
+    commit's metadata, and the next owner would not know that the database may be ahead of it.
+"""
+
+from __future__ import annotations
+
+from readstates.cache.table import Table
+from readstates.schemas.version import OFFSET_BITS
+
+from .watermark import Watermark
+
+
+class Progress:
+    """See the module. `epoch_bits` is the epoch's part of a version."""
+
+    def __init__(
+        self, table: Table, *, position: int, committed: int, catch_up_to: int, epoch: int
+    ) -> None:
+        self._table = table
+        self.position = position
+        self.catch_up_to = catch_up_to  # the last owner's position, or the log's end
+        self.live_committed = False  # P8
+        self.epoch_bits = epoch << OFFSET_BITS
+        self.watermark = Watermark(committed)
+        self._unfolded = Watermark(committed)  # P6
+        for _ in range(table.recover(self.epoch_bits | (committed + 1))):
+            self.watermark.hold(committed)  # P7: the offsets of their changes are not known
+
+    @property
+    def version(self) -> int:
+        """How far the partition has been folded, as a version."""
+        return self.epoch_bits | self.position
+
+    @property
+    def caught_up(self) -> bool:
+        """True once queries may be answered: the last owner's position has been passed."""
+        return self.live_committed and self.position >= self.catch_up_to
+
+    def hold(self, offset: int) -> None:
+        """The record at `offset` is neither in the table nor finished."""
+        self.watermark.hold(offset)
+        self._unfolded.hold(offset)
+
+    def release(self, offset: int) -> None:
+        """The record at `offset` is finished, or its change holds the watermark by itself."""
+        self.watermark.release(offset)  # P3: every caller is one of its three cases
+        self._unfolded.release(offset)
+
+    def store(self) -> None:
+        """Note in the table where a later run may take it up."""
+        self._table.position = self._unfolded.position(self.position)  # P6
+
+    def committable(self) -> int:
+        """The offset that may be committed for the updates topic."""
+        self.store()  # P6: never behind a commit
+        return self.watermark.position(self.position)
+
+    def check(self, unfolded: int, unwritten: int) -> None:
+        """Assert P3, P6 and the order of positions, given how many records are unfinished.
+
+        `unfolded` of them are not in the table, `unwritten` holds are of changes not in Cassandra.
+        """
+        assert len(self._unfolded) == unfolded, f"P6: {len(self._unfolded)} holds, not {unfolded}"
+        held = unfolded + unwritten
+        assert len(self.watermark) == held, f"P3: {len(self.watermark)} holds, not {held}"
+        self.watermark.check(self.position)
+        self._unfolded.check(self.position)
+        stored = self._table.position
+        assert self.watermark.last <= stored <= self.position, "P6: not between commit and position"
+        assert self._unfolded.covers(stored), f"P6: {stored} in the table passes an unfolded update"

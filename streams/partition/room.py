@@ -1,0 +1,32 @@
+"""Room in the table, and the stall that a lack of it means.
+
+A table whose cold end is all dirty has no room until something was written out. The partition is
+stalled then: it takes no further slice, and the write-out starts with the coldest users.
+"""
+
+from __future__ import annotations
+
+from readstates.cache.table import Table
+
+EVICT_SCAN_MAX = 512  # users looked at from the cold end in one call of the table
+
+
+class Room:
+    """Makes room in a table; `stalled` from a failure until something was written out."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self.stalled = False
+
+    def make(self, slots: int, keep: int) -> bool:
+        """Evict until `slots` are free, but never the user `keep`. False: now it is stalled.
+
+        Goes on while it helps, because a stall with nothing to write out would never end.
+        """
+        table, before = self._table, -1
+        while table.free > before:
+            before = table.free
+            if table.evict(slots, EVICT_SCAN_MAX, keep):
+                return True
+        self.stalled = True
+        return False

@@ -1,0 +1,99 @@
+"""Queries from their arrival to their answer.
+
+A query that can be answered is answered at once. One that comes too early waits for the partition's
+position. One whose user is not resident waits with the user (loading.py).
+
+P4: a query is answered only when the partition has passed `catch_up_to` and the query's
+    `after_offset`, from a resident user with nothing parked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from readstates.cache.table import Table
+
+from .answer import answer
+from .effects import Effects
+from .loading import Loading
+from .progress import Progress
+from .query import Query
+
+
+class WaitingQueries:
+    """See the module."""
+
+    def __init__(
+        self, table: Table, progress: Progress, loading: Loading, effects: Effects
+    ) -> None:
+        self._table = table
+        self._progress = progress
+        self._loading = loading
+        self._pending_users = loading.users
+        self._effects = effects
+        self._waiting_for_position: dict[Query, None] = {}
+        self._next_wakeup = 0  # the smallest position that one of them waits for, or less
+
+    def ask(self, query: Query) -> None:
+        """Answer a query now, or keep it until it can be answered."""
+        progress = self._progress
+        required = self._required_position(query)
+        if progress.position < required or not progress.live_committed:  # P4, P8
+            waiting = self._waiting_for_position
+            self._next_wakeup = min(self._next_wakeup, required) if waiting else required
+            waiting[query] = None
+            return
+        user_id = query.get.user_id
+        pending = self._pending_users.get(user_id)
+        user = self._table.find(user_id)
+        if user and pending is None:  # P4: nothing parked
+            self._table.touch(user)
+            answer(self._effects, self._table, progress, query, user, hit=True)
+            return
+        if pending is None:
+            pending = self._loading.load(user_id)
+        pending.warm = True
+        pending.queries[query] = None
+        query.waits_for_store = True
+
+    def _required_position(self, query: Query) -> int:
+        """The position from which on a query may be answered (P4)."""
+        catch_up_to, after = self._progress.catch_up_to, query.get.after_offset
+        return catch_up_to if after is None else max(catch_up_to, after + 1)
+
+    def wake(self) -> None:
+        """Ask again what the position has reached. O(1), or O(waiting) where it reached one."""
+        waiting, required = self._waiting_for_position, self._required_position
+        position = self._progress.position
+        if not waiting or position < self._next_wakeup or not self._progress.live_committed:
+            return
+        ready = [query for query in waiting if required(query) <= position]
+        for query in ready:
+            del waiting[query]
+        self._next_wakeup = min(map(required, waiting), default=0)
+        for query in ready:
+            self.ask(query)
+
+    def forget(self, query: Query) -> None:
+        """A query's time is over: it waits no longer."""
+        if not self._loading.forget(query):
+            self._waiting_for_position.pop(query, None)
+
+    def unanswered(self) -> Iterator[Query]:
+        """The queries not answered here; the next owner reads them again."""
+        yield from self._waiting_for_position
+        yield from self._loading.queries()
+
+    def check(self) -> None:
+        """Assert P4 and P8 of the queries that wait."""
+        progress = self._progress
+        for query in self._waiting_for_position:
+            required = self._required_position(query)
+            assert self._next_wakeup <= required, f"P4: would wake at {self._next_wakeup} only"
+            assert not progress.live_committed or progress.position < required, (
+                f"P4: a query waits for {required}, which is reached"
+            )
+        for query in self._loading.queries():
+            assert progress.live_committed, "P8: a user is loaded for a query too early"
+            assert progress.position >= self._required_position(query), "P4: loaded too early"
+            assert query.waits_for_store
