@@ -67,9 +67,11 @@ class Loop(asyncio.AbstractEventLoop):
         clock: Clock,
         failed: Callable[[str, BaseException | None], None],
         died: Callable[[], None],
+        check: Callable[[], None],
     ) -> None:
         self._clock = clock
         self._failed = failed
+        self._check = check
         self._died = died
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self.dead = False
@@ -79,6 +81,8 @@ class Loop(asyncio.AbstractEventLoop):
     def step(self, handle: asyncio.Handle) -> None:
         self._clock.enter(self)
         handle._run()
+        if not self.dead:
+            self._check()
         if self.steps_left == 0:
             self.dead = True
         self.steps_left -= 1

@@ -24,7 +24,7 @@ class Worker:
 
     def __init__(self, world: World, name: int) -> None:
         self.name = name
-        self.loop = Loop(world.clock, self._failed, self._died)
+        self.loop = Loop(world.clock, self._failed, self._died, self._check)
         self._world = world
         self._fuse = -1  # effects until it dies in the middle of one; negative: it does not
         self.store = Store(world, self)
@@ -77,6 +77,14 @@ class Worker:
         if not self.loop.dead:
             exc = None if task.cancelled() else task.exception()
             self._failed(f"a task ended: {exc!r}", exc)
+
+    def _check(self) -> None:
+        """After every step: what a partition can see of its invariants holds."""
+        for owned in self.partitions.owned.values():
+            try:
+                owned.partition.check()
+            except AssertionError as exc:
+                self._failed(f"partition {owned.partition.number}: {exc}", exc)
 
     def _failed(self, text: str, exc: BaseException | None = None) -> None:
         self._world.fail(f"{self}: {text}", exc)
