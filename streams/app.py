@@ -8,7 +8,6 @@ read-states.queries ─► QueryReader ─► QueryIntake ─► Partition.ask �
 
 from __future__ import annotations
 
-import logging
 import sys
 
 import uvloop
@@ -27,8 +26,6 @@ from .worker.partitions import Partitions
 from .worker.rebalance import Rebalancer
 from .worker.service import WorkerService
 from .worker.tables import Tables, own_cache_dir
-
-log = logging.getLogger(__name__)
 
 
 def build(settings: Settings) -> App:
@@ -67,7 +64,7 @@ def build(settings: Settings) -> App:
 
 def run(settings: Settings, loglevel: str, log_format: str) -> int:
     """Run a worker until a signal or an error; returns the exit status."""
-    uvloop.install()  # first, for whoever asks for a loop keeps it; an iteration costs half
+    uvloop.install()  # an iteration costs half; first, because a loop that exists is kept
     try:
         app = build(settings)
     except ReadStatesError as exc:

@@ -68,5 +68,5 @@ class GroupConsumer(Protocol):
         ...
 
     def close_queries(self) -> None:
-        """End the reading of queries for good; what is being sent is not touched."""
+        """End the reading of queries, for good."""
         ...

@@ -29,17 +29,17 @@ GIL_SWITCH_S = 0.0005  # a query must not wait 5 ms for the interpreter while a 
 
 
 def freeze_heap() -> None:
-    """What exists lives as long as the process, so that the collector need not look at it again."""
+    """Keep what exists out of the collector's sight: it lives as long as the process."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
 
 
 class WorkerService(Service):  # type: ignore[misc]
-    """The tasks of a worker, which Faust starts after the consumer and stops with the app.
+    """The tasks of a worker; Faust starts and stops them with the app.
 
     `consumer` gives the group's consumer, which Faust makes after this. `listening` is the socket
-    of the HTTP endpoints; what must be closed last, the producers and the store, is closed here.
+    of the HTTP endpoints. The producers and the store are closed here, after all that uses them.
     """
 
     def __init__(
