@@ -23,7 +23,7 @@ JOIN_TIMEOUT_S = 2.0
 FLUSH_TIMEOUT_S = 3.0
 MESSAGE_BYTES_MAX = 8 << 20  # the producer's own bound, above every topic's
 QUEUE_KIB_MAX = 64 << 10  # of each producer, not yet sent: memory while brokers are slow
-FAILURE_LOG_S = 60.0  # between two log lines about failures; whoever asks could fill the disk
+FAILURE_LOG_S = 60.0  # between two log lines about failures; askers could fill the disk otherwise
 
 
 class Delivery:

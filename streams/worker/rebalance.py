@@ -13,23 +13,23 @@ Opening, after each assignment, in the barrier before the flow starts:
     nothing written out, before.
 
 Handing over, at each revocation and at shutdown; running it twice does no harm:
- 0. at shutdown, first: what is dirty is written out while everything goes on, within
-    HANDOVER_TIMEOUT_S, so that little is left for step 2, while nobody answers;
+ 0. only at shutdown: write out what is dirty while everything goes on, within
+    HANDOVER_TIMEOUT_S, so that little is left for step 2, during which no query is answered;
  1. the partitions take nothing more;
- 2. what is dirty is written out, within HANDOVER_TIMEOUT_S at shutdown. At a revocation within
-    REVOKED_WRITE_OUT_S: the whole group stands until the last member is ready, most partitions
-    come back to the one who had them, and of the others the next owner folds the log again;
- 3. the watermark is committed, with the position reached;
- 4. the tables are closed clean, each with the position at which a later run may take it up. What
-    was not written out in time is still dirty in it, and the commit still before it.
+ 2. write out what is dirty: at shutdown within HANDOVER_TIMEOUT_S, at a revocation within
+    REVOKED_WRITE_OUT_S, because the whole group stands until its last member is ready. Most
+    partitions come back to the owner they had; of the others the next owner folds the log again;
+ 3. commit the watermark, with the position reached;
+ 4. close the tables clean, each with the position at which a later run may take it up. What was
+    not written out in time is still dirty in its table, and the commit is still before it.
 
-R1: a partition is opened, and handed over, by one path each; twice at once is once.
+R1: a partition is opened by one path and handed over by one path; twice at once counts once.
 R2: no query is answered, and nothing written out, before a commit of this owner says `live` (P8).
-R3: what a commit says with `clean` is never behind what any owner may have answered from, also
-    where this one leaves before it has caught up with the one before.
-R4: a commit of another generation does not count (Kafka's own rule); a write of another owner
-    does no harm (its timestamp is its version). So who does not know that it lost a partition
-    can neither lose nor double anything.
+R3: a position that a commit calls `clean` is never behind what any owner may have answered from,
+    also where an owner leaves before it has caught up with the one before it.
+R4: a commit of another generation does not count (Kafka's own rule), and a write of another owner
+    does no harm (its timestamp is its version). So an owner that lost a partition and does not know
+    it can neither lose nor double anything.
 R5: a table may be ahead of the position at which it is taken up, and of the metadata, if its owner
     could not commit; what is in it is shown only when the log has been folded as far.
 """
@@ -117,7 +117,7 @@ class Rebalancer:
         generation = consumer.generation
         updates = [TopicPartition(self._settings.updates_topic, number) for number in numbers]
         queries = [TopicPartition(self._settings.queries_topic, number) for number in numbers]
-        # Step 1. What is committed, and the log's start and end.
+        # Step 1. Read what is committed, and the log's start and end.
         committed = await consumer.committed(updates + queries)
         starts = await consumer.log_starts(updates + queries)
         ends = await consumer.log_ends(updates + queries)
@@ -145,8 +145,8 @@ class Rebalancer:
         self, number: int, committed: int, metadata: str, start: int, end: int, query_offset: int
     ) -> OwnedPartition:
         settings = self._settings
-        # Step 3. The table file. What is dirty in it has waited before: it is written out soon,
-        # but not while everybody catches up.
+        # Step 3. Open the table file. What is dirty in it has waited before: it is written out
+        # soon, but not while all partitions catch up.
         waited_s = max(0.0, settings.flush_delay_s - WRITE_OUT_DELAY_AFTER_OPEN_S)
         file = self._tables.open(
             number,
@@ -155,7 +155,7 @@ class Rebalancer:
             end=end,
             dirty_since_ms=self._partitions.now_ms() - int(waited_s * 1000),
         )
-        # Step 4. Where the partition starts. Step 5. Where queries may be answered.
+        # Step 4. Choose where to start. Step 5. Choose the position that queries wait for.
         position, target = committed, catch_up_target(metadata, end)
         if file.warm:
             position = file.table.position
@@ -234,7 +234,7 @@ class Rebalancer:
         # Step 2. Write out what is dirty.
         write_behind, now_ms = self._partitions.write_behind, self._partitions.now_ms
         drained = await drain(write_behind, partitions, now_ms, timeout_s)
-        # R1: a shutdown during a rebalance hands over twice at once; the first to get here does it.
+        # R1: a shutdown during a rebalance hands over twice at once; the first call does the rest.
         leaving = [owned for owned in leaving if owned.partition.incarnation >= 0]
         # Step 3. Commit the watermarks, with the positions reached.
         committed = await self.commits.commit(consumer, leaving, clean=True)

@@ -72,7 +72,7 @@ class WorkerService(Service):  # type: ignore[misc]
             )
         sys.setswitchinterval(GIL_SWITCH_S)
         freeze_heap()
-        metrics.CollectorPauses()  # from here on: the start's own collection is nobody's pause
+        metrics.CollectorPauses()  # after the start's own collection, which delays no query
 
     async def on_stop(self) -> None:
         self._delivery.close()
