@@ -1,8 +1,8 @@
-"""The two Faust agents: one hands updates to their partitions, one queries.
+"""The two Faust agents: one hands updates to their partitions, the other queries to the intake.
 
-Both see what polls brought of their topic, a batch a partition, as one event. They drop what
-belongs to an earlier generation of the group, or an earlier reading of the queries: its partitions
-are with somebody else, or were opened anew and are read again from their position.
+An event is what one poll brought of a topic: a list of (partition, batch). The agents drop what
+belongs to an earlier generation of the group, or to an earlier assignment of queries: its
+partitions are with another owner, or were opened anew and are read again from their position.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 
 from .errors import BatchGapError
 from .partition.batch import Batch, Poll
-from .worker.rebalance import Handover
+from .worker.partitions import Partitions
 
 
-def define(app: Any, partitions: Handover, updates: Any, queries: Any) -> None:
+def define(app: Any, partitions: Partitions, updates: Any, queries: Any) -> None:
     """Attach the agents to the updates' topic and the queries' channel."""
 
-    def take(each: Callable[[int, Batch], None], poll: Poll) -> None:
+    def take(take_batch: Callable[[int, Batch], None], poll: Poll) -> None:
         for number, batch in poll:
             try:
-                each(number, batch)
+                take_batch(number, batch)
             except BatchGapError as exc:
                 app.refuse(exc)
 
@@ -36,7 +36,7 @@ def define(app: Any, partitions: Handover, updates: Any, queries: Any) -> None:
     async def take_queries(stream: Any) -> None:
         async for waiting in stream.noack():
             while waiting:
-                reading, poll = waiting.popleft()
-                if reading is app.consumer.queries.reading:
-                    take(partitions.take_queries, poll)
-                reading.room.release()
+                assignment, poll = waiting.popleft()
+                if assignment is app.consumer.queries.assignment:
+                    take(partitions.queries.take_queries, poll)
+                assignment.room.release()

@@ -17,7 +17,7 @@ import orjson
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from readstates.streams.config import Settings
-from readstates.streams.worker.rebalance import metadata_of
+from readstates.streams.worker.commits import metadata_of
 
 from ..proof.traffic import Record, Traffic
 

@@ -9,8 +9,8 @@ Obeys orders on standard input, and answers each with one line of JSON:
 Every millisecond something is due: updates and queries of users who are resident, and queries of
 users who come online and are loaded, each of whom pushes out the coldest; four times per second a
 message mentions a crowd, all at once. The fold, the queries, the loader and the write-behind are
-the worker's (`Partitions`, `Turns`), on an asyncio loop. Kafka is this module's lists, Cassandra
-answers after two milliseconds, with rows that are made while nothing is due.
+the worker's (`Partitions`, `BackgroundLoops`), on an asyncio loop. Kafka is this module's lists,
+Cassandra answers after two milliseconds, with rows that are made while nothing is due.
 
 A query's latency counts from the moment when it was due, so what waits behind a pause is counted
 in. In the time until the next work is due the same thread runs the no-op loop: it reads the clock.
@@ -43,14 +43,16 @@ from readstates.cache.tablefile import SHM, TableIdentity, open_table
 from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_REPLY_TOPIC
 from readstates.schemas.queries import Get, encode_query
 from readstates.schemas.version import EPOCH_FIRST, version_of
-from readstates.streams.app import GIL_SWITCH_S, calm_collector
 from readstates.streams.config import Settings
 from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.partition import Partition
 from readstates.streams.partition.plain_reader import PlainReader
 from readstates.streams.partition.watermark import Watermark
-from readstates.streams.worker.loops import Turns
-from readstates.streams.worker.partitions import Owned, Partitions
+from readstates.streams.worker.commits import Commits
+from readstates.streams.worker.loops import BackgroundLoops
+from readstates.streams.worker.owned import OwnedPartition
+from readstates.streams.worker.partitions import Partitions
+from readstates.streams.worker.service import GIL_SWITCH_S, freeze_heap
 
 from .heap_table import HeapTable
 
@@ -136,7 +138,7 @@ class Store:
 
 
 class Output:
-    """As `readstates.streams.replies.Output`: notes when a reply was handed over."""
+    """As the two producers of `readstates.streams.kafka`: notes when a reply was handed over."""
 
     def __init__(self) -> None:
         self.replied: Callable[[int], None] = lambda _: None
@@ -154,7 +156,7 @@ class Output:
     def error(self, *_: Any) -> None:
         self.errors += 1
 
-    def dead_letter(self, *about: Any) -> None:
+    def send(self, *about: Any) -> None:
         self.errors += 1
         about[-1]()
 
@@ -187,7 +189,7 @@ class Curve:
         self.store, self.output = Store(), Output()
         store: Any = self.store
         output: Any = self.output
-        self.partitions = Partitions(settings, store, output, EPOCH_FIRST, now_ms=self.now_ms)
+        self.partitions = Partitions(settings, store, output, output, now_ms=self.now_ms)
         self.partition = Partition(
             0,
             table=self.table,
@@ -204,12 +206,12 @@ class Curve:
         )
         self.partition.note_live_commit()
         no_file: Any = None
-        self.partitions.owned[0] = Owned(self.partition, no_file, 0, Watermark(0))
-        handover: Any = self.partitions
-        turns = Turns(handover, store, lambda: None)
+        self.partitions.owned[0] = OwnedPartition(self.partition, no_file, 0, Watermark(0))
+        no_consumer: Any = None
+        loops = BackgroundLoops(self.partitions, Commits(settings), store, lambda: no_consumer)
         self.tasks = [
             self.loop.create_task(endless)
-            for endless in (turns.fold(), turns.write_out(), turns.expire())
+            for endless in (loops.fold(), loops.write_out(), loops.expire())
         ]
         self.online = 0  # users who came so far
         self.offset, self.asked, self.messages = START, 0, 0
@@ -306,7 +308,7 @@ class Curve:
             measured.idle_s += before - began
             self.folding.append((batch.end, due))
             partitions.take_updates(0, batch)
-            partitions.take_queries(0, queries)
+            partitions.queries.take_queries(0, queries)
             await self._turn(measured)
         self.ticks += 1
 
@@ -411,7 +413,7 @@ def main() -> None:
         os.sched_setaffinity(0, {int(core)})
     sys.setswitchinterval(GIL_SWITCH_S)
     if freeze == "start":
-        calm_collector()
+        freeze_heap()
     shm = SHM if os.access(SHM, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="read-states-graph-", dir=shm) as folder:
         curve = Curve(kind, int(states), float(flush_delay_s), Path(folder))
@@ -421,7 +423,7 @@ def main() -> None:
         if what == "fill":
             answer = curve.fill()
             if freeze == "full":
-                calm_collector()
+                freeze_heap()
             gc.callbacks.append(curve.on_collection)
         else:
             answer = curve.run(float(args[0]))

@@ -19,7 +19,7 @@ from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_REPLY_TOPIC
 from readstates.streams import metrics
 from readstates.streams.cli import main
 from readstates.streams.partition.batch import Batch
-from readstates.streams.worker.partitions import Partitions
+from readstates.streams.worker.query_intake import QueryIntake
 
 times = array("q")
 
@@ -33,13 +33,13 @@ def note(seconds: float) -> None:
 def do_nothing(body: bytes) -> Any:
     """An agent that hands over `body` for each query and does no more."""
 
-    def take_queries(self: Partitions, number: int, batch: Batch) -> None:
-        owned = self.owned.get(number)
+    def take_queries(self: QueryIntake, number: int, batch: Batch) -> None:
+        owned = self._owned.get(number)
         if owned is None:
             return
         for record in batch.records:
-            headers: Any = dict(record.headers)
-            self.output._producer.produce(
+            headers = dict(record.headers)
+            self._replies._producer.produce(  # noqa: SLF001 (past all that is ours)
                 headers[HEADER_REPLY_TOPIC].decode(),
                 body,
                 record.key,
@@ -55,7 +55,7 @@ if __name__ == "__main__":
     metrics.QUERY_SERVICE_SECONDS.observe = note  # type: ignore[method-assign,assignment]
     size = int(os.environ.get("NOOP_BYTES", "0"))
     if size:
-        Partitions.take_queries = do_nothing(b"x" * size)  # type: ignore[method-assign]
+        QueryIntake.take_queries = do_nothing(b"x" * size)  # type: ignore[method-assign]
     try:
         main()
     finally:

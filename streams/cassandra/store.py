@@ -279,7 +279,8 @@ class Store:
         )
         batch.is_idempotent = True
         batch.routing_key, batch.keyspace = _BIGINT(changes[0][0]), self._insert.keyspace
-        batch._statements_and_parameters = self._row_bytes.pack(changes)  # see Protocol
+        packed = self._row_bytes.pack(changes)
+        batch._statements_and_parameters = packed  # noqa: SLF001 (see Protocol)
         self._send(batch, None, Request(done, f"write rows={len(changes)}", True))
 
     def group_of(self, user_id: int) -> object:

@@ -22,11 +22,11 @@ def connect_admin(settings: Settings, timeout_s: float | None = None) -> AdminCl
     login or the certificate is refused, or nobody answers within `timeout_s` (CONNECT_TIMEOUT_S).
     """
     timeout_s = timeout_s or CONNECT_TIMEOUT_S
-    login(settings)  # what the consumer could not follow is of no use to anybody
+    login(settings)  # refuses what the worker's consumer could not follow
     failures: list[KafkaError] = []
-    more = {"client.id": "read-states-admin", "log_level": 0, "error_cb": failures.append}
+    config = {"client.id": "read-states-admin", "log_level": 0, "error_cb": failures.append}
     try:
-        client = AdminClient(settings.librdkafka(**more))
+        client = AdminClient(settings.librdkafka(**config))
     except KafkaException as exc:
         raise _not_taken(settings, exc) from None
     end = time.monotonic() + timeout_s
@@ -35,7 +35,7 @@ def connect_admin(settings: Settings, timeout_s: float | None = None) -> AdminCl
             client.list_topics(timeout=POLL_S)
         except KafkaException as exc:
             client.poll(0)
-            refused = [one for one in failures if one.code() in _REFUSED]
+            refused = [error for error in failures if error.code() in _REFUSED]
             if refused:
                 raise ConfigError(_refusal(settings, refused[0])) from None
             if time.monotonic() > end:
@@ -48,7 +48,7 @@ _REFUSED = {KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENT
 
 
 def _not_taken(settings: Settings, exc: KafkaException) -> ConfigError:
-    """Not shown as it is: what librdkafka does not know may be the rest of a password."""
+    """librdkafka's text is not shown: what it does not know may be the rest of a password."""
     text = exc.args[0].str()
     number = next((n for n, k in enumerate(settings.kafka_extra, 1) if f'"{k}"' in text), None)
     if number is None and "configuration property" not in text:
@@ -75,10 +75,10 @@ def _refusal(settings: Settings, error: KafkaError) -> str:
 def _silence(
     settings: Settings, timeout_s: float, failures: list[KafkaError], exc: KafkaException
 ) -> str:
-    telling = [one for one in failures if one.code() != KafkaError._ALL_BROKERS_DOWN]
-    last = telling[0].str() if telling else exc.args[0].str()
+    causes = [error for error in failures if error.code() != KafkaError._ALL_BROKERS_DOWN]
+    cause = causes[0].str() if causes else exc.args[0].str()
     return (
-        f"no Kafka answers at {settings.kafka_bootstrap} within {timeout_s:g} s: {last}. "
+        f"no Kafka answers at {settings.kafka_bootstrap} within {timeout_s:g} s: {cause}. "
         "Check KAFKA_BOOTSTRAP; brokers that want TLS or a login need security.protocol in "
         "KAFKA_CONFIG; or start one: readstates stack up"
     )

@@ -1,15 +1,15 @@
-"""Errors of the consumer group, which aiokafka leaves to whoever polls next.
+"""Errors of the consumer group, which aiokafka leaves to the next poll.
 
 aiokafka keeps an error of its group coordinator for the next `getmany` and stands still until then.
 Faust never calls that: the worker would stay alive, outside the group, for ever. Here each error is
 answered at once:
 
-- What a person must mend ends the worker, saying what to do.
-- After anything else the membership is forgotten and the group joined anew. That mends the case of
-  a coordinator that moved to another broker and knows an older member of our INSTANCE_ID than we
-  are (FENCED_INSTANCE_ID, which aiokafka does not know: it says UnknownError).
-- A member that the group puts out again and again has a twin: two processes under one INSTANCE_ID
-  take each other's place several times a second. Whoever notices first ends, or both do.
+- An error that a person must correct ends the worker, which says what to do.
+- After any other error the membership is forgotten and the group joined anew. That also repairs the
+  case of a coordinator that moved to another broker and knows an older member with our INSTANCE_ID
+  (FENCED_INSTANCE_ID, which aiokafka does not know: it says UnknownError).
+- A member that the group expels again and again has a twin: two processes with one INSTANCE_ID
+  replace each other several times per second. The first to notice ends, or both do.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from ..errors import GroupError
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.5
-OUT_MAX = 8  # times the group may put a static member out within OUT_WITHIN_S
-OUT_WITHIN_S = 30.0
-AT_ONCE_S = 0.2  # each request that was under way hears of it: that is once
+EXPELLED_MAX = 8  # times that the group may expel a static member within EXPELLED_WITHIN_S
+EXPELLED_WITHIN_S = 30.0
+ONE_EXPULSION_S = 0.2  # every request under way reports it; within this it counts once
 ADVICE: dict[type[BaseException], str] = {
     errors.GroupAuthorizationFailedError: "it may not use this group: give it the right Read on "
     "the group, see SECURITY.md",
@@ -54,14 +54,14 @@ class GroupErrors:
         self._settings = settings
         self._coordinator = coordinator
         self._refuse = refuse
-        self._out: deque[float] = deque(maxlen=OUT_MAX)  # when the membership was lost
+        self._expelled: deque[float] = deque(maxlen=EXPELLED_MAX)  # when, by time.monotonic()
         self._reset = coordinator.reset_generation
-        coordinator.reset_generation = self._put_out
+        coordinator.reset_generation = self._on_expelled
         coordinator._push_error_to_user = self.answer
         coordinator._coordination_task.add_done_callback(self._ended)
 
     async def answer(self, exc: BaseException) -> None:
-        """In the place of aiokafka's wait for a user who polls."""
+        """Replaces aiokafka's wait for the next poll."""
         log.warning("group_error error=%r", exc)
         advice = ADVICE.get(type(exc))
         if advice:
@@ -69,19 +69,21 @@ class GroupErrors:
         await asyncio.sleep(RETRY_S)
         self._coordinator.reset_generation()  # and joins again
 
-    def _put_out(self) -> None:
+    def _on_expelled(self) -> None:
         """The membership is lost; aiokafka joins anew."""
         self._reset()
         now = time.monotonic()
-        if not self._settings.instance_id or (self._out and now - self._out[-1] < AT_ONCE_S):
+        if not self._settings.instance_id or (
+            self._expelled and now - self._expelled[-1] < ONE_EXPULSION_S
+        ):
             return
-        self._out.append(now)
-        if len(self._out) == OUT_MAX and now - self._out[0] < OUT_WITHIN_S:
+        self._expelled.append(now)
+        if len(self._expelled) == EXPELLED_MAX and now - self._expelled[0] < EXPELLED_WITHIN_S:
             self._refuse(
                 GroupError(
-                    f"group {self._settings.kafka_group} has put this worker out {OUT_MAX} times "
-                    f"within {OUT_WITHIN_S:g} s: another process is at work under the INSTANCE_ID "
-                    f"{self._settings.instance_id!r}. Each worker needs its own"
+                    f"group {self._settings.kafka_group} has put this worker out {EXPELLED_MAX} "
+                    f"times within {EXPELLED_WITHIN_S:g} s: another process is at work under the "
+                    f"INSTANCE_ID {self._settings.instance_id!r}. Each worker needs its own"
                 )
             )
 

@@ -3,7 +3,7 @@
 aiokafka decodes header keys as it reads a batch, and a key that is no UTF-8 makes it raise, at
 every start anew: whoever can write one record could stop the service for good. Here such a batch
 is read a second time, by aiokafka's reader in plain Python, with the key's wrong bytes replaced.
-The others cost one generator a batch.
+The others cost one generator for each batch.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class _Buffer(bytearray):
     """Slices of it decode whatever they hold."""
 
     def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
-        return _Text(found) if isinstance(index, slice) else found
+        value = super().__getitem__(index)
+        return _Text(value) if isinstance(index, slice) else value
 
 
 class _Batch:
@@ -51,7 +51,7 @@ class _Batch:
             again = _DefaultRecordBatchPy(self._raw[self._start : self._end()])
             again._maybe_uncompress()
             again._buffer = _Buffer(again._buffer)
-            yield from again  # from its first record: the fetcher skips those it has had
+            yield from again  # from the batch's start; the fetcher drops offsets it returned
 
     def _end(self) -> int:
         at = self._start + LENGTH_AT

@@ -1,8 +1,8 @@
 """The consumer's login: KAFKA_CONFIG as aiokafka takes it.
 
 librdkafka (replies, dead letters, administration) takes KAFKA_CONFIG as it is. Faust's consumer is
-aiokafka, which has other names for the same: `login` reads it for that. What it could not follow is
-refused, so that the consumer is never less safe than the producer beside it.
+aiokafka, which has other names for the same settings: `login` translates them. A setting that it
+cannot translate is refused, so that the consumer is never less safe than the producer beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..config import Settings, tls_context
 from ..errors import ConfigError
 
-# At DEBUG it logs every request as it is, the one with PLAIN's password among them.
+# At DEBUG aiokafka logs every request as it is, also the one with PLAIN's password.
 logging.getLogger("aiokafka.conn").setLevel(logging.INFO)
 
 PROTOCOLS = {"plaintext", "ssl", "sasl_plaintext", "sasl_ssl"}
@@ -49,72 +49,72 @@ class Login(NamedTuple):
 
 
 def login(settings: Settings) -> Login | None:
-    """What KAFKA_CONFIG says of it; None for a plain connection.
+    """The login that KAFKA_CONFIG asks for; None for a plain connection.
 
     Raises ConfigError for what the consumer cannot follow, naming the key and never a value.
     """
-    given = settings.kafka_extra
-    if ADDRESS_KEYS & given.keys():
+    config = settings.kafka_extra
+    if ADDRESS_KEYS & config.keys():
         raise ConfigError(
             "KAFKA_CONFIG: the brokers' addresses go into KAFKA_BOOTSTRAP, or half of the worker "
             "would talk to another cluster"
         )
-    asked = {key for key in given if key.startswith(SECURITY_KEYS)}
-    for key in sorted(asked - FOLLOWED):
+    security_keys = {key for key in config if key.startswith(SECURITY_KEYS)}
+    for key in sorted(security_keys - FOLLOWED):
         raise ConfigError(
             f"KAFKA_CONFIG: {key} is not followed by the worker's consumer, which would be less "
             f"safe than its producer. Followed are: {', '.join(sorted(FOLLOWED))}"
         )
-    protocol = given.get("security.protocol", "plaintext").lower()
+    protocol = config.get("security.protocol", "plaintext").lower()
     if protocol not in PROTOCOLS:
         raise ConfigError(f"KAFKA_CONFIG: security.protocol must be one of {_list(PROTOCOLS)}")
     sasl, tls = protocol.startswith("sasl_"), protocol.endswith("ssl")
     for prefix, used, wanted in (("sasl.", sasl, "sasl_ssl"), ("ssl.", tls, "ssl or sasl_ssl")):
-        if not used and any(key.startswith(prefix) for key in asked):
+        if not used and any(key.startswith(prefix) for key in security_keys):
             raise ConfigError(
                 f"KAFKA_CONFIG: {prefix}* has no effect with security.protocol={protocol}; set "
                 f"security.protocol={wanted}, or leave {prefix}* out"
             )
-    context = _kafka_tls(given) if tls else None
+    context = _kafka_tls(config) if tls else None
     if not sasl:
         return Login(context) if context else None
     return Login(
         context,
-        _mechanism(given),
-        _needed(given, "sasl.username"),
-        _needed(given, "sasl.password"),
+        _mechanism(config),
+        _needed(config, "sasl.username"),
+        _needed(config, "sasl.password"),
     )
 
 
-def _kafka_tls(given: Mapping[str, str]) -> ssl.SSLContext:
+def _kafka_tls(config: Mapping[str, str]) -> ssl.SSLContext:
     """aiokafka's context. The names checked are those of KAFKA_BOOTSTRAP and of the brokers."""
-    algorithm = given.get("ssl.endpoint.identification.algorithm", "https")
+    algorithm = config.get("ssl.endpoint.identification.algorithm", "https")
     if algorithm not in {"https", "none"}:
         raise ConfigError(
             "KAFKA_CONFIG: ssl.endpoint.identification.algorithm must be https or none"
         )
     context = tls_context(
         "KAFKA_CONFIG",
-        given.get("ssl.ca.location", ""),
-        given.get("ssl.certificate.location", ""),
-        given.get("ssl.key.location", ""),
-        given.get("ssl.key.password", ""),
+        config.get("ssl.ca.location", ""),
+        config.get("ssl.certificate.location", ""),
+        config.get("ssl.key.location", ""),
+        config.get("ssl.key.password", ""),
     )
     context.check_hostname = algorithm == "https"
     return context
 
 
-def _mechanism(given: Mapping[str, str]) -> str:
-    values = {given[key] for key in ("sasl.mechanism", "sasl.mechanisms") if key in given}
+def _mechanism(config: Mapping[str, str]) -> str:
+    values = {config[key] for key in ("sasl.mechanism", "sasl.mechanisms") if key in config}
     if len(values) != 1 or not values <= MECHANISMS:
         raise ConfigError(f"KAFKA_CONFIG: sasl.mechanism must be one of {_list(MECHANISMS)}")
     return values.pop()
 
 
-def _needed(given: Mapping[str, str], key: str) -> str:
-    if not given.get(key):
+def _needed(config: Mapping[str, str], key: str) -> str:
+    if not config.get(key):
         raise ConfigError(f"KAFKA_CONFIG: {key} is missing, and security.protocol needs it")
-    return given[key]
+    return config[key]
 
 
 def _list(names: set[str]) -> str:

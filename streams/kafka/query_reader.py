@@ -3,9 +3,9 @@
 aiokafka asks a broker for all of its partitions in one request, which Python writes and reads, and
 does not ask again before what came was taken: a query stands behind each request, and behind a
 backlog of updates. Here a thread waits for queries alone, and puts each poll into the channel of
-their Faust agent. Faust's conductor is left out: it made a task, a lock and three turns of the loop
-of each poll (p50 of a round trip at 1,000/s 0.95 ms with it, 0.91 without, 0.70 for a bare echo).
-The group is aiokafka's, which says what partitions are ours, and commits.
+their Faust agent. Faust's conductor is left out, because it makes a task, a lock and three
+iterations of the loop of each poll. The group is aiokafka's, which says what partitions are ours,
+and commits.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _headers = operator.methodcaller("headers")  # a checked call: see `record_of`
 
 POLL_QUERIES = 64  # taken at once: about a millisecond of answers
 POLLS_AHEAD = 4  # on their way to the agent; with as many, nothing more is read
-IDLE_S = 0.05  # a look that finds nothing; a query that arrives ends it at once
+IDLE_S = 0.05  # a poll that finds nothing; a query that arrives ends it at once
 BUFFERED_KIB = 8 << 10  # read ahead by librdkafka
 FETCH_WAIT_MS = 500  # an idle fetch; a query that arrives ends it at once
 FETCH_BACKOFF_MS = 1  # before the next fetch, when enough is buffered
-LOOK_S = 1.0  # between two looks at the partitions' ends
+ENDS_INTERVAL_S = 1.0  # how often the partitions' ends are noted
 ERROR_LOG_S = 60.0
 CLOSE_TIMEOUT_S = 2.0
 
 
-class Record(NamedTuple):
-    """A query as it stands in the log, named as aiokafka names it."""
+class QueryRecord(NamedTuple):
+    """A query as it stands in the log: a `Record` of `streams/partition/batch.py`."""
 
     offset: int
     timestamp: int  # ms since the epoch
@@ -50,8 +50,8 @@ class Record(NamedTuple):
     headers: list[tuple[str, bytes | None]]
 
 
-class Reading:
-    """What is read: partitions from their positions on, until another reading takes its place."""
+class QueryAssignment:
+    """The partitions to read, each from its position on, until another assignment replaces it."""
 
     def __init__(self, positions: Mapping[int, int]) -> None:
         self.positions = positions
@@ -59,17 +59,17 @@ class Reading:
 
 
 class QueryChannel(faust.Channel):  # type: ignore[misc]
-    """Polls with their reading, on their way to the agent: one event is all that wait.
+    """The queue from the reader's thread to the agent; one event carries everything queued.
 
-    While a backlog of updates is folded the agent has a turn only now and then. POLLS_AHEAD bounds
-    what waits. Faust's own queue is emptied where the flow goes on after a rebalance, this is not.
+    While a backlog of updates is folded the agent runs only now and then. POLLS_AHEAD bounds what
+    waits. Faust's own queue is emptied where the flow goes on after a rebalance, this one is not.
     """
 
     _queue: Any = None
 
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self._waiting: deque[tuple[Reading, Poll]] = deque()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._waiting: deque[tuple[QueryAssignment, Poll]] = deque()
 
     @property
     def queue(self) -> Any:
@@ -77,9 +77,9 @@ class QueryChannel(faust.Channel):  # type: ignore[misc]
             self._queue = self.app.FlowControlQueue(maxsize=0, clear_on_resume=False)
         return self._queue
 
-    def put_now(self, reading: Reading, poll: Poll) -> None:
-        """Hand it to the agent, who empties what it is given."""
-        self._waiting.append((reading, poll))
+    def put_now(self, assignment: QueryAssignment, poll: Poll) -> None:
+        """Hand a poll to the agent, which empties the queue."""
+        self._waiting.append((assignment, poll))
         if len(self._waiting) == 1:
             for subscriber in self._subscribers:
                 subscriber.queue.put_nowait(self._waiting)
@@ -88,8 +88,9 @@ class QueryChannel(faust.Channel):  # type: ignore[misc]
 class QueryReader:
     """A thread that reads the queries of this worker's partitions.
 
-    `put` runs on the loop with each poll; who takes it from there drops it unless its reading is
-    `reading`, and releases that one's room. `refuse` hears, on the loop, of what ends the worker.
+    `put` runs on the loop with each poll; who takes it from there drops it unless its assignment is
+    `assignment`, and releases that one's room. `refuse` is called, on the loop, with what ends the
+    worker.
     The consumer is the thread's alone: confluent-kafka lets one call after the other into it, and
     a poll that waits keeps all others out.
     """
@@ -97,13 +98,13 @@ class QueryReader:
     def __init__(
         self,
         settings: Settings,
-        put: Callable[[Reading, Poll], None],
+        put: Callable[[QueryAssignment, Poll], None],
         refuse: Callable[[Exception], None],
     ) -> None:
         self._settings = settings
         self._topic = settings.queries_topic
         self._put, self._refuse = put, refuse
-        self.reading = Reading({})
+        self.assignment = QueryAssignment({})
         self._ends: dict[int, int] = {}
         self._stopping = threading.Event()
         self._error_logged = -ERROR_LOG_S
@@ -133,16 +134,16 @@ class QueryReader:
 
     def read_from(self, positions: Mapping[int, int]) -> None:
         """Read these partitions, each from its position, and no others; begins within IDLE_S."""
-        self.reading = Reading(positions)
+        self.assignment = QueryAssignment(positions)
         if self._thread is None:
             self._start()
 
     def stop_reading(self) -> None:
         """Read nothing, until `read_from`."""
-        self.reading = Reading({})
+        self.assignment = QueryAssignment({})
 
     def end(self, number: int) -> int | None:
-        """The partition's end, at most LOOK_S old; None: the broker has not said it yet."""
+        """A partition's end, at most ENDS_INTERVAL_S old; None: the broker has not said it yet."""
         return self._ends.get(number)
 
     def close(self) -> None:
@@ -162,26 +163,26 @@ class QueryReader:
             self._consumer.close()
 
     def _read(self) -> None:
-        reading, positions, look_at = None, {}, 0.0
+        assignment, positions, note_ends_at = None, {}, 0.0
         while not self._stopping.is_set():
-            if self.reading is not reading:  # assigned here: what a poll brings is of this reading
-                reading = self.reading
-                positions = dict(reading.positions)
+            if self.assignment is not assignment:  # assigned here, so that a poll is of one of them
+                assignment = self.assignment
+                positions = dict(assignment.positions)
                 self._consumer.assign(
                     [TopicPartition(self._topic, number, at) for number, at in positions.items()]
                 )
-            if time.monotonic() > look_at:
-                look_at = time.monotonic() + LOOK_S
-                self._ends = dict(self._look(positions))
-            if not reading.room.acquire(timeout=IDLE_S):
+            if time.monotonic() > note_ends_at:
+                note_ends_at = time.monotonic() + ENDS_INTERVAL_S
+                self._ends = dict(self._known_ends(positions))
+            if not assignment.room.acquire(timeout=IDLE_S):
                 continue
             poll = self._poll(positions)
             if poll:
-                self._loop.call_soon_threadsafe(self._put, reading, poll)
+                self._loop.call_soon_threadsafe(self._put, assignment, poll)
             else:
-                reading.room.release()
+                assignment.room.release()
 
-    def _look(self, numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    def _known_ends(self, numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
         for number in numbers:
             place = TopicPartition(self._topic, number)
             ends = self._consumer.get_watermark_offsets(place, cached=True)
@@ -194,7 +195,7 @@ class QueryReader:
         if first is None:
             return []
         taken_ns = time.perf_counter_ns()
-        records: dict[int, list[Record]] = {}
+        records: dict[int, list[QueryRecord]] = {}
         ends: dict[int, int] = {}
         for message in (first, *self._consumer.consume(POLL_QUERIES - 1, 0)):
             error, number = message.error(), message.partition()
@@ -240,7 +241,7 @@ def lost(places: str) -> DataLossError:
     )
 
 
-def record_of(message: Message) -> Record:
+def record_of(message: Message) -> QueryRecord:
     """About 1 µs. Headers with a key that is no text count as none: nobody can be answered.
 
     confluent-kafka returns such headers with the error pending, which is called a SystemError where
@@ -251,4 +252,6 @@ def record_of(message: Message) -> Record:
         headers = _headers(message) or []
     except (UnicodeDecodeError, SystemError):
         headers = []
-    return Record(message.offset(), message.timestamp()[1], message.key(), message.value(), headers)
+    return QueryRecord(
+        message.offset(), message.timestamp()[1], message.key(), message.value(), headers
+    )

@@ -1,25 +1,21 @@
-"""What the service sends: replies and error replies, and dead letters.
+"""Replies and error replies, and which topics they may go to.
 
 A reply goes only to a topic that fully matches REPLY_TOPICS, exists, and is none of the service's
 own: whoever can write queries must not be able to make the service write elsewhere. Topics are
 never created: known ones come from the cluster's metadata, asked for as a whole, at most once a
 second. Replies are not retried by us beyond the producer's own retries; a client that misses one
-asks again. Dead letters are: they hold their offset until the broker has them.
+asks again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 
-from readstates.schemas.dead_letters import Origin, origin_headers
 from readstates.schemas.headers import (
     DIALECT_FAUST,
     HEADER_CORRELATION_ID,
@@ -28,20 +24,13 @@ from readstates.schemas.headers import (
 )
 from readstates.schemas.replies import encode_error, wrap_faust
 
-from .. import metrics
 from ..config import Settings
+from .delivery import Delivery
 
 log = logging.getLogger(__name__)
 
-TOPICS_REFRESH_S = 1.0  # the shortest time between two looks at the cluster's topics
-DEAD_LETTER_RETRY_S = 1.0
-POLL_S = 0.05
-FLUSH_TIMEOUT_S = 3.0
-MESSAGE_BYTES_MAX = 8 << 20  # the producer's own bound, above every topic's
-QUEUE_KIB_MAX = 64 << 10  # of each producer, not yet sent: memory while brokers are slow
-FAILURE_LOG_S = 60.0  # between two log lines about replies; whoever asks could fill the disk
-CUT_BYTES = 64 << 10  # what is kept of a dead letter that no broker takes as a whole
-TOO_LARGE = {KafkaError._BAD_MSG, KafkaError.MSG_SIZE_TOO_LARGE}
+TOPICS_REFRESH_S = 1.0  # the shortest time between two requests for the cluster's topics
+TOPICS_TIMEOUT_S = 5.0
 TOPIC_GONE = {
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._UNKNOWN_PARTITION,
@@ -49,61 +38,24 @@ TOPIC_GONE = {
 }
 
 
-class Output:
-    """The producers, their delivery thread, and what is known of the cluster's topics.
+class ReplyProducer:
+    """Sends replies; knows the topics of the cluster that may get one.
 
-    Replies report failures only: a report of each cost as much as the reply, in a thread that takes
-    the interpreter from the loop. Nor are they idempotent, which has librdkafka's thread spin while
-    it must wait for a broker (46 µs of CPU a reply of 50 read states, 5 without): one whose
-    acknowledgment is lost may come twice. A broker has one request of them at a time, which keeps
-    their order, and lets the replies of a crowd go together.
+    Success reports are off: handling one costs as much as sending, and competes with the event loop
+    for the interpreter. The producer is not idempotent, because librdkafka's thread then spins
+    while requests are under way and more replies wait. So a reply whose acknowledgment is lost may
+    come twice. A broker has one request of it at a time, which keeps the order of replies and lets
+    those of a crowd of queries go together.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._producer = self._make_producer(
-            {"delivery.report.only.error": True, "max.in.flight": 1}
-        )
-        self._letters = self._make_producer({"enable.idempotence": True})
+    def __init__(self, settings: Settings, delivery: Delivery) -> None:
+        self._delivery = delivery
+        self._producer = delivery.producer({"delivery.report.only.error": True, "max.in.flight": 1})
         self._pattern = settings.reply_topic_pattern
         self._own = {settings.updates_topic, settings.queries_topic, settings.dead_letters_topic}
-        self._topics: dict[str, int] = {}
+        self._topics: dict[str, int] = {}  # partitions by name, of those allowed
         self._refreshed = 0.0
         self._refreshing: asyncio.Task[None] | None = None
-        self._failure_logged = -FAILURE_LOG_S
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="delivery", daemon=True)
-        self._thread.start()
-
-    def _make_producer(self, more: dict[str, Any]) -> Producer:
-        return Producer(
-            self._settings.librdkafka(
-                **{
-                    "client.id": "read-states-worker",
-                    "partitioner": "murmur2_random",
-                    "linger.ms": 0,
-                    "acks": "all",
-                    "message.max.bytes": MESSAGE_BYTES_MAX,
-                    "message.timeout.ms": 30_000,
-                    "queue.buffering.max.messages": 1_000_000,
-                    "queue.buffering.max.kbytes": QUEUE_KIB_MAX,
-                    "allow.auto.create.topics": False,
-                    **more,
-                }
-            )
-        )
-
-    def _poll(self) -> None:
-        while not self._stopping.is_set():
-            self._producer.poll(POLL_S)
-            self._letters.poll(0)
-
-    def close(self) -> None:
-        """Send what is queued, within FLUSH_TIMEOUT_S."""
-        self._stopping.set()
-        self._thread.join(timeout=2)
-        for producer in (self._letters, self._producer):
-            producer.flush(FLUSH_TIMEOUT_S)
 
     # -- reply topics -------------------------------------------------------------------------
 
@@ -129,10 +81,10 @@ class Output:
     async def _refresh(self) -> None:
         try:
             await asyncio.sleep(max(0.0, self._refreshed + TOPICS_REFRESH_S - time.monotonic()))
-            found = await asyncio.to_thread(self._producer.list_topics, timeout=5)
+            metadata = await asyncio.to_thread(self._producer.list_topics, timeout=TOPICS_TIMEOUT_S)
             self._topics = {
                 name: len(topic.partitions)
-                for name, topic in found.topics.items()
+                for name, topic in metadata.topics.items()
                 if topic.error is None and self.allowed(name)
             }
         except KafkaException as exc:
@@ -144,7 +96,7 @@ class Output:
     # -- sending ------------------------------------------------------------------------------
 
     def reply(self, address: ReplyAddress, key: bytes | None, body: bytes) -> None:
-        """Hand a reply to the producer; cost some µs, it is sent in the producer's thread."""
+        """Hand a reply to the producer; costs some µs, it is sent in the producer's thread."""
         self._send(address, key, body, [])
 
     def error(
@@ -165,76 +117,18 @@ class Output:
             body, key = wrap_faust(body, key, address.correlation_id or b""), None
         elif address.correlation_id is not None:
             headers.append((HEADER_CORRELATION_ID, address.correlation_id))
-        more: dict[str, Any] = {}
+        placement: dict[str, int] = {}
         if address.partition is not None:
-            more["partition"] = address.partition
+            placement["partition"] = address.partition
         try:
             self._producer.produce(
-                address.topic, body, key, headers=headers, on_delivery=self._delivered, **more
+                address.topic, body, key, headers=headers, on_delivery=self._delivered, **placement
             )
         except (BufferError, KafkaException) as exc:
-            self._failed(address.topic, exc)
+            self._delivery.failed(address.topic, exc)
 
     def _delivered(self, error: Any, message: Any) -> None:
         if error is not None:
             if error.code() in TOPIC_GONE:
-                self._topics.pop(message.topic(), None)  # look again before writing there again
-            self._failed(message.topic(), error)
-
-    def _failed(self, topic: str, error: object) -> None:
-        metrics.REPLY_FAILURES.inc()
-        if time.monotonic() - self._failure_logged > FAILURE_LOG_S:
-            self._failure_logged = time.monotonic()
-            log.warning("reply_not_delivered topic=%s error=%s", topic, error)
-
-    def dead_letter(
-        self,
-        record: Any,
-        partition: int,
-        reason: str,
-        kept: Callable[[], None],
-        *,
-        cut: bool = False,
-    ) -> None:
-        """Keep an update with its reason; `kept` is called on the loop once the broker has it.
-
-        Tried again until it is: the record's offset is held that long. One that is too large for
-        the topic (it came compressed) is `cut`, and a header says how long it was.
-        """
-        loop = asyncio.get_running_loop()
-        value, length = record.value, 0
-        if cut:
-            value, length = value[:CUT_BYTES], len(value)
-        topic = self._settings.updates_topic
-        origin = Origin(reason, topic, partition, record.offset, length)
-
-        def later(cut: bool) -> None:
-            if not self._stopping.is_set():
-                again = partial(self.dead_letter, record, partition, reason, kept, cut=cut)
-                loop.call_later(DEAD_LETTER_RETRY_S, again)
-
-        def delivered(error: Any, _message: Any) -> None:
-            if loop.is_closed():
-                return
-            if error is None:
-                loop.call_soon_threadsafe(kept)
-            else:
-                loop.call_soon_threadsafe(failed, error)
-
-        def failed(error: Any) -> None:
-            self._failed(self._settings.dead_letters_topic, error)
-            later(cut or error.code() in TOO_LARGE)
-
-        try:
-            self._letters.produce(
-                self._settings.dead_letters_topic,
-                value,
-                record.key,
-                headers=origin_headers(origin),
-                on_delivery=delivered,
-            )
-        except KafkaException as exc:
-            failed(exc.args[0])
-        except BufferError as exc:
-            self._failed(self._settings.dead_letters_topic, exc)
-            later(cut)
+                self._topics.pop(message.topic(), None)  # look it up before writing there again
+            self._delivery.failed(message.topic(), error)

@@ -25,7 +25,7 @@ from .admin import connect_admin
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 15.0
-AWAY_TIMEOUT_S = 60.0  # for so long a question is asked again while brokers come and go
+AWAY_TIMEOUT_S = 60.0  # how long a request is repeated while brokers come and go
 AWAY_PAUSE_S = 0.5
 DAY_MS = 86_400_000
 RETENTION_FLOOR_FACTOR = 20  # retention of `updates` in multiples of FLUSH_DELAY_S, at the least
@@ -108,7 +108,7 @@ def wait_for_partitions(client: AdminClient, name: str, partitions: int) -> None
 
 
 def describe(client: AdminClient, name: str) -> Topic:
-    """Topic ID and partition count. Raises TopicError where it is not there."""
+    """Topic ID and partition count. Raises TopicError for a topic that does not exist."""
 
     def ask() -> Any:
         topics = TopicCollection([name])
@@ -116,27 +116,28 @@ def describe(client: AdminClient, name: str) -> Topic:
         return future.result(timeout=TIMEOUT_S + 1)
 
     try:
-        found = _answer(ask, f"topic {name}")
+        description = _answer(ask, f"topic {name}")
     except KafkaException as exc:
         raise TopicError(f"topic {name}: {exc}. Run: readstates init") from exc
     high, low = (
-        found.topic_id.get_most_significant_bits(),
-        found.topic_id.get_least_significant_bits(),
+        description.topic_id.get_most_significant_bits(),
+        description.topic_id.get_least_significant_bits(),
     )
     mask = (1 << 64) - 1
-    return Topic(uuid.UUID(int=((high & mask) << 64) | (low & mask)), len(found.partitions))
+    return Topic(uuid.UUID(int=((high & mask) << 64) | (low & mask)), len(description.partitions))
 
 
 def commits(settings: Settings, places: list[TopicPartition]) -> list[TopicPartition]:
     """What the group has committed for these partitions; offset below 0: nothing.
 
-    By a consumer that never joins: AdminClient.list_consumer_group_offsets (confluent-kafka 2.16)
-    was seen to crash the process while the brokers still made the group coordinator's topic.
+    A consumer that never joins asks, because AdminClient.list_consumer_group_offsets
+    (confluent-kafka 2.16) crashes the process while the brokers still make the group coordinator's
+    topic.
     """
     consumer = Consumer(settings.librdkafka(**{"group.id": settings.kafka_group, "log_level": 0}))
     try:
-        found: list[TopicPartition] = consumer.committed(places, timeout=TIMEOUT_S)
-        return found
+        committed: list[TopicPartition] = consumer.committed(places, timeout=TIMEOUT_S)
+        return committed
     finally:
         consumer.close()
 
@@ -155,11 +156,11 @@ def check(settings: Settings) -> Topic:
         )
     record_max = int(_configs(client, settings.updates_topic)["max.message.bytes"])
     for name, required in needed(settings, record_max).items():
-        found = _configs(client, name)
+        configs = _configs(client, name)
         for setting, rule in required.items():
-            if not rule.holds(found[setting]):
+            if not rule.holds(configs[setting]):
                 raise TopicError(
-                    f"{name}: {setting} is {found[setting]!r}, must be {rule.said}: {rule.why}. "
+                    f"{name}: {setting} is {configs[setting]!r}, must be {rule.said}: {rule.why}. "
                     "Set it with: readstates init"
                 )
     return updates
@@ -176,10 +177,10 @@ class Rule(NamedTuple):
     def said(self) -> str:
         return f"at least {self.value}" if self.at_least else repr(self.value)
 
-    def holds(self, found: str) -> bool:
+    def holds(self, value: str) -> bool:
         if not self.at_least:
-            return found == self.value
-        return int(found) < 0 or int(found) >= int(self.value)  # -1: without a limit
+            return value == self.value
+        return int(value) < 0 or int(value) >= int(self.value)  # -1: without a limit
 
 
 def needed(settings: Settings, record_bytes_max: int) -> dict[str, dict[str, Rule]]:
@@ -216,8 +217,8 @@ def mend(settings: Settings) -> list[str]:
     record_max = int(_configs(client, settings.updates_topic)["max.message.bytes"])
     done = []
     for name, required in needed(settings, record_max).items():
-        found = _configs(client, name)
-        wrong = {key: rule for key, rule in required.items() if not rule.holds(found[key])}
+        configs = _configs(client, name)
+        wrong = {key: rule for key, rule in required.items() if not rule.holds(configs[key])}
         if not wrong:
             continue
         entries = [
@@ -241,13 +242,13 @@ def _configs(client: AdminClient, topic: str) -> dict[str, str]:
         return future.result(timeout=TIMEOUT_S + 1)
 
     try:
-        found = _answer(ask, f"the settings of topic {topic}")
+        configs = _answer(ask, f"the settings of topic {topic}")
     except KafkaException as exc:
         raise TopicError(
             f"{topic}: its settings cannot be read: {exc}. The rights that a worker needs are in "
             "SECURITY.md; DescribeConfigs is one of them"
         ) from exc
-    return {name: entry.value for name, entry in found.items()}
+    return {name: entry.value for name, entry in configs.items()}
 
 
 def _answer(ask: Callable[[], Any], what: str) -> Any:

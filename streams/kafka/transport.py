@@ -1,7 +1,7 @@
-"""Faust's aiokafka transport, except that one Faust event is all that one poll brought of a topic.
+"""A Faust transport that delivers a whole poll as one event instead of one event per message.
 
-Stock Faust makes four tasks, a lock and two sensor calls a message (about 70 µs), and a message
-passes several turns of the event loop; a poll pays that once. Only these places of Faust are
+Stock Faust makes four tasks, a lock and two sensor calls for each message, and a message passes
+several iterations of the event loop; here a poll pays that once. Only these places of Faust are
 overridden:
 
 - `_fetch_records` returns, of updates, one `Poll`: a `Batch` of each partition. A batch
@@ -14,8 +14,10 @@ overridden:
   after they arrive. `streams/worker/rebalance.py` does that work; here it is only called.
 - Commits carry metadata, are bounded in time, and report failure as False.
 - Queries are not fetched here but read by `streams/kafka/query_reader.py`; the group is one.
-- Errors of the group are answered (`streams/kafka/group.py`); Faust leaves them lying.
+- Errors of the group are answered (`streams/kafka/group.py`), which Faust does not do.
 - Shutdown leaves the group itself, so that the others need not wait out the session.
+
+What the worker asks of the consumer stands in `streams/kafka/group_membership.py`.
 """
 
 from __future__ import annotations
@@ -37,16 +39,15 @@ from aiokafka.errors import (
 from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport import drivers
-from faust.transport.consumer import ensure_TPset
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
-
-from readstates.cache.tablefile import CacheDirFullError
 
 from ..errors import ReadStatesError
 from ..partition.batch import Batch, Poll
 from . import fetched, lenient
 from .group import GroupErrors
+from .group_consumer import Committed, TopicPartition
+from .group_membership import GroupMembership
 from .query_reader import QueryReader, lost
 
 log = logging.getLogger(__name__)
@@ -111,8 +112,10 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         ]
         states = self._wanted(consumer, active)
         if not states:
-            with consumer._subscription.fetch_context():  # to hold back is not to be idle, for
-                await asyncio.sleep(0.005)  # which aiokafka would leave the group
+            # fetch_context tells aiokafka that we are still polling; otherwise it would leave the
+            # group after max_poll_interval_ms.
+            with consumer._subscription.fetch_context():
+                await asyncio.sleep(0.005)
             return {}
         try:
             poll = await self._pull(consumer, states, max_records)
@@ -190,45 +193,45 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     _busy_until = 0.0  # time.perf_counter_ns()
 
-    async def _commit(self, offsets: Mapping[TP, Any]) -> bool:
+    async def _commit(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
         """Commit `{tp: (offset, metadata)}`. False: not committed, try again later."""
         consumer = self._ensure_consumer()
-        own = ensure_TPset(consumer.assignment())
-        given = {
+        own = {TopicPartition(tp.topic, tp.partition) for tp in consumer.assignment()}
+        ours = {
             driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(*value)
             for tp, value in offsets.items()
             if tp in own
         }
-        if not given or consumer._coordinator.generation <= 0:  # expelled: not ours any more
+        if not ours or consumer._coordinator.generation <= 0:  # expelled: no longer a member
             return False
         try:
-            await asyncio.wait_for(consumer.commit(given), COMMIT_TIMEOUT_S)
+            await asyncio.wait_for(consumer.commit(ours), COMMIT_TIMEOUT_S)
         except (TimeoutError, KafkaError) as exc:
-            log.warning("commit_failed partitions=%d error=%r", len(given), exc)
+            log.warning("commit_failed partitions=%d error=%r", len(ours), exc)
             return False
         return True
 
-    async def leave_queries(self, topic: str) -> None:
+    async def pause_queries_topic(self, topic: str) -> None:
         """Do not fetch queries: `QueryReader` does. An assignment forgets it."""
         consumer = self._ensure_consumer()
         consumer.pause(*(tp for tp in consumer.assignment() if tp.topic == topic))
 
-    def end(self, tp: TP) -> int | None:
-        """The offset up to which updates may be read now: what is in transactions is not."""
-        found = self._ensure_consumer().last_stable_offset(driver.ensure_aiokafka_TP(tp))
-        return None if found is None else int(found)
+    def readable_end(self, tp: TP) -> int | None:
+        """The offset up to which updates may be read: what is in open transactions is not."""
+        end = self._ensure_consumer().last_stable_offset(driver.ensure_aiokafka_TP(tp))
+        return None if end is None else int(end)
 
-    async def committed(self, tps: list[TP]) -> Mapping[TP, tuple[int, str]]:
+    async def committed(self, tps: list[TP]) -> Mapping[TP, Committed]:
         """Committed offsets with their metadata; partitions without one are left out."""
         return await self.call_thread(self._committed, tps)  # type: ignore[no-any-return]
 
-    async def _committed(self, tps: list[TP]) -> Mapping[TP, tuple[int, str]]:
+    async def _committed(self, tps: list[TP]) -> Mapping[TP, Committed]:
         coordinator = self._ensure_consumer()._coordinator
         wanted = [driver.ensure_aiokafka_TP(tp) for tp in tps]
-        found = await coordinator.fetch_committed_offsets(wanted)
+        offsets = await coordinator.fetch_committed_offsets(wanted)
         return {
             TP(tp.topic, tp.partition): (value.offset, value.metadata)
-            for tp, value in found.items()
+            for tp, value in offsets.items()
             if value.offset >= 0
         }
 
@@ -251,13 +254,11 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             log.warning("leave_group_failed error=%r", exc)
 
 
-class Consumer(driver.Consumer):  # type: ignore[misc]
+class Consumer(GroupMembership, driver.Consumer):  # type: ignore[misc]
     """The consumer as Faust sees it, on the main loop."""
 
-    rebalancing = False
-
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         settings, put = self.app.read_states_settings, self.app.query_channel.put_now
         self.queries = QueryReader(settings, put, self.app.refuse)
 
@@ -272,8 +273,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     def close(self) -> None:
         """Nothing: closing here would come before LeaveGroup and leave a phantom member."""
 
-    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
-        poll: Poll = record
+    def _to_message(self, tp: TP, poll: Poll) -> ConsumerMessage:
         batch = poll[0][1]
         return ConsumerMessage(
             tp.topic,
@@ -291,17 +291,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             generation_id=self.app.consumer_generation_id,
         )
 
-    async def commit_offsets(self, offsets: Mapping[TP, tuple[int, str]]) -> bool:
-        """Commit in one request. False: nothing was committed."""
-        return bool(await self._thread.commit(offsets))
-
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         self.rebalancing = True
         if revoked:
-            self.stop_flow()
-            self.app.flow_control.suspend()
-            self.queries.stop_reading()
-            await self.app.partitions.hand_over(self)
+            self.stop_delivery()
+            await self.app.rebalancer.hand_over(self)
         await super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
@@ -315,11 +309,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         if self.rebalancing:
             raise IllegalStateError("rebalancing again")
         queries_topic = self.app.read_states_settings.queries_topic
-        await self._thread.call_thread(self._thread.leave_queries, queries_topic)
+        await self._thread.call_thread(self._thread.pause_queries_topic, queries_topic)
         await super().perform_seek()
         try:
-            positions = await self.app.partitions.open(self)
-        except (ReadStatesError, CacheDirFullError) as exc:
+            positions = await self.app.rebalancer.open(self)
+        except ReadStatesError as exc:
             self.app.refuse(exc)
             raise
         if positions:
@@ -327,7 +321,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
                 {driver.ensure_aiokafka_TP(tp): offset for tp, offset in positions.items()}
             )
         if not self.rebalancing:  # else they are revoked, and the next assignment comes here
-            # as they are now: while this waited, partitions may have gone and come again
+            # As they are owned here: while this waited, partitions may have gone and come again.
             owned = self.app.partitions.owned
             self.queries.read_from({number: one.query_position for number, one in owned.items()})
 

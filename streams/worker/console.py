@@ -1,8 +1,8 @@
 """`GET /`: the console, one page that reads `/metrics` and `/readyz` of its own worker and draws.
 
 How it works: `page/` has the parts; they are put into one document at the start, so that the page
-is one answer and asks for nothing but the endpoints. The browser keeps the history: a worker with
-nobody looking does nothing for the console.
+is one answer and asks for nothing but the endpoints. The browser keeps the history: a worker that
+nobody watches does nothing for the console.
 
 C1: the page runs only what this process sent: its policy names the digest of its script and of its
     style, and forbids every other script, style, frame, form and foreign address.

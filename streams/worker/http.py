@@ -1,7 +1,7 @@
 """`/metrics`, `/healthz`, `/readyz` and the console, on loopback unless told otherwise.
 
-A connection is good for one answer and lives CONNECTION_S at most; CONNECTIONS_MAX may be open:
-clients that dawdle cannot take the file descriptors which the worker needs.
+A connection gets one answer and lives CONNECTION_S at most; CONNECTIONS_MAX may be open. So slow
+clients cannot take the file descriptors that the worker needs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Endpoints(Service):  # type: ignore[misc]
         self._coming = 0  # accepted in this turn of the loop
 
     async def on_start(self) -> None:
-        app = web.Application(middlewares=[_once])
+        app = web.Application(middlewares=[_one_answer])
         app.router.add_get("/", self._console)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
@@ -80,7 +80,7 @@ class Endpoints(Service):  # type: ignore[misc]
         # `server` counts a connection from the loop's next turn on; many may come in one turn
         self._coming += 1
         loop.call_soon(self._has_come)
-        loop.call_later(CONNECTION_S, _end, handler)
+        loop.call_later(CONNECTION_S, _abort, handler)
         return handler
 
     def _has_come(self) -> None:
@@ -107,15 +107,15 @@ class Endpoints(Service):  # type: ignore[misc]
 
 
 @web.middleware
-async def _once(request: web.Request, handler: Any) -> web.StreamResponse:
+async def _one_answer(request: web.Request, handler: Any) -> web.StreamResponse:
     response: web.StreamResponse = await handler(request)
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.force_close()
     return response
 
 
-def _end(handler: web.RequestHandler) -> None:
-    if handler.transport is not None:  # None: it has ended by itself
+def _abort(handler: web.RequestHandler) -> None:
+    if handler.transport is not None:  # None: the connection has ended
         handler.transport.abort()  # close() would wait for a client that does not read
 
 

@@ -1,51 +1,59 @@
 """What a worker does over and over beside its agents, each as an endless coroutine.
 
-The application runs them as tasks of a service, the simulation as tasks of a loop of its own.
+The service runs them as tasks of its own, the simulation as tasks of a loop on virtual time.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from ..cassandra.store import Store
-from .rebalance import Handover
+from ..kafka.group_consumer import GroupConsumer
+from .commits import Commits
+from .partitions import Partitions
 
-TURN_S = 0.02
-CALM_TURN_S = 0.1  # nothing is dirty, and what becomes it waits for FLUSH_DELAY_S first
+POLL_INTERVAL_S = 0.02  # between two steps of write-behind, and two passes of the deadlines
+IDLE_POLL_S = 0.1  # the same while nothing is dirty: a new change waits for FLUSH_DELAY_S anyway
 
 
-class Turns:
-    """See the module. `consumer` gives the consumer of the moment."""
+class BackgroundLoops:
+    """See the module. `consumer` gives the group's consumer, which Faust makes after this."""
 
-    def __init__(self, partitions: Handover, store: Store, consumer: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        partitions: Partitions,
+        commits: Commits,
+        store: Store,
+        consumer: Callable[[], GroupConsumer],
+    ) -> None:
         self._partitions = partitions
+        self._commits = commits
         self._store = store
         self._consumer = consumer
 
     async def fold(self) -> None:
-        """The partitions' slices."""
+        """Run the partitions' slices."""
         await self._partitions.run()
 
     async def write_out(self) -> None:
         """Start the writes that are due."""
         while True:
             dirty = await self._partitions.write_out()
-            await asyncio.sleep(TURN_S if dirty else CALM_TURN_S)
+            await asyncio.sleep(POLL_INTERVAL_S if dirty else IDLE_POLL_S)
 
     async def expire(self) -> None:
-        """End queries and requests whose time is over."""
+        """End queries and requests to Cassandra whose time is over."""
         while True:
-            self._partitions.expire()
+            self._partitions.queries.expire()
             self._store.expire()
-            await asyncio.sleep(TURN_S)
+            await asyncio.sleep(POLL_INTERVAL_S)
 
     async def commit(self) -> None:
         """Commit the watermarks that moved."""
         while True:
             await asyncio.sleep(self._partitions.settings.commit_interval_s)
-            live = [o for o in self._partitions.owned.values() if not o.partition.closing]
+            owned = self._partitions.active()
             consumer = self._consumer()
-            if live and not consumer.rebalancing:
-                await self._partitions.commit(consumer, live)
+            if owned and not consumer.rebalancing:
+                await self._commits.commit(consumer, owned)

@@ -1,7 +1,8 @@
 """A deterministic simulation of workers, log, database and group, with every fault ours to place.
 
-The code under test is the real one: `Handover` with its partitions, tables in files, write-behind,
-loader, queries, commits (streams/ and cache/). Around it everything is ours and follows a seed:
+The code under test is the real one: `Rebalancer` with its partitions, tables in files,
+write-behind, loader, queries, commits (streams/ and cache/). Around it everything is ours and
+follows a seed:
 
     loop.py      virtual time; a loop for each worker, which can be killed between any two steps
     kafka.py     logs with gaps, the group and its generations, the consumer as a worker sees it

@@ -10,13 +10,12 @@ import bisect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from faust.types import TP
-
 from readstates.ops.proof.oracle import EPOCH, Oracle
 from readstates.schemas.headers import ReplyAddress
 from readstates.schemas.read_state import Row
 from readstates.schemas.replies import ErrorReply, Reply, decode_reply
 from readstates.schemas.version import version_of
+from readstates.streams.kafka.group_consumer import TopicPartition
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -73,7 +72,7 @@ class Checks:
         self.asked: list[Asked] = []
         self.asked_of: list[list[Asked]] = [[] for _ in range(world.partitions)]
         self.came_s = [0.0] * world.partitions  # when a poll brought a query of it, last
-        self.committed_to: dict[TP, int] = {}
+        self.committed_to: dict[TopicPartition, int] = {}
         self.replied_at: dict[int, int] = {}  # partition: the newest version anybody saw
         self.seen: dict[int, int] = {}  # user: the version that its client has
         self.replies = 0
@@ -108,7 +107,7 @@ class Checks:
 
     # -- commits ------------------------------------------------------------------------------
 
-    def committed(self, worker: Worker, offsets: dict[TP, tuple[int, str]]) -> None:
+    def committed(self, worker: Worker, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
         """The broker took a commit: all below it is durable, or done with."""
         for tp, (offset, _) in offsets.items():
             before = self.committed_to.get(tp, 0)

@@ -8,12 +8,12 @@ member of the present generation.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from faust.types import TP
-
+from readstates.streams.kafka.group_consumer import Committed, TopicPartition
 from readstates.streams.partition.batch import Batch
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Group:
         self.rebalancing = False
         self.again = False
         self.owner: dict[int, Worker] = {}
-        self.committed: dict[TP, tuple[int, str]] = {}
+        self.committed: dict[TopicPartition, Committed] = {}
 
     def owns(self, worker: Worker, partition: int) -> bool:
         return self.owner.get(partition) is worker
@@ -137,7 +137,9 @@ class Group:
             mine = sorted(n for n, owner in self.owner.items() if owner is member)
             self._world.clock.later(self._world.delay(), answer(member, future, mine, self))
 
-    def commit(self, worker: Worker, generation: int, offsets: dict[TP, tuple[int, str]]) -> bool:
+    def commit(
+        self, worker: Worker, generation: int, offsets: dict[TopicPartition, Committed]
+    ) -> bool:
         """A commit at the broker. False: fenced."""
         fenced = worker not in self.members or generation != self.generation
         self._world.note(f"{worker} commits {said(offsets)}{' and is fenced' * fenced}")
@@ -149,7 +151,7 @@ class Group:
         return True
 
 
-def said(offsets: dict[TP, tuple[int, str]]) -> str:
+def said(offsets: dict[TopicPartition, Committed]) -> str:
     """A commit in few words."""
     return " ".join(
         f"{tp.topic.rpartition('.')[2]}-{tp.partition}:{offset} {text}".strip()
@@ -169,13 +171,12 @@ def answer(member: Worker, future: asyncio.Future[Any], mine: list[int], group: 
 
 
 class Consumer:
-    """What `Handover` and the turns use of the transport's consumer, and its coordinator."""
+    """A `GroupConsumer` of the simulated group, with its coordinator and its fetches."""
 
     def __init__(self, world: World, worker: Worker) -> None:
         self._world = world
         self._worker = worker
-        self._thread = self  # the real one has the committed offsets there
-        self.app = SimpleNamespace(consumer_generation_id=0)
+        self.generation = 0
         self.rebalancing = False
         self.flow = False
         self.leaving = False
@@ -183,37 +184,37 @@ class Consumer:
         self._mine: list[int] = []
         self._revoked = asyncio.Event()
         self._assigned = asyncio.Event()
-        self._positions: dict[TP, int] = {}
+        self._positions: dict[TopicPartition, int] = {}
 
-    # -- what Handover calls ------------------------------------------------------------------
+    # -- as a GroupConsumer -------------------------------------------------------------------
 
-    def assignment(self) -> set[TP]:
+    def assigned(self) -> set[TopicPartition]:
         settings = self._world.plan.settings
         topics = (settings.updates_topic, settings.queries_topic)
-        return {TP(topic, number) for topic in topics for number in self._mine}
+        return {TopicPartition(topic, number) for topic in topics for number in self._mine}
 
-    async def committed(self, tps: list[TP]) -> dict[TP, tuple[int, str]]:
+    async def committed(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, Committed]:
         await self._reach()
         known = self._world.group.committed
-        return {tp: known[tp] for tp in tps if tp in known}
+        return {place: known[place] for place in places if place in known}
 
-    async def earliest_offsets(self, *tps: TP) -> dict[TP, int]:
+    async def log_starts(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         await asyncio.sleep(self._world.delay())
-        return {tp: self._world.logs[tp].start for tp in tps}
+        return {place: self._world.logs[place].start for place in places}
 
-    async def highwaters(self, *tps: TP) -> dict[TP, int]:
+    async def log_ends(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         await asyncio.sleep(self._world.delay())
-        return {tp: self._world.logs[tp].end for tp in tps}
+        return {place: self._world.logs[place].end for place in places}
 
-    async def commit_offsets(self, offsets: dict[TP, tuple[int, str]]) -> bool:
+    async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
         """Lost before the broker, applied and not answered, fenced, or done."""
         self._worker.may_die()
         world = self._world
-        given = {tp: value for tp, value in offsets.items() if tp.partition in self._mine}
-        if not given:
+        mine = {tp: value for tp, value in offsets.items() if tp.partition in self._mine}
+        if not mine:
             return False
-        generation = self.app.consumer_generation_id
-        live = any(text.startswith("live") for _, text in given.values())
+        generation = self.generation
+        live = any(text.startswith("live") for _, text in mine.values())
         share = world.plan.live_fails if live else world.plan.commit_fails
         dice = world.noise.random() if world.faulty else 1.0
         await asyncio.sleep(world.delay())
@@ -222,13 +223,25 @@ class Consumer:
         if world.clock.now < self.cut_until or dice < share / 2:
             await asyncio.sleep(COMMIT_TIMEOUT_S)
             return False
-        done = world.group.commit(self._worker, generation, given)
+        done = world.group.commit(self._worker, generation, mine)
         if dice < share:
             await asyncio.sleep(COMMIT_TIMEOUT_S)
             return False
         self._worker.may_die()
         await asyncio.sleep(world.delay())
         return done
+
+    def updates_end(self, number: int) -> int:
+        return self._world.logs[TopicPartition(self._world.plan.settings.updates_topic, number)].end
+
+    def queries_end(self, number: int) -> int:
+        return self._world.logs[TopicPartition(self._world.plan.settings.queries_topic, number)].end
+
+    def stop_delivery(self) -> None:
+        self.flow = False
+
+    def close_queries(self) -> None:
+        """Nothing is open: queries come with the updates."""
 
     async def _reach(self) -> None:
         await asyncio.sleep(self._world.delay())
@@ -250,13 +263,13 @@ class Consumer:
             self._revoked.clear()
             generation, self._mine = await self._world.group.join(self._worker)
             self._world.note(f"{self._worker} has {self._mine} in generation {generation}")
-            self.app.consumer_generation_id = generation
+            self.generation = generation
             self.rebalancing = self.flow = False
             self._assigned.set()
             await self._until_revoked(generation)
             self.rebalancing, self.flow = True, False
             if self._mine:
-                await self._worker.partitions.hand_over(self)
+                await self._worker.rebalancer.hand_over(self)
 
     async def _until_revoked(self, generation: int) -> None:
         """Until the group rebalances, or a heartbeat says that it went on without this member."""
@@ -273,13 +286,13 @@ class Consumer:
         while True:
             await self._assigned.wait()
             self._assigned.clear()
-            generation = self.app.consumer_generation_id
-            while not self.rebalancing and generation == self.app.consumer_generation_id:
-                opening = self._worker.partitions.open
+            generation = self.generation
+            while not self.rebalancing and generation == self.generation:
+                opening = self._worker.rebalancer.open
                 if self._world.noise.random() < 0.3:  # Faust may seek from two places at once
                     await asyncio.gather(opening(self), opening(self))
                 positions = await opening(self)
-                if self.rebalancing or generation != self.app.consumer_generation_id:
+                if self.rebalancing or generation != self.generation:
                     break
                 self._positions = positions
                 self.flow = not self.leaving
@@ -292,8 +305,8 @@ class Consumer:
             await asyncio.sleep(POLL_S * (0.5 + world.noise.random()))
             if not self.flow:
                 continue
-            generation = self.app.consumer_generation_id
-            polls: list[tuple[TP, Batch]] = []
+            generation = self.generation
+            polls: list[tuple[TopicPartition, Batch]] = []
             for tp, position in list(self._positions.items()):
                 if self._worker.partitions.wants(tp.topic, tp.partition):
                     log = world.logs[tp]
@@ -307,11 +320,11 @@ class Consumer:
             await asyncio.sleep(world.delay())
             polls.sort(key=lambda poll: poll[0])
             for tp, batch in polls:
-                if not self.flow or generation != self.app.consumer_generation_id:
+                if not self.flow or generation != self.generation:
                     break
                 if tp.topic == settings.updates_topic:
                     self._worker.partitions.take_updates(tp.partition, batch)
                 else:
                     for record in batch.records:
                         world.checks.arrived(tp.partition, record.offset)
-                    self._worker.partitions.take_queries(tp.partition, batch)
+                    self._worker.partitions.queries.take_queries(tp.partition, batch)

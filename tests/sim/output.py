@@ -18,8 +18,8 @@ LATE_REPLIES = "read-states.replies.late"  # made in the middle of the run
 DEAD_LETTER_RETRY_S = 0.2
 
 
-class Output:
-    """As readstates.streams.replies.Output, without a broker."""
+class Replies:
+    """As `ReplyProducer` of readstates.streams.kafka, without a broker."""
 
     def __init__(self, world: World, worker: Worker) -> None:
         self._world = world
@@ -47,9 +47,15 @@ class Output:
     ) -> None:
         self.reply(address, key, encode_error(user_id, code, text))
 
-    def dead_letter(
-        self, record: Any, partition: int, reason: str, kept: Callable[[], None]
-    ) -> None:
+
+class DeadLetters:
+    """As `DeadLetterProducer` of readstates.streams.kafka, without a broker."""
+
+    def __init__(self, world: World, worker: Worker) -> None:
+        self._world = world
+        self._worker = worker
+
+    def send(self, record: Any, partition: int, reason: str, kept: Callable[[], None]) -> None:
         """Tried until the broker has it; it may have it and not say so."""
         self._worker.may_die()
         loop, world = self._worker.loop, self._world
@@ -57,6 +63,6 @@ class Output:
         if not fails or world.noise.random() < 0.3:
             world.checks.dead_letter(record, reason)
         if fails:
-            loop.call_later(DEAD_LETTER_RETRY_S, self.dead_letter, record, partition, reason, kept)
+            loop.call_later(DEAD_LETTER_RETRY_S, self.send, record, partition, reason, kept)
         else:
             loop.call_later(world.delay(), kept)

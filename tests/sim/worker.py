@@ -1,22 +1,27 @@
-"""One worker: the real `Handover` and `Turns` on a loop of its own, amid the fakes."""
+"""One worker: the real `Rebalancer` and `BackgroundLoops` on a loop of its own, amid the fakes."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from readstates.cache.tablefile import TableFile
 from readstates.ops.proof.oracle import EPOCH
-from readstates.streams.worker.loops import Turns
-from readstates.streams.worker.rebalance import Handover
+from readstates.streams.worker.loops import BackgroundLoops
+from readstates.streams.worker.partitions import Partitions
+from readstates.streams.worker.rebalance import Rebalancer
+from readstates.streams.worker.tables import Tables
 
 from .database import Store
 from .kafka import Consumer
 from .loop import Killed, Loop
-from .output import Output
+from .output import DeadLetters, Replies
 
 if TYPE_CHECKING:
     from .world import World
+
+
+TOPIC_ID = bytes(16)
 
 
 class Worker:
@@ -29,17 +34,21 @@ class Worker:
         self._fuse = -1  # effects until it dies in the middle of one; negative: it does not
         self.store = Store(world, self)
         self.consumer = Consumer(world, self)
-        self.partitions = Handover(
-            world.plan.settings, self.store, Output(world, self), EPOCH, now_ms=world.now_ms
+        settings, store = world.plan.settings, cast(Any, self.store)
+        replies, dead_letters = cast(Any, Replies(world, self)), cast(Any, DeadLetters(world, self))
+        self.partitions = Partitions(settings, store, replies, dead_letters, now_ms=world.now_ms)
+        tables = Tables(settings, world.folder, TOPIC_ID, EPOCH)
+        self.rebalancer = Rebalancer(
+            self.partitions, tables, epoch=EPOCH, partition_count=world.partitions
         )
-        self.partitions.partition_count = world.partitions
-        self.partitions.cache_dir = world.folder
-        turns = Turns(self.partitions, self.store, lambda: self.consumer)  # type: ignore[arg-type]
+        loops = BackgroundLoops(
+            self.partitions, self.rebalancer.commits, store, lambda: self.consumer
+        )
         for endless in (
-            turns.fold(),
-            turns.write_out(),
-            turns.expire(),
-            turns.commit(),
+            loops.fold(),
+            loops.write_out(),
+            loops.expire(),
+            loops.commit(),
             self.consumer.coordinate(),
             self.consumer.recover(),
             self.consumer.fetch(),
@@ -65,9 +74,7 @@ class Worker:
         self.loop.create_task(self._stop())
 
     async def _stop(self) -> None:
-        await self.partitions.write_out_first()
-        self.consumer.flow = False
-        await self.partitions.hand_over(self.consumer, shutdown=True)
+        await self.rebalancer.shut_down(self.consumer)
         self._world.stopped(self)
 
     def files(self) -> list[TableFile]:

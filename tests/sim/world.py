@@ -15,12 +15,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from faust.types import TP
-
 from readstates.cache import fsck, layout, tablefile
 from readstates.ops.proof.oracle import EPOCH
 from readstates.schemas.partitioner import partition_of
 from readstates.schemas.version import version_of
+from readstates.streams.kafka.group_consumer import TopicPartition
 
 from .checks import Asked, Checks, Violation
 from .database import Database
@@ -57,7 +56,9 @@ class World:
         self.checks = Checks(self)
         self.group = Group(self)
         topics = (plan.settings.updates_topic, plan.settings.queries_topic)
-        self.logs = {TP(topic, number): Log() for topic in topics for number in range(PARTITIONS)}
+        self.logs = {
+            TopicPartition(topic, number): Log() for topic in topics for number in range(PARTITIONS)
+        }
         self.workers: list[Worker] = []
         self.failure: BaseException | None = None
         self.faulty = True
@@ -160,7 +161,7 @@ class World:
             if owned is None or owned.partition.loading.users or not owned.partition.all_durable:
                 return False
             for topic in (settings.updates_topic, settings.queries_topic):
-                tp = TP(topic, number)
+                tp = TopicPartition(topic, number)
                 if self.group.committed.get(tp, (0, ""))[0] != self.logs[tp].end:
                     return False
         return True
@@ -170,12 +171,12 @@ class World:
         for worker in self.workers:
             for number, owned in worker.partitions.owned.items():
                 p = owned.partition
+                updates = TopicPartition(self.plan.settings.updates_topic, number)
                 found.append(
                     f"{worker} partition {number}: position {p.position} of "
-                    f"{self.logs[TP(self.plan.settings.updates_topic, number)].end}, parked "
-                    f"{p.loading.parked_updates}, stalled {p.room.stalled}, dirty "
-                    f"{p.table.dirty_users}, free {p.table.free}, holds {len(p.watermark)}, "
-                    f"closing {p.closing}"
+                    f"{self.logs[updates].end}, parked {p.loading.parked_updates}, stalled {p.room.stalled}, "
+                    f"dirty {p.table.dirty_users}, free {p.table.free}, "
+                    f"holds {len(p.watermark)}, closing {p.closing}"
                 )
         return f"{found} committed {self.group.committed} owners {self.group.owner}"
 
@@ -188,13 +189,13 @@ class World:
         fields["timestamp"] = self.now_ms()
         if not send.query:
             topic = settings.updates_topic
-            log = self.logs[TP(topic, send.partition)]
+            log = self.logs[TopicPartition(topic, send.partition)]
             record = log.append(skip, topic=topic, value=send.value, headers=(), **fields)
             self.checks.produced(send.partition, record)
             return
         topic = settings.queries_topic
         asked, value, headers = self._question(send)
-        log = self.logs[TP(topic, send.partition)]
+        log = self.logs[TopicPartition(topic, send.partition)]
         record = log.append(skip, topic=topic, value=value, headers=headers, **fields)
         asked.offset = record.offset
         self.checks.sent(asked)
@@ -202,7 +203,7 @@ class World:
     def _question(self, send: Send) -> tuple[Asked, bytes, list[tuple[str, bytes]]]:
         user_id, what = send.value["user_id"], dict(send.value)
         body: dict[str, Any] = {"type": "get", "user_id": user_id}
-        log = self.logs[TP(self.plan.settings.updates_topic, send.partition)]
+        log = self.logs[TopicPartition(self.plan.settings.updates_topic, send.partition)]
         seen = self.checks.seen.get(user_id, 0)
         since = {
             "last": seen,

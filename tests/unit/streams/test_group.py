@@ -10,7 +10,7 @@ from aiokafka import errors
 from readstates.streams.config import Settings
 from readstates.streams.errors import GroupError
 from readstates.streams.kafka import group
-from readstates.streams.kafka.group import OUT_MAX, GroupErrors
+from readstates.streams.kafka.group import EXPELLED_MAX, GroupErrors
 
 UNKNOWN = errors.KafkaError("UnknownError()")
 
@@ -33,7 +33,7 @@ class Coordinator:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group, "RETRY_S", 0)
-    monkeypatch.setattr(group, "AT_ONCE_S", 0)
+    monkeypatch.setattr(group, "ONE_EXPULSION_S", 0)
 
 
 async def answered(*given: BaseException, name: str = "") -> tuple[int, list[Exception]]:
@@ -53,12 +53,12 @@ async def test_an_unknown_error_is_answered_by_joining_anew() -> None:
 
 
 async def test_without_a_name_of_its_own_a_worker_tries_for_ever() -> None:
-    assert await answered(*[UNKNOWN] * 5 * OUT_MAX) == (5 * OUT_MAX, [])
+    assert await answered(*[UNKNOWN] * 5 * EXPELLED_MAX) == (5 * EXPELLED_MAX, [])
 
 
-async def test_put_out_again_and_again_a_named_worker_ends() -> None:
-    assert (await answered(*[UNKNOWN] * (OUT_MAX - 1), name="twin"))[1] == []
-    _, (exc,) = await answered(*[UNKNOWN] * OUT_MAX, name="twin")
+async def test_a_named_worker_that_is_expelled_again_and_again_ends() -> None:
+    assert (await answered(*[UNKNOWN] * (EXPELLED_MAX - 1), name="twin"))[1] == []
+    _, (exc,) = await answered(*[UNKNOWN] * EXPELLED_MAX, name="twin")
     assert isinstance(exc, GroupError)
     assert "'twin'" in str(exc)
 

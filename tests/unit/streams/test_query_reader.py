@@ -6,7 +6,7 @@ import asyncio
 import queue
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from confluent_kafka import KafkaError
@@ -14,9 +14,9 @@ from confluent_kafka import KafkaError
 from readstates.streams.config import Settings
 from readstates.streams.errors import BatchGapError, DataLossError
 from readstates.streams.kafka import query_reader
-from readstates.streams.kafka.query_reader import POLLS_AHEAD, QueryReader, Reading
+from readstates.streams.kafka.query_reader import POLLS_AHEAD, QueryAssignment, QueryReader
 from readstates.streams.partition.batch import Batch, Poll
-from readstates.streams.worker.partitions import Partitions
+from readstates.streams.worker.query_intake import QueryIntake
 
 
 class Message:
@@ -82,26 +82,26 @@ class FakeConsumer:
 
 
 class World:
-    """A reader, what came of its readings, and what it refused; an agent takes while `open`."""
+    """A reader, what came of its assignments, what it refused; an agent takes while `open`."""
 
     def __init__(self, consumer: FakeConsumer) -> None:
         self.consumer = consumer
-        self.put: list[tuple[Reading, Poll]] = []
-        self.polls: list[Poll] = []  # those of the newest reading
+        self.put: list[tuple[QueryAssignment, Poll]] = []
+        self.polls: list[Poll] = []  # those of the newest assignment
         self.refused: list[Exception] = []
         self.open = True
         self.reader = QueryReader(Settings(), self._put, self.refused.append)
 
-    def _put(self, reading: Reading, poll: Poll) -> None:
-        self.put.append((reading, poll))
+    def _put(self, assignment: QueryAssignment, poll: Poll) -> None:
+        self.put.append((assignment, poll))
         if self.open:
             self.take()
 
     def take(self) -> None:
-        for reading, poll in self.put:
-            if reading is self.reader.reading:
+        for assignment, poll in self.put:
+            if assignment is self.reader.assignment:
                 self.polls.append(poll)
-            reading.room.release()
+            assignment.room.release()
         self.put.clear()
 
     async def until(self, seen: Callable[[], Any]) -> None:
@@ -149,7 +149,7 @@ async def test_control_records_are_passed(world: World) -> None:
     assert world.seen() == [(0, 5, [6], 9), (1, 7, [], 11)]
 
 
-async def test_another_reading_is_assigned_by_the_thread(world: World) -> None:
+async def test_another_assignment_is_made_by_the_thread(world: World) -> None:
     world.reader.read_from({0: 5})
     world.consumer.polls.put([Message(0, 5)])
     await world.until(lambda: world.polls)
@@ -163,14 +163,14 @@ async def test_another_reading_is_assigned_by_the_thread(world: World) -> None:
     assert world.seen() == [(0, 5, [5], 6), (0, 5, [5], 6)]
 
 
-async def test_a_poll_belongs_to_the_reading_that_was_assigned(world: World) -> None:
+async def test_a_poll_belongs_to_the_assignment_it_was_made_for(world: World) -> None:
     def late() -> list[Message]:
         world.reader.read_from({0: 5})
         return [Message(0, 5)]
 
     world.open = False
     world.reader.read_from({0: 5})
-    first = world.reader.reading
+    first = world.reader.assignment
     world.consumer.polls.put(late)
     await world.until(lambda: world.put)
     assert world.put[0][0] is first
@@ -220,13 +220,13 @@ async def test_a_bug_in_the_thread_ends_the_worker(world: World) -> None:
     await world.until(lambda: world.consumer.closed)
 
 
-class Taking(Partitions):
+class Taking(QueryIntake):
     """Partition 0 at offset 5; only the offsets are kept."""
 
     def __init__(self) -> None:
         self.taken: list[int] = []
-        partition = SimpleNamespace(closing=False)
-        self.owned = {0: SimpleNamespace(partition=partition, query_position=5)}  # type: ignore[dict-item]
+        self.zero: Any = SimpleNamespace(partition=SimpleNamespace(closing=False), query_position=5)
+        super().__init__(Settings(), {0: self.zero}, cast(Any, None), lambda: 0)
 
     def _take_query(self, _owned: Any, record: Any, _taken_ns: int) -> None:
         self.taken.append(record.offset)
@@ -237,11 +237,11 @@ def batch(start: int, end: int) -> Batch:
 
 
 def test_queries_read_twice_are_taken_once() -> None:
-    partitions = Taking()
+    intake = Taking()
     for one in (batch(5, 8), batch(5, 7), batch(5, 10), Batch(10, [], 12)):
-        partitions.take_queries(0, one)
-    assert partitions.taken == [5, 6, 7, 8, 9]
-    assert partitions.owned[0].query_position == 12
+        intake.take_queries(0, one)
+    assert intake.taken == [5, 6, 7, 8, 9]
+    assert intake.zero.query_position == 12
 
 
 def test_a_gap_in_the_queries_ends_the_worker() -> None:

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from faust.types import TP
 
 from readstates.cache.table import Table
 from readstates.streams.config import Settings
-from readstates.streams.errors import DataLossError, EpochError
+from readstates.streams.errors import ConfigError, DataLossError, EpochError
+from readstates.streams.kafka.group_consumer import Committed, TopicPartition
 from readstates.streams.partition.partition import Partition
 from readstates.streams.partition.watermark import Watermark
 from readstates.streams.worker import rebalance
-from readstates.streams.worker.partitions import Owned
+from readstates.streams.worker.commits import catch_up_target, metadata_of
+from readstates.streams.worker.owned import OwnedPartition
+from readstates.streams.worker.partitions import Partitions, wall_clock_ms
 from readstates.streams.worker.rebalance import (
-    CALM_S,
     REVOKED_WRITE_OUT_S,
-    Handover,
-    catch_up_target,
+    WRITE_OUT_DELAY_AFTER_OPEN_S,
+    Rebalancer,
     check_commit,
-    metadata_of,
 )
+from readstates.streams.worker.tables import Tables
 from tests.support.small_world import READER, World, event, version
 
-UPDATES = TP("read-states.updates", 0)
+UPDATES = TopicPartition("read-states.updates", 0)
+QUERIES = TopicPartition("read-states.queries", 0)
 
 
 @pytest.mark.parametrize(
@@ -63,15 +68,31 @@ def test_a_commit_outside_the_log_is_data_loss(committed: int, said: str) -> Non
 
 
 class Broker:
-    """A consumer that only commits, slowly."""
+    """A consumer that commits, slowly, and notes in which order it is told to stop."""
 
-    def __init__(self) -> None:
-        self.commits: list[dict[TP, tuple[int, str]]] = []
+    generation, rebalancing = 1, False
 
-    async def commit_offsets(self, offsets: dict[TP, tuple[int, str]]) -> bool:
+    def __init__(self, assigned: set[TopicPartition] | None = None) -> None:
+        self.commits: list[Mapping[TopicPartition, Committed]] = []
+        self.calls: list[str] = []
+        self._assigned = assigned or set()
+
+    def assigned(self) -> set[TopicPartition]:
+        return self._assigned
+
+    async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
+        self.calls.append("commit")
         await asyncio.sleep(0.01)
         self.commits.append(offsets)
         return True
+
+    def stop_delivery(self) -> None:
+        self.calls.append("stop_delivery")
+
+    def close_queries(self) -> None:
+        self.calls.append("close_queries")
+
+    committed = log_starts = log_ends = updates_end = queries_end = cast(Any, None)
 
 
 class Store:
@@ -94,19 +115,34 @@ class DeafStore:
 
 async def test_partitions_added_under_way_are_refused() -> None:
     """Their users' earlier updates are in other partitions."""
-    worker = Handover(Settings(), Store(), None, 8)
-    worker.partition_count = 4
-    assigned = {TP("read-states.updates", number) for number in (0, 4)}
-    consumer: Any = SimpleNamespace(assignment=lambda: assigned)
+    worker = rebalancer(Settings(), partition_count=4)
+    broker = Broker({TopicPartition("read-states.updates", number) for number in (0, 4)})
     with pytest.raises(EpochError, match="more partitions than 4"):
-        await worker.open(consumer)
-    assert not worker.owned
+        await worker.open(broker)
+    assert not worker._owned
 
 
-def handover(world: World, store: Any = None) -> tuple[Handover, list[bool]]:
+def rebalancer(
+    settings: Settings,
+    folder: Path = Path(),
+    *,
+    partition_count: int = 1,
+    store: Any = None,
+    now_ms: Callable[[], int] = wall_clock_ms,
+) -> Rebalancer:
+    """A worker that owns nothing yet."""
+    store = store or Store()
+    partitions = Partitions(settings, store, cast(Any, None), cast(Any, None), now_ms=now_ms)
+    tables = Tables(settings, folder, bytes(16), 8)
+    return Rebalancer(partitions, tables, epoch=8, partition_count=partition_count)
+
+
+def handover(
+    world: World, store: Any = None, handover_timeout_s: float = 0.1
+) -> tuple[Rebalancer, list[bool]]:
     """A worker that owns the world's partition; the list gets how its file was closed."""
-    settings = Settings(handover_timeout_s=0.1)
-    worker = Handover(settings, store or Store(), None, 8, now_ms=lambda: world.now_ms)
+    settings = Settings(handover_timeout_s=handover_timeout_s)
+    worker = rebalancer(settings, store=store, now_ms=lambda: world.now_ms)
     closed: list[bool] = []
     file: Any = SimpleNamespace(table=world.partition.table)
 
@@ -115,7 +151,7 @@ def handover(world: World, store: Any = None) -> tuple[Handover, list[bool]]:
         world.partition.table.close()
 
     file.close = close
-    worker.owned[0] = Owned(world.partition, file, 3, Watermark(3))
+    worker._owned[0] = OwnedPartition(world.partition, file, 3, Watermark(3))
     return worker, closed
 
 
@@ -132,8 +168,8 @@ async def test_a_handover_writes_commits_and_closes_clean() -> None:
     broker = Broker()
     assert await worker.hand_over(broker)
     assert closed == [True]
-    assert broker.commits == [{UPDATES: (1, "clean:1"), TP("read-states.queries", 0): (3, "")}]
-    assert not worker.owned
+    assert broker.commits == [{UPDATES: (1, "clean:1"), QUERIES: (3, "")}]
+    assert not worker._owned
 
 
 async def test_what_was_not_written_out_stays_dirty_in_the_file_and_before_the_commit() -> None:
@@ -171,8 +207,8 @@ async def test_what_was_not_written_out_stays_dirty_in_the_file_and_before_the_c
 def test_a_table_is_used_where_it_stands_inside_the_log(
     tmp_path: Path, committed: int, start: int, end: int, warm: bool
 ) -> None:
-    worker = Handover(Settings(cache_states=1000, user_states_max=500), Store(), None, 8)
-    worker.cache_dir, worker.partition_count = tmp_path, 1
+    settings = Settings(cache_states=1000, user_states_max=500)
+    worker, now_ms = rebalancer(settings, tmp_path), wall_clock_ms
     owned = worker._open_one(0, 0, "", 0, 9, 0)
     table = owned.file.table
     user = table.insert(1, 0, False)
@@ -193,12 +229,45 @@ def test_a_table_is_used_where_it_stands_inside_the_log(
     assert len(partition.watermark) == warm
     assert partition.progress.committable() <= committed
     partition.note_live_commit()
-    delay_ms = int(worker.settings.flush_delay_s * 1000)
-    assert not partition.take_writes(worker.now_ms(), delay_ms, 9, 10**6), "others catch up"
-    soon_ms = worker.now_ms() + int(CALM_S * 1000)
+    delay_ms = int(settings.flush_delay_s * 1000)
+    assert not partition.take_writes(now_ms(), delay_ms, 9, 10**6), "others catch up"
+    soon_ms = now_ms() + int(WRITE_OUT_DELAY_AFTER_OPEN_S * 1000)
     due = partition.take_writes(soon_ms, delay_ms, 9, 10**6)
     assert len(due) == warm, "what was dirty has waited before, and waits not much longer"
     owned.file.close(clean=True)
+
+
+def test_a_folder_without_room_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transport stops the worker over those, and over no other."""
+
+    def full(file: int, at: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    worker = rebalancer(Settings(cache_states=1000, user_states_max=500), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(ConfigError, match=f"CACHE_DIR: {tmp_path}.*: no room for a table"):
+            worker._open_one(0, 0, "", 0, 9, 0)
+
+
+@pytest.mark.parametrize("write_out", [True, False])
+async def test_the_order_of_a_shutdown(write_out: bool) -> None:
+    """What can be written out while everything goes on is; nothing arrives while tables close."""
+    broker = Broker()
+
+    class Noting(Store):
+        def write(self, changes: list[Any], done: Any) -> None:
+            broker.calls.append("write")
+            super().write(changes, done)
+
+    worker, _ = handover(applied(), Noting())
+    file = worker._owned[0].file
+    file.close = lambda clean: broker.calls.append("close")  # type: ignore[method-assign]
+    await worker.shut_down(broker, write_out=write_out)
+    first = ["write", "stop_delivery"] if write_out else ["stop_delivery", "write"]
+    assert broker.calls == [*first, "commit", "close", "close_queries"]
 
 
 async def test_before_a_shutdown_all_is_written_out_while_all_goes_on() -> None:
@@ -236,8 +305,7 @@ async def test_at_a_revocation_little_time_is_spent(
         return True
 
     monkeypatch.setattr(rebalance, "drain", drain)
-    worker, _ = handover(applied())
-    worker.settings = Settings(handover_timeout_s=5.0)
+    worker, _ = handover(applied(), handover_timeout_s=5.0)
     await worker.hand_over(Broker(), shutdown=shutdown)
     assert given == [timeout_s]
 
@@ -246,8 +314,8 @@ async def test_at_a_revocation_little_time_is_spent(
 def test_more_partitions_share_what_a_worker_may_hold_back(
     tmp_path: Path, partitions: int, parked: int
 ) -> None:
-    worker = Handover(Settings(cache_states=100, user_states_max=50, parked_max=800), None, None, 8)
-    worker.cache_dir, worker.partition_count = tmp_path, partitions
+    settings = Settings(cache_states=100, user_states_max=50, parked_max=800)
+    worker = rebalancer(settings, tmp_path, partition_count=partitions)
     owned = worker._open_one(0, 0, "", 0, 0, 0)
     assert owned.partition._parked_max == parked
     assert owned.partition._inbox_max == max(1, min(2000, 16_000 // partitions))
@@ -260,7 +328,7 @@ async def test_two_handovers_at_once_are_one() -> None:
     broker = Broker()
     await asyncio.gather(worker.hand_over(broker), worker.hand_over(broker))
     assert closed == [True]
-    assert not worker.owned
+    assert not worker._owned
 
 
 async def test_who_leaves_before_it_has_caught_up_hands_on_how_far_it_had_to() -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
-from readstates.streams.app import credentials
 from readstates.streams.config import Settings
 from readstates.streams.errors import ConfigError
 from readstates.streams.kafka import admin
 from readstates.streams.kafka.admin import connect_admin
+from readstates.streams.kafka.faust_app import credentials
 from readstates.streams.kafka.login import login
 
 LOGIN = "sasl.mechanism=SCRAM-SHA-512,sasl.username=me,sasl.password=hid,,den"

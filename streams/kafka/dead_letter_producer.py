@@ -1,0 +1,95 @@
+"""Dead letters: updates that cannot be applied, kept with their reason in a topic of their own.
+
+A dead letter holds the offset of its update until the broker has it, so it is sent again until
+then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from confluent_kafka import KafkaError, KafkaException
+
+from readstates.schemas.dead_letters import Origin, origin_headers
+
+from ..config import Settings
+from .delivery import Delivery
+
+RETRY_S = 1.0
+CUT_BYTES = 64 << 10  # what is kept of a dead letter that no broker takes as a whole
+TOO_LARGE = {KafkaError._BAD_MSG, KafkaError.MSG_SIZE_TOO_LARGE}
+
+
+class Rejected(Protocol):
+    """What is kept of an update; of one that was parked there is no more than this."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+class DeadLetterProducer:
+    """Sends dead letters; call it on the event loop."""
+
+    def __init__(self, settings: Settings, delivery: Delivery) -> None:
+        self._updates_topic = settings.updates_topic
+        self._topic = settings.dead_letters_topic
+        self._delivery = delivery
+        self._producer = delivery.producer({"enable.idempotence": True})
+
+    def send(
+        self,
+        record: Rejected,
+        partition: int,
+        reason: str,
+        kept: Callable[[], None],
+        *,
+        cut: bool = False,
+    ) -> None:
+        """Keep an update with its reason; `kept` is called on the loop once the broker has it.
+
+        It is tried again until then. An update that is too large for the topic (it came compressed)
+        is `cut`, and a header says how long it was.
+        """
+        loop = asyncio.get_running_loop()
+        value, length = record.value, 0
+        if cut and value is not None:
+            value, length = value[:CUT_BYTES], len(value)
+        origin = Origin(reason, self._updates_topic, partition, record.offset, length)
+
+        def send_later(cut: bool) -> None:
+            if not self._delivery.closing:
+                again = partial(self.send, record, partition, reason, kept, cut=cut)
+                loop.call_later(RETRY_S, again)
+
+        def delivered(error: Any, _message: Any) -> None:
+            if loop.is_closed():
+                return
+            if error is None:
+                loop.call_soon_threadsafe(kept)
+            else:
+                loop.call_soon_threadsafe(failed, error)
+
+        def failed(error: Any) -> None:
+            self._delivery.failed(self._topic, error)
+            send_later(cut or error.code() in TOO_LARGE)
+
+        try:
+            self._producer.produce(
+                self._topic,
+                value,
+                record.key,
+                headers=origin_headers(origin),
+                on_delivery=delivered,
+            )
+        except KafkaException as exc:
+            failed(exc.args[0])
+        except BufferError as exc:
+            self._delivery.failed(self._topic, exc)
+            send_later(cut)

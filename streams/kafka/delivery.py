@@ -1,0 +1,83 @@
+"""What the worker's two producers share: their settings, a thread, and a log of failures.
+
+librdkafka reports a delivery only while somebody polls its producer. One thread polls both: it
+waits for reports about replies, and looks for those about dead letters in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+from confluent_kafka import Producer
+
+from .. import metrics
+from ..config import Settings
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.05
+JOIN_TIMEOUT_S = 2.0
+FLUSH_TIMEOUT_S = 3.0
+MESSAGE_BYTES_MAX = 8 << 20  # the producer's own bound, above every topic's
+QUEUE_KIB_MAX = 64 << 10  # of each producer, not yet sent: memory while brokers are slow
+FAILURE_LOG_S = 60.0  # between two log lines about failures; askers could fill the disk otherwise
+
+
+class Delivery:
+    """Makes producers, polls them, and closes them: the one made last is flushed first."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producers: tuple[Producer, ...] = ()
+        self._failure_logged = -FAILURE_LOG_S
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="delivery", daemon=True)
+
+    @property
+    def closing(self) -> bool:
+        """True once `close` was called: nothing is sent again."""
+        return self._stopping.is_set()
+
+    def producer(self, config: dict[str, Any]) -> Producer:
+        """A producer with these settings on top of those that both have."""
+        shared = {
+            "client.id": "read-states-worker",
+            "partitioner": "murmur2_random",
+            "linger.ms": 0,
+            "acks": "all",
+            "message.max.bytes": MESSAGE_BYTES_MAX,
+            "message.timeout.ms": 30_000,
+            "queue.buffering.max.messages": 1_000_000,
+            "queue.buffering.max.kbytes": QUEUE_KIB_MAX,
+            "allow.auto.create.topics": False,
+        }
+        producer = Producer(self._settings.librdkafka(**shared | config))
+        self._producers = (*self._producers, producer)
+        if not self._thread.is_alive():
+            self._thread.start()
+        return producer
+
+    def failed(self, topic: str, error: object) -> None:
+        """Count a record that was not delivered, and log it unless another one was just logged."""
+        metrics.REPLY_FAILURES.inc()
+        if time.monotonic() - self._failure_logged > FAILURE_LOG_S:
+            self._failure_logged = time.monotonic()
+            log.warning("reply_not_delivered topic=%s error=%s", topic, error)
+
+    def close(self) -> None:
+        """Send what is queued, within FLUSH_TIMEOUT_S for each producer."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(JOIN_TIMEOUT_S)
+        for producer in reversed(self._producers):
+            producer.flush(FLUSH_TIMEOUT_S)
+
+    def _poll(self) -> None:
+        while not self._stopping.is_set():
+            first, *others = self._producers
+            first.poll(POLL_S)
+            for producer in others:
+                producer.poll(0)

@@ -1,0 +1,72 @@
+"""What a worker needs of its membership in the consumer group, whoever provides it.
+
+`streams/kafka/transport.py` provides it on Faust and aiokafka, the simulation on a group of its
+own. All of it is called on the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from typing import NamedTuple, Protocol
+
+
+class TopicPartition(NamedTuple):
+    """A partition of a topic; each client library has a type of its own for it."""
+
+    topic: str
+    partition: int
+
+
+Committed = tuple[int, str]  # an offset, and the metadata that stands beside it
+
+
+class GroupConsumer(Protocol):
+    """A member of the consumer group, which reads updates and queries."""
+
+    @property
+    def generation(self) -> int:
+        """The group's generation that this member is in; it changes with every assignment."""
+        ...
+
+    @property
+    def rebalancing(self) -> bool:
+        """True from a revocation until the next assignment."""
+        ...
+
+    def assigned(self) -> Set[TopicPartition]:
+        """The partitions of this member, of both topics."""
+        ...
+
+    async def committed(
+        self, places: Iterable[TopicPartition]
+    ) -> Mapping[TopicPartition, Committed]:
+        """What the group has committed; partitions without a commit are left out."""
+        ...
+
+    async def log_starts(self, places: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The first offset that the log still holds."""
+        ...
+
+    async def log_ends(self, places: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The offset after the last record, asked from the broker."""
+        ...
+
+    async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
+        """Commit in one request. False: nothing was committed, or nobody knows; try again."""
+        ...
+
+    def updates_end(self, number: int) -> int | None:
+        """The end of a partition of updates as far as it may be read; None: not known yet."""
+        ...
+
+    def queries_end(self, number: int) -> int | None:
+        """The end of a partition of queries; None: not known yet."""
+        ...
+
+    def stop_delivery(self) -> None:
+        """From here on no update and no query is delivered, until the next assignment."""
+        ...
+
+    def close_queries(self) -> None:
+        """End the reading of queries, for good."""
+        ...

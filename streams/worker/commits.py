@@ -1,0 +1,77 @@
+"""What a worker commits to the group: the watermarks, and in the metadata how far it has been.
+
+The metadata of a commit of updates is `live:<position>` while its owner is at work and
+`clean:<position>` once it has stopped there. The next owner believes a clean position only.
+The invariants R2, R3 and R4 that this keeps stand in `rebalance.py`, W2 in
+`streams/partition/watermark.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from .. import metrics
+from ..config import Settings
+from ..kafka.group_consumer import Committed, GroupConsumer, TopicPartition
+from .owned import OwnedPartition
+
+CLEAN, LIVE = "clean", "live"  # what commit metadata says of the position in it
+
+
+def metadata_of(position: int, clean: bool) -> str:
+    """Commit metadata: the position that was seen, and whether its owner stopped there."""
+    return f"{CLEAN if clean else LIVE}:{position}"
+
+
+def catch_up_target(metadata: str, log_end: int) -> int:
+    """The offset that must be passed before queries are answered."""
+    kind, _, position = metadata.partition(":")
+    if kind == CLEAN and position.isdecimal():
+        return min(int(position), log_end)
+    return log_end
+
+
+class Commits:
+    """Commits the watermarks of owned partitions, one commit at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._under_way = asyncio.Lock()
+
+    async def commit(
+        self, consumer: GroupConsumer, owned: list[OwnedPartition], *, clean: bool = False
+    ) -> bool:
+        """Commit the watermarks that moved. False: not committed; nothing is lost by it."""
+        async with self._under_way:  # W2: one at a time, an older commit must not come last
+            return await self._commit(consumer, owned, clean)
+
+    async def _commit(
+        self, consumer: GroupConsumer, owned: list[OwnedPartition], clean: bool
+    ) -> bool:
+        settings = self._settings
+        offsets: dict[TopicPartition, Committed] = {}
+        moved: list[tuple[OwnedPartition, tuple[int, int]]] = []
+        for item in owned:
+            partition, number = item.partition, item.partition.number
+            if partition.incarnation < 0:  # handed over while this commit waited for its turn
+                continue
+            marks = (
+                partition.progress.committable(),
+                item.query_mark.position(item.query_position),
+            )
+            if marks != item.committed or clean:
+                moved.append((item, marks))
+                shown = max(partition.position, partition.progress.catch_up_to)  # R3
+                metadata = metadata_of(shown, clean)
+                offsets[TopicPartition(settings.updates_topic, number)] = (marks[0], metadata)
+                offsets[TopicPartition(settings.queries_topic, number)] = (marks[1], "")
+        if not offsets:
+            return True
+        if not await consumer.commit_offsets(offsets):  # R4
+            metrics.COMMIT_FAILURES.inc()
+            return False
+        for item, marks in moved:
+            item.committed = marks
+            if not clean:
+                item.partition.note_live_commit()  # R2
+        return True

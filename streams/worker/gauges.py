@@ -1,0 +1,97 @@
+"""What a worker exports of its partitions, and whether they move: looked at once a second."""
+
+from __future__ import annotations
+
+import time
+
+from .. import metrics
+from ..kafka.group_consumer import GroupConsumer
+from ..partition.partition import Partition
+from .partitions import Partitions
+
+STUCK_S = 60.0  # liveness: records wait and no partition has moved for this long
+
+
+class ExportedPartition:
+    """A partition's series, and what was exported last."""
+
+    def __init__(self, number: int, updates_topic: str, queries_topic: str) -> None:
+        self.series = metrics.OfPartition(number, updates_topic, queries_topic)
+        self.state: tuple[int, ...] = ()
+        self.evictions = 0
+
+
+class ExportedGauges:
+    """Exports the partitions' gauges and counts; notes when one of them moved last."""
+
+    def __init__(self, partitions: Partitions) -> None:
+        self._partitions = partitions
+        self._exported: dict[int, ExportedPartition] = {}  # by incarnation
+        self._applied = -1  # sum of the partitions' positions
+        self._moved_at = time.monotonic()
+
+    def health(self) -> tuple[bool, str]:
+        """The process lives, and is not stuck before records it could apply."""
+        stuck_s = time.monotonic() - self._moved_at
+        if stuck_s > STUCK_S:
+            return False, f"records wait and nothing moved for {stuck_s:.0f} s (at {self._applied})"
+        return True, "alive"
+
+    def export(self, consumer: GroupConsumer) -> None:
+        """Look at all partitions."""
+        applied, waiting = 0, False
+        settings = self._partitions.settings
+        exported: dict[int, ExportedPartition] = {}
+        for number, owned in self._partitions.owned.items():
+            partition = owned.partition
+            life = partition.incarnation
+            item = exported[life] = self._exported.get(life) or ExportedPartition(
+                number, settings.updates_topic, settings.queries_topic
+            )
+            applied += partition.position
+            lag = behind(consumer.updates_end(number), partition.position)
+            queries_lag = behind(consumer.queries_end(number), owned.query_position)
+            waiting |= lag > 0 and not partition.held_back
+            self._export_one(item, partition, lag, queries_lag)
+        self._exported = exported
+        metrics.QUERIES_WAITING.set(self._partitions.queries.waiting)
+        if applied != self._applied or not waiting:
+            self._applied, self._moved_at = applied, time.monotonic()
+
+    def _export_one(
+        self, item: ExportedPartition, partition: Partition, lag: int, queries_lag: int
+    ) -> None:
+        table, series = partition.table, item.series
+        state = (
+            lag,
+            queries_lag,
+            partition.position,
+            partition.loading.parked_updates,
+            len(partition.watermark),
+            table.resident_users,
+            table.resident_states,
+            table.evictions,
+        )
+        if item.state == state and not len(partition.watermark):
+            return  # of many partitions most have nothing new
+        counts = partition.counts
+        series.applied.inc(counts.applied)
+        for reason, skipped in metrics.SKIPPED.items():
+            skipped.inc(getattr(counts, reason))
+        counts.applied = counts.replayed = counts.stale = counts.duplicate = 0
+        series.resident_states.set(table.resident_states)
+        series.resident_users.set(table.resident_users)
+        series.dirty_states.set(table.dirty_states)
+        series.parked_updates.set(partition.loading.parked_updates)
+        metrics.EVICTIONS.inc(table.evictions - item.evictions)
+        item.evictions = table.evictions
+        series.durability_lag.set(partition.position - partition.progress.committable())
+        series.durability_lag_s.set(partition.write_out.oldest_change_s(self._partitions.now_ms()))
+        series.updates_lag.set(lag)
+        series.queries_lag.set(queries_lag)
+        item.state = state
+
+
+def behind(end: int | None, position: int) -> int:
+    """Records between a position and the log's end; 0 while the end is not known."""
+    return 0 if end is None else max(0, end - position)

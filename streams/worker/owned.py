@@ -1,0 +1,21 @@
+"""A partition that this worker owns, with what surrounds its pure core."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from readstates.cache.tablefile import TableFile
+
+from ..partition.partition import Partition
+from ..partition.watermark import Watermark
+
+
+@dataclass(slots=True)
+class OwnedPartition:
+    """The partition, its table file, and how far its queries have been read and answered."""
+
+    partition: Partition
+    file: TableFile
+    query_position: int  # the next offset of queries to be taken
+    query_mark: Watermark  # held by the queries that are not finished
+    committed: tuple[int, int] | None = None  # offsets of updates and queries committed last

@@ -1,0 +1,291 @@
+"""A query's way through the worker: taken from Kafka, answered, refused, or expired.
+
+How it works. `take_queries` reads the reply address, the deadline and the question of each record
+and asks the query's partition, which answers at once (`answer`) or keeps the query. `expire` ends
+the ones that waited too long. A reply topic that was not seen before is looked up in the cluster's
+metadata first, for an asker may create it after its first query.
+
+Q1: an owner finishes a query once: with a reply, an error, or nothing when its time is over. Only
+    then is its offset released for the commit.
+Q2: nothing goes out at a query's deadline or after it.
+Q3: a reply is the fold of the log at the reply's version; a delta, added to what there was at
+    `since_version`, is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from readstates.schemas.headers import Headers, ReplyAddress, deadline_ms, reply_address
+from readstates.schemas.partitioner import partition_of
+from readstates.schemas.read_state import Row
+from readstates.schemas.replies import (
+    INVALID_QUERY,
+    NOT_CAUGHT_UP,
+    OVERLOADED,
+    REPLY_TOO_LARGE,
+    STORE_UNAVAILABLE,
+    encode_reply,
+)
+from readstates.schemas.wire import DecodeError, decode_query, key_bytes
+
+from .. import metrics
+from ..config import Settings
+from ..errors import BatchGapError
+from ..kafka.reply_producer import ReplyProducer
+from ..partition.batch import Batch, Record
+from ..partition.partition import Partition
+from ..partition.query import Deadlines, Query
+from .owned import OwnedPartition
+
+log = logging.getLogger(__name__)
+
+NO_ADDRESS_LOG_S = 60.0  # between two log lines about unusable reply addresses
+LOOKUP_BYTES_MAX = 64 << 20  # of queries whose reply topic is looked up; each keeps its record
+TOPIC_LOOKUPS_MAX = 3  # at least a second apart; after as many a reply topic does not exist
+
+
+def size_of(record: Record) -> int:
+    """Bytes of a record's key, value and headers."""
+    parts = [record.key, record.value, *(part for header in record.headers for part in header)]
+    return sum(len(part) for part in parts if part is not None)
+
+
+class QueryIntake:
+    """See the module. `owned` is the registry of `Partitions`, which this only reads."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        owned: Mapping[int, OwnedPartition],
+        replies: ReplyProducer,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.waiting = 0  # queries that a partition keeps, at most QUERIES_WAITING_MAX
+        self._settings = settings
+        self._owned = owned
+        self._replies = replies
+        self._now_ms = now_ms
+        self._deadlines = Deadlines()
+        self._lookups = 0  # queries whose reply topic is being looked up
+        self._lookup_bytes = 0
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop alone would not keep them
+        self._no_address_logged = 0.0
+
+    # -- taking -------------------------------------------------------------------------------
+
+    def take_queries(self, number: int, batch: Batch) -> None:
+        """A batch of queries arrived: answer, refuse or keep each.
+
+        Raises BatchGapError where queries are missing before it.
+        """
+        owned = self._owned.get(number)
+        if owned is None or owned.partition.closing:
+            return
+        if batch.start > owned.query_position:
+            raise BatchGapError(
+                f"queries of partition {number}: a batch begins at offset {batch.start}, expected "
+                f"{owned.query_position}: the worker stops; a restart reads them from Kafka"
+            )
+        taken_ns = batch.taken_ns or time.perf_counter_ns()
+        for record in batch.records:
+            if record.offset >= owned.query_position:  # else it was read twice, around a seek
+                owned.query_position = record.offset + 1
+                self._take_query(owned, record, taken_ns)
+        owned.query_position = max(owned.query_position, batch.end)
+
+    def _take_query(self, owned: OwnedPartition, record: Record, taken_ns: int) -> None:
+        headers = dict(record.headers)
+        address = reply_address(headers)
+        if address is None or (
+            not (known := self._replies.exists(address))
+            and (not self._replies.allowed(address.topic))
+        ):
+            self._no_address(owned, record, address)
+            return
+        owned.query_mark.hold(record.offset)  # Q1
+        if known:
+            self._read_query(owned, record, address, headers, taken_ns)
+        elif (
+            self._lookups >= self._settings.queries_waiting_max
+            or self._lookup_bytes >= LOOKUP_BYTES_MAX
+        ):
+            self._no_address(owned, record, address)
+            owned.query_mark.release(record.offset)
+        else:
+            self._lookups += 1
+            self._lookup_bytes += size_of(record)
+            task = asyncio.create_task(
+                self._look_up_topic(owned, record, address, headers, taken_ns)
+            )
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _read_query(
+        self,
+        owned: OwnedPartition,
+        record: Record,
+        address: ReplyAddress,
+        headers: Headers,
+        taken_ns: int,
+    ) -> None:
+        partition = owned.partition
+        user_id = None
+        try:
+            get = decode_query(record.value)
+            user_id = get.user_id
+            key = key_bytes(user_id)
+            if record.key != key:
+                raise DecodeError("key_mismatch", "key", f"expected the user_id, {user_id}")
+            if not partition.table.find(user_id):  # a resident user is surely of this partition
+                right = partition_of(key, partition.partitions)
+                if right != partition.number:
+                    raise DecodeError("misrouted", "partition", f"user {user_id} is in {right}")
+            deadline = deadline_ms(headers, record.timestamp)
+        except DecodeError as exc:
+            metrics.QUERIES_ENDED["error"].inc()
+            self._replies.error(address, record.key, user_id, INVALID_QUERY, str(exc))
+            owned.query_mark.release(record.offset)
+            return
+        query = Query(
+            get,
+            address,
+            key=key,
+            partition=partition.number,
+            incarnation=partition.incarnation,
+            offset=record.offset,
+            timestamp_ms=record.timestamp,
+            deadline_ms=deadline,
+            taken_ns=taken_ns,
+        )
+        now = self._now_ms()
+        if now >= deadline:  # Q2
+            self._finish(query, "expired")
+        elif self.waiting >= self._settings.queries_waiting_max:
+            self.refuse(query, OVERLOADED, "too many queries are waiting; ask again later")
+        else:
+            partition.queries.ask(query)
+            if not query.done:
+                self.waiting += 1
+                query.waiting = True
+                self._deadlines.add(query, now)
+
+    # -- reply addresses ----------------------------------------------------------------------
+
+    async def _look_up_topic(
+        self,
+        owned: OwnedPartition,
+        record: Record,
+        address: ReplyAddress,
+        headers: Headers,
+        taken_ns: int,
+    ) -> None:
+        """Ask the cluster for a reply topic that was not seen yet, then read or drop the query."""
+        incarnation = owned.partition.incarnation
+        try:
+            for _ in range(TOPIC_LOOKUPS_MAX):
+                if self._replies.exists(address):  # another query's lookup may have seen it
+                    break
+                await self._replies.refresh()
+        finally:
+            self._lookups -= 1
+            self._lookup_bytes -= size_of(record)
+        if self._owned.get(owned.partition.number) is not owned or (
+            owned.partition.incarnation != incarnation
+        ):
+            return
+        if self._replies.exists(address):
+            self._read_query(owned, record, address, headers, taken_ns)
+        else:
+            self._no_address(owned, record, address)
+            owned.query_mark.release(record.offset)
+
+    def _no_address(
+        self, owned: OwnedPartition, record: Record, address: ReplyAddress | None
+    ) -> None:
+        metrics.QUERIES_ENDED["no_reply_address"].inc()
+        if time.monotonic() - self._no_address_logged > NO_ADDRESS_LOG_S:
+            self._no_address_logged = time.monotonic()
+            log.warning(
+                "no_reply_address topic=%s partition=%d offset=%d reply_topic=%.80r: a query needs "
+                "a kafka_replyTopic header naming an existing topic that matches REPLY_TOPICS, %s",
+                self._settings.queries_topic,
+                owned.partition.number,
+                record.offset,
+                address and address.topic,
+                self._settings.reply_topic_pattern.pattern,
+            )
+
+    # -- ending -------------------------------------------------------------------------------
+
+    def answer(self, query: Query, version: int, full: bool, rows: list[Row], hit: bool) -> None:
+        """A partition's effect: reply with `rows`, the query's part of the fold at `version`."""
+        body = encode_reply(query.get.user_id, version, full, rows)
+        if len(body) > self._settings.reply_bytes_max:
+            self.refuse(
+                query,
+                REPLY_TOO_LARGE,
+                f"{len(rows)} read states are {len(body)} bytes, over the "
+                f"{self._settings.reply_bytes_max} allowed; ask for channel_ids, one "
+                "read_state_type, or since_version",
+            )
+            return
+        if self._now_ms() >= query.deadline_ms:  # Q2
+            self._finish(query, "expired")
+            return
+        self._replies.reply(query.address, query.key, body)
+        metrics.QUERY_SERVICE_SECONDS.observe((time.perf_counter_ns() - query.taken_ns) / 1e9)
+        metrics.QUERY_AGE_SECONDS.observe(max(0.0, time.time() - query.timestamp_ms / 1000))
+        self._finish(query, "hit" if hit else "miss")
+
+    def refuse(self, query: Query, code: str, text: str) -> None:
+        """A partition's effect: reply with an error."""
+        self._replies.error(query.address, query.key, query.get.user_id, code, text)
+        self._finish(query, "error")
+
+    def _finish(self, query: Query, outcome: str) -> None:
+        metrics.QUERIES_ENDED[outcome].inc()
+        query.done = True  # Q1
+        if query.waiting:
+            self.waiting -= 1
+        owned = self._owned.get(query.partition)
+        if owned is not None and owned.partition.incarnation == query.incarnation:
+            owned.query_mark.release(query.offset)
+
+    def expire(self) -> None:
+        """Send the errors of queries whose time is nearly over."""
+        now = self._now_ms()
+        for query in self._deadlines.due(now):
+            owned = self._owned.get(query.partition)
+            if owned is None:
+                continue
+            owned.partition.queries.forget(query)
+            if now >= query.deadline_ms:  # Q2
+                self._finish(query, "expired")
+            elif query.waits_for_store:
+                self.refuse(
+                    query, STORE_UNAVAILABLE, "the user is not resident and could not be loaded"
+                )
+            else:
+                self.refuse(query, NOT_CAUGHT_UP, _why_not(owned.partition, query))
+
+    def drop_queries(self, partition: Partition) -> None:
+        """A partition leaves: its waiting queries are read again by the next owner (Q1)."""
+        for query in partition.queries.unanswered():
+            query.done = True
+            self.waiting -= query.waiting
+
+
+def _why_not(partition: Partition, query: Query) -> str:
+    if not partition.progress.caught_up:
+        return (
+            f"partition {partition.number} is at offset {partition.position}, catching up to "
+            f"{partition.progress.catch_up_to}"
+        )
+    return (
+        f"partition {partition.number} has been applied to offset {partition.position}, not "
+        f"yet past {query.get.after_offset}"
+    )

@@ -1,0 +1,101 @@
+"""What runs in a worker beside the agents: the background loops, the gauges, and HTTP."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from mode import Service
+
+from .. import metrics
+from ..cassandra.store import Store
+from ..kafka.delivery import Delivery
+from ..kafka.group_consumer import GroupConsumer
+from .gauges import ExportedGauges
+from .http import Endpoints
+from .loops import BackgroundLoops
+from .partitions import Partitions
+from .rebalance import Rebalancer
+
+log = logging.getLogger(__name__)
+
+GAUGES_S = 1.0
+GC_THRESHOLDS = (2_000, 20, 20)  # what lives here is short-lived or frozen; see gc.set_threshold
+GIL_SWITCH_S = 0.0005  # a query must not wait 5 ms for the interpreter while a thread decodes
+
+
+def freeze_heap() -> None:
+    """Keep what exists out of the collector's sight: it lives as long as the process."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+class WorkerService(Service):  # type: ignore[misc]
+    """The tasks of a worker; Faust starts and stops them with the app.
+
+    `consumer` gives the group's consumer, which Faust makes after this. `listening` is the socket
+    of the HTTP endpoints. The producers and the store are closed here, after all that uses them.
+    """
+
+    def __init__(
+        self,
+        partitions: Partitions,
+        rebalancer: Rebalancer,
+        store: Store,
+        delivery: Delivery,
+        consumer: Callable[[], GroupConsumer],
+        listening: socket.socket,
+    ) -> None:
+        super().__init__()
+        self._partitions = partitions
+        self._store = store
+        self._delivery = delivery
+        self._consumer = consumer
+        self._listening = listening
+        self._loops = BackgroundLoops(partitions, rebalancer.commits, store, consumer)
+        self._gauges = ExportedGauges(partitions)
+
+    def on_init_dependencies(self) -> list[Any]:
+        return [Endpoints(self._listening, self._gauges.health, self._partitions.ready)]
+
+    async def on_start(self) -> None:
+        if self._store.commitlog_sync == "periodic":
+            log.warning(
+                "cassandra_acknowledges_unsynced commitlog_sync=periodic: what Cassandra "
+                "acknowledged in its last moments is lost where all nodes that have a row are "
+                "killed at once; set commitlog_sync to group in cassandra.yaml"
+            )
+        sys.setswitchinterval(GIL_SWITCH_S)
+        freeze_heap()
+        metrics.CollectorPauses()  # after the start's own collection, which delays no query
+
+    async def on_stop(self) -> None:
+        self._delivery.close()
+        self._store.close()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _fold(self) -> None:
+        await self._loops.fold()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _write_out(self) -> None:
+        await self._loops.write_out()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _expire(self) -> None:
+        await self._loops.expire()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _commit(self) -> None:
+        await self._loops.commit()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _export_gauges(self) -> None:
+        while not self.should_stop:
+            self._gauges.export(self._consumer())
+            await self.sleep(GAUGES_S)

@@ -1,0 +1,75 @@
+"""The table files of a worker: in CACHE_DIR, one for each partition of its topic."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from readstates.cache.tablefile import (
+    CacheDirFullError,
+    TableFile,
+    TableIdentity,
+    default_cache_dir,
+    open_table,
+    own_folder,
+)
+
+from ..config import Settings
+from ..errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def own_cache_dir(settings: Settings) -> Path:
+    """CACHE_DIR, made if it is not there. Raises ConfigError where it cannot be used."""
+    path = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
+    try:
+        return own_folder(path)
+    except OSError as exc:
+        raise ConfigError(f"CACHE_DIR: {path} cannot be used: {exc.strerror}") from exc
+
+
+class Tables:
+    """Opens table files; a file of another topic, epoch or keyspace is never used."""
+
+    def __init__(self, settings: Settings, folder: Path, topic_id: bytes, epoch: int) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._topic_id = topic_id
+        self._epoch = epoch
+
+    def open(
+        self, number: int, *, committed: int, start: int, end: int, dirty_since_ms: int
+    ) -> TableFile:
+        """A partition's table, warm only if it stands between the commit and the log's end.
+
+        `start` and `end` are the log's; what is dirty in the table counts as changed at
+        `dirty_since_ms`. Raises ConfigError where the folder has no room for the file.
+        """
+        file = self._open(number, dirty_since_ms)
+        if file.warm and not max(committed, start) <= file.table.position <= end:
+            log.info(
+                "table_dropped partition=%d position=%d committed=%d log=%d…%d",
+                number,
+                file.table.position,
+                committed,
+                start,
+                end,
+            )
+            file.close(clean=False)
+            file = self._open(number, dirty_since_ms)
+        return file
+
+    def _open(self, number: int, dirty_since_ms: int) -> TableFile:
+        settings = self._settings
+        name = f"{settings.topic_prefix}-{settings.kafka_group}-{number}.table"
+        try:
+            return open_table(
+                self._folder / name,
+                TableIdentity(self._topic_id, self._epoch, number, settings.cassandra_keyspace),
+                settings.cache_states,
+                settings.user_states_max,
+                now_ms=dirty_since_ms & 0xFFFFFFFF,
+            )
+        except CacheDirFullError as exc:
+            raise ConfigError(f"CACHE_DIR: {exc.filename}: {exc.strerror}") from exc
