@@ -38,7 +38,7 @@ def do_nothing(body: bytes) -> Any:
         if owned is None:
             return
         for record in batch.records:
-            headers = dict(record.headers)
+            headers: dict[str, Any] = dict(record.headers)
             self._replies._producer.produce(  # noqa: SLF001 (past all that is ours)
                 headers[HEADER_REPLY_TOPIC].decode(),
                 body,

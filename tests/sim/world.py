@@ -174,8 +174,8 @@ class World:
                 updates = TopicPartition(self.plan.settings.updates_topic, number)
                 found.append(
                     f"{worker} partition {number}: position {p.position} of "
-                    f"{self.logs[updates].end}, parked {p.loading.parked_updates}, stalled {p.room.stalled}, "
-                    f"dirty {p.table.dirty_users}, free {p.table.free}, "
+                    f"{self.logs[updates].end}, parked {p.loading.parked_updates}, "
+                    f"stalled {p.room.stalled}, dirty {p.table.dirty_users}, free {p.table.free}, "
                     f"holds {len(p.watermark)}, closing {p.closing}"
                 )
         return f"{found} committed {self.group.committed} owners {self.group.owner}"
