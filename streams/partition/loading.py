@@ -126,7 +126,7 @@ class Loading:
         """Something was written out: try again whatever waited for room."""
         if not self._room.stalled:
             return
-        self._room.stalled = False
+        self._room.end_stall()
         while self.waiting_for_room and not self._room.stalled:
             user_id = next(iter(self.waiting_for_room))
             self._admit(user_id, self.waiting_for_room.pop(user_id))

@@ -8,13 +8,10 @@ record and folds it into the table if its user is resident. Otherwise the update
 user, and the user is loaded, once; when the rows arrive (`loaded`), the parked updates are folded
 in order and the user's queries answered. Changed users wait in the table's dirty queue until
 `take_writes` hands them out and `written` reports them durable. Whatever is not finished holds its
-offset in the watermark.
+offset in the watermark. `check` asserts the invariants P1-P8: P1 is kept by inbox.py, P2 by
+loading.py, P4 by waiting_queries.py, P3 and P6-P8 by progress.py, and here:
 
-P1 is kept by inbox.py, P2 by loading.py, P4 by waiting_queries.py, the others by progress.py. Here:
 P5: what comes back with another incarnation is dropped.
-
-`fold.py` has the rule of each event, `room.py` what happens when the table is full, `write_out.py`
-what is due to be written, `answer.py` what a query gets. `Partition.check` asserts the invariants.
 """
 
 from __future__ import annotations
@@ -291,8 +288,6 @@ class Partition:
         self.write_out.written(write)
         if not write.failed:
             self.loading.retry()
-
-    # -- checking -----------------------------------------------------------------------------
 
     def check(self) -> None:
         """Assert what can be seen of P1-P8 in memory, between any two calls. O(what waits)."""

@@ -30,3 +30,7 @@ class Room:
                 return True
         self.stalled = True
         return False
+
+    def end_stall(self) -> None:
+        """Something was written out: what needed room may be tried again."""
+        self.stalled = False
