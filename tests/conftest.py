@@ -1,1 +1,15 @@
-"""Puts tests/ on the path, for what several folders of tests share."""
+"""Puts tests/ on the path, for what several folders of tests share; owns what tests start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from readstates.ops.local.owner import Owner
+
+
+@pytest.fixture(scope="session", autouse=True)
+def owner() -> Iterator[Owner]:
+    """Whatever a test starts ends with the tests at the latest, also where they are killed."""
+    with Owner("read-states-tests-") as run:
+        yield run
