@@ -55,7 +55,6 @@ def orderly() -> Iterator[None]:
             signal.signal(number, _came)
     try:
         yield
-        check()
     except BaseException:
         if _first is not None:  # whatever it led to
             sys.exit(128 + _first)

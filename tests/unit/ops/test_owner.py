@@ -89,7 +89,11 @@ with command("owner-test-") as run:
                 time.sleep(60)
             finally:
                 say("unwinding")
-                time.sleep(60)
+                while True:
+                    try:
+                        time.sleep(60)
+                    except BaseException:
+                        pass
     finally:
         if HOW in ("fails", "ends"):
             say("ready")
@@ -100,9 +104,18 @@ say("over")
 def started(tmp_path: Path, how: str, **popen: object) -> subprocess.Popen[str]:
     """A run whose temporary folders are in `tmp_path`, with the output at its first `ready`."""
     argv = [sys.executable, "-c", RUN, SERVER, how]
-    env = {**os.environ, "TMPDIR": str(tmp_path)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    run = subprocess.Popen(argv, env=env, start_new_session=True, **pipes, **popen)  # type: ignore[call-overload]
+    (tmp_path / "temporary").mkdir()
+    env = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    with (tmp_path / "said").open("w") as said:
+        run = subprocess.Popen(  # type: ignore[call-overload]
+            argv,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            start_new_session=True,
+            **popen,
+        )
     reads(run, "ready")
     return run  # type: ignore[no-any-return]
 
@@ -112,12 +125,23 @@ def reads(run: subprocess.Popen[str], wanted: str) -> None:
     for line in run.stdout:
         if line.strip() == wanted:
             return
-    raise AssertionError(f"the run ended without {wanted!r}: {run.communicate()[1]}")
+    raise AssertionError(f"the run ended without {wanted!r}")
+
+
+def ended(run: subprocess.Popen[str]) -> str:
+    """Until that very process has ended, not what may still have its output; what was left of it.
+
+    What it started must be gone by now, not only soon.
+    """
+    run.wait(WAIT_S)
+    assert run.stdout is not None
+    with run.stdout:
+        return run.stdout.read()
 
 
 def of(tmp_path: Path) -> list[int]:
     """Processes whose temporary folder is this one: all of that run, and its reaper."""
-    wanted = f"TMPDIR={tmp_path}".encode()
+    wanted = f"TMPDIR={tmp_path / 'temporary'}".encode()
     found = []
     for pid, environment in reaper._environments():
         if wanted in environment:
@@ -133,17 +157,18 @@ def until(what: Callable[[], bool], text: str) -> None:
 
 
 def nothing_left(tmp_path: Path) -> None:
-    assert of(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert of(tmp_path) == [], (tmp_path / "said").read_text()
+    assert list((tmp_path / "temporary").iterdir()) == [], (tmp_path / "said").read_text()
 
 
 @pytest.mark.parametrize("how", ["ends", "fails"])
 def test_a_run_that_ends_or_fails_leaves_nothing(tmp_path: Path, how: str) -> None:
     run = started(tmp_path, how)
-    _, said = run.communicate(timeout=WAIT_S)
+    ended(run)
+    nothing_left(tmp_path)
+    said = (tmp_path / "said").read_text()
     assert run.returncode == (1 if how == "fails" else 0), said
     assert ("a fault of the run" in said) == (how == "fails")
-    nothing_left(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
@@ -151,10 +176,10 @@ def test_a_run_that_ends_or_fails_leaves_nothing(tmp_path: Path, how: str) -> No
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, how: str, name: str) -> None:
     run, number = started(tmp_path, how), getattr(signal, name)
     run.send_signal(number)
-    said = run.communicate(timeout=WAIT_S)
-    assert run.returncode == 128 + number, said
-    assert "over" not in said[0]
+    said = ended(run)
     nothing_left(tmp_path)
+    assert run.returncode == 128 + number, said
+    assert "over" not in said
 
 
 @pytest.mark.parametrize("how", ["running", "inner", "ends"])
@@ -164,9 +189,9 @@ def test_more_signals_while_it_stops_change_nothing(tmp_path: Path, how: str) ->
     for _ in range(40):
         os.killpg(run.pid, signal.SIGTERM)
         time.sleep(0.02)
-    said = run.communicate(timeout=WAIT_S)
-    assert run.returncode == 128 + signal.SIGTERM, said
+    said = ended(run)
     nothing_left(tmp_path)
+    assert run.returncode == 128 + signal.SIGTERM, said
 
 
 def test_a_second_interrupt_does_not_wait_for_what_the_run_waits_for(tmp_path: Path) -> None:
@@ -174,9 +199,9 @@ def test_a_second_interrupt_does_not_wait_for_what_the_run_waits_for(tmp_path: P
     run.send_signal(signal.SIGINT)
     reads(run, "unwinding")
     run.send_signal(signal.SIGINT)
-    said = run.communicate(timeout=WAIT_S / 2)
-    assert run.returncode == 128 + signal.SIGINT, said
+    said = ended(run)
     nothing_left(tmp_path)
+    assert run.returncode == 128 + signal.SIGINT, said
 
 
 def test_sigint_counts_where_it_came_ignored(tmp_path: Path) -> None:
@@ -187,16 +212,16 @@ def test_sigint_counts_where_it_came_ignored(tmp_path: Path) -> None:
 
     run = started(tmp_path, "running", preexec_fn=ignore)
     run.send_signal(signal.SIGINT)
-    said = run.communicate(timeout=WAIT_S)
-    assert run.returncode == 128 + signal.SIGINT, said
+    said = ended(run)
     nothing_left(tmp_path)
+    assert run.returncode == 128 + signal.SIGINT, said
 
 
 @pytest.mark.parametrize("how", ["start", "running", "inner", "ends"])
 def test_a_killed_run_leaves_nothing(tmp_path: Path, how: str) -> None:
     run = started(tmp_path, how)
     run.kill()
-    run.communicate(timeout=WAIT_S)  # stderr is the reaper's, too: it has ended
+    ended(run)
     until(lambda: not of(tmp_path), "the reaper has not ended everything")
     nothing_left(tmp_path)
 
