@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
-import tempfile
 import time
 import traceback
 from pathlib import Path
 
 import click
 
-from . import asking
+from ..local.owner import Owner, command
 from .suite import Line, Suite, as_markdown, machine
 
 BENCHES = (  # in the order in which they run
@@ -47,35 +45,41 @@ BENCHES = (  # in the order in which they run
 )
 def bench(benches: tuple[str, ...], quick: bool, report_dir: Path) -> None:
     """Run BENCHES (default: all). Exits 1 if a goal was not met or a bench did not end."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     lines: list[Line] = []
     failed: list[str] = []
     click.echo(" · ".join(f"{key} {value}" for key, value in machine().items()))
-    for name in benches or BENCHES:
-        click.secho(f"{name}", bold=True)
-        module = importlib.import_module(f"readstates.ops.bench.{name}")
-        begin = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="read-states-bench-") as scratch:
-            suite = Suite(name, quick, report_dir, Path(scratch), click.echo)
-            try:
-                module.run(suite)
-            except Exception:  # noqa: BLE001 (the other benches are still worth their time)
-                click.secho(traceback.format_exc(), fg="red")
+    with command("read-states-bench-") as shared:
+        for name in benches or BENCHES:
+            click.secho(f"{name}", bold=True)
+            suite, good = run(name, quick, report_dir, shared)
+            lines += suite.lines
+            if not good:
                 failed.append(name)
-            if not quick:
-                asking.stop_stack()
-        seconds = time.monotonic() - begin
-        click.echo(f"  {name} took {seconds:.0f} s")
-        suite.write(seconds)
-        for what in suite.leaves_out:
-            click.echo(f"  leaves out: {what}")
-        lines += suite.lines
     table = as_markdown(lines)
     (report_dir / "table.md").write_text(table, "utf-8")
     click.echo(table)
     for name in failed:
         click.secho(f"{name} did not end: its error stands above", fg="red")
     sys.exit(0 if not failed and all(line.met is not False for line in lines) else 1)
+
+
+def run(name: str, quick: bool, report_dir: Path, shared: Owner) -> tuple[Suite, bool]:
+    """One bench, and whether it ended by itself. What it started is gone then, but the shared."""
+    module = importlib.import_module(f"readstates.ops.bench.{name}")
+    begin, good = time.monotonic(), True
+    with Owner("read-states-bench-") as own:
+        suite = Suite(name, quick, report_dir, own, shared if quick else own, click.echo)
+        try:
+            module.run(suite)
+        except Exception:  # noqa: BLE001 (the other benches are still worth their time)
+            click.secho(traceback.format_exc(), fg="red")
+            good = False
+    seconds = time.monotonic() - begin
+    click.echo(f"  {name} took {seconds:.0f} s")
+    suite.write(seconds)
+    for what in suite.leaves_out:
+        click.echo(f"  leaves out: {what}")
+    return suite, good
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benches of queries share: one stack a run, residents, and queries in an open loop.
+"""What the benches of queries share: their servers, residents, and queries in an open loop.
 
 Open loop: each query is due at its own time, whether earlier ones were answered or not, and its
 latency counts from that time (no coordinated omission). Queries come from the demo's traffic, or
@@ -7,14 +7,10 @@ from a recording: `make bench BENCHES=round_trip RECORDING=FILE`, made by `reads
 
 from __future__ import annotations
 
-import atexit
-import functools
 import os
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +27,6 @@ from readstates.streams.client import BlockingClient
 from readstates.streams.config import Settings
 from readstates.streams.kafka import topics
 
-from ..local.stack import Stack
 from ..local.worker import WorkerProcess
 from ..proof.traffic import Record, Traffic
 from .suite import Suite
@@ -56,50 +51,19 @@ PRODUCER = {  # as the service's own: a competent user's choice for little delay
 }
 
 
-shared = ExitStack()
-
-
-@functools.cache
-def stack_env(say: Callable[[str], None]) -> dict[str, str]:
-    """One Kafka and one Cassandra for a bench, or for all of the quick form."""
-    folder = shared.enter_context(tempfile.TemporaryDirectory(prefix="read-states-queries-"))
-    stack = Stack(Path(folder) / "stack")
-    shared.callback(stack.down, remove=True)
-    stack.up(progress=say)
-    return stack.env()
-
-
-@atexit.register
-def stop_stack() -> None:
-    """Stop what `stack_env` started, if it did: a bench is measured beside its own servers only."""
-    shared.close()
-    stack_env.cache_clear()
-
-
-@contextmanager
-def servers(suite: Suite) -> Iterator[dict[str, str]]:
-    """The environment that leads to a Kafka and a Cassandra.
+def servers(suite: Suite) -> dict[str, str]:
+    """The environment that leads to a Kafka and a Cassandra, started if they do not run.
 
     In full, they are the bench's own, and gone at its end; the quick form has one pair for all.
     """
-    if suite.quick:
-        yield stack_env(suite.say)
-        return
-    stack = Stack(suite.scratch / "stack")
-    try:
-        stack.up(progress=suite.say)
-        yield stack.env()
-    finally:
-        stack.down(remove=True)
+    return suite.servers.stack("stack-of-queries", progress=suite.say).env()
 
 
-def prepare(
-    say: Callable[[str], None], prefix: str, scratch: Path
-) -> tuple[Settings, dict[str, str]]:
+def prepare(suite: Suite, prefix: str) -> tuple[Settings, dict[str, str]]:
     """Topics and keyspace of one worker's own; the environment that leads to them."""
     env = {
-        **stack_env(say),
-        "READ_STATES_CACHE_DIR": str(scratch / f"tables-{prefix}"),
+        **servers(suite),
+        "READ_STATES_CACHE_DIR": str(suite.scratch / f"tables-{prefix}"),
         "READ_STATES_CASSANDRA_KEYSPACE": prefix.replace("-", "_"),
         "READ_STATES_KAFKA_GROUP": prefix,
         "READ_STATES_REPLY_TOPICS": r".*\.replies\..*",

@@ -9,16 +9,15 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
-import tempfile
+import shutil
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
-from readstates.cache.tablefile import default_cache_dir
-
 from .holders import Ours, peer
+from .suite import Suite
 from .traffic_of_states import FIRST_MESSAGE, STATES_A_USER, Population
 
 OURS = "ours"
@@ -41,11 +40,12 @@ class Entry:
 class Contender:
     """The parent's side."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, suite: Suite) -> None:
         self.entry = entry
+        folder = suite.memory_folder() if entry.name == OURS else suite.owner.new_folder()
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(entry, theirs), daemon=True)
+        self._process = context.Process(target=_serve, args=(entry, folder, theirs), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -58,8 +58,10 @@ class Contender:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._pipe.close()
+        if kind is not None:  # what it is at can take minutes
+            self._process.kill()
         self._process.join()
 
 
@@ -72,17 +74,16 @@ def memory_bytes() -> int:
     return kib * 1024
 
 
-def _serve(entry: Entry, pipe: Connection) -> None:
-    parent = default_cache_dir().parent if entry.name == OURS else Path(tempfile.gettempdir())
-    with tempfile.TemporaryDirectory(prefix="read-states-bench-", dir=parent) as folder:
-        side = _Side(entry, Path(folder))
-        while True:
-            try:
-                operation, *args = pipe.recv()
-            except EOFError:
-                break
-            pipe.send(getattr(side, operation)(*args))
-        side.close()
+def _serve(entry: Entry, folder: Path, pipe: Connection) -> None:
+    side = _Side(entry, folder)
+    while True:
+        try:
+            operation, *args = pipe.recv()
+        except EOFError:
+            break
+        pipe.send(getattr(side, operation)(*args))
+    side.close()
+    shutil.rmtree(folder)  # the next one may need the room
     os._exit(0)  # to free millions of objects one by one takes long
 
 

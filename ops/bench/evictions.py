@@ -11,11 +11,9 @@ database's driver hands them over. 50 billion a day, the article's whole fleet, 
 from __future__ import annotations
 
 import random
-import tempfile
 import time
-from pathlib import Path
 
-from readstates.cache.tablefile import TableIdentity, default_cache_dir, open_table
+from readstates.cache.tablefile import TableIdentity, open_table
 
 from .holders import SCAN_MAX
 from .suite import Goal, Suite
@@ -28,7 +26,7 @@ SHARE = 100  # users for each that has room
 def run(suite: Suite) -> None:
     for states_a_user in (STATES_A_USER, 1):
         users = (200_000 if suite.quick else 2_000_000) * STATES_A_USER // (states_a_user + 9)
-        found = [_churn(users, states_a_user, seed, suite.quick) for seed in range(suite.rounds)]
+        found = [_churn(suite, users, states_a_user, seed) for seed in range(suite.rounds)]
         suite.measured[f"evictions_a_second_{states_a_user}_states_a_user"] = found
         suite.bound(
             f"{states_a_user} read states a user, room for {users // SHARE:,} of {users:,} users",
@@ -36,31 +34,31 @@ def run(suite: Suite) -> None:
         )  # fmt: skip
 
 
-def _churn(users: int, states_a_user: int, seed: int, quick: bool) -> float:
+def _churn(suite: Suite, users: int, states_a_user: int, seed: int) -> float:
     """Read states evicted per second of CPU, once the table is full."""
     population = Population(users, states_a_user)
     capacity = users // SHARE
     slots = capacity * (states_a_user + 1) * 8 // 9  # as many users as have room, spare included
     source = random.Random(seed)
     identity = TableIdentity(bytes(16), 8, 0, "bench")
-    with tempfile.TemporaryDirectory(dir=default_cache_dir().parent) as folder:
-        file = open_table(Path(folder) / "churn.table", identity, slots, slots // 2)
-        table, spent, before, evicted = file.table, 0.0, 0, 0.0
-        full = False
-        for _ in range(2 + (10 if quick else 40)):
-            numbers = [source.randrange(users) for _ in range(capacity)]
-            people = [(population.user_id(n), population.rows(n)) for n in numbers]
-            begin = time.process_time()
-            for user_id, rows in people:
-                user = table.find(user_id)
-                if user:
-                    table.touch(user)
-                else:
-                    table.admit(user_id, 0, False, rows, SCAN_MAX)
-            if full:
-                spent += time.process_time() - begin
-            elif table.evictions:
-                full, before = True, table.evictions
-        evicted = float(table.evictions - before)
-        file.close(clean=False)
+    file = open_table(suite.memory_folder() / "churn.table", identity, slots, slots // 2)
+    table, spent, before, evicted = file.table, 0.0, 0, 0.0
+    full = False
+    for _ in range(2 + (10 if suite.quick else 40)):
+        numbers = [source.randrange(users) for _ in range(capacity)]
+        people = [(population.user_id(n), population.rows(n)) for n in numbers]
+        begin = time.process_time()
+        for user_id, rows in people:
+            user = table.find(user_id)
+            if user:
+                table.touch(user)
+            else:
+                table.admit(user_id, 0, False, rows, SCAN_MAX)
+        if full:
+            spent += time.process_time() - begin
+        elif table.evictions:
+            full, before = True, table.evictions
+    evicted = float(table.evictions - before)
+    file.close(clean=False)
+    file.path.unlink()
     return evicted / spent

@@ -30,6 +30,9 @@ from typing import Any
 
 import click
 
+from readstates.cache.tablefile import SHM
+
+from ..local.owner import Owner, command
 from . import graph_picture
 from .suite import NO_GOAL, Goal, Suite
 
@@ -46,9 +49,12 @@ OURS, HEAP = "ours", "heap"
 class Curve:
     """A process that runs one curve, and what it answered."""
 
-    def __init__(self, kind: str, freeze: str, states: int, quick: bool = False) -> None:
+    def __init__(
+        self, owner: Owner, kind: str, freeze: str, states: int, quick: bool = False
+    ) -> None:
         flush_delay_s = QUICK_FLUSH_DELAY_S if quick else FLUSH_DELAY_S
         arguments = [kind, freeze, str(states), str(flush_delay_s), _core()]
+        arguments.append(str(owner.new_folder(SHM if os.access(SHM, os.W_OK) else None)))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "readstates.ops.bench.graph_curve", *arguments],
             stdin=subprocess.PIPE,
@@ -75,7 +81,7 @@ class Curve:
         self.filled = self.order("fill")
 
     def close(self) -> None:
-        """End the process; it removes its table."""
+        """End the process; its table goes with it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -140,9 +146,9 @@ def draw(curves: dict[str, Curve], seconds: int, turn_s: int, warm_up_s: int, sa
                 )
 
 
-def unfrozen(states: int) -> dict[int, float]:
+def unfrozen(suite: Suite, states: int) -> dict[int, float]:
     """A full collection of our process where `gc.freeze()` was never called, by read states."""
-    curve = Curve(OURS, "never", states)
+    curve = Curve(suite.owner, OURS, "never", states)
     try:
         curve.fill()
         return curve.collection_ms()
@@ -155,7 +161,7 @@ def run(suite: Suite) -> None:
     quick = suite.quick
     states = QUICK_STATES if quick else STATES
     turn_s = QUICK_TURN_S if quick else TURN_S
-    curves = {kind: Curve(kind, "start", states, quick) for kind in (HEAP, OURS)}
+    curves = {kind: Curve(suite.owner, kind, "start", states, quick) for kind in (HEAP, OURS)}
     try:
         seconds = QUICK_SECONDS if quick else SECONDS
         draw(curves, seconds, turn_s, QUICK_WARM_UP_S if quick else WARM_UP_S, suite.say)
@@ -165,7 +171,7 @@ def run(suite: Suite) -> None:
     heap, ours = curves[HEAP], curves[OURS]
     full = {
         "heap LRU": heap.collection_ms(),
-        "ours, without gc.freeze()": unfrozen(states),
+        "ours, without gc.freeze()": unfrozen(suite, states),
         "ours": ours.collection_ms(),
     }
     suite.measured = {
@@ -210,13 +216,10 @@ def _lines(suite: Suite, heap: Curve, ours: Curve, full: dict[str, dict[int, flo
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=Path("build/bench"))
 def main(states: int, seconds: int, freeze: str, kinds: tuple[str, ...], folder: Path) -> None:
     """Another graph: nothing frozen and CPython's thresholds, or all frozen once it is full."""
-    curves = {kind: Curve(kind, freeze, states) for kind in kinds}
-    begin = time.monotonic()
-    try:
+    with command("read-states-graph-") as run:
+        curves = {kind: Curve(run, kind, freeze, states) for kind in kinds}
+        begin = time.monotonic()
         draw(curves, seconds, min(TURN_S, seconds), WARM_UP_S, click.echo)
-    finally:
-        for curve in curves.values():
-            curve.close()
     for name, curve in curves.items():
         pauses = sorted((round(1000 * p[2], 1) for p in curve.pauses()), reverse=True)
         click.echo(

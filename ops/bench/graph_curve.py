@@ -27,8 +27,8 @@ import gc
 import json
 import os
 import random
+import shutil
 import sys
-import tempfile
 import time
 from array import array
 from collections import deque
@@ -39,7 +39,7 @@ from typing import Any
 import orjson
 
 from readstates.cache import layout
-from readstates.cache.tablefile import SHM, TableIdentity, open_table
+from readstates.cache.tablefile import TableIdentity, open_table
 from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_REPLY_TOPIC
 from readstates.schemas.queries import Get, encode_query
 from readstates.schemas.version import EPOCH_FIRST, version_of
@@ -408,16 +408,14 @@ def _seconds(measured: Measured, first: int) -> list[list[float]]:
 
 def main() -> None:
     """Obey orders until the input ends."""
-    kind, freeze, states, flush_delay_s, core = sys.argv[1:6]
+    kind, freeze, states, flush_delay_s, core, folder = sys.argv[1:7]
     if core != "any":
         os.sched_setaffinity(0, {int(core)})
     sys.setswitchinterval(GIL_SWITCH_S)
     if freeze == "start":
         freeze_heap()
-    shm = SHM if os.access(SHM, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="read-states-graph-", dir=shm) as folder:
-        curve = Curve(kind, int(states), float(flush_delay_s), Path(folder))
-    # its table has no name any more: it is gone with this process, however that ends
+    curve = Curve(kind, int(states), float(flush_delay_s), Path(folder))
+    shutil.rmtree(folder)  # the table needs no name: it is gone with this process
     for order in sys.stdin:
         what, *args = order.split()
         if what == "fill":

@@ -30,7 +30,7 @@ def run(suite: Suite) -> None:
         suite.leave_out("in the quick form: 3 * 10^5, 3 * 10^6 and 10^7 read states")
     drawn: dict[str, list[tuple[float, float]]] = {}
     with ExitStack() as stack:
-        tables = {n: stack.enter_context(Contender(Entry(OURS, "", n))) for n in sizes}
+        tables = {n: stack.enter_context(Contender(Entry(OURS, "", n), suite)) for n in sizes}
         for table in tables.values():
             table.ask("fill")
         for zipf in (False, True):

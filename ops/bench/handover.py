@@ -22,7 +22,6 @@ from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
 from readstates.streams.kafka import topics
 
-from ..local.stack import Stack
 from ..local.worker import WorkerProcess
 from ..proof.traffic import Traffic
 from . import picture
@@ -73,16 +72,14 @@ class Scene:
 
     def __init__(self, suite: Suite) -> None:
         self.suite = suite
-        self.stack = Stack(suite.scratch / "stack")
         self.workers: dict[str, WorkerProcess] = {}
         self.events: list[tuple[str, float]] = []  # what, when
         self.found: list[dict[str, Any]] = []  # what each event cost
         self.settle_s = FLUSH_DELAY_S + 1.0
 
     def start(self) -> None:
-        self.stack.up(progress=self.suite.say)
         self.env = {
-            **self.stack.env(),
+            **self.suite.owner.stack(progress=self.suite.say).env(),
             "READ_STATES_FLUSH_DELAY_S": str(FLUSH_DELAY_S),
             "READ_STATES_SESSION_TIMEOUT_S": str(SESSION_TIMEOUT_S),
         }
@@ -103,11 +100,6 @@ class Scene:
         self.replay = Replay(self.workers)
         for thread in (self.updates, self.queries, self.replay):
             thread.start()
-
-    def close(self) -> None:
-        for worker in self.workers.values():
-            worker.stop()
-        self.stack.down(remove=True)
 
     def begin(self, name: str) -> WorkerProcess:
         folder = self.tables(name)
@@ -179,14 +171,11 @@ def run(suite: Suite) -> None:
         return
 
     scene = Scene(suite)
-    try:
-        scene.start()
-        for number in range(REPETITIONS):
-            suite.say(f"repetition {number + 1}")
-            scene.repetition(number)
-        scene.finish()
-    finally:
-        scene.close()
+    scene.start()
+    for number in range(REPETITIONS):
+        suite.say(f"repetition {number + 1}")
+        scene.repetition(number)
+    scene.finish()
     found = scene.found
     suite.measured["events"] = found
     suite.measured["updates_sent"] = scene.updates.sent

@@ -117,12 +117,12 @@ async def write_all(store: Store, settings: Settings, partition: Partition) -> N
 @contextmanager
 def cassandra(suite: Suite, keyspace: str) -> Iterator[tuple[Settings, Store]]:
     """Servers for one bench; the store is prepared for an empty keyspace."""
-    with asking.servers(suite) as env:
-        settings = Settings.load({**env, "READ_STATES_CASSANDRA_KEYSPACE": keyspace})
-        store = Store(settings)
-        try:
-            store.create_schema()
-            store.prepare()
-            yield settings, store
-        finally:
-            store.close()
+    env = asking.servers(suite)
+    settings = Settings.load({**env, "READ_STATES_CASSANDRA_KEYSPACE": keyspace})
+    store = Store(settings)
+    try:
+        store.create_schema()
+        store.prepare()
+        yield settings, store
+    finally:
+        store.close()

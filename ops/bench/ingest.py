@@ -217,7 +217,8 @@ class Bench:
             timeout=TIMEOUT_S,
             check=False,
         )
-        shutil.rmtree(state, ignore_errors=True)
+        if state.exists():  # the next one may need the room
+            shutil.rmtree(state)
         if done.returncode:
             raise click.ClickException(f"{name} failed: {done.stderr[-2000:]}")
         seen, took_s, took_cpu_s = map(float, done.stdout.split()[-3:])
@@ -228,7 +229,8 @@ class Bench:
         """All, in the order of a round."""
         here = Path(__file__).parent
         module = [sys.executable, "-m"]
-        java = [find_java(), "-Xmx1g", "-cp", f"{peers}/streams/lib/*:{peers}/streams", "Fold"]
+        java = [find_java(), "-Xmx1g", f"-Djava.io.tmpdir={self._suite.scratch}"]
+        java += ["-cp", f"{peers}/streams/lib/*:{peers}/streams", "Fold"]
         quix = [sys.executable, str(here / "quix_fold.py")]
         quix_env = {"PYTHONPATH": str(peers / "quix")}
         stock = [*module, "readstates.ops.bench.stock_faust"]
@@ -282,14 +284,9 @@ def picture(path: Path, rates: dict[str, list[float]], cpu_s: dict[str, list[flo
 def run(suite: Suite) -> None:
     """All in turn, several rounds."""
     peers = Path(os.environ["PEERS"]).resolve()
-    stack = Stack(suite.scratch / "stack")
-    try:
-        stack.up(progress=suite.say)
-        bench = Bench(suite, stack)
-        bench.prepare()
-        rates = suite.in_turn(bench.runners(peers))
-    finally:
-        stack.down(remove=True)
+    bench = Bench(suite, suite.owner.stack(progress=suite.say))
+    bench.prepare()
+    rates = suite.in_turn(bench.runners(peers))
     suite.measured["updates_a_second"] = rates
     suite.measured["cpu_seconds_per_million_updates"] = bench.cpu_s
     suite.measured["cassandra_cpu_seconds_per_million_updates"] = bench.cassandra_cpu_s

@@ -36,7 +36,7 @@ def run(suite: Suite) -> None:
         suite.leave_out("peers at 10^7 read states: nothing in them gets smaller as they grow")
     found: dict[str, list[float]] = {}
     for entry in entries:  # one after another: what it holds does not depend on the moment
-        found[f"{entry}, {entry.states:,} states"] = [_filled(entry)]
+        found[f"{entry}, {entry.states:,} states"] = [_filled(suite, entry)]
         suite.say(f"  {entry}, {entry.states:,} states: {_filled_text(found)}")
     suite.measured["bytes_a_state"] = found
     ours = {name: value for name, value in found.items() if name.startswith(OURS)}
@@ -57,9 +57,9 @@ def run(suite: Suite) -> None:
     )  # fmt: skip
 
 
-def _filled(entry: Entry) -> float:
+def _filled(suite: Suite, entry: Entry) -> float:
     with ExitStack() as stack:
-        contender = stack.enter_context(Contender(entry))
+        contender = stack.enter_context(Contender(entry, suite))
         contender.ask("fill")
         return contender.ask("memory")
 

@@ -50,7 +50,7 @@ def channels_by_user() -> dict[int, list[int]]:
 
 def run(suite: Suite) -> None:
     """One channel a query, then fifty."""
-    settings, env = asking.prepare(suite.say, "query-rate", suite.scratch)
+    settings, env = asking.prepare(suite, "query-rate")
     residents = channels_by_user()
     worker = WorkerProcess(env, suite.scratch / "worker.log").start()
     try:
@@ -148,6 +148,7 @@ def _stock(suite: Suite, settings: Settings, channels: int, count: int, round_: 
                 settings.kafka_bootstrap,
                 settings.queries_topic,
                 group,
+                str(suite.scratch / group),
             ],
             stdout=out,
             stderr=subprocess.STDOUT,

@@ -29,7 +29,7 @@ from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
 from readstates.streams.kafka import topics
 
-from ..local.stack import Stack
+from ..local.owner import Owner
 from ..local.worker import WorkerProcess
 from ..proof.traffic import Record
 from .open_loop import PRODUCER, REPLY_TOPIC, create_reply_topic, send_all
@@ -117,10 +117,8 @@ class Starts:
 class Scene:
     """A stack and a worker with `states` read states."""
 
-    def __init__(self, suite: Suite, states: int) -> None:
-        self.suite = suite
-        self.folder = suite.scratch / f"restart-{states}"
-        self.stack = Stack(self.folder / "stack")
+    def __init__(self, suite: Suite, owner: Owner, states: int) -> None:
+        self.suite, self.owner, self.folder = suite, owner, owner.folder
         users = states // STATES_A_USER
         self.user_ids = random.Random(4).sample(range(10**17, 10**18), users)
         self.states = states
@@ -128,10 +126,10 @@ class Scene:
 
     def start(self) -> None:
         """Servers, topics, and the read states, resident and in Cassandra."""
-        self.stack.up(progress=self.suite.say)
+        stack = self.owner.stack(progress=self.suite.say)
         room = int(ROOM * (self.states + len(self.user_ids)) / PARTITIONS)
         self.env = {
-            **self.stack.env(),
+            **stack.env(),
             "READ_STATES_FLUSH_DELAY_S": "1",
             "READ_STATES_CACHE_STATES": str(max(room, 1000)),
         }
@@ -167,10 +165,6 @@ class Scene:
         env = {**self.env, "READ_STATES_CACHE_DIR": str(tables)}
         return WorkerProcess(env, self.folder / "worker.log").start()
 
-    def close(self) -> None:
-        self.stack.down(remove=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def measure(self, starts: Starts, tables: Path, *, sweep: bool) -> None:
         """One start and what it comes to; `sweep`: ask for every user first."""
         random.Random(len(starts.ready_s)).shuffle(self.user_ids)
@@ -205,8 +199,8 @@ def _outcome(metrics: dict[str, float], outcome: str) -> float:
 def measure(suite: Suite, states: int, rounds: int, *, cold: bool) -> tuple[Starts, Starts]:
     """(with its tables, without) of so many read states; `cold`: until those are warm, too."""
     warm, empty = Starts(), Starts()
-    scene = Scene(suite, states)
-    try:
+    with Owner("read-states-restart-") as owner:  # its servers and tables go with each size
+        scene = Scene(suite, owner, states)
         scene.start()
         for number in range(rounds):
             scene.measure(warm, scene.tables, sweep=False)
@@ -218,8 +212,6 @@ def measure(suite: Suite, states: int, rounds: int, *, cold: bool) -> tuple[Star
                 f"{empty.ready_s[-1]:.2f} s; warm in {warm.warm_s[-1]:.2f} s, without "
                 f"{empty.warm_s[-1]:.2f} s (hits {warm.hits[-1]:.1%}, {empty.hits[-1]:.1%})"
             )
-    finally:
-        scene.close()
     return warm, empty
 
 

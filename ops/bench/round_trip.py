@@ -56,7 +56,7 @@ def echo(settings: Settings, topic: str, size: int) -> Iterator[None]:
 
 def run(suite: Suite) -> None:
     """Three rates, then a backlog."""
-    settings, env = asking.prepare(suite.say, "round-trip", suite.scratch)
+    settings, env = asking.prepare(suite, "round-trip")
     traffic = Traffic(asking.SEED, asking.USERS)
     worker = WorkerProcess(
         {**env, **asking.flush_delay(suite)}, suite.scratch / "worker.log"

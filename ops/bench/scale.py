@@ -158,9 +158,9 @@ def workers(suite: Suite, servers: Servers, count: int, sizes: Sizes) -> float:
 def run(suite: Suite) -> None:
     """One pair of servers, topics of their own for each size."""
     sizes = QUICK if suite.quick else FULL
-    with asking.servers(suite) as servers:
-        found = {n: partitions(suite, servers, n, sizes) for n in sizes.partitions}
-        rates = {n: workers(suite, servers, n, sizes) for n in (1, 2)}
+    servers = asking.servers(suite)
+    found = {n: partitions(suite, servers, n, sizes) for n in sizes.partitions}
+    rates = {n: workers(suite, servers, n, sizes) for n in (1, 2)}
     least, most = min(found), max(found)
     suite.measured["partitions"] = {
         n: dict(zip(("idle_share", "idle_mb", "flooded_mb", "updates_s"), one, strict=True))

@@ -35,12 +35,12 @@ def run(suite: Suite) -> None:
     seconds = 4.0 if suite.quick else 20.0
     windows: dict[str, list[tuple[float, float]]] = {"ours": [], "no-op": []}
     with contextlib.ExitStack() as ending:
-        settings, env = asking.prepare(suite.say, "service-time", suite.scratch)
+        settings, env = asking.prepare(suite, "service-time")
         ours = _worker(suite.scratch, "ours", {**env, **asking.flush_delay(suite)})
         ending.callback(ours.stop)
         ours.wait_ready()
         size = asking.make_residents(settings, traffic, ours)
-        other, env = asking.prepare(suite.say, "service-time-noop", suite.scratch)
+        other, env = asking.prepare(suite, "service-time-noop")
         noop = _worker(suite.scratch, "no-op", {**env, "NOOP_BYTES": str(size)})
         ending.callback(noop.stop)
         noop.wait_ready()

@@ -1,6 +1,6 @@
 """The peer of `query_rate`: a stock Faust agent that answers `agent.ask` from a dict.
 
-    python -m readstates.ops.bench.stock_agent BROKER TOPIC GROUP
+    python -m readstates.ops.bench.stock_agent BROKER TOPIC GROUP STATE_DIR
 
 The dict holds what the service's table holds, and a reply says the same as the service's.
 """
@@ -8,7 +8,6 @@ The dict holds what the service's table holds, and a reply says the same as the 
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -26,7 +25,7 @@ def main() -> None:
         broker=f"kafka://{broker}",
         autodiscover=False,
         consumer_auto_offset_reset="earliest",
-        datadir=tempfile.mkdtemp(prefix="stock-faust-"),
+        datadir=sys.argv[4],
         store="memory://",
         topic_disable_leader=True,
         topic_allow_declare=False,

@@ -1,6 +1,6 @@
 """The peer: a stock Faust agent that folds the same updates into a dict.
 
-    python -m readstates.ops.bench.stock_faust BROKER TOPIC GROUP COUNT
+    python -m readstates.ops.bench.stock_faust BROKER TOPIC GROUP COUNT STATE_DIR
 
 Prints one line, `events seconds cpu_seconds`, from the first event to the COUNTth, and ends.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from typing import Any
 
@@ -26,7 +25,7 @@ def main() -> None:
         broker=f"kafka://{broker}",
         autodiscover=False,
         consumer_auto_offset_reset="earliest",
-        datadir=tempfile.mkdtemp(prefix="stock-faust-"),
+        datadir=sys.argv[5],
         store="memory://",
         topic_disable_leader=True,
         web_enabled=False,

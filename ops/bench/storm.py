@@ -103,43 +103,43 @@ def run(suite: Suite) -> None:
     source = random.Random(5)
     ids = source.sample(range(10**17, 10**18), ONLINE + offline)
     online, others = ids[:ONLINE], ids[ONLINE:]
-    with asking.servers(suite) as servers:
-        env = {
-            **servers,
-            "READ_STATES_CACHE_DIR": str(suite.scratch / "tables"),
-            "READ_STATES_FLUSH_DELAY_S": "3" if suite.quick else "30",
-        }
-        settings = Settings.load(env)
-        topics.create(settings, PARTITIONS, 1)
-        create_reply_topic(settings)
-        store = Store(settings)
-        store.create_schema()
-        store.close()
-        worker = WorkerProcess(env, suite.scratch / "worker.log").start()
-        # the storm comes from a process of its own: from this one it would hold the clients up
-        sender = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-        try:
-            sender.submit(os.getpid).result()
-            worker.wait_ready()
-            warm_up = acks(online)
-            send_all(settings, (next(warm_up) for _ in range(5 * ONLINE)))
-            updates = Updates(settings, acks(online), UPDATES_A_SECOND)
-            queries = Queries(settings, PARTITIONS, online, QUERIES_A_SECOND)
-            memory = Memory(worker)
-            for thread in (updates, queries, memory):
-                thread.start()
-            time.sleep(5 + calm_s)
-            before = worker.metrics()
-            storm_s = time.monotonic()
-            sender.submit(storm, env, others).result()
-            drained_s = until_applied(settings, worker, storm_s)
-            after = worker.metrics()
-            durable_s = until_durable(settings, storm_s)
-            for thread in (updates, queries, memory):
-                thread.finish()
-        finally:
-            worker.stop()
-            sender.shutdown()
+    servers = asking.servers(suite)
+    env = {
+        **servers,
+        "READ_STATES_CACHE_DIR": str(suite.scratch / "tables"),
+        "READ_STATES_FLUSH_DELAY_S": "3" if suite.quick else "30",
+    }
+    settings = Settings.load(env)
+    topics.create(settings, PARTITIONS, 1)
+    create_reply_topic(settings)
+    store = Store(settings)
+    store.create_schema()
+    store.close()
+    worker = WorkerProcess(env, suite.scratch / "worker.log").start()
+    # the storm comes from a process of its own: from this one it would hold the clients up
+    sender = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    try:
+        sender.submit(os.getpid).result()
+        worker.wait_ready()
+        warm_up = acks(online)
+        send_all(settings, (next(warm_up) for _ in range(5 * ONLINE)))
+        updates = Updates(settings, acks(online), UPDATES_A_SECOND)
+        queries = Queries(settings, PARTITIONS, online, QUERIES_A_SECOND)
+        memory = Memory(worker)
+        for thread in (updates, queries, memory):
+            thread.start()
+        time.sleep(5 + calm_s)
+        before = worker.metrics()
+        storm_s = time.monotonic()
+        sender.submit(storm, env, others).result()
+        drained_s = until_applied(settings, worker, storm_s)
+        after = worker.metrics()
+        durable_s = until_durable(settings, storm_s)
+        for thread in (updates, queries, memory):
+            thread.finish()
+    finally:
+        worker.stop()
+        sender.shutdown()
     calm = sorted(took for _, took, _ in queries.between(storm_s - calm_s, storm_s))
     hit = sorted(took for _, took, _ in queries.between(storm_s, storm_s + drained_s))
     if not hit or calm[0] < 0 or hit[0] < 0:

@@ -17,6 +17,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from readstates.cache.tablefile import default_cache_dir
+
+from ..local.owner import Owner
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -66,11 +70,21 @@ class Suite:
     bench: str
     quick: bool
     folder: Path  # for JSON and pictures
-    scratch: Path  # for servers and tables; removed at the end
+    owner: Owner  # of all that the bench starts, and of its scratch folders
+    servers: Owner  # of the servers that benches may share
     say: Callable[[str], None]
     lines: list[Line] = field(default_factory=list)
     measured: dict[str, Any] = field(default_factory=dict)  # into the JSON as it is
     leaves_out: list[str] = field(default_factory=list)
+
+    @property
+    def scratch(self) -> Path:
+        """For servers, logs and tables; removed at the end."""
+        return self.owner.folder
+
+    def memory_folder(self) -> Path:
+        """A new folder where the service would have its tables; removed at the end."""
+        return self.owner.new_folder(default_cache_dir().parent)
 
     @property
     def rounds(self) -> int:

@@ -72,7 +72,7 @@ def _against(suite: Suite, name: str, states: int, count: int) -> dict[Case, Tim
     entries = [Entry(OURS, "", states)] + [Entry(name, shape, states) for shape in shapes]
     results: dict[Case, Times] = {}
     with ExitStack() as stack:
-        all_ = {str(entry): stack.enter_context(Contender(entry)) for entry in entries}
+        all_ = {str(entry): stack.enter_context(Contender(entry, suite)) for entry in entries}
         for contender in all_.values():
             contender.ask("fill")
         for zipf in (True, False):
@@ -153,7 +153,7 @@ def _ten_million(suite: Suite, found: dict[tuple[int, Case], dict[str, Times]]) 
     name, shape = min(shapes, key=lambda n: shapes[n]).split(" ")
     entries = [Entry(OURS, "", 10_000_000), Entry(name, shape, 10_000_000)]
     with ExitStack() as stack:
-        all_ = {str(entry): stack.enter_context(Contender(entry)) for entry in entries}
+        all_ = {str(entry): stack.enter_context(Contender(entry, suite)) for entry in entries}
         for contender in all_.values():
             contender.ask("fill")
         for operation in (GET, UPDATE):

@@ -7,9 +7,7 @@ is stated in ARCHITECTURE.md: `LIMIT_MIB` for the settings below.
 
 from __future__ import annotations
 
-import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +22,7 @@ from readstates.streams.client import BlockingClient, QueryError
 from readstates.streams.config import Settings
 from readstates.streams.kafka import topics
 
+from ..local.owner import command
 from ..local.stack import Stack
 from ..local.worker import WorkerProcess
 
@@ -205,45 +204,35 @@ class Trials:
 @click.option("--minutes-gone", default=5.0, show_default=True, help="Cassandra stands still")
 def bounds(only: str | None, minutes_gone: float) -> None:
     """Memory, errors and recovery of one worker under four kinds of flood."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     good = True
-    with tempfile.TemporaryDirectory(prefix="read-states-bounds-") as folder:
-        stack = Stack(Path(folder) / "stack")
-        worker = None
-        try:
-            stack.up(progress=click.echo)
-            env = {
-                **stack.env(),
-                **{f"READ_STATES_{name}": str(value) for name, value in SETTINGS.items()},
-                "READ_STATES_CACHE_DIR": str(Path(folder) / "tables"),
-                "READ_STATES_CASSANDRA_TIMEOUT_S": "2",
-            }
-            settings = Settings.load(env)
-            topics.create(settings, PARTITIONS, 1)
-            store = Store(settings)
-            store.create_schema()
-            store.close()
-            worker = WorkerProcess(env, Path(folder) / "worker.log").start()
-            worker.wait_ready()
-            trials, memory = Trials(stack, settings, worker, minutes_gone), Memory(worker.pid)
-            each = (
-                trials.cold_users,
-                trials.big_user,
-                trials.many_queries,
-                trials.database_gone,
-            )
-            for name, trial in zip(TRIALS, each, strict=True):
-                if only in (None, name):
-                    good &= _run(name, trial, trials, memory)
-            status = worker.stop()
-            click.echo(
-                f"worker exit {status}; limit {LIMIT_MIB} MiB: {'kept' if good else 'BROKEN'}"
-            )
-            good &= status == 0
-        finally:
-            if worker is not None and worker.returncode is None:
-                worker.stop()
-            stack.down(remove=True)
+    with command("read-states-bounds-") as run:
+        stack = run.stack(progress=click.echo)
+        env = {
+            **stack.env(),
+            **{f"READ_STATES_{name}": str(value) for name, value in SETTINGS.items()},
+            "READ_STATES_CACHE_DIR": str(run.folder / "tables"),
+            "READ_STATES_CASSANDRA_TIMEOUT_S": "2",
+        }
+        settings = Settings.load(env)
+        topics.create(settings, PARTITIONS, 1)
+        store = Store(settings)
+        store.create_schema()
+        store.close()
+        worker = WorkerProcess(env, run.folder / "worker.log").start()
+        worker.wait_ready()
+        trials, memory = Trials(stack, settings, worker, minutes_gone), Memory(worker.pid)
+        each = (
+            trials.cold_users,
+            trials.big_user,
+            trials.many_queries,
+            trials.database_gone,
+        )
+        for name, trial in zip(TRIALS, each, strict=True):
+            if only in (None, name):
+                good &= _run(name, trial, trials, memory)
+        status = worker.stop()
+        click.echo(f"worker exit {status}; limit {LIMIT_MIB} MiB: {'kept' if good else 'BROKEN'}")
+        good &= status == 0
     sys.exit(0 if good else 1)
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from ..local.errors import StackError
+from ..local.owner import command
 from ..local.worker import WorkerError
 from . import picture, report
 from .campaign import Campaign, Result
@@ -51,31 +48,23 @@ def chaos(
     Then every read state in Cassandra and every reply is held against a fold of the log. Exits 0
     only if all is right.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
-    with _folder(data_dir) as folder:
-        world = World(folder, click.echo)
+    if data_dir is not None:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        data_dir = data_dir.absolute()
+    with command("read-states-chaos-", keep=data_dir) as run:
+        world = World(run, click.echo)
         campaign = Campaign(world, seed, click.echo, minutes)
-        click.echo(f"seed {seed}, {faults} faults; state in {folder}")
+        click.echo(f"seed {seed}, {faults} faults; state in {run.folder}")
         try:
             campaign.run(faults, updates_per_second, queries_per_second)
         except (NotHealthyError, StackError, WorkerError) as exc:
             campaign.result.problems.append(str(exc))
         finally:
             world.close()
-            click.echo("stopped: nothing is left running")
+    click.echo("stopped: nothing is left running")
     report.verdict(campaign.result, click.echo)
     _write(campaign.result, report_dir)
     sys.exit(0 if campaign.result.right else 1)
-
-
-@contextlib.contextmanager
-def _folder(given: Path | None) -> Iterator[Path]:
-    if given is not None:
-        given.mkdir(parents=True, exist_ok=True)
-        yield given.absolute()
-        return
-    with tempfile.TemporaryDirectory(prefix="read-states-chaos-") as folder:
-        yield Path(folder)
 
 
 def _write(result: Result, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The system under attack: servers and workers, and the hands that hurt and heal them.
 
-Everything that is started or stopped is known here, so that `close` can undo it: stopped processes
-go on, cut ways are mended, mounts are taken away, workers and servers end.
+What the faults do to it is known here, so that `close` can undo it: stopped processes go on, cut
+ways are mended, workers end in good order. Servers and mounts are the owner's to end.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from readstates.streams.config import Settings
 from ..local import state
 from ..local.cluster import CASSANDRA, KAFKA
 from ..local.errors import StartFailed
+from ..local.owner import Owner
 from ..local.process import ProcessId, is_alive
 from ..local.stack import Stack
 from ..local.worker import WorkerProcess
@@ -63,11 +64,12 @@ class NotHealthyError(Exception):
 class World:
     """See the module. `say` gets a line at a time."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self.folder = folder
+    stack: Stack
+
+    def __init__(self, owner: Owner, say: Callable[[str], None]) -> None:
+        self._owner, self.folder = owner, owner.folder
         self.say = say
-        self.stack = Stack(folder / "stack")
-        self.cache_dir = folder / "tables"
+        self.cache_dir = self.folder / "tables"
         self.workers: dict[str, WorkerProcess] = {}
         self.stopping = threading.Event()
         self.crashed: list[str] = []  # workers that ended by themselves
@@ -75,12 +77,11 @@ class World:
         self.probe: Callable[[], float] = time.monotonic  # when a query was last answered
         self.lag: Callable[[], int] = lambda: 0
         self._stopped: set[int] = set()
-        self._mounts: list[Path] = []
         self._proxy: Proxy | None = None
 
     def start(self) -> Settings:
         """Servers, topics, schema, workers; returns the settings of a client."""
-        self.stack.up(SERVERS, SERVERS, progress=self.say)
+        self.stack = self._owner.stack("stack", SERVERS, SERVERS, self.say)
         self.env = {
             **self.stack.env(),
             **SETTINGS,
@@ -108,20 +109,16 @@ class World:
             raise NotHealthyError(f"readstates init: {done.stderr}")
 
     def close(self) -> None:
-        """Stops everything; safe at any time, also twice."""
+        """Undoes the faults and ends the workers; safe at any time, also twice."""
         self.stopping.set()
         for pid in list(self._stopped):
             self._signal(pid, signal.SIGCONT)
         for worker in self.workers.values():
             if worker.returncode is None:
                 worker.stop()
-        for mount in self._mounts:
-            subprocess.run(["umount", str(mount)], check=False, capture_output=True)
-        self._mounts.clear()
         if self._proxy is not None:
             self._proxy.close()
             self._proxy = None
-        self.stack.down(remove=True)
 
     def rest(self, seconds: float) -> None:
         """Wait. Raises Stopping."""
@@ -177,7 +174,7 @@ class World:
         """Starts those that are not running, and waits for them. Raises StackError."""
         for attempt in range(START_ATTEMPTS):
             try:
-                self.stack.up(SERVERS, SERVERS)
+                self._owner.stack("stack", SERVERS, SERVERS)
             except StartFailed as exc:  # a busy machine: the next attempt begins anew
                 if attempt == START_ATTEMPTS - 1:
                     raise
@@ -197,12 +194,10 @@ class World:
         )
         if done.returncode:
             raise OSError(done.stderr.strip())
-        self._mounts.append(folder)
         return folder
 
     def unmount(self, folder: Path) -> None:
         subprocess.run(["umount", str(folder)], check=True, capture_output=True)
-        self._mounts.remove(folder)
 
     # -- health -------------------------------------------------------------------------------
 

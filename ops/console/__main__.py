@@ -7,9 +7,6 @@ outage is Cassandra standing still (SIGSTOP) while the load goes on.
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
-import tempfile
 from pathlib import Path
 
 import click
@@ -19,6 +16,7 @@ from readstates.streams.config import Settings
 from readstates.streams.kafka import topics
 
 from ..demo.__main__ import ask
+from ..local.owner import command
 from ..local.stack import Stack
 from ..local.worker import WorkerProcess
 from ..proof.sender import Sender
@@ -55,13 +53,13 @@ class Camera:
 
 
 async def photograph(
-    stack: Stack, settings: Settings, url: str, target: Path, pace: float
+    stack: Stack, settings: Settings, found: Browser, url: str, target: Path, pace: float
 ) -> list[Path]:
     """The three states, one after the other; about two and a half minutes times `pace`."""
     loaded_s, outage_s = 75 * pace, 60 * pace
     seconds = loaded_s + outage_s + 15
     traffic = Traffic(SEED, USERS)
-    async with Browser() as browser:
+    async with found as browser:
         camera = Camera(browser, target)
         await browser.look(*WINDOWS["desk"][:2])
         await browser.open(url)
@@ -88,29 +86,24 @@ async def photograph(
 @click.option("--pace", default=1.0, show_default=True, help="how long it waits, times")
 def pictures(target: str, pace: float) -> None:
     """The console at rest, under load and during an outage, as PNGs."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     Path(target).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="read-states-pictures-") as folder:
-        stack, worker = Stack(Path(folder) / "stack"), None
-        try:
-            stack.up(progress=click.echo)
-            env = {
-                **stack.env(),
-                **{f"READ_STATES_{name}": str(value) for name, value in SETTINGS.items()},
-                "READ_STATES_CACHE_DIR": str(Path(folder) / "tables"),
-            }
-            settings = Settings.load(env)
-            topics.create(settings, PARTITIONS, 1)
-            store = Store(settings)
-            store.create_schema()
-            store.close()
-            worker = WorkerProcess(env, Path(folder) / "worker.log").start()
-            worker.wait_ready()
-            taken = asyncio.run(photograph(stack, settings, worker.url, Path(target), pace))
-        finally:
-            if worker is not None:
-                worker.stop()
-            stack.down(remove=True)
+    with command("read-states-pictures-") as run:
+        stack = run.stack(progress=click.echo)
+        env = {
+            **stack.env(),
+            **{f"READ_STATES_{name}": str(value) for name, value in SETTINGS.items()},
+            "READ_STATES_CACHE_DIR": str(run.folder / "tables"),
+        }
+        settings = Settings.load(env)
+        topics.create(settings, PARTITIONS, 1)
+        store = Store(settings)
+        store.create_schema()
+        store.close()
+        worker = WorkerProcess(env, run.folder / "worker.log").start()
+        worker.wait_ready()
+        browser = Browser(run.folder / "browser")
+        taken = asyncio.run(photograph(stack, settings, browser, worker.url, Path(target), pace))
+        worker.stop()
     for path in taken:  # only now: it takes seconds of processor
         path.write_bytes(smaller(path.read_bytes()))
         click.echo(f"{path}: {path.stat().st_size / 1024:.0f} KiB")

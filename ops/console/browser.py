@@ -1,7 +1,7 @@
 """A headless Chromium, driven by its DevTools protocol: what a person would see of a page.
 
-Everything it starts ends with it; it keeps nothing (a new folder for each) and asks nobody but the
-page it is sent to. `requests`, `complaints`: each URL it asked for, each error it logged.
+Everything it starts ends with it; what it keeps is in its folder, and it asks nobody but the page
+it is sent to. `requests`, `complaints`: each URL it asked for, each error it logged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import shutil
 import signal
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -48,9 +47,10 @@ def find() -> str | None:
 
 
 class Browser:
-    """`async with Browser() as browser: await browser.open(url)`."""
+    """`async with Browser(folder) as browser: await browser.open(url)`. The folder is its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self._numbers = itertools.count(1)
@@ -60,7 +60,7 @@ class Browser:
         binary = find()
         if binary is None:
             raise BrowserError("no Chromium: apt-get install chromium")
-        self._folder = Path(tempfile.mkdtemp(prefix="read-states-browser-"))
+        self._folder.mkdir(mode=0o700)
         self._process = await asyncio.create_subprocess_exec(
             binary,
             *FLAGS,
@@ -168,4 +168,3 @@ class Browser:
         except TimeoutError:
             self._process.send_signal(signal.SIGKILL)
             await self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)

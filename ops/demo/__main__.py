@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,7 @@ from readstates.streams.client import Client, QueryError
 from readstates.streams.config import Settings
 from readstates.streams.kafka import topics
 
-from ..local.errors import StackError
+from ..local.owner import command
 from ..local.stack import Stack
 from ..local.worker import WorkerProcess
 from ..proof.oracle import Oracle
@@ -230,17 +228,10 @@ def report(
 @click.option("--seed", default=1, show_default=True)
 def demo(updates: int, queries: int, users: int, seconds: float, seed: int) -> None:
     """Sample traffic through a real Kafka, a worker and a real Cassandra; then the proof."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
-    with tempfile.TemporaryDirectory(prefix="read-states-demo-") as folder:
-        stack = Stack(Path(folder) / "stack")
-        try:
-            stack.up(progress=say)
-            same = run(stack, Path(folder), updates, queries, users, seconds, seed)
-        except StackError as exc:
-            raise click.ClickException(str(exc)) from exc
-        finally:
-            stack.down(remove=True)
-            say("stopped: nothing is left running")
+    with command("read-states-demo-") as owner:
+        stack = owner.stack(progress=say)
+        same = run(stack, owner.folder, updates, queries, users, seconds, seed)
+    say("stopped: nothing is left running")
     sys.exit(0 if same else 1)
 
 

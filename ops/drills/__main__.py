@@ -7,19 +7,14 @@ an answer. Exits 0 if all of that was seen.
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from ..local.errors import StackError
-from ..local.stack import Stack
+from ..local.owner import command
 from ..local.worker import WorkerError
 from . import queries, scaled
 from .drills import DRILLS, Drill
@@ -161,18 +156,6 @@ def table(verdicts: list[Verdict]) -> None:
         click.echo(f"| {verdict.alert} | {drill.cause} | {fired} | {drill.fix} | {cleared} |")
 
 
-@contextlib.contextmanager
-def _folder(given: Path | None) -> Iterator[Path]:
-    if given is not None:
-        given.mkdir(parents=True, exist_ok=True)
-        if any(given.iterdir()):
-            raise click.BadParameter(f"{given} is not empty", param_hint="--data-dir")
-        yield given.absolute()
-        return
-    with tempfile.TemporaryDirectory(prefix="read-states-drills-") as folder:
-        yield Path(folder)
-
-
 @click.command()
 @click.option(
     "--only",
@@ -192,28 +175,28 @@ def drills(only: tuple[str, ...], data_dir: Path | None) -> None:
 
     It must fire until the fix, and stay silent for a while after it. Exits 0 only if all did.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
+    if data_dir is not None:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        data_dir = data_dir.absolute()
+        if any(data_dir.iterdir()):
+            raise click.BadParameter(f"{data_dir} is not empty", param_hint="--data-dir")
     chosen = [drill for drill in DRILLS if not only or set(only) & set(drill.alerts)]
     verdicts: list[Verdict] = []
     unanswered: list[str] = []
-    with _folder(data_dir) as folder:
-        stack, world = Stack(folder / "stack"), None
+    with command("read-states-drills-", keep=data_dir) as owner:
+        world = World(owner.folder, owner.stack(progress=say))
         try:
-            stack.up(progress=say)
-            world = World(folder, stack)
             world.start()
             say(f"worker and Prometheus run; times are 1/{scaled.SCALE} of production's")
             time.sleep(30)  # a window with data
             unanswered = silent_panels(world) + refused_queries(world)
             for drill in chosen:
                 verdicts += run(world, drill)
-        except (StackError, PrometheusError, WorkerError) as exc:
+        except (PrometheusError, WorkerError) as exc:
             raise click.ClickException(str(exc)) from exc
         finally:
-            if world is not None:
-                world.stop()
-                world = None  # its clients end before Kafka does, or they complain
-            stack.down(remove=data_dir is None)
+            world.stop()
+            del world  # its clients end before Kafka does, or they complain
     table(verdicts)
     untried = set() if only else set(scaled.alerts()) - {v.alert for v in verdicts}
     good = not unanswered and not untried and all(v.good for v in verdicts)

@@ -2,19 +2,14 @@
 
 import json
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import click
 
 from .cluster import NODES_MAX
-from .errors import StackError
+from .owner import spoken_errors
 from .stack import Stack, default_data_dir
 
 _data_dir = click.option(
@@ -42,7 +37,7 @@ def stack() -> None:
 def up(data_dir: Path, brokers: int, cassandra_nodes: int, secure: bool) -> None:
     """Start the stack and wait until it answers. Safe to repeat."""
     begin = time.monotonic()
-    with _spoken_errors():
+    with spoken_errors():
         local = Stack(data_dir)
         started = local.up(brokers, cassandra_nodes, _say, secure=secure)
     if not started:
@@ -58,7 +53,7 @@ def up(data_dir: Path, brokers: int, cassandra_nodes: int, secure: bool) -> None
 @click.option("--remove", is_flag=True, help="Delete its data, too.")
 def down(data_dir: Path, remove: bool) -> None:
     """Stop the stack. Its data stays unless --remove is given."""
-    with _spoken_errors():
+    with spoken_errors():
         stopped = Stack(data_dir).down(remove, _say)
     _say(("stopped" if stopped else "nothing was running") + (", data removed" if remove else ""))
 
@@ -68,7 +63,7 @@ def down(data_dir: Path, remove: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(data_dir: Path, as_json: bool) -> None:
     """Show what runs and what answers. Exit code 0: all of it; 1: not."""
-    with _spoken_errors():
+    with spoken_errors():
         now = Stack(data_dir).status()
     if as_json:
         click.echo(json.dumps(now.as_dict(), indent=2))
@@ -86,7 +81,7 @@ def status(data_dir: Path, as_json: bool) -> None:
 @_data_dir
 def env(data_dir: Path) -> None:
     """Print the settings that point at the stack, for a shell's eval."""
-    with _spoken_errors():
+    with spoken_errors():
         settings = Stack(data_dir).env()
     for name, value in settings.items():
         click.echo(f"export {name}={shlex.quote(value)}")
@@ -94,25 +89,6 @@ def env(data_dir: Path) -> None:
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
-
-
-@contextmanager
-def _spoken_errors() -> Iterator[None]:
-    """A StackError becomes click's; SIGTERM and SIGHUP clean up as Ctrl-C does."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    except StackError as error:
-        raise click.ClickException(str(error)) from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

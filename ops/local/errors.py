@@ -5,6 +5,7 @@ StackError            the operator reads the message and acts; nothing is left h
 ├── DownloadFailed    Maven could not fetch the servers; the message ends with its last lines
 ├── StartFailed       a server died or did not answer; the message ends with its log's last lines
 │   └── PortTaken     another program took the port first; `up` chooses others and tries again
+├── StopFailed         a process is alive after SIGKILL; the message has its pid
 └── NotRunning        asked for the address of a stack that is not up
 """
 
@@ -31,3 +32,7 @@ class PortTaken(StartFailed):
 
 class NotRunning(StackError):
     """The stack is not up."""
+
+
+class StopFailed(StackError):
+    """A process could not be ended."""

@@ -145,6 +145,7 @@ def _java(java: str, cluster: Cluster, node: Node, lib: Path, heap: str) -> list
         "-XX:+UseParallelGC",  # batches of half a megabyte and more cost G1 twice the CPU
         "-XX:+ExitOnOutOfMemoryError",
         "-Djava.awt.headless=true",
+        f"-Djava.io.tmpdir={cluster.conf_dir(node)}",  # where it unpacks its native libraries
         f"-Dlog4j2.configurationFile={(cluster.conf_dir(node) / 'log4j2.xml').as_uri()}",
         "-cp",
         str(lib / "*"),

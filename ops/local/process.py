@@ -14,8 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import StopFailed
+
 STOP_TIMEOUT_S = 20.0  # from SIGTERM to SIGKILL: Cassandra drains, Kafka hands over its leaders
-KILL_TIMEOUT_S = 5.0
+KILL_TIMEOUT_S = 30.0  # from SIGKILL to gone: memory of a gigabyte is given back on a busy machine
 POLL_S = 0.05
 
 
@@ -51,7 +53,13 @@ def spawn(argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> Pro
         setsigmask=[],
         setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE],
     )
-    return ProcessId(pid, _started(pid) or "gone")
+    return identify(pid) or ProcessId(pid, "gone")
+
+
+def identify(pid: int) -> ProcessId | None:
+    """The process that has this pid now; None where none has."""
+    started = _started(pid)
+    return ProcessId(pid, started) if started else None
 
 
 def _inheritable() -> list[int]:
@@ -77,11 +85,9 @@ def freeze(process: ProcessId) -> None:
 
     On a busy machine that takes its time, and until then the process goes on answering.
     """
-    if not is_alive(process):
-        return
-    os.kill(process.pid, signal.SIGSTOP)
+    send(process, signal.SIGSTOP)
     end = time.monotonic() + KILL_TIMEOUT_S
-    while not _stands(process.pid) and time.monotonic() < end:
+    while is_alive(process) and not _stands(process.pid) and time.monotonic() < end:
         time.sleep(POLL_S / 10)
 
 
@@ -99,25 +105,47 @@ def _stands(pid: int) -> bool:
 
 def thaw(process: ProcessId) -> None:
     """SIGCONT."""
-    if is_alive(process):
-        os.kill(process.pid, signal.SIGCONT)
+    send(process, signal.SIGCONT)
 
 
 def stop(processes: Iterable[ProcessId], timeout_s: float = STOP_TIMEOUT_S) -> None:
     """Ends all of them together: SIGTERM, and SIGKILL for what is left after `timeout_s`.
 
-    Returns when none is alive, at the latest KILL_TIMEOUT_S after the SIGKILL.
+    One that was stopped with SIGSTOP goes on, or it would never see the SIGTERM. Returns when none
+    is alive. Raises StopFailed where one still is KILL_TIMEOUT_S after the SIGKILL.
     """
     left = list(processes)
-    for signal_number, bound_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, KILL_TIMEOUT_S)):
-        left = [process for process in left if is_alive(process)]
+    for numbers, bound_s in (
+        ((signal.SIGTERM, signal.SIGCONT), timeout_s),
+        ((signal.SIGKILL,), KILL_TIMEOUT_S),
+    ):
         for process in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal_number)
+            for number in numbers:
+                send(process, number)
         deadline = time.monotonic() + bound_s
-        while left and time.monotonic() < deadline:
+        while (left := [one for one in left if is_alive(one)]) and time.monotonic() < deadline:
             time.sleep(POLL_S)
-            left = [process for process in left if is_alive(process)]
+    if left:
+        raise StopFailed(
+            f"still alive {KILL_TIMEOUT_S:.0f} s after SIGKILL: "
+            f"{', '.join(str(process.pid) for process in left)}. The system holds them back "
+            "(ps -o stat,wchan -p PID says where); look again later."
+        )
+
+
+def send(process: ProcessId, number: int) -> None:
+    """Signals that very process: one that ended meanwhile, or has its pid now, is left alone."""
+    with contextlib.suppress(ProcessLookupError):
+        if not hasattr(os, "pidfd_open"):  # macOS
+            if is_alive(process):
+                os.kill(process.pid, number)
+            return
+        held = os.pidfd_open(process.pid)  # of whoever has the pid now: it stays theirs
+        try:
+            if is_alive(process):
+                signal.pidfd_send_signal(held, number)
+        finally:
+            os.close(held)
 
 
 def last_lines(log: Path, lines: int = 25) -> str:

@@ -17,7 +17,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ class Stack:
             return True
 
     def down(self, remove: bool = False, progress: Progress = lambda _line: None) -> bool:
-        """Stops the stack, at most about 25 s; True if something ran. With `remove` its data goes.
+        """Stops the stack, at most about 50 s; True if something ran. With `remove` its data goes.
 
         Only processes that `up` started are stopped: pid and start time must both be the recorded.
         """
@@ -116,19 +116,30 @@ class Stack:
         with self._lock(progress):
             current = state.load(self.data_dir)
             running = start.without_dead(current).processes if current else {}
-            if running:
-                progress(f"stopping {', '.join(sorted(running))}")
-                stop(running.values())
             if current:
-                state.save(replace(current, processes={}))
+                if running:
+                    progress(f"stopping {', '.join(sorted(running))}")
+                try:
+                    stop(running.values())
+                finally:  # one that could not be stopped stays written down
+                    state.save(start.without_dead(current))
             if remove:
-                for folder in ("conf", "data", "log", "secrets"):
-                    shutil.rmtree(self.data_dir / folder, ignore_errors=True)
-                state.state_path(self.data_dir).unlink(missing_ok=True)
-                (self.data_dir / "lock").unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # something else may be kept there
-                    self.data_dir.rmdir()
+                self._remove()
             return bool(running)
+
+    def _remove(self) -> None:
+        """Its data. Raises StackError where that does not go."""
+        for folder in ("conf", "data", "log", "secrets"):
+            try:
+                shutil.rmtree(self.data_dir / folder)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StackError(f"{self.data_dir / folder} cannot be removed: {error}") from error
+        state.state_path(self.data_dir).unlink(missing_ok=True)
+        (self.data_dir / "lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else may be kept there
+            self.data_dir.rmdir()
 
     def status(self) -> StackStatus:
         """What runs and what answers, asked now; up to 3 s for a server that hangs."""

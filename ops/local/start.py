@@ -3,16 +3,14 @@
 Functions over a State; what they change they return or write down. The order is Stack.up's.
 """
 
-import contextlib
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from . import cassandra, kafka, state
+from . import cassandra, interrupts, kafka, state
 from .cluster import CASSANDRA, KAFKA, Cluster, Node, is_free, with_free_ports
 from .errors import PortTaken, StartFailed
 from .libs import Progress
@@ -63,7 +61,7 @@ def start_nodes(current: State, java: str, libs: dict[str, Path], progress: Prog
                 server = _SERVERS[node.role]
                 server.prepare(current.cluster, node, java, libs[node.role])
                 argv = server.command(current.cluster, node, java, libs[node.role])
-                with _interrupts_held():  # no process that is not written down
+                with interrupts.held():  # no process that is not written down
                     log = current.cluster.log_path(node)
                     current = current.with_process(node.name, spawn(argv, log, _environment()))
                     state.save(current)
@@ -73,9 +71,11 @@ def start_nodes(current: State, java: str, libs: dict[str, Path], progress: Prog
                     _joined(current.cluster, node).parent.mkdir(parents=True, exist_ok=True)
                     _joined(current.cluster, node).touch()
     except BaseException:
-        with _interrupts_held():
-            stop(process for name, process in current.processes.items() if name not in before)
-            state.save(current.without(set(current.processes) - before))
+        with interrupts.held():
+            try:
+                stop(process for name, process in current.processes.items() if name not in before)
+            finally:  # one that could not be stopped stays written down
+                state.save(without_dead(current))
         raise
 
 
@@ -140,13 +140,3 @@ def _environment() -> dict[str, str]:
     """Ours without what would change a Java server behind our back."""
     changing = ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH")
     return {name: value for name, value in os.environ.items() if name not in changing}
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the end of the block (in the main thread)."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)

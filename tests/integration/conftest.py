@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from readstates.ops.local.owner import Owner
 from readstates.ops.local.stack import Stack
 from tests.support.service import Service
 from tests.support.wire import Wire
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(owner: Owner) -> Stack:
     """A real Kafka and a real Cassandra."""
-    made = Stack(tmp_path_factory.mktemp("integration") / "stack")
-    try:
-        made.up()
-        yield made
-    finally:
-        made.down(remove=True)
+    return owner.stack()
 
 
 @pytest.fixture
-def own_stack(tmp_path: Path) -> Iterator[Stack]:
-    """A stack that may be harmed."""
-    made = Stack(tmp_path / "stack")
-    try:
-        made.up()
-        yield made
-    finally:
-        made.down(remove=True)
+def own_stack(owner: Owner) -> Iterator[Stack]:
+    """A stack that may be harmed; it makes room for the next one."""
+    made = owner.stack(f"own-{uuid.uuid4().hex[:8]}")
+    yield made
+    made.down(remove=True)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,7 +87,7 @@ def differences(
     return {n: (shown[n], expected[n]) for n in shown if shown[n] != expected[n]}
 
 
-async def test_values_are_those_of_metrics(service: Service) -> None:
+async def test_values_are_those_of_metrics(service: Service, tmp_path: Path) -> None:
     wire, worker = service.wire, service.workers[0]
     user = new_user()
     load = Load(wire, ((user, ack(n)) for n in count(1)), 1000)
@@ -98,7 +99,7 @@ async def test_values_are_those_of_metrics(service: Service) -> None:
     for _ in range(20):
         wire.get(user)
     service.wait_durable(wire.ends(wire.updates))
-    async with Browser() as browser:
+    async with Browser(tmp_path / "browser") as browser:
         await browser.open(f"{worker.url}/")
         found: dict[str, Any] = {"nothing": "read yet"}
         for _ in range(30):

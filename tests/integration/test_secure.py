@@ -33,6 +33,7 @@ from confluent_kafka.admin import (
 from readstates.ops.local import cql, credentials
 from readstates.ops.local.credentials import Secrets
 from readstates.ops.local.libs import find_java
+from readstates.ops.local.owner import Owner
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
 from tests.support.service import Service
@@ -135,10 +136,9 @@ class Secure(Service):
 
 
 @pytest.fixture(scope="module")
-def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
-    stack = Stack(tmp_path_factory.mktemp("secure") / "stack")
+def secure(owner: Owner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
+    stack = owner.stack("secure", secure=True)
     try:
-        stack.up(secure=True)
         service = Secure(stack, tmp_path_factory.mktemp("workers"))
         try:
             yield service

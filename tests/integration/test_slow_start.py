@@ -9,8 +9,8 @@ import uuid
 import pytest
 
 from readstates.ops.local.stack import Stack
-from readstates.streams.cassandra import store as cassandra
 from readstates.streams.cassandra.store import Store
+from readstates.streams.cassandra.store import store as cassandra
 from readstates.streams.config import Settings
 from readstates.streams.errors import StoreError
 

@@ -1,6 +1,6 @@
 """What must hold at every commit, at every reply and at the end, whatever has happened.
 
-All of it is held against an independent fold of the log (readstates.ops.demo.oracle), the history
+All of it is held against an independent fold of the log (readstates.ops.proof.oracle), the history
 of which is kept: how each user stood after each record, and what each record changed.
 """
 

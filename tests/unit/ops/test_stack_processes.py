@@ -200,6 +200,42 @@ def test_an_interrupt_leaves_nothing_running(
             os.kill(pid, 0)
 
 
+def test_a_server_that_cannot_be_stopped_stays_written_down(
+    local: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its data stays: it goes on writing there."""
+    local.up()
+    before = pids(local)
+    remembered = state.load(local.data_dir)
+    assert remembered is not None
+    kafka = remembered.processes["kafka-1"]
+    monkeypatch.setattr(process, "KILL_TIMEOUT_S", 0.2)
+    send = process.send
+    monkeypatch.setattr(process, "send", lambda one, n: None if one == kafka else send(one, n))
+    monkeypatch.setattr(stack, "stop", lambda given: stop(given, timeout_s=0.2))
+    with pytest.raises(StackError, match=rf"still alive .*{before['kafka-1']}"):
+        local.down(remove=True)
+    assert pids(local) == {"kafka-1": before["kafka-1"]}
+    assert (local.data_dir / "log").is_dir()
+    monkeypatch.undo()
+    assert local.down() is True
+    assert pids(local) == {}
+
+
+def test_data_that_cannot_be_removed_is_named(
+    local: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.up()
+
+    def refused(folder: Path, **_: object) -> None:
+        if folder.name == "data":
+            raise OSError(39, "Directory not empty", "kafka-1")
+
+    monkeypatch.setattr("readstates.ops.local.stack.shutil.rmtree", refused)
+    with pytest.raises(StackError, match=r"data cannot be removed: .*Directory not empty"):
+        local.down(remove=True)
+
+
 def test_two_commands_take_turns(local: Stack) -> None:
     local.up()
     said: list[str] = []

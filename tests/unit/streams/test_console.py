@@ -60,8 +60,8 @@ class Shown:
 
 
 @pytest.fixture
-async def shown() -> AsyncIterator[Shown]:
-    async with Browser() as browser:
+async def shown(tmp_path: Path) -> AsyncIterator[Shown]:
+    async with Browser(tmp_path / "browser") as browser:
         made = Shown(browser)
         await made.open()
         try:

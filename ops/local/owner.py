@@ -1,0 +1,164 @@
+"""Who owns servers: every process that a run starts, and the folders that they work in.
+
+    with command("read-states-demo-") as run:
+        stack = run.stack(progress=say)
+        ... stack.env(), run.folder, workers, benches, peers ...
+
+At the end of the block the processes are stopped, then the folders are removed. That is so after a
+failure and an interrupt as well, and without the block's end, too, when this process is killed:
+the reaper beside it does it (`reaper.py` has the rules). Nothing need be registered: what is
+started inside the block belongs to it, and what that starts.
+
+`readstates stack up` has no owner: its servers stay until `stack down`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import click
+
+from . import interrupts
+from .errors import StackError, StopFailed
+from .libs import Progress
+from .reaper import MARK, finish
+from .stack import Stack
+
+
+class Owner:
+    """One run, see above; an inner one may end before the outer one does.
+
+    `prefix`: what its folder's name begins with. `keep`: a folder to work in that stays.
+    """
+
+    folder: Path
+
+    def __init__(self, prefix: str, keep: Path | None = None) -> None:
+        self._prefix, self._keep = prefix, keep
+        self._token = uuid.uuid4().hex
+        self._folders: list[Path] = []
+        self._ended: bool | None = None
+
+    def __enter__(self) -> Self:
+        resource_tracker.ensure_running()  # it is deaf to SIGTERM, and ends with us by itself
+        with interrupts.held():
+            outer = os.environ.get(MARK)
+            self._marks = f"{outer}:{self._token}" if outer else self._token
+            self._outer = outer
+            argv = [sys.executable, "-m", "readstates.ops.local.reaper"]
+            self._reaper = subprocess.Popen(
+                [*argv, self._token, str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                env={name: value for name, value in os.environ.items() if name != MARK},
+                start_new_session=True,
+            )
+            interrupts.owners.append(self)
+            os.environ[MARK] = self._marks
+        try:
+            self.folder = self._keep or self.new_folder()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def new_folder(self, parent: Path | None = None) -> Path:
+        """Another folder of this run, in `parent` or among the temporary files."""
+        parent = (parent or Path(tempfile.gettempdir())).absolute()
+        folder = parent / f"{self._prefix}{uuid.uuid4().hex[:12]}"
+        self._folders.append(folder)
+        self._order(f"folder {folder}")  # before it is there: a kill in between leaves nothing
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def stack(
+        self,
+        name: str = "stack",
+        brokers: int = 1,
+        cassandra_nodes: int = 1,
+        progress: Progress = lambda _line: None,
+        *,
+        secure: bool = False,
+    ) -> Stack:
+        """Servers of this run in its folder, answering; those that run already stay.
+
+        They end with this run, also where an inner one is under way now. Raises StackError.
+        """
+        made = Stack(self.folder / name)
+        inner = os.environ[MARK]
+        os.environ[MARK] = self._marks
+        try:
+            made.up(brokers, cassandra_nodes, progress, secure=secure)
+        finally:
+            os.environ[MARK] = inner
+        return made
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        with interrupts.held():
+            gone = self.end()
+            interrupts.owners.remove(self)
+            if self._outer is None:
+                os.environ.pop(MARK, None)
+            else:
+                os.environ[MARK] = self._outer
+        if not gone:
+            raise StopFailed("not everything that was started could be stopped, see above")
+
+    def stop(self) -> None:
+        """Has all processes of this run stopped; does not wait."""
+        with contextlib.suppress(StackError):
+            self._order("stop")
+
+    def end(self) -> bool:
+        """Stops all processes, then removes the folders; True if none of the processes is left."""
+        if self._ended is None:
+            with contextlib.suppress(StackError):
+                self._order("end")
+            assert self._reaper.stdin is not None
+            self._reaper.stdin.close()
+            code = self._reaper.wait()
+            # a negative one: somebody killed it
+            self._ended = finish(self._token, self._folders) if code < 0 else code == 0
+        return self._ended
+
+    def _order(self, text: str) -> None:
+        """A short write is whole or not at all, in a signal handler, too."""
+        assert self._reaper.stdin is not None
+        try:
+            os.write(self._reaper.stdin.fileno(), f"{text}\n".encode())
+        except BrokenPipeError as error:
+            raise StackError(
+                "the process that ends this run's servers is gone; start the run again"
+            ) from error
+
+
+@contextlib.contextmanager
+def command(prefix: str, keep: Path | None = None) -> Iterator[Owner]:
+    """The whole work of a command: its owner; interrupts end it, a StackError becomes click's."""
+    with spoken_errors(), Owner(prefix, keep) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def spoken_errors() -> Iterator[None]:
+    """Interrupts end it in good order; a StackError becomes click's."""
+    try:
+        with interrupts.orderly():
+            yield
+    except StackError as error:
+        raise click.ClickException(str(error)) from error
