@@ -14,6 +14,8 @@ beginning. It may be repeated at any point; until the epoch is claimed, workers 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from confluent_kafka import (
     ConsumerGroupState,
     KafkaError,
@@ -22,11 +24,13 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec
 
-from ..cassandra.store import Log
 from ..config import Settings
 from ..errors import EpochError, ReadStatesError
 from ..kafka.admin import connect_admin
 from ..kafka.topics import TIMEOUT_S, Topic, commits, describe, wait_for_partitions
+
+if TYPE_CHECKING:  # `rewind` needs none of Cassandra's driver
+    from ..cassandra.store import Log
 
 
 def prepare(settings: Settings, known: Log | None, partitions: int | None) -> Topic:

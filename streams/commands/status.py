@@ -18,7 +18,7 @@ import click
 
 from ..config import Settings
 from ..errors import ReadStatesError
-from .options import CASSANDRA, KAFKA_ONLY, settings_of, with_settings
+from .options import CASSANDRA, KAFKA_ONLY, SettingsCommand, settings_of, with_settings
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
@@ -289,20 +289,21 @@ def _problems_of_one(settings: Settings, one: PartitionStatus, owners_known: boo
         )
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="print JSON; offsets are strings")
+@click.command(cls=SettingsCommand)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; offsets are strings.")
 @with_settings(*ASKED)
 def status(as_json: bool, **given: Any) -> None:
-    """The group at a glance: workers, partitions, commits, epoch; what is wrong with them.
+    """Show the workers, partitions, commits and epoch, and what is wrong with them.
 
-    "not committed" are the records of updates between the commit and the log's end: not known to be
-    in Cassandra, most of them applied; while all is well they are at most FLUSH_DELAY_S old.
-    "queries lag" is the same of queries: not answered. The commit's metadata says how far the owner
-    had applied the log: live:OFFSET while it runs, clean:OFFSET where it left in order.
+    "not committed" counts the records of updates between the commit and the log's end. Most of them
+    are applied, but they are not known to be in Cassandra; they are at most FLUSH_DELAY_S old while
+    all is well. "queries lag" counts the queries that are not answered. The metadata of a commit
+    says how far its owner had applied the log: live:OFFSET while it runs, clean:OFFSET after an
+    orderly end.
 
-    Latency, failed loads and writes, and dead letters are not looked at: the metrics have them.
+    Latency, failed loads and writes, and dead letters are not looked at: see the metrics.
 
-    Exit status: 0 nothing of that is wrong; 1 something is, or does not answer; 2 wrong usage.
+    Exit status: 0 nothing is wrong; 1 something is wrong or does not answer; 2 wrong usage.
     """
     settings = settings_of(given)
     found = look(settings)
