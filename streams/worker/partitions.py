@@ -357,7 +357,7 @@ class Partitions:
     async def write_out(self) -> bool:
         """Start the writes that are due; False where nothing is dirty at all."""
         live = [o.partition for o in self.owned.values() if not o.partition.closing]
-        return await self.write_behind.turn(live, now_ms=self.now_ms(), everything=False)
+        return await self.write_behind.step(live, now_ms=self.now_ms(), everything=False)
 
     @property
     def ready(self) -> tuple[bool, str]:

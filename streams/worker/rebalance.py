@@ -216,7 +216,7 @@ class Handover(Partitions):
         end = clock() + self.settings.handover_timeout_s
         while clock() < end and not self.write_behind.paused:
             live = [o.partition for o in self.owned.values() if not o.partition.closing]
-            await self.write_behind.turn(live, now_ms=self.now_ms(), everything=True)
+            await self.write_behind.step(live, now_ms=self.now_ms(), everything=True)
             ages_s = (partition.oldest_change_s(self.now_ms()) for partition in live)
             if max(ages_s, default=0.0) < LITTLE_S:
                 return

@@ -194,7 +194,7 @@ def _users(package: str) -> set[str]:
 
 
 def test_only_one_module_knows_the_database_driver() -> None:
-    assert _users("cassandra") == {"streams/cassandra/store.py"}
+    assert _users("cassandra") == {"streams/cassandra/driver.py"}
 
 
 def test_only_the_top_of_streams_is_flat() -> None:
