@@ -50,7 +50,7 @@ _PLAIN: dict[str, type[Ack | Mention | RetractMention]] = {
 
 
 class DecodeError(ValueError):
-    """A value is not valid. `reason` is a dead-letter reason, `field` names the place."""
+    """A value is not valid. `reason` is a dead-letter reason, `field` names the wrong field."""
 
     def __init__(self, reason: str, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}" if field else message)
@@ -220,15 +220,15 @@ _NAMES = {
 # -- queries --------------------------------------------------------------------------------------
 
 
-def _channels(given: list[Any]) -> tuple[int, ...]:
-    """Many are looked at together: one by one they were a third of the cost of a query of 50."""
+def _channels(channel_ids: list[Any]) -> tuple[int, ...]:
+    """All IDs are checked together: one by one they take a third of the time of a query of 50."""
     try:
-        if _surely_ids(",".join(given)):
-            return tuple(map(int, given))
+        if _surely_ids(",".join(channel_ids)):
+            return tuple(map(int, channel_ids))
     except (TypeError, ValueError):  # some are no strings, or one has a comma in it
         pass
     return tuple(  # rarer forms, or to say which is wrong
-        _identifier(one, f"channel_ids[{number}]", 1) for number, one in enumerate(given)
+        _identifier(value, f"channel_ids[{number}]", 1) for number, value in enumerate(channel_ids)
     )
 
 
@@ -240,12 +240,12 @@ def decode_query(value: bytes | None) -> Get:
     user_id = _id(body, "user_id")
     channels = None
     if "channel_ids" in body:
-        given = body["channel_ids"]
-        if not isinstance(given, list) or len(given) > CHANNEL_IDS_MAX:
-            raise _wrong("channel_ids", f"a list of at most {CHANNEL_IDS_MAX} IDs", given)
-        channels = _channels(given)
+        values = body["channel_ids"]
+        if not isinstance(values, list) or len(values) > CHANNEL_IDS_MAX:
+            raise _wrong("channel_ids", f"a list of at most {CHANNEL_IDS_MAX} IDs", values)
+        channels = _channels(values)
         if len(set(channels)) < len(channels):
-            raise _wrong("channel_ids", "each ID once", given)
+            raise _wrong("channel_ids", "each ID once", values)
     return Get(
         user_id,
         channels,
@@ -259,9 +259,9 @@ def decode_query(value: bytes | None) -> Get:
 
 
 def decode_saved(line: bytes) -> list[tuple[int, SavedState]]:
-    """(user, read state) of a saved line: one read state with its `user_id`, or a whole reply.
+    """The (user, read state) pairs of a saved line: one read state with its user, or a whole reply.
 
-    Fields as in replies, `version` is ignored. Raises DecodeError, nothing else.
+    The fields are those of replies; `version` is ignored. Raises DecodeError, nothing else.
     """
     body = _object(line, SAVED_BYTES_MAX)
     user_id = _id(body, "user_id")
@@ -270,13 +270,13 @@ def decode_saved(line: bytes) -> list[tuple[int, SavedState]]:
     states = body["read_states"]
     if not isinstance(states, list):
         raise _wrong("read_states", "a list", states)
-    found = []
+    saved = []
     for number, state in enumerate(states):
         where = f"read_states[{number}]"
         if not isinstance(state, dict):
             raise _wrong(where, "an object", state)
-        found.append((user_id, _saved(state, where)))
-    return found
+        saved.append((user_id, _saved(state, where)))
+    return saved
 
 
 def _saved(body: dict[str, Any], where: str) -> SavedState:
@@ -295,11 +295,11 @@ def _saved(body: dict[str, Any], where: str) -> SavedState:
 # -- fields ---------------------------------------------------------------------------------------
 
 
-def _object(value: bytes | None, most: int = EVENT_BYTES_MAX) -> dict[str, Any]:
+def _object(value: bytes | None, bytes_max: int = EVENT_BYTES_MAX) -> dict[str, Any]:
     if value is None:
         raise DecodeError("null_value", "", "the record has no value")
-    if len(value) > most:
-        raise DecodeError("too_large", "", f"{len(value)} bytes, at most {most} are allowed")
+    if len(value) > bytes_max:
+        raise DecodeError("too_large", "", f"{len(value)} bytes, at most {bytes_max} are allowed")
     try:
         body = _loads(value)
     except (ValueError, RecursionError) as exc:

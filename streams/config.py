@@ -162,9 +162,9 @@ class Settings:
             )
         return {key.strip(): value.strip() for key, _, value in pairs}
 
-    def librdkafka(self, **more: Any) -> dict[str, Any]:
+    def librdkafka(self, **overrides: Any) -> dict[str, Any]:
         """Settings for a confluent-kafka client of these brokers."""
-        return {"bootstrap.servers": self.kafka_bootstrap, **self.kafka_extra, **more}
+        return {"bootstrap.servers": self.kafka_bootstrap, **self.kafka_extra, **overrides}
 
     def __repr__(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -173,7 +173,7 @@ class Protocol(ProtocolHandler):  # type: ignore[misc]  # the driver has no type
     """The driver's own, except for batches of ours."""
 
     @classmethod
-    def encode_message(cls, msg: Any, *rest: Any, **more: Any) -> Any:
+    def encode_message(cls, msg: Any, *args: Any, **kwargs: Any) -> Any:
         if type(msg) is BatchMessage and isinstance(msg.queries, Packed):
             msg.__class__ = PackedBatch
-        return super().encode_message(msg, *rest, **more)
+        return super().encode_message(msg, *args, **kwargs)

@@ -93,16 +93,17 @@ def _letter(message: Any) -> Letter:
     )
 
 
-def shown(raw: bytes | None, most: int = SHOWN_MAX) -> str:
+def shown(raw: bytes | None, length_max: int = SHOWN_MAX) -> str:
     """Bytes for a terminal: shortened, with everything that is not printable escaped."""
     if raw is None:
         return "null"
-    text = raw[: 4 * most].decode("utf-8", "backslashreplace")
-    cut = len(text) > most or len(raw) > 4 * most
+    text = raw[: 4 * length_max].decode("utf-8", "backslashreplace")
+    cut = len(text) > length_max or len(raw) > 4 * length_max
     safe = "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text[:most]
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text[:length_max]
     )
-    return safe[: most - 1] + "…" if cut or len(safe) > most else safe
+    return safe[: length_max - 1] + "…" if cut or len(safe) > length_max else safe
 
 
 def as_json(letter: Letter) -> str:
@@ -152,12 +153,12 @@ _reasons = click.option(
     "--json", "json_lines", is_flag=True, help="Print JSON, one on each line, with complete values."
 )
 @with_settings(*KAFKA_ONLY)
-def list_letters(reasons: tuple[str, ...], limit: int, json_lines: bool, **given: Any) -> None:
+def list_letters(reasons: tuple[str, ...], limit: int, json_lines: bool, **flags: Any) -> None:
     """Show dead letters, the newest last: reason, origin, key, value.
 
     Counts by reason go to standard error. Nothing is changed.
     """
-    settings = settings_of(given)
+    settings = settings_of(flags)
     newest: deque[Letter] = deque(maxlen=limit)
     counts: Counter[str] = Counter()
     with errors_as_messages():
@@ -165,7 +166,7 @@ def list_letters(reasons: tuple[str, ...], limit: int, json_lines: bool, **given
             counts[letter.reason] += 1
             if not reasons or letter.reason in reasons:
                 newest.append(letter)
-    for letter in sorted(newest, key=lambda one: one.timestamp_ms):
+    for letter in sorted(newest, key=lambda letter: letter.timestamp_ms):
         click.echo(as_json(letter) if json_lines else _line(letter))
     _say_counts("dead letters", counts)
 
@@ -197,7 +198,7 @@ def resend(
     dry_run: bool,
     yes: bool,
     force: bool,
-    **given: Any,
+    **flags: Any,
 ) -> None:
     """Send dead letters to `updates` again, key and value as they came, to the right partition.
 
@@ -215,7 +216,7 @@ def resend(
             f"{', '.join(hopeless)}: the same bytes would only come back. Mend them and produce "
             "them anew; or --force"
         )
-    settings = settings_of(given)
+    settings = settings_of(flags)
     wanted = reasons or (REASONS if force else CURABLE)
     chosen: dict[Origin, tuple[int, int]] = {}
     left: Counter[str] = Counter()

@@ -54,15 +54,15 @@ def no_workers(client: AdminClient, settings: Settings, error: type[ReadStatesEr
     """Raises `error` while the group has members."""
     group = settings.kafka_group
     try:
-        found = client.describe_consumer_groups([group])[group].result(TIMEOUT_S)
+        description = client.describe_consumer_groups([group])[group].result(TIMEOUT_S)
     except KafkaException as exc:
         if exc.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return
         raise
-    if found.state not in (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD):
+    if description.state not in (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD):
         raise error(
-            f"group {group} has {len(found.members)} members: stop all workers first, then run "
-            "this again. A static member counts until its session is over"
+            f"group {group} has {len(description.members)} members: stop all workers first, then "
+            "run this again. A static member counts until its session timeout is over"
         )
 
 
