@@ -26,7 +26,7 @@ CASSANDRA = (
 )
 ENVIRONMENT_NOTE = (
     "Each setting may also stand in the environment, for example --kafka-bootstrap as "
-    "READ_STATES_KAFKA_BOOTSTRAP. A flag counts more."
+    "READ_STATES_KAFKA_BOOTSTRAP. Flags take precedence."
 )
 
 
