@@ -184,7 +184,7 @@ NOT_NEGATIVE = click.FloatRange(min=0)
     help="another value for a figure of the list that is printed",
 )  # fmt: skip
 def command(changed: dict[str, float], **given: float) -> None:
-    """Partitions, workers, tables and traffic for a load, from measured figures.
+    """Compute the partitions, workers, tables and traffic that a load needs.
 
     Prints what it rests on: what was measured, on which machine, and what is assumed.
     """

@@ -16,4 +16,4 @@ def statements(keyspace: str, replication: str) -> list[str]:
     text = resources.files(__package__).joinpath("read_states.cql").read_text()
     text = re.sub(r"--[^\n]*", "", text)
     filled = text.format(keyspace=keyspace, replication=replication)
-    return [one.strip() for one in filled.split(";") if one.strip()]
+    return [statement.strip() for statement in filled.split(";") if statement.strip()]

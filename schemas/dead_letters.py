@@ -1,7 +1,7 @@
 """Dead letters: why a record of `updates` was not applied, and where it stood.
 
-Key and value are kept as they came, or the value cut where no broker takes it as a whole; the
-headers, all ASCII, say the rest.
+Key and value are kept as they came, except that a value is cut where no broker takes it as a whole.
+The headers, all ASCII, say the rest.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def origin_headers(origin: Origin) -> list[tuple[str, bytes]]:
 
 def origin_of(headers: Headers) -> Origin | None:
     """What the headers say; None where they are not those of a dead letter."""
-    found = dict(headers)
+    by_name = dict(headers)
     values = [
-        (found.get(name) or b"").decode("ascii", "replace")
+        (by_name.get(name) or b"").decode("ascii", "replace")
         for name in (HEADER_REASON, HEADER_TOPIC, HEADER_PARTITION, HEADER_OFFSET)
     ]
     reason, topic, partition, offset = values
     if not (reason and topic and partition.isdecimal() and offset.isdecimal()):
         return None
-    cut = found.get(HEADER_CUT) or b""
+    cut = by_name.get(HEADER_CUT) or b""
     return Origin(reason, topic, int(partition), int(offset), int(cut) if cut.isdigit() else 0)

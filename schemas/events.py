@@ -1,6 +1,6 @@
 """The eight forms of update event, as typed values.
 
-Built without scanning by the collector (`gc=False`): they hold numbers only. Identifiers are
+CPython's collector does not track them (`gc=False`), since they hold numbers only. Identifiers are
 integers here; on the wire they are strings or integers (`wire.py`).
 """
 
@@ -17,7 +17,7 @@ TIMESTAMP_MAX = 2**48 - 1
 DAYS_MAX = 65535
 TYPE_MAX = 255
 
-KEEP = -1  # an optional field that was omitted: what is there stays
+KEEP = -1  # the value of an optional field that was omitted: the read state keeps its own
 
 
 class Ack(Struct, frozen=True, gc=False):
@@ -44,9 +44,10 @@ class MarkUnread(Struct, frozen=True, gc=False):
 
 
 class BulkAck(Struct, frozen=True, gc=False):
-    """Many acks, all or none. `acks`: (read_state_type, channel_id, message_id), one a channel.
+    """Many acks: all are applied, or none.
 
-    Several of one channel in the event are merged: the largest message counts.
+    `acks`: (read_state_type, channel_id, message_id), one for each channel. Several acks of one
+    channel in the event are merged: the largest message counts.
     """
 
     user_id: int

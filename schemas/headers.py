@@ -1,7 +1,7 @@
 """Record headers of queries and replies, in both dialects.
 
-Plain, as Spring's ReplyingKafkaTemplate writes them, and Faust's, as `agent.ask` does. Where a
-query has both, the plain one counts; where a header is repeated, the last.
+The plain dialect is what Spring's ReplyingKafkaTemplate writes, the other what Faust's `agent.ask`
+does. Where a query has both, the plain one counts; where a header is repeated, the last one counts.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ def reply_address(headers: Headers) -> ReplyAddress | None:
 
     A correlation ID over CORRELATION_ID_BYTES_MAX makes it unusable: it would have to be echoed.
     """
-    found = dict(headers)
+    values = dict(headers)
     dialect, names = DIALECT_PLAIN, (HEADER_REPLY_TOPIC, HEADER_CORRELATION_ID)
-    if HEADER_REPLY_TOPIC not in found:
+    if HEADER_REPLY_TOPIC not in values:
         dialect, names = DIALECT_FAUST, (HEADER_FAUST_REPLY_TOPIC, HEADER_FAUST_CORRELATION_ID)
-    topic, correlation_id = found.get(names[0]), found.get(names[1])
+    topic, correlation_id = values.get(names[0]), values.get(names[1])
     if topic is None or TOPIC_NAME.fullmatch(topic) is None:
         return None
     if correlation_id is not None and len(correlation_id) > CORRELATION_ID_BYTES_MAX:
         return None
     partition = None
-    if dialect == DIALECT_PLAIN and HEADER_REPLY_PARTITION in found:
-        raw = found[HEADER_REPLY_PARTITION]
+    if dialect == DIALECT_PLAIN and HEADER_REPLY_PARTITION in values:
+        raw = values[HEADER_REPLY_PARTITION]
         if raw is None or len(raw) != 4:
             return None
         partition = int.from_bytes(raw, "big", signed=True)
@@ -67,14 +67,15 @@ def reply_address(headers: Headers) -> ReplyAddress | None:
 
 
 def deadline_ms(headers: Headers, timestamp_ms: int) -> int:
-    """When the reply is no longer wanted, ms since the epoch.
+    """When the reply is no longer wanted, in ms since the epoch.
 
-    Raises DecodeError for a malformed header; a deadline too far away is cut.
+    A deadline later than DEADLINE_MAX_MS after the record's timestamp is brought forward to that.
+    Raises DecodeError for a malformed header.
     """
-    found = dict(headers)
-    if HEADER_DEADLINE not in found:
+    values = dict(headers)
+    if HEADER_DEADLINE not in values:
         return timestamp_ms + DEADLINE_DEFAULT_MS
-    raw = found[HEADER_DEADLINE] or b""
+    raw = values[HEADER_DEADLINE] or b""
     if not raw.isdigit():
         raise DecodeError(
             "invalid_field", HEADER_DEADLINE, f"expected ms since the epoch, got {raw[:40]!r}"

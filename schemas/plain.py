@@ -1,14 +1,14 @@
 # cython: language_level=3, boundscheck=True, wraparound=False
 # mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return"
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
-"""The commonest updates, plain acks and mentions, read straight into numbers: no object an update.
+"""The commonest updates, plain acks and mentions, read straight into numbers, without objects.
 
 Compiled as it stands, like the table; `COMPILED` says so. It reads less than JSON: one object with
 `type` ("ack" or "mention"), `user_id`, `channel_id`, `message_id` and perhaps `ts`, each once, in
 any order, the identifiers in decimal with or without quotes, at most one space after a colon or
-comma, and the record's key the same digits as `user_id`. Whatever is in any way different is not
-plain, and no fault: `decode_update` of `wire.py` reads it, and says what is wrong, if anything.
-Whatever is plain, `decode_update` accepts with the same values; a test holds one against the other.
+comma, and the record's key the same digits as `user_id`. An update that differs in any way is not
+plain, which is no error: `decode_update` of `wire.py` reads it, and says what is wrong with it, if
+anything is. `decode_update` reads every plain update as the same values; a test compares the two.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ class Reader:
         self, records: list, begin: cython.longlong, stop: cython.longlong,  # type: ignore[type-arg]
         epoch_bits: cython.longlong,
     ) -> int:
-        """How many of records[begin:stop] are plain, from the first on; their numbers are there.
+        """Read records[begin:stop] up to the first that is not plain; returns how many were plain.
 
         `epoch_bits`: the version is this and the record's offset + 1.
         """

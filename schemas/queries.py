@@ -1,4 +1,4 @@
-"""The one form of query, as a typed value, and its bytes."""
+"""The only form of query, as a typed value, and its bytes."""
 
 from __future__ import annotations
 

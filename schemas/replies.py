@@ -21,7 +21,11 @@ _ROW = (
 
 
 class Reply(NamedTuple):
-    """What a client gets. `version` goes into the next query's `since_version`."""
+    """What a client gets: read states by type and channel, all of them where `full` is true.
+
+    `version` says how far the user's partition was applied: it goes into the next query's
+    `since_version`.
+    """
 
     user_id: int
     version: int
@@ -38,7 +42,7 @@ class ErrorReply(NamedTuple):
 
 
 def format_rows(rows: list[Row]) -> bytes:
-    """The rows as JSON objects with commas between; `encode_rows`, where that is not compiled."""
+    """The rows as JSON objects with commas between: `encode_rows`, where that is not compiled."""
     return b",".join(
         [
             _ROW % (channel, kind, last, count, last_mention, pins, flags, viewed, row_version)
@@ -85,16 +89,16 @@ def decode_reply(body: bytes) -> Reply | ErrorReply:
 
     Raises ValueError, nothing else, for what is not a reply.
     """
-    found = orjson.loads(body)
+    reply = orjson.loads(body)
     try:
-        if "error" in found:
-            user, error = found["user_id"], found["error"]
+        if "error" in reply:
+            user, error = reply["user_id"], reply["error"]
             return ErrorReply(None if user is None else int(user), error["code"], error["message"])
         return Reply(
-            int(found["user_id"]),
-            int(found["version"]),
-            found["full"],
-            [_read_state(state) for state in found["read_states"]],
+            int(reply["user_id"]),
+            int(reply["version"]),
+            reply["full"],
+            [_read_state(state) for state in reply["read_states"]],
         )
     except (KeyError, TypeError, OverflowError) as exc:
         raise ValueError(f"not a reply: {exc!r}") from None

@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # mypy: ignore-errors
 #   (Cython publishes no types, and C pointers are none of Python's)
-"""Read states of a reply as JSON: a third of a query's cost, where Python formats each number.
+"""Read states of a reply as JSON: in Python, formatting the numbers is a third of a query's cost.
 
-Only compiled: it writes through C pointers into memory that it has measured before. Without it
-`replies.py` formats in Python; a test holds the one against the other.
+This module exists only compiled: it writes through C pointers into memory that it has measured
+before. Without it `replies.py` formats in Python; a test compares the two.
 """
 
 import cython

@@ -1,7 +1,7 @@
 """A read state that comes from elsewhere, and the events that make it.
 
-What the log can say is what users do, not what a state is; so a state is made by events that lead
-to it, from a read state that is not there:
+The log can say what users do, not what a state is. So a state is made by events that lead to it
+from a read state that does not exist:
 
 1. `mention` with `last_mention_id`, which only a mention sets;
 2. `ack` with `manual`, which sets `last_message_id`, `mention_count`, `flags` and `last_viewed` and
@@ -23,7 +23,7 @@ MENTIONS_MAX = 1000  # events for the count of one channel that was never read
 
 
 class SavedState(NamedTuple):
-    """A read state's fields, without a version: that is the log's to give."""
+    """A read state's fields without its version, which only the log gives."""
 
     read_state_type: int
     channel_id: int
@@ -36,10 +36,10 @@ class SavedState(NamedTuple):
 
 
 def events_of(user_id: int, state: SavedState, *, replace: bool = False) -> Iterator[Update]:
-    """The events that make `state` from one that is not there; none where all is zero.
+    """The events that make `state` where there is none yet; no events where all of it is zero.
 
-    `replace`: a `delete` first, so that it may be there. Raises ValueError for a state that no
-    events lead to.
+    `replace`: a `delete` goes first, so that one may exist. Raises ValueError for a state to which
+    no events lead.
     """
     kind, channel = state.read_state_type, state.channel_id
     if state.last_message_id == 0:

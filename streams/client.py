@@ -1,12 +1,15 @@
-"""A client for producers and readers: asyncio first, `BlockingClient` a thin face on it.
+"""A client for producers and readers: `Client` for asyncio, `BlockingClient` for code without it.
 
     async with Client("127.0.0.1:9092", "read-states.replies.gateway-7") as client:
         offset = await client.ack(user_id=1, channel_id=2, message_id=3)
         reply = await client.get(1, after_offset=offset)
 
-One confluent-kafka producer and one consumer; the consumer reads the reply topic's partitions from
-their end, without a group. A pending query is popped by its reply or its deadline; late and double
-replies are ignored. At most PENDING_MAX queries are pending.
+A client has one confluent-kafka producer and one consumer, which reads the partitions of the reply
+topic from their end, without a group. A query is pending until its reply comes or its deadline
+passes; late and repeated replies are ignored. At most PENDING_MAX queries are pending at once.
+
+Identifiers, versions and offsets are integers here: 1 … 2^63-1, versions and offsets from 0.
+Timestamps are in ms since the epoch, durations in seconds.
 """
 
 from __future__ import annotations
@@ -49,16 +52,22 @@ from readstates.schemas.wire import decode_update, encode_update, key_bytes
 P = ParamSpec("P")
 T = TypeVar("T")
 
-PENDING_MAX = 10_000
+PENDING_MAX = 10_000  # queries
 DEADLINE_S = 5.0
-START_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 15.0  # of each question to the brokers at the start
 DELIVERY_TIMEOUT_S = 30.0
 POLL_S = 0.1
-DRAIN_MESSAGES = 500
+DRAIN_MESSAGES = 500  # replies that are taken together at most
+REPLY_RETENTION_MS = 600_000  # of a reply topic that the client creates
+NOT_SHOWN_YET = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE}
 
 
 class QueryError(Exception):
-    """The service answered with an error; `code` says which."""
+    """The service answered with an error; `code` says which, and what to do about it.
+
+    `invalid_query`: mend the query. `store_unavailable`, `not_caught_up`: ask again. `overloaded`:
+    ask again after a pause. `reply_too_large`: ask for fewer channels at once.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -66,11 +75,14 @@ class QueryError(Exception):
 
 
 class Client:
-    """See the module. Not tied to a user; one a process is enough.
+    """Publishes updates and asks queries, for any number of users: one for each process is enough.
 
-    `bootstrap`: brokers, host:port,…; `reply_topic`: must exist and match the service's
-    REPLY_TOPICS, or is created with one partition if `create_reply_topic`; `config`: more
-    librdkafka settings (SASL, TLS).
+    `bootstrap`: brokers, `host:port,…`. `reply_topic`: where the replies go; the service's
+    REPLY_TOPICS must allow its name. It must exist, or `create_reply_topic` creates it with one
+    partition. `topic_prefix`: that of the service. `config`: more librdkafka settings, for TLS
+    and logins.
+
+    Use it as an async context manager, or call `start` and `close`; all on one event loop.
     """
 
     def __init__(
@@ -107,7 +119,11 @@ class Client:
         await self.close()
 
     async def start(self) -> None:
-        """Connect. Raises ConnectionError, which says what is missing and what to do."""
+        """Connect to the brokers; the threads start.
+
+        Raises ConnectionError, which says what is missing and what to do, within a few times
+        START_TIMEOUT_S.
+        """
         self._loop = asyncio.get_running_loop()
         self._producer = Producer(
             {
@@ -115,7 +131,8 @@ class Client:
                 "enable.idempotence": True,
                 "linger.ms": 1,
                 "allow.auto.create.topics": False,
-                "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),  # not delivered later either
+                # the timeout also ends the delivery: nothing arrives after an error
+                "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
                 **self._config,
             }
         )
@@ -127,7 +144,10 @@ class Client:
 
     def _connect(self) -> None:
         if self._create:
-            self._create_topic()
+            try:
+                create_reply_topic(AdminClient(self._config), self._reply_topic)
+            except (KafkaException, TimeoutError) as exc:
+                raise self._no_answer(exc) from None
         self._consumer = Consumer(
             {
                 "group.id": f"read-states-client-{self._prefix.hex()}",  # never joined
@@ -151,32 +171,27 @@ class Client:
         try:
             topic = self._consumer.list_topics(name, timeout=START_TIMEOUT_S).topics[name]
         except KafkaException as exc:
-            raise self._silence(exc) from None
+            raise self._no_answer(exc) from None
         if topic.error is not None:
             raise ConnectionError(f"topic {name}: {topic.error.str()}; {remedy}")
         return list(topic.partitions)
 
-    def _silence(self, exc: Exception) -> ConnectionError:
-        told = [one.str() for one in self._failures if one.code() != KafkaError._ALL_BROKERS_DOWN]
+    def _no_answer(self, exc: Exception) -> ConnectionError:
+        causes = [
+            failure.str()
+            for failure in self._failures
+            if failure.code() != KafkaError._ALL_BROKERS_DOWN
+        ]
         return ConnectionError(
-            f"no Kafka answers at {self._config['bootstrap.servers']}: {(told or [exc])[0]}. Check "
-            "the address; to start one here: readstates stack up"
+            f"no Kafka answers at {self._config['bootstrap.servers']}: {(causes or [exc])[0]}. "
+            "Check the address; to start one here: readstates stack up"
         )
 
-    def _create_topic(self) -> None:
-        new = NewTopic(self._reply_topic, 1, -1, config={"retention.ms": "600000"})
-        admin = AdminClient(self._config)  # kept: it takes its futures with it
-        (future,) = admin.create_topics([new]).values()
-        try:
-            future.result(timeout=START_TIMEOUT_S)
-        except KafkaException as exc:
-            if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise ConnectionError(f"cannot create topic {self._reply_topic}: {exc}") from exc
-        except TimeoutError as exc:
-            raise self._silence(exc) from None
-
     async def close(self) -> None:
-        """Send what is queued and stop; pending queries raise TimeoutError."""
+        """Send what is queued, within DELIVERY_TIMEOUT_S, and stop.
+
+        Pending queries raise TimeoutError.
+        """
         self._stopping.set()
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
@@ -199,12 +214,12 @@ class Client:
             messages = [] if message is None else [message]
             if messages:
                 messages += self._consumer.consume(DRAIN_MESSAGES, 0)
-            found = [reply for one in messages if (reply := _reply_of(one)) is not None]
-            if found:
-                self._loop.call_soon_threadsafe(self._arrived, found)
+            replies = [reply for message in messages if (reply := _reply_of(message)) is not None]
+            if replies:
+                self._loop.call_soon_threadsafe(self._arrived, replies)
 
-    def _arrived(self, found: list[tuple[bytes, bytes]]) -> None:
-        for correlation_id, body in found:
+    def _arrived(self, replies: list[tuple[bytes, bytes]]) -> None:
+        for correlation_id, body in replies:
             future = self._pending.pop(correlation_id, None)
             if future is None or future.done():
                 continue
@@ -225,10 +240,17 @@ class Client:
         after_offset: int | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> Reply:
-        """A user's read states.
+        """The read states of a user, ordered by type and channel.
 
-        Raises QueryError (the service's), TimeoutError (no reply), BufferError (the producer's
-        queue is full: ask less at once).
+        `channel_ids`: only these, at most 1000, each once, of type 0 unless `read_state_type` says
+        another. Without: all of the user's, of every type unless one is given. `since_version`:
+        only what has a larger version; take it from the last reply's `version`, and replace what
+        you have where the reply says `full`. `after_offset`: wait until the update at this offset,
+        from `publish`, is applied. `deadline_s`: how long to wait for the reply.
+
+        Costs a round trip through Kafka; queries do not wait for each other. Raises QueryError
+        where the service answers with an error, TimeoutError where no reply comes in time (is a
+        worker running?), and BufferError where the producer's queue is full (ask less at once).
         """
         if len(self._pending) >= PENDING_MAX:
             raise QueryError("overloaded", f"{PENDING_MAX} queries are pending in this client")
@@ -264,33 +286,39 @@ class Client:
     async def publish(self, event: Update) -> int:
         """Publish any event; returns its offset in `updates`, for `get(after_offset=…)`.
 
-        Raises ValueError for what the service would refuse, KafkaException where the brokers did
-        not take it within DELIVERY_TIMEOUT_S, BufferError where the producer's queue is full.
+        Returns when the brokers have it: about a millisecond beside their round trip, so publish
+        many at once rather than one after the other. Raises ValueError for an event that the
+        service would refuse (mend it), KafkaException where the brokers did not take it within
+        DELIVERY_TIMEOUT_S (publish it again), and BufferError where the producer's queue is full
+        (publish less at once). The methods below raise the same.
         """
         value = encode_update(event)
         decode_update(value)
         future: asyncio.Future[int] = self._loop.create_future()
 
         def delivered(error: KafkaError | None, message: Message) -> None:
-            self._loop.call_soon_threadsafe(_settle, future, error, message.offset())
+            self._loop.call_soon_threadsafe(_resolve_future, future, error, message.offset())
 
         self._producer.produce(
             self._updates, value, key_bytes(event.user_id), on_delivery=delivered
         )
         return await future  # the producer's own timeout ends it
 
-    async def ack(self, /, user_id: int, channel_id: int, message_id: int, **more: int) -> int:
-        """The user has read up to `message_id`; `more`: read_state_type, flags, last_viewed."""
-        return await self.publish(Ack(user_id, channel_id, message_id, **more))
+    async def ack(self, /, user_id: int, channel_id: int, message_id: int, **fields: int) -> int:
+        """The user has read up to `message_id`; an older one changes nothing.
+
+        `fields`: `read_state_type` (0 … 255), `flags` (0 … 2^32-1), `last_viewed` (days).
+        """
+        return await self.publish(Ack(user_id, channel_id, message_id, **fields))
 
     async def mark_unread(
         self, user_id: int, channel_id: int, message_id: int, mention_count: int = 0
     ) -> int:
-        """Set the last read message and the count as given, also backwards."""
+        """Set the last read message and the mention count as given, also backwards."""
         return await self.publish(MarkUnread(user_id, channel_id, message_id, mention_count))
 
     async def bulk_ack(self, user_id: int, acks: Iterable[tuple[int, int]]) -> int:
-        """Many channels at once, `(channel_id, message_id)` each, 1–1000: all or none."""
+        """1 … 1000 acks as one event, each `(channel_id, message_id)`: all are applied, or none."""
         entries = tuple((0, channel, message) for channel, message in acks)
         return await self.publish(BulkAck(user_id, entries))
 
@@ -303,16 +331,38 @@ class Client:
         return await self.publish(RetractMention(user_id, channel_id, message_id))
 
     async def pins_ack(self, user_id: int, channel_id: int, timestamp: int) -> int:
-        """The user has seen pins up to `timestamp` (ms since the epoch)."""
+        """The user has seen the pins of a channel up to `timestamp` (ms since the epoch)."""
         return await self.publish(PinsAck(user_id, channel_id, timestamp))
 
     async def delete(self, user_id: int, channel_id: int) -> int:
-        """The read state is gone (the user left the channel)."""
+        """The read state of a channel is gone: the user left it."""
         return await self.publish(Delete(user_id, channel_id))
 
     async def delete_user(self, user_id: int) -> int:
-        """All of the user's read states are gone."""
+        """All read states of the user are gone, also from the database."""
         return await self.publish(DeleteUser(user_id))
+
+
+def create_reply_topic(admin: AdminClient, name: str) -> None:
+    """Create a reply topic with one partition, where there is none, and wait until it is shown.
+
+    Raises ConnectionError where the brokers refuse it, TimeoutError or KafkaException where they
+    do not answer within START_TIMEOUT_S.
+    """
+    topic = NewTopic(name, 1, -1, config={"retention.ms": str(REPLY_RETENTION_MS)})
+    (future,) = admin.create_topics([topic]).values()
+    try:
+        future.result(timeout=START_TIMEOUT_S)
+    except KafkaException as exc:
+        if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise ConnectionError(f"cannot create topic {name}: {exc}") from exc
+    end = time.monotonic() + START_TIMEOUT_S
+    while (
+        error := admin.list_topics(name, timeout=START_TIMEOUT_S).topics[name].error
+    ) is not None:
+        if error.code() not in NOT_SHOWN_YET or time.monotonic() > end:
+            raise ConnectionError(f"topic {name} was created and is not shown: {error.str()}")
+        time.sleep(POLL_S)
 
 
 def _blocking(
@@ -328,7 +378,11 @@ def _blocking(
 
 
 class BlockingClient:
-    """`Client` for code without asyncio: the same methods, each waits for its result."""
+    """`Client` for code without asyncio: the same methods, each waits for its result.
+
+    An event loop in a thread of its own does the work. Use it as a context manager; any thread may
+    call the methods.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._loop = asyncio.new_event_loop()
@@ -374,14 +428,16 @@ def _reply_of(message: Message) -> tuple[bytes, bytes] | None:
     """(correlation ID, body) of a reply; None for anything else."""
     if message.error() is not None:
         return None
-    found = dict(message.headers() or ())
-    correlation_id, body = found.get(HEADER_CORRELATION_ID), message.value()
+    correlation_id = dict(message.headers() or ()).get(HEADER_CORRELATION_ID)
+    body = message.value()
     if not isinstance(correlation_id, bytes) or not isinstance(body, bytes):
         return None
     return correlation_id, body
 
 
-def _settle(future: asyncio.Future[int], error: KafkaError | None, offset: int | None) -> None:
+def _resolve_future(
+    future: asyncio.Future[int], error: KafkaError | None, offset: int | None
+) -> None:
     if future.done():
         return
     if error is not None:

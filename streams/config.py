@@ -1,7 +1,7 @@
 """All settings: one frozen object, parsed once, from flags or `READ_STATES_<NAME>`.
 
-Each field carries its default, unit, allowed range and meaning; `readstates worker --help`
-and the README's table are made from them.
+Each field carries its default, its unit, the range it may be in, its meaning, and the group under
+which `readstates worker --help` shows it. Relations between settings are in `Settings.check`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import os
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,110 +24,113 @@ FORMS = {  # what becomes part of a topic's name, a file's name or a CQL stateme
     "kafka_group": re.compile(r"[^/\0]{1,200}"),
     "cassandra_keyspace": re.compile(r"[A-Za-z][A-Za-z0-9_]{0,47}"),
 }
-FULL_SHARES = 8  # partitions of a topic with more have a part of PARKED_MAX and INBOX_MAX each
+# With more than this many partitions, PARKED_MAX and INBOX_MAX are divided among them.
+FULL_SHARES = 8
 REPLY_LIKE = re.compile(r"^f-reply-|\.replies\.")
 
 
 def _setting(
-    default: Any, help: str, unit: str = "", low: float | None = None, high: float | None = None
+    group: str, default: Any, help: str, unit: str = "", low: float = 0, high: float = 0
 ) -> Any:
-    return field(default=default, metadata={"help": help, "unit": unit, "low": low, "high": high})
+    about = {"group": group, "help": help, "unit": unit, "range": (low, high) if high else None}
+    return field(default=default, metadata=about)
+
+
+_kafka, _cassandra, _table, _write_behind, _limit, _http = (
+    partial(_setting, group)
+    for group in ("Kafka", "Cassandra", "Table", "Write-behind", "Limits", "HTTP")
+)
 
 
 @dataclass(frozen=True)
 class Settings:
     """What a worker needs to know. Build it with `Settings.load`, which checks ranges."""
 
-    kafka_bootstrap: str = _setting("127.0.0.1:9092", "brokers, host:port,host:port")
-    kafka_config: str = _setting("", "extra librdkafka settings, key=value,… (SASL, TLS)")
-    kafka_group: str = _setting("read-states", "consumer group of the workers")
-    topic_prefix: str = _setting("read-states", "what the topics' names begin with")
-    reply_topics: str = _setting(
-        "", r"pattern a reply topic must match; empty: <TOPIC_PREFIX>\.replies\..*|f-reply-.*"
+    kafka_bootstrap: str = _kafka("127.0.0.1:9092", "Brokers to connect to first: host:port,…")
+    kafka_config: str = _kafka("", "More librdkafka settings, for TLS and logins: key=value,…")
+    kafka_group: str = _kafka("read-states", "Consumer group of the workers.")
+    topic_prefix: str = _kafka("read-states", "What the names of the topics begin with.")
+    reply_topics: str = _kafka(
+        "", r"Regular expression for reply topics. Empty: <TOPIC_PREFIX>\.replies\..*|f-reply-.*"
     )
-    cassandra_hosts: str = _setting("127.0.0.1", "contact points, host,host")
-    cassandra_port: int = _setting(9042, "native protocol port", "", 1, 65535)
-    cassandra_keyspace: str = _setting("read_states", "keyspace")
-    cassandra_local_dc: str = _setting("", "local data centre; empty: that of the first host")
-    cassandra_username: str = _setting("", "user name; empty: no authentication")
-    cassandra_password: str = _setting("", "password")
-    cassandra_tls_ca: str = _setting("", "CA certificates (PEM) of the nodes; empty: no TLS")
-    cassandra_tls_cert: str = _setting("", "our certificate (PEM), where the nodes want one")
-    cassandra_tls_key: str = _setting("", "its key (PEM, no password); empty: in the same file")
-    cassandra_replication: str = _setting(
+    instance_id: str = _kafka(
+        "", "Name of this worker for static membership: a quick restart then moves no partitions."
+    )
+    session_timeout_s: float = _kafka(
+        10.0, "Kafka gives a worker's partitions to others after this long a silence.", "s", 1, 300
+    )
+    commit_interval_s: float = _kafka(1.0, "Time between two commits of offsets.", "s", 0.05, 60)
+
+    cassandra_hosts: str = _cassandra("127.0.0.1", "Nodes to connect to first: host,host,…")
+    cassandra_port: int = _cassandra(9042, "Native protocol port.", "", 1, 65535)
+    cassandra_keyspace: str = _cassandra("read_states", "Keyspace of the tables.")
+    cassandra_local_dc: str = _cassandra("", "Local data centre. Empty: that of the first host.")
+    cassandra_username: str = _cassandra("", "User name. Empty: no authentication.")
+    cassandra_password: str = _cassandra("", "Password.")
+    cassandra_tls_ca: str = _cassandra("", "CA certificates of the nodes (PEM). Empty: no TLS.")
+    cassandra_tls_cert: str = _cassandra("", "Own certificate (PEM), where the nodes want one.")
+    cassandra_tls_key: str = _cassandra("", "Its key (PEM, no password). Empty: in the same file.")
+    cassandra_replication: str = _cassandra(
         "{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}",
-        "replication of the keyspace, used by `readstates init`",
+        "Replication of the keyspace; only `readstates init` uses it.",
     )
-    cassandra_timeout_s: float = _setting(5.0, "one request to Cassandra", "s", 0.1, 60)
-    cache_dir: str = _setting("", "folder of the table files; empty: /dev/shm when it has room")
-    cache_states: int = _setting(
-        200_000, "read states that one partition's table holds", "read states", 10, 100_000_000
+    cassandra_timeout_s: float = _cassandra(5.0, "Time limit of one request.", "s", 0.1, 60)
+    loads_in_flight_max: int = _cassandra(16, "Load requests under way.", "requests", 1, 1024)
+    load_batch_users: int = _cassandra(16, "Users in one load request at most.", "users", 1, 100)
+    load_retry_s: float = _cassandra(0.5, "Pause after a failed load.", "s", 0.01, 60)
+
+    cache_dir: str = _table(
+        "", "Folder of the table files. Empty: /dev/shm where it has room, else /tmp."
     )
-    user_states_max: int = _setting(
+    cache_states: int = _table(
+        200_000, "Read states that the table of one partition holds.", "read states", 10, 10**8
+    )
+    user_states_max: int = _table(
         50_000,
-        "read states a user may have, at most half of CACHE_STATES; if not set, never over that",
-        "read states",
-        1,
-        10**7,
+        "Read states of one user, at most half of CACHE_STATES; the default is lowered to fit.",
+        "read states", 1, 10**7,
+    )  # fmt: skip
+
+    flush_delay_s: float = _write_behind(
+        30.0, "How long a change may wait before it is written to Cassandra.", "s", 0, 3600
     )
-    flush_delay_s: float = _setting(
-        30.0, "how long a change may wait to be coalesced with later ones", "s", 0, 3600
+    dirty_share_max: float = _write_behind(
+        0.5, "Share of a table that may wait before changes are written at once.", "", 0.01, 0.9
     )
-    dirty_share_max: float = _setting(
-        0.5,
-        "share of a table that may wait to be written out before it is written at once",
-        "",
-        0.01,
-        0.9,
+    writes_in_flight_max: int = _write_behind(
+        128, "Batches under way at once; a quarter while none is urgent.", "batches", 1, 1024
     )
-    writes_in_flight_max: int = _setting(
-        128,
-        "batches to Cassandra under way; a quarter while nobody waits for them",
-        "batches",
-        1,
-        1024,
-    )
-    write_batch_rows: int = _setting(30, "rows a batch (under 5 KiB)", "rows", 1, 400)
-    write_retry_s: float = _setting(1.0, "pause after a failed write", "s", 0.01, 60)
-    loads_in_flight_max: int = _setting(16, "load requests to Cassandra under way", "", 1, 1024)
-    load_batch_users: int = _setting(16, "users a load request at most", "users", 1, 100)
-    load_retry_s: float = _setting(0.5, "pause after a failed load", "s", 0.01, 60)
-    parked_max: int = _setting(
+    write_batch_rows: int = _write_behind(30, "Rows in a batch (30: under 5 KiB).", "rows", 1, 400)
+    write_retry_s: float = _write_behind(1.0, "Pause after a failed write.", "s", 0.01, 60)
+
+    parked_max: int = _limit(
         50_000,
-        "updates a partition holds back for users being loaded (with more than 8: a part of it)",
-        "updates",
-        1,
-        10**7,
-    )
-    inbox_max: int = _setting(
+        "Updates that a partition holds back for users being loaded (divided among partitions "
+        f"when the topic has more than {FULL_SHARES}).",
+        "updates", 1, 10**7,
+    )  # fmt: skip
+    inbox_max: int = _limit(
         2_000,
-        "updates a partition took off Kafka and has not begun (with more than 8: a part of it)",
-        "updates",
-        1,
-        10**6,
+        "Updates that a partition has received but not begun to apply (divided among partitions "
+        f"when the topic has more than {FULL_SHARES}).",
+        "updates", 1, 10**6,
+    )  # fmt: skip
+    queries_waiting_max: int = _limit(
+        10_000, "Queries waiting in a worker; more are answered `overloaded`.", "queries", 1, 10**6
     )
-    queries_waiting_max: int = _setting(
-        10_000, "queries a worker holds back before it answers `overloaded`", "queries", 1, 10**6
-    )
-    slice_updates: int = _setting(
+    slice_updates: int = _limit(
         200,
-        "acks and mentions applied before other work gets a turn; any other update counts as 10",
-        "updates",
-        1,
-        10_000,
+        "Acks and mentions applied before queries get their turn; any other update counts as 10.",
+        "updates", 1, 10_000,
+    )  # fmt: skip
+    reply_bytes_max: int = _limit(1_000_000, "Size of a reply at most.", "bytes", 1024, 10**8)
+    handover_timeout_s: float = _limit(
+        5.0, "At a shutdown, time to write out while serving, and again after it.", "s", 0.1, 8
     )
-    commit_interval_s: float = _setting(1.0, "between commits of Kafka offsets", "s", 0.05, 60)
-    session_timeout_s: float = _setting(
-        10.0, "Kafka takes a silent worker's partitions away after this", "s", 1, 300
-    )
-    handover_timeout_s: float = _setting(
-        5.0, "writing out at a shutdown, first while all goes on, then what is left", "s", 0.1, 8
-    )
-    shutdown_timeout_s: float = _setting(20.0, "from SIGTERM to a forced end", "s", 1, 300)
-    reply_bytes_max: int = _setting(1_000_000, "size of a reply", "bytes", 1024, 100_000_000)
-    instance_id: str = _setting("", "static membership: a name that outlives a restart")
-    http_host: str = _setting("127.0.0.1", "where /metrics, /healthz, /readyz listen")
-    http_port: int = _setting(6066, "their port; 0: any free one", "", 0, 65535)
+    shutdown_timeout_s: float = _limit(20.0, "Time from SIGTERM to a forced end.", "s", 1, 300)
+
+    http_host: str = _http("127.0.0.1", "Address at which /metrics, /healthz and /readyz listen.")
+    http_port: int = _http(6066, "Port at which they listen. 0: any free port.", "", 0, 65535)
 
     @property
     def updates_topic(self) -> str:
@@ -158,10 +162,9 @@ class Settings:
             )
         return {key.strip(): value.strip() for key, _, value in pairs}
 
-    def librdkafka(self, **more: Any) -> dict[str, Any]:
+    def librdkafka(self, **overrides: Any) -> dict[str, Any]:
         """Settings for a confluent-kafka client of these brokers."""
-        base: dict[str, Any] = {"bootstrap.servers": self.kafka_bootstrap}
-        return {**base, **self.kafka_extra, **more}
+        return {"bootstrap.servers": self.kafka_bootstrap, **self.kafka_extra, **overrides}
 
     def __repr__(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -170,21 +173,21 @@ class Settings:
         return f"Settings({', '.join(shown)})"
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None, /, **given: Any) -> Settings:
+    def load(cls, environ: Mapping[str, str] | None = None, /, **flags: Any) -> Settings:
         """Flags first (those that are not None), then the environment, then defaults.
 
         Raises ConfigError naming the setting, what it was and what it may be.
         """
         environ = _with_files(os.environ if environ is None else environ)
         values = {
-            f.name: _parse(f, given, environ)
+            f.name: _parse(f, flags, environ)
             for f in fields(cls)
-            if given.get(f.name) is not None or env_name(f.name) in environ
+            if flags.get(f.name) is not None or env_name(f.name) in environ
         }
         settings = cls(**values)
         if "user_states_max" not in values:
-            most = min(settings.user_states_max, settings.cache_states // 2)
-            settings = replace(settings, user_states_max=most)
+            lowered = min(settings.user_states_max, settings.cache_states // 2)
+            settings = replace(settings, user_states_max=lowered)
         settings.check()
         return settings
 
@@ -226,22 +229,9 @@ def env_name(name: str) -> str:
     return ENV_PREFIX + name.upper()
 
 
-def describe(setting: Field[Any]) -> str:
-    """One line: meaning, unit, range, default, for `--help` and the README."""
-    meta = setting.metadata
-    assert setting.default is not MISSING
-    shown = "" if setting.default == "" else f", default {setting.default}"
-    reach = f", {meta['low']:g} … {meta['high']:g}" if meta["low"] is not None else ""
-    unit = f" [{meta['unit']}]" if meta["unit"] else ""
-    kept = ""
-    if setting.name in SECRETS:
-        kept = f"; `ps` shows it as a flag: use the environment, or {env_name(setting.name)}_FILE"
-    return f"{meta['help']}{unit}{reach}{shown}{kept}"
-
-
 def _with_files(environ: Mapping[str, str]) -> Mapping[str, str]:
     """The environment, where a secret may also stand in a file that `<NAME>_FILE` names."""
-    found = dict(environ)
+    secrets = {}
     for name in map(env_name, SECRETS):
         path = environ.get(f"{name}_FILE")
         if path is None:
@@ -249,15 +239,24 @@ def _with_files(environ: Mapping[str, str]) -> Mapping[str, str]:
         if name in environ:
             raise ConfigError(f"{name} and {name}_FILE are both set: leave one of them out")
         try:
-            found[name] = Path(path).read_text("utf-8").rstrip("\r\n")
+            secrets[name] = Path(path).read_text("utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigError(f"{name}_FILE: {path} cannot be read: {exc}") from exc
-    return found
+    return {**environ, **secrets}
 
 
-def _parse(setting: Field[Any], given: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
-    raw = given.get(setting.name)
-    source = f"--{setting.name.replace('_', '-')}"
+def number_text(setting: Field[Any], value: float) -> str:
+    """`100,000,000`; without commas where the setting has no unit: a port."""
+    return f"{value:,.10g}" if setting.metadata["unit"] else f"{value:g}"
+
+
+def range_text(setting: Field[Any]) -> str:
+    """`1 … 100,000,000`; empty where any value will do."""
+    return " … ".join(number_text(setting, end) for end in setting.metadata["range"] or ())
+
+
+def _parse(setting: Field[Any], flags: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
+    raw, source = flags.get(setting.name), f"--{setting.name.replace('_', '-')}"
     if raw is None:
         source = env_name(setting.name)
         raw = environ[source]
@@ -266,9 +265,9 @@ def _parse(setting: Field[Any], given: Mapping[str, Any], environ: Mapping[str, 
         value = kind(raw)
     except ValueError as exc:
         raise ConfigError(f"{source}: expected {kind.__name__}, got {raw!r}") from exc
-    low, high = setting.metadata["low"], setting.metadata["high"]
-    if low is not None and not low <= value <= high:
-        raise ConfigError(f"{source}: {value} is outside {low:g} … {high:g}")
+    bounds = setting.metadata["range"]
+    if bounds and not bounds[0] <= value <= bounds[1]:
+        raise ConfigError(f"{source}: {value} is outside {range_text(setting)}")
     return value
 
 

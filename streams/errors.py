@@ -4,14 +4,14 @@ ReadStatesError
 ├── ConfigError          refuse to start: a setting is wrong, the message names it and its range
 ├── TopicError           refuse to start: a topic is missing or set up wrongly
 ├── EpochError           refuse to start: this is not the topic the database was written from
-├── GroupError           end the worker: the group does not take it, or another has its name
-├── RewindError          end the command: workers run, or the log no longer goes back so far
-├── DataLossError        refuse to start: Kafka no longer has records that were not yet durable
+├── GroupError           end the worker: the group refuses it, or another worker has its name
+├── RewindError          end the command: workers run, or the log does not go back so far
+├── DataLossError        refuse to start: Kafka has lost records that were not yet in Cassandra
 ├── BatchGapError        stop the worker: records were lost between Kafka and the partition
-├── StoreError           pause and retry: Cassandra did not answer, nothing is forgotten
+├── StoreError           pause and retry: Cassandra did not answer; the work stays queued
 └── SendError            end the command: the brokers did not take a record
 
-`readstates.schemas.wire.DecodeError` (dead-letter and go on) and
+`readstates.schemas.wire.DecodeError` (the record becomes a dead letter) and
 `readstates.cache.table.TableDamaged` (drop the file and replay) belong to their own packages.
 """
 
@@ -39,7 +39,7 @@ class GroupError(ReadStatesError):
 
 
 class RewindError(ReadStatesError):
-    """The group's commits cannot be moved back now, or not so far."""
+    """The group's commits cannot be moved back while workers run, or not as far as was asked."""
 
 
 class DataLossError(ReadStatesError):
@@ -55,4 +55,4 @@ class StoreError(ReadStatesError):
 
 
 class SendError(ReadStatesError):
-    """The brokers did not take a record that a command sent; the text says how far it came."""
+    """The brokers refused a record that a command sent; the text says how many they have."""

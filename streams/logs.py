@@ -1,9 +1,10 @@
-"""What a worker writes about itself: one line a record, as text or JSON, repeats limited.
+"""A worker's log: each record is one line, as text or JSON, and repeats are limited.
 
-Our own lines are an event's name and `key=value` pairs, written as a format string and its values.
-As JSON each pair becomes a field, numbers stay numbers; `message` is the line as text has it, and
-lines of Faust and aiokafka have that only. The same event, told by its logger and format string,
-is written at most REPEATS_A_SECOND times a second; a line `suppressed` says how many were not.
+Our own lines are the name of an event and `key=value` pairs, given as a format string and its
+values. In JSON each pair becomes a field, and numbers stay numbers; `message` is the line as it
+stands in a text log, and lines of Faust and aiokafka have nothing else. Of the same event, which is
+the same logger and format string, at most REPEATS_PER_SECOND lines are written per second; a line
+`suppressed` says how many more there were.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-REPEATS_A_SECOND = 20
-FORMATS = ("text", "json")
+REPEATS_PER_SECOND = 20
 TEXT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 OURS = "readstates."
 RESERVED = {"ts", "level", "logger", "event", "message", "exception"}
@@ -58,15 +58,15 @@ class JsonFormatter(logging.Formatter):
 
 
 def event_of(record: logging.LogRecord) -> str | None:
-    """The first word of a line of ours; None for one of somebody else, or a sentence of ours."""
+    """The first word of a line of ours; None for a line of somebody else, and for a sentence."""
     if not record.name.startswith(OURS):
         return None
-    found = _EVENT.match(str(record.msg))
-    return found.group() if found else None
+    event = _EVENT.match(str(record.msg))
+    return event.group() if event else None
 
 
 def fields_of(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
-    """The `key=value` pairs of a line of ours, values as they were given where they stand alone."""
+    """The `key=value` pairs of a line of ours; a number that is a whole value stays a number."""
     if event_of(record) is None or not isinstance(record.args, tuple):
         return
     values = iter(record.args)
@@ -83,7 +83,7 @@ def fields_of(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
 
 
 class RateLimit(logging.Handler):
-    """Passes records on, of the same event at most REPEATS_A_SECOND within a second."""
+    """Passes records on: of the same event at most REPEATS_PER_SECOND per second."""
 
     def __init__(
         self, target: logging.Handler, clock: Callable[[], float] = time.monotonic
@@ -91,7 +91,7 @@ class RateLimit(logging.Handler):
         super().__init__()
         self._target = target
         self._clock = clock
-        self._counts: dict[tuple[str, str], int] = {}  # in the second that runs
+        self._counts: dict[tuple[str, str], int] = {}  # by event, in the current second
         self._began = clock()
         self._timer: threading.Timer | None = None
 
@@ -100,15 +100,15 @@ class RateLimit(logging.Handler):
             self._next_second()
         key = (record.name, str(record.msg))
         count = self._counts[key] = self._counts.get(key, 0) + 1
-        if count <= REPEATS_A_SECOND:
+        if count <= REPEATS_PER_SECOND:
             self._target.handle(record)
-        elif self._timer is None:  # the last ones are told of, too, where silence follows
+        elif self._timer is None:  # the last ones are counted, too, where silence follows
             self._timer = threading.Timer(1, self.flush)
             self._timer.daemon = True
             self._timer.start()
 
     def flush(self) -> None:
-        """Tell what was suppressed; at exit, too."""
+        """Log how many lines were suppressed; `logging` calls it at exit, too."""
         self.acquire()
         try:
             self._next_second()
@@ -118,8 +118,8 @@ class RateLimit(logging.Handler):
 
     def _next_second(self) -> None:
         for (name, line), count in self._counts.items():
-            if count > REPEATS_A_SECOND:
-                told = (count - REPEATS_A_SECOND, name, line)
+            if count > REPEATS_PER_SECOND:
+                values = (count - REPEATS_PER_SECOND, name, line)
                 self._target.handle(
                     logging.LogRecord(
                         __name__,
@@ -127,7 +127,7 @@ class RateLimit(logging.Handler):
                         "",
                         0,
                         "suppressed count=%d by=%s line=%r",
-                        told,
+                        values,
                         None,
                     )
                 )

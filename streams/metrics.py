@@ -14,7 +14,8 @@ from readstates.schemas.dead_letters import REASONS
 
 from .config import Settings
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # when a series began: nobody asks, and it doubles the page
+# Nobody uses the time at which a series began, and it doubles the page.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # of prometheus-client
 
 FINE = (
     0.00005,
@@ -52,55 +53,101 @@ class FastHistogram(Histogram):
 
 
 UPDATES_APPLIED = Counter(
-    "read_states_updates_applied_total", "update events that changed the state", ["partition"]
+    "read_states_updates_applied_total", "update events that reached the state", ["partition"]
 )
 UPDATES_SKIPPED = Counter(
-    "read_states_updates_skipped_total", "update events that changed nothing", ["reason"]
+    "read_states_updates_skipped_total", "update events that changed nothing, by reason", ["reason"]
 )
-QUERIES = Counter("read_states_queries_total", "queries by how they ended", ["outcome"])
+QUERIES = Counter("read_states_queries_total", "queries, by outcome", ["outcome"])
 QUERY_SERVICE_SECONDS = FastHistogram(
-    "read_states_query_service_seconds", "off the consumer to reply handed over", buckets=FINE
+    "read_states_query_service_seconds",
+    "time from taking a query off the consumer to handing over its reply",
+    buckets=FINE,
 )
 QUERY_AGE_SECONDS = FastHistogram(
-    "read_states_query_age_seconds", "Kafka timestamp to reply handed over", buckets=FINE
+    "read_states_query_age_seconds",
+    "time from a query's Kafka timestamp to handing over its reply",
+    buckets=FINE,
 )
 PROCESSING_LAG = Gauge(
-    "read_states_processing_lag_records", "end offset - next to apply", ["topic", "partition"]
+    "read_states_processing_lag_records",
+    "end offset minus the next offset to apply",
+    ["topic", "partition"],
 )
 DURABILITY_LAG = Gauge(
-    "read_states_durability_lag_records", "applied and not yet in Cassandra", ["partition"]
+    "read_states_durability_lag_records",
+    "records that are applied and not yet in Cassandra",
+    ["partition"],
 )
 DURABILITY_LAG_SECONDS = Gauge(
-    "read_states_durability_lag_seconds", "age of the oldest such change", ["partition"]
+    "read_states_durability_lag_seconds",
+    "age of the oldest change that is not yet in Cassandra",
+    ["partition"],
 )
 RESIDENT_STATES = Gauge("read_states_resident_states", "read states in the table", ["partition"])
 RESIDENT_USERS = Gauge("read_states_resident_users", "users in the table", ["partition"])
-DIRTY_STATES = Gauge("read_states_dirty_states", "not yet in Cassandra", ["partition"])
+DIRTY_STATES = Gauge(
+    "read_states_dirty_states",
+    "read states in the table that are not yet in Cassandra",
+    ["partition"],
+)
 EVICTIONS = Counter("read_states_evictions_total", "read states evicted from the tables")
-LOADS = Counter("read_states_cassandra_loads_total", "users loaded", ["outcome"])
-ROWS_WRITTEN = Counter("read_states_cassandra_rows_written_total", "rows written or deleted")
-WRITE_FAILURES = Counter("read_states_cassandra_write_failures_total", "batches that failed")
-LOAD_SECONDS = Histogram("read_states_cassandra_load_seconds", "a load request", buckets=FINE)
-WRITE_SECONDS = Histogram("read_states_cassandra_write_seconds", "a batch", buckets=FINE)
-DEAD_LETTERS = Counter("read_states_dead_letters_total", "records kept aside", ["reason"])
+LOADS = Counter(
+    "read_states_cassandra_loads_total", "users who were to be loaded from Cassandra", ["outcome"]
+)
+ROWS_WRITTEN = Counter(
+    "read_states_cassandra_rows_written_total",
+    "rows that Cassandra acknowledged as written or deleted",
+)
+WRITE_FAILURES = Counter(
+    "read_states_cassandra_write_failures_total", "batches that Cassandra did not acknowledge"
+)
+LOAD_SECONDS = Histogram(
+    "read_states_cassandra_load_seconds", "time of a load request", buckets=FINE
+)
+WRITE_SECONDS = Histogram(
+    "read_states_cassandra_write_seconds", "time of writing a batch", buckets=FINE
+)
+DEAD_LETTERS = Counter(
+    "read_states_dead_letters_total",
+    "records that could not be applied and were kept as dead letters",
+    ["reason"],
+)
 GC_PAUSE_SECONDS = Histogram(
     "read_states_gc_pause_seconds", "pauses of CPython's collector", ["generation"], buckets=FINE
 )
-REBALANCES = Counter("read_states_rebalances_total", "rebalances this worker went through")
-REBALANCE_SECONDS = Histogram(
-    "read_states_rebalance_seconds", "handing over until open again", buckets=FINE
+REBALANCES = Counter(
+    "read_states_rebalances_total", "rebalances of the group in which this worker took part"
 )
-# not in the fixed interface: limits that an operator wants to see
-GC_PAUSE_LONGEST = Gauge("read_states_gc_pause_longest_seconds", "longest since the start")
+REBALANCE_SECONDS = Histogram(
+    "read_states_rebalance_seconds",
+    "time from handing partitions over until they are open again",
+    buckets=FINE,
+)
+# Not in the fixed interface: what an operator wants to see beside it.
+GC_PAUSE_LONGEST = Gauge(
+    "read_states_gc_pause_longest_seconds", "longest pause of CPython's collector since the start"
+)
 GC_CPU_LONGEST = Gauge(
     "read_states_gc_cpu_longest_seconds", "CPU time of the longest collection since the start"
 )
-QUERIES_WAITING = Gauge("read_states_queries_waiting", "queries held back")
-PARKED_UPDATES = Gauge("read_states_parked_updates", "updates held back", ["partition"])
-REPLY_FAILURES = Counter("read_states_reply_failures_total", "replies the broker did not take")
+QUERIES_WAITING = Gauge(
+    "read_states_queries_waiting",
+    "queries that wait for a load, an update or the opening of their partition",
+)
+PARKED_UPDATES = Gauge(
+    "read_states_parked_updates",
+    "updates that are held back for users who are being loaded",
+    ["partition"],
+)
+REPLY_FAILURES = Counter(
+    "read_states_reply_failures_total", "replies and dead letters that a broker did not take"
+)
 COMMIT_FAILURES = Counter("read_states_commit_failures_total", "offset commits that failed")
 TOPIC_PARTITIONS = Gauge("read_states_topic_partitions", "partitions of the updates topic")
-SETTING = Gauge("read_states_setting", "numeric settings, for alerts to compare with", ["name"])
+SETTING = Gauge(
+    "read_states_setting", "value of a numeric setting, for alerts to compare with", ["name"]
+)
 
 PARTITION_GAUGES = (
     DURABILITY_LAG,
@@ -110,7 +157,7 @@ PARTITION_GAUGES = (
     DIRTY_STATES,
     PARKED_UPDATES,
 )
-QUERIES_ENDED = {  # looked up once: `labels` costs more than the count
+QUERIES_ENDED = {  # looked up once, because `labels` costs more than counting
     outcome: QUERIES.labels(outcome)
     for outcome in ("hit", "miss", "expired", "error", "no_reply_address")
 }
@@ -124,8 +171,8 @@ for _reason in REASONS:
 class CollectorPauses:
     """Times every collection of CPython's collector, from here on.
 
-    A pause counts by the clock, since that is what a query waits. On a machine with more to run
-    than cores, the collecting thread may lose its core meanwhile: its CPU time tells the two apart.
+    A pause is measured by the clock, since that is what a query waits. Where more threads run than
+    there are cores, the collecting thread may lose its core: its CPU time tells the two apart.
     """
 
     def __init__(self) -> None:
@@ -150,7 +197,7 @@ class CollectorPauses:
 
 
 def describe_worker(settings: Settings, partitions: int) -> None:
-    """What an alert compares the rest with: this worker's settings, and the topic's partitions."""
+    """Export what alerts compare with: this worker's settings and the topic's partition count."""
     TOPIC_PARTITIONS.set(partitions)
     for setting in fields(settings):
         value = getattr(settings, setting.name)

@@ -108,7 +108,7 @@ async def write_all(store: Store, settings: Settings, partition: Partition) -> N
     """All that is dirty, to the last acknowledgement, as at a handover."""
     write_behind = WriteBehind(store, settings, lambda: None)
     while True:
-        await write_behind.turn([partition], now_ms=0, everything=True)
+        await write_behind.step([partition], now_ms=0, everything=True)
         if write_behind.idle and partition.all_durable:
             return
         await asyncio.sleep(0.001)

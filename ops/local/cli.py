@@ -24,7 +24,7 @@ _count = click.IntRange(1, NODES_MAX)
 
 @click.group()
 def stack() -> None:
-    """A local Kafka and Cassandra, for development."""
+    """Start, stop and describe a local Kafka and Cassandra, for development."""
 
 
 @stack.command()

@@ -1,7 +1,8 @@
-"""Loads of users who are not resident: one flight a user, a bound on flights, many users a flight.
+"""Loads of users who are not resident: one request for each, or one for several of them.
 
-A single miss goes out at once, alone. When more users wait than flights are free, they share
-them, up to LOAD_BATCH_USERS a request: under a crowd of cold users the cost a user falls.
+A single miss goes out at once, alone. At most LOADS_IN_FLIGHT_MAX requests are under way. When more
+users wait than requests are free, up to LOAD_BATCH_USERS share one: under a crowd of users who are
+not resident the cost of each falls.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Callable
 
 from readstates.schemas.read_state import Row
 
@@ -24,7 +25,7 @@ Wanted = tuple[Partition, int, int, int]  # partition, its incarnation, user, ti
 class Loader:
     """`want` a user; the rows arrive at its partition's `loaded`, and `woken` is called."""
 
-    def __init__(self, store: Store, settings: Settings, woken: Any) -> None:
+    def __init__(self, store: Store, settings: Settings, woken: Callable[[], None]) -> None:
         self._store = store
         self._settings = settings
         self._woken = woken
@@ -33,13 +34,8 @@ class Loader:
         self._scheduled = False
         self._paused = False  # after a failure: with the database gone, loads fail at once
 
-    @property
-    def backlog(self) -> int:
-        """Users asked for and not yet under way."""
-        return len(self._waiting)
-
     def want(self, partition: Partition, user_id: int, ticket: int) -> None:
-        """Load a user; requests made in one turn of the loop may share a flight."""
+        """Load a user; those wanted in one iteration of the event loop may share a request."""
         self._waiting.append((partition, partition.incarnation, user_id, ticket))
         if not self._scheduled:
             self._scheduled = True
@@ -52,33 +48,33 @@ class Loader:
             and not self._paused
             and self._in_flight < self._settings.loads_in_flight_max
         ):
-            flight: list[Wanted] = []
-            while self._waiting and len(flight) < self._settings.load_batch_users:
+            batch: list[Wanted] = []
+            while self._waiting and len(batch) < self._settings.load_batch_users:
                 wanted = self._waiting.popleft()
                 if wanted[0].wants_load(*wanted[1:]):
-                    flight.append(wanted)
-            if flight:
-                self._load(flight)
+                    batch.append(wanted)
+            if batch:
+                self._load(batch)
 
-    def _load(self, flight: list[Wanted]) -> None:
+    def _load(self, batch: list[Wanted]) -> None:
         self._in_flight += 1
         started = time.perf_counter()
 
-        def done(found: dict[int, list[Row]] | None) -> None:
+        def done(rows: dict[int, list[Row]] | None) -> None:
             self._in_flight -= 1
             metrics.LOAD_SECONDS.observe(time.perf_counter() - started)
-            if found is None:
-                metrics.LOADS.labels("failed").inc(len(flight))
-                self._waiting.extendleft(reversed(flight))
+            if rows is None:
+                metrics.LOADS.labels("failed").inc(len(batch))
+                self._waiting.extendleft(reversed(batch))
                 self._pause()
             else:
-                metrics.LOADS.labels("loaded").inc(len(flight))
-                for partition, incarnation, user_id, ticket in flight:
-                    partition.loaded(incarnation, user_id, ticket, found[user_id])
+                metrics.LOADS.labels("loaded").inc(len(batch))
+                for partition, incarnation, user_id, ticket in batch:
+                    partition.loaded(incarnation, user_id, ticket, rows[user_id])
                 self._woken()
             self._start()
 
-        self._store.load([user_id for _, _, user_id, _ in flight], done)
+        self._store.load([user_id for _, _, user_id, _ in batch], done)
 
     def _pause(self) -> None:
         if not self._paused:

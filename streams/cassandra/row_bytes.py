@@ -1,11 +1,11 @@
 """Changes as they stand in a BATCH message of Cassandra's native protocol.
 
 A row has eleven values, and the driver packs each by itself, twice: as a value, then into the
-message. Here a row is one `struct`, its lengths included: about a sixth of the time.
+message. Here a row is one `struct`, with the lengths of its values: about a sixth of the time.
 
-BATCH (native_protocol_v4.spec, 4.1.7): <type><n><query 1>…<query n><consistency><flags>, a query
-being <kind = 1, prepared><short: its ID's length><ID><short: values>, and each value an int, its
-length, and its bytes. The types are those of `schemas/read_states.cql`.
+BATCH (native_protocol_v4.spec, 4.1.7) is <type><n><query 1>…<query n><consistency><flags>. A query
+is <kind = 1, prepared><short: length of its ID><ID><short: number of values>, then each value as
+<int: its length><its bytes>. The types are those of `schemas/read_states.cql`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from readstates.schemas.read_state import Row
 
 Change = tuple[int, int, Row | None]  # user_id, version, row; see Store.write
 
-# each value after its length: bigint 8 bytes, int 4, smallint 2
+# Each value stands after its length: a bigint has 8 bytes, an int 4, a smallint 2.
 _INSERT = struct.Struct(">iqihiqiqiqiqiqiqiiiqiq").pack
 _DELETE = struct.Struct(">iqiqihiq").pack
 _DELETE_USER = struct.Struct(">iqiq").pack
@@ -67,5 +67,5 @@ class RowBytes:
 
 
 def _head(query_id: bytes, values: int) -> bytes:
-    """What stands before the values of a prepared statement."""
+    """The bytes before the values of a prepared statement."""
     return struct.pack(f">BH{len(query_id)}sH", 1, len(query_id), query_id, values)

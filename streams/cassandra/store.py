@@ -1,99 +1,39 @@
-"""Cassandra: the only module that knows the driver.
+"""The database: its schema, its epoch, loads and writes.
 
-Loads and writes are started here and finish in callbacks on the driver's thread; they are handed
-back to the event loop. Every driver exception becomes a StoreError. Reads and writes are at
-LOCAL_QUORUM; every write carries its version as the write timestamp, so that a late or repeated
-one can never overwrite a newer one.
+Statements on the schema and the epoch block. Loads and writes are started here and answered on the
+event loop by `requests.py`. Every exception of the driver becomes a StoreError. Reads and writes
+are at LOCAL_QUORUM; every write carries its version as the write timestamp, so that a late or
+repeated one can never overwrite a newer one.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import ssl
 import struct
-import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
-
-from cassandra import (
-    AuthenticationFailed,
-    ConsistencyLevel,
-    DriverException,
-    OperationTimedOut,
-    ProtocolVersion,
-    Timeout,
-    Unavailable,
-    UnresolvableContactPoints,
-)
-from cassandra.auth import PlainTextAuthProvider
-from cassandra.cluster import (
-    EXEC_PROFILE_DEFAULT,
-    Cluster,
-    ExecutionProfile,
-    NoHostAvailable,
-    Session,
-)
-from cassandra.policies import (
-    DCAwareRoundRobinPolicy,
-    ExponentialReconnectionPolicy,
-    TokenAwarePolicy,
-)
-from cassandra.protocol import (
-    BatchMessage,
-    ErrorMessage,
-    OverloadedErrorMessage,
-    ProtocolHandler,
-)
-from cassandra.query import BatchStatement, BatchType, tuple_factory
 
 from readstates.schemas.cql import statements
 from readstates.schemas.read_state import Row
 from readstates.schemas.version import EPOCH_FIRST
 
-from ..config import Settings, tls_context
+from ..config import Settings
 from ..errors import EpochError, StoreError
-from .row_bytes import Change, Packed, RowBytes
-
-log = logging.getLogger(__name__)
-logging.getLogger("cassandra").setLevel(logging.ERROR)
+from .driver import DRIVER_ERRORS, connect, packed_batch, patiently, prepare
+from .requests import Request, Requests
+from .row_bytes import Change, RowBytes
 
 COLUMNS = (
     "read_state_type, channel_id, last_message_id, last_mention_id, mention_count, "
     "last_pin_timestamp, flags, last_viewed, version"
 )
 PAGE_ROWS = 5000
-RECONNECT_MAX_S = 10.0  # between two looks at a node that is down
 STATEMENT_TIMEOUT_S = 10.0  # of a statement on the schema or the epoch
-PATIENCE_S = 30.0  # at a start it is tried again for so long where Cassandra is too slow for it
-TRY_AGAIN_S = 0.5
-TOO_SLOW = (OperationTimedOut, Timeout, Unavailable, OverloadedErrorMessage)
-ANSWERS_A_TURN_S = 0.001  # of the event loop, then other work runs; at least one answer
+READ_ALL_TIMEOUT_S = 60.0  # of one page
+PATIENCE_S = 30.0  # at a start, a statement for which Cassandra is too slow is repeated this long
 
 _BIGINT = struct.Struct(">q").pack
-
-
-class PackedBatch(BatchMessage):  # type: ignore[misc]  # the driver has no types
-    """A BATCH whose queries are bytes already (row_bytes.py)."""
-
-    def send_body(self, f: Any, protocol_version: int) -> None:
-        has_long_flags = ProtocolVersion.uses_int_query_flags(protocol_version)
-        f.write(struct.pack(">BH", self.batch_type.value, self.queries.queries))
-        f.write(self.queries.body)
-        f.write(struct.pack(">HI" if has_long_flags else ">HB", self.consistency_level, 0))
-
-
-class Protocol(ProtocolHandler):  # type: ignore[misc]  # the driver has no types
-    """The driver's own, except for batches of ours."""
-
-    @classmethod
-    def encode_message(cls, msg: Any, *rest: Any, **more: Any) -> Any:
-        if type(msg) is BatchMessage and isinstance(msg.queries, Packed):
-            msg.__class__ = PackedBatch
-        return super().encode_message(msg, *rest, **more)
 
 
 class Log(NamedTuple):
@@ -102,18 +42,6 @@ class Log(NamedTuple):
     epoch: int
     topic_id: uuid.UUID
     partitions: int
-
-
-class Request:
-    """A request under way: `done` gets `result`, or None after an error. Compared by identity."""
-
-    __slots__ = ("done", "error", "result", "what")
-
-    def __init__(self, done: Callable[[Any], None], what: str, result: Any) -> None:
-        self.done = done
-        self.what = what
-        self.result = result
-        self.error: Exception | None = None
 
 
 class Store:
@@ -126,28 +54,12 @@ class Store:
         self.settings = settings
         self.broken: Callable[[Exception], None] = _raise
         self.commitlog_sync = ""  # how the nodes acknowledge; empty: not known
-        self._open: dict[Request, float] = {}  # by deadline: all have the same time
-        self._answers: deque[Request] = deque()
-        self._delivering = False
-        self._loop: asyncio.AbstractEventLoop
-        try:
-            self._cluster = _cluster(settings)
-        except UnresolvableContactPoints as exc:
-            raise StoreError(
-                f"CASSANDRA_HOSTS: no address is known of any of {settings.cassandra_hosts}"
-            ) from exc
-        try:
-            self._session: Session = self._cluster.connect()
-        except (DriverException, NoHostAvailable) as exc:
-            self._cluster.shutdown()
-            raise StoreError(
-                f"no Cassandra at {settings.cassandra_hosts}:{settings.cassandra_port}: {exc}. "
-                f"{_advice(exc)}"
-            ) from exc
+        self._requests = Requests(settings.cassandra_timeout_s, lambda exc: self.broken(exc))
+        self._session = connect(settings)
 
     def close(self) -> None:
         """End the session; callbacks still under way may not come."""
-        self._cluster.shutdown()
+        self._session.cluster.shutdown()
 
     # -- schema and epoch ---------------------------------------------------------------------
 
@@ -208,8 +120,8 @@ class Store:
         """Run a statement that may be run twice; raises StoreError."""
         run = partial(self._session.execute, query, values, timeout=STATEMENT_TIMEOUT_S)
         try:
-            return _patiently(query, run, patience_s)
-        except (DriverException, ErrorMessage, NoHostAvailable) as exc:
+            return patiently(query, run, patience_s)
+        except DRIVER_ERRORS as exc:
             raise StoreError(f"Cassandra refused {query!r}: {exc}") from exc
 
     def prepare(self) -> None:
@@ -217,42 +129,38 @@ class Store:
         table = f"{self.settings.cassandra_keyspace}.read_states"
         where = "WHERE user_id = ? AND read_state_type = ? AND channel_id = ?"
         try:
-            prepare = self._prepare
-            self._insert = prepare(
+            self._insert = self._prepare(
                 f"INSERT INTO {table} (user_id, {COLUMNS}) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
             )
-            self._delete = prepare(f"DELETE FROM {table} USING TIMESTAMP ? {where}")
-            self._delete_user = prepare(f"DELETE FROM {table} USING TIMESTAMP ? WHERE user_id = ?")
-            limit = self.settings.user_states_max
-            self._select = prepare(
-                f"SELECT user_id, {COLUMNS} FROM {table} WHERE user_id IN ? "
-                f"PER PARTITION LIMIT {limit}"
+            self._delete = self._prepare(f"DELETE FROM {table} USING TIMESTAMP ? {where}")
+            self._delete_user = self._prepare(
+                f"DELETE FROM {table} USING TIMESTAMP ? WHERE user_id = ?"
             )
-        except (DriverException, NoHostAvailable) as exc:
+            self._select = self._prepare(
+                f"SELECT user_id, {COLUMNS} FROM {table} WHERE user_id IN ? "
+                f"PER PARTITION LIMIT {self.settings.user_states_max}"
+            )
+        except DRIVER_ERRORS as exc:
             raise StoreError(
                 f"Cassandra refused a statement on {table}: {exc}. Run: readstates init"
             ) from exc
         self.commitlog_sync = self._setting("commitlog_sync")
-        for statement in (self._insert, self._delete, self._delete_user, self._select):
-            statement.consistency_level = ConsistencyLevel.LOCAL_QUORUM
-            statement.is_idempotent = True
         self._select.fetch_size = PAGE_ROWS
         written = (self._insert, self._delete, self._delete_user)
         self._row_bytes = RowBytes(*(statement.query_id for statement in written))
-        self._session.client_protocol_handler = Protocol
 
     def _prepare(self, query: str) -> Any:
-        return _patiently(query, partial(self._session.prepare, query), PATIENCE_S)
+        return patiently(query, partial(prepare, self._session, query), PATIENCE_S)
 
     def _setting(self, name: str) -> str:
         """A setting of the node that answers; empty where this user may not see it."""
         try:
             query = "SELECT value FROM system_views.settings WHERE name = %s"
-            found = self._session.execute(query, [name]).one()
-        except (DriverException, ErrorMessage, NoHostAvailable):
+            row = self._session.execute(query, [name]).one()
+        except DRIVER_ERRORS:
             return ""
-        return str(found[0]) if found else ""
+        return str(row[0]) if row else ""
 
     # -- the hot two --------------------------------------------------------------------------
 
@@ -265,8 +173,8 @@ class Store:
 
         Users without rows are there with an empty list. Called on the event loop, as `done` is.
         """
-        found: dict[int, list[Row]] = {user_id: [] for user_id in user_ids}
-        self._send(self._select, (user_ids,), Request(done, f"load users={len(found)}", found))
+        rows: dict[int, list[Row]] = {user_id: [] for user_id in user_ids}
+        self._send(self._select, (user_ids,), Request(done, f"load users={len(rows)}", rows))
 
     def write(self, changes: list[Change], done: Callable[[bool | None], None]) -> None:
         """Write one unlogged batch; `done` gets True once Cassandra acknowledged it, else None.
@@ -274,13 +182,8 @@ class Store:
         A change is (user_id, version, row): a row to set; a row of which only type and channel
         count, negative version, to delete; no row, to delete all of the user's up to `version`.
         """
-        batch = BatchStatement(
-            batch_type=BatchType.UNLOGGED, consistency_level=ConsistencyLevel.LOCAL_QUORUM
-        )
-        batch.is_idempotent = True
-        batch.routing_key, batch.keyspace = _BIGINT(changes[0][0]), self._insert.keyspace
-        packed = self._row_bytes.pack(changes)
-        batch._statements_and_parameters = packed  # noqa: SLF001 (see Protocol)
+        routing_key, keyspace = _BIGINT(changes[0][0]), self._insert.keyspace
+        batch = packed_batch(self._row_bytes.pack(changes), routing_key, keyspace)
         self._send(batch, None, Request(done, f"write rows={len(changes)}", True))
 
     def group_of(self, user_id: int) -> object:
@@ -288,7 +191,7 @@ class Store:
 
         None where every node is a replica of everything. Costs some µs.
         """
-        metadata = self._cluster.metadata
+        metadata = self._session.cluster.metadata
         replicas = metadata.get_replicas(self.settings.cassandra_keyspace, _BIGINT(user_id))
         return None if len(replicas) in (0, len(metadata.all_hosts())) else replicas[0]
 
@@ -296,150 +199,26 @@ class Store:
         """Start a request without the driver's timer, which would keep it alive, answered or
         not, for all of its timeout: thousands of objects for the collector to walk.
         """
-        self._loop = asyncio.get_running_loop()
-        self._open[request] = time.monotonic() + self.settings.cassandra_timeout_s
+        self._requests.begin(request)
         try:
             future = self._session.execute_async(statement, values, timeout=None)
-        except (DriverException, NoHostAvailable) as exc:
-            self._answered(request, exc)
-            return
-        about = (request, future)
-        future.add_callbacks(self._page, self._failed, callback_args=about, errback_args=about)
-
-    def _page(self, rows: Any, request: Request, future: Any) -> None:
-        error: Exception | None = None
-        try:
-            for row in rows or ():
-                request.result[row[0]].append(row[1:])
-            if future.has_more_pages:
-                future.start_fetching_next_page()
-                return
-        except Exception as exc:  # noqa: BLE001 (the driver would swallow it)
-            error = exc
-        future.clear_callbacks()  # they hold the future that holds them
-        self._answered(request, error)
-
-    def _failed(self, exc: Exception, request: Request, future: Any) -> None:
-        future.clear_callbacks()
-        self._answered(request, exc)
-
-    def _answered(self, request: Request, error: Exception | None) -> None:
-        """On any thread: hand an answer to the loop, which is woken once for many."""
-        request.error = error
-        self._answers.append(request)
-        if not self._delivering and not self._loop.is_closed():
-            self._delivering = True
-            self._loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        self._delivering = False
-        end = time.monotonic() + ANSWERS_A_TURN_S
-        while self._answers:
-            request = self._answers.popleft()
-            if self._open.pop(request, None) is None:  # too late, its time was over
-                continue
-            if request.error is not None:
-                log.warning("cassandra_failed %s error=%.200s", request.what, request.error)
-            try:
-                request.done(None if request.error else request.result)
-            except Exception as exc:
-                log.exception("cassandra_answer_not_applied %s", request.what)
-                self.broken(
-                    StoreError(
-                        f"what Cassandra answered to {request.what} could not be applied: {exc!r}. "
-                        "The worker stops; nothing is lost. If a row was written by hand, mend it"
-                    )
-                )
-            if time.monotonic() > end:
-                break
-        if self._answers and not self._delivering:
-            self._delivering = True
-            self._loop.call_soon(self._deliver)
+        except DRIVER_ERRORS as exc:
+            self._requests.answer(request, exc)
+        else:
+            self._requests.follow(request, future)
 
     def expire(self) -> None:
         """End requests that took longer than CASSANDRA_TIMEOUT_S; a late answer is dropped."""
-        now = time.monotonic()
-        for request, deadline in self._open.items():
-            if deadline > now:
-                break
-            self._answered(
-                request, TimeoutError(f"no answer in {self.settings.cassandra_timeout_s} s")
-            )
-
-    def read_user(self, user_id: int) -> list[Row]:
-        """All read states of one user, blocking; for tools and checks, not the service."""
-        return [row[1:] for row in self._session.execute(self._select, ([user_id],))]
+        self._requests.expire()
 
     def read_all(self) -> Iterable[tuple[int, Row]]:
         """Every (user, read state) of the keyspace, page by page; for checks."""
         table = f"{self.settings.cassandra_keyspace}.read_states"
-        for row in self._session.execute(f"SELECT user_id, {COLUMNS} FROM {table}", timeout=60):
+        for row in self._session.execute(
+            f"SELECT user_id, {COLUMNS} FROM {table}", timeout=READ_ALL_TIMEOUT_S
+        ):
             yield row[0], row[1:]
 
 
 def _raise(exc: Exception) -> None:
     raise exc
-
-
-def _patiently(query: str, run: Callable[[], Any], patience_s: float) -> Any:
-    """`run()`, and for `patience_s` again where Cassandra is too slow for it.
-
-    A statement that timed out may have been applied all the same. Raises StoreError after that
-    time; any other error of the driver at once, as it is.
-    """
-    end_s = time.monotonic() + patience_s
-    while True:
-        try:
-            return run()
-        except TOO_SLOW as exc:
-            if time.monotonic() >= end_s:
-                raise StoreError(
-                    f"Cassandra was too slow for {query!r}: {exc}. Look at its load and its log, "
-                    "and try again: what was done so far is found then"
-                ) from exc
-            log.warning("cassandra_slow error=%.200s", exc)
-            time.sleep(TRY_AGAIN_S)
-
-
-def _advice(exc: Exception) -> str:
-    """What to look at, by what the hosts answered."""
-    causes = list(exc.errors.values()) if isinstance(exc, NoHostAvailable) else [exc]
-    if any(isinstance(cause, AuthenticationFailed) for cause in causes):
-        return "Check CASSANDRA_USERNAME and CASSANDRA_PASSWORD"
-    if any("[SSL" in str(cause) for cause in causes):  # the driver makes an OSError of SSLError
-        return (
-            "Check CASSANDRA_TLS_CA, and that a node's certificate carries the address by which "
-            "it is known"
-        )
-    return (
-        "Check CASSANDRA_HOSTS and CASSANDRA_PORT; nodes that want TLS need CASSANDRA_TLS_CA; or "
-        "start one: readstates stack up"
-    )
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    ca, cert, key = (getattr(settings, f"cassandra_tls_{name}") for name in ("ca", "cert", "key"))
-    return tls_context("CASSANDRA_TLS_…", ca, cert, key) if ca else None
-
-
-def _cluster(settings: Settings) -> Cluster:
-    policy = DCAwareRoundRobinPolicy(settings.cassandra_local_dc or "")
-    profile = ExecutionProfile(
-        load_balancing_policy=TokenAwarePolicy(policy),
-        consistency_level=ConsistencyLevel.LOCAL_QUORUM,
-        row_factory=tuple_factory,
-    )
-    auth = None
-    if settings.cassandra_username:
-        auth = PlainTextAuthProvider(settings.cassandra_username, settings.cassandra_password)
-    return Cluster(
-        settings.cassandra_hosts.split(","),
-        port=settings.cassandra_port,
-        auth_provider=auth,
-        ssl_context=_tls(settings),
-        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
-        connect_timeout=10,
-        idle_heartbeat_interval=10,
-        # the driver's own waits up to ten minutes before it looks again, and gives up in the end
-        reconnection_policy=ExponentialReconnectionPolicy(1.0, RECONNECT_MAX_S, max_attempts=None),
-    )

@@ -4,12 +4,12 @@
    partition leaves, or as many as pressure asks).
 2. Their rows are packed into batches of at most WRITE_BATCH_ROWS, each for the users of one
    replica: a batch may hold several users, and a user may span batches.
-3. At most WRITES_IN_FLIGHT_MAX batches are under way, and a quarter of that while nothing but
-   FLUSH_DELAY_S asks for them: a burst would keep queries waiting, on the database's cores too.
-   In that calm users are taken a batch at a time, with other work in between: what is taken in
-   one step, a query waits for.
-4. When the last batch of a user was answered, its partition is told: written, or failed and to be
-   written again after WRITE_RETRY_S.
+3. At most WRITES_IN_FLIGHT_MAX batches are under way, and a quarter of that while writing is not
+   urgent, that is, while only FLUSH_DELAY_S asks for it: a burst would keep queries waiting, on the
+   database's cores too. While it is not urgent, users are taken one batch per iteration of the
+   event loop, because a query may have to wait for an iteration.
+4. When the last batch of a user is answered, its partition learns that the user is written, or that
+   it failed and has to be written again after WRITE_RETRY_S.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from ..partition.write_out import Write
 from .row_bytes import Change
 from .store import Store
 
-CALM = 4  # this part of WRITES_IN_FLIGHT_MAX is enough while nobody waits for what is written
-BATCHES_AT_ONCE = 8  # taken from a partition before they are packed, about
+NOT_URGENT_DIVISOR = 4  # of WRITES_IN_FLIGHT_MAX, while writing is not urgent
+BATCHES_AT_ONCE = (
+    8  # batches' worth of users that are taken from a partition before they are packed
+)
 
 
 def changes_of(write: Write) -> list[Change]:
@@ -72,7 +74,7 @@ def _pack(writes: list[Write], rows_max: int) -> Iterator[tuple[list[Change], li
 
 
 class WriteBehind:
-    """Drives the writes of all partitions of a worker. `turn` starts what is due."""
+    """Drives the writes of all partitions of a worker. `step` starts what is due."""
 
     def __init__(self, store: Store, settings: Settings, woken: Callable[[], None]) -> None:
         self._store = store
@@ -80,7 +82,7 @@ class WriteBehind:
         self._woken = woken
         self._in_flight = 0
         self._paused_until = 0.0
-        self._last = -1  # the partition that wrote last
+        self._wrote_last = -1  # number of a partition
         self._taken: list[Write] = []  # not packed yet
         self._queue: deque[tuple[list[Change], list[Write]]] = deque()
         self._dirty_max = int(settings.cache_states * settings.dirty_share_max)
@@ -95,44 +97,53 @@ class WriteBehind:
         """True for WRITE_RETRY_S after a write failed."""
         return asyncio.get_running_loop().time() < self._paused_until
 
-    async def turn(self, partitions: Iterable[Partition], *, now_ms: int, everything: bool) -> bool:
-        """Start due writes as far as the bound on flights allows; other work runs in between.
+    async def step(self, partitions: Iterable[Partition], *, now_ms: int, everything: bool) -> bool:
+        """Start due writes, as many as may be under way; other work runs in between.
 
-        False where nothing is dirty, packed or under way.
+        `everything`: without waiting for FLUSH_DELAY_S. False where nothing is dirty, packed or
+        under way.
         """
         delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
-        order = sorted(  # most have nothing to write, most of the time
-            (one for one in partitions if one.table.dirty_users or one.room.stalled),
+        order = sorted(  # only those with something to write: most have nothing, most of the time
+            (
+                partition
+                for partition in partitions
+                if partition.table.dirty_users or partition.room.stalled
+            ),
             key=lambda partition: partition.number,
         )
         if not order and self.idle:
             return False
         room = self._settings.writes_in_flight_max
-        calm = not everything and not any(
-            one.write_out.is_urgent(now_ms, delay_ms, self._dirty_max) for one in order
+        urgent = everything or any(
+            partition.write_out.is_urgent(now_ms, delay_ms, self._dirty_max) for partition in order
         )
-        if calm:
-            room = max(1, room // CALM)
-        self._pack()  # what a turn had taken that was ended before it came to it
+        if not urgent:
+            room = max(1, room // NOT_URGENT_DIVISOR)
+        self._pack()  # writes that an earlier step had taken when it was cancelled
         self._start(room)
-        first = bisect_right(order, self._last, key=lambda partition: partition.number)
-        for partition in order[first:] + order[:first]:  # none is always the last to find room
+        # Round robin: begin after the partition that wrote last.
+        first = bisect_right(order, self._wrote_last, key=lambda partition: partition.number)
+        for partition in order[first:] + order[:first]:
             while self._has_room(room):
-                if not await self._take(partition, now_ms, delay_ms, calm):
+                if not await self._take(partition, now_ms, delay_ms, urgent):
                     break
-                self._last = partition.number
+                self._wrote_last = partition.number
                 self._pack()
                 while self._queue and self._in_flight < room:
                     self._write(*self._queue.popleft())
                     await asyncio.sleep(0)
         return True
 
-    async def _take(self, partition: Partition, now_ms: int, delay_ms: int, calm: bool) -> bool:
-        """Take about BATCHES_AT_ONCE batches of what is due, calm: one a step. False: none is."""
-        steps = BATCHES_AT_ONCE if calm else 1
-        rows_max = self._settings.write_batch_rows * (BATCHES_AT_ONCE // steps)
-        for step in range(steps):
-            if step:
+    async def _take(self, partition: Partition, now_ms: int, delay_ms: int, urgent: bool) -> bool:
+        """Take up to BATCHES_AT_ONCE batches of due users; False if nothing was due.
+
+        While it is not urgent, the event loop runs after each batch.
+        """
+        iterations = 1 if urgent else BATCHES_AT_ONCE
+        rows_max = self._settings.write_batch_rows * (BATCHES_AT_ONCE // iterations)
+        for iteration in range(iterations):
+            if iteration:
                 await asyncio.sleep(0)
             if partition.incarnation < 0:  # handed over meanwhile
                 break
@@ -147,11 +158,11 @@ class WriteBehind:
         taken, self._taken = self._taken, []
         for write in taken:
             if not write.rows and not write.delete_version:
-                write.partition.written(write)  # changed and changed back: nothing to say
+                write.partition.written(write)  # changed and changed back: no row to write
         self._queue.extend(pack(taken, self._settings.write_batch_rows, self._store.group_of))
 
     def _has_room(self, room: int) -> bool:
-        """Not in the pause after a failure either: with the database gone, writes fail at once."""
+        """False in the pause after a failure, too: with the database gone, writes fail at once."""
         under_way = len(self._queue) + self._in_flight
         return not self.paused and under_way < room
 
@@ -190,14 +201,14 @@ async def drain(
     clock_ms: Callable[[], int],
     timeout_s: float,
 ) -> bool:
-    """Write everything out, dead letters too; False when the time was over first.
+    """Write everything out and wait for dead letters, too; False if the time was over first.
 
     A partition that may not write yet (P8) is left as it is.
     """
     writing = [partition for partition in partitions if partition.progress.live_committed]
     end = asyncio.get_running_loop().time() + timeout_s
     while asyncio.get_running_loop().time() < end:
-        await write_behind.turn(writing, now_ms=clock_ms(), everything=True)
+        await write_behind.step(writing, now_ms=clock_ms(), everything=True)
         if write_behind.idle and all(partition.all_durable for partition in writing):
             return all(partition.all_durable for partition in partitions)
         await asyncio.sleep(0.005)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -19,7 +18,13 @@ from readstates.schemas.dead_letters import REASONS, Origin, origin_of
 
 from ..config import Settings
 from ..errors import TopicError
-from .options import KAFKA_ONLY, settings_of, spoken_errors, with_settings
+from .options import (
+    KAFKA_ONLY,
+    SettingsCommand,
+    errors_as_messages,
+    settings_of,
+    with_settings,
+)
 
 SHOWN_MAX = 72  # characters of a value, key or header at a terminal
 LIMIT = 100
@@ -49,34 +54,16 @@ def read(settings: Settings) -> Iterator[Letter]:
 
     Raises TopicError where the topic is missing or stops answering.
     """
-    from confluent_kafka import Consumer, KafkaError, TopicPartition
+    from confluent_kafka import KafkaError
 
     from ..kafka.admin import connect_admin
+    from .reading import open_reader
 
+    connect_admin(settings)
     name = settings.dead_letters_topic
-    found = connect_admin(settings).list_topics(name, timeout=TIMEOUT_S).topics[name]
-    if found.error is not None:
-        raise TopicError(f"topic {name}: {found.error}. Run: readstates init")
-    consumer = Consumer(
-        settings.librdkafka(
-            **{
-                "group.id": f"read-states-client-{os.urandom(8).hex()}",  # never joined
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
-                "log_level": 3,
-            }
-        )
-    )
+    consumer, ranges = open_reader(settings, name, from_start=True)
+    ends = {number: end for (_, number), (start, end) in ranges.items() if start < end}
     try:
-        places, ends = [], {}
-        for number in found.partitions:
-            place = TopicPartition(name, number)
-            low, high = consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)
-            if low < high:
-                places.append(TopicPartition(name, number, low))
-                ends[number] = high
-        consumer.assign(places)
         while ends:
             first = consumer.poll(TIMEOUT_S)
             if first is None:
@@ -106,16 +93,17 @@ def _letter(message: Any) -> Letter:
     )
 
 
-def shown(raw: bytes | None, most: int = SHOWN_MAX) -> str:
+def shown(raw: bytes | None, length_max: int = SHOWN_MAX) -> str:
     """Bytes for a terminal: shortened, with everything that is not printable escaped."""
     if raw is None:
         return "null"
-    text = raw[: 4 * most].decode("utf-8", "backslashreplace")
-    cut = len(text) > most or len(raw) > 4 * most
+    text = raw[: 4 * length_max].decode("utf-8", "backslashreplace")
+    cut = len(text) > length_max or len(raw) > 4 * length_max
     safe = "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text[:most]
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text[:length_max]
     )
-    return safe[: most - 1] + "…" if cut or len(safe) > most else safe
+    return safe[: length_max - 1] + "…" if cut or len(safe) > length_max else safe
 
 
 def as_json(letter: Letter) -> str:
@@ -140,39 +128,45 @@ def as_json(letter: Letter) -> str:
 
 @click.group("dead-letters")
 def dead_letters() -> None:
-    """Records of `updates` that could not be applied: see them, send them again."""
+    """List the updates that could not be applied, or send them again."""
 
 
 _reasons = click.option(
-    "--reason", "reasons", multiple=True, type=click.Choice(REASONS), help="only these; repeatable"
+    "--reason",
+    "reasons",
+    multiple=True,
+    type=click.Choice(REASONS),
+    help="Only this reason; repeatable.",
 )
 
 
-@dead_letters.command("list")
+@dead_letters.command("list", cls=SettingsCommand)
 @_reasons
 @click.option(
     "--limit",
     type=click.IntRange(1),
     default=LIMIT,
     show_default=True,
-    help="how many, the newest ones",
+    help="Show only so many, the newest ones.",
 )
-@click.option("--json", "json_lines", is_flag=True, help="print JSON, one a line, values complete")
+@click.option(
+    "--json", "json_lines", is_flag=True, help="Print JSON, one on each line, with complete values."
+)
 @with_settings(*KAFKA_ONLY)
-def list_letters(reasons: tuple[str, ...], limit: int, json_lines: bool, **given: Any) -> None:
+def list_letters(reasons: tuple[str, ...], limit: int, json_lines: bool, **flags: Any) -> None:
     """Show dead letters, the newest last: reason, origin, key, value.
 
     Counts by reason go to standard error. Nothing is changed.
     """
-    settings = settings_of(given)
+    settings = settings_of(flags)
     newest: deque[Letter] = deque(maxlen=limit)
     counts: Counter[str] = Counter()
-    with spoken_errors():
+    with errors_as_messages():
         for letter in read(settings):
             counts[letter.reason] += 1
             if not reasons or letter.reason in reasons:
                 newest.append(letter)
-    for letter in sorted(newest, key=lambda one: one.timestamp_ms):
+    for letter in sorted(newest, key=lambda letter: letter.timestamp_ms):
         click.echo(as_json(letter) if json_lines else _line(letter))
     _say_counts("dead letters", counts)
 
@@ -189,13 +183,13 @@ def _say_counts(what: str, counts: Counter[str]) -> None:
     click.echo(f"{counts.total()} {what}" + (f": {each}" if each else ""), err=True)
 
 
-@dead_letters.command("resend")
+@dead_letters.command("resend", cls=SettingsCommand)
 @_reasons
-@click.option("--partition", type=click.IntRange(0), help="only what came from this partition")
-@click.option("--offset", type=click.IntRange(0), help="and only this offset; needs --partition")
-@click.option("--dry-run", is_flag=True, help="show what would be sent, send nothing")
-@click.option("--yes", is_flag=True, help="do not ask")
-@click.option("--force", is_flag=True, help="also what would only come back")
+@click.option("--partition", type=click.IntRange(0), help="Only what came from this partition.")
+@click.option("--offset", type=click.IntRange(0), help="Only this offset; needs --partition.")
+@click.option("--dry-run", is_flag=True, help="Show what would be sent; send nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Also send what would only come back.")
 @with_settings(*KAFKA_ONLY)
 def resend(
     reasons: tuple[str, ...],
@@ -204,7 +198,7 @@ def resend(
     dry_run: bool,
     yes: bool,
     force: bool,
-    **given: Any,
+    **flags: Any,
 ) -> None:
     """Send dead letters to `updates` again, key and value as they came, to the right partition.
 
@@ -222,11 +216,11 @@ def resend(
             f"{', '.join(hopeless)}: the same bytes would only come back. Mend them and produce "
             "them anew; or --force"
         )
-    settings = settings_of(given)
+    settings = settings_of(flags)
     wanted = reasons or (REASONS if force else CURABLE)
     chosen: dict[Origin, tuple[int, int]] = {}
     left: Counter[str] = Counter()
-    with spoken_errors():
+    with errors_as_messages():
         for letter in read(settings):
             origin = letter.origin
             if origin is None or origin.topic != settings.updates_topic:
@@ -260,7 +254,7 @@ def _send(settings: Settings, places: set[tuple[int, int]]) -> int:
     sender, progress = Sender(settings), Progress("sent")
     for letter in read(settings):
         if (letter.partition, letter.offset) in places:
-            sender.send(letter.key, letter.value)
+            sender.send(settings.updates_topic, letter.key, letter.value)
             progress.step()
     sender.finish()
     return sender.delivered

@@ -14,6 +14,8 @@ beginning. It may be repeated at any point; until the epoch is claimed, workers 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from confluent_kafka import (
     ConsumerGroupState,
     KafkaError,
@@ -22,11 +24,13 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec
 
-from ..cassandra.store import Log
 from ..config import Settings
 from ..errors import EpochError, ReadStatesError
 from ..kafka.admin import connect_admin
 from ..kafka.topics import TIMEOUT_S, Topic, commits, describe, wait_for_partitions
+
+if TYPE_CHECKING:  # `rewind` needs none of Cassandra's driver
+    from ..cassandra.store import Log
 
 
 def prepare(settings: Settings, known: Log | None, partitions: int | None) -> Topic:
@@ -50,15 +54,15 @@ def no_workers(client: AdminClient, settings: Settings, error: type[ReadStatesEr
     """Raises `error` while the group has members."""
     group = settings.kafka_group
     try:
-        found = client.describe_consumer_groups([group])[group].result(TIMEOUT_S)
+        description = client.describe_consumer_groups([group])[group].result(TIMEOUT_S)
     except KafkaException as exc:
         if exc.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return
         raise
-    if found.state not in (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD):
+    if description.state not in (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD):
         raise error(
-            f"group {group} has {len(found.members)} members: stop all workers first, then run "
-            "this again. A static member counts until its session is over"
+            f"group {group} has {len(description.members)} members: stop all workers first, then "
+            "run this again. A static member counts until its session timeout is over"
         )
 
 

@@ -1,15 +1,15 @@
-"""The settings as options of a command, and the end of a command over an error of ours."""
+"""The settings as options of a command, and how a command ends over an error."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Any
 
 import click
 
-from ..config import Settings, describe, env_name
+from ..config import SECRETS, Settings, env_name, number_text, range_text
 from ..errors import ReadStatesError
 
 KAFKA_ONLY = ("kafka_bootstrap", "kafka_config", "topic_prefix")
@@ -24,6 +24,35 @@ CASSANDRA = (
     "cassandra_tls_cert",
     "cassandra_tls_key",
 )
+ENVIRONMENT_NOTE = (
+    "Each setting may also stand in the environment, for example --kafka-bootstrap as "
+    "READ_STATES_KAFKA_BOOTSTRAP. Flags take precedence."
+)
+
+
+class SettingOption(click.Option):
+    """A setting as a flag; `--help` shows it under the heading `group`."""
+
+    def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+
+
+class SettingsCommand(click.Command):
+    """A command whose `--help` shows its own options first, then the settings by group."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for param in self.get_params(ctx):
+            title = param.group if isinstance(param, SettingOption) else "Options"
+            row = param.get_help_record(ctx)
+            if row is not None:
+                sections.setdefault(title, []).append(row)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+        formatter.write_paragraph()
+        formatter.write_text(ENVIRONMENT_NOTE)
 
 
 def with_settings(*names: str) -> Callable[[Any], Any]:
@@ -36,25 +65,44 @@ def with_settings(*names: str) -> Callable[[Any], Any]:
             command = click.option(
                 f"--{setting.name.replace('_', '-')}",
                 setting.name,
+                cls=SettingOption,
+                group=setting.metadata["group"],
                 default=None,
                 metavar=type(setting.default).__name__.upper(),
-                help=f"{describe(setting)}  ({env_name(setting.name)})",
+                help=describe(setting),
             )(command)
         return command
 
     return decorate
 
 
-def settings_of(given: dict[str, Any]) -> Settings:
+def describe(setting: Field[Any]) -> str:
+    """Meaning, then range, unit and default, for `--help`."""
+    default = setting.default
+    allowed = f"{range_text(setting)} {setting.metadata['unit']}".strip()
+    facts = [allowed.replace(" ", "\N{NO-BREAK SPACE}")]
+    if isinstance(default, int | float):
+        facts.append(f"default: {number_text(setting, default)}")
+    elif default:
+        facts.append(f"default: {default}")
+    text = setting.metadata["help"]
+    if setting.name in SECRETS:
+        name = env_name(setting.name)
+        text += f" `ps` shows flags to others: set {name}, or {name}_FILE to the path of a file."
+    known = "; ".join(fact for fact in facts if fact)
+    return f"{text}  [{known}]" if known else text
+
+
+def settings_of(flags: dict[str, Any]) -> Settings:
     """Settings from the flags and the environment; a wrong one ends the command with 2."""
     try:
-        return Settings.load(**given)
+        return Settings.load(**flags)
     except ReadStatesError as exc:
         raise click.UsageError(str(exc)) from exc
 
 
 @contextmanager
-def spoken_errors() -> Iterator[None]:
+def errors_as_messages() -> Iterator[None]:
     """An error of ours, or of Kafka's client, ends the command with a line, not a traceback."""
     from confluent_kafka import KafkaException
 

@@ -1,4 +1,4 @@
-"""`readstates record`: what a running system gets, updates and queries, into a file.
+"""Recordings: the file that `readstates record` writes and `readstates replay` reads.
 
 A recording is JSON lines. The first names the form and the partitions of the topics; every other is
 a record, in the order in which the brokers got them:
@@ -17,27 +17,16 @@ from __future__ import annotations
 import base64
 import heapq
 import itertools
-import os
-import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
 import orjson
-
-from ..config import Settings
-from ..errors import TopicError
-from .options import KAFKA_ONLY, settings_of, spoken_errors, with_settings
 
 FORM = "read-states-recording"
 VERSION = 1
 UPDATES, QUERIES = "updates", "queries"
 REORDER_MS = 2_000  # how long a record waits for older ones of other partitions
-TIMEOUT_S = 15.0
-BATCH_MESSAGES = 1_000
-IDLE_S = 0.2
 
 
 class Recorded(NamedTuple):
@@ -55,17 +44,22 @@ class RecordingError(ValueError):
     """The file is not a recording, or is damaged; the text names the line."""
 
 
-def encode(one: Recorded) -> bytes:
+def head_line(partitions: int) -> bytes:
+    """The first line of a recording."""
+    return orjson.dumps({"form": FORM, "version": VERSION, "partitions": partitions}) + b"\n"
+
+
+def encode(record: Recorded) -> bytes:
     """A record as a line."""
     body = {
-        "timestamp_ms": one.timestamp_ms,
-        "topic": one.topic,
-        "partition": one.partition,
-        "key": _shown(one.key),
-        "value": _shown(one.value),
+        "timestamp_ms": record.timestamp_ms,
+        "topic": record.topic,
+        "partition": record.partition,
+        "key": _as_json(record.key),
+        "value": _as_json(record.value),
     }
-    if one.headers:
-        body["headers"] = [[name, _shown(value)] for name, value in one.headers]
+    if record.headers:
+        body["headers"] = [[name, _as_json(value)] for name, value in record.headers]
     return orjson.dumps(body) + b"\n"
 
 
@@ -73,22 +67,22 @@ def decode(line: bytes) -> Recorded:
     """A line as a record. Raises ValueError."""
     body = orjson.loads(line)
     try:
-        found = Recorded(
+        record = Recorded(
             body["timestamp_ms"],
             body["topic"],
             body["partition"],
-            _bytes(body["key"]),
-            _bytes(body["value"]),
-            [(name, _bytes(value)) for name, value in body.get("headers", ())],
+            _from_json(body["key"]),
+            _from_json(body["value"]),
+            [(name, _from_json(value)) for name, value in body.get("headers", ())],
         )
     except (KeyError, TypeError, AttributeError) as exc:
         raise ValueError(f"not a record: {exc!r}") from None
-    if found.topic not in (UPDATES, QUERIES) or type(found.timestamp_ms) is not int:
+    if record.topic not in (UPDATES, QUERIES) or type(record.timestamp_ms) is not int:
         raise ValueError("not a record: topic or timestamp_ms is wrong")
-    return found
+    return record
 
 
-def _shown(raw: bytes | None) -> Any:
+def _as_json(raw: bytes | None) -> Any:
     try:
         return None if raw is None else raw.decode()
     except UnicodeDecodeError:
@@ -96,10 +90,10 @@ def _shown(raw: bytes | None) -> Any:
         return {"base64": base64.b64encode(raw).decode()}
 
 
-def _bytes(shown: Any) -> bytes | None:
-    if isinstance(shown, dict):
-        return base64.b64decode(shown["base64"], validate=True)
-    return None if shown is None else shown.encode()
+def _from_json(form: Any) -> bytes | None:
+    if isinstance(form, dict):
+        return base64.b64decode(form["base64"], validate=True)
+    return None if form is None else form.encode()
 
 
 def partitions_of(file: Path) -> int:
@@ -159,121 +153,3 @@ class Merge:
             at, _, _, item = heapq.heappop(self._waiting)
             self._last = max(self._last, at)
             yield self._last, item
-
-
-@click.command("record")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0, min_open=True),
-    help="how long to record [s]  [default: until SIGINT or SIGTERM]",
-)
-@click.option(
-    "--records-max",
-    type=click.IntRange(1),
-    default=10_000_000,
-    show_default=True,
-    help="end after so many [records]; one takes about 250 bytes of the file",
-)
-@click.option("--force", is_flag=True, help="overwrite FILE")
-@with_settings(*KAFKA_ONLY)
-def record(file: Path, seconds: float | None, records_max: int, force: bool, **given: Any) -> None:
-    """Write the updates and queries that arrive from now on to FILE, for `readstates replay`.
-
-    Arrival order and gaps are kept, to the millisecond; replies are not recorded. It reads beside
-    the workers, without a group, and changes nothing. FILE holds users' IDs and what they read: it
-    is readable by its owner only, and worth no less care than the topics.
-    """
-    settings = settings_of(given)
-    flags = os.O_CREAT | os.O_WRONLY | (os.O_TRUNC if force else os.O_EXCL)
-    with spoken_errors():
-        consumer, partitions = _open(settings)
-        try:
-            with os.fdopen(os.open(file, flags, 0o600), "wb") as out:
-                head = {"form": FORM, "version": VERSION, "partitions": partitions}
-                out.write(orjson.dumps(head) + b"\n")
-                click.echo("recording", err=True)
-                counts = _record(settings, consumer, out, seconds, records_max)
-        finally:
-            consumer.close()
-    click.echo(f"{counts[UPDATES]} updates and {counts[QUERIES]} queries are in {file}")
-
-
-def _open(settings: Settings) -> tuple[Any, int]:
-    """A consumer at the ends of both topics, and their partitions."""
-    from confluent_kafka import Consumer, TopicPartition
-
-    from ..kafka.admin import connect_admin
-
-    admin = connect_admin(settings)
-    numbers = {}
-    for name in (settings.updates_topic, settings.queries_topic):
-        found = admin.list_topics(name, timeout=TIMEOUT_S).topics[name]
-        if found.error is not None:
-            raise TopicError(f"topic {name}: {found.error}. Run: readstates init")
-        numbers[name] = sorted(found.partitions)
-    consumer = Consumer(
-        settings.librdkafka(
-            **{
-                "group.id": f"read-states-client-{os.urandom(8).hex()}",  # never joined
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "latest",
-                "log_level": 3,
-            }
-        )
-    )
-    try:
-        places = []
-        for name, found in numbers.items():
-            for number in found:
-                place = TopicPartition(name, number)
-                place.offset = consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)[1]
-                places.append(place)
-        consumer.assign(places)
-    except BaseException:
-        consumer.close()
-        raise
-    return consumer, len(numbers[settings.updates_topic])
-
-
-def _record(
-    settings: Settings, consumer: Any, out: Any, seconds: float | None, records_max: int
-) -> dict[str, int]:
-    stopping: list[int] = []
-    before = {
-        number: signal.signal(number, lambda got, _frame: stopping.append(got))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    names = {settings.updates_topic: UPDATES, settings.queries_topic: QUERIES}
-    counts = {UPDATES: 0, QUERIES: 0}
-    merge = Merge()
-    end = None if seconds is None else time.monotonic() + seconds
-
-    def write(ordered: Iterator[tuple[int, Recorded]]) -> None:
-        for at, one in ordered:
-            out.write(encode(one._replace(timestamp_ms=at)))
-
-    try:
-        while not stopping and (end is None or time.monotonic() < end):
-            for message in consumer.consume(BATCH_MESSAGES, IDLE_S):
-                if message.error() is not None:
-                    raise TopicError(f"{message.topic()}: {message.error()}")
-                one = Recorded(
-                    0,
-                    names[message.topic()],
-                    message.partition(),
-                    message.key(),
-                    message.value(),
-                    message.headers() or [],
-                )
-                counts[one.topic] += 1
-                write(merge.add(message.timestamp()[1], (one.topic, one.partition), one))
-                if sum(counts.values()) >= records_max:
-                    return counts
-            out.flush()  # a reader, and a kill, find all but the last REORDER_MS
-        return counts
-    finally:
-        write(merge.rest())
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -8,16 +8,20 @@ the database then and must go first: a worker that finds its table goes on from 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
-from confluent_kafka.admin import OffsetSpec
+import click
 
 from ..config import Settings
 from ..errors import RewindError
-from ..kafka.admin import connect_admin
-from ..kafka.topics import TIMEOUT_S, commits, describe
-from .new_epoch import no_workers
+from .options import (
+    KAFKA_ONLY,
+    SettingsCommand,
+    errors_as_messages,
+    settings_of,
+    with_settings,
+)
 
 
 class Step(NamedTuple):
@@ -38,6 +42,13 @@ def rewind(
     without a commit is left out: a worker begins it at the log's start anyway. Raises RewindError
     where workers run, or where the log no longer has that offset.
     """
+    from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+    from confluent_kafka.admin import OffsetSpec
+
+    from ..kafka.admin import connect_admin
+    from ..kafka.topics import TIMEOUT_S, commits, describe
+    from .new_epoch import no_workers
+
     client = connect_admin(settings)
     topic = describe(client, settings.updates_topic)
     no_workers(client, settings, RewindError)
@@ -73,3 +84,33 @@ def rewind(
         (done,) = client.alter_consumer_group_offsets(request).values()
         done.result(TIMEOUT_S)
     return steps
+
+
+@click.command("rewind", cls=SettingsCommand)
+@click.option(
+    "--to-time",
+    type=click.DateTime(["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]),
+    help="Go back to the first record at this time or later, in UTC.",
+)
+@click.option("--to-offset", type=int, help="Go back to this offset; needs --partition.")
+@click.option("--partition", type=int, help="Only this partition.  [default: all]")
+@with_settings(*KAFKA_ONLY, "kafka_group")
+def command(
+    to_time: datetime | None, to_offset: int | None, partition: int | None, **flags: Any
+) -> None:
+    """Replay updates from an earlier time or offset, after a database restore.
+
+    First stop all workers and delete their table files. Going too far back is safe: a row skips
+    what it already has. Commits move back only.
+    """
+    if (to_time is None) == (to_offset is None):
+        raise click.UsageError("give one of --to-time and --to-offset")
+    if to_offset is not None and partition is None:
+        raise click.UsageError("--to-offset needs --partition: each has offsets of its own")
+    to_ms = None if to_time is None else int(to_time.replace(tzinfo=UTC).timestamp() * 1000)
+    settings = settings_of(flags)
+    with errors_as_messages():
+        steps = rewind(settings, to_ms=to_ms, to_offset=to_offset, only=partition)
+    for step in steps:
+        click.echo(f"partition {step.partition}: {step.before} -> {step.after}")
+    click.echo(f"{sum(s.before - s.after for s in steps)} records will be folded again")

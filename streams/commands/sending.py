@@ -1,4 +1,4 @@
-"""Many records to the updates topic: an idempotent producer that counts what the brokers took."""
+"""Many records to our topics: an idempotent producer that counts what the brokers took."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from ..errors import SendError
 WAIT_S = 0.1  # for room in the producer's queue
 FLUSH_TIMEOUT_S = 60.0
 PROGRESS_S = 2.0  # between two lines of progress; what is done sooner needs none
-LOOK_RECORDS = 1000  # between two looks at the clock
-MESSAGE_BYTES_MAX = 2 << 20  # over every topic's: the broker decides
+PROGRESS_RECORDS = 1000  # between two looks at the clock
+MESSAGE_BYTES_MAX = 2 << 20  # over every topic's limit: the broker decides
+BY_KEY = -1  # the partition to which the record's key belongs
+
+Headers = list[tuple[str, bytes | None]]
 
 
 class Sender:
-    """Sends records one by one; `finish` waits for the brokers and says where they are.
+    """Sends records one by one; `finish` waits until the brokers have them.
 
-    The first record that the brokers refuse ends it: SendError.
+    The first record that the brokers refuse ends it: every method then raises SendError.
+    `linger_ms`: how long a record may wait for others to go with.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._topic = settings.updates_topic
+    def __init__(self, settings: Settings, *, linger_ms: int = 20) -> None:
         self._producer = Producer(
             settings.librdkafka(
                 **{
@@ -34,27 +37,39 @@ class Sender:
                     "enable.idempotence": True,
                     "message.max.bytes": MESSAGE_BYTES_MAX,
                     "allow.auto.create.topics": False,
-                    "linger.ms": 20,
+                    "linger.ms": linger_ms,
                     "log_level": 3,
                 }
             )
         )
-        self.sent = 0
         self.delivered = 0
-        self.last_offsets: dict[int, int] = {}  # by partition: of the last record there
+        self.last_offsets: dict[tuple[str, int], int] = {}  # by topic and partition
         self._error: object = None
 
-    def send(self, key: bytes | None, value: bytes | None) -> None:
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        partition: int = BY_KEY,
+        headers: Headers | None = None,
+    ) -> None:
         """Queue one record; waits while the queue is full."""
         while True:
             try:
-                self._producer.produce(self._topic, value, key, on_delivery=self._delivered)
+                self._producer.produce(
+                    topic, value, key, partition, self._delivered, headers=headers or []
+                )
             except BufferError:
                 self._producer.poll(WAIT_S)
                 self._check()
             else:
                 break
-        self.sent += 1
+        self.poll()
+
+    def poll(self) -> None:
+        """Take the brokers' answers so far."""
         self._producer.poll(0)
         self._check()
 
@@ -67,19 +82,20 @@ class Sender:
 
     def _delivered(self, error: Any, message: Any) -> None:
         if error is not None:
-            self._error = self._error or error
+            self._error = self._error or f"{message.topic()}: {error}"
             return
         self.delivered += 1
-        partition, offset = message.partition(), message.offset()
-        self.last_offsets[partition] = max(offset, self.last_offsets.get(partition, -1))
+        place, offset = (message.topic(), message.partition()), message.offset()
+        self.last_offsets[place] = max(offset, self.last_offsets.get(place, -1))
 
     def _check(self) -> None:
         if self._error is not None:
             self._producer.purge()
-            raise SendError(f"{self._so_far()}; then the brokers refused one: {self._error}")
+            raise SendError(f"{self._so_far()}; then the brokers refused one for {self._error}")
 
     def _so_far(self) -> str:
-        return f"{self.delivered} records are in {self._topic}"
+        topics = sorted({topic for topic, _ in self.last_offsets})
+        return f"{self.delivered} records are in {' and '.join(topics) or 'the log'}"
 
 
 class Progress:
@@ -92,6 +108,6 @@ class Progress:
 
     def step(self) -> None:
         self._count += 1
-        if self._count % LOOK_RECORDS == 0 and time.monotonic() > self._next:
+        if self._count % PROGRESS_RECORDS == 0 and time.monotonic() > self._next:
             self._next = time.monotonic() + PROGRESS_S
             click.echo(f"{self._count:,} {self._what}", err=True)

@@ -18,7 +18,7 @@ import click
 
 from ..config import Settings
 from ..errors import ReadStatesError
-from .options import CASSANDRA, KAFKA_ONLY, settings_of, with_settings
+from .options import CASSANDRA, KAFKA_ONLY, SettingsCommand, settings_of, with_settings
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
@@ -140,27 +140,27 @@ def _kafka(settings: Settings) -> KafkaStatus:
 
     client = connect_admin(settings, TIMEOUT_S)
     topic = topics.describe(client, settings.updates_topic)
-    found = KafkaStatus(
+    kafka = KafkaStatus(
         str(topic.topic_id), UNKNOWN, [], [PartitionStatus(n) for n in range(topic.partitions)]
     )
     for ask in (_leaders, _members, _offsets, _commits):
         try:
-            ask(client, settings, found)
+            ask(client, settings, kafka)
         except (KafkaException, TimeoutError) as exc:
             what = ask.__name__.strip("_")
-            found.problems.append(f"Kafka does not tell the {what}: {exc or 'no answer'}")
-    return found
+            kafka.problems.append(f"Kafka does not tell the {what}: {exc or 'no answer'}")
+    return kafka
 
 
-def _leaders(client: AdminClient, settings: Settings, found: KafkaStatus) -> None:
+def _leaders(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
     for name, attribute in _topics(settings, "leader", "queries_leader"):
         topic = client.list_topics(name, timeout=TIMEOUT_S).topics[name]
         for number, place in topic.partitions.items():
-            if number < len(found.partitions) and place.leader >= 0:
-                setattr(found.partitions[number], attribute, place.leader)
+            if number < len(kafka.partitions) and place.leader >= 0:
+                setattr(kafka.partitions[number], attribute, place.leader)
 
 
-def _members(client: AdminClient, settings: Settings, found: KafkaStatus) -> None:
+def _members(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
     from confluent_kafka import KafkaError, KafkaException
 
     group = settings.kafka_group
@@ -170,22 +170,22 @@ def _members(client: AdminClient, settings: Settings, found: KafkaStatus) -> Non
     except KafkaException as exc:
         if exc.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
             raise
-        found.group_state = "DEAD"  # what older brokers say of a group that is not there
+        kafka.group_state = "DEAD"  # what older brokers say of a group that is not there
         return
-    found.group_state = described.state.name
-    for one in described.members:
-        places = one.assignment.topic_partitions if one.assignment else []
+    kafka.group_state = described.state.name
+    for member in described.members:
+        places = member.assignment.topic_partitions if member.assignment else []
         numbers = sorted(p.partition for p in places if p.topic == settings.updates_topic)
-        host = one.host.lstrip("/")
-        found.members.append(
-            Member(one.member_id, one.client_id, host, one.group_instance_id, numbers)
+        host = member.host.lstrip("/")
+        kafka.members.append(
+            Member(member.member_id, member.client_id, host, member.group_instance_id, numbers)
         )
         for number in numbers:
-            if number < len(found.partitions):
-                found.partitions[number].owner = one.group_instance_id or one.member_id
+            if number < len(kafka.partitions):
+                kafka.partitions[number].owner = member.group_instance_id or member.member_id
 
 
-def _offsets(client: AdminClient, settings: Settings, found: KafkaStatus) -> None:
+def _offsets(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
     from confluent_kafka import KafkaException, TopicPartition
     from confluent_kafka.admin import OffsetSpec
 
@@ -196,15 +196,16 @@ def _offsets(client: AdminClient, settings: Settings, found: KafkaStatus) -> Non
     ]
     for name, attribute, spec in asked:
         # one request each: the answer for a partition without a leader must not hide the others
-        for one in found.partitions:
-            if (one.leader if name == settings.updates_topic else one.queries_leader) is None:
+        for partition in kafka.partitions:
+            is_updates = name == settings.updates_topic
+            if (partition.leader if is_updates else partition.queries_leader) is None:
                 continue
-            place = TopicPartition(name, one.number)
+            place = TopicPartition(name, partition.number)
             (future,) = client.list_offsets({place: spec}, request_timeout=TIMEOUT_S).values()
             try:
-                setattr(one, attribute, future.result(TIMEOUT_S + 1).offset)
+                setattr(partition, attribute, future.result(TIMEOUT_S + 1).offset)
             except (KafkaException, TimeoutError) as exc:
-                found.problems.append(f"{name} partition {one.number}: {exc or 'no answer'}")
+                kafka.problems.append(f"{name} partition {partition.number}: {exc or 'no answer'}")
 
 
 def _metadata(place: Any) -> str:
@@ -213,26 +214,26 @@ def _metadata(place: Any) -> str:
     confluent-kafka (2.16) was seen to read on after its end, so no more than its form is taken.
     """
     try:
-        found = re.match(r"(clean|live):[0-9]+", place.metadata or "")
+        form = re.match(r"(clean|live):[0-9]+", place.metadata or "")
     except UnicodeDecodeError:
         return ""
-    return found[0] if found else ""
+    return form[0] if form else ""
 
 
-def _commits(_client: AdminClient, settings: Settings, found: KafkaStatus) -> None:
+def _commits(_client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
     from confluent_kafka import TopicPartition
 
     from ..kafka.topics import commits
 
     for name, attribute in _topics(settings, "committed", "queries_committed"):
-        places = [TopicPartition(name, one.number) for one in found.partitions]
+        places = [TopicPartition(name, partition.number) for partition in kafka.partitions]
         for place in commits(settings, places):
             if place.offset < 0:
                 continue
-            one = found.partitions[place.partition]
-            setattr(one, attribute, place.offset)
+            partition = kafka.partitions[place.partition]
+            setattr(partition, attribute, place.offset)
             if name == settings.updates_topic:
-                one.metadata = _metadata(place)
+                partition.metadata = _metadata(place)
 
 
 def _topics(settings: Settings, updates: str, queries: str) -> list[tuple[str, str]]:
@@ -289,22 +290,23 @@ def _problems_of_one(settings: Settings, one: PartitionStatus, owners_known: boo
         )
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="print JSON; offsets are strings")
+@click.command(cls=SettingsCommand)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; offsets are strings.")
 @with_settings(*ASKED)
-def status(as_json: bool, **given: Any) -> None:
-    """The group at a glance: workers, partitions, commits, epoch; what is wrong with them.
+def status(as_json: bool, **flags: Any) -> None:
+    """Show the workers, partitions, commits and epoch, and what is wrong with them.
 
-    "not committed" are the records of updates between the commit and the log's end: not known to be
-    in Cassandra, most of them applied; while all is well they are at most FLUSH_DELAY_S old.
-    "queries lag" is the same of queries: not answered. The commit's metadata says how far the owner
-    had applied the log: live:OFFSET while it runs, clean:OFFSET where it left in order.
+    "not committed" counts the records of updates between the commit and the log's end. Most of them
+    are applied, but they are not known to be in Cassandra; they are at most FLUSH_DELAY_S old while
+    all is well. "queries lag" counts the queries that are not answered. The metadata of a commit
+    says how far its owner had applied the log: live:OFFSET while it runs, clean:OFFSET after an
+    orderly end.
 
-    Latency, failed loads and writes, and dead letters are not looked at: the metrics have them.
+    Latency, failed loads and writes, and dead letters are not looked at: see the metrics.
 
-    Exit status: 0 nothing of that is wrong; 1 something is, or does not answer; 2 wrong usage.
+    Exit status: 0 nothing is wrong; 1 something is wrong or does not answer; 2 wrong usage.
     """
-    settings = settings_of(given)
+    settings = settings_of(flags)
     found = look(settings)
     click.echo(_json(found) if as_json else "\n".join(_text(settings, found)))
     sys.exit(1 if found.problems else 0)
@@ -368,4 +370,4 @@ def _kafka_text(settings: Settings, kafka: KafkaStatus) -> Iterator[str]:
 
 def _printable(text: str) -> str:
     """A client names itself: nothing of it may be a control character at a terminal."""
-    return "".join(one if one.isprintable() else "?" for one in text)
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -107,7 +107,7 @@ class Partitions:
     async def write_out(self) -> bool:
         """Start the writes that are due; False where nothing is dirty at all."""
         partitions = [owned.partition for owned in self.active()]
-        return await self.write_behind.turn(partitions, now_ms=self.now_ms(), everything=False)
+        return await self.write_behind.step(partitions, now_ms=self.now_ms(), everything=False)
 
     # -- effects ------------------------------------------------------------------------------
 

@@ -213,7 +213,7 @@ class Rebalancer:
         end = clock() + self._settings.handover_timeout_s
         while clock() < end and not write_behind.paused:
             partitions = [owned.partition for owned in self._partitions.active()]
-            await write_behind.turn(partitions, now_ms=now_ms(), everything=True)
+            await write_behind.step(partitions, now_ms=now_ms(), everything=True)
             ages_s = (partition.write_out.oldest_change_s(now_ms()) for partition in partitions)
             if max(ages_s, default=0.0) < EARLY_WRITE_OUT_UNTIL_AGE_S:
                 return

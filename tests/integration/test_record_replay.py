@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -20,6 +20,7 @@ from tests.support.wire import PARTITIONS, Reply, new_user, partition_of
 
 GAP_S = 1.5
 USERS = 6
+UPDATES, QUERIES = 2 * USERS + 1, 3 * USERS  # of the recording
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,24 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def test_record_then_replay(service: Service, fresh: Service, tmp_path: Path) -> None:
-    file, wire = tmp_path / "recording", service.wire
-    count = 5 * USERS + 1
-    argv = ["record", str(file), "--records-max", str(count)]
+class Recording(NamedTuple):
+    """A file, what its command said, and what was sent meanwhile."""
+
+    file: Path
+    said: str
+    users: list[int]
+    states: dict[int, list[dict[str, Any]]]  # of each user, at the end
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return lines_of(self.file)
+
+
+@pytest.fixture(scope="module")
+def recording(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """Two mentions and three queries of each user, with a pause, and a record that is no JSON."""
+    file, wire = tmp_path_factory.mktemp("recording") / "file", service.wire
+    argv = ["record", str(file), "--records-max", str(UPDATES + QUERIES)]
     recorder = subprocess.Popen(
         [sys.executable, "-m", "readstates.streams.cli", *argv],
         env={**os.environ, **service.env},
@@ -66,54 +81,68 @@ def test_record_then_replay(service: Service, fresh: Service, tmp_path: Path) ->
                 assert reply.states[0]["mention_count"] == message
             time.sleep(GAP_S)
         wire.produce_update(users[0], b"\xff no JSON")
-        expected = {user: without_versions(wire.get(user)) for user in users}
-        mine = {str(user) for user in users}
-        said, told = recorder.communicate(timeout=30)
+        states = {user: without_versions(wire.get(user)) for user in users}
+        said, errors = recorder.communicate(timeout=30)
     finally:
         recorder.kill()
         recorder.communicate()
-    assert recorder.returncode == 0, told
-    assert f"{2 * USERS + 1} updates and {3 * USERS} queries are in {file}" in said
-    assert file.stat().st_mode & 0o777 == 0o600
+    assert recorder.returncode == 0, errors
+    return Recording(file, said, users, states)
 
-    lines = lines_of(file)
-    assert {line["key"] for line in lines} == mine
+
+def test_a_recording_has_what_was_sent_in_its_order(recording: Recording) -> None:
+    assert f"{UPDATES} updates and {QUERIES} queries are in {recording.file}" in recording.said
+    lines = recording.lines
+    assert {line["key"] for line in lines} == {str(user) for user in recording.users}
     times = [line["timestamp_ms"] for line in lines]
     assert times == sorted(times)
-    seen = defaultdict(list)
+    topics = defaultdict(list)
     for line in lines:
-        seen[line["key"]].append(line["topic"])
-    for user in users[1:]:
-        assert seen[str(user)] == ["updates", "queries"] * 2 + ["queries"], "as they were sent"
+        topics[line["key"]].append(line["topic"])
+    for user in recording.users[1:]:
+        assert topics[str(user)] == ["updates", "queries"] * 2 + ["queries"], "as they were sent"
     assert lines[-USERS - 1]["value"] == {"base64": "/yBubyBKU09O"}
 
-    again = service.cli("record", str(file), "--seconds", "1")
+
+def test_a_recording_is_its_owners_and_is_not_overwritten(
+    service: Service, recording: Recording
+) -> None:
+    assert recording.file.stat().st_mode & 0o777 == 0o600
+    before = recording.file.read_bytes()
+    again = service.cli("record", str(recording.file), "--seconds", "1")
     assert again.returncode == 1
     assert "File exists" in again.stderr
+    assert recording.file.read_bytes() == before
 
+
+def test_a_replay_leads_to_the_same_states(fresh: Service, recording: Recording) -> None:
     before = fresh.wire.ends(fresh.wire.updates)
-    done = fresh.cli("replay", str(file), "--json")
+    done = fresh.cli("replay", str(recording.file), "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["updates"], found["queries"]) == (2 * USERS + 1, 3 * USERS)
-    assert (found["answered"], found["errors"], found["unanswered"]) == (3 * USERS, {}, 0)
-    assert found["took_s"] * 1000 >= times[-1] - times[0], "its gaps are kept"
-    assert found["round_trip_ms"]["p50"] > 0
+    result = json.loads(done.stdout)
+    assert (result["updates"], result["queries"]) == (UPDATES, QUERIES)
+    assert (result["answered"], result["errors"], result["unanswered"]) == (QUERIES, {}, 0)
+    times = [line["timestamp_ms"] for line in recording.lines]
+    assert result["took_s"] * 1000 >= times[-1] - times[0], "its gaps are kept"
+    assert result["round_trip_ms"]["p50"] > 0
     ends = fresh.wire.ends(fresh.wire.updates)
-    came = [end - start for start, end in zip(before, ends, strict=True)]
-    wanted = [0] * PARTITIONS
-    for line in lines:
+    arrived = [end - start for start, end in zip(before, ends, strict=True)]
+    expected = [0] * PARTITIONS
+    for line in recording.lines:
         if line["topic"] == "updates":
             assert line["partition"] == partition_of(int(line["key"]))
-            wanted[line["partition"]] += 1
-    assert came == wanted
-    for user in users:
+            expected[line["partition"]] += 1
+    assert arrived == expected
+    for user in recording.users:
         after = ends[partition_of(user)] - 1
-        assert without_versions(fresh.wire.get(user, after_offset=after)) == expected[user]
+        reply = fresh.wire.get(user, after_offset=after)
+        assert without_versions(reply) == recording.states[user]
 
-    faster = fresh.cli("replay", str(file), "--speed", "100", "--json")
-    assert faster.returncode == 0, faster.stderr
-    assert json.loads(faster.stdout)["answered"] == 3 * USERS
+
+def test_a_replay_may_be_faster(service: Service, recording: Recording) -> None:
+    done = service.cli("replay", str(recording.file), "--speed", "100", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["answered"] == QUERIES
 
 
 def test_what_is_no_recording_is_not_sent(service: Service, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from readstates.ops.local.stack import Stack
-from readstates.streams.cassandra.store import Store
+from readstates.streams.cassandra.store import Store, driver
 from readstates.streams.cassandra.store import store as cassandra
 from readstates.streams.config import Settings
 from readstates.streams.errors import StoreError
@@ -56,7 +56,7 @@ def test_a_statement_that_was_applied_and_timed_out_counts_once(
             found = execute(query, *values, **more)
             if "IF" in query and query not in lost:
                 lost.append(query)
-                raise cassandra.OperationTimedOut
+                raise driver.OperationTimedOut
             return found
 
         monkeypatch.setattr(store._session, "execute", lose_one_of_each)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from tests.support.service import Service
 from tests.support.waiting import until
 from tests.support.wire import PARTITIONS, new_user, partition_of
 
+ACK = {"type": "ack", "channel_id": "5", "message_id": "6"}
+
 
 def ask(service: Service) -> tuple[int, dict[str, Any]]:
     done = service.cli("status", "--json")
@@ -21,70 +24,112 @@ def ask(service: Service) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
-def test_status(stack: Stack, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    service = Service(stack.env(), folder, "status", flush_delay_s=60)
+@pytest.fixture(scope="module")
+def watched(stack: Stack, folder: Path) -> Iterator[Service]:
+    """A service with one worker, which writes nothing out for a while."""
+    made = Service(stack.env(), folder, "status", flush_delay_s=60)
     try:
-        alone = f"group {service.group} has no members: no worker is running"
-
-        def nobody() -> list[str] | None:  # brokers of a new stack first make their coordinator
-            code, found = ask(service)
-            assert code == 1
-            problems: list[str] = found["problems"]
-            return problems if alone in problems else None
-
-        assert len(until(nobody, alone, 120)) == 1 + PARTITIONS
-
-        service.start(instance_id="one").wait_ready()
-        code, found = ask(service)
-        assert (code, found["problems"], found["ok"]) == (0, [], True)
-        (member,) = found["kafka"]["members"]
-        assert (member["instance_id"], member["partitions"]) == ("one", list(range(PARTITIONS)))
-        assert found["cassandra"]["epoch"] == 8
-        assert found["cassandra"]["topic_id"] == found["kafka"]["topic_id"]
-        assert found["cassandra"]["partitions"] == len(found["kafka"]["partitions"]) == PARTITIONS
-
-        # applied, and not yet in Cassandra: it is lag, and the commit says how far the owner is
-        user = new_user()
-        offset = service.wire.produce_update(user, {**ACK, "channel_id": "5"})
-        service.wire.get(user, after_offset=offset)
-
-        def applied() -> dict[str, Any] | None:
-            place: dict[str, Any] = ask(service)[1]["kafka"]["partitions"][partition_of(user)]
-            return place if place["metadata"] == f"live:{offset + 1}" else None
-
-        place = until(applied, "a commit that says how far")
-        assert (place["log_end"], place["committed"]) == (str(offset + 1), str(offset))
-        assert (place["updates_lag"], place["owner"]) == (1, "one")
-        text = service.cli("status")
-        assert (text.returncode, text.stdout.splitlines()[-1]) == (0, NOTHING_WRONG)
-
-        with monkeypatch.context() as changed:
-            changed.setitem(service.env, "READ_STATES_CASSANDRA_PORT", "1")
-            code, found = ask(service)
-            assert (code, found["cassandra"]) == (1, None)
-            (problem,) = found["problems"]
-            assert problem.startswith("Cassandra: no Cassandra at ")
-            assert len(found["kafka"]["members"]) == 1
-        with monkeypatch.context() as changed:
-            changed.setitem(service.env, "READ_STATES_KAFKA_BOOTSTRAP", "127.0.0.1:1")
-            code, found = ask(service)
-            assert (code, found["kafka"]) == (1, None)
-            (problem,) = found["problems"]
-            assert problem.startswith("Kafka: no Kafka answers at ")
-            assert found["cassandra"]["epoch"] == 8
-
-        assert service.workers[0].stop() == 0
-        # a static member is one until its session is over
-        found = until(lambda: (now := ask(service))[0] and now[1], "partitions without an owner")
-        assert len(found["problems"]) == 1 + PARTITIONS
-        place = found["kafka"]["partitions"][partition_of(user)]
-        assert (place["metadata"], place["updates_lag"]) == (f"clean:{offset + 1}", 0)
+        made.start(instance_id="one").wait_ready()
+        yield made
     finally:
-        service.close()
+        made.close()
 
 
-ACK = {"type": "ack", "message_id": "6"}
+@pytest.fixture
+def unattended(stack: Stack, folder: Path) -> Iterator[Service]:
+    """A service without a worker."""
+    made = Service(stack.env(), folder, "unattended")
+    yield made
+    made.close()
 
 
-def test_wrong_usage(service: Service) -> None:
-    assert service.cli("status", "--kafka-group", "a/b").returncode == 2
+def place_of(service: Service, user: int) -> dict[str, Any]:
+    """What is shown of the user's partition."""
+    place: dict[str, Any] = ask(service)[1]["kafka"]["partitions"][partition_of(user)]
+    return place
+
+
+def applied(service: Service, user: int) -> int:
+    """An update of the user that its worker has applied; returns its offset."""
+    offset = service.wire.produce_update(user, ACK)
+    service.wire.get(user, after_offset=offset)
+    until(
+        lambda: place_of(service, user)["metadata"] == f"live:{offset + 1}",
+        "a commit that says how far",
+    )
+    return offset
+
+
+def test_all_is_well(watched: Service) -> None:
+    code, shown = ask(watched)
+    assert (code, shown["problems"], shown["ok"]) == (0, [], True)
+    (member,) = shown["kafka"]["members"]
+    assert (member["instance_id"], member["partitions"]) == ("one", list(range(PARTITIONS)))
+    assert shown["cassandra"]["epoch"] == 8
+    assert shown["cassandra"]["topic_id"] == shown["kafka"]["topic_id"]
+    assert shown["cassandra"]["partitions"] == len(shown["kafka"]["partitions"]) == PARTITIONS
+    text = watched.cli("status")
+    assert (text.returncode, text.stdout.splitlines()[-1]) == (0, NOTHING_WRONG)
+
+
+def test_what_is_applied_and_not_yet_in_cassandra_is_lag(watched: Service) -> None:
+    user = new_user()
+    offset = applied(watched, user)
+    place = place_of(watched, user)
+    assert (place["log_end"], place["committed"]) == (str(offset + 1), str(offset))
+    assert (place["updates_lag"], place["owner"]) == (1, "one")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "away", "other", "said"),
+    [
+        ("CASSANDRA_PORT", "1", "cassandra", "kafka", "Cassandra: no Cassandra at "),
+        ("KAFKA_BOOTSTRAP", "127.0.0.1:1", "kafka", "cassandra", "Kafka: no Kafka answers at "),
+    ],
+)
+def test_a_part_that_is_away_is_named_and_the_other_is_shown(
+    watched: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    value: str,
+    away: str,
+    other: str,
+    said: str,
+) -> None:
+    monkeypatch.setitem(watched.env, f"READ_STATES_{setting}", value)
+    code, shown = ask(watched)
+    assert (code, shown[away]) == (1, None)
+    (problem,) = shown["problems"]
+    assert problem.startswith(said)
+    assert shown[other] is not None
+
+
+def test_a_group_without_a_worker(unattended: Service) -> None:
+    alone = f"group {unattended.group} has no members: no worker is running"
+
+    def nobody() -> list[str] | None:  # brokers of a new stack first make their coordinator
+        code, shown = ask(unattended)
+        assert code == 1
+        problems: list[str] = shown["problems"]
+        return problems if alone in problems else None
+
+    assert len(until(nobody, alone, 120)) == 1 + PARTITIONS
+
+
+def test_a_worker_that_left_in_order(unattended: Service) -> None:
+    worker = unattended.start(instance_id="one")
+    worker.wait_ready()
+    user = new_user()
+    offset = applied(unattended, user)
+    assert worker.stop() == 0
+    # a static member counts until its session is over
+    until(lambda: ask(unattended)[0], "partitions without an owner")
+    code, shown = ask(unattended)
+    assert code == 1
+    assert len(shown["problems"]) == 1 + PARTITIONS
+    place = place_of(unattended, user)
+    assert (place["metadata"], place["updates_lag"]) == (f"clean:{offset + 1}", 0)
+
+
+def test_wrong_usage(watched: Service) -> None:
+    assert watched.cli("status", "--kafka-group", "a/b").returncode == 2

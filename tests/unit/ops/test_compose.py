@@ -135,7 +135,7 @@ def test_the_workers_settings_exist(compose: Any) -> None:
     for name in ("init", "worker"):
         service = compose["services"][name]
         assert set(service["environment"]) <= settings_names
-        command = cli.main.commands[service["command"][0]]
+        command = cli.COMMANDS[service["command"][0]].load()
         options = {option for param in command.params for option in param.opts}
         assert {part for part in service["command"] if part.startswith("--")} <= options
 

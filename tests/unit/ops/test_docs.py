@@ -34,6 +34,7 @@ DOCUMENTS = [
     *RUNBOOKS,
 ]
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+WORKER = cli.COMMANDS["worker"].load()
 TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
 each_document = pytest.mark.parametrize(
     "path", DOCUMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}"
@@ -86,7 +87,7 @@ def test_places_and_settings_exist(path: Path) -> None:
         assert (path.parent / target).exists(), target
     for place in re.findall(r"(?<![\w/.])(?:ops|tests|streams|schemas|cache)/[\w/.-]+\w", text):
         assert (ROOT / place).exists(), place
-    settings = {param.name for param in cli.main.commands["worker"].params}
+    settings = {param.name for param in WORKER.params}
     for name in re.findall(r"READ_STATES_([A-Z_]+[A-Z])", text):
         assert name.removesuffix("_FILE").lower() in settings, name
 
@@ -137,8 +138,7 @@ def test_every_error_code_is_explained() -> None:
 
 
 def test_every_setting_is_in_the_help() -> None:
-    worker = cli.main.commands["worker"]
-    for param in worker.params:
+    for param in WORKER.params:
         assert getattr(param, "help", ""), param.name
 
 

@@ -76,7 +76,7 @@ def test_settings_and_commands_exist(pod: Any) -> None:
     assert set(given) <= names | secret_files
     keys = {f"/secrets/{key}" for key in OBJECTS["Secret", "read-states"]["stringData"]}
     assert {given[name] for name in secret_files} == keys
-    command = cli.main.commands[container["args"][0]]
+    command = cli.COMMANDS[container["args"][0]].load()
     options = {option for param in command.params for option in param.opts}
     assert {part for part in container["args"] if part.startswith("--")} <= options
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TypeVar
 
 import orjson
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -113,15 +115,38 @@ def test_mutated_bytes(value: bytes, data: st.DataObject) -> None:
     either(bytes(mutated))
 
 
+def outcome(body: dict[str, object]) -> e.Update | str:
+    """The event, or what is wrong with it."""
+    try:
+        return wire.decode_update(orjson.dumps(body))
+    except wire.DecodeError as exc:
+        return str(exc)
+
+
+PLAIN = {"ack": e.Ack, "mention": e.Mention, "retract_mention": e.RetractMention}
+ODD = ["0", "01", "", "-1", "1,2", "１", " 1", str(2**63 - 1), str(2**63), 0, 2**63 - 1, 2**63, -1]
+ODD += [True, None, 1.0, "1.0", [], {}]
+
+
 @settings(deadline=None)  # a loaded machine is no failure
-@given(ids, ids, ids, st.booleans(), st.booleans())
-def test_the_short_way_and_the_careful_way_agree(
-    user: int, channel: int, message: int, text: bool, ts: bool
+@given(st.sampled_from(sorted(PLAIN)), ids, ids, ids, st.booleans(), st.booleans())
+def test_a_plain_event(
+    kind: str, user: int, channel: int, message: int, text: bool, ts: bool
 ) -> None:
-    values = [str(one) if text else one for one in (user, channel, message)]
+    values = [str(value) if text else value for value in (user, channel, message)]
     body = dict(zip(("user_id", "channel_id", "message_id"), values, strict=True))
-    value = orjson.dumps({"type": "ack", **body, **({"ts": 1} if ts else {})})
-    assert wire.decode_update(value) == wire._decode_update(value) == e.Ack(user, channel, message)
+    assert outcome({"type": kind, **body, **({"ts": 1} if ts else {})}) == PLAIN[kind](
+        user, channel, message
+    )
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("field", ["user_id", "channel_id", "message_id", "ts"])
+def test_an_unknown_field_changes_nothing(kind: str, field: str) -> None:
+    """With it an event is read field by field; without, the IDs of a plain one together."""
+    for good, odd in itertools.product((7, "7"), ODD):
+        body = {"type": kind, "user_id": good, "channel_id": good, "message_id": good, field: odd}
+        assert outcome(body) == outcome({**body, "unknown": 0, "unknown too": 0}), body
 
 
 def test_every_event_has_a_form() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import pytest
 
-from readstates.streams.cli import ELSEWHERE, main
+from readstates.streams.cli import COMMANDS, main
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))[
     "project"
@@ -46,12 +46,61 @@ def command(*argv: str) -> subprocess.CompletedProcess[str]:
     return run("from readstates.streams.cli import main\nmain(prog_name='readstates')", *argv)
 
 
-@pytest.mark.parametrize("name", ELSEWHERE)
-def test_the_help_of_a_command_elsewhere_is_its_own(name: str) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_line_of_a_command_is_the_first_sentence_of_its_own_help(name: str) -> None:
     found = main.get_command(click.Context(main), name)
     assert found is not None
     assert found.name == name
-    assert ELSEWHERE[name].help == found.get_short_help_str(limit=200)
+    assert COMMANDS[name].help == found.get_short_help_str(limit=200)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_stands_in_the_module_of_its_name(name: str) -> None:
+    module = COMMANDS[name].module
+    if module.startswith("readstates.streams."):
+        assert re.fullmatch(
+            rf"readstates\.streams\.commands\.{name.replace('-', '_')}(_states)?", module
+        )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_line_is_a_whole_sentence_within_100_columns(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with main.make_context("readstates", [], resilient_parsing=True) as context:
+        lines = main.get_help(context).splitlines()
+    (line,) = (line for line in lines if line.startswith(f"  {name} "))
+    assert line.split(maxsplit=1)[1] == COMMANDS[name].help
+    assert re.fullmatch(r"[A-Z].*[^.]\.", COMMANDS[name].help)
+    assert len(line) <= 100
+
+
+def test_no_command_is_imported_before_it_is_called() -> None:
+    done = run(
+        "import sys\nfrom readstates.streams.cli import COMMANDS, main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(*({c.module for c in COMMANDS.values()} | {'confluent_kafka'}) & set(sys.modules))"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_the_settings_are_shown_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    done = command("worker", "--help")
+    headings = re.findall(r"^(\S.*):$", done.stdout, re.MULTILINE)
+    assert headings == [
+        "Options", "Kafka", "Cassandra", "Table", "Write-behind", "Limits", "HTTP",
+    ]  # fmt: skip
+    groups = dict(
+        zip(headings, re.split(r"^\S.*:$", done.stdout, flags=re.MULTILINE)[1:], strict=True)
+    )
+    for group, name in (("Kafka", "kafka-group"), ("Table", "cache-states"), ("HTTP", "http-port")):
+        assert f"--{name} " in groups[group]
+    assert "10\xa0…\xa0100,000,000\xa0read\xa0states; default: 200,000]" in " ".join(
+        groups["Table"].split(" ")
+    )
 
 
 def test_the_client_needs_the_base_dependencies_only() -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from readstates.streams.config import SECRETS, Settings, describe, env_name
+from readstates.streams.commands.options import describe
+from readstates.streams.config import SECRETS, Settings, env_name
 from readstates.streams.errors import ConfigError
 
-RANGED = [field for field in fields(Settings) if field.metadata["low"] is not None]
+RANGED = [field for field in fields(Settings) if field.metadata["range"]]
 
 
 def test_defaults_are_allowed() -> None:
@@ -28,7 +29,8 @@ def test_flags_win_over_the_environment_and_that_over_defaults() -> None:
 @pytest.mark.parametrize("field", RANGED, ids=lambda field: field.name)
 def test_outside_its_range_is_refused_by_name(field: Any) -> None:
     kind = type(field.default)
-    for value in (field.metadata["low"] - 1, field.metadata["high"] + 1):
+    low, high = field.metadata["range"]
+    for value in (low - 1, high + 1):
         with pytest.raises(ConfigError, match=f"{env_name(field.name)}: .* is outside"):
             Settings.load({env_name(field.name): str(kind(value))})
 

@@ -104,7 +104,7 @@ def test_repeats_are_limited_by_event_and_counted() -> None:
     def say(name: str, line: str, number: int) -> None:
         limited.handle(logging.LogRecord(name, 20, "", 0, line, (number,), None))
 
-    most = logs.REPEATS_A_SECOND
+    most = logs.REPEATS_PER_SECOND
     for number in range(most + 5):
         say("a", "one n=%d", number)
     say("a", "two n=%d", 0)

@@ -11,8 +11,8 @@ from cassandra.protocol import BatchMessage
 from cassandra.query import BatchType
 
 from readstates.schemas.read_state import ReadState, Row
+from readstates.streams.cassandra.driver import PackedBatch, Protocol
 from readstates.streams.cassandra.row_bytes import RowBytes
-from readstates.streams.cassandra.store import PackedBatch, Protocol
 
 INSERT, DELETE, DELETE_USER = b"insert-id", b"delete", b"user"
 BIG = 2**63 - 1

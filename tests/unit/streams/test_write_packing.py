@@ -103,7 +103,7 @@ async def test_a_partition_with_much_to_write_does_not_keep_the_others_waiting()
     partitions = [world.partition for world in worlds]
     partitions[1].number = 1
     for _ in range(2 * BATCHES_AT_ONCE):
-        await writer.turn(partitions, now_ms=10**6, everything=False)
+        await writer.step(partitions, now_ms=10**6, everything=False)
         assert len(held.writes) == 1
         held.writes.pop()[1](True)
         await asyncio.sleep(0)
@@ -114,27 +114,27 @@ async def test_a_quarter_is_under_way_until_somebody_waits() -> None:
     world = changed(40)
     held: Any = Held()
     writer = WriteBehind(held, Settings(writes_in_flight_max=8, write_batch_rows=1), lambda: None)
-    await writer.turn([world.partition], now_ms=1000 + 45_000, everything=False)
+    await writer.step([world.partition], now_ms=1000 + 45_000, everything=False)
     assert len(held.writes) == 2
-    await writer.turn([world.partition], now_ms=1000 + 45_000, everything=True)
+    await writer.step([world.partition], now_ms=1000 + 45_000, everything=True)
     assert len(held.writes) == 8
     while held.writes:
         held.writes.pop()[1](True)
 
 
-async def test_who_is_calm_does_not_starve_beside_who_is_urgent() -> None:
+async def test_a_partition_that_is_not_urgent_does_not_starve_beside_an_urgent_one() -> None:
     worlds = [changed(40) for _ in range(2)]
-    calm, urgent = (world.partition for world in worlds)
+    patient, urgent = (world.partition for world in worlds)
     urgent.number = 1
     held: Any = Held()
     writer = WriteBehind(held, Settings(writes_in_flight_max=12, write_batch_rows=1), lambda: None)
     now_ms = 1000 + 45_000  # waited long enough, but not twice as long
     for _ in range(100):
         urgent.room.stalled = True
-        await writer.turn([calm, urgent], now_ms=now_ms, everything=False)
+        await writer.step([patient, urgent], now_ms=now_ms, everything=False)
         while len(held.writes) > 6:  # a database that is slow
             held.writes.pop(0)[1](True)
-    assert calm.table.dirty_users == 0
+    assert patient.table.dirty_users == 0
 
 
 def test_what_waits_twice_as_long_as_it_should_is_urgent() -> None:
@@ -154,7 +154,7 @@ async def test_a_user_of_two_batches_is_written_when_both_are_and_failed_if_one_
     world.load_next()
     held: Any = Held()
     writer = WriteBehind(held, Settings(write_batch_rows=2), lambda: None)
-    await writer.turn([world.partition], now_ms=10**6, everything=True)
+    await writer.step([world.partition], now_ms=10**6, everything=True)
     (_, first), (_, second) = held.writes
     second(False)
     assert world.partition.table.dirty_users == 0, "not before the other is answered"
@@ -176,7 +176,7 @@ class Gone:
         asyncio.get_running_loop().call_soon(done, None)
 
 
-async def test_with_the_database_gone_a_turn_ends_and_the_next_waits() -> None:
+async def test_with_the_database_gone_a_step_ends_and_the_next_waits() -> None:
     world = World()
     world.feed(*[event(n, n + 1, channel_id=1, message_id=5) for n in range(8)])
     for _ in range(8):
@@ -185,57 +185,57 @@ async def test_with_the_database_gone_a_turn_ends_and_the_next_waits() -> None:
     writer = WriteBehind(gone, Settings(writes_in_flight_max=1, write_retry_s=60), lambda: None)
     for _ in range(2):
         async with asyncio.timeout(10):  # it would go on for ever
-            await writer.turn([world.partition], now_ms=10**6, everything=True)
+            await writer.step([world.partition], now_ms=10**6, everything=True)
         await asyncio.sleep(0)
         assert gone.writes == 1
     assert world.partition.table.dirty_users == 8
 
 
-@pytest.mark.parametrize(("everything", "steps"), [(False, 5), (True, 1)])
-async def test_in_a_calm_other_work_runs_between_the_batches_that_are_taken(
-    everything: bool, steps: int
+@pytest.mark.parametrize(("everything", "iterations"), [(False, 5), (True, 1)])
+async def test_while_it_is_not_urgent_other_work_runs_between_the_batches_taken(
+    everything: bool, iterations: int
 ) -> None:
     world = changed(5 * 4)
     partition = world.partition
-    turns, taken_in = 0, set[int]()
+    iteration, taken_in = 0, set[int]()
     take = partition.take_writes
 
     def noted(*arguments: int) -> list[Write]:
         writes = take(*arguments)
         if writes:
-            taken_in.add(turns)
+            taken_in.add(iteration)
         return writes
 
     async def other_work() -> None:
-        nonlocal turns
+        nonlocal iteration
         while True:
-            turns += 1
+            iteration += 1
             await asyncio.sleep(0)
 
     partition.take_writes = noted  # type: ignore[method-assign]
     held: Any = Held()
     writer = WriteBehind(held, Settings(writes_in_flight_max=40, write_batch_rows=4), lambda: None)
     other = asyncio.create_task(other_work())
-    await writer.turn([partition], now_ms=1000 + 45_000, everything=everything)
+    await writer.step([partition], now_ms=1000 + 45_000, everything=everything)
     other.cancel()
-    assert len(taken_in) == steps
+    assert len(taken_in) == iterations
     assert [len(changes) for changes, _ in held.writes] == [4] * 5  # packed together all the same
 
 
-async def test_what_a_cancelled_turn_had_taken_is_written_by_the_next() -> None:
+async def test_what_a_cancelled_step_had_taken_is_written_by_the_next() -> None:
     world = changed(4)
     held: Any = Held()
     writer = WriteBehind(held, Settings(writes_in_flight_max=40, write_batch_rows=4), lambda: None)
-    calm = asyncio.create_task(
-        writer.turn([world.partition], now_ms=1000 + 45_000, everything=False)
+    patient = asyncio.create_task(
+        writer.step([world.partition], now_ms=1000 + 45_000, everything=False)
     )
     await asyncio.sleep(0)
-    calm.cancel()
-    await asyncio.gather(calm, return_exceptions=True)
+    patient.cancel()
+    await asyncio.gather(patient, return_exceptions=True)
     assert not held.writes
     assert world.partition.table.dirty_users == 0  # all taken
     assert not writer.idle
-    await writer.turn([world.partition], now_ms=1000 + 45_000, everything=True)
+    await writer.step([world.partition], now_ms=1000 + 45_000, everything=True)
     while held.writes:
         held.writes.pop()[1](True)
     assert world.partition.all_durable

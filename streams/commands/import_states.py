@@ -17,7 +17,13 @@ from readstates.schemas.saved import events_of
 from readstates.schemas.wire import DecodeError, decode_saved, encode_update, key_bytes
 
 from ..config import Settings
-from .options import KAFKA_ONLY, settings_of, spoken_errors, with_settings
+from .options import (
+    KAFKA_ONLY,
+    SettingsCommand,
+    errors_as_messages,
+    settings_of,
+    with_settings,
+)
 
 ERRORS_SHOWN = 20
 
@@ -46,14 +52,16 @@ def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-@click.command("import")
+@click.command("import", cls=SettingsCommand)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--replace", is_flag=True, help="delete each read state first: it may be there")
-@click.option("--dry-run", is_flag=True, help="check the file and count, send nothing")
-@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.option(
+    "--replace", is_flag=True, help="Delete each read state first, so that the new one replaces it."
+)
+@click.option("--dry-run", is_flag=True, help="Check the file and count; send nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
-def import_states(file: Path, replace: bool, dry_run: bool, as_json: bool, **given: Any) -> None:
-    """Bring in the read states of FILE, JSON lines, through the updates topic.
+def import_states(file: Path, replace: bool, dry_run: bool, as_json: bool, **flags: Any) -> None:
+    """Import the read states in FILE, JSON lines, through the updates topic.
 
     A line is one read state, {"user_id", "channel_id", "last_message_id"} and as far as it has them
     "read_state_type", "mention_count", "last_mention_id", "last_pin_timestamp" [ms], "flags",
@@ -73,7 +81,7 @@ def import_states(file: Path, replace: bool, dry_run: bool, as_json: bool, **giv
     """
     from .sending import Progress
 
-    settings = settings_of(given)
+    settings = settings_of(flags)
     checked, events, errors = Progress("lines checked"), 0, 0
     for number, line in lines_of(file):
         try:
@@ -88,7 +96,7 @@ def import_states(file: Path, replace: bool, dry_run: bool, as_json: bool, **giv
     if dry_run:
         click.echo(json.dumps({"records": events}) if as_json else f"{events} records, none sent")
         return
-    with spoken_errors():
+    with errors_as_messages():
         offsets = _send(settings, file, replace)
     if as_json:
         ends = {str(number): str(offset) for number, offset in offsets.items()}
@@ -100,15 +108,16 @@ def import_states(file: Path, replace: bool, dry_run: bool, as_json: bool, **giv
 
 
 def _send(settings: Settings, file: Path, replace: bool) -> dict[int, int]:
-    """Send it all; the last offset of each partition."""
+    """Send every event of the file; the last offset of each partition."""
     from ..kafka.admin import connect_admin
     from .sending import Progress, Sender
 
     connect_admin(settings)
     sender, progress = Sender(settings), Progress("records sent")
+    topic = settings.updates_topic
     for number, line in lines_of(file):
         for event in events_in(line, number, replace):
-            sender.send(key_bytes(event.user_id), encode_update(event))
+            sender.send(topic, key_bytes(event.user_id), encode_update(event))
             progress.step()
     sender.finish()
-    return dict(sorted(sender.last_offsets.items()))
+    return {partition: offset for (_, partition), offset in sorted(sender.last_offsets.items())}

@@ -38,10 +38,17 @@ def found(state: KafkaStatus | None, log: LogStatus | None = LOG) -> list[str]:
 
 def test_nothing_is_wrong() -> None:
     assert found(kafka()) == []
+
+
+def test_a_partition_that_was_never_committed_is_well() -> None:
     fresh = kafka()
     fresh.partitions[0] = PartitionStatus(0, 1, "w", 0, 0, None, "", 1, 0, None)
     assert found(fresh) == []
-    assert (fresh.partitions[0].updates_lag, one(1).updates_lag, one(1).queries_lag) == (None, 3, 0)
+
+
+def test_lag_is_what_is_not_committed_and_unknown_without_a_commit() -> None:
+    fresh = PartitionStatus(0, 1, "w", 0, 0, None, "", 1, 0, None)
+    assert (fresh.updates_lag, one(1).updates_lag, one(1).queries_lag) == (None, 3, 0)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +68,15 @@ def test_a_partition(change: dict[str, int | None], said: str) -> None:
     assert said in problem
 
 
-def test_the_group() -> None:
+def test_a_group_that_rebalances() -> None:
     state = kafka()
     state.group_state = "PREPARING_REBALANCING"
     assert "partitions are moving" in found(state)[0]
-    state.members = []
+
+
+def test_a_group_without_members() -> None:
+    state = kafka()
+    state.group_state, state.members = "EMPTY", []
     assert "no worker is running" in found(state)[0]
 
 
@@ -96,12 +107,18 @@ def test_what_was_met_while_asking_is_told() -> None:
     assert found(state) == ["met"]
 
 
-def test_a_part_that_is_away_leaves_the_other() -> None:
+def test_a_part_that_is_away_is_judged_by_nothing() -> None:
     assert found(None) == []
     assert found(kafka(), None) == []
+
+
+def test_a_part_that_is_away_leaves_the_other_on_the_screen() -> None:
     text = "\n".join(_text(SETTINGS, Status(None, LOG, ["Kafka: gone"])))
     assert "epoch 8" in text
     assert "PROBLEM Kafka: gone" in text
+
+
+def test_a_part_that_is_away_is_null_in_json() -> None:
     assert '"kafka": null' in _json(Status(None, LOG, ["Kafka: gone"]))
 
 

@@ -1,0 +1,130 @@
+"""Requests under way: they finish on the driver's threads, and are answered on the event loop.
+
+A request is begun on the loop, followed while its pages come, and answered once: with its result,
+with None after an error, or with None after `timeout_s`, whichever is first. Answers of many
+requests are handed to the loop together, and given out in slices, so that other work runs between.
+
+Of the driver this module knows one thing, the form of the future of a request: `PagedFuture`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ..errors import StoreError
+
+log = logging.getLogger(__name__)
+
+DELIVERY_SLICE_S = 0.001  # of the event loop, then other work runs; at least one answer
+
+
+class PagedFuture(Protocol):
+    """What the driver returns of a request that it has sent."""
+
+    has_more_pages: bool
+
+    def start_fetching_next_page(self) -> None: ...
+
+    def clear_callbacks(self) -> None: ...
+
+    def add_callbacks(
+        self, callback: Any, errback: Any, *, callback_args: Any, errback_args: Any
+    ) -> None: ...
+
+
+class Request:
+    """A request under way: `done` gets `result`, or None after an error. Compared by identity."""
+
+    __slots__ = ("done", "error", "result", "what")
+
+    def __init__(self, done: Callable[[Any], None], what: str, result: Any) -> None:
+        self.done = done
+        self.what = what
+        self.result = result
+        self.error: Exception | None = None
+
+
+class Requests:
+    """See the module. `not_applied` is called where a `done` raised: the worker must stop."""
+
+    def __init__(self, timeout_s: float, not_applied: Callable[[StoreError], None]) -> None:
+        self._timeout_s = timeout_s
+        self._not_applied = not_applied
+        # Insertion-ordered, hence ordered by deadline: every request has the same timeout.
+        self._deadlines: dict[Request, float] = {}
+        self._answered: deque[Request] = deque()
+        self._delivering = False
+        self._loop: asyncio.AbstractEventLoop
+
+    def begin(self, request: Request) -> None:
+        """On the loop: from now on the request has `timeout_s`."""
+        self._loop = asyncio.get_running_loop()
+        self._deadlines[request] = time.monotonic() + self._timeout_s
+
+    def follow(self, request: Request, future: PagedFuture) -> None:
+        """Take the request's pages, then its answer, from the driver."""
+        about = (request, future)
+        future.add_callbacks(self._page, self._failed, callback_args=about, errback_args=about)
+
+    def _page(self, rows: Any, request: Request, future: PagedFuture) -> None:
+        error: Exception | None = None
+        try:
+            for row in rows or ():
+                request.result[row[0]].append(row[1:])
+            if future.has_more_pages:
+                future.start_fetching_next_page()
+                return
+        except Exception as exc:  # noqa: BLE001 (the driver would swallow it)
+            error = exc
+        future.clear_callbacks()  # they hold the future that holds them
+        self.answer(request, error)
+
+    def _failed(self, exc: Exception, request: Request, future: PagedFuture) -> None:
+        future.clear_callbacks()
+        self.answer(request, exc)
+
+    def answer(self, request: Request, error: Exception | None) -> None:
+        """On any thread: hand an answer to the loop, which is woken once for many."""
+        request.error = error
+        self._answered.append(request)
+        if not self._delivering and not self._loop.is_closed():
+            self._delivering = True
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._delivering = False
+        end = time.monotonic() + DELIVERY_SLICE_S
+        while self._answered:
+            request = self._answered.popleft()
+            if self._deadlines.pop(request, None) is None:  # answered already: it was too late
+                continue
+            if request.error is not None:
+                log.warning("cassandra_failed %s error=%.200s", request.what, request.error)
+            try:
+                request.done(None if request.error else request.result)
+            except Exception as exc:
+                log.exception("cassandra_answer_not_applied %s", request.what)
+                self._not_applied(
+                    StoreError(
+                        f"what Cassandra answered to {request.what} could not be applied: {exc!r}. "
+                        "The worker stops; nothing is lost. If a row was written by hand, mend it"
+                    )
+                )
+            if time.monotonic() > end:
+                break
+        if self._answered and not self._delivering:
+            self._delivering = True
+            self._loop.call_soon(self._deliver)
+
+    def expire(self) -> None:
+        """On the loop: end the requests whose time is over; a late answer is dropped."""
+        now = time.monotonic()
+        for request, deadline in self._deadlines.items():
+            if deadline > now:
+                break
+            self.answer(request, TimeoutError(f"no answer in {self._timeout_s} s"))

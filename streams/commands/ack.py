@@ -1,0 +1,26 @@
+"""`readstates ack`: a producer from the shell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import KAFKA_ONLY, SettingsCommand, with_settings
+from .shell_client import shell_client
+
+
+@click.command(cls=SettingsCommand)
+@click.argument("user", type=int)
+@click.argument("channel", type=int)
+@click.argument("message", type=int)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_settings(*KAFKA_ONLY)
+def ack(user: int, channel: int, message: int, as_json: bool, **flags: Any) -> None:
+    """Publish an ack: USER has read CHANNEL up to MESSAGE. Prints the record's offset."""
+    import orjson
+
+    with shell_client(flags) as client:
+        offset = client.ack(user, channel, message)
+    text = orjson.dumps({"offset": str(offset)}).decode() if as_json else f"offset {offset}"
+    click.echo(text)

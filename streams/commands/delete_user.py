@@ -1,0 +1,19 @@
+"""`readstates delete-user`: all read states of a user, deleted from the shell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import KAFKA_ONLY, SettingsCommand, with_settings
+from .shell_client import shell_client
+
+
+@click.command("delete-user", cls=SettingsCommand)
+@click.argument("user", type=int)
+@with_settings(*KAFKA_ONLY)
+def delete_user(user: int, **flags: Any) -> None:
+    """Publish the deletion of all read states of USER. Prints the record's offset."""
+    with shell_client(flags) as client:
+        click.echo(f"offset {client.delete_user(user)}")

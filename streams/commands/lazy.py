@@ -1,0 +1,54 @@
+"""A group of commands whose modules are imported when a command is called.
+
+`--help` of the group imports none of them and stays fast. What only a worker needs may be missing
+where only the client is installed: a command that needs it says so.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+
+class LazyCommand(NamedTuple):
+    """Where a command is, and its line in `readstates --help`."""
+
+    module: str
+    function: str
+    help: str
+
+    def load(self) -> click.Command:
+        command: click.Command = getattr(import_module(self.module), self.function)
+        return command
+
+
+class LazyGroup(click.Group):
+    """A group of `lazy` commands, by name."""
+
+    def __init__(self, *args: Any, lazy: dict[str, LazyCommand], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        lazy = self._lazy.get(cmd_name)
+        return None if lazy is None else lazy.load()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._lazy[name].help) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").startswith("readstates."):
+                raise
+            raise click.ClickException(
+                f"{ctx.invoked_subcommand} needs the Python package of {exc.name}: "
+                "pip install 'readstates[worker]'"
+            ) from exc

@@ -1,0 +1,113 @@
+"""`readstates record`: the updates and queries that a running system gets, into a file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from ..config import Settings
+from ..errors import TopicError
+from .options import (
+    KAFKA_ONLY,
+    SettingsCommand,
+    errors_as_messages,
+    settings_of,
+    with_settings,
+)
+from .recording import QUERIES, UPDATES, Merge, Recorded, encode, head_line
+
+BATCH_MESSAGES = 1_000
+IDLE_S = 0.2
+
+
+@click.command("record", cls=SettingsCommand)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds to record.  [default: until SIGINT or SIGTERM]",
+)
+@click.option(
+    "--records-max",
+    type=click.IntRange(1),
+    default=10_000_000,
+    show_default=True,
+    help="End after so many records. Each takes about 250 bytes of the file.",
+)
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@with_settings(*KAFKA_ONLY)
+def record(file: Path, seconds: float | None, records_max: int, force: bool, **flags: Any) -> None:
+    """Record in FILE the updates and queries that arrive from now on.
+
+    `readstates replay` sends them again. Arrival order and gaps are kept, to the millisecond;
+    replies are not recorded. It reads beside the workers, without a group, and changes nothing.
+    FILE holds users' IDs and what they read: it is readable by its owner only, and deserves the
+    same care as the topics.
+    """
+    from ..kafka.admin import connect_admin
+    from .reading import open_reader
+
+    settings = settings_of(flags)
+    mode = os.O_CREAT | os.O_WRONLY | (os.O_TRUNC if force else os.O_EXCL)
+    with errors_as_messages():
+        connect_admin(settings)
+        reader = open_reader(settings, settings.updates_topic, settings.queries_topic)
+        try:
+            with os.fdopen(os.open(file, mode, 0o600), "wb") as out:
+                partitions = sum(topic == settings.updates_topic for topic, _ in reader.ranges)
+                out.write(head_line(partitions))
+                click.echo("recording", err=True)
+                counts = _record(settings, reader.consumer, out, seconds, records_max)
+        finally:
+            reader.consumer.close()
+    click.echo(f"{counts[UPDATES]} updates and {counts[QUERIES]} queries are in {file}")
+
+
+def _record(
+    settings: Settings, consumer: Any, out: BinaryIO, seconds: float | None, records_max: int
+) -> dict[str, int]:
+    """Write until the time is over, the file is full or a signal comes; the counts by topic."""
+    signals: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _frame: signals.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    names = {settings.updates_topic: UPDATES, settings.queries_topic: QUERIES}
+    counts = {UPDATES: 0, QUERIES: 0}
+    merge = Merge()
+    end = None if seconds is None else time.monotonic() + seconds
+
+    def write(ordered: Iterator[tuple[int, Recorded]]) -> None:
+        for timestamp_ms, record in ordered:
+            out.write(encode(record._replace(timestamp_ms=timestamp_ms)))
+
+    try:
+        while not signals and (end is None or time.monotonic() < end):
+            for message in consumer.consume(BATCH_MESSAGES, IDLE_S):
+                if message.error() is not None:
+                    raise TopicError(f"{message.topic()} cannot be read: {message.error()}")
+                record = Recorded(
+                    0,
+                    names[message.topic()],
+                    message.partition(),
+                    message.key(),
+                    message.value(),
+                    message.headers() or [],
+                )
+                counts[record.topic] += 1
+                place = (record.topic, record.partition)
+                write(merge.add(message.timestamp()[1], place, record))
+                if sum(counts.values()) >= records_max:
+                    return counts
+            out.flush()  # a reader, and a kill, find all but the last REORDER_MS
+        return counts
+    finally:
+        write(merge.rest())
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,36 @@
+"""The client as commands use it: its errors end the command with a line, not a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import errors_as_messages, settings_of
+
+if TYPE_CHECKING:
+    from ..client import BlockingClient
+
+
+@contextmanager
+def shell_client(flags: dict[str, Any]) -> Iterator[BlockingClient]:
+    """A client of the brokers that the flags and the environment name."""
+    from ..client import BlockingClient, QueryError
+    from ..kafka.admin import connect_admin
+
+    settings = settings_of(flags)
+    with errors_as_messages():
+        connect_admin(settings)  # says what is wrong with a login; a client would only time out
+        try:
+            with BlockingClient(
+                settings.kafka_bootstrap,
+                f"{settings.topic_prefix}.replies.shell",
+                topic_prefix=settings.topic_prefix,
+                create_reply_topic=True,
+                config=settings.kafka_extra,
+            ) as client:
+                yield client
+        except (QueryError, ValueError) as exc:
+            raise click.ClickException(str(exc)) from exc
