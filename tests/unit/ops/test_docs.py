@@ -18,7 +18,7 @@ from readstates.schemas import events, headers
 from readstates.streams import cli, metrics
 from readstates.streams.config import Settings
 from readstates.streams.kafka import topics
-from readstates.streams.worker.partitions import http
+from readstates.streams.worker import http
 from tests.support.promql import ALERTS, DASHBOARDS, OPS, RULES, recorded
 
 assert metrics.TOPIC_PARTITIONS  # imported for its metrics
