@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from test_stack import servers_of
+
+from tests.integration.test_stack import servers_of
 
 WAIT_S = 300.0  # until it is there, and until it has ended, on a busy machine
 APART_S = 0.5  # between two signals: the first one's stopping is under way

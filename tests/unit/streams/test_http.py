@@ -13,8 +13,8 @@ import pytest
 import uvloop
 
 from readstates.streams.config import Settings
-from readstates.streams.worker.http import Endpoints, listen
 from readstates.streams.worker import http
+from readstates.streams.worker.http import Endpoints, listen
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 HALF = GET[:-2]

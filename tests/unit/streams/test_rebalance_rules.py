@@ -18,9 +18,10 @@ from readstates.streams.errors import ConfigError, DataLossError, EpochError
 from readstates.streams.kafka.group_consumer import Committed, TopicPartition
 from readstates.streams.partition.partition import Partition
 from readstates.streams.partition.watermark import Watermark
+from readstates.streams.worker import rebalance
 from readstates.streams.worker.commits import catch_up_target, metadata_of
 from readstates.streams.worker.owned import OwnedPartition
-from readstates.streams.worker.partitions import Partitions, rebalance, wall_clock_ms
+from readstates.streams.worker.partitions import Partitions, wall_clock_ms
 from readstates.streams.worker.rebalance import (
     REVOKED_WRITE_OUT_S,
     WRITE_OUT_DELAY_AFTER_OPEN_S,

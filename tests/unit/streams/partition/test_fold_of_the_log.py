@@ -20,8 +20,8 @@ from readstates.ops.proof.oracle import Oracle
 from readstates.ops.proof.traffic import Record, Traffic
 from readstates.schemas.read_state import VERSION, Row
 from readstates.streams.cassandra.write_behind import pack
-from readstates.streams.partition.batch import Batch
 from readstates.streams.partition import room
+from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.query import Query
 from tests.support.small_world import World, query, record, version
 

@@ -7,9 +7,9 @@ import pytest
 from readstates.schemas import plain
 from readstates.schemas.read_state import CHANNEL
 from readstates.streams.errors import BatchGapError
+from readstates.streams.partition import room
 from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.effects import DEAD_LETTERS_PENDING_MAX
-from readstates.streams.partition import room
 from tests.support.small_world import World, event, query, record, version
 
 
