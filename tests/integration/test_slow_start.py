@@ -9,8 +9,9 @@ import uuid
 import pytest
 
 from readstates.ops.local.stack import Stack
-from readstates.streams.cassandra.store import Store, driver
-from readstates.streams.cassandra.store import store as cassandra
+from readstates.streams.cassandra import driver
+from readstates.streams.cassandra import store as cassandra
+from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
 from readstates.streams.errors import StoreError
 
