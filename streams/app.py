@@ -124,7 +124,7 @@ def build(settings: Settings) -> App:
     topic = topics.check(settings)
     store = Store(settings)
     store.prepare()
-    epoch = store.claim_epoch(settings.updates_topic, topic.topic_id, topic.partitions)
+    log_row = store.claim_epoch(settings.updates_topic, topic.topic_id, topic.partitions)
     cache_dir = _cache_dir(settings)
     hosts = settings.kafka_bootstrap.replace(",", ";")
     app = App(
@@ -133,9 +133,10 @@ def build(settings: Settings) -> App:
         **_faust_settings(settings, cache_dir),
     )
     output = Output(settings)
-    partitions = Handover(settings, store, output, epoch)
+    partitions = Handover(settings, store, output, log_row.epoch)
     partitions.topic_id = topic.topic_id.bytes
     partitions.partition_count = topic.partitions
+    partitions.first_offsets = log_row.first_offsets
     partitions.cache_dir = cache_dir
     metrics.describe_worker(settings, topic.partitions)
     app.read_states_settings = settings

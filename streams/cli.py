@@ -22,6 +22,7 @@ from readstates.streams.options import (
 if TYPE_CHECKING:
     from readstates.streams.client import BlockingClient
 
+OFFSET_MAX = (1 << 48) - 2  # more does not fit into a version
 PARTITIONS = 8  # of topics that `init` makes, unless told otherwise
 INIT = (
     *KAFKA_ONLY,
@@ -149,9 +150,21 @@ def worker(loglevel: str, log_format: str, **given: Any) -> None:
 @click.option(
     "--new-epoch", is_flag=True, help="the log begins anew: more partitions, or another topic"
 )
+@click.option(
+    "--first-offsets",
+    callback=lambda _context, _option, given: offsets_in(given),
+    metavar="OFFSET,…",
+    help="of each partition in the present epoch; only where an error asks for them",
+)
 @with_settings(*INIT)
-def init(partitions: int | None, replication_factor: int, new_epoch: bool, **given: Any) -> None:
-    """Create the topics and the Cassandra schema. Safe to repeat.
+def init(
+    partitions: int | None,
+    replication_factor: int,
+    new_epoch: bool,
+    first_offsets: list[int] | None,
+    **given: Any,
+) -> None:
+    """Create the topics and the Cassandra schema, or upgrade it. Safe to repeat.
 
     To add partitions: stop the producers, wait until all is in Cassandra, stop the workers, run
     this with --partitions and --new-epoch, start again. It refuses what would lose something.
@@ -161,6 +174,8 @@ def init(partitions: int | None, replication_factor: int, new_epoch: bool, **giv
     from readstates.streams.cassandra import Store
     from readstates.streams.errors import TopicError
 
+    if new_epoch and first_offsets is not None:
+        raise click.UsageError("--first-offsets is about the epoch that is there: no --new-epoch")
     settings = settings_of(given)
     with spoken_errors():
         created = topics.create(settings, partitions or PARTITIONS, replication_factor)
@@ -168,8 +183,10 @@ def init(partitions: int | None, replication_factor: int, new_epoch: bool, **giv
         store = Store(settings)
         try:
             store.create_schema()
+            ends = None
             if new_epoch:
-                epochs.prepare(settings, store.logs().get(settings.updates_topic), partitions)
+                known = store.logs().get(settings.updates_topic)
+                ends = epochs.prepare(settings, known, partitions)
             topic = topics.check(settings)
             if partitions not in (None, topic.partitions):
                 raise TopicError(
@@ -178,15 +195,24 @@ def init(partitions: int | None, replication_factor: int, new_epoch: bool, **giv
                     "producers and workers stopped: readstates init --partitions "
                     f"{partitions} --new-epoch"
                 )
-            epoch = store.claim_epoch(
-                settings.updates_topic, topic.topic_id, topic.partitions, new_epoch=new_epoch
-            )
+            epochs.complete(settings, store, topic, first_offsets)
+            epoch = store.claim_epoch(settings.updates_topic, *topic, new_epoch_from=ends).epoch
         finally:
             store.close()
     click.echo(f"topics: {', '.join(created) or 'all there'}; {topic.partitions} partitions")
     for setting in mended:
         click.echo(f"set {setting}")
     click.echo(f"keyspace: {settings.cassandra_keyspace}; epoch {epoch}")
+
+
+def offsets_in(given: str | None) -> list[int] | None:
+    """Offsets between commas."""
+    if given is None:
+        return None
+    found = [int(one) if one.strip().isdecimal() else -1 for one in given.split(",")]
+    if min(found) < 0 or max(found) > OFFSET_MAX:
+        raise click.BadParameter(f"{given!r}: expected an offset for each partition, as in 12,0,3")
+    return found
 
 
 @main.command()

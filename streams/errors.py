@@ -4,8 +4,9 @@ ReadStatesError
 ├── ConfigError          refuse to start: a setting is wrong, the message names it and its range
 ├── TopicError           refuse to start: a topic is missing or set up wrongly
 ├── EpochError           refuse to start: this is not the topic the database was written from
+├── EarlierEpochError    refuse to start: a commit is below the epoch's first offset
 ├── GroupError           end the worker: the group does not take it, or another has its name
-├── RewindError          end the command: workers run, or the log no longer goes back so far
+├── RewindError          end the command: workers run, or the log or the epoch begins later
 ├── DataLossError        refuse to start: Kafka no longer has records that were not yet durable
 ├── BatchGapError        stop the worker: records were lost between Kafka and the partition
 ├── StoreError           pause and retry: Cassandra did not answer, nothing is forgotten
@@ -32,6 +33,10 @@ class TopicError(ReadStatesError):
 
 class EpochError(ReadStatesError):
     """The updates topic is not the one that the database was written from."""
+
+
+class EarlierEpochError(ReadStatesError):
+    """The group would fold records again that were written to the database in an earlier epoch."""
 
 
 class GroupError(ReadStatesError):

@@ -2,11 +2,12 @@
 
 Opening, after each assignment, in the barrier before the flow starts:
  1. read what is committed, with its metadata, and the log's start and end;
- 2. refuse where the committed offset is outside the log: Kafka lost data;
+ 2. refuse all where a committed offset is below the epoch's first offset (E1), or outside the log:
+    Kafka lost data. A partition without a commit begins at the epoch's first offset;
  3. open the table file, closed clean or left by a process that died; it is used if it stands
     between the committed offset, the log's start and its end, else it is dropped;
- 4. start at the table's position, or the committed offset, or the log's start; what is dirty in the
-    table holds the committed offset;
+ 4. start at the table's position, or the committed offset; what is dirty in the table holds the
+    committed offset;
  5. queries wait until the partition has passed the last owner's position, which a clean handover
     left in the metadata, or else the log's end as it is now;
  6. commit, so that the metadata says that an owner is at work. No query is answered, and
@@ -39,13 +40,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from faust.types import TP
 from readstates.cache.tablefile import TableFile, TableIdentity, open_table
 from readstates.streams import metrics
 from readstates.streams.config import FULL_SHARES
-from readstates.streams.errors import DataLossError, EpochError
+from readstates.streams.errors import DataLossError, EarlierEpochError, EpochError
 from readstates.streams.partition import Partition
 from readstates.streams.version import offset_of
 from readstates.streams.watermark import Watermark
@@ -82,6 +84,7 @@ class Handover(Partitions):
 
     topic_id: bytes = bytes(16)
     partition_count: int = 0
+    first_offsets: Sequence[int] = ()  # of the epoch, by partition
     cache_dir: Any = None
     _rebalance_started: float | None = None
 
@@ -122,14 +125,19 @@ class Handover(Partitions):
         generation = consumer.app.consumer_generation_id
         updates = [TP(self.settings.updates_topic, number) for number in numbers]
         queries = [TP(self.settings.queries_topic, number) for number in numbers]
-        committed = await consumer._thread.committed(updates + queries)
+        committed = dict(await consumer._thread.committed(updates + queries))
         starts = await consumer.earliest_offsets(*updates, *queries)
         ends = await consumer.highwaters(*updates, *queries)
         if consumer.app.consumer_generation_id != generation or consumer.rebalancing:
             return  # the next assignment opens its own
-        for update, query in zip(updates, queries, strict=True):
-            offset, metadata = committed.get(update, (starts[update], ""))
+        for update in updates:
+            first = self.first_offsets[update.partition]
+            begin = max(starts[update], first)
+            offset, _ = committed.setdefault(update, (begin, ""))
+            check_epoch(update, offset, first, self.epoch)
             check_commit(update, offset, starts[update], ends[update])
+        for update, query in zip(updates, queries, strict=True):
+            offset, metadata = committed[update]
             query_offset = max(committed.get(query, (0, ""))[0], starts[query])
             owned = self._open_one(
                 update.partition,
@@ -287,6 +295,24 @@ class Handover(Partitions):
             if not clean:
                 one.partition.announce()
         return True
+
+
+def check_epoch(tp: TP, committed: int, first: int, epoch: int) -> None:
+    """Raises EarlierEpochError where records of an earlier epoch would be folded (E1).
+
+    To begin at the first offset instead would hide a loss: an epoch's commits begin there and only
+    grow, so somebody moved this one, and wants what is below it to be folded again.
+    """
+    if committed >= first:
+        return
+    raise EarlierEpochError(
+        f"{tp.topic} partition {tp.partition}: commit before the epoch: the group's commit is "
+        f"{committed}, but epoch {epoch} begins at offset {first}. Records {committed} … "
+        f"{first - 1} were written to Cassandra in an earlier epoch; folded again they would be "
+        "taken for new ones. The worker refuses to start and changes nothing. To begin where the "
+        "epoch begins, stop all workers and run: readstates rewind --to-epoch-start. If the "
+        "database was put back to a state from before the epoch, see ops/runbooks/restore.md first"
+    )
 
 
 def check_commit(tp: TP, committed: int, start: int, end: int) -> None:

@@ -33,6 +33,7 @@ class Worker:
             world.plan.settings, self.store, Output(world, self), EPOCH, now_ms=world.now_ms
         )
         self.partitions.partition_count = world.partitions
+        self.partitions.first_offsets = world.first_offsets
         self.partitions.cache_dir = world.folder
         turns = Turns(self.partitions, self.store, lambda: self.consumer)  # type: ignore[arg-type]
         for endless in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from faust.types import TP
 from readstates.cache.table import Table
 from readstates.streams import rebalance
 from readstates.streams.config import Settings
-from readstates.streams.errors import DataLossError, EpochError
+from readstates.streams.errors import DataLossError, EarlierEpochError, EpochError
 from readstates.streams.partition import Partition
 from readstates.streams.rebalance import (
     CALM_S,
@@ -20,6 +21,7 @@ from readstates.streams.rebalance import (
     Handover,
     catch_up_target,
     check_commit,
+    check_epoch,
     metadata_of,
 )
 from readstates.streams.watermark import Watermark
@@ -61,6 +63,20 @@ def test_a_commit_outside_the_log_is_data_loss(committed: int, said: str) -> Non
         check_commit(UPDATES, committed, 10, 20)
 
 
+@pytest.mark.parametrize("committed", [9, 10])
+def test_a_commit_in_the_epoch_is_right(committed: int) -> None:
+    check_epoch(UPDATES, committed, 9, 9)
+
+
+def test_a_commit_before_the_epoch_is_refused() -> None:
+    with pytest.raises(
+        EarlierEpochError, match=r"partition 0: commit before the epoch: .* is 3"
+    ) as e:
+        check_epoch(UPDATES, 3, 9, 9)
+    assert "Records 3 … 8 " in str(e.value)
+    assert "readstates rewind --to-epoch-start" in str(e.value)
+
+
 class Broker:
     """A consumer that only commits, slowly."""
 
@@ -100,6 +116,82 @@ async def test_partitions_added_under_way_are_refused() -> None:
     with pytest.raises(EpochError, match="more partitions than 4"):
         await worker.open(consumer)
     assert not worker.owned
+
+
+class Assigned(Broker):
+    """A consumer with two partitions, their logs 5 … 20."""
+
+    rebalancing = False
+    app = SimpleNamespace(consumer_generation_id=1)
+
+    def __init__(self, committed: dict[int, int]) -> None:
+        super().__init__()
+        self._thread = self
+        self._committed = committed
+
+    def assignment(self) -> set[TP]:
+        topics = ("read-states.updates", "read-states.queries")
+        return {TP(topic, number) for topic in topics for number in (0, 1)}
+
+    async def committed(self, _tps: list[TP]) -> dict[TP, tuple[int, str]]:
+        found = self._committed.items()
+        return {TP("read-states.updates", number): (offset, "") for number, offset in found}
+
+    async def earliest_offsets(self, *tps: TP) -> dict[TP, int]:
+        return dict.fromkeys(tps, 5)
+
+    async def highwaters(self, *tps: TP) -> dict[TP, int]:
+        return dict.fromkeys(tps, 20)
+
+
+def second_epoch(folder: Path) -> Handover:
+    """A worker in an epoch that begins at offset 9 of each partition."""
+    worker = Handover(Settings(cache_states=100, user_states_max=50), Store(), None, 9)
+    worker.cache_dir, worker.partition_count, worker.first_offsets = folder, 2, [9, 9]
+    return worker
+
+
+@pytest.mark.parametrize(
+    ("first", "begins"), [([9, 9], 9), ([0, 0], 5), ([5, 5], 5)], ids=["above", "none", "equal"]
+)
+async def test_without_a_commit_a_partition_begins_with_the_epoch(
+    tmp_path: Path, first: list[int], begins: int
+) -> None:
+    worker, broker = second_epoch(tmp_path), Assigned({0: 12})
+    worker.first_offsets = first
+    positions = await worker.open(broker)  # type: ignore[arg-type]
+    assert [positions[TP("read-states.updates", number)] for number in (0, 1)] == [12, begins]
+    offset, metadata = broker.commits[0][TP("read-states.updates", 1)]
+    assert (offset, metadata) == (begins, "live:20")
+    for owned in worker.owned.values():
+        owned.file.close(clean=False)
+
+
+async def test_one_commit_before_the_epoch_opens_nothing(tmp_path: Path) -> None:
+    worker, broker = second_epoch(tmp_path), Assigned({0: 12, 1: 8})
+    with pytest.raises(EarlierEpochError, match="partition 1"):
+        await worker.open(broker)  # type: ignore[arg-type]
+    assert not worker.owned
+    assert broker.commits == []
+    assert not os.listdir(tmp_path), "no table was made"
+
+
+async def test_a_table_from_before_the_epoch_is_dropped(tmp_path: Path) -> None:
+    """Its file is of another epoch; and of this one none may stand below its first offset."""
+    for epoch in (8, 9):
+        worker = second_epoch(tmp_path)
+        worker.epoch = epoch
+        left = worker._open_one(0, 6, "", 5, 20, 0)
+        assert not left.file.warm
+        left.file.table.insert(1, 0, False)
+        left.file.close(clean=True)
+
+        worker = second_epoch(tmp_path)
+        await worker.open(Assigned({0: 9}))  # type: ignore[arg-type]
+        assert worker.owned[0].partition.position == 9
+        assert worker.owned[0].file.table.resident_users == 0
+        for owned in worker.owned.values():
+            owned.file.close(clean=False)
 
 
 def handover(world: World, store: Any = None) -> tuple[Handover, list[bool]]:
