@@ -306,21 +306,29 @@ def _client(given: dict[str, Any]) -> Iterator[BlockingClient]:
     type=click.DateTime(["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]),
     help="to the first record at this time or later, UTC",
 )
-@click.option("--to-offset", type=int, help="to this offset; with --partition")
+@click.option("--to-offset", type=click.IntRange(0), help="to this offset; with --partition")
+@click.option(
+    "--to-epoch-start", is_flag=True, help="to the first record of the present epoch that there is"
+)
 @click.option("--partition", type=int, help="of this partition only  [default: all]")
-@with_settings(*KAFKA_ONLY, "kafka_group")
+@with_settings(*KAFKA_ONLY, "kafka_group", *CASSANDRA)
 def rewind(
-    to_time: datetime | None, to_offset: int | None, partition: int | None, **given: Any
+    to_time: datetime | None,
+    to_offset: int | None,
+    to_epoch_start: bool,
+    partition: int | None,
+    **given: Any,
 ) -> None:
     """Have the updates folded again from an earlier place: after a restore of the database.
 
-    First stop all workers and delete their table files. Going too far back is safe: a row skips
-    what it already has. Commits move back only.
+    First stop all workers and delete their table files. Going too far back is safe within the
+    present epoch: a row skips what it already has. What is before it, from before a change of
+    partitions, is refused. Commits move back only.
     """
     from readstates.streams.rewind import rewind as move
 
-    if (to_time is None) == (to_offset is None):
-        raise click.UsageError("give one of --to-time and --to-offset")
+    if [to_time is None, to_offset is None, not to_epoch_start].count(False) != 1:
+        raise click.UsageError("give one of --to-time, --to-offset and --to-epoch-start")
     if to_offset is not None and partition is None:
         raise click.UsageError("--to-offset needs --partition: each has offsets of its own")
     to_ms = None if to_time is None else int(to_time.replace(tzinfo=UTC).timestamp() * 1000)
@@ -328,8 +336,10 @@ def rewind(
     with spoken_errors():
         steps = move(settings, to_ms=to_ms, to_offset=to_offset, only=partition)
     for step in steps:
-        click.echo(f"partition {step.partition}: {step.before} -> {step.after}")
-    click.echo(f"{sum(s.before - s.after for s in steps)} records will be folded again")
+        up = ", where the epoch begins" if step.after > step.before else ""
+        click.echo(f"partition {step.partition}: {step.before} -> {step.after}{up}")
+    again = sum(max(0, step.before - step.after) for step in steps)
+    click.echo(f"{again} records will be folded again")
 
 
 @main.command()
