@@ -38,7 +38,7 @@ def build(settings: Settings) -> App:
     topic = topics.check(settings)
     store = Store(settings)
     store.prepare()
-    epoch = store.claim_epoch(settings.updates_topic, topic.topic_id, topic.partitions)
+    epoch = store.claim_epoch(settings.updates_topic, *topic)
     cache_dir = own_cache_dir(settings)
     metrics.describe_worker(settings, topic.partitions)
 
@@ -49,8 +49,8 @@ def build(settings: Settings) -> App:
 
     # The partitions, what each folds its log into, and how they come and go.
     partitions = Partitions(settings, store, replies, dead_letters)
-    tables = Tables(settings, cache_dir, topic.topic_id.bytes, epoch)
-    rebalancer = Rebalancer(partitions, tables, epoch=epoch, partition_count=topic.partitions)
+    tables = Tables(settings, cache_dir, topic.topic_id.bytes, epoch.epoch)
+    rebalancer = Rebalancer(partitions, tables, epoch)
 
     # What feeds them: Faust, its consumer of both topics, and the two agents.
     app = App(settings, partitions, rebalancer, cache_dir)

@@ -4,8 +4,9 @@ ReadStatesError
 ├── ConfigError          refuse to start: a setting is wrong, the message names it and its range
 ├── TopicError           refuse to start: a topic is missing or set up wrongly
 ├── EpochError           refuse to start: this is not the topic the database was written from
+├── EarlierEpochError    refuse to start: a commit is below the epoch's first offset
 ├── GroupError           end the worker: the group refuses it, or another worker has its name
-├── RewindError          end the command: workers run, or the log does not go back so far
+├── RewindError          end the command: workers run, or the log or the epoch begins later
 ├── DataLossError        refuse to start: Kafka has lost records that were not yet in Cassandra
 ├── BatchGapError        stop the worker: records were lost between Kafka and the partition
 ├── StoreError           pause and retry: Cassandra did not answer; the work stays queued
@@ -32,6 +33,10 @@ class TopicError(ReadStatesError):
 
 class EpochError(ReadStatesError):
     """The updates topic is not the one that the database was written from."""
+
+
+class EarlierEpochError(ReadStatesError):
+    """The group would fold records again that were written to the database in an earlier epoch."""
 
 
 class GroupError(ReadStatesError):

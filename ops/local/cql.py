@@ -14,7 +14,7 @@ from typing import NamedTuple
 ERROR, STARTUP, READY, AUTHENTICATE, QUERY, RESULT = 0x00, 0x01, 0x02, 0x03, 0x07, 0x08
 AUTH_RESPONSE, AUTH_SUCCESS = 0x0F, 0x10
 REQUEST, RESPONSE = 0x04, 0x84
-KIND_VOID, KIND_ROWS = 1, 2
+KIND_VOID, KIND_ROWS, KIND_SCHEMA_CHANGE = 1, 2, 5
 CONSISTENCY_ONE = 0x0001
 SKIP_METADATA = 0x02
 NO_METADATA = 0x0004
@@ -77,7 +77,7 @@ def _start(connection: socket.socket, login: Login | None) -> None:
 
 def _rows(body: bytes) -> list[list[bytes | None]]:
     (kind,) = struct.unpack_from(">i", body)
-    if kind == KIND_VOID:
+    if kind in (KIND_VOID, KIND_SCHEMA_CHANGE):
         return []
     _, flags, columns = struct.unpack_from(">iii", body)
     if kind != KIND_ROWS or not flags & NO_METADATA:

@@ -16,6 +16,7 @@ from cassandra import (
     AuthenticationFailed,
     ConsistencyLevel,
     DriverException,
+    InvalidRequest,
     OperationTimedOut,
     ProtocolVersion,
     Timeout,
@@ -56,6 +57,11 @@ RECONNECT_MAX_S = 10.0  # between two attempts to reach a node that is down
 TRY_AGAIN_S = 0.5
 DRIVER_ERRORS = (DriverException, ErrorMessage, NoHostAvailable)
 TOO_SLOW = (OperationTimedOut, Timeout, Unavailable, OverloadedErrorMessage)
+
+
+def is_invalid_request(exc: BaseException | None) -> bool:
+    """True where a node says that a statement names a table or column that is not there."""
+    return isinstance(exc, InvalidRequest)
 
 
 def connect(settings: Settings) -> Session:

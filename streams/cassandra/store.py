@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import struct
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from readstates.schemas.cql import statements
 from readstates.schemas.read_state import Row
 from readstates.schemas.version import EPOCH_FIRST
 
 from ..config import Settings
-from ..errors import EpochError, StoreError
-from .driver import DRIVER_ERRORS, connect, packed_batch, patiently, prepare
+from ..errors import StoreError
+from .driver import DRIVER_ERRORS, connect, is_invalid_request, packed_batch, patiently, prepare
+from .epochs import Log, is_last, present_log
 from .requests import Request, Requests
 from .row_bytes import Change, RowBytes
 
@@ -34,14 +35,6 @@ READ_ALL_TIMEOUT_S = 60.0  # of one page
 PATIENCE_S = 30.0  # at a start, a statement for which Cassandra is too slow is repeated this long
 
 _BIGINT = struct.Struct(">q").pack
-
-
-class Log(NamedTuple):
-    """A log that the keyspace was written from."""
-
-    epoch: int
-    topic_id: uuid.UUID
-    partitions: int
 
 
 class Store:
@@ -70,50 +63,75 @@ class Store:
             self._execute(statement, (), PATIENCE_S)
 
     def logs(self, patience_s: float = 0.0) -> dict[str, Log]:
-        """The logs that this keyspace was written from, by topic. Raises StoreError."""
+        """The logs that this keyspace was written from, by topic.
+
+        Raises StoreError, which names `readstates init` where the table lacks a column.
+        """
         table = f"{self.settings.cassandra_keyspace}.log"
-        query = f"SELECT topic, epoch, topic_id, partitions FROM {table}"
-        rows = self._execute(query, (), patience_s)
-        return {topic: Log(int(epoch), *more) for topic, epoch, *more in rows}
+        query = (
+            "SELECT topic, epoch, topic_id, partitions, first_offsets, WRITETIME(epoch), "
+            f"WRITETIME(first_offsets) FROM {table}"
+        )
+        try:
+            rows = self._execute(query, (), patience_s)
+        except StoreError as exc:
+            if not is_invalid_request(exc.__cause__):
+                raise
+            raise StoreError(
+                f"{exc}. The schema is missing or of an earlier version. Run: readstates init"
+            ) from exc
+        logs = {}
+        for topic, epoch, topic_id, partitions, firsts, began_us, kept_us in rows:
+            # those of an earlier epoch stay where an older version of the service begins one
+            known = firsts is not None and len(firsts) == partitions and kept_us >= began_us
+            first_offsets = tuple(firsts) if known else ()
+            logs[topic] = Log(int(epoch), topic_id, partitions, first_offsets, began_us)
+        return logs
 
     def claim_epoch(
-        self, topic: str, topic_id: uuid.UUID, partitions: int, *, new_epoch: bool = False
-    ) -> int:
+        self,
+        topic: str,
+        topic_id: uuid.UUID,
+        partitions: int,
+        *,
+        new_epoch_from: Sequence[int] | None = None,
+    ) -> Log:
         """The epoch of this topic's log; the first topic of a keyspace sets it, by LWT.
 
-        Raises EpochError where the database was written from another topic or partition count;
-        with `new_epoch` the log begins anew, above all that was written so far.
+        `new_epoch_from`: where the topic or its partition count is another one, a new epoch begins
+        at these offsets of its partitions, above all that was written so far. Raises EpochError
+        where it is another one and no new epoch may begin, or where it is not known at which
+        offsets the epoch began.
         """
         table = f"{self.settings.cassandra_keyspace}.log"
         logs = self.logs(PATIENCE_S)
-        last = max(logs.values(), default=None)
-        known = logs.get(topic)
-        if known is not None and known == (last.epoch, topic_id, partitions):  # type: ignore[union-attr]
-            return known.epoch
-        if last is None:
+        if not logs:
             self._execute(
-                f"INSERT INTO {table} (topic, epoch, topic_id, partitions) "
-                "VALUES (%s, %s, %s, %s) IF NOT EXISTS",
-                (topic, EPOCH_FIRST, topic_id, partitions),
+                f"INSERT INTO {table} (topic, epoch, topic_id, partitions, first_offsets) "
+                "VALUES (%s, %s, %s, %s, %s) IF NOT EXISTS",
+                (topic, EPOCH_FIRST, topic_id, partitions, [0] * partitions),
                 PATIENCE_S,
             )
             return self.claim_epoch(topic, topic_id, partitions)
-        if new_epoch:
-            self._execute(
-                f"UPDATE {table} SET epoch = %s, topic_id = %s, partitions = %s "
-                "WHERE topic = %s IF epoch = %s",
-                (last.epoch + 1, topic_id, partitions, topic, known and known.epoch),
-                PATIENCE_S,
-            )
-            return self.claim_epoch(topic, topic_id, partitions)
-        name = next(name for name, log in logs.items() if log == last)
-        raise EpochError(
-            f"{topic} has topic ID {topic_id} and {partitions} partitions, but "
-            f"{self.settings.cassandra_keyspace} was last written from {name}, topic ID "
-            f"{last.topic_id} with {last.partitions} partitions (epoch {last.epoch}). Offsets "
-            "would run backwards and new changes would be taken for old ones. Point "
-            "KAFKA_BOOTSTRAP, TOPIC_PREFIX and CASSANDRA_KEYSPACE at each other; if the log was "
-            "replaced on purpose and the old one is written out, run: readstates init --new-epoch"
+        if new_epoch_from is None or is_last(logs, topic, topic_id, partitions):
+            keyspace = self.settings.cassandra_keyspace
+            return present_log(logs, topic, topic_id, partitions, keyspace)
+        known, last = logs.get(topic), max(log.epoch for log in logs.values())
+        self._execute(
+            f"UPDATE {table} SET epoch = %s, topic_id = %s, partitions = %s, first_offsets = %s "
+            "WHERE topic = %s IF epoch = %s",
+            (last + 1, topic_id, partitions, list(new_epoch_from), topic, known and known.epoch),
+            PATIENCE_S,
+        )
+        return self.claim_epoch(topic, topic_id, partitions)
+
+    def keep_first_offsets(self, topic: str, epoch: int, first_offsets: Sequence[int]) -> None:
+        """Of an epoch that an earlier version of the service began, which did not keep them."""
+        self._execute(
+            f"UPDATE {self.settings.cassandra_keyspace}.log SET first_offsets = %s "
+            "WHERE topic = %s IF epoch = %s",
+            (list(first_offsets), topic, epoch),
+            PATIENCE_S,
         )
 
     def _execute(self, query: str, values: tuple[Any, ...], patience_s: float) -> Any:
@@ -218,6 +236,15 @@ class Store:
             f"SELECT user_id, {COLUMNS} FROM {table}", timeout=READ_ALL_TIMEOUT_S
         ):
             yield row[0], row[1:]
+
+
+def logs_of(settings: Settings) -> dict[str, Log]:
+    """The logs that the keyspace was written from, for a command. Raises StoreError."""
+    store = Store(settings)
+    try:
+        return store.logs()
+    finally:
+        store.close()
 
 
 def _raise(exc: Exception) -> None:

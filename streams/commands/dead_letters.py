@@ -16,9 +16,11 @@ import click
 
 from readstates.schemas.dead_letters import REASONS, Origin, origin_of
 
+from ..cassandra.epochs import Log, unknown_first_offsets
 from ..config import Settings
-from ..errors import TopicError
+from ..errors import EpochError, TopicError
 from .options import (
+    CASSANDRA,
     KAFKA_ONLY,
     SettingsCommand,
     errors_as_messages,
@@ -30,7 +32,9 @@ SHOWN_MAX = 72  # characters of a value, key or header at a terminal
 LIMIT = 100
 TIMEOUT_S = 15.0
 BATCH_MESSAGES = 500
-CURABLE = ("misrouted", "too_many_states")  # what the same bytes may pass the next time
+MISROUTED = "misrouted"
+CURABLE = (MISROUTED, "too_many_states")  # what the same bytes may pass the next time
+EARLIER = "before the epoch"  # why a misrouted record is left where it is
 ODD = "no reason"  # shown for a record in the topic that is no dead letter of ours
 
 
@@ -190,7 +194,7 @@ def _say_counts(what: str, counts: Counter[str]) -> None:
 @click.option("--dry-run", is_flag=True, help="Show what would be sent; send nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Also send what would only come back.")
-@with_settings(*KAFKA_ONLY)
+@with_settings(*KAFKA_ONLY, *CASSANDRA)
 def resend(
     reasons: tuple[str, ...],
     partition: int | None,
@@ -207,6 +211,9 @@ def resend(
     come back as they are; --force sends them nevertheless, but never one whose value was cut. They
     are applied as new events, after all that was sent since. The dead letters stay: a second resend
     sends them a second time.
+
+    A misrouted record from before a change of partitions stays: it was in the right partition then,
+    and was applied. One that was misrouted then, too, is sent by --partition, --offset and --force.
     """
     if offset is not None and partition is None:
         raise click.UsageError("--offset needs --partition: an offset is one partition's")
@@ -221,6 +228,8 @@ def resend(
     chosen: dict[Origin, tuple[int, int]] = {}
     left: Counter[str] = Counter()
     with errors_as_messages():
+        by_place = force and offset is not None
+        log = _log(settings) if MISROUTED in wanted and not by_place else None
         for letter in read(settings):
             origin = letter.origin
             if origin is None or origin.topic != settings.updates_topic:
@@ -229,15 +238,14 @@ def resend(
                 continue
             if offset is not None and origin.offset != offset:
                 continue
-            if origin.cut or origin.reason not in wanted:  # half a value is nobody's event
-                left["cut" if origin.cut else origin.reason] += 1
+            if why := _why_left(origin, wanted, log):
+                left[why] += 1
                 continue
             if dry_run and origin not in chosen:
                 click.echo(_line(letter))
             chosen.setdefault(origin, (letter.partition, letter.offset))
         _say_counts("to send", Counter(origin.reason for origin in chosen))
-        if left:
-            _say_counts("left where they are", left)
+        _say_left(left, log)
         if not chosen or dry_run:
             return
         if not yes:
@@ -245,6 +253,50 @@ def resend(
                 f"Send {len(chosen)} records to {settings.updates_topic} again?", abort=True
             )
         click.echo(f"sent {_send(settings, set(chosen.values()))}")
+
+
+def _log(settings: Settings) -> Log:
+    """The row of the updates topic, with its first offsets. Raises EpochError, StoreError."""
+    from ..cassandra.store import logs_of
+
+    name = settings.updates_topic
+    log = logs_of(settings).get(name)
+    if log is None:
+        raise EpochError(
+            f"{settings.cassandra_keyspace} was never written from {name}. Run: readstates init"
+        )
+    if not log.first_offsets:
+        raise EpochError(unknown_first_offsets(name, log))
+    return log
+
+
+def _why_left(origin: Origin, wanted: tuple[str, ...], log: Log | None) -> str:
+    """Why a dead letter is not sent again; empty where it is.
+
+    `log`: misrouted records from before its epoch are not sent: they were in the right partition of
+    fewer, and were applied; what dead-lettered them is that the log was folded again from there.
+    """
+    if origin.cut:  # half a value is nobody's event
+        return "cut"
+    if origin.reason not in wanted:
+        return origin.reason
+    if log is not None and origin.reason == MISROUTED:
+        first = log.first_offsets[origin.partition : origin.partition + 1]
+        if first and origin.offset < first[0]:
+            return EARLIER
+    return ""
+
+
+def _say_left(left: Counter[str], log: Log | None) -> None:
+    if left:
+        _say_counts("left where they are", left)
+    if log is not None and left[EARLIER]:
+        click.echo(
+            f"{left[EARLIER]} misrouted are from before {log.said}: they were in the right "
+            "partition then and were applied; sent again, their mentions would be counted twice. "
+            "One that was misrouted then, too, is sent by --partition, --offset and --force",
+            err=True,
+        )
 
 
 def _send(settings: Settings, places: set[tuple[int, int]]) -> int:

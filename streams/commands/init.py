@@ -16,6 +16,7 @@ from .options import (
 )
 
 PARTITIONS = 8  # of topics that do not exist yet, without --partitions
+OFFSET_MAX = (1 << 48) - 2  # a larger one does not fit into a version
 USED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_replication")
 
 
@@ -33,9 +34,21 @@ USED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_replication")
     is_flag=True,
     help="Begin a new log, with more partitions or in another topic: see above.",
 )
+@click.option(
+    "--first-offsets",
+    callback=lambda _context, _option, text: offsets_in(text),
+    metavar="OFFSET,…",
+    help="First offset of each partition in the present epoch. Only where an error asks for them.",
+)
 @with_settings(*USED)
-def init(partitions: int | None, replication_factor: int, new_epoch: bool, **flags: Any) -> None:
-    """Create the topics and the Cassandra schema; safe to repeat.
+def init(
+    partitions: int | None,
+    replication_factor: int,
+    new_epoch: bool,
+    first_offsets: list[int] | None,
+    **flags: Any,
+) -> None:
+    """Create or upgrade the topics and the Cassandra schema; safe to repeat.
 
     To add partitions: stop the producers, wait until everything is in Cassandra, stop the workers,
     run this with --partitions and --new-epoch, and start them again. It refuses whatever would lose
@@ -46,6 +59,8 @@ def init(partitions: int | None, replication_factor: int, new_epoch: bool, **fla
     from ..kafka import topics
     from . import new_epoch as epochs
 
+    if new_epoch and first_offsets is not None:
+        raise click.UsageError("--first-offsets is about the present epoch: leave --new-epoch out")
     settings = settings_of(flags)
     with errors_as_messages():
         created = topics.create(settings, partitions or PARTITIONS, replication_factor)
@@ -53,8 +68,10 @@ def init(partitions: int | None, replication_factor: int, new_epoch: bool, **fla
         store = Store(settings)
         try:
             store.create_schema()
+            ends = None
             if new_epoch:
-                epochs.prepare(settings, store.logs().get(settings.updates_topic), partitions)
+                known = store.logs().get(settings.updates_topic)
+                ends = epochs.prepare(settings, known, partitions)
             topic = topics.check(settings)
             if partitions not in (None, topic.partitions):
                 raise TopicError(
@@ -63,12 +80,21 @@ def init(partitions: int | None, replication_factor: int, new_epoch: bool, **fla
                     "producers and workers stopped: readstates init --partitions "
                     f"{partitions} --new-epoch"
                 )
-            epoch = store.claim_epoch(
-                settings.updates_topic, topic.topic_id, topic.partitions, new_epoch=new_epoch
-            )
+            epochs.complete(settings, store, topic, first_offsets)
+            epoch = store.claim_epoch(settings.updates_topic, *topic, new_epoch_from=ends).epoch
         finally:
             store.close()
     click.echo(f"topics: {', '.join(created) or 'all there'}; {topic.partitions} partitions")
     for setting in mended:
         click.echo(f"set {setting}")
     click.echo(f"keyspace: {settings.cassandra_keyspace}; epoch {epoch}")
+
+
+def offsets_in(text: str | None) -> list[int] | None:
+    """Offsets between commas."""
+    if text is None:
+        return None
+    offsets = [int(part) if part.strip().isdecimal() else -1 for part in text.split(",")]
+    if min(offsets) < 0 or max(offsets) > OFFSET_MAX:
+        raise click.BadParameter(f"{text!r}: expected an offset for each partition, as in 12,0,3")
+    return offsets

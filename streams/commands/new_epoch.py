@@ -10,11 +10,14 @@ changes above old ones. That is safe only if nothing of the old log is still to 
 
 `prepare` checks 2 and 3, adds the partitions, and lets the group read a topic made anew from its
 beginning. It may be repeated at any point; until the epoch is claimed, workers refuse to start.
+
+The epoch begins where the old log ends: its first offset of a partition is that end, and 0 where
+the partition is new (E1 in `cassandra/epochs.py`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from confluent_kafka import (
     ConsumerGroupState,
@@ -24,30 +27,38 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec
 
+from readstates.schemas.version import EPOCH_FIRST
+
+from ..cassandra.epochs import Log, is_last
 from ..config import Settings
 from ..errors import EpochError, ReadStatesError
 from ..kafka.admin import connect_admin
 from ..kafka.topics import TIMEOUT_S, Topic, commits, describe, wait_for_partitions
 
 if TYPE_CHECKING:  # `rewind` needs none of Cassandra's driver
-    from ..cassandra.store import Log
+    from ..cassandra.store import Store
+
+CLOCKS_APART_S = 60  # the clocks of Kafka and Cassandra differ by less
 
 
-def prepare(settings: Settings, known: Log | None, partitions: int | None) -> Topic:
-    """Make the topics ready for a new epoch. `known`: what was written so far from this topic.
+def prepare(settings: Settings, known: Log | None, partitions: int | None) -> list[int]:
+    """Make the topics ready for a new epoch; returns its first offset of each partition.
 
-    Raises EpochError where it would lose something, saying what to do first.
+    `known`: what was written so far from this topic. Raises EpochError where it would lose
+    something, saying what to do first.
     """
     client = connect_admin(settings)
     topic = describe(client, settings.updates_topic)
     no_workers(client, settings, EpochError)
+    ends: list[int] = []
     if known is not None and known.topic_id == topic.topic_id:
-        _all_durable(client, settings, known.partitions)
+        ends = _all_durable(client, settings, known.partitions)
     else:
         _forget_commits(client, settings)
     if partitions is not None and partitions != topic.partitions:
         _grow(client, settings, topic.partitions, partitions)
-    return describe(client, settings.updates_topic)
+        topic = describe(client, settings.updates_topic)
+    return ends + [0] * (topic.partitions - len(ends))
 
 
 def no_workers(client: AdminClient, settings: Settings, error: type[ReadStatesError]) -> None:
@@ -66,19 +77,20 @@ def no_workers(client: AdminClient, settings: Settings, error: type[ReadStatesEr
         )
 
 
-def _all_durable(client: AdminClient, settings: Settings, partitions: int) -> None:
+def _all_durable(client: AdminClient, settings: Settings, partitions: int) -> list[int]:
+    """The log's ends, of partitions whose commits are there. Raises EpochError for any other."""
     places = [TopicPartition(settings.updates_topic, number) for number in range(partitions)]
-    ends = client.list_offsets({place: OffsetSpec.latest() for place in places})
+    ends = offsets(client, places, OffsetSpec.latest())
     left = 0
     for place in commits(settings, places):
-        end = ends[TopicPartition(place.topic, place.partition)].result(TIMEOUT_S).offset
-        left += max(0, end - max(0, place.offset))
+        left += max(0, ends[place.partition] - max(0, place.offset))
     if left:
         raise EpochError(
             f"{left} records of {settings.updates_topic} are not yet in Cassandra: stop the "
             "producers, let the workers run until read_states_durability_lag_records is 0, stop "
             "them, and run this again"
         )
+    return ends
 
 
 def _forget_commits(client: AdminClient, settings: Settings) -> None:
@@ -102,3 +114,113 @@ def _grow(client: AdminClient, settings: Settings, have: int, wanted: int) -> No
         if describe(client, name).partitions < wanted:
             client.create_partitions([NewPartitions(name, wanted)])[name].result(TIMEOUT_S)
         wait_for_partitions(client, name, wanted)
+
+
+def complete(settings: Settings, store: Store, topic: Topic, given: list[int] | None) -> None:
+    """Keep the present epoch's first offsets, where an earlier version began it and did not.
+
+    `given`: as the operator says they are. Raises EpochError where they are not known, and where
+    these cannot be right.
+    """
+    name, logs = settings.updates_topic, store.logs()
+    if not is_last(logs, name, *topic):
+        return  # there is none yet, or it is another log's: `claim_epoch` sees to that
+    log = logs[name]
+    if not log.first_offsets:
+        store.keep_first_offsets(name, log.epoch, found_first_offsets(settings, log, given))
+    elif given is not None and tuple(given) != log.first_offsets:
+        raise EpochError(
+            f"{name}: {log.said} begins at other offsets, {','.join(map(str, log.first_offsets))}: "
+            "they are known, and stay. Run init without --first-offsets"
+        )
+
+
+class Around(NamedTuple):
+    """What is known of where the epoch begins in a partition: from `low` to `high`."""
+
+    low: int  # the first record CLOCKS_APART_S before the epoch was claimed
+    high: int  # … and after it
+    end: int
+    committed: int  # below 0: nothing
+
+    @property
+    def first(self) -> int | None:
+        """The epoch's first offset; None: it must be asked for.
+
+        What is below a commit is durable, so where the group has committed a larger answer than the
+        right one leaves nothing out: it only forbids going back as far as one could. A commit below
+        `low` was moved there by hand, and says nothing.
+        """
+        if self.committed >= self.low:
+            return min(self.committed, self.high)
+        return self.high if self.committed >= 0 or self.low == self.high else None
+
+    def may_be(self, given: int) -> bool:
+        """False where the log has no such offset, or a worker would leave out what it has to do."""
+        return given <= (self.committed if self.committed >= self.low else self.end)
+
+
+def found_first_offsets(settings: Settings, log: Log, given: list[int] | None) -> list[int]:
+    """Those of an epoch that an earlier version of the service began, which did not keep them.
+
+    What was in the log when Cassandra was told of the epoch belongs to an earlier one, and the
+    producers stood still then. Raises EpochError where a partition leaves more than one answer.
+    """
+    name = settings.updates_topic
+    if given is not None and len(given) != log.partitions:
+        raise EpochError(
+            f"{len(given)} first offsets are given, but {name} has {log.partitions} partitions"
+        )
+    if log.epoch == EPOCH_FIRST:
+        return [0] * log.partitions
+    around = _around(settings, log)
+    for number, (offset, one) in enumerate(zip(given or (), around, strict=False)):
+        if not one.may_be(offset):
+            raise EpochError(
+                f"{name} partition {number}: {log.said} cannot begin at offset {offset}: the "
+                f"group's commit is {one.committed}, and the log ends at {one.end}"
+            )
+    if given is not None:
+        return given
+    found = [one.first for one in around if one.first is not None]
+    if len(found) < log.partitions:
+        raise EpochError(_ask_for(settings, log, around))
+    return found
+
+
+def _around(settings: Settings, log: Log) -> list[Around]:
+    client = connect_admin(settings)
+    places = [TopicPartition(settings.updates_topic, number) for number in range(log.partitions)]
+    ends = offsets(client, places, OffsetSpec.latest())
+    low, high = (
+        offsets(client, places, OffsetSpec.for_timestamp(log.began_us // 1000 + apart_s * 1000))
+        for apart_s in (-CLOCKS_APART_S, CLOCKS_APART_S)
+    )
+    committed = [place.offset for place in commits(settings, places)]
+    return [
+        Around(end if a < 0 else a, end if b < 0 else b, end, commit)
+        for a, b, end, commit in zip(low, high, ends, committed, strict=True)
+    ]
+
+
+def _ask_for(settings: Settings, log: Log, around: list[Around]) -> str:
+    unknown = [
+        f"{one.low} … {one.high} of partition {number}"
+        for number, one in enumerate(around)
+        if one.first is None
+    ]
+    shown = ",".join(str(one.low if one.first is None else one.first) for one in around)
+    return (
+        f"{settings.updates_topic}: an earlier version began {log.said} and did not keep its "
+        f"first offsets. Group {settings.kafka_group} has committed nothing, and there are records "
+        f"within {CLOCKS_APART_S} s of that time. So the first offset is one of "
+        f"{', '.join(unknown)}: that of the first record after the producers had stood still, or "
+        "0 for a partition that the epoch added. Look it up, put it in its place, and run: "
+        f"readstates init --first-offsets {shown}"
+    )
+
+
+def offsets(client: AdminClient, places: list[TopicPartition], spec: OffsetSpec) -> list[int]:
+    """Kafka's answer for each place, in their order; -1 where no record is as late as `spec`."""
+    found = client.list_offsets(dict.fromkeys(places, spec))
+    return [int(found[place].result(TIMEOUT_S).offset) for place in places]

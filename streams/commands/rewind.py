@@ -1,21 +1,26 @@
 """Moving the group's commits back, so that workers fold a part of the log again.
 
 For a database that was put back to an older state, from a backup: what the log has since then is
-folded on top of it. Going too far back is always safe, since a row skips what it already has; so
-commits move back only, never forward, which would leave updates out. Table files are newer than
-the database then and must go first: a worker that finds its table goes on from there.
+folded on top of it. Going too far back is safe within the epoch, since a row skips what it already
+has; below the epoch's first offset it is refused (E1 in `cassandra/epochs.py`). Commits move back
+only, never forward, which would leave updates out. One that somebody put below the first offset by
+hand moves up to it. Table files are newer than the database then and must go first: a worker that
+finds its table goes on from there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import click
 
+from ..cassandra.epochs import Log, present_log
 from ..config import Settings
 from ..errors import RewindError
 from .options import (
+    CASSANDRA,
     KAFKA_ONLY,
     SettingsCommand,
     errors_as_messages,
@@ -36,54 +41,78 @@ def rewind(
     settings: Settings, *, to_ms: int | None = None, to_offset: int | None = None,
     only: int | None = None,
 ) -> list[Step]:  # fmt: skip
-    """Move the commits of `updates` back to the first record at `to_ms` or to `to_offset`.
+    """Move the commits of `updates` back: to the first record at `to_ms`, or to `to_offset`.
 
-    `to_ms`: broker time, ms since the epoch. `only`: this partition, else all of them. A partition
-    without a commit is left out: a worker begins it at the log's start anyway. Raises RewindError
-    where workers run, or where the log no longer has that offset.
+    `to_ms`: broker time, ms since the epoch of Unix. Without either: to where the present epoch
+    begins, or the log where that is later. `only`: this partition, else all of them. A partition
+    without a commit is left out: a worker begins it where the epoch begins anyway. Raises
+    RewindError, with nothing moved, where workers run, or where the log or the epoch begins later.
     """
     from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
     from confluent_kafka.admin import OffsetSpec
 
+    from ..cassandra.store import logs_of
     from ..kafka.admin import connect_admin
     from ..kafka.topics import TIMEOUT_S, commits, describe
-    from .new_epoch import no_workers
+    from .new_epoch import no_workers, offsets
 
     client = connect_admin(settings)
-    topic = describe(client, settings.updates_topic)
+    name = settings.updates_topic
+    topic = describe(client, name)
     no_workers(client, settings, RewindError)
-    places = [
-        TopicPartition(settings.updates_topic, number)
-        for number in range(topic.partitions)
-        if only in (None, number)
-    ]
-    starts = client.list_offsets({place: OffsetSpec.earliest() for place in places})
+    log = present_log(logs_of(settings), name, *topic, settings.cassandra_keyspace)
+    numbers = [number for number in range(topic.partitions) if only in (None, number)]
+    places = [TopicPartition(name, number) for number in numbers]
+    starts = offsets(client, places, OffsetSpec.earliest())
+    wanted: Sequence[int | None]
     if to_ms is not None:
-        found = client.list_offsets({p: OffsetSpec.for_timestamp(to_ms) for p in places})
-        wanted = {
-            place.partition: future.result(TIMEOUT_S).offset for place, future in found.items()
-        }
+        wanted = offsets(client, places, OffsetSpec.for_timestamp(to_ms))
     else:
-        wanted = dict.fromkeys((place.partition for place in places), to_offset or 0)
-    steps = []
-    for place in commits(settings, places):
-        number, before, after = place.partition, place.offset, wanted[place.partition]
-        if before < 0:
-            continue
-        start = starts[TopicPartition(place.topic, number)].result(TIMEOUT_S).offset
-        if to_ms is None and after < start:
-            raise RewindError(
-                f"{place.topic} partition {number} begins at offset {start}: what was before is "
-                f"gone. Rewind to {start}, or put back a later backup"
-            )
-        if 0 <= after < before:  # -1: no record is as late as that
-            steps.append(Step(number, before, after))
+        wanted = [to_offset] * len(places)
+    before = {place.partition: place.offset for place in commits(settings, places)}
+    found = (
+        step_of(name, number, before[number], after, start, log)
+        for number, after, start in zip(numbers, wanted, starts, strict=True)
+    )
+    steps = [one for one in found if one is not None]
     if steps:
-        moved = [TopicPartition(settings.updates_topic, s.partition, s.after) for s in steps]
+        moved = [TopicPartition(name, step.partition, step.after) for step in steps]
         request = [ConsumerGroupTopicPartitions(settings.kafka_group, moved)]
         (done,) = client.alter_consumer_group_offsets(request).values()
         done.result(TIMEOUT_S)
     return steps
+
+
+def step_of(
+    name: str, number: int, before: int, wanted: int | None, start: int, log: Log
+) -> Step | None:
+    """What is done to the commit `before` of a partition; None: it stays, or is none (below 0).
+
+    `wanted`: the offset that is asked for, None: where the epoch begins, below 0: none, since no
+    record is as late. `start`: where the log begins. Raises RewindError where it may not go there.
+    """
+    first = log.first_offsets[number]
+    begin = max(first, start)
+    after = begin if wanted is None else wanted
+    if before < 0 or after < 0:
+        return None
+    if after < first:
+        raise RewindError(
+            f"{name} partition {number}: {log.said} begins at offset {first}, and you ask for "
+            f"{after}. What is below was written to Cassandra in an earlier epoch, as records of "
+            "other partitions or of another topic; folded again it would be taken for new, and "
+            "mentions would be counted twice. Nothing was moved. As far back as it goes: "
+            "readstates rewind --to-epoch-start. For a backup from before the epoch, see "
+            "ops/runbooks/restore.md"
+        )
+    if after < start:
+        raise RewindError(
+            f"{name} partition {number} begins at offset {start}: what was before is gone. Rewind "
+            f"to {start}, or put back a later backup"
+        )
+    if before < first:  # how far it was before somebody moved it there, nobody knows
+        return Step(number, before, begin)
+    return Step(number, before, after) if after < before else None
 
 
 @click.command("rewind", cls=SettingsCommand)
@@ -92,19 +121,31 @@ def rewind(
     type=click.DateTime(["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]),
     help="Go back to the first record at this time or later, in UTC.",
 )
-@click.option("--to-offset", type=int, help="Go back to this offset; needs --partition.")
+@click.option(
+    "--to-offset", type=click.IntRange(0), help="Go back to this offset; needs --partition."
+)
+@click.option(
+    "--to-epoch-start",
+    is_flag=True,
+    help="Go back to the first record of the present epoch that the log still has.",
+)
 @click.option("--partition", type=int, help="Only this partition.  [default: all]")
-@with_settings(*KAFKA_ONLY, "kafka_group")
+@with_settings(*KAFKA_ONLY, "kafka_group", *CASSANDRA)
 def command(
-    to_time: datetime | None, to_offset: int | None, partition: int | None, **flags: Any
+    to_time: datetime | None,
+    to_offset: int | None,
+    to_epoch_start: bool,
+    partition: int | None,
+    **flags: Any,
 ) -> None:
     """Replay updates from an earlier time or offset, after a database restore.
 
-    First stop all workers and delete their table files. Going too far back is safe: a row skips
-    what it already has. Commits move back only.
+    First stop all workers and delete their table files. Going too far back is safe within the
+    present epoch: a row skips what it already has. Records from before the epoch (before a change
+    of partitions) are refused. Commits move back only.
     """
-    if (to_time is None) == (to_offset is None):
-        raise click.UsageError("give one of --to-time and --to-offset")
+    if [to_time is None, to_offset is None, not to_epoch_start].count(False) != 1:
+        raise click.UsageError("give one of --to-time, --to-offset and --to-epoch-start")
     if to_offset is not None and partition is None:
         raise click.UsageError("--to-offset needs --partition: each has offsets of its own")
     to_ms = None if to_time is None else int(to_time.replace(tzinfo=UTC).timestamp() * 1000)
@@ -112,5 +153,7 @@ def command(
     with errors_as_messages():
         steps = rewind(settings, to_ms=to_ms, to_offset=to_offset, only=partition)
     for step in steps:
-        click.echo(f"partition {step.partition}: {step.before} -> {step.after}")
-    click.echo(f"{sum(s.before - s.after for s in steps)} records will be folded again")
+        up = ", where the epoch begins" if step.after > step.before else ""
+        click.echo(f"partition {step.partition}: {step.before} -> {step.after}{up}")
+    again = sum(max(0, step.before - step.after) for step in steps)
+    click.echo(f"{again} records will be folded again")

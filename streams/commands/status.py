@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..cassandra.epochs import last_topic
 from ..config import Settings
 from ..errors import ReadStatesError
 from .options import CASSANDRA, KAFKA_ONLY, SettingsCommand, settings_of, with_settings
@@ -87,6 +88,8 @@ class LogStatus:
     topic_id: str | None = None
     partitions: int | None = None
     last_topic: str | None = None  # the topic that it was written from last
+    began_at: str | None = None  # the epoch, UTC
+    first_offsets: tuple[int, ...] = ()  # of the epoch, by partition; empty: not known
 
 
 @dataclass
@@ -118,18 +121,15 @@ def look(settings: Settings) -> Status:
 
 
 def _cassandra(settings: Settings) -> LogStatus:
-    from ..cassandra.store import Store
+    from ..cassandra.store import logs_of
 
-    store = Store(settings)
-    try:
-        logs = store.logs()
-    finally:
-        store.close()
-    last = max(logs, key=lambda name: logs[name].epoch, default=None)
+    logs = logs_of(settings)
+    last = last_topic(logs)
     log = logs.get(settings.updates_topic)
     if log is None:
         return LogStatus(last_topic=last)
-    return LogStatus(log.epoch, str(log.topic_id), log.partitions, last)
+    topic_id = str(log.topic_id)
+    return LogStatus(log.epoch, topic_id, log.partitions, last, log.began_at, log.first_offsets)
 
 
 def _kafka(settings: Settings) -> KafkaStatus:
@@ -251,26 +251,50 @@ def problems_of(
             yield f"group {settings.kafka_group} has no members: no worker is running"
         elif known and kafka.group_state != STABLE:
             yield f"group {settings.kafka_group} is {kafka.group_state}: partitions are moving"
+        epoch = _epoch(kafka, cassandra)
         for one in kafka.partitions:
             yield from _problems_of_one(settings, one, known)
-    if cassandra is not None and cassandra.epoch is None:
+            yield from _problems_of_commit(settings, one, epoch)
+    if cassandra is not None:
+        yield from _problems_of_log(settings, kafka, cassandra)
+
+
+def _epoch(kafka: KafkaStatus, cassandra: LogStatus | None) -> LogStatus | None:
+    """What the database says of the epoch, where it is this topic's."""
+    here = (kafka.topic_id, len(kafka.partitions))
+    if cassandra is None or here != (cassandra.topic_id, cassandra.partitions):
+        return None
+    return cassandra if cassandra.first_offsets else None
+
+
+def _problems_of_log(
+    settings: Settings, kafka: KafkaStatus | None, log: LogStatus
+) -> Iterator[str]:
+    if log.epoch is None:
         yield (
             f"{settings.cassandra_keyspace} was never written from {settings.updates_topic}. Run: "
             "readstates init"
         )
-    elif cassandra is not None and cassandra.last_topic != settings.updates_topic:
+        return
+    if log.last_topic != settings.updates_topic:
         yield (
-            f"{settings.cassandra_keyspace} was last written from {cassandra.last_topic}, not from "
+            f"{settings.cassandra_keyspace} was last written from {log.last_topic}, not from "
             f"{settings.updates_topic}: workers refuse to start. See readstates init --help"
         )
-    elif kafka is not None and cassandra is not None:
-        here = (kafka.topic_id, len(kafka.partitions))
-        if here != (cassandra.topic_id, cassandra.partitions):
-            yield (
-                f"{settings.updates_topic} has topic ID {here[0]} and {here[1]} partitions, but "
-                f"{settings.cassandra_keyspace} was written from topic ID {cassandra.topic_id} "
-                f"with {cassandra.partitions}: workers refuse to start. See readstates init --help"
-            )
+        return
+    here = kafka and (kafka.topic_id, len(kafka.partitions))
+    if here and here != (log.topic_id, log.partitions):
+        yield (
+            f"{settings.updates_topic} has topic ID {here[0]} and {here[1]} partitions, but "
+            f"{settings.cassandra_keyspace} was written from topic ID {log.topic_id} "
+            f"with {log.partitions}: workers refuse to start. See readstates init --help"
+        )
+    elif not log.first_offsets:
+        yield (
+            f"{settings.cassandra_keyspace} does not say at which offsets epoch {log.epoch} of "
+            f"{settings.updates_topic} begins, for an earlier version began it: workers refuse to "
+            "start. Run: readstates init"
+        )
 
 
 def _problems_of_one(settings: Settings, one: PartitionStatus, owners_known: bool) -> Iterator[str]:
@@ -280,13 +304,27 @@ def _problems_of_one(settings: Settings, one: PartitionStatus, owners_known: boo
         yield f"{settings.queries_topic} partition {one.number} has no leader: a broker is away"
     if owners_known and one.owner is None:
         yield f"partition {one.number} has no owner: its updates and queries wait"
-    if one.committed is None or one.log_start is None or one.log_end is None:
+
+
+def _problems_of_commit(
+    settings: Settings, one: PartitionStatus, epoch: LogStatus | None
+) -> Iterator[str]:
+    if one.committed is None:
         return
-    if not one.log_start <= one.committed <= one.log_end:
+    place = f"{settings.updates_topic} partition {one.number}"
+    first = epoch.first_offsets[one.number] if epoch else 0
+    if epoch and one.committed < first:
         yield (
-            f"{settings.updates_topic} partition {one.number}: committed offset {one.committed} is "
-            f"outside the log, {one.log_start} … {one.log_end}: Kafka lost data, and workers "
-            "refuse to open it"
+            f"{place}: commit before the epoch: the committed offset is {one.committed}, but epoch "
+            f"{epoch.epoch} (since {epoch.began_at} UTC) begins at offset {first}. Workers refuse "
+            "to open it. See ops/runbooks/ReadStatesPartitionUnowned.md"
+        )
+    elif one.log_start is None or one.log_end is None:
+        return
+    elif not one.log_start <= one.committed <= one.log_end:
+        yield (
+            f"{place}: committed offset {one.committed} is outside the log, {one.log_start} … "
+            f"{one.log_end}: Kafka lost data, and workers refuse to open it"
         )
 
 
@@ -321,6 +359,8 @@ def _json(found: Status) -> str:
             for name, value in shown.items():
                 if value is not None and name.endswith(("_start", "_end", "committed")):
                     shown[name] = str(value)
+    if found.cassandra is not None:
+        body["cassandra"]["first_offsets"] = list(map(str, found.cassandra.first_offsets))
     return json.dumps(body, indent=2)
 
 
@@ -330,8 +370,8 @@ def _text(settings: Settings, found: Status) -> Iterator[str]:
     if found.cassandra is not None and found.cassandra.epoch is not None:
         log = found.cassandra
         yield (
-            f"database {settings.cassandra_keyspace}: epoch {log.epoch}, topic ID {log.topic_id}, "
-            f"{log.partitions} partitions"
+            f"database {settings.cassandra_keyspace}: epoch {log.epoch} since {log.began_at} UTC, "
+            f"topic ID {log.topic_id}, {log.partitions} partitions"
         )
     yield from (f"PROBLEM {_printable(problem)}" for problem in found.problems)
     if not found.problems:

@@ -2,11 +2,12 @@
 
 Opening, after each assignment, in the barrier before the flow starts:
  1. read what is committed, with its metadata, and the log's start and end;
- 2. refuse where the committed offset is outside the log: Kafka lost data;
+ 2. refuse all where a committed offset is below the epoch's first offset (E1), or outside the log:
+    Kafka lost data. A partition without a commit begins at the epoch's first offset;
  3. open the table file, closed clean or left by a process that died; it is used if it stands
     between the committed offset, the log's start and its end, else it is dropped;
- 4. start at the table's position, or the committed offset, or the log's start; what is dirty in the
-    table holds the committed offset;
+ 4. start at the table's position, or the committed offset; what is dirty in the table holds the
+    committed offset;
  5. queries wait until the partition has passed the last owner's position, which a clean handover
     left in the metadata, or else the log's end as it is at the opening;
  6. commit, so that the metadata says that an owner is at work. No query is answered, and
@@ -43,9 +44,10 @@ import time
 from readstates.schemas.version import offset_of
 
 from .. import metrics
+from ..cassandra.epochs import Log
 from ..cassandra.write_behind import drain
 from ..config import FULL_SHARES
-from ..errors import DataLossError, EpochError
+from ..errors import DataLossError, EarlierEpochError, EpochError
 from ..kafka.group_consumer import GroupConsumer, TopicPartition
 from ..partition.partition import Partition
 from ..partition.plain_reader import PlainReader
@@ -66,15 +68,13 @@ POLL_INTERVAL_S = 0.005
 class Rebalancer:
     """Opens the partitions of a `Partitions`, and hands them over. Faust's hooks call it."""
 
-    def __init__(
-        self, partitions: Partitions, tables: Tables, *, epoch: int, partition_count: int
-    ) -> None:
+    def __init__(self, partitions: Partitions, tables: Tables, epoch: Log) -> None:
         self._partitions = partitions
         self._owned = partitions.owned
         self._settings = partitions.settings
         self._tables = tables
         self._epoch = epoch
-        self._partition_count = partition_count
+        self._partition_count = epoch.partitions
         self.commits = Commits(partitions.settings)
         self._reader = PlainReader()
         self._opening = asyncio.Lock()
@@ -120,15 +120,19 @@ class Rebalancer:
         updates = [TopicPartition(self._settings.updates_topic, number) for number in numbers]
         queries = [TopicPartition(self._settings.queries_topic, number) for number in numbers]
         # Step 1. Read what is committed, and the log's start and end.
-        committed = await consumer.committed(updates + queries)
+        committed = dict(await consumer.committed(updates + queries))
         starts = await consumer.log_starts(updates + queries)
         ends = await consumer.log_ends(updates + queries)
         if consumer.generation != generation or consumer.rebalancing:
             return  # the next assignment opens its own
-        for update, query in zip(updates, queries, strict=True):
-            # Step 2. Refuse where Kafka lost data.
-            offset, metadata = committed.get(update, (starts[update], ""))
+        # Step 2. Refuse where records of an earlier epoch would be folded, or Kafka lost data.
+        for update in updates:
+            first = self._epoch.first_offsets[update.partition]
+            offset, _ = committed.setdefault(update, (max(starts[update], first), ""))
+            check_epoch(update, offset, first, self._epoch.epoch)
             check_commit(update, offset, starts[update], ends[update])
+        for update, query in zip(updates, queries, strict=True):
+            offset, metadata = committed[update]
             query_offset = max(committed.get(query, (0, ""))[0], starts[query])
             owned = self._open_one(
                 update.partition,
@@ -179,7 +183,7 @@ class Rebalancer:
             position=position,
             committed=committed,
             catch_up_to=max(position, target),
-            epoch=self._epoch,
+            epoch=self._epoch.epoch,
             partitions=self._partition_count,
             incarnation=self._incarnations,
             parked_max=self._share(settings.parked_max),
@@ -261,6 +265,24 @@ class Rebalancer:
         partition.progress.store()
         owned.file.close(clean=True)
         metrics.forget_partition(partition.number, settings.updates_topic, settings.queries_topic)
+
+
+def check_epoch(place: TopicPartition, committed: int, first: int, epoch: int) -> None:
+    """Raises EarlierEpochError where records of an earlier epoch would be folded (E1).
+
+    To begin at the first offset instead would hide a loss: an epoch's commits begin there and only
+    grow, so somebody moved this one, and wants what is below it to be folded again.
+    """
+    if committed >= first:
+        return
+    raise EarlierEpochError(
+        f"{place.topic} partition {place.partition}: commit before the epoch: the group's commit is "
+        f"{committed}, but epoch {epoch} begins at offset {first}. Records {committed} … "
+        f"{first - 1} were written to Cassandra in an earlier epoch; folded again they would be "
+        "taken for new ones. The worker refuses to start and changes nothing. To begin where the "
+        "epoch begins, stop all workers and run: readstates rewind --to-epoch-start. If the "
+        "database was put back to a state from before the epoch, see ops/runbooks/restore.md first"
+    )
 
 
 def check_commit(place: TopicPartition, committed: int, start: int, end: int) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
 
 from readstates.ops.local.stack import Stack
 from tests.support.service import Service
-from tests.support.waiting import WAIT_S, until
-from tests.support.wire import PARTITIONS, Reply, Wire, encode, new_user, partition_of
+from tests.support.waiting import until
+from tests.support.wire import PARTITIONS, Reply, Wire, new_user, partition_of
 
 MORE = 6
 EPOCH_BITS = 48
@@ -22,17 +21,6 @@ def service(stack: Stack, folder: Path, request: pytest.FixtureRequest) -> Itera
     made = Service(stack.env(), folder, request.node.name)
     yield made
     made.close()
-
-
-def mention_all(wire: Wire, users: list[int], message: int) -> None:
-    """One mention of each user, by a producer that knows how many partitions there are."""
-    producer = Producer(
-        {"bootstrap.servers": wire.bootstrap, "partitioner": "murmur2_random", "acks": "all"}
-    )
-    for user in users:
-        event = {"type": "mention", "channel_id": "7", "message_id": str(message)}
-        producer.produce(wire.updates, encode(user, event), str(user))
-    assert producer.flush(WAIT_S) == 0
 
 
 def mentions(reply: Reply) -> list[int]:
@@ -46,7 +34,7 @@ def test_more_partitions(service: Service) -> None:
     worker = service.start()
     worker.wait_ready()
     for message in (1, 2):
-        mention_all(wire, users, message)
+        wire.mention_all(users, message)
     wire.get(users[0])
 
     refused = service.cli(*grow)
@@ -58,7 +46,7 @@ def test_more_partitions(service: Service) -> None:
 
     service.wait_durable(wire.ends(wire.updates))
     assert worker.stop() == 0
-    mention_all(wire, users, 3)
+    wire.mention_all(users, 3)
     refused = service.cli(*grow, "--new-epoch")
     assert refused.returncode == 1
     assert f"{len(users)} records of {wire.updates} are not yet in Cassandra" in refused.stderr
@@ -77,7 +65,7 @@ def test_more_partitions(service: Service) -> None:
     wire._producer.list_topics(wire.queries)  # or it would not know of the new partitions
     service.start().wait_ready()
     assert wire.rows.all() == before
-    mention_all(wire, users, 4)
+    wire.mention_all(users, 4)
     for user in users:
         until(
             lambda u=user: wire_get(wire, u) == [4],  # type: ignore[misc]
@@ -104,7 +92,7 @@ def test_another_topic(service: Service) -> None:
     wire, user = service.wire, new_user()
     worker = service.start()
     worker.wait_ready()
-    mention_all(wire, [user], 1)
+    wire.mention_all([user], 1)
     service.wait_durable(wire.ends(wire.updates))
     assert worker.stop() == 0
     other = Service(
@@ -122,9 +110,13 @@ def test_another_topic(service: Service) -> None:
         done = other.cli("init", "--partitions", str(PARTITIONS), "--new-epoch")
         assert done.returncode == 0, done.stderr
         other.start().wait_ready()
-        mention_all(other.wire, [user], 2)
+        other.wire.mention_all([user], 2)
         until(lambda: mentions(other.wire.get(user)) == [2], "both mentions")
+        assert other.first_offsets() == [0] * PARTITIONS
         back = service.cli("init")
         assert back.returncode == 1, "the old topic is below the new one now"
+        back = service.cli("init", "--new-epoch")
+        assert back.returncode == 0, back.stderr
+        assert service.first_offsets() == wire.ends(wire.updates), "and begins where it ended"
     finally:
         other.close()

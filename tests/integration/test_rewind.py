@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from readstates.ops.local import cql
 from readstates.ops.local.stack import Stack
 from tests.support.service import Service
 from tests.support.wire import PARTITIONS, new_user, partition_of
@@ -44,10 +43,7 @@ def test_rewind(service: Service) -> None:
     assert worker.stop() == 0
     before = wire.rows.all()
     assert [row[4] for row in before.values()] == [3] * len(users)
-    host, port, keyspace = (
-        service.env[f"READ_STATES_CASSANDRA_{name}"] for name in ("HOSTS", "PORT", "KEYSPACE")
-    )
-    cql.query(host, int(port), f"TRUNCATE {keyspace}.read_states", 30)
+    service.cql("TRUNCATE {keyspace}.read_states")
     assert wire.rows.all() == {}
     shutil.rmtree(service.env["READ_STATES_CACHE_DIR"])
 

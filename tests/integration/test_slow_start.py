@@ -13,6 +13,7 @@ from readstates.streams.cassandra import driver
 from readstates.streams.cassandra import store as cassandra
 from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
+from readstates.streams.epochs import Log
 from readstates.streams.errors import StoreError
 
 
@@ -27,7 +28,7 @@ def test_the_epoch_is_claimed_once_the_database_answers(
         with own_stack.standing_still("cassandra"):
             with pytest.raises(StoreError, match="too slow for 'SELECT topic"):
                 store.logs()  # who only looks is told at once
-            claimed: list[int] = []
+            claimed: list[Log] = []
             thread = threading.Thread(
                 target=lambda: claimed.append(store.claim_epoch("t", topic_id, 8))
             )
@@ -62,9 +63,11 @@ def test_a_statement_that_was_applied_and_timed_out_counts_once(
 
         monkeypatch.setattr(store._session, "execute", lose_one_of_each)
         first, second = uuid.uuid4(), uuid.uuid4()
-        epoch = store.claim_epoch("t", first, 8)
-        assert store.claim_epoch("t", second, 16, new_epoch=True) == epoch + 1
+        epoch = store.claim_epoch("t", first, 8).epoch
+        begins = [5] * 8 + [0] * 8
+        log = store.claim_epoch("t", second, 16, new_epoch_from=begins)
         assert len(lost) == 2
-        assert store.logs()["t"] == (epoch + 1, second, 16)
+        assert log[:4] == (epoch + 1, second, 16, tuple(begins))
+        assert store.logs() == {"t": log}
     finally:
         store.close()

@@ -56,6 +56,7 @@ class Plan:
     letter_fails: float
     late_topic_s: float
     wall_ms: int
+    earlier: int  # records of an earlier epoch at the beginning of each partition of updates
 
 
 def make(seed: int) -> Plan:
@@ -101,6 +102,7 @@ def make(seed: int) -> Plan:
         letter_fails=often(0.6),
         late_topic_s=rand.random() * TRAFFIC_S,
         wall_ms=(400 << 32) - rand.randint(0, 6000),  # the clock of the table wraps in some
+        earlier=seed % 4,
     )
     return _long_replay(plan, rand) if rand.random() < 0.1 else plan
 

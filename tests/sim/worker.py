@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
 
 from readstates.cache.tablefile import TableFile
 from readstates.ops.proof.oracle import EPOCH
+from readstates.streams.cassandra.epochs import Log
 from readstates.streams.worker.loops import BackgroundLoops
 from readstates.streams.worker.partitions import Partitions
 from readstates.streams.worker.rebalance import Rebalancer
@@ -38,9 +40,8 @@ class Worker:
         replies, dead_letters = cast(Any, Replies(world, self)), cast(Any, DeadLetters(world, self))
         self.partitions = Partitions(settings, store, replies, dead_letters, now_ms=world.now_ms)
         tables = Tables(settings, world.folder, TOPIC_ID, EPOCH)
-        self.rebalancer = Rebalancer(
-            self.partitions, tables, epoch=EPOCH, partition_count=world.partitions
-        )
+        epoch = Log(EPOCH, UUID(bytes=TOPIC_ID), world.partitions, tuple(world.first_offsets), 0)
+        self.rebalancer = Rebalancer(self.partitions, tables, epoch)
         loops = BackgroundLoops(
             self.partitions, self.rebalancer.commits, store, lambda: self.consumer
         )

@@ -59,6 +59,7 @@ class World:
         self.logs = {
             TopicPartition(topic, number): Log() for topic in topics for number in range(PARTITIONS)
         }
+        self.first_offsets = [self._earlier_epoch(number) for number in range(PARTITIONS)]
         self.workers: list[Worker] = []
         self.failure: BaseException | None = None
         self.faulty = True
@@ -181,6 +182,20 @@ class World:
         return f"{found} committed {self.group.committed} owners {self.group.owner}"
 
     # -- traffic ------------------------------------------------------------------------------
+
+    def _earlier_epoch(self, number: int) -> int:
+        """Records that were written out before the epoch began; returns its first offset.
+
+        The oracle does not know of them: a worker that folded one would show it.
+        """
+        topic = self.plan.settings.updates_topic
+        log = self.logs[TopicPartition(topic, number)]
+        keys = (send.key for send in self.plan.sends if send.partition == number and send.key)
+        for key in itertools.islice(keys, self.plan.earlier):
+            event = {"type": "mention", "user_id": int(key), "channel_id": 1, "message_id": 1}
+            fields = {"key": key, "partition": number, "timestamp": self.now_ms()}
+            log.append(0, topic=topic, value=json.dumps(event).encode(), headers=(), **fields)
+        return log.end
 
     def _send(self, send: Send) -> None:
         settings = self.plan.settings

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
 
+from readstates.ops.local import cql
 from readstates.ops.local.worker import WorkerProcess
 
 from .rows import Rows
@@ -91,18 +93,37 @@ class Service:
     def wait_durable(self, ends: Iterable[int]) -> None:
         """Until the group has committed up to these ends of the updates topic."""
         expected = list(ends)
+        until(lambda: self.committed(len(expected)) == expected, f"committed {expected}", 60)
+
+    def committed(self, partitions: int = PARTITIONS) -> list[int]:
+        """The group's offsets of the updates topic; below 0: none."""
         consumer = Consumer(
             {"bootstrap.servers": self.wire.bootstrap, "group.id": self.group},
         )
-        places = [TopicPartition(self.wire.updates, n) for n in range(PARTITIONS)]
+        places = [TopicPartition(self.wire.updates, n) for n in range(partitions)]
         try:
-            until(
-                lambda: [p.offset for p in consumer.committed(places, timeout=WAIT_S)] == expected,
-                f"committed {expected}",
-                60,
-            )
+            return [place.offset for place in consumer.committed(places, timeout=WAIT_S)]
         finally:
             consumer.close()
+
+    def first_offsets(self) -> list[int]:
+        """Of the present epoch, as `readstates status` shows them."""
+        found = json.loads(self.cli("status", "--json").stdout)["cassandra"]["first_offsets"]
+        return list(map(int, found))
+
+    def commit_by_hand(self, offsets: list[int]) -> None:
+        """As an operator does with Kafka's own tools; no worker may run."""
+        places = [TopicPartition(self.wire.updates, n, at) for n, at in enumerate(offsets)]
+        request = [ConsumerGroupTopicPartitions(self.group, places)]
+        (done,) = self.wire.admin.alter_consumer_group_offsets(request).values()
+        done.result(WAIT_S)
+
+    def cql(self, statement: str) -> list[list[bytes | None]]:
+        """A statement in which {keyspace} stands for this service's."""
+        host, port, keyspace = (
+            self.env[f"READ_STATES_CASSANDRA_{name}"] for name in ("HOSTS", "PORT", "KEYSPACE")
+        )
+        return cql.query(host, int(port), statement.format(keyspace=keyspace), 30)
 
     def close(self) -> None:
         """Stops what still runs."""

@@ -250,6 +250,16 @@ class Wire:
         assert set(found.headers) == {"reason", *wanted}
         return found
 
+    def mention_all(self, users: list[int], message: int) -> None:
+        """One mention of each user, by a producer that knows how many partitions there are."""
+        producer = Producer(
+            {"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random", "acks": "all"}
+        )
+        for user in users:
+            event = {"type": "mention", "channel_id": "7", "message_id": str(message)}
+            producer.produce(self.updates, encode(user, event), str(user))
+        assert producer.flush(WAIT_S) == 0
+
     # -- queries ------------------------------------------------------------------------------
 
     def ask(

@@ -70,6 +70,7 @@ RULES = {
         *BASICS,
         "streams.kafka",
         "streams.cassandra.store",
+        "streams.cassandra.epochs",
         "streams.client",
         "streams.commands",
         never=OUTSIDE - {"confluent_kafka"},

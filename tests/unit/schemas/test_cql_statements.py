@@ -10,12 +10,15 @@ SIMPLE = "{'class': 'SimpleStrategy', 'replication_factor': 1}"
 
 
 def test_statements() -> None:
-    keyspace, table, log = statements("other", SIMPLE)
+    keyspace, table, log, upgrade = statements("other", SIMPLE)
     assert keyspace == f"CREATE KEYSPACE IF NOT EXISTS other WITH replication = {SIMPLE}"
     assert table.startswith("CREATE TABLE IF NOT EXISTS other.read_states (")
     assert "PRIMARY KEY ((user_id), read_state_type, channel_id)" in table
     assert log.startswith("CREATE TABLE IF NOT EXISTS other.log (")
-    for one in (keyspace, table, log):
+    column = "first_offsets frozen<list<bigint>>"
+    assert column in log
+    assert upgrade == f"ALTER TABLE other.log ADD IF NOT EXISTS {column}", "of an earlier version"
+    for one in (keyspace, table, log, upgrade):
         assert "--" not in one
         assert "{{" not in one
         assert ";" not in one

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 
 from readstates.cache.table import Table
+from readstates.streams.cassandra.epochs import Log
 from readstates.streams.config import Settings
-from readstates.streams.errors import ConfigError, DataLossError, EpochError
+from readstates.streams.errors import ConfigError, DataLossError, EarlierEpochError, EpochError
 from readstates.streams.kafka.group_consumer import Committed, TopicPartition
 from readstates.streams.partition.partition import Partition
 from readstates.streams.partition.watermark import Watermark
@@ -27,6 +29,7 @@ from readstates.streams.worker.rebalance import (
     WRITE_OUT_DELAY_AFTER_OPEN_S,
     Rebalancer,
     check_commit,
+    check_epoch,
 )
 from readstates.streams.worker.tables import Tables
 from tests.support.small_world import READER, World, event, version
@@ -65,6 +68,20 @@ def test_a_commit_inside_the_log_is_right(committed: int) -> None:
 def test_a_commit_outside_the_log_is_data_loss(committed: int, said: str) -> None:
     with pytest.raises(DataLossError, match=said):
         check_commit(UPDATES, committed, 10, 20)
+
+
+@pytest.mark.parametrize("committed", [9, 10])
+def test_a_commit_in_the_epoch_is_right(committed: int) -> None:
+    check_epoch(UPDATES, committed, 9, 9)
+
+
+def test_a_commit_before_the_epoch_is_refused() -> None:
+    with pytest.raises(
+        EarlierEpochError, match=r"partition 0: commit before the epoch: .* is 3"
+    ) as e:
+        check_epoch(UPDATES, 3, 9, 9)
+    assert "Records 3 … 8 " in str(e.value)
+    assert "readstates rewind --to-epoch-start" in str(e.value)
 
 
 class Broker:
@@ -129,12 +146,88 @@ def rebalancer(
     partition_count: int = 1,
     store: Any = None,
     now_ms: Callable[[], int] = wall_clock_ms,
+    epoch: Log | None = None,
 ) -> Rebalancer:
     """A worker that owns nothing yet."""
     store = store or Store()
     partitions = Partitions(settings, store, cast(Any, None), cast(Any, None), now_ms=now_ms)
-    tables = Tables(settings, folder, bytes(16), 8)
-    return Rebalancer(partitions, tables, epoch=8, partition_count=partition_count)
+    tables = Tables(settings, folder, bytes(16), epoch.epoch if epoch else 8)
+    return Rebalancer(partitions, tables, epoch or one_epoch(partition_count))
+
+
+def one_epoch(partitions: int, epoch: int = 8, first_offset: int = 0) -> Log:
+    """An epoch that begins at the same offset of each partition."""
+    return Log(epoch, UUID(int=0), partitions, (first_offset,) * partitions, 0)
+
+
+class Assigned(Broker):
+    """A consumer with two partitions, their logs 5 … 20."""
+
+    def __init__(self, committed: dict[int, int]) -> None:
+        topics = ("read-states.updates", "read-states.queries")
+        super().__init__({TopicPartition(topic, n) for topic in topics for n in (0, 1)})
+        self._committed = committed
+
+    async def committed(
+        self, _places: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, Committed]:
+        return {
+            TopicPartition("read-states.updates", number): (offset, "")
+            for number, offset in self._committed.items()
+        }
+
+    async def log_starts(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(places, 5)
+
+    async def log_ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(places, 20)
+
+
+def in_epoch(folder: Path, epoch: int = 9, first_offset: int = 9) -> Rebalancer:
+    """A worker of two partitions in an epoch that begins at this offset of each."""
+    settings = Settings(cache_states=100, user_states_max=50)
+    return rebalancer(settings, folder, epoch=one_epoch(2, epoch, first_offset))
+
+
+@pytest.mark.parametrize(
+    ("first", "begins"), [(9, 9), (0, 5), (5, 5)], ids=["above", "none", "equal"]
+)
+async def test_without_a_commit_a_partition_begins_with_the_epoch(
+    tmp_path: Path, first: int, begins: int
+) -> None:
+    worker, broker = in_epoch(tmp_path, first_offset=first), Assigned({0: 12})
+    positions = await worker.open(broker)
+    updates = [TopicPartition("read-states.updates", number) for number in (0, 1)]
+    assert [positions[place] for place in updates] == [12, begins]
+    assert broker.commits[0][updates[1]] == (begins, "live:20")
+    for owned in worker._owned.values():
+        owned.file.close(clean=False)
+
+
+async def test_one_commit_before_the_epoch_opens_nothing(tmp_path: Path) -> None:
+    worker, broker = in_epoch(tmp_path), Assigned({0: 12, 1: 8})
+    with pytest.raises(EarlierEpochError, match="partition 1"):
+        await worker.open(broker)
+    assert not worker._owned
+    assert broker.commits == []
+    assert not os.listdir(tmp_path), "no table was made"
+
+
+async def test_a_table_from_before_the_epoch_is_dropped(tmp_path: Path) -> None:
+    """Its file is of another epoch; and of this one none may stand below its first offset."""
+    for epoch in (8, 9):
+        worker = in_epoch(tmp_path, epoch)
+        left = worker._open_one(0, 6, "", 5, 20, 0)
+        assert not left.file.warm
+        left.file.table.insert(1, 0, False)
+        left.file.close(clean=True)
+
+        worker = in_epoch(tmp_path)
+        await worker.open(Assigned({0: 9}))
+        assert worker._owned[0].partition.position == 9
+        assert worker._owned[0].file.table.resident_users == 0
+        for owned in worker._owned.values():
+            owned.file.close(clean=False)
 
 
 def handover(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+import uuid
 
 import pytest
 from click.testing import CliRunner
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from readstates.schemas.dead_letters import REASONS, Origin
+from readstates.streams.cassandra.epochs import Log
 from readstates.streams.commands.dead_letters import CURABLE, SHOWN_MAX, Letter, as_json, shown
 from readstates.streams.commands.dead_letters import dead_letters as command
 from readstates.streams.config import Settings
@@ -69,14 +71,54 @@ def test_an_offset_alone_is_refused() -> None:
     assert "--partition" in done.output
 
 
+TOPIC = Settings().updates_topic
+LOG = Log(9, uuid.uuid4(), 3, (100, 0, 7), 1_800_000_000_000_000)
+
+
+def resend(monkeypatch: pytest.MonkeyPatch, letters: list[Letter], *options: str) -> str:
+    """What a dry run says of these dead letters, in epoch 9."""
+    monkeypatch.setattr("readstates.streams.commands.dead_letters.read", lambda _settings: letters)
+    monkeypatch.setattr("readstates.streams.commands.dead_letters._log", lambda _settings: LOG)
+    done = CliRunner().invoke(command, ["resend", "--dry-run", *options])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
 def test_what_was_cut_is_never_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    topic = Settings().updates_topic
-    whole = Letter(0, 1, 1, b"1", b"{}", Origin("misrouted", topic, 0, 5))
-    cut = Letter(0, 2, 2, b"1", b"{", Origin("misrouted", topic, 0, 6, cut=2))
-    monkeypatch.setattr(
-        "readstates.streams.commands.dead_letters.read", lambda _settings: [whole, cut]
+    whole = Letter(0, 1, 1, b"1", b"{}", Origin("misrouted", TOPIC, 1, 5))
+    cut = Letter(0, 2, 2, b"1", b"{", Origin("misrouted", TOPIC, 1, 6, cut=2))
+    output = resend(monkeypatch, [whole, cut], "--force")
+    assert "1 to send: misrouted 1" in output
+    assert "1 left where they are: cut 1" in output
+
+
+@pytest.mark.parametrize(
+    ("reason", "partition", "offset", "options", "sent"),
+    [
+        ("misrouted", 0, 99, (), False),
+        ("misrouted", 0, 99, ("--force",), False),
+        ("misrouted", 0, 99, ("--force", "--partition", "0"), False),
+        ("misrouted", 0, 99, ("--partition", "0", "--offset", "99"), False),
+        ("misrouted", 0, 99, ("--force", "--partition", "0", "--offset", "99"), True),
+        ("misrouted", 0, 100, (), True),
+        ("misrouted", 1, 0, (), True),
+        ("misrouted", 2, 6, (), False),
+        ("misrouted", 3, 6, (), True),  # partitions were added and no epoch has begun yet
+        ("too_many_states", 0, 99, (), True),  # it was not applied, then or later
+    ],
+)
+def test_what_is_misrouted_only_since_partitions_were_added(
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str,
+    partition: int,
+    offset: int,
+    options: tuple[str, ...],
+    sent: bool,
+) -> None:
+    letter = Letter(0, 1, 1, b"1", b"{}", Origin(reason, TOPIC, partition, offset))
+    output = resend(monkeypatch, [letter], *options)
+    assert (f"1 to send: {reason} 1" in output) == sent
+    assert ("1 left where they are: before the epoch 1" in output) == (not sent)
+    assert ("1 misrouted are from before epoch 9 (since 2027-01-15T08:00:00 UTC)" in output) == (
+        not sent
     )
-    done = CliRunner().invoke(command, ["resend", "--dry-run", "--force"])
-    assert done.exit_code == 0
-    assert "1 to send: misrouted 1" in done.output
-    assert "1 left where they are: cut 1" in done.output

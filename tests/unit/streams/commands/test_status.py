@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -21,7 +22,7 @@ from readstates.streams.commands.status import (
 from readstates.streams.config import Settings
 
 SETTINGS = Settings()
-LOG = LogStatus(8, "id", 2, SETTINGS.updates_topic)
+LOG = LogStatus(8, "id", 2, SETTINGS.updates_topic, "2026-01-02T03:04:05", (0, 0))
 
 
 def one(number: int) -> PartitionStatus:
@@ -94,11 +95,33 @@ def test_owners_that_kafka_does_not_tell_are_not_called_missing() -> None:
         (replace(LOG, topic_id="other"), "topic ID id and 2 partitions, but"),
         (replace(LOG, partitions=3), "with 3: workers refuse"),
         (replace(LOG, last_topic="other.updates"), "last written from other.updates"),
+        (replace(LOG, first_offsets=()), "does not say at which offsets epoch 8"),
     ],
 )
 def test_the_database(log: LogStatus, said: str) -> None:
     (problem,) = found(kafka(), log)
     assert said in problem
+
+
+@pytest.mark.parametrize("log_start", [0, 7, 9])
+def test_a_commit_before_the_epoch(log_start: int) -> None:
+    """Whatever is left of the log below the epoch: it is not that Kafka lost something."""
+    state, epoch = kafka(), replace(LOG, first_offsets=(7, 8))
+    for place in state.partitions:
+        place.log_start = log_start
+    problems = [problem for problem in found(state, epoch) if "partition 1" in problem]
+    (problem,) = problems
+    assert "partition 1: commit before the epoch: the committed offset is 7, but epoch 8" in problem
+    assert "begins at offset 8" in problem
+    assert "ReadStatesPartitionUnowned.md" in problem
+    # of another log, or of an epoch of which nothing is known, it says nothing
+    for other in (replace(epoch, topic_id="other"), replace(epoch, first_offsets=())):
+        assert not [one for one in found(state, other) if "before the epoch" in one]
+
+
+def test_first_offsets_are_strings_in_json() -> None:
+    body = json.loads(_json(Status(None, replace(LOG, first_offsets=(7, 8)), [])))
+    assert body["cassandra"]["first_offsets"] == ["7", "8"]
 
 
 def test_what_was_met_while_asking_is_told() -> None:

@@ -1,0 +1,89 @@
+"""Which log the database was written from, and where the present epoch begins in it.
+
+Cassandra's table `log` has one row for each updates topic: the epoch, the topic's ID, its partition
+count, and the first offset of each partition that belongs to the epoch. The row with the largest
+epoch is the one that counts. `commands/new_epoch.py` begins an epoch.
+
+**E1** a record below the epoch's first offset of its partition is never folded. It was written to
+Cassandra in an earlier epoch, as a record of other partitions or of another topic. Folded again, it
+would get a version above all that was written since: it would be taken for a new one, its mentions
+would be counted again, and users that have moved to another partition would be refused there.
+
+So going back in the log is safe down to the first offset, and refused below it: by
+`readstates rewind`, and by a worker that finds a commit there (`worker/rebalance.py`).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from ..errors import EpochError
+
+
+class Log(NamedTuple):
+    """A log that the keyspace was written from."""
+
+    epoch: int
+    topic_id: uuid.UUID
+    partitions: int
+    first_offsets: tuple[int, ...]  # by partition; empty: not kept, an earlier version began it
+    began_us: int  # when the epoch was claimed, by Cassandra's clock, µs since 1970
+
+    @property
+    def began_at(self) -> str:
+        """When the epoch was claimed, to the second, in UTC."""
+        return f"{datetime.fromtimestamp(self.began_us // 10**6, UTC):%Y-%m-%dT%H:%M:%S}"
+
+    @property
+    def said(self) -> str:
+        """The epoch in an error's text."""
+        return f"epoch {self.epoch} (since {self.began_at} UTC)"
+
+
+def last_topic(logs: Mapping[str, Log]) -> str | None:
+    """The topic that the keyspace was written from last; None where it never was."""
+    return max(logs, key=lambda name: logs[name].epoch, default=None)
+
+
+def is_last(logs: Mapping[str, Log], name: str, topic_id: uuid.UUID, partitions: int) -> bool:
+    """Is the keyspace's present log this topic, with this ID and partition count?"""
+    log = logs.get(name)
+    return log is not None and name == last_topic(logs) and log[1:3] == (topic_id, partitions)
+
+
+def present_log(
+    logs: Mapping[str, Log], name: str, topic_id: uuid.UUID, partitions: int, keyspace: str
+) -> Log:
+    """The keyspace's log, which is this topic; its first offsets are known.
+
+    Raises EpochError where the keyspace was last written from another topic or partition count, and
+    where the first offsets are not known.
+    """
+    last = last_topic(logs)
+    if last is None:
+        raise EpochError(f"{keyspace} was never written from any topic. Run: readstates init")
+    if not is_last(logs, name, topic_id, partitions):
+        log = logs[last]
+        raise EpochError(
+            f"{name} has topic ID {topic_id} and {partitions} partitions, but {keyspace} was last "
+            f"written from {last}, topic ID {log.topic_id} with {log.partitions} partitions "
+            f"(epoch {log.epoch}). Offsets would run backwards and new changes would be taken for "
+            "old ones. Point KAFKA_BOOTSTRAP, TOPIC_PREFIX and CASSANDRA_KEYSPACE at each other; "
+            "if the log was replaced on purpose and the old one is written out, run: readstates "
+            "init --new-epoch"
+        )
+    log = logs[name]
+    if not log.first_offsets:
+        raise EpochError(unknown_first_offsets(name, log))
+    return log
+
+
+def unknown_first_offsets(name: str, log: Log) -> str:
+    """What is wrong where an earlier version of the service began the epoch, and what to do."""
+    return (
+        f"{name}: an earlier version began {log.said} and did not keep its first offsets, so a "
+        "record of an epoch before cannot be told from one of this epoch. Run: readstates init"
+    )
