@@ -276,8 +276,8 @@ def check_epoch(place: TopicPartition, committed: int, first: int, epoch: int) -
     if committed >= first:
         return
     raise EarlierEpochError(
-        f"{place.topic} partition {place.partition}: commit before the epoch: the group's commit is "
-        f"{committed}, but epoch {epoch} begins at offset {first}. Records {committed} … "
+        f"{place.topic} partition {place.partition}: commit before the epoch: the group's commit "
+        f"is {committed}, but epoch {epoch} begins at offset {first}. Records {committed} … "
         f"{first - 1} were written to Cassandra in an earlier epoch; folded again they would be "
         "taken for new ones. The worker refuses to start and changes nothing. To begin where the "
         "epoch begins, stop all workers and run: readstates rewind --to-epoch-start. If the "
