@@ -13,8 +13,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from readstates.cache import layout
-from readstates.cache.image import Image, NotATableFileError, State, User, checksum, key_hash
+from . import layout
+from .image import Image, NotATableFileError, State, User, checksum, key_hash
 
 PROBLEMS_MAX = 100  # a damaged file breaks thousands of invariants; the first ones tell enough
 

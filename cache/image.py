@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from readstates.cache import layout
+from . import layout
 
 HEADER = struct.Struct("<8sII16sqq48s14qI4x36s4xq")
 USER_SLOT = struct.Struct("<4q7IBBH")

@@ -34,8 +34,9 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from readstates.cache import layout
-from readstates.cache.table import Table, TableDamaged
+from . import layout, recovery
+from .layout import TableDamaged
+from .table import Table
 
 SHM = Path("/dev/shm")
 SHM_FREE_MIN_BYTES = 256 << 20
@@ -153,20 +154,17 @@ def _map(
     struct.pack_into("<I", mapped, layout.AT_LEFT, layout.IN_USE)
     mapped[layout.AT_BOOT_ID : layout.AT_BOOT_ID + layout.BOOT_ID_BYTES] = boot_id()
     mapped.flush(0, layout.HEADER_BYTES)  # on disk before the first change
-    table = None
     try:
-        table = Table(mapped, user_states_max)
-        table.now_ms = now_ms
         if why == DIED:
-            table.rebuild()
-        table.verify()
+            recovery.rebuild(mapped)
+        recovery.verify(mapped)
+        table = Table(mapped, user_states_max)
     except TableDamaged as exc:
-        if table is not None:
-            table.close()
         mapped.close()
         if fresh:  # the layout and the table's code disagree
             raise
         return _map(path, file, identity, slots, user_states_max, f"damaged: {exc}", now_ms)
+    table.now_ms = now_ms
     return TableFile(path, file, mapped, table, why)
 
 

@@ -23,6 +23,7 @@ from readstates.streams.batch import Batch
 from readstates.streams.queries import Query
 from readstates.streams.write_behind import pack
 from small_world import World, query, record, version
+from table_builds import verify
 
 SEEDS = 100
 RECORDS = 300
@@ -267,12 +268,12 @@ def play(seed: int) -> int:
     for count in range(1000):
         world.step()
         if count % 100 == 0:
-            world.partition.table.verify()
+            verify(world.partition.table)
     world.drain()
     world.commit()
     assert world.committed == world.log.end
     assert not world.partition.ahead
-    world.partition.table.verify()
+    verify(world.partition.table)
     assert world.kept >= world.log.bad
     while world.writes:  # of owners that are dead
         world.write()

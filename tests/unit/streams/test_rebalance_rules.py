@@ -25,6 +25,7 @@ from readstates.streams.rebalance import (
 from readstates.streams.watermark import Watermark
 from readstates.streams.worker import Owned
 from small_world import World, event, version
+from table_builds import verify
 
 UPDATES = TP("read-states.updates", 0)
 
@@ -146,7 +147,7 @@ async def test_what_was_not_written_out_stays_dirty_in_the_file_and_before_the_c
     assert broker.commits[0][UPDATES] == (0, "clean:3")
 
     table = Table(world.buffer, 15)
-    table.verify()
+    verify(table)
     assert table.position <= 1
     partition = Partition(
         0, table=table, position=table.position, committed=0, catch_up_to=3, epoch=8, partitions=1,
