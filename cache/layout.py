@@ -78,7 +78,7 @@ Invariants:
 After a death (SIGKILL, out of memory) the pages hold the stores that were made, up to some
 instant, so any prefix of an operation's stores may be found. Links, the index, counts, list ends,
 QUEUED, IN_FLIGHT and the first_version of what was under way are then not believed: they follow
-from the rest (`Table.rebuild`). The rest is right or known to be wrong, because
+from the rest (`recovery.rebuild`). The rest is right or known to be wrong, because
     - a slot is sealed by its checksum: half a change has a wrong one, half a freed slot is not zero
       (one in 65,536 of such moments, some ns long each, passes). The file is dropped;
     - a read state without its user is damage, too;
@@ -96,7 +96,7 @@ from the rest (`Table.rebuild`). The rest is right or known to be wrong, because
 
 A compiler may make stores in another order than the program text has them. That is harmless within
 a slot, because of the checksum, and between two slots but for these pairs:
-    O1  insert       the last read state is sealed      before  PARTIAL is taken from its user
+    O1  insert       the last read state is sealed       before  PARTIAL is taken from its user
     O2  evict        PARTIAL is sealed                   before  the first read state is freed
     O3  delete_user  delete_version is sealed            before  the first read state is freed
     O4  delete       the raised floor is sealed          before  the tombstone is sealed
@@ -181,7 +181,7 @@ def views(buffer: object) -> dict[str, memoryview]:
 
     Besides: `words` and `links`, all slots as numbers of 64 and of 32 bits; `index`; `header`, as
     numbers of 64 bits; `whole`, the bytes. A slot or an index entry that there is none of raises
-    IndexError. Whoever asked releases them all. Raises TableDamaged where the header's sizes are
+    IndexError. The caller releases them all. Raises TableDamaged where the header's sizes are
     not the buffer's.
     """
     whole = memoryview(buffer).cast("B")  # type: ignore[arg-type]  # any writable buffer
@@ -197,7 +197,7 @@ def views(buffer: object) -> dict[str, memoryview]:
 
 
 def no_views() -> dict[str, memoryview]:
-    """The same of nothing, for who lets go of a file."""
+    """The same views of no file: what a table has once it is closed."""
     nothing = memoryview(bytearray(SLOT_BYTES))
     return _named(nothing, nothing.cast("I"), nothing.cast("q"), memoryview(b""))
 

@@ -5,18 +5,20 @@ made anew in its place, which is always safe: the log is folded again from the c
 
 Opening:
     1 lock the file (flock, as long as it is mapped: the lock of a process that died is gone, that
-      of a stopped one is not). Who cannot have the lock works in a private file without a name,
-      so two processes never share one.
+      of a stopped one is not). A process that does not get the lock works in a private file
+      without a name, so two processes never share one.
     2 same log, same layout, same size? And either closed clean, with the right checksum of the
       whole, or left by a process that died since this boot of the machine, so that every store it
       made is there? Else reserve the space anew, before mapping: a full tmpfs kills with SIGBUS,
       it raises nothing.
     3 map it, every page at once where the system can, and take the mark "closed clean" away (on
       disk) before the first change.
-    4 where a process died: believe nothing but the slots and the position; make the rest anew.
-    5 check the invariants of layout.py; damage leads back to 2, with a new file.
-What was dirty, or being written out, is queued again by the owner (`Table.recover`), who knows
-what is committed.
+    4 where a process died: believe nothing but the slots and the position; make the rest anew
+      (`recovery.rebuild`).
+    5 check the invariants of layout.py (`recovery.verify`); damage leads back to 2, with a new
+      file.
+The owner knows what is committed; it then queues again what was dirty or being written out
+(`Table.recover`).
 Closing clean writes the checksum, then the mark. Should a power cut keep the mark and lose some
 of the rest, the checksum is wrong. A power cut while it is open changes the boot ID.
 """

@@ -12,7 +12,7 @@ ReadStatesError
 └── SendError            end the command: the brokers did not take a record
 
 `readstates.schemas.wire.DecodeError` (dead-letter and go on) and
-`readstates.cache.table.TableDamaged` (drop the file and replay) belong to their own packages.
+`readstates.cache.layout.TableDamaged` (drop the file and replay) belong to their own packages.
 """
 
 from __future__ import annotations

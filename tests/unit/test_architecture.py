@@ -21,6 +21,9 @@ def _imports(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level > 1:  # out of its folder
+            above = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {f"readstates.{name}" for name in above}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
     return found
