@@ -16,7 +16,7 @@ help: ## this list
 
 setup: $(STAMP) ## .venv with everything in it
 
-$(STAMP): pyproject.toml cache/table.py schemas/plain.py schemas/rows.py
+$(STAMP): pyproject.toml cache/table.py cache/recovery.py cache/store_order.pxd schemas/plain.py schemas/rows.py
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash ops/setup.sh
 	@touch $@
 

@@ -1,9 +1,9 @@
 """Checks a table file against the invariants of layout.py, with a reader of its own (image.py).
 
 Reads only. A file that was not closed clean has no current counts and list ends in its header
-(they live in the process), so for such a file I4, I5, I8 and the free list are left out. Slots
-may be half changed in it: by the process that uses it, or where that died. The next `open_table`
-finds out whether the latter can be repaired.
+(they live in the process), so for such a file I4, I5, I8 and the free list are not checked. A slot
+of it may be half changed, because a process uses the file or died while it did. The next
+`open_table` decides whether the file of a process that died can be repaired.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from readstates.cache import layout
-from readstates.cache.image import Image, NotATableFileError, State, User, checksum, key_hash
+from . import layout
+from .image import Image, NotATableFileError, State, User, checksum, key_hash
 
-PROBLEMS_MAX = 100  # a damaged file breaks thousands of invariants; the first ones tell enough
+PROBLEMS_MAX = 100  # a damaged file breaks invariants thousands of times; the first ones suffice
 
 
 def problems(image: Image, saved: bool) -> Iterator[str]:

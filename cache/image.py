@@ -1,6 +1,7 @@
 """A table file decoded for checking, by a reader of its own.
 
-Nothing of table.py is used here, not even its hash: what both agree on is what layout.py says.
+It uses nothing of table.py and recovery.py, not even their hash, and of layout.py the places in the
+header only. A mistake in one of them therefore shows as a difference between both.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from readstates.cache import layout
+from . import layout
 
 HEADER = struct.Struct("<8sII16sqq48s14qI4x36s4xq")
 USER_SLOT = struct.Struct("<4q7IBBH")
@@ -26,7 +27,7 @@ C = (
 
 
 class NotATableFileError(Exception):
-    """The file is none of ours, or of another layout."""
+    """The file is not a table file, or has another layout."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ class Image:
         self.user: dict[int, User] = {}
         self.state: dict[int, State] = {}
         self.vacant: dict[int, int] = {}  # free slot: the next free one
-        self.remains: list[int] = []  # free slots that hold something else
-        self.odd: dict[int, int] = {}  # slot: a status that is none
+        self.remains: list[int] = []  # free slots that are not zero but for their link
+        self.odd: dict[int, int] = {}  # slot: its status, which is no possible one
         for slot in range(1, self.slots):
             self._decode(slot)
 

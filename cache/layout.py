@@ -78,24 +78,37 @@ Invariants:
 After a death (SIGKILL, out of memory) the pages hold the stores that were made, up to some
 instant, so any prefix of an operation's stores may be found. Links, the index, counts, list ends,
 QUEUED, IN_FLIGHT and the first_version of what was under way are then not believed: they follow
-from the rest (`Table.rebuild`). The rest is right or known to be wrong, because
-    - one slot is changed and then sealed: half a change has a wrong checksum, half a freed slot is
-      not zero (one in 65,536 of such moments, some ns long each, passes). The file is dropped;
-    - a user is PARTIAL from before its first read state comes until after the last came, and from
-      before the first goes until it is gone itself. A PARTIAL user is clean: it is evicted;
-    - a deletion of a user is noted in delete_version before the first read state goes: what is
+from the rest (`recovery.rebuild`). The rest is right or known to be wrong, because
+    - a slot is sealed by its checksum: half a change has a wrong one, half a freed slot is not zero
+      (one in 65,536 of such moments, some ns long each, passes). The file is dropped;
+    - a read state without its user is damage, too;
+    - a user is PARTIAL until the last of its read states has come (O1), and from before the first
+      one goes (O2: else its count would be wrong, and the file dropped). A PARTIAL user is clean:
+      it is evicted;
+    - a deletion of a user is noted in delete_version before the first read state goes (O3): what is
       older and still there goes too;
-    - a read state is dirty from before its new value is sealed until Cassandra has it; whose it
-      is, it says itself. The user's place in the queue follows from it;
+    - a deletion of a read state raises its user's floor first (O4): when the event is folded again,
+      the tombstone's version says that it was, and the floor is not looked at;
+    - a read state is dirty with its new value, by the same checksum, until Cassandra has it; whose
+      it is, it says itself. The user's place in the queue follows from it;
     - several entries of one event are sealed one by one; the event is folded again, since the
       position is stored when all of it is done, and each entry's version says whether it was.
-Only the order of the stores in the second and third matters, and that of the position. A compiler
-may reorder stores, but not across a call it cannot look into. The position and the slice before it
-are separate calls from Python. Sealing PARTIAL or delete_version, freeing a slot and loading a read
-state are methods, and after each the compiled code asks the interpreter whether it raised.
+
+A compiler may make stores in another order than the program text has them. That is harmless within
+a slot, because of the checksum, and between two slots but for these pairs:
+    O1  insert       the last read state is sealed       before  PARTIAL is taken from its user
+    O2  evict        PARTIAL is sealed                   before  the first read state is freed
+    O3  delete_user  delete_version is sealed            before  the first read state is freed
+    O4  delete       the raised floor is sealed          before  the tombstone is sealed
+    O5  any          everything a slice does             before  the position moves behind it
+In O1-O4 `table.py` has a `store_barrier()` between the two. In O5 they are separate calls from the
+interpreter, across which no compiler moves a store. The order of the processor does not matter: a
+process that dies has made all stores of the instructions it executed.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 MAGIC = b"RDSTATES"
 LAYOUT_VERSION = 2
@@ -118,6 +131,87 @@ IN_USE, CLOSED_CLEAN, GIVEN_UP = 0, 1, 2
 
 # status bits
 USER, STATE, DIRTY, TOMBSTONE, QUEUED, IN_FLIGHT, PARTIAL = 1, 2, 4, 8, 16, 32, 64
+
+
+class Field(NamedTuple):
+    """A field of a slot: where it stands, and its type as `memoryview.cast` names it."""
+
+    byte_offset: int
+    type: str
+
+
+FIELDS = {
+    # of both kinds of slots
+    "type": Field(60, "B"),  # read_state_type; of a user unused
+    "status": Field(61, "B"),
+    "checksum": Field(62, "H"),
+    # of a user
+    "user_id": Field(0, "q"),
+    "floor": Field(8, "q"),
+    "first_version": Field(16, "q"),
+    "delete_version": Field(24, "q"),
+    "colder": Field(32, "I"),  # LRU
+    "warmer": Field(36, "I"),
+    "younger": Field(40, "I"),  # dirty queue
+    "older": Field(44, "I"),
+    "first_state": Field(48, "I"),
+    "live_states": Field(52, "I"),
+    "dirty_since": Field(56, "I"),
+    # of a state
+    "channel_id": Field(0, "q"),
+    "last_message_id": Field(8, "q"),
+    "last_mention_id": Field(16, "q"),
+    "version": Field(24, "q"),
+    "pins_and_viewed": Field(32, "Q"),
+    "last_viewed": Field(32, "H"),  # the lower 16 bits of that
+    "mention_count": Field(40, "I"),
+    "flags": Field(44, "I"),
+    "owner": Field(48, "I"),
+    "next": Field(52, "I"),  # of a free slot, too
+    "previous": Field(56, "I"),
+}
+
+
+class TableDamaged(Exception):
+    """The file contradicts itself; drop it and replay."""
+
+
+def views(buffer: object) -> dict[str, memoryview]:
+    """Views of a table file by name; those of FIELDS are indexed by slot number.
+
+    Besides: `words` and `links`, all slots as numbers of 64 and of 32 bits; `index`; `header`, as
+    numbers of 64 bits; `whole`, the bytes. A slot or an index entry that there is none of raises
+    IndexError. The caller releases them all. Raises TableDamaged where the header's sizes are
+    not the buffer's.
+    """
+    whole = memoryview(buffer).cast("B")  # type: ignore[arg-type]  # any writable buffer
+    header = whole[:HEADER_BYTES].cast("q")
+    slots, entries = header[AT_SLOTS // 8], header[AT_INDEX // 8]
+    if slots < 2 or entries < slots or table_size_bytes(slots) != len(whole):
+        header.release()
+        whole.release()
+        raise TableDamaged("the header's sizes are not the file's")
+    index_at = HEADER_BYTES + slots * SLOT_BYTES
+    index = whole[index_at:].cast("I")
+    return _named(whole[HEADER_BYTES:index_at], index=index, header=header, whole=whole)
+
+
+def no_views() -> dict[str, memoryview]:
+    """The same views of no file: what a table has once it is closed."""
+    nothing = memoryview(bytearray(SLOT_BYTES))
+    return _named(nothing, nothing.cast("I"), nothing.cast("q"), memoryview(b""))
+
+
+def _named(
+    slots: memoryview, index: memoryview, header: memoryview, whole: memoryview
+) -> dict[str, memoryview]:
+    typed = {letter: slots.cast(letter) for letter in "qQIHB"}  # type: ignore[call-overload]
+    named = {}
+    for name, field in FIELDS.items():
+        view = typed[field.type]
+        named[name] = view[field.byte_offset // view.itemsize :: SLOT_BYTES // view.itemsize]
+    named |= {"words": typed["q"], "links": typed["I"]}
+    return named | {"index": index, "header": header, "whole": whole}
 
 
 def slots_for(states: int) -> int:

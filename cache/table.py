@@ -1,5 +1,5 @@
-# cython: language_level=3, boundscheck=True, wraparound=False
-# mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return, type-arg"
+# cython: language_level=3, boundscheck=True, wraparound=False, initializedcheck=False
+# mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return, type-arg, return"
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
 """The table of one partition: wholly resident users and their read states in one mapped buffer.
 
@@ -12,23 +12,54 @@ a set of the bits below. Costs are O(1) unless said otherwise. Damage raises Ind
 TableDamaged: bounds are checked, checksums are checked where a state is read or folded into, and
 no walk is longer than the table.
 
-How it works. `_q`, `_u`, `_d`, `_h`, `_b` are one view of the slots as 64-bit (signed, unsigned),
-32-, 16- and 8-bit numbers, so `_q[slot * 8 + 3]` is the number at byte 24 of a slot, `_d[slot * 16
-+ 13]` that at byte 52, `_b[slot * 64 + 61]` the status: layout.py says what stands where.
-The index `_x` is probed linearly from `hash * entries >> 32`; removal shifts entries back instead
-of leaving marks. List ends and counts live in the object and go to the header in `save`.
+Contents, in this order:
+    opening and closing     the views of the buffer, counts and list ends
+    index                   find, _find_state, and the entries' coming and going
+    slots                   checksums, taking and freeing a slot, a user's list of read states
+    lists                   _link and _unlink, for the LRU and the dirty queue
+    residents               touch, insert, evict, cold_dirty
+    the life of a change    take, written, write_failed, recover
+    the fold                ack, mention, … delete_user: one event each
+    many events at once     fold_plain
+    reading                 states, get_some, …
+
+Why all of it is one file: a plain ack runs through six of these parts, and the unit within which
+the C compiler inlines is the file. Split over two compiled modules, every call between them goes
+through a table of pointers (an ack costs 5 % more); memoryviews handed from function to function
+are copied. What is not on that way is elsewhere: opening a file after a death and checking it in
+`recovery.py`, the file itself in `tablefile.py`, a second reader in `fsck.py`.
+
+How it works. Each field of a slot is a view over all slots (`_version[slot]`); layout.FIELDS says
+where it stands. A user's and a state's fields lie over one another: `_status` tells which it is.
+The index `_index` is probed linearly from `hash * entries >> 32`; removal shifts entries back
+instead of leaving marks. List ends and counts live in the object and go to the header in `save`.
 
 The life of a change: a fold method marks the state DIRTY and queues its user; `take` gives the
 user's dirty rows to be written, the user is IN_FLIGHT; `written` clears DIRTY where the version is
 still the one that was written, and frees tombstones; what changed meanwhile queues the user again.
 
-Invariants: layout.py, I1-I13; it also says which stores must keep their order, for the sake of
-`rebuild`, and why they do.
+Invariants: layout.py, I1-I13. Where it rests on the order of two stores ("After a death"), O1-O4),
+there is a `store_barrier()` between them, and nowhere else.
+
+Compiled methods say by their result that they raised (`exceptval`), so that callers need not ask
+the interpreter after each call: -1 is never a result otherwise, -2 not of `_load`. That is why
+those that have no result return an int, which is 0.
 """
 
 import cython  # type: ignore[import-untyped]  # it publishes none
+from cython import longlong as i64
+from cython import ulonglong as u64
 
-from readstates.cache import layout
+from . import layout
+from .layout import TableDamaged
+
+if cython.compiled:
+    from cython.cimports.store_order import store_barrier  # type: ignore[import-untyped]
+else:
+
+    def store_barrier() -> None:
+        """Nothing: the interpreter makes stores in the order of the program."""
+
 
 COMPILED: bool = cython.compiled
 
@@ -43,38 +74,55 @@ ABSENT = 128  # the user is not resident
 
 KEEP = -1
 
-_MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
-_C1 = cython.declare(cython.ulonglong, 0x9E3779B97F4A7C15)
-_C2 = cython.declare(cython.ulonglong, 0xC2B2AE3D27D4EB4F)
-_C3 = cython.declare(cython.ulonglong, 0x165667B19E3779F9)
-_C4 = cython.declare(cython.ulonglong, 0xD6E8FEB86659FD93)
-_C5 = cython.declare(cython.ulonglong, 0xA0761D6478BD642F)
-_C6 = cython.declare(cython.ulonglong, 0xE7037ED1A0B428DB)
-_C7 = cython.declare(cython.ulonglong, 0x8EBC6AF09C88C6E3)
+# the same numbers for compiled code
+_CHANGED = cython.declare(i64, CHANGED)
+_DIRTIED = cython.declare(i64, DIRTIED)
+_REPLAYED = cython.declare(i64, REPLAYED)
+_STALE = cython.declare(i64, STALE)
+_DUPLICATE = cython.declare(i64, DUPLICATE)
+_TOO_MANY = cython.declare(i64, TOO_MANY)
+_NO_ROOM = cython.declare(i64, NO_ROOM)
+_ABSENT = cython.declare(i64, ABSENT)
+_UNORDERED = cython.declare(i64, -1)  # of `_load`
 
-_USER = cython.declare(cython.int, 1)
-_STATE = cython.declare(cython.int, 2)
-_DIRTY = cython.declare(cython.int, 4)
-_TOMBSTONE = cython.declare(cython.int, 8)
-_QUEUED = cython.declare(cython.int, 16)
-_IN_FLIGHT = cython.declare(cython.int, 32)
-_PARTIAL = cython.declare(cython.int, 64)
+_USER = cython.declare(cython.int, layout.USER)
+_STATE = cython.declare(cython.int, layout.STATE)
+_DIRTY = cython.declare(cython.int, layout.DIRTY)
+_TOMBSTONE = cython.declare(cython.int, layout.TOMBSTONE)
+_QUEUED = cython.declare(cython.int, layout.QUEUED)
+_IN_FLIGHT = cython.declare(cython.int, layout.IN_FLIGHT)
+_PARTIAL = cython.declare(cython.int, layout.PARTIAL)
 
-_BLOCK = cython.declare(cython.longlong, 32)  # events whose memory `fold_plain` asks for together
+# The ends of the two lists of users: the links that lead away from an end are in that word
+# of a user slot (32 bits each), and `_ends` holds there who stands at the end. `end ^ 1` is the
+# other end of the same list.
+_WARM = cython.declare(i64, layout.FIELDS["colder"].byte_offset // 4)
+_COLD = cython.declare(i64, layout.FIELDS["warmer"].byte_offset // 4)
+_OLDEST = cython.declare(i64, layout.FIELDS["younger"].byte_offset // 4)
+_YOUNGEST = cython.declare(i64, layout.FIELDS["older"].byte_offset // 4)
+
+_MASK = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
+_C1 = cython.declare(u64, 0x9E3779B97F4A7C15)
+_C2 = cython.declare(u64, 0xC2B2AE3D27D4EB4F)
+_C3 = cython.declare(u64, 0x165667B19E3779F9)
+_C4 = cython.declare(u64, 0xD6E8FEB86659FD93)
+_C5 = cython.declare(u64, 0xA0761D6478BD642F)
+_C6 = cython.declare(u64, 0xE7037ED1A0B428DB)
+_C7 = cython.declare(u64, 0x8EBC6AF09C88C6E3)
+
+_BLOCK = cython.declare(i64, 32)  # events, or read states, whose memory is fetched together
+_U32_MAX = cython.declare(i64, 0xFFFFFFFF)
 
 
 class TableFull(Exception):
     """No free slot: evict first."""
 
 
-class TableDamaged(Exception):
-    """The file contradicts itself; drop it and replay."""
-
-
 @cython.cfunc
 @cython.inline
-def _mix(a: cython.ulonglong, b: cython.ulonglong) -> cython.ulonglong:
-    x: cython.ulonglong = (a * _C1) & _MASK
+@cython.exceptval(check=False)
+def _mix(a: u64, b: u64) -> u64:
+    x: u64 = (a * _C1) & _MASK
     x = (x ^ (x >> 32) ^ b) & _MASK
     x = (x * _C2) & _MASK
     x = x ^ (x >> 29)
@@ -86,65 +134,89 @@ def _mix(a: cython.ulonglong, b: cython.ulonglong) -> cython.ulonglong:
 class Table:
     """See the module. `buffer`: a formatted, writable file of layout.py's form."""
 
-    _q: cython.longlong[:]
-    _u: cython.ulonglong[:]
-    _d: cython.uint[:]
-    _h: cython.ushort[:]
-    _b: cython.uchar[:]
-    _x: cython.uint[:]
-    _header: cython.longlong[:]
-    _near: cython.longlong[:]
-    _sink: cython.longlong
-    _views: list | None
-    _entries: cython.ulonglong
-    _lru_head: cython.longlong
-    _lru_tail: cython.longlong
-    _dirty_head: cython.longlong
-    _dirty_tail: cython.longlong
-    _free_head: cython.longlong
-    _used: cython.longlong
-    slots = cython.declare(cython.longlong, visibility="readonly")
-    free = cython.declare(cython.longlong, visibility="readonly")
-    resident_users = cython.declare(cython.longlong, visibility="readonly")
-    resident_states = cython.declare(cython.longlong, visibility="readonly")
-    dirty_states = cython.declare(cython.longlong, visibility="readonly")
-    dirty_users = cython.declare(cython.longlong, visibility="readonly")
-    evictions = cython.declare(cython.longlong, visibility="readonly")
-    user_states_max = cython.declare(cython.longlong, visibility="readonly")
-    now_ms = cython.declare(cython.longlong, visibility="public")
+    # both kinds of slots
+    _words: i64[:]  # all slots as numbers of 64 bits, eight each
+    _links: cython.uint[:]  # all slots as numbers of 32 bits, sixteen each
+    _status: cython.uchar[:]
+    _checksum: cython.ushort[:]
+    # of a user
+    _user_id: i64[:]
+    _floor: i64[:]
+    _first_version: i64[:]
+    _delete_version: i64[:]
+    _colder: cython.uint[:]
+    _warmer: cython.uint[:]
+    _first_state: cython.uint[:]
+    _live_states: cython.uint[:]
+    _dirty_since: cython.uint[:]
+    # of a state
+    _channel_id: i64[:]
+    _last_message_id: i64[:]
+    _last_mention_id: i64[:]
+    _version: i64[:]
+    _pins_and_viewed: u64[:]
+    _last_viewed: cython.ushort[:]
+    _mention_count: cython.uint[:]
+    _flags: cython.uint[:]
+    _owner: cython.uint[:]
+    _next: cython.uint[:]
+    _previous: cython.uint[:]
+    _type: cython.uchar[:]
+
+    _index: cython.uint[:]
+    _header: i64[:]
+    _views: dict
+    _ends: i64[:]
+    _prefetched: i64[:]  # what `_prefetch` and `_prefetch_states` found: users, index places
+    _prefetch_sink: i64  # what they loaded goes here, or the compiler would leave the loads out
+    _entries: i64
+    _free_head: i64
+    _used: i64
+    slots = cython.declare(i64, visibility="readonly")
+    free = cython.declare(i64, visibility="readonly")
+    resident_users = cython.declare(i64, visibility="readonly")
+    resident_states = cython.declare(i64, visibility="readonly")
+    dirty_states = cython.declare(i64, visibility="readonly")
+    dirty_users = cython.declare(i64, visibility="readonly")
+    evictions = cython.declare(i64, visibility="readonly")
+    user_states_max = cython.declare(i64, visibility="readonly")
+    now_ms = cython.declare(i64, visibility="public")
+
+    # -- opening and closing ------------------------------------------------------------------
 
     def __init__(self, buffer: object, user_states_max: int) -> None:
-        whole = memoryview(buffer).cast("B")  # type: ignore[arg-type]  # any writable buffer
-        header = whole[: layout.HEADER_BYTES].cast("q")
-        slots, entries = header[layout.AT_SLOTS // 8], header[layout.AT_INDEX // 8]
-        if slots < 2 or entries < slots or layout.table_size_bytes(slots) != len(whole):
-            raise TableDamaged("the header's sizes are not the file's")
-        index_at = layout.HEADER_BYTES + slots * layout.SLOT_BYTES
-        # a view of the slots only: a link that names none of them raises
-        body = whole[layout.HEADER_BYTES : index_at]
-        views = [body.cast("q"), body.cast("Q"), body.cast("I"), body.cast("H"), body]
-        index = whole[index_at:].cast("I")
-        self._q, self._u, self._d, self._h, self._b = views
-        self._x, self._header = index, header
-        self._views = [*views, index, header, whole]
-        self._near = memoryview(bytearray(32 * 8)).cast("q")
-        self._sink = 0
+        self._attach(layout.views(buffer))
+        self._ends = memoryview(bytearray(8 * (_YOUNGEST + 1))).cast("q")
+        self._prefetched = memoryview(bytearray(8 * _BLOCK)).cast("q")
         self.user_states_max = user_states_max
-        self.now_ms = 0
-        self.evictions = 0
-        self.slots = slots
-        self._entries = entries
+        self.now_ms = self.evictions = 0
+        self.slots = self._header[layout.AT_SLOTS // 8]
+        self._entries = self._header[layout.AT_INDEX // 8]
         self.resident_users = self._header[layout.AT_USERS // 8]
         self.resident_states = self._header[layout.AT_STATES // 8]
         self.dirty_states = self._header[layout.AT_DIRTY_STATES // 8]
         self.dirty_users = self._header[layout.AT_DIRTY_USERS // 8]
-        self._lru_head = self._header[layout.AT_LRU_HEAD // 8]
-        self._lru_tail = self._header[layout.AT_LRU_TAIL // 8]
-        self._dirty_head = self._header[layout.AT_DIRTY_HEAD // 8]
-        self._dirty_tail = self._header[layout.AT_DIRTY_TAIL // 8]
+        self._ends[_WARM] = self._header[layout.AT_LRU_HEAD // 8]
+        self._ends[_COLD] = self._header[layout.AT_LRU_TAIL // 8]
+        self._ends[_OLDEST] = self._header[layout.AT_DIRTY_HEAD // 8]
+        self._ends[_YOUNGEST] = self._header[layout.AT_DIRTY_TAIL // 8]
         self._free_head = self._header[layout.AT_FREE_HEAD // 8]
         self.free = self._header[layout.AT_FREE // 8]
         self._used = self._header[layout.AT_USED // 8]
+
+    def _attach(self, views: dict) -> None:
+        v = self._views = views
+        self._words, self._links, self._index = v["words"], v["links"], v["index"]
+        self._status, self._type, self._checksum = v["status"], v["type"], v["checksum"]
+        self._user_id, self._floor, self._dirty_since = v["user_id"], v["floor"], v["dirty_since"]
+        self._first_version, self._delete_version = v["first_version"], v["delete_version"]
+        self._colder, self._warmer = v["colder"], v["warmer"]
+        self._first_state, self._live_states = v["first_state"], v["live_states"]
+        self._channel_id, self._version, self._flags = v["channel_id"], v["version"], v["flags"]
+        self._last_message_id, self._last_mention_id = v["last_message_id"], v["last_mention_id"]
+        self._pins_and_viewed, self._last_viewed = v["pins_and_viewed"], v["last_viewed"]
+        self._mention_count, self._owner = v["mention_count"], v["owner"]
+        self._next, self._previous, self._header = v["next"], v["previous"], v["header"]
 
     def save(self) -> None:
         """Write counts and list ends into the header, for a close or a check."""
@@ -152,26 +224,28 @@ class Table:
         self._header[layout.AT_STATES // 8] = self.resident_states
         self._header[layout.AT_DIRTY_STATES // 8] = self.dirty_states
         self._header[layout.AT_DIRTY_USERS // 8] = self.dirty_users
-        self._header[layout.AT_LRU_HEAD // 8] = self._lru_head
-        self._header[layout.AT_LRU_TAIL // 8] = self._lru_tail
-        self._header[layout.AT_DIRTY_HEAD // 8] = self._dirty_head
-        self._header[layout.AT_DIRTY_TAIL // 8] = self._dirty_tail
+        self._header[layout.AT_LRU_HEAD // 8] = self._ends[_WARM]
+        self._header[layout.AT_LRU_TAIL // 8] = self._ends[_COLD]
+        self._header[layout.AT_DIRTY_HEAD // 8] = self._ends[_OLDEST]
+        self._header[layout.AT_DIRTY_TAIL // 8] = self._ends[_YOUNGEST]
         self._header[layout.AT_FREE_HEAD // 8] = self._free_head
         self._header[layout.AT_FREE // 8] = self.free
         self._header[layout.AT_USED // 8] = self._used
 
     def close(self) -> None:
         """Save, and let go of the buffer; the table cannot be used any more."""
-        if self._views is None:
+        if not self._views["whole"]:
             return
         self.save()
-        empty = memoryview(bytearray(8))
-        self._b, self._q, self._u = empty, empty.cast("q"), empty.cast("Q")
-        self._d, self._h = empty.cast("I"), empty.cast("H")
-        self._x, self._header = empty.cast("I"), empty.cast("q")
-        views, self._views = self._views, None
-        for view in views:
+        views = self._views
+        self._attach(layout.no_views())
+        for view in views.values():
             view.release()
+
+    @property
+    def buffer(self) -> memoryview:
+        """The bytes of the whole file; its counts and list ends are those of the last `save`."""
+        return self._views["whole"]
 
     @property
     def position(self) -> int:
@@ -187,269 +261,275 @@ class Table:
 
     @cython.cfunc
     @cython.inline
-    def _place(self, hashed: cython.ulonglong) -> cython.longlong:
+    @cython.exceptval(check=False)
+    def _place(self, hashed: u64) -> i64:
         return ((hashed >> 32) * self._entries) >> 32
 
     @cython.cfunc
     @cython.inline
-    def _hash_of(self, slot: cython.longlong) -> cython.ulonglong:
-        key: cython.ulonglong = self._u[slot * 8]
-        if self._b[slot * 64 + 61] & _USER:
-            return _mix(key, 0)
-        owner: cython.ulonglong = self._d[slot * 16 + 12]
-        kind: cython.ulonglong = self._b[slot * 64 + 60]
-        return _mix(key, ((owner << 8) | kind) + 1)
+    @cython.exceptval(check=False)
+    def _place_of_state(self, user: i64, kind: i64, channel_id: i64) -> i64:
+        return self._place(_mix(channel_id, ((user << 8) | kind) + 1))
 
     @cython.cfunc
-    def _index_add(self, slot: cython.longlong) -> cython.void:
-        place: cython.longlong = self._place(self._hash_of(slot))
-        entries: cython.longlong = self._entries
-        steps: cython.longlong = 0
-        while self._x[place]:
+    @cython.inline
+    @cython.exceptval(-1)
+    def _place_of(self, slot: i64) -> i64:
+        """Where a slot's entry would be if no other one were in its way."""
+        if self._status[slot] & _USER:
+            return self._place(_mix(self._user_id[slot], 0))
+        return self._place_of_state(self._owner[slot], self._type[slot], self._channel_id[slot])
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _index_add(self, slot: i64) -> cython.int:
+        place: i64 = self._place_of(slot)
+        steps: i64 = 0
+        while self._index[place]:
             place += 1
-            if place == entries:
+            if place == self._entries:
                 place = 0
             steps += 1
-            if steps > entries:
+            if steps > self._entries:
                 raise TableDamaged("I2: the index is full")
-        self._x[place] = slot
+        self._index[place] = slot
 
     @cython.cfunc
-    def _index_drop(self, slot: cython.longlong) -> cython.void:
+    @cython.exceptval(-1)
+    def _index_drop(self, slot: i64) -> cython.int:
         """Remove, and shift what follows back, so that no probe meets a hole."""
-        place: cython.longlong = self._place(self._hash_of(slot))
-        entries: cython.longlong = self._entries
-        steps: cython.longlong = 0
-        found: cython.longlong
+        place: i64 = self._place_of(slot)
+        steps: i64 = 0
         while True:
-            found = self._x[place]
-            if found == slot:
+            entry: i64 = self._index[place]
+            if entry == slot:
                 break
             steps += 1
-            if found == 0 or steps > entries:
+            if entry == 0 or steps > self._entries:
                 raise TableDamaged("I2: a slot is not in the index")
             place += 1
-            if place == entries:
+            if place == self._entries:
                 place = 0
-        hole: cython.longlong = place
-        far: cython.longlong
-        step: cython.longlong
+        hole: i64 = place
         while True:
             place += 1
-            if place == entries:
+            if place == self._entries:
                 place = 0
-            found = self._x[place]
-            if found == 0 or place == hole:
+            entry = self._index[place]
+            if entry == 0 or place == hole:
                 break
-            far = place - self._place(self._hash_of(found))
-            if far < 0:
-                far += entries
-            step = place - hole
-            if step < 0:
-                step += entries
-            # may `found` move to the hole? only if its home is not in (hole, place]
-            if far >= step:
-                self._x[hole] = found
+            from_home: i64 = place - self._place_of(entry)
+            if from_home < 0:
+                from_home += self._entries
+            from_hole: i64 = place - hole
+            if from_hole < 0:
+                from_hole += self._entries
+            if from_home >= from_hole:  # else a probe would not meet it in the hole
+                self._index[hole] = entry
                 hole = place
-        self._x[hole] = 0
+        self._index[hole] = 0
 
     @cython.ccall
-    def find(self, user_id: cython.longlong) -> cython.longlong:
+    @cython.exceptval(-1)
+    def find(self, user_id: i64) -> i64:
         """The user's slot, or 0 if it is not resident."""
-        place: cython.longlong = self._place(_mix(user_id, 0))
-        entries: cython.longlong = self._entries
-        steps: cython.longlong = 0
-        slot: cython.longlong
+        place: i64 = self._place(_mix(user_id, 0))
+        steps: i64 = 0
         while True:
-            slot = self._x[place]
+            slot: i64 = self._index[place]
             if slot == 0:
                 return 0
-            if self._q[slot * 8] == user_id and self._b[slot * 64 + 61] & _USER:
+            if self._user_id[slot] == user_id and self._status[slot] & _USER:
                 return slot
             place += 1
-            if place == entries:
+            if place == self._entries:
                 place = 0
             steps += 1
-            if steps > entries:
+            if steps > self._entries:
                 raise TableDamaged("I2: the index has no empty entry")
 
     @cython.cfunc
-    def _find_state(
-        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong
-    ) -> cython.longlong:
+    @cython.exceptval(-1)
+    def _find_state(self, user: i64, kind: i64, channel_id: i64) -> i64:
         """The slot of a state or tombstone, or 0."""
-        place: cython.longlong = self._place(_mix(channel_id, ((user << 8) | kind) + 1))
-        entries: cython.longlong = self._entries
-        steps: cython.longlong = 0
-        slot: cython.longlong
+        place: i64 = self._place_of_state(user, kind, channel_id)
+        steps: i64 = 0
         while True:
-            slot = self._x[place]
+            slot: i64 = self._index[place]
             if slot == 0:
                 return 0
             if (
-                self._q[slot * 8] == channel_id
-                and self._d[slot * 16 + 12] == user
-                and self._b[slot * 64 + 61] & _STATE
-                and self._b[slot * 64 + 60] == kind
+                self._channel_id[slot] == channel_id and self._owner[slot] == user
+                and self._status[slot] & _STATE and self._type[slot] == kind
             ):
                 return slot
             place += 1
-            if place == entries:
+            if place == self._entries:
                 place = 0
             steps += 1
-            if steps > entries:
+            if steps > self._entries:
                 raise TableDamaged("I2: the index has no empty entry")
 
     # -- slots --------------------------------------------------------------------------------
 
     @cython.cfunc
-    def _sum_of(self, slot: cython.longlong) -> cython.ulonglong:
-        base: cython.longlong = slot * 8
-        status: cython.ulonglong = self._b[slot * 64 + 61]
-        tail: cython.ulonglong = self._b[slot * 64 + 60]
-        owner: cython.ulonglong
-        x: cython.ulonglong = (
-            self._u[base] * _C1 + self._u[base + 1] * _C2
-            + self._u[base + 2] * _C3 + self._u[base + 3] * _C4
+    @cython.exceptval(-1)
+    def _sum_of(self, slot: i64) -> i64:
+        """The checksum that a slot should have."""
+        base: i64 = slot * 8
+        status: u64 = self._status[slot]
+        tail: u64 = self._type[slot]
+        x: u64 = (
+            self._words[base] * _C1 + self._words[base + 1] * _C2
+            + self._words[base + 2] * _C3 + self._words[base + 3] * _C4
         )
         if status & _USER:
             x = (x + ((tail << 8) | (status & (_USER | _PARTIAL))) * _C7) & _MASK
         else:
-            owner = self._d[slot * 16 + 12]
+            owner: u64 = self._owner[slot]
             tail = (owner << 16) | (tail << 8) | status
             x = (
-                x + self._u[base + 4] * _C5 + self._u[base + 5] * _C6 + tail * _C7
+                x + self._words[base + 4] * _C5 + self._words[base + 5] * _C6 + tail * _C7
             ) & _MASK
         return (((x ^ (x >> 32)) * _C1) & _MASK) >> 48
 
     @cython.cfunc
     @cython.inline
-    def _seal(self, slot: cython.longlong) -> cython.void:
-        self._h[slot * 32 + 31] = self._sum_of(slot)
+    @cython.exceptval(-1)
+    def _seal(self, slot: i64) -> cython.int:
+        self._checksum[slot] = self._sum_of(slot)
 
     @cython.cfunc
     @cython.inline
-    def _check(self, slot: cython.longlong) -> cython.void:
-        if self._h[slot * 32 + 31] != self._sum_of(slot):
+    @cython.exceptval(-1)
+    def _check(self, slot: i64) -> cython.int:
+        if self._checksum[slot] != self._sum_of(slot):
             raise TableDamaged(f"I9: the checksum of slot {slot} is wrong")
 
     @cython.cfunc
-    def _new_slot(self) -> cython.longlong:
-        slot: cython.longlong = self._free_head
+    @cython.exceptval(-1)
+    def _new_slot(self) -> i64:
+        slot: i64 = self._free_head
         if slot:
-            self._free_head = self._d[slot * 16 + 13]
+            self._free_head = self._next[slot]
         elif self._used < self.slots:
             slot = self._used
             self._used += 1
         else:
             raise TableFull(f"all {self.slots - 1} slots are used")
         self.free -= 1
-        self._d[slot * 16 + 13] = 0
+        self._next[slot] = 0
         return slot
 
     @cython.cfunc
-    def _wipe(self, slot: cython.longlong) -> cython.void:
-        base: cython.longlong = slot * 8
-        index: cython.longlong
-        for index in range(8):
-            self._q[base + index] = 0
-
-    @cython.cfunc
-    def _free_slot(self, slot: cython.longlong) -> cython.void:
-        self._wipe(slot)
-        self._d[slot * 16 + 13] = self._free_head
+    @cython.exceptval(-1)
+    def _free_slot(self, slot: i64) -> cython.int:
+        word: i64
+        for word in range(slot * 8, slot * 8 + 8):
+            self._words[word] = 0
+        self._next[slot] = self._free_head
         self._free_head = slot
         self.free += 1
 
     @cython.cfunc
-    def _add_state(
-        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong
-    ) -> cython.longlong:
-        slot: cython.longlong = self._new_slot()
-        d: cython.longlong = slot * 16
-        self._q[slot * 8] = channel_id
-        self._b[slot * 64 + 60] = kind
-        self._b[slot * 64 + 61] = _STATE
-        self._d[d + 12] = user
-        head: cython.longlong = self._d[user * 16 + 12]
-        self._d[d + 13] = head
+    @cython.exceptval(-1)
+    def _add_state(self, user: i64, kind: i64, channel_id: i64) -> i64:
+        slot: i64 = self._new_slot()
+        self._channel_id[slot] = channel_id
+        self._type[slot] = kind
+        self._status[slot] = _STATE
+        self._owner[slot] = user
+        head: i64 = self._first_state[user]
+        self._next[slot] = head
         if head:
-            self._d[head * 16 + 14] = slot
-        self._d[user * 16 + 12] = slot
-        self._d[user * 16 + 13] += 1
+            self._previous[head] = slot
+        self._first_state[user] = slot
+        self._live_states[user] += 1
         self.resident_states += 1
         self._index_add(slot)
         return slot
 
     @cython.cfunc
-    def _count_down(self, user: cython.longlong) -> cython.void:
-        if self._d[user * 16 + 13] == 0:
+    @cython.exceptval(-1)
+    def _count_down(self, user: i64) -> cython.int:
+        if self._live_states[user] == 0:
             raise TableDamaged("I10: a user has more read states than it counts")
-        self._d[user * 16 + 13] -= 1
+        self._live_states[user] -= 1
         self.resident_states -= 1
 
     @cython.cfunc
-    def _drop_state(self, user: cython.longlong, slot: cython.longlong) -> cython.void:
+    @cython.exceptval(-1)
+    def _drop_state(self, user: i64, slot: i64) -> cython.int:
         """Unlink and free a state or tombstone; counts are the caller's."""
         self._index_drop(slot)
-        following: cython.longlong = self._d[slot * 16 + 13]
-        before: cython.longlong = self._d[slot * 16 + 14]
+        following: i64 = self._next[slot]
+        before: i64 = self._previous[slot]
         if before:
-            self._d[before * 16 + 13] = following
+            self._next[before] = following
         else:
-            self._d[user * 16 + 12] = following
+            self._first_state[user] = following
         if following:
-            self._d[following * 16 + 14] = before
+            self._previous[following] = before
         self._free_slot(slot)
 
-    # -- LRU ----------------------------------------------------------------------------------
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _after(self, slot: i64, steps: i64) -> i64:
+        """What follows a state on its user's list, `steps` from the list's head, or 0."""
+        if steps >= self.slots:
+            raise TableDamaged("I3: a user's list does not end")
+        return self._next[slot]
+
+    # -- lists: the LRU and the dirty queue ---------------------------------------------------
 
     @cython.cfunc
-    def _lru_drop(self, user: cython.longlong) -> cython.void:
-        colder: cython.longlong = self._d[user * 16 + 8]
-        warmer: cython.longlong = self._d[user * 16 + 9]
-        if warmer:
-            self._d[warmer * 16 + 8] = colder
+    @cython.inline
+    @cython.exceptval(-1)
+    def _link(self, user: i64, end: i64) -> cython.int:
+        """Put a user at an end of a list."""
+        back: i64 = end ^ 1
+        other: i64 = self._ends[end]
+        self._links[user * 16 + end] = other
+        self._links[user * 16 + back] = 0
+        if other:
+            self._links[other * 16 + back] = user
         else:
-            self._lru_head = colder
-        if colder:
-            self._d[colder * 16 + 9] = warmer
-        else:
-            self._lru_tail = warmer
+            self._ends[back] = user
+        self._ends[end] = user
 
     @cython.cfunc
-    def _lru_add(self, user: cython.longlong, cold: cython.bint) -> cython.void:
-        other: cython.longlong
-        if cold:
-            other = self._lru_tail
-            self._d[user * 16 + 8] = 0
-            self._d[user * 16 + 9] = other
-            if other:
-                self._d[other * 16 + 8] = user
-            else:
-                self._lru_head = user
-            self._lru_tail = user
+    @cython.inline
+    @cython.exceptval(-1)
+    def _unlink(self, user: i64, end: i64) -> cython.int:
+        """Take a user off the list that has this end."""
+        back: i64 = end ^ 1
+        following: i64 = self._links[user * 16 + end]
+        before: i64 = self._links[user * 16 + back]
+        if before:
+            self._links[before * 16 + end] = following
         else:
-            other = self._lru_head
-            self._d[user * 16 + 8] = other
-            self._d[user * 16 + 9] = 0
-            if other:
-                self._d[other * 16 + 9] = user
-            else:
-                self._lru_tail = user
-            self._lru_head = user
+            self._ends[end] = following
+        if following:
+            self._links[following * 16 + back] = before
+        else:
+            self._ends[back] = before
 
-    @cython.ccall
-    def touch(self, user: cython.longlong) -> cython.void:
+    # -- residents ----------------------------------------------------------------------------
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _touch(self, user: i64) -> cython.int:
+        if self._ends[_WARM] != user:
+            self._unlink(user, _WARM)
+            self._link(user, _WARM)
+
+    def touch(self, user: i64) -> None:
         """Move a user to the warm end."""
-        if self._lru_head != user:
-            self._lru_drop(user)
-            self._lru_add(user, False)
+        self._touch(user)
 
-    def insert(
-        self, user_id: cython.longlong, floor: cython.longlong, cold: cython.bint,
-        rows: object = (),
-    ) -> int:
+    def insert(self, user_id: i64, floor: i64, cold: cython.bint, rows: object = ()) -> int:
         """Make a user resident, with all its read states as the database has them, clean.
 
         `cold`: at the cold end of the LRU. `rows`: ReadState tuples of `schemas.replies`. Raises
@@ -458,44 +538,44 @@ class Table:
         """
         if self.find(user_id):
             raise ValueError(f"user {user_id} is resident")
-        user: cython.longlong = self._new_slot()
-        self._q[user * 8] = user_id
-        self._q[user * 8 + 1] = floor
-        self._b[user * 64 + 61] = _USER | _PARTIAL  # until its last read state is there
+        user: i64 = self._new_slot()
+        self._user_id[user] = user_id
+        self._floor[user] = floor
+        self._status[user] = _USER | _PARTIAL
         self._index_add(user)
-        self._lru_add(user, cold)
+        self._link(user, _COLD if cold else _WARM)
         self.resident_users += 1
         self._seal(user)
-        before: cython.longlong = 0
+        before: i64 = 0
         try:
             for row in rows:  # type: ignore[attr-defined]  # any iterable
                 before = self._load(user, row, before)
         except (TableFull, ValueError, OverflowError):
             self._evict(user)
             raise
-        self._b[user * 64 + 61] &= ~_PARTIAL & 0xFF
+        store_barrier()  # O1: its last read state is there before it is PARTIAL no longer
+        self._status[user] &= ~_PARTIAL & 0xFF
         self._seal(user)
         return user
 
     @cython.cfunc
-    def _load(
-        self, user: cython.longlong, row: tuple, before: cython.longlong
-    ) -> cython.longlong:
-        """Returns the new slot, or -1 as soon as rows are not in order.
+    @cython.exceptval(-2)
+    def _load(self, user: i64, row: tuple, before: i64) -> i64:
+        """Returns the new slot, or _UNORDERED as soon as rows are not in order.
 
         `before`: what the row before returned, or 0. Rows in order, as the database has them, are
         not looked up: none is there twice.
         """
-        kind: cython.longlong = row[0]
-        channel_id: cython.longlong = row[1]
-        mention_count: cython.longlong = row[4]
-        last_pin_timestamp: cython.longlong = row[5]
-        flags: cython.longlong = row[6]
-        last_viewed: cython.longlong = row[7]
-        ordered: cython.bint = self._d[user * 16 + 12] == before and (
+        kind: i64 = row[0]
+        channel_id: i64 = row[1]
+        mention_count: i64 = row[4]
+        last_pin_timestamp: i64 = row[5]
+        flags: i64 = row[6]
+        last_viewed: i64 = row[7]
+        ordered: cython.bint = self._first_state[user] == before and (
             before == 0
-            or kind > self._b[before * 64 + 60]
-            or (kind == self._b[before * 64 + 60] and channel_id > self._q[before * 8])
+            or kind > self._type[before]
+            or (kind == self._type[before] and channel_id > self._channel_id[before])
         )
         if (
             kind >> 8 or mention_count >> 32 or last_pin_timestamp >> 48 or flags >> 32
@@ -506,272 +586,210 @@ class Table:
                 f"not a new, valid read state: type {kind} channel {channel_id} mentions "
                 f"{mention_count} pins {last_pin_timestamp} flags {flags} viewed {last_viewed}"
             )
-        slot: cython.longlong = self._add_state(user, kind, channel_id)
-        base: cython.longlong = slot * 8
-        self._q[base + 1] = row[2]
-        self._q[base + 2] = row[3]
-        self._q[base + 3] = row[8]
-        self._u[base + 4] = (last_pin_timestamp << 16) | last_viewed
-        self._d[slot * 16 + 10] = mention_count
-        self._d[slot * 16 + 11] = flags
+        slot: i64 = self._add_state(user, kind, channel_id)
+        self._last_message_id[slot] = row[2]
+        self._last_mention_id[slot] = row[3]
+        self._version[slot] = row[8]
+        self._pins_and_viewed[slot] = (last_pin_timestamp << 16) | last_viewed
+        self._mention_count[slot] = mention_count
+        self._flags[slot] = flags
         self._seal(slot)
-        return slot if ordered else -1
+        return slot if ordered else _UNORDERED
 
-    def evict(
-        self, needed: cython.longlong, scan_max: cython.longlong, keep: cython.longlong = 0
-    ) -> bool:
+    def evict(self, needed: i64, scan_max: i64, keep: i64 = 0) -> bool:
         """Evict clean users from the cold end until `needed` slots are free; True if they are.
 
         Looks at no more than `scan_max` users and never evicts `keep`. O(read states evicted).
         """
-        user: cython.longlong = self._lru_tail
-        warmer: cython.longlong
-        looked: cython.longlong = 0
+        user: i64 = self._ends[_COLD]
+        looked: i64 = 0
         while self.free < needed and user and looked < scan_max:
-            warmer = self._d[user * 16 + 9]
-            if user != keep and not self._b[user * 64 + 61] & (_QUEUED | _IN_FLIGHT):
-                self.evictions += self._d[user * 16 + 13]
+            warmer: i64 = self._warmer[user]
+            if user != keep and not self._status[user] & (_QUEUED | _IN_FLIGHT):
+                self.evictions += self._live_states[user]
                 self._evict(user)
             user = warmer
             looked += 1
         return self.free >= needed
 
     @cython.cfunc
-    def _evict(self, user: cython.longlong) -> cython.void:
-        self._b[user * 64 + 61] |= _PARTIAL  # before its first read state goes
+    @cython.exceptval(-1)
+    def _evict(self, user: i64) -> cython.int:
+        self._status[user] |= _PARTIAL
         self._seal(user)
-        slot: cython.longlong = self._d[user * 16 + 12]
-        following: cython.longlong
-        steps: cython.longlong = 0
-        self._approach_states(slot)
+        store_barrier()  # O2: the user is PARTIAL before its first read state goes
+        slot: i64 = self._first_state[user]
+        steps: i64 = 0
+        self._prefetch_states(slot)
         while slot:
-            following = self._d[slot * 16 + 13]
+            following: i64 = self._after(slot, steps)
             self._index_drop(slot)
             self._free_slot(slot)
             self.resident_states -= 1
             slot = following
             steps += 1
-            if steps > self.slots:
-                raise TableDamaged("I3: a user's list does not end")
-        self._lru_drop(user)
+        self._unlink(user, _WARM)
         self._index_drop(user)
         self._free_slot(user)
         self.resident_users -= 1
 
     @cython.cfunc
-    def _approach_states(self, slot: cython.longlong) -> cython.void:
-        """Touch what `_index_drop` will read for the first states of a list, all at once.
-
-        Loads that do not wait for one another: their cache misses overlap.
-        """
-        entries: cython.longlong = self._entries
-        many: cython.longlong = 0
-        index: cython.longlong
-        step: cython.longlong
-        place: cython.longlong
-        sink: cython.longlong = 0
-        while slot and many < 32:
-            place = self._place(self._hash_of(slot))
-            sink ^= self._x[place]
-            self._near[many] = place
-            many += 1
-            slot = self._d[slot * 16 + 13]
-        for index in range(many):
-            place = self._near[index]
+    @cython.exceptval(-1)
+    def _prefetch_states(self, slot: i64) -> cython.int:
+        """Touch what `_index_drop` will read for a list's first states: cache misses overlap."""
+        count: i64 = 0
+        index: i64
+        step: i64
+        sink: i64 = 0
+        while slot and count < _BLOCK:
+            place: i64 = self._place_of(slot)
+            sink ^= self._index[place]
+            self._prefetched[count] = place
+            count += 1
+            slot = self._next[slot]
+        for index in range(count):
+            place = self._prefetched[index]
             for step in range(4):  # as far as a probe and the shift behind it mostly go
-                if place + step < entries:
-                    sink ^= self._q[self._x[place + step] * 8]
-        self._sink = sink  # or the compiler would leave the loads out
+                if place + step < self._entries:
+                    sink ^= self._channel_id[self._index[place + step]]
+        self._prefetch_sink = sink
 
-    def cold_dirty(self, limit: cython.longlong) -> list:
-        """Up to `limit` users waiting in the dirty queue, the coldest first.
-
-        Looks at no more than 4 * limit users.
-        """
-        found: list = []
-        user: cython.longlong = self._lru_tail
-        looked: cython.longlong = 0
-        while user and looked < 4 * limit and len(found) < limit:
-            if self._b[user * 64 + 61] & _QUEUED:
-                found.append(user)
-            user = self._d[user * 16 + 9]
+    def cold_dirty(self, limit: i64) -> list:
+        """Up to `limit` users of the dirty queue, the coldest first; of the 4 * limit coldest."""
+        users: list = []
+        user: i64 = self._ends[_COLD]
+        looked: i64 = 0
+        while user and looked < 4 * limit and len(users) < limit:
+            if self._status[user] & _QUEUED:
+                users.append(user)
+            user = self._warmer[user]
             looked += 1
-        return found
+        return users
 
-    # -- dirty queue --------------------------------------------------------------------------
+    # -- the life of a change -----------------------------------------------------------------
 
     @cython.cfunc
-    def _queue_add(self, user: cython.longlong, at_head: cython.bint) -> cython.void:
-        self._b[user * 64 + 61] |= _QUEUED
+    @cython.exceptval(-1)
+    def _queue_add(self, user: i64, end: i64) -> cython.int:
+        self._status[user] |= _QUEUED
         self.dirty_users += 1
-        other: cython.longlong
-        if at_head:
-            other = self._dirty_head
-            self._d[user * 16 + 10] = other
-            self._d[user * 16 + 11] = 0
-            if other:
-                self._d[other * 16 + 11] = user
-            else:
-                self._dirty_tail = user
-            self._dirty_head = user
-        else:
-            other = self._dirty_tail
-            self._d[user * 16 + 10] = 0
-            self._d[user * 16 + 11] = other
-            if other:
-                self._d[other * 16 + 10] = user
-            else:
-                self._dirty_head = user
-            self._dirty_tail = user
+        self._link(user, end)
 
     @cython.cfunc
-    def _queue_drop(self, user: cython.longlong) -> cython.void:
-        younger: cython.longlong = self._d[user * 16 + 10]
-        older: cython.longlong = self._d[user * 16 + 11]
-        if older:
-            self._d[older * 16 + 10] = younger
-        else:
-            self._dirty_head = younger
-        if younger:
-            self._d[younger * 16 + 11] = older
-        else:
-            self._dirty_tail = older
-        self._b[user * 64 + 61] &= ~_QUEUED & 0xFF
-        self.dirty_users -= 1
-
-    @cython.cfunc
-    def _user_changed(
-        self, user: cython.longlong, version: cython.longlong
-    ) -> cython.longlong:
+    @cython.exceptval(-1)
+    def _user_changed(self, user: i64, version: i64) -> i64:
         """Note a change of the user; returns DIRTIED if it is its first unwritten one."""
-        if self._q[user * 8 + 2]:
+        if self._first_version[user]:
             return 0
-        self._q[user * 8 + 2] = version
-        self._d[user * 16 + 14] = self.now_ms & 0xFFFFFFFF
-        if not self._b[user * 64 + 61] & _IN_FLIGHT:
-            self._queue_add(user, False)
+        self._first_version[user] = version
+        self._dirty_since[user] = self.now_ms & _U32_MAX
+        if not self._status[user] & _IN_FLIGHT:
+            self._queue_add(user, _YOUNGEST)
         self._seal(user)
-        return 2
+        return _DIRTIED
 
     @cython.cfunc
-    def _changed(
-        self, user: cython.longlong, slot: cython.longlong, version: cython.longlong
-    ) -> cython.longlong:
+    @cython.exceptval(-1)
+    def _changed(self, user: i64, slot: i64, version: i64) -> i64:
         """A state has new values: stamp, mark dirty, seal; returns CHANGED or CHANGED|DIRTIED."""
-        self._q[slot * 8 + 3] = version
-        if not self._b[slot * 64 + 61] & _DIRTY:
-            self._b[slot * 64 + 61] |= _DIRTY
+        self._version[slot] = version
+        if not self._status[slot] & _DIRTY:
+            self._status[slot] |= _DIRTY
             self.dirty_states += 1
         self._seal(slot)
-        return 1 | self._user_changed(user, version)
+        return _CHANGED | self._user_changed(user, version)
 
     def dirty_head(self) -> int:
         """The user that waits longest to be written out, or 0."""
-        return self._dirty_head
+        return self._ends[_OLDEST]
 
-    def dirty_since_ms(self, user: cython.longlong) -> int:
+    def dirty_since_ms(self, user: i64) -> int:
         """`now_ms` of the user's first unwritten change, modulo 2^32."""
-        return self._d[user * 16 + 14]
+        return self._dirty_since[user]
 
-    def first_version(self, user: cython.longlong) -> int:
+    def first_version(self, user: i64) -> int:
         """Version of the first change not handed to a write, or 0."""
-        return self._q[user * 8 + 2]
+        return self._first_version[user]
 
-    def is_dirty(self, user: cython.longlong) -> bool:
-        """True if the user is queued to be written out, or under way."""
-        return bool(self._b[user * 64 + 61] & (_QUEUED | _IN_FLIGHT))
-
-    def in_flight(self, user: cython.longlong) -> bool:
-        """True between `take` and `written` or `write_failed`."""
-        return bool(self._b[user * 64 + 61] & _IN_FLIGHT)
-
-    def take(self, user: cython.longlong) -> tuple:
+    def take(self, user: i64) -> tuple:
         """Take a queued user's changes to write them: (first_version, delete_version, rows).
 
         `rows`: (deleted, ReadState) for each dirty one. They stay dirty until `written`.
         O(read states of the user).
         """
-        if not self._b[user * 64 + 61] & _QUEUED:
+        if not self._status[user] & _QUEUED:
             raise TableDamaged("I5: the user is not queued")
         self._check(user)
-        self._queue_drop(user)
-        self._b[user * 64 + 61] |= _IN_FLIGHT
-        first: cython.longlong = self._q[user * 8 + 2]
-        self._q[user * 8 + 2] = 0
+        self._unlink(user, _OLDEST)
+        self._status[user] = (self._status[user] & ~_QUEUED) | _IN_FLIGHT
+        self.dirty_users -= 1
+        first_version: i64 = self._first_version[user]
+        self._first_version[user] = 0
         self._seal(user)
         rows: list = []
-        slot: cython.longlong = self._d[user * 16 + 12]
-        steps: cython.longlong = 0
-        status: cython.int
+        slot: i64 = self._first_state[user]
+        steps: i64 = 0
         while slot:
-            status = self._b[slot * 64 + 61]
+            status: cython.int = self._status[slot]
             if status & _DIRTY:
                 rows.append((bool(status & _TOMBSTONE), self._row(slot)))
-            slot = self._d[slot * 16 + 13]
+            slot = self._after(slot, steps)
             steps += 1
-            if steps > self.slots:
-                raise TableDamaged("I3: a user's list does not end")
-        return first, self._q[user * 8 + 3], rows
+        return first_version, self._delete_version[user], rows
 
-    def written(self, user: cython.longlong, delete_version: cython.longlong, rows: list) -> None:
+    def written(self, user: i64, delete_version: i64, rows: list) -> None:
         """What `take` gave is in the database: clean now, unless changed again meanwhile."""
-        if not self._b[user * 64 + 61] & _IN_FLIGHT:
+        if not self._status[user] & _IN_FLIGHT:
             raise ValueError(f"nothing of slot {user} is being written")
-        slot: cython.longlong
         for deleted, row in rows:
-            slot = self._find_state(user, row[0], row[1])
-            if slot == 0 or self._q[slot * 8 + 3] != row[8]:
-                continue
-            if not self._b[slot * 64 + 61] & _DIRTY:
+            slot: i64 = self._find_state(user, row[0], row[1])
+            if not slot or self._version[slot] != row[8] or not self._status[slot] & _DIRTY:
                 continue
             self.dirty_states -= 1
             if deleted:
                 self._drop_state(user, slot)
             else:
-                self._b[slot * 64 + 61] &= ~_DIRTY & 0xFF
+                self._status[slot] &= ~_DIRTY & 0xFF
                 self._seal(slot)
-        if delete_version and self._q[user * 8 + 3] == delete_version:
-            self._q[user * 8 + 3] = 0
-        self._b[user * 64 + 61] &= ~_IN_FLIGHT & 0xFF
+        if delete_version and self._delete_version[user] == delete_version:
+            self._delete_version[user] = 0
+        self._status[user] &= ~_IN_FLIGHT & 0xFF
         self._seal(user)
-        if self._q[user * 8 + 2]:
-            self._queue_add(user, False)
+        if self._first_version[user]:
+            self._queue_add(user, _YOUNGEST)
 
-    def write_failed(
-        self, user: cython.longlong, first_version: cython.longlong, since_ms: cython.longlong
-    ) -> None:
+    def write_failed(self, user: i64, first_version: i64, since_ms: i64) -> None:
         """What `take` gave must be written again: to the head of the queue with it.
 
         `first_version`, `since_ms`: as they were at `take`, older than anything that came since.
         """
-        if not self._b[user * 64 + 61] & _IN_FLIGHT:
+        if not self._status[user] & _IN_FLIGHT:
             raise ValueError(f"nothing of slot {user} is being written")
-        self._b[user * 64 + 61] &= ~_IN_FLIGHT & 0xFF
-        self._q[user * 8 + 2] = first_version
-        self._d[user * 16 + 14] = since_ms & 0xFFFFFFFF
+        self._status[user] &= ~_IN_FLIGHT & 0xFF
+        self._first_version[user] = first_version
+        self._dirty_since[user] = since_ms & _U32_MAX
         self._seal(user)
-        self._queue_add(user, True)
+        self._queue_add(user, _OLDEST)
 
-    def recover(self, first_version: cython.longlong) -> int:
+    def recover(self, first_version: i64) -> int:
         """After opening a used file: queue again whatever is not known to be in the database.
 
         `first_version`: that of the offset committed, for the first changes of what was under way
         are not known any more; none of them is older. All of it waits since `now_ms`. Returns how
         many users are queued: each of them holds back what is committed. O(users).
         """
-        user: cython.longlong = self._lru_head
-        status: cython.int
-        steps: cython.longlong = 0
+        user: i64 = self._ends[_WARM]
+        steps: i64 = 0
         while user:
-            status = self._b[user * 64 + 61]
+            status: cython.int = self._status[user]
             if status & (_QUEUED | _IN_FLIGHT):
-                self._b[user * 64 + 61] &= ~_IN_FLIGHT & 0xFF
-                self._d[user * 16 + 14] = self.now_ms & 0xFFFFFFFF
-                self._q[user * 8 + 2] = first_version
+                self._status[user] &= ~_IN_FLIGHT & 0xFF
+                self._dirty_since[user] = self.now_ms & _U32_MAX
+                self._first_version[user] = first_version
                 self._seal(user)
                 if not status & _QUEUED:
-                    self._queue_add(user, True)
-            user = self._d[user * 16 + 8]
+                    self._queue_add(user, _OLDEST)
+            user = self._colder[user]
             steps += 1
             if steps > self.slots:
                 raise TableDamaged("I4: the LRU does not end")
@@ -779,398 +797,208 @@ class Table:
 
     def newest(self) -> int:
         """The largest version that anything here has, deletions too; 0 if it is empty. O(slots)."""
-        slot: cython.longlong
-        version: cython.longlong
-        found: cython.longlong = 0
+        slot: i64
+        newest: i64 = 0
         for slot in range(1, self._used):
-            version = self._q[slot * 8 + (1 if self._b[slot * 64 + 61] & _USER else 3)]
-            if self._b[slot * 64 + 61] and version > found:
-                found = version
-        return found
+            version: i64 = self._floor[slot] if self._status[slot] & _USER else self._version[slot]
+            if self._status[slot] and version > newest:
+                newest = version
+        return newest
 
-    # -- after a death ------------------------------------------------------------------------
-
-    def rebuild(self) -> None:
-        """Make index, lists and counts anew from the slots of a table whose process died.
-
-        What was under way is finished or undone (layout.py, "After a death"); `verify` and
-        `recover` come next. Raises TableDamaged where a slot is not right. O(slots).
-        """
-        try:
-            self._rebuild_users()
-            self._rebuild_states()
-            self._rebuild_lru()
-            self._rebuild_free()
-        except (IndexError, ValueError) as exc:
-            raise TableDamaged(f"a link leads out of the file: {exc}") from exc
+    # -- the fold: each method returns a set of the bits above --------------------------------
 
     @cython.cfunc
-    def _rebuild_users(self) -> cython.void:
-        """Check every slot; the index holds the users then, and their lists are empty."""
-        slot: cython.longlong
-        status: cython.int
-        for slot in range(self._entries):
-            self._x[slot] = 0
-        self._used = 1
-        self.resident_users = self.resident_states = 0
-        self.dirty_states = self.dirty_users = self._dirty_head = self._dirty_tail = 0
-        for slot in range(1, self.slots):
-            status = self._check_status(slot)
-            if status == 0:
-                continue
-            self._used = slot + 1
-            self._check(slot)
-            if status & _STATE:
-                continue
-            if self.find(self._q[slot * 8]):
-                raise TableDamaged(f"I2: the user in slot {slot} is there twice")
-            self._index_add(slot)
-            self.resident_users += 1
-            self._d[slot * 16 + 12] = 0
-            status &= _USER | _PARTIAL
-            if self._q[slot * 8 + 2] or self._q[slot * 8 + 3]:
-                status |= _IN_FLIGHT
-            self._b[slot * 64 + 61] = status
-
-    @cython.cfunc
-    def _rebuild_states(self) -> cython.void:
-        """Each state goes to its user's list, or goes with its user, or with a deletion."""
-        slot: cython.longlong
-        status: cython.int
-        owner: cython.longlong
-        head: cython.longlong
-        for slot in range(1, self._used):
-            status = self._b[slot * 64 + 61]
-            if not status & _STATE:
-                continue
-            owner = self._d[slot * 16 + 12]
-            if not self._b[owner * 64 + 61] & _USER:
-                raise TableDamaged(f"I3: the state in slot {slot} has no user")
-            if self._b[owner * 64 + 61] & _PARTIAL:
-                if status & _DIRTY:
-                    raise TableDamaged(f"I11: slot {slot} is dirty, its user is PARTIAL")
-                self._wipe(slot)
-                continue
-            if self._q[slot * 8 + 3] < self._q[owner * 8 + 3]:
-                self._wipe(slot)
-                continue
-            if self._find_state(owner, self._b[slot * 64 + 60], self._q[slot * 8]):
-                raise TableDamaged(f"I2: the state in slot {slot} is there twice")
-            self._index_add(slot)
-            head = self._d[owner * 16 + 12]
-            self._d[slot * 16 + 13] = head
-            self._d[slot * 16 + 14] = 0
-            if head:
-                self._d[head * 16 + 14] = slot
-            self._d[owner * 16 + 12] = slot
-            if not status & _TOMBSTONE:
-                self.resident_states += 1
-            if status & _DIRTY:
-                self.dirty_states += 1
-                self._b[owner * 64 + 61] |= _IN_FLIGHT
-
-    @cython.cfunc
-    def _rebuild_lru(self) -> cython.void:
-        """All users on the LRU, in the old order if that is whole; then PARTIAL users go."""
-        user: cython.longlong
-        whole: cython.bint = self._lru_is_whole()
-        if not whole:
-            self._lru_head = self._lru_tail = 0
-        for user in range(1, self._used):
-            if not self._b[user * 64 + 61] & _USER:
-                continue
-            if not whole:
-                self._lru_add(user, False)
-            if self._q[user * 8 + 3]:  # its deletion may have been cut short: count again
-                self._d[user * 16 + 13] = self._live(user)
-        for user in range(1, self._used):
-            if self._b[user * 64 + 61] & _PARTIAL:
-                if self._b[user * 64 + 61] & _IN_FLIGHT:
-                    raise TableDamaged(f"I11: the user in slot {user} is PARTIAL and dirty")
-                self._lru_drop(user)
-                self._index_drop(user)
-                self._wipe(user)
-                self.resident_users -= 1
-
-    @cython.cfunc
-    def _lru_is_whole(self) -> cython.bint:
-        """Are the users linked as one list, there and back? Finds its ends."""
-        user: cython.longlong
-        head: cython.longlong = 0
-        for user in range(1, self._used):
-            if self._b[user * 64 + 61] & _USER and self._d[user * 16 + 9] == 0:
-                head = user
-        before: cython.longlong = 0
-        steps: cython.longlong = 0
-        user = head
-        while user and steps <= self.resident_users:
-            if user >= self._used or not self._b[user * 64 + 61] & _USER:
-                return False
-            if self._d[user * 16 + 9] != before:
-                return False
-            before = user
-            user = self._d[user * 16 + 8]
-            steps += 1
-        self._lru_head = head
-        self._lru_tail = before
-        return steps == self.resident_users
-
-    @cython.cfunc
-    def _rebuild_free(self) -> cython.void:
-        slot: cython.longlong
-        self._free_head = 0
-        self.free = self.slots - self._used
-        for slot in range(self._used - 1, 0, -1):
-            if self._b[slot * 64 + 61] == 0:
-                self._free_slot(slot)
-
-    @cython.cfunc
-    def _live(self, user: cython.longlong) -> cython.longlong:
-        """How many states on a user's list are no tombstones."""
-        slot: cython.longlong = self._d[user * 16 + 12]
-        found: cython.longlong = 0
-        while slot:
-            if not self._b[slot * 64 + 61] & _TOMBSTONE:
-                found += 1
-            slot = self._d[slot * 16 + 13]
-        return found
-
-    @cython.cfunc
-    def _check_status(self, slot: cython.longlong) -> cython.int:
-        """I1 of one slot: returns its status."""
-        base: cython.longlong = slot * 8
-        index: cython.longlong
-        status: cython.int = self._b[slot * 64 + 61]
-        if status == 0:
-            for index in range(8):
-                if index != 6 and self._q[base + index]:
-                    raise TableDamaged(f"I1: the free slot {slot} is not zero")
-            if self._d[slot * 16 + 12]:
-                raise TableDamaged(f"I1: the free slot {slot} is not zero")
-        elif status & _STATE:
-            if status & ~(_STATE | _DIRTY | _TOMBSTONE):
-                raise TableDamaged(f"I1: slot {slot} has status {status}")
-        elif not status & _USER or status & ~(_USER | _QUEUED | _IN_FLIGHT | _PARTIAL):
-            raise TableDamaged(f"I1: slot {slot} has status {status}")
-        return status
-
-    # -- the fold -----------------------------------------------------------------------------
-
-    @cython.cfunc
-    def _open(
-        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong,
-        value: cython.longlong, version: cython.longlong,
-    ) -> cython.longlong:
+    @cython.exceptval(-1)
+    def _open(self, user: i64, kind: i64, channel_id: i64, value: i64, version: i64) -> i64:
         """The slot of a live state to change, made where it is missing; or minus the refusal.
 
         `value`: what the event would set; one that is 0 makes nothing from nothing.
         """
-        slot: cython.longlong = self._find_state(user, kind, channel_id)
+        slot: i64 = self._find_state(user, kind, channel_id)
         if slot:
             self._check(slot)
-            if version <= self._q[slot * 8 + 3]:
-                return -4
-            if not self._b[slot * 64 + 61] & _TOMBSTONE:
+            if version <= self._version[slot]:
+                return -_REPLAYED
+            if not self._status[slot] & _TOMBSTONE:
                 return slot
-        if version <= self._q[user * 8 + 3]:
-            return -4
+        if version <= self._delete_version[user]:
+            return -_REPLAYED
         if value <= 0:
-            return -8
-        if self._d[user * 16 + 13] >= self.user_states_max:
-            return -32
+            return -_STALE
+        if self._live_states[user] >= self.user_states_max:
+            return -_TOO_MANY
         if slot == 0:
-            if self.free == 0:
-                return -64
-            return self._add_state(user, kind, channel_id)
-        self._b[slot * 64 + 61] &= ~_TOMBSTONE & 0xFF  # its fields are zero since the deletion
-        self._d[user * 16 + 13] += 1
+            return self._add_state(user, kind, channel_id) if self.free else -_NO_ROOM
+        self._status[slot] &= ~_TOMBSTONE & 0xFF  # its fields are zero since the deletion
+        self._live_states[user] += 1
         self.resident_states += 1
         return slot
 
     @cython.cfunc
-    def _find_alive(
-        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong,
-        version: cython.longlong,
-    ) -> cython.longlong:
+    @cython.exceptval(-1)
+    def _find_alive(self, user: i64, kind: i64, channel_id: i64, version: i64) -> i64:
         """The slot of a live state to change, or minus the refusal where there is none."""
-        slot: cython.longlong = self._find_state(user, kind, channel_id)
-        if version <= self._q[(slot or user) * 8 + 3]:
-            return -4
+        slot: i64 = self._find_state(user, kind, channel_id)
+        if version <= (self._version[slot] if slot else self._delete_version[user]):
+            return -_REPLAYED
         if not self._alive(slot):
-            return -8
+            return -_STALE
         self._check(slot)
         return slot
 
     @cython.cfunc
     @cython.inline
-    def _alive(self, slot: cython.longlong) -> cython.bint:
-        return slot != 0 and not self._b[slot * 64 + 61] & _TOMBSTONE
+    @cython.exceptval(-1)
+    def _alive(self, slot: i64) -> cython.bint:
+        return slot != 0 and not self._status[slot] & _TOMBSTONE
 
     @cython.cfunc
-    def _options(
-        self, slot: cython.longlong, flags: cython.longlong, last_viewed: cython.longlong
-    ) -> cython.bint:
+    @cython.exceptval(-1)
+    def _set_options(self, slot: i64, flags: i64, last_viewed: i64) -> cython.bint:
         """Set flags and last_viewed where given; True if one of them changed."""
         changed: cython.bint = False
-        if flags >= 0 and self._d[slot * 16 + 11] != flags:
-            self._d[slot * 16 + 11] = flags
+        if flags >= 0 and self._flags[slot] != flags:
+            self._flags[slot] = flags
             changed = True
-        if last_viewed >= 0 and self._h[slot * 32 + 16] != last_viewed:
-            self._h[slot * 32 + 16] = last_viewed
+        if last_viewed >= 0 and self._last_viewed[slot] != last_viewed:
+            self._last_viewed[slot] = last_viewed
             changed = True
         return changed
 
     @cython.ccall
+    @cython.exceptval(-1)
     def ack(
-        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong,
-        message_id: cython.longlong, flags: cython.longlong, last_viewed: cython.longlong,
-        version: cython.longlong,
-    ) -> cython.longlong:
+        self, user: i64, kind: i64, channel_id: i64,
+        message_id: i64, flags: i64, last_viewed: i64, version: i64,
+    ) -> i64:
         """A plain ack: forward only; clears the count if it covers the last mention."""
-        slot: cython.longlong = self._open(user, kind, channel_id, message_id, version)
+        slot: i64 = self._open(user, kind, channel_id, message_id, version)
         if slot < 0:
             return -slot
-        base: cython.longlong = slot * 8
-        if message_id < self._q[base + 1]:
-            return 8
-        changed: cython.bint = self._options(slot, flags, last_viewed)
-        if message_id != self._q[base + 1]:
-            self._q[base + 1] = message_id
+        if message_id < self._last_message_id[slot]:
+            return _STALE
+        changed: cython.bint = self._set_options(slot, flags, last_viewed)
+        if message_id != self._last_message_id[slot]:
+            self._last_message_id[slot] = message_id
             changed = True
-        if message_id >= self._q[base + 2] and self._d[slot * 16 + 10]:
-            self._d[slot * 16 + 10] = 0
+        if message_id >= self._last_mention_id[slot] and self._mention_count[slot]:
+            self._mention_count[slot] = 0
             changed = True
-        if not changed:
-            return 16
-        return self._changed(user, slot, version)
+        return self._changed(user, slot, version) if changed else _DUPLICATE
 
     @cython.ccall
+    @cython.exceptval(-1)
     def mark_unread(
-        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong,
-        message_id: cython.longlong, mention_count: cython.longlong, flags: cython.longlong,
-        last_viewed: cython.longlong, version: cython.longlong,
-    ) -> cython.longlong:
+        self, user: i64, kind: i64, channel_id: i64, message_id: i64, mention_count: i64,
+        flags: i64, last_viewed: i64, version: i64,
+    ) -> i64:
         """A manual ack: sets the last message and the count, also backwards."""
-        slot: cython.longlong = self._open(user, kind, channel_id, message_id, version)
+        slot: i64 = self._open(user, kind, channel_id, message_id, version)
         if slot < 0:
             return -slot
-        base: cython.longlong = slot * 8
-        changed: cython.bint = self._options(slot, flags, last_viewed)
-        if message_id != self._q[base + 1]:
-            self._q[base + 1] = message_id
+        changed: cython.bint = self._set_options(slot, flags, last_viewed)
+        if message_id != self._last_message_id[slot]:
+            self._last_message_id[slot] = message_id
             changed = True
-        if mention_count != self._d[slot * 16 + 10]:
-            self._d[slot * 16 + 10] = mention_count
+        if mention_count != self._mention_count[slot]:
+            self._mention_count[slot] = mention_count
             changed = True
-        if not changed:
-            return 16
-        return self._changed(user, slot, version)
+        return self._changed(user, slot, version) if changed else _DUPLICATE
 
     @cython.ccall
-    def mention(
-        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong,
-        message_id: cython.longlong, version: cython.longlong,
-    ) -> cython.longlong:
+    @cython.exceptval(-1)
+    def mention(self, user: i64, kind: i64, channel_id: i64, message_id: i64, version: i64) -> i64:
         """One mention more, unless its message was read or is the last one counted."""
-        slot: cython.longlong = self._open(user, kind, channel_id, message_id, version)
+        slot: i64 = self._open(user, kind, channel_id, message_id, version)
         if slot < 0:
             return -slot
-        base: cython.longlong = slot * 8
-        if message_id <= self._q[base + 1]:
-            return 8
-        if message_id == self._q[base + 2]:
-            return 16
+        if message_id <= self._last_message_id[slot]:
+            return _STALE
+        if message_id == self._last_mention_id[slot]:
+            return _DUPLICATE
         changed: cython.bint = False
-        if self._d[slot * 16 + 10] < 0xFFFFFFFF:
-            self._d[slot * 16 + 10] += 1
+        if self._mention_count[slot] < _U32_MAX:
+            self._mention_count[slot] += 1
             changed = True
-        if message_id > self._q[base + 2]:
-            self._q[base + 2] = message_id
+        if message_id > self._last_mention_id[slot]:
+            self._last_mention_id[slot] = message_id
             changed = True
-        if not changed:
-            return 16
-        return self._changed(user, slot, version)
+        return self._changed(user, slot, version) if changed else _DUPLICATE
 
     @cython.ccall
-    def retract(
-        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong,
-        message_id: cython.longlong, version: cython.longlong,
-    ) -> cython.longlong:
+    @cython.exceptval(-1)
+    def retract(self, user: i64, kind: i64, channel_id: i64, message_id: i64, version: i64) -> i64:
         """One mention less, if the message is unread; never below 0, never makes a state."""
-        slot: cython.longlong = self._find_alive(user, kind, channel_id, version)
+        slot: i64 = self._find_alive(user, kind, channel_id, version)
         if slot < 0:
             return -slot
-        if message_id <= self._q[slot * 8 + 1] or self._d[slot * 16 + 10] == 0:
-            return 8
-        self._d[slot * 16 + 10] -= 1
+        if message_id <= self._last_message_id[slot] or self._mention_count[slot] == 0:
+            return _STALE
+        self._mention_count[slot] -= 1
         return self._changed(user, slot, version)
 
     @cython.ccall
-    def pins_ack(
-        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong,
-        timestamp: cython.longlong, version: cython.longlong,
-    ) -> cython.longlong:
+    @cython.exceptval(-1)
+    def pins_ack(self, user: i64, kind: i64, channel_id: i64, timestamp: i64, version: i64) -> i64:
         """The larger pin timestamp (ms) stays."""
-        slot: cython.longlong = self._open(user, kind, channel_id, timestamp, version)
+        slot: i64 = self._open(user, kind, channel_id, timestamp, version)
         if slot < 0:
             return -slot
-        packed: cython.ulonglong = self._u[slot * 8 + 4]
-        wanted: cython.ulonglong = timestamp
-        known: cython.longlong = packed >> 16
-        if timestamp < known:
-            return 8
-        if timestamp == known:
-            return 16
-        self._u[slot * 8 + 4] = (wanted << 16) | (packed & 0xFFFF)
+        packed: u64 = self._pins_and_viewed[slot]
+        wanted: u64 = timestamp
+        known: i64 = packed >> 16
+        if timestamp <= known:
+            return _STALE if timestamp < known else _DUPLICATE
+        self._pins_and_viewed[slot] = (wanted << 16) | (packed & 0xFFFF)
         return self._changed(user, slot, version)
 
     @cython.ccall
-    def delete(
-        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong,
-        version: cython.longlong,
-    ) -> cython.longlong:
+    @cython.exceptval(-1)
+    def delete(self, user: i64, kind: i64, channel_id: i64, version: i64) -> i64:
         """The read state becomes a tombstone until the deletion is written (I7).
 
-        One that is not there raises the floor, too: a replay finds in the database what its last
-        owner deleted later on already gone, and a client may still have it.
+        Deleting a missing state also raises the floor. During a replay the database may already
+        lack it, while a client still shows it; only a full reply corrects that client.
         """
-        slot: cython.longlong = self._find_alive(user, kind, channel_id, version)
-        if slot == -8:
+        slot: i64 = self._find_alive(user, kind, channel_id, version)
+        if slot == -_STALE:
             self._raise_floor(user, version)
         if slot < 0:
             return -slot
-        self._q[slot * 8 + 1] = 0
-        self._q[slot * 8 + 2] = 0
-        self._u[slot * 8 + 4] = 0
-        self._u[slot * 8 + 5] = 0
-        self._b[slot * 64 + 61] |= _TOMBSTONE
+        self._last_message_id[slot] = 0
+        self._last_mention_id[slot] = 0
+        self._pins_and_viewed[slot] = 0
+        self._mention_count[slot] = 0
+        self._flags[slot] = 0
+        self._status[slot] |= _TOMBSTONE
         self._count_down(user)
         self._raise_floor(user, version)
+        store_barrier()  # O4: the floor is raised before the read state is a tombstone
         return self._changed(user, slot, version)
 
     @cython.cfunc
-    def _raise_floor(self, user: cython.longlong, version: cython.longlong) -> cython.void:
-        if version > self._q[user * 8 + 1]:
-            self._q[user * 8 + 1] = version
+    @cython.exceptval(-1)
+    def _raise_floor(self, user: i64, version: i64) -> cython.int:
+        if version > self._floor[user]:
+            self._floor[user] = version
         self._seal(user)
 
-    def delete_user(self, user: cython.longlong, version: cython.longlong) -> int:
+    def delete_user(self, user: i64, version: i64) -> int:
         """All read states older than `version` go; the deletion waits to be written.
 
         O(read states of the user).
         """
-        if version <= self._q[user * 8 + 3]:
-            return 4
-        self._q[user * 8 + 3] = version  # before the first goes: `rebuild` finishes it
+        if version <= self._delete_version[user]:
+            return _REPLAYED
+        self._delete_version[user] = version
         self._raise_floor(user, version)
-        slot: cython.longlong = self._d[user * 16 + 12]
-        following: cython.longlong
-        steps: cython.longlong = 0
-        status: cython.int
+        store_barrier()  # O3: the deletion is noted before the first read state goes
+        slot: i64 = self._first_state[user]
+        steps: i64 = 0
         while slot:
-            following = self._d[slot * 16 + 13]
-            if self._q[slot * 8 + 3] < version:
-                status = self._b[slot * 64 + 61]
+            following: i64 = self._after(slot, steps)
+            if self._version[slot] < version:
+                status: cython.int = self._status[slot]
                 if status & _DIRTY:
                     self.dirty_states -= 1
                 if not status & _TOMBSTONE:
@@ -1178,14 +1006,13 @@ class Table:
                 self._drop_state(user, slot)
             slot = following
             steps += 1
-            if steps > self.slots:
-                raise TableDamaged("I3: a user's list does not end")
-        return 1 | self._user_changed(user, version)
+        return _CHANGED | self._user_changed(user, version)
+
+    # -- many events at once ------------------------------------------------------------------
 
     @cython.ccall
-    def fold_plain(
-        self, events: cython.longlong[:], count: cython.longlong, codes: cython.uchar[:]
-    ) -> cython.longlong:
+    @cython.exceptval(-1)
+    def fold_plain(self, events: i64[:], count: i64, codes: cython.uchar[:]) -> i64:
         """Find the user of each event, touch it if it is an ack, fold it; returns how many.
 
         `events`: eight numbers each, as `readstates.schemas.plain` has them. `codes` get what `ack`
@@ -1193,354 +1020,128 @@ class Table:
         are looked up together first: the processor then waits for their memory once, not one after
         another.
         """
-        begin: cython.longlong = 0
-        end: cython.longlong
-        index: cython.longlong
-        at: cython.longlong
-        user: cython.longlong
-        code: cython.longlong
+        begin: i64 = 0
+        index: i64
         while begin < count:
-            end = min(begin + _BLOCK, count)
-            self._approach(events, begin, end)
+            end: i64 = min(begin + _BLOCK, count)
+            self._prefetch(events, begin, end)
             for index in range(begin, end):
-                at = index * 8
-                user = self._near[index - begin]
-                if user == 0:
-                    code = 128
-                elif events[at + 7]:
-                    code = self.mention(
-                        user, events[at + 1], events[at + 2], events[at + 3], events[at + 6]
-                    )
-                else:
-                    self.touch(user)
-                    code = self.ack(
-                        user, events[at + 1], events[at + 2], events[at + 3], events[at + 4],
-                        events[at + 5], events[at + 6],
-                    )
-                if code == 64:
+                user: i64 = self._prefetched[index - begin]
+                code: i64 = self._fold_one(events, index * 8, user) if user else _ABSENT
+                if code == _NO_ROOM:
                     return index
                 codes[index] = code
             begin = end
         return count
 
     @cython.cfunc
-    def _approach(
-        self, events: cython.longlong[:], begin: cython.longlong, end: cython.longlong
-    ) -> cython.void:
+    @cython.inline
+    @cython.exceptval(-1)
+    def _fold_one(self, events: i64[:], at: i64, user: i64) -> i64:
+        kind: i64 = events[at + 1]
+        channel_id: i64 = events[at + 2]
+        message_id: i64 = events[at + 3]
+        flags: i64 = events[at + 4]
+        last_viewed: i64 = events[at + 5]
+        version: i64 = events[at + 6]
+        is_mention: i64 = events[at + 7]
+        if is_mention:
+            return self.mention(user, kind, channel_id, message_id, version)
+        self._touch(user)
+        return self.ack(user, kind, channel_id, message_id, flags, last_viewed, version)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _prefetch(self, events: i64[:], begin: i64, end: i64) -> cython.int:
         """Find the users of events[begin:end], and touch the memory that folding them will need.
 
         Each loop's loads do not wait for one another, so their cache misses overlap.
         """
-        index: cython.longlong
-        at: cython.longlong
-        user: cython.longlong
-        place: cython.longlong
-        sink: cython.longlong = 0
+        index: i64
+        sink: i64 = 0
         for index in range(begin, end):
-            sink ^= self._x[self._place(_mix(events[index * 8], 0))]
+            sink ^= self._index[self._place(_mix(events[index * 8], 0))]
         for index in range(begin, end):
-            sink ^= self._q[self._x[self._place(_mix(events[index * 8], 0))] * 8]
+            sink ^= self._user_id[self._index[self._place(_mix(events[index * 8], 0))]]
         for index in range(begin, end):
-            at = index * 8
-            user = self.find(events[at])
-            self._near[index - begin] = user
-            place = self._place(_mix(events[at + 2], ((user << 8) | events[at + 1]) + 1))
-            sink ^= self._x[place]
-            sink ^= self._d[self._d[user * 16 + 8] * 16 + 9]
-            sink ^= self._d[self._d[user * 16 + 9] * 16 + 8]
+            at: i64 = index * 8
+            user: i64 = self.find(events[at])
+            self._prefetched[index - begin] = user
+            place: i64 = self._place_of_state(user, events[at + 1], events[at + 2])
+            sink ^= self._index[place]
+            sink ^= self._warmer[self._colder[user]]
+            sink ^= self._colder[self._warmer[user]]
         for index in range(begin, end):
             at = index * 8
-            user = self._near[index - begin]
-            place = self._place(_mix(events[at + 2], ((user << 8) | events[at + 1]) + 1))
-            sink ^= self._q[self._x[place] * 8]
-        self._sink = sink  # or the compiler would leave the loads out
+            user = self._prefetched[index - begin]
+            place = self._place_of_state(user, events[at + 1], events[at + 2])
+            sink ^= self._channel_id[self._index[place]]
+        self._prefetch_sink = sink
 
     # -- reading ------------------------------------------------------------------------------
 
     @cython.cfunc
-    def _row(self, slot: cython.longlong) -> tuple:
+    def _row(self, slot: i64) -> tuple:
         self._check(slot)
-        base: cython.longlong = slot * 8
-        packed: cython.ulonglong = self._u[base + 4]
+        packed: u64 = self._pins_and_viewed[slot]
         return (
-            self._b[slot * 64 + 60],
-            self._q[base],
-            self._q[base + 1],
-            self._q[base + 2],
-            self._d[slot * 16 + 10],
-            packed >> 16,
-            self._d[slot * 16 + 11],
-            packed & 0xFFFF,
-            self._q[base + 3],
+            self._type[slot], self._channel_id[slot], self._last_message_id[slot],
+            self._last_mention_id[slot], self._mention_count[slot], packed >> 16,
+            self._flags[slot], packed & 0xFFFF, self._version[slot],
         )
 
-    def has(
-        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong
-    ) -> bool:
+    def has(self, user: i64, kind: i64, channel_id: i64) -> bool:
         """True if the user has this read state."""
         return bool(self._alive(self._find_state(user, kind, channel_id)))
 
-    def get(
-        self, user: cython.longlong, kind: cython.longlong, channel_id: cython.longlong
-    ) -> object:
-        """The read state, a ReadState tuple of `readstates.schemas.replies`, or None."""
-        slot: cython.longlong = self._find_state(user, kind, channel_id)
-        return self._row(slot) if self._alive(slot) else None
+    def get_some(self, user: i64, kind: i64, channel_ids: tuple) -> list:
+        """Those of the channels that the user has, in order. O(n log n).
 
-    def get_some(
-        self,
-        user: cython.longlong,
-        kind: cython.longlong,
-        channel_ids: tuple,
-    ) -> list:
-        """Those of the channels that the user has, as `get` gives them, in order. O(n log n)."""
+        Each is a tuple with the fields of `readstates.schemas.replies.ReadState`, as in `states`.
+        """
         rows: list = []
-        slot: cython.longlong
         for channel_id in sorted(channel_ids):
-            slot = self._find_state(user, kind, channel_id)
+            slot: i64 = self._find_state(user, kind, channel_id)
             if self._alive(slot):
                 rows.append(self._row(slot))
         return rows
 
-    def states(self, user: cython.longlong) -> list:
-        """All read states of a user by type and channel. O(n), or O(n log n) after changes."""
-        return self._states(user)
+    def states(self, user: i64) -> list:
+        """All read states of a user by type and channel. O(n), or O(n log n) after changes.
 
-    @cython.cfunc
-    def _states(self, user: cython.longlong) -> list:
-        """As it is filled, in order, a user's list is in descending order: turned, not sorted."""
+        Rows are loaded in ascending order and put before one another, so the list is descending:
+        reversing it is enough unless later changes broke the order.
+        """
         rows: list = []
-        slot: cython.longlong = self._d[user * 16 + 12]
-        steps: cython.longlong = 0
-        kind: cython.longlong
-        channel_id: cython.longlong
-        last_kind: cython.longlong = 256
-        last_channel: cython.longlong = 0
+        slot: i64 = self._first_state[user]
+        steps: i64 = 0
+        last_kind: i64 = 256
+        last_channel: i64 = 0
         descending: cython.bint = True
         while slot:
-            if not self._b[slot * 64 + 61] & _TOMBSTONE:
-                kind = self._b[slot * 64 + 60]
-                channel_id = self._q[slot * 8]
+            if not self._status[slot] & _TOMBSTONE:
+                kind: i64 = self._type[slot]
+                channel_id: i64 = self._channel_id[slot]
                 if kind > last_kind or (kind == last_kind and channel_id > last_channel):
                     descending = False
                 last_kind = kind
                 last_channel = channel_id
                 rows.append(self._row(slot))
-            slot = self._d[slot * 16 + 13]
+            slot = self._after(slot, steps)
             steps += 1
-            if steps > self.slots:
-                raise TableDamaged("I3: a user's list does not end")
         rows.reverse()
         if not descending:
             rows.sort()
         return rows
 
-    def count(self, user: cython.longlong) -> int:
+    def count(self, user: i64) -> int:
         """How many read states the user has."""
-        return self._d[user * 16 + 13]
+        return self._live_states[user]
 
-    def floor(self, user: cython.longlong) -> int:
+    def floor(self, user: i64) -> int:
         """A `since_version` below this is not safe: loaded or deleted something since."""
-        return self._q[user * 8 + 1]
+        return self._floor[user]
 
-    def user_id(self, user: cython.longlong) -> int:
+    def user_id(self, user: i64) -> int:
         """The ID of the user in a slot."""
-        return self._q[user * 8]
-
-    def users(self) -> list:
-        """Slots of all residents, the warmest first. O(users)."""
-        found: list = []
-        user: cython.longlong = self._lru_head
-        while user:
-            found.append(user)
-            if len(found) > self.slots:
-                raise TableDamaged("I4: the LRU does not end")
-            user = self._d[user * 16 + 8]
-        return found
-
-    # -- one call an operation ----------------------------------------------------------------
-
-    def get_of(
-        self, user_id: cython.longlong, kind: cython.longlong, channel_id: cython.longlong
-    ) -> object:
-        """`find`, `touch` and `get` in one; None also where the user is not resident."""
-        user: cython.longlong = self.find(user_id)
-        if user == 0:
-            return None
-        self.touch(user)
-        slot: cython.longlong = self._find_state(user, kind, channel_id)
-        return self._row(slot) if self._alive(slot) else None
-
-    def states_of(self, user_id: cython.longlong) -> object:
-        """`find`, `touch` and `states` in one; None if the user is not resident."""
-        user: cython.longlong = self.find(user_id)
-        if user == 0:
-            return None
-        self.touch(user)
-        return self._states(user)
-
-    @cython.ccall
-    def ack_of(
-        self, user_id: cython.longlong, kind: cython.longlong, channel_id: cython.longlong,
-        message_id: cython.longlong, flags: cython.longlong, last_viewed: cython.longlong,
-        version: cython.longlong,
-    ) -> cython.longlong:
-        """`find`, `touch` and `ack` in one; ABSENT if the user is not resident."""
-        user: cython.longlong = self.find(user_id)
-        if user == 0:
-            return 128
-        self.touch(user)
-        return self.ack(user, kind, channel_id, message_id, flags, last_viewed, version)
-
-    def admit(
-        self, user_id: cython.longlong, floor: cython.longlong, cold: cython.bint, rows: list,
-        scan_max: cython.longlong,
-    ) -> int:
-        """`evict` what is needed and `insert` in one; 0 if there is no room among `scan_max`."""
-        if not self.evict(1 + len(rows), scan_max):
-            return 0
-        return self.insert(user_id, floor, cold, rows)
-
-    # -- checking -----------------------------------------------------------------------------
-
-    def verify(self) -> None:
-        """Check I1-I13. Raises TableDamaged, which names the invariant. O(slots)."""
-        self.save()
-        if self._header[layout.AT_POSITION_INVERTED // 8] != ~self.position:
-            raise TableDamaged("I13: the position and its inverse do not agree")
-        try:
-            self._verify_slots()
-            self._verify_free()
-            self._verify_lists()
-        except (IndexError, ValueError) as exc:
-            raise TableDamaged(f"a link leads out of the file: {exc}") from exc
-
-    @cython.cfunc
-    def _verify_slots(self) -> cython.void:
-        slot: cython.longlong
-        status: cython.int
-        owner: cython.longlong
-        listed: cython.longlong = 0
-        users: cython.longlong = 0
-        states: cython.longlong = 0
-        alive: cython.longlong = 0
-        dirty: cython.longlong = 0
-        queued: cython.longlong = 0
-        if self._used < 1 or self._used > self.slots:
-            raise TableDamaged("I1: more slots were used than there are")
-        for slot in range(1, self._used):
-            status = self._check_status(slot)
-            if status == 0:
-                continue
-            self._check(slot)
-            if status & _USER:
-                users += 1
-                if status & _QUEUED:
-                    queued += 1
-                if self.find(self._q[slot * 8]) != slot:
-                    raise TableDamaged(f"I2: the user in slot {slot} is not found")
-                listed += self._verify_user(slot, status)
-                continue
-            states += 1
-            owner = self._d[slot * 16 + 12]
-            if not self._b[owner * 64 + 61] & _USER:
-                raise TableDamaged(f"I3: the state in slot {slot} has no user")
-            if self._find_state(owner, self._b[slot * 64 + 60], self._q[slot * 8]) != slot:
-                raise TableDamaged(f"I2: the state in slot {slot} is not found")
-            if self._q[slot * 8 + 3] < self._q[owner * 8 + 3]:
-                raise TableDamaged(f"I12: slot {slot} is older than its user's deletion")
-            if status & _DIRTY:
-                dirty += 1
-                if not self._b[owner * 64 + 61] & (_QUEUED | _IN_FLIGHT):
-                    raise TableDamaged(f"I6: slot {slot} is dirty, its user is not")
-            elif status & _TOMBSTONE:
-                raise TableDamaged(f"I7: the tombstone in slot {slot} is clean")
-            if not status & _TOMBSTONE:
-                alive += 1
-        for slot in range(self._used, self.slots):
-            if self._check_status(slot):
-                raise TableDamaged(f"I1: slot {slot} was never used and has a status")
-        if (users, alive, dirty, queued) != (
-            self.resident_users, self.resident_states, self.dirty_states, self.dirty_users
-        ) or self.free != self.slots - 1 - users - states:
-            raise TableDamaged("I8: the header's counts are not those of the slots")
-        if listed != states:
-            raise TableDamaged("I3: a state is not on its user's list")
-        self._verify_index(users + states)
-
-    @cython.cfunc
-    def _verify_user(self, user: cython.longlong, status: cython.int) -> cython.longlong:
-        """I3, I5, I6, I10 and I11 of one user; returns the length of its list."""
-        slot: cython.longlong = self._d[user * 16 + 12]
-        before: cython.longlong = 0
-        alive: cython.longlong = 0
-        steps: cython.longlong = 0
-        while slot:
-            if self._d[slot * 16 + 12] != user or self._d[slot * 16 + 14] != before:
-                raise TableDamaged(f"I3: slot {slot} is on the list of another user")
-            if not self._b[slot * 64 + 61] & _TOMBSTONE:
-                alive += 1
-            before = slot
-            slot = self._d[slot * 16 + 13]
-            steps += 1
-            if steps > self.slots:
-                raise TableDamaged("I3: a user's list does not end")
-        if alive != self._d[user * 16 + 13]:
-            raise TableDamaged(f"I10: the user in slot {user} counts wrong")
-        if status & _PARTIAL:
-            raise TableDamaged(f"I11: the user in slot {user} is PARTIAL")
-        if self._q[user * 8 + 3] and not status & (_QUEUED | _IN_FLIGHT):
-            raise TableDamaged(f"I6: the user in slot {user} has a deletion to write")
-        if status & _QUEUED and not (self._q[user * 8 + 2] and not status & _IN_FLIGHT):
-            raise TableDamaged(f"I5: the user in slot {user} is queued with nothing to write")
-        return steps
-
-    @cython.cfunc
-    def _verify_index(self, expected: cython.longlong) -> cython.void:
-        place: cython.longlong
-        held: cython.longlong = 0
-        for place in range(self._entries):
-            if self._x[place]:
-                held += 1
-        if held != expected:
-            raise TableDamaged(f"I2: the index holds {held} slots of {expected}")
-
-    @cython.cfunc
-    def _verify_free(self) -> cython.void:
-        slot: cython.longlong = self._free_head
-        steps: cython.longlong = self.slots - self._used
-        while slot:
-            if self._b[slot * 64 + 61] or slot >= self._used:
-                raise TableDamaged(f"I1: slot {slot} on the free list is not free")
-            slot = self._d[slot * 16 + 13]
-            steps += 1
-            if steps > self.slots:
-                raise TableDamaged("I1: the free list does not end")
-        if steps != self.free:
-            raise TableDamaged("I1: a free slot is not on the free list")
-
-    @cython.cfunc
-    def _verify_lists(self) -> cython.void:
-        """I4 and I5: both lists, there and back."""
-        user: cython.longlong = self._lru_head
-        before: cython.longlong = 0
-        steps: cython.longlong = 0
-        while user and steps <= self.resident_users:
-            if self._d[user * 16 + 9] != before or not self._b[user * 64 + 61] & _USER:
-                raise TableDamaged(f"I4: slot {user} does not belong where it is on the LRU")
-            before = user
-            user = self._d[user * 16 + 8]
-            steps += 1
-        if steps != self.resident_users or before != self._lru_tail:
-            raise TableDamaged("I4: the LRU does not hold every user once")
-        user = self._dirty_head
-        before = 0
-        steps = 0
-        while user and steps <= self.dirty_users:
-            if self._d[user * 16 + 11] != before or not self._b[user * 64 + 61] & _QUEUED:
-                raise TableDamaged(f"I5: slot {user} does not belong where it is in the queue")
-            before = user
-            user = self._d[user * 16 + 10]
-            steps += 1
-        if steps != self.dirty_users or before != self._dirty_tail:
-            raise TableDamaged("I5: the dirty queue does not hold every queued user once")
+        return self._user_id[user]

@@ -7,18 +7,20 @@ Opening:
     0 a file that others may have read or written (`_shared`) is removed: who has it open still
       could, whatever its mode becomes.
     1 lock the file (flock, as long as it is mapped: the lock of a process that died is gone, that
-      of a stopped one is not). Who cannot have the lock works in a private file without a name,
-      so two processes never share one.
+      of a stopped one is not). A process that does not get the lock works in a private file
+      without a name, so two processes never share one.
     2 same log, same layout, same size? And either closed clean, with the right checksum of the
       whole, or left by a process that died since this boot of the machine, so that every store it
       made is there? Else reserve the space anew, before mapping: a full tmpfs kills with SIGBUS,
       it raises nothing.
     3 map it, every page at once where the system can, and take the mark "closed clean" away (on
       disk) before the first change.
-    4 where a process died: believe nothing but the slots and the position; make the rest anew.
-    5 check the invariants of layout.py; damage leads back to 2, with a new file.
-What was dirty, or being written out, is queued again by the owner (`Table.recover`), who knows
-what is committed.
+    4 where a process died: believe nothing but the slots and the position; make the rest anew
+      (`recovery.rebuild`).
+    5 check the invariants of layout.py (`recovery.verify`); damage leads back to 2, with a new
+      file.
+The owner knows what is committed; it then queues again what was dirty or being written out
+(`Table.recover`).
 Closing clean writes the checksum, then the mark. Should a power cut keep the mark and lose some
 of the rest, the checksum is wrong. A power cut while it is open changes the boot ID.
 """
@@ -36,8 +38,9 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from readstates.cache import layout
-from readstates.cache.table import Table, TableDamaged
+from . import layout, recovery
+from .layout import TableDamaged
+from .table import Table
 
 SHM = Path("/dev/shm")
 SHM_FREE_MIN_BYTES = 256 << 20
@@ -176,20 +179,17 @@ def _map(
     struct.pack_into("<I", mapped, layout.AT_LEFT, layout.IN_USE)
     mapped[layout.AT_BOOT_ID : layout.AT_BOOT_ID + layout.BOOT_ID_BYTES] = boot_id()
     mapped.flush(0, layout.HEADER_BYTES)  # on disk before the first change
-    table = None
     try:
-        table = Table(mapped, user_states_max)
-        table.now_ms = now_ms
         if why == DIED:
-            table.rebuild()
-        table.verify()
+            recovery.rebuild(mapped)
+        recovery.verify(mapped)
+        table = Table(mapped, user_states_max)
     except TableDamaged as exc:
-        if table is not None:
-            table.close()
         mapped.close()
         if fresh:  # the layout and the table's code disagree
             raise
         return _map(path, file, identity, slots, user_states_max, f"damaged: {exc}", now_ms)
+    table.now_ms = now_ms
     return TableFile(path, file, mapped, table, why)
 
 

@@ -21,9 +21,9 @@ echo "setup: $VENV (about half a minute the first time)"
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[worker,dev]'
 "$VENV/bin/python" - <<'PY'
-from readstates.cache.table import COMPILED
-if not COMPILED:
-    print("setup: no C compiler, so cache/table.py runs as plain Python: everything works, table "
+from readstates.cache import recovery, table
+if not (table.COMPILED and recovery.COMPILED):
+    print("setup: no C compiler, so the table (cache/) runs as plain Python: everything works, table "
           "operations cost about ten times more. To compile it: apt-get install gcc libc6-dev python3-dev, "
           "then make clean setup")
 PY

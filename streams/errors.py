@@ -13,7 +13,7 @@ ReadStatesError
 └── SendError            end the command: the brokers did not take a record
 
 `readstates.schemas.wire.DecodeError` (the record becomes a dead letter) and
-`readstates.cache.table.TableDamaged` (drop the file and replay) belong to their own packages.
+`readstates.cache.layout.TableDamaged` (drop the file and replay) belong to their own packages.
 """
 
 from __future__ import annotations

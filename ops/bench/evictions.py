@@ -52,8 +52,8 @@ def _churn(suite: Suite, users: int, states_a_user: int, seed: int) -> float:
             user = table.find(user_id)
             if user:
                 table.touch(user)
-            else:
-                table.admit(user_id, 0, False, rows, SCAN_MAX)
+            elif table.evict(1 + len(rows), SCAN_MAX):
+                table.insert(user_id, 0, False, rows)
         if full:
             spent += time.process_time() - begin
         elif table.evictions:

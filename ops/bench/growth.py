@@ -4,7 +4,7 @@
 
 All sizes stand at once and take turns, each in a process of its own. The service's update begins
 with the bytes of a fetch: take the record out, decode it, find the user, fold, hold its offset;
-every user is resident. The table alone, by one call an update and by batch, is shown beside it:
+every user is resident. The table alone, by single updates and by batch, is shown beside it:
 there is little else in it than the processor's cache misses.
 """
 
@@ -19,7 +19,7 @@ from .contender import OURS, Contender, Entry
 from .suite import NO_GOAL, Goal, Suite
 
 SERVICE = "the service"
-WAYS = {SERVICE: "service_update", "one call": "update", "batch": "update_batch"}
+WAYS = {SERVICE: "service_update", "single": "update", "batch": "update_batch"}
 GOAL = Goal(at_most=1.5)
 
 

@@ -292,14 +292,10 @@ class HeapTable:
     def has(self, user: User, kind: int, channel_id: int) -> bool:
         return channel_id << 8 | kind in user.states
 
-    def get(self, user: User, kind: int, channel_id: int) -> Row | None:
-        state = user.states.get(channel_id << 8 | kind)
-        return state.row() if state is not None else None
-
     def get_some(self, user: User, kind: int, channel_ids: tuple[int, ...]) -> list[Row]:
         """Those of the channels that the user has, in order."""
-        found = (self.get(user, kind, channel_id) for channel_id in sorted(channel_ids))
-        return [row for row in found if row is not None]
+        states = (user.states.get(channel_id << 8 | kind) for channel_id in sorted(channel_ids))
+        return [state.row() for state in states if state is not None]
 
     def states(self, user: User) -> list[Row]:
         """All read states of a user by type and channel."""

@@ -27,7 +27,7 @@ from .traffic_of_states import Row
 
 People = Iterable[tuple[int, list[Row]]]
 SHAPES = ("pairs", "objects", "tuples")
-SCAN_MAX = 512  # users that `admit` may look at; the service's bound
+SCAN_MAX = 512  # users that one search for room may look at; the service's bound
 
 
 class State:
@@ -61,7 +61,7 @@ class Holder(Protocol):
 
 
 class Ours:
-    """The table, in a file as the worker opens it."""
+    """The table, in a file as the worker opens it; each operation in the calls of the service."""
 
     def __init__(self, states: int, folder: Path) -> None:
         identity = TableIdentity(bytes(16), 8, 0, "bench")
@@ -69,26 +69,33 @@ class Ours:
         self.table: Any = self.file.table
 
     def insert(self, people: People) -> None:
-        admit = self.table.admit
+        evict, insert = self.table.evict, self.table.insert
         for user_id, rows in people:
-            admit(user_id, 0, False, rows, SCAN_MAX)
+            if evict(1 + len(rows), SCAN_MAX):
+                insert(user_id, 0, False, rows)
 
     def get(self, users: list[int], channels: list[int]) -> None:
-        get = self.table.get_of
+        find, touch, get_some = self.table.find, self.table.touch, self.table.get_some
         for user_id, channel_id in zip(users, channels, strict=True):
-            state = get(user_id, 0, channel_id)
+            user = find(user_id)
+            touch(user)
+            state = get_some(user, 0, (channel_id,))[0]
             _ = state[2], state[3], state[4]
 
     def update(self, users: list[int], channels: list[int], number: int) -> None:
-        ack = self.table.ack_of
+        find, touch, ack = self.table.find, self.table.touch, self.table.ack
         for user_id, channel_id in zip(users, channels, strict=True):
             number += 1
-            ack(user_id, 0, channel_id, number, KEEP, KEEP, number)
+            user = find(user_id)
+            touch(user)
+            ack(user, 0, channel_id, number, KEEP, KEEP, number)
 
     def all_of(self, users: list[int]) -> None:
-        states = self.table.states_of
+        find, touch, states = self.table.find, self.table.touch, self.table.states
         for user_id in users:
-            for row in states(user_id):
+            user = find(user_id)
+            touch(user)
+            for row in states(user):
                 _kind, _channel, _last, _mention, _count, _pins, _flags, _viewed, _version = row
 
     def batch(self, users: list[int], channels: list[int], number: int) -> tuple[Any, bytearray]:

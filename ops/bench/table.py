@@ -3,11 +3,11 @@
     make bench BENCHES=table
 
 Each contender has a process of its own (its collector scans its own objects), and ours takes
-turns with the shapes of one peer. All do the same operations on the same read states, one call
-from Python an operation (ours: by user ID, index and LRU included), the loop that calls included;
-fields are read. Ours keeps, besides, what peers do not: checksums, and who waits to be written
-out. Of each peer its fastest shape counts, anew for each operation; goals are against the fastest
-LRU.
+turns with the shapes of one peer. All do the same operations on the same read states, the loop
+that calls included; ours in the calls that the service makes (`find` and `touch` of the user, then
+`get_some`, `ack` or `states`; `evict` and `insert`). Fields are read. Ours keeps, besides, what
+peers do not: checksums, and who waits to be written out. Of each peer its fastest shape counts,
+anew for each operation; goals are against the fastest LRU.
 
     get             three fields of one read state
     update          read, compare, change
@@ -138,10 +138,10 @@ def _lines(suite: Suite, states: int, case: Case, by_peer: dict[str, Times]) -> 
 def _batch_line(
     suite: Suite, states: int, zipf: bool, calls: dict[str, Times], batch: dict[str, Times]
 ) -> None:
-    """The batch entry against one call an update, measured beside the first LRU."""
+    """The batch entry against single updates, measured beside the first LRU."""
     suite.line(
         f"{BATCH}, {_law(BATCH, zipf)}{states:,} states", batch[LRUS[0]][OURS],
-        "one call an update", calls[LRUS[0]][OURS], "ns", Goal(at_most=1),
+        "single updates", calls[LRUS[0]][OURS], "ns", Goal(at_most=1),
     )  # fmt: skip
 
 

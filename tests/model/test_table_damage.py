@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from readstates.cache import fsck, layout, tablefile
-from tests.support.table_builds import BUILDS, IDENTITY, new_buffer
+from tests.support.table_builds import BUILDS, IDENTITY, Build, get, new_buffer, residents, verify
 
 SLOTS = 200
 ROUNDS = {"compiled": 1_500, "plain": 150}
@@ -23,7 +22,7 @@ FILES = {"compiled": 300, "plain": 40}
 COVERED = layout.AT_BOOT_ID  # of the header; the rest of it is spare
 
 
-def filled(build: ModuleType, buffer: Any, seed: int) -> Any:
+def filled(build: Build, buffer: Any, seed: int) -> Any:
     """A busy table: residents clean, dirty and under way, tombstones, freed slots."""
     table = build.Table(buffer, 20)
     draw = random.Random(seed)
@@ -53,7 +52,7 @@ def busy(table: Any, draw: random.Random, version: int) -> None:
             table.delete(user, kind, channel, version)
         case 7:
             table.states(user)
-            table.get(user, kind, channel)
+            get(table, user, kind, channel)
         case 8:
             if draw.random() < 0.2:
                 table.delete_user(user, version)
@@ -71,7 +70,9 @@ def busy(table: Any, draw: random.Random, version: int) -> None:
 
 def contents(table: Any) -> list[Any]:
     """What a reader can see."""
-    return [(table.user_id(user), table.floor(user), table.states(user)) for user in table.users()]
+    return [
+        (table.user_id(user), table.floor(user), table.states(user)) for user in residents(table)
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(BUILDS))
@@ -95,8 +96,8 @@ def test_damage_in_use_raises_and_never_crashes(name: str) -> None:
             if at < len(buffer):
                 buffer[at] = draw.randrange(256)
         try:
-            table.verify()
-        except build.TableDamaged:
+            verify(table)
+        except layout.TableDamaged:
             raised += 1
         else:  # what was hit says nothing
             assert contents(table) == expected
@@ -104,7 +105,7 @@ def test_damage_in_use_raises_and_never_crashes(name: str) -> None:
         try:
             for step in range(300):
                 busy(table, draw, 1_000 + step)
-        except (build.TableDamaged, build.TableFull, IndexError):
+        except (layout.TableDamaged, build.table.TableFull, IndexError):
             pass
         except ValueError as exc:  # the damage made a call look wrong
             refused.append(str(exc))
@@ -126,11 +127,11 @@ def test_a_damaged_header_raises_and_never_crashes(name: str) -> None:
         buffer[at] ^= 1 << draw.randrange(8)
         try:
             table = build.Table(buffer, 20)
-        except build.TableDamaged:
+        except layout.TableDamaged:
             continue
         try:
-            table.verify()
-        except build.TableDamaged:
+            verify(table)
+        except layout.TableDamaged:
             continue
         finally:
             table.close()
@@ -142,8 +143,7 @@ def test_a_damaged_file_is_dropped(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = BUILDS[name]
-    monkeypatch.setattr(tablefile, "Table", build.Table)
-    monkeypatch.setattr(tablefile, "TableDamaged", build.TableDamaged)
+    build.open_tables_with(monkeypatch)
     path = tmp_path / "table"
     file = tablefile.open_table(path, IDENTITY, 100, 20)
     draw = random.Random(3)
@@ -164,7 +164,7 @@ def test_a_damaged_file_is_dropped(
         file = tablefile.open_table(path, IDENTITY, 100, 20)
         assert not file.warm
         assert file.table.resident_users == 0
-        file.table.verify()
+        verify(file.table)
         file.close(clean=False)
 
 
@@ -173,8 +173,7 @@ def test_a_damaged_died_file_is_dropped_or_right(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = BUILDS[name]
-    monkeypatch.setattr(tablefile, "Table", build.Table)
-    monkeypatch.setattr(tablefile, "TableDamaged", build.TableDamaged)
+    build.open_tables_with(monkeypatch)
     path = tmp_path / "table"
     file = tablefile.open_table(path, IDENTITY, 100, 20)
     draw = random.Random(4)
@@ -199,6 +198,6 @@ def test_a_damaged_died_file_is_dropped_or_right(
             assert (file.table.dirty_states, file.table.position) == (dirty, 77)
         else:
             assert file.table.resident_users == 0
-        file.table.verify()
+        verify(file.table)
         file.close(clean=False)
     assert 0 < right < FILES[name]  # links, counts and the index say nothing then

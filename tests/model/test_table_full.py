@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from readstates.cache import fsck, layout, tablefile
-from tests.support.table_builds import BUILDS, IDENTITY
+from tests.support.table_builds import BUILDS, IDENTITY, verify
 from tests.support.table_oracle import CHANGED, DIRTIED, NO_ROOM, TOO_MANY, Oracle
 
 STATES = 1_000
@@ -110,8 +109,8 @@ class World:
 def test_a_full_table_forgets_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build: ModuleType = BUILDS[name]
-    monkeypatch.setattr(tablefile, "Table", build.Table)
+    build = BUILDS[name]
+    build.open_tables_with(monkeypatch)
     path = tmp_path / "table"
     file = tablefile.open_table(path, IDENTITY, STATES, STATES_MAX)
     world = World(file.table, seed=11)
@@ -119,14 +118,14 @@ def test_a_full_table_forgets_nothing(
     for number in range(events):
         world.event()
         if number % (events // 20) == 0:
-            file.table.verify()
+            verify(file.table)
     table = file.table
     assert table.evictions > events // 10
     assert table.resident_states + table.resident_users > 0.8 * STATES
     assert world.seen[TOO_MANY] > 100
     for user_id in range(1, USERS + 1):
         world.check_user(user_id)
-    table.verify()
+    verify(table)
     file.close(clean=True)
     assert fsck.check(path) == []
 

@@ -19,14 +19,13 @@ import time
 import traceback
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
 
 from readstates.cache import fsck, tablefile
 from readstates.cache.tablefile import open_table
-from tests.support.table_builds import BUILDS, IDENTITY
+from tests.support.table_builds import BUILDS, IDENTITY, residents, verify
 from tests.support.table_oracle import CHANGED, NO_ROOM, Oracle, User
 
 KILLS = int(os.environ.get("KILLS", "60"))
@@ -258,7 +257,7 @@ class World:
             if user := table.find(user_id):
                 assert table.states(user) == known.states()
         owner.write_all()
-        table.verify()
+        verify(table)
         for user_id, known in truth.users.items():
             assert sorted(owner.database.get(user_id, {}).values()) == known.states()
         file.close(clean=True)
@@ -270,7 +269,7 @@ class World:
         may lack a read state that is deleted later. It is right again from there on.
         """
         self.exact += 1
-        for user in table.users():
+        for user in residents(table):
             known = {row[:2]: row for row in truth.users[table.user_id(user)].states()}
             for row in table.states(user):
                 if row[8] <= version:
@@ -283,9 +282,8 @@ class World:
 def test_a_killed_process_leaves_a_right_table_or_none(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build: ModuleType = BUILDS[name]
-    monkeypatch.setattr(tablefile, "Table", build.Table)
-    monkeypatch.setattr(tablefile, "TableDamaged", build.TableDamaged)
+    build = BUILDS[name]
+    build.open_tables_with(monkeypatch)
     world = World(5, tmp_path)
     for number in range(KILLS):
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from hypothesis.stateful import (
 )
 
 from readstates.cache import fsck, layout
-from tests.support.table_builds import BUILDS, new_buffer
+from tests.support.table_builds import BUILDS, Build, get, image, new_buffer, residents, verify
 from tests.support.table_oracle import CHANGED, Oracle, Row
 
 SLOTS = 14  # room for 13 users and read states
@@ -35,7 +34,7 @@ AGE = st.sampled_from([0, 0, 0, 0, 1, 2, 5])  # how far back in the log an event
 class TableMachine(RuleBasedStateMachine):
     """The table and its oracle side by side."""
 
-    build: ModuleType
+    build: Build
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +158,7 @@ class TableMachine(RuleBasedStateMachine):
         assert self.table.evictions == evictions
         self.table.close()
         self.table = self.build.Table(self.buffer, STATES_MAX)
-        self.table.verify()
+        verify(self.table)
         self.table.now_ms = now
         assert self.table.recover(self.log_end) == self.oracle.recover(self.log_end)
         self.oracle.evictions = 0
@@ -174,9 +173,9 @@ class TableMachine(RuleBasedStateMachine):
         data[layout.AT_USERS : layout.AT_CRC] = bytes(layout.AT_CRC - layout.AT_USERS)
         self.table.close()
         self.buffer = data
+        self.build.recovery.rebuild(data)
         self.table = self.build.Table(data, STATES_MAX)
-        self.table.rebuild()
-        self.table.verify()
+        verify(self.table)
         self.table.now_ms = now
         assert self.table.recover(self.log_end) == self.oracle.recover(self.log_end)
         self.oracle.queue = [self.table.user_id(user) for user in self.queued()]
@@ -195,23 +194,25 @@ class TableMachine(RuleBasedStateMachine):
     @invariant()
     def same(self) -> None:
         table, oracle = self.table, self.oracle
-        table.verify()
+        verify(table)
         assert fsck.check_bytes(bytes(self.buffer), saved=True) == []
-        assert [table.user_id(user) for user in table.users()] == oracle.lru
+        assert [table.user_id(user) for user in residents(table)] == oracle.lru
+        slots = image(table).user
         for user_id, known in oracle.users.items():
             user = table.find(user_id)
             assert table.states(user) == known.states()
             assert table.count(user) == known.count()
             assert table.floor(user) == known.floor
             assert table.first_version(user) == known.first_version
-            assert table.in_flight(user) == known.in_flight
-            assert table.is_dirty(user) == (known.in_flight or user_id in oracle.queue)
+            status = slots[user].status
+            assert bool(status & layout.IN_FLIGHT) == known.in_flight
+            assert bool(status & layout.QUEUED) == (user_id in oracle.queue)
             if known.first_version:
                 assert table.dirty_since_ms(user) == known.dirty_since
             for key, row in known.rows.items():
                 assert table.has(user, *key) != row.tombstone
                 state = None if row.tombstone else row.read_state(key)
-                assert table.get(user, *key) == state
+                assert get(table, user, *key) == state
         head = table.dirty_head()
         assert (table.user_id(head) if head else None) == (oracle.queue or [None])[0]
         rows = [row for user in oracle.users.values() for row in user.rows.values()]

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from readstates.cache import recovery
 from readstates.cache.table import Table
 from readstates.schemas.headers import ReplyAddress
 from readstates.schemas.queries import Get
@@ -105,10 +106,10 @@ class World:
         given = {"position": 0, "committed": 0, "catch_up_to": 0, "incarnation": 1}
         given |= {"parked_max": 100, "inbox_max": 1000} | more
         self.buffer = new_buffer(slots) if died is None else died
-        table = Table(self.buffer, states_max)
         if died is not None:
-            table.rebuild()
-            table.verify()
+            recovery.rebuild(self.buffer)
+            recovery.verify(self.buffer)
+        table = Table(self.buffer, states_max)
         table.position = given["position"]  # as the owner does
         self.partition = Partition(
             0, table=table, epoch=EPOCH, partitions=1, reader=READER, effects=self, **given

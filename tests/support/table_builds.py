@@ -1,36 +1,61 @@
-"""Both builds of cache/table.py: compiled, where there is one, and plain Python from the source."""
+"""Both builds of the table: compiled, where there is one, and plain Python from the source.
+
+What tests ask of a table and the service does not, is here too, by way of the bytes.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import pytest
 
 import readstates.cache
-from readstates.cache import layout, table
+from readstates.cache import layout, recovery, table, tablefile
+from readstates.cache.image import Image
 from readstates.cache.tablefile import TableIdentity, new_header
 
 IDENTITY = TableIdentity(bytes(range(16)), 8, 3, "read_states")
 
 
-def _plain() -> ModuleType:
-    name = "table_plain"
-    source = Path(readstates.cache.__path__[0]) / "table.py"
-    spec = importlib.util.spec_from_file_location(name, source)
+@dataclass(frozen=True)
+class Build:
+    """The two modules that are compiled, in one of their forms."""
+
+    table: ModuleType
+    recovery: ModuleType
+
+    @property
+    def Table(self) -> Any:
+        return self.table.Table
+
+    def open_tables_with(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have `open_table` use this build."""
+        monkeypatch.setattr(tablefile, "Table", self.table.Table)
+        monkeypatch.setattr(tablefile, "recovery", self.recovery)
+
+
+def _from_source(name: str) -> ModuleType:
+    source = Path(readstates.cache.__path__[0]) / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"readstates.cache.{name}_plain", source)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[module.__name__] = module
     spec.loader.exec_module(module)
     assert not module.COMPILED
     return module
 
 
-PLAIN = _plain()
-BUILDS: dict[str, ModuleType] = {"plain": PLAIN}
+PLAIN = Build(_from_source("table"), _from_source("recovery"))
+BUILDS = {"plain": PLAIN}
 if table.COMPILED:
-    BUILDS["compiled"] = table
+    assert recovery.COMPILED
+    BUILDS["compiled"] = Build(table, recovery)
 
 
 def new_buffer(slots: int) -> bytearray:
@@ -38,3 +63,33 @@ def new_buffer(slots: int) -> bytearray:
     buffer = bytearray(layout.table_size_bytes(slots))
     buffer[: layout.HEADER_BYTES] = new_header(IDENTITY, slots)
     return buffer
+
+
+def verify(table: Any) -> None:
+    """Check I1-I13 of a table in use, with the pass of its own build."""
+    table.save()
+    plain = isinstance(table, PLAIN.Table)
+    (PLAIN.recovery if plain else recovery).verify(table.buffer)
+
+
+def image(table: Any) -> Image:
+    """The table as the reader of fsck sees it."""
+    table.save()
+    return Image(bytes(table.buffer))
+
+
+def residents(table: Any) -> list[int]:
+    """The slots of all users in the order of the LRU, the warmest first."""
+    seen = image(table)
+    users: list[int] = []
+    user = seen.lru_head
+    while user:
+        users.append(user)
+        user = seen.user[user].colder
+    return users
+
+
+def get(table: Any, user: int, kind: int, channel_id: int) -> Any:
+    """One read state, or None."""
+    rows = table.get_some(user, kind, (channel_id,))
+    return rows[0] if rows else None

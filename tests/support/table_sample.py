@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-
-from tests.support.table_builds import new_buffer
+from tests.support.table_builds import Build, new_buffer
 
 SLOTS = 24
 
 
-def sample(build: ModuleType) -> bytearray:
+def sample(build: Build) -> bytearray:
     """Its buffer, saved.
 
     Slots 1, 3 and 6 are users; 2 and 7 belong to user slot 1 (7 is deleted), 4 and 5 to 3, 8 to 6;

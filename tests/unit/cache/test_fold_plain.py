@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from array import array
-from types import ModuleType
 
+from readstates.cache import layout
 from readstates.cache.table import ABSENT, NO_ROOM
-from tests.support.table_builds import new_buffer
+from tests.support.table_builds import Build, image, new_buffer, residents, verify
 
 BITS = 8 << 48
 
@@ -24,7 +24,7 @@ def fold_one(table: object, event: list[int]) -> int:
     return int(table.ack(user, kind, channel, message, flags, viewed, version))  # type: ignore[attr-defined]
 
 
-def test_the_same_as_one_by_one(build: ModuleType) -> None:
+def test_the_same_as_one_by_one(build: Build) -> None:
     source = random.Random(5)
     buffers = [new_buffer(24), new_buffer(24)]
     together, alone = (build.Table(buffer, 6) for buffer in buffers)
@@ -50,14 +50,14 @@ def test_the_same_as_one_by_one(build: ModuleType) -> None:
         if taken < len(events):
             coming = events[taken][0] % 4 + 1
             for table in (together, alone):
-                victim = table.users()[-1]
-                if table.is_dirty(victim):
+                victim = residents(table)[-1]
+                if image(table).user[victim].status & layout.QUEUED:
                     _, deleted, rows = table.take(victim)
                     table.written(victim, deleted, rows)
                 table.evict(table.slots - 1, 1)
                 if not table.find(coming):
                     table.insert(coming, 0, False)
-        together.verify()
+        verify(together)
         together.save()
         alone.save()
         assert buffers[0] == buffers[1]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 from readstates.cache import layout
+from tests.support.table_builds import Build
 from tests.support.table_sample import sample
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -17,7 +17,7 @@ def dump(buffer: bytearray) -> str:
     return "".join(f"{at:06x} {row.hex()}\n" for at, row in rows if any(row))
 
 
-def test_the_bytes_are_those_of_this_layout_version(build: ModuleType) -> None:
+def test_the_bytes_are_those_of_this_layout_version(build: Build) -> None:
     golden = GOLDEN / f"layout-{layout.LAYOUT_VERSION}.hex"
     assert dump(sample(build)) == golden.read_text(), "raise LAYOUT_VERSION, add a golden file"
 

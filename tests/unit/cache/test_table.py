@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+import random
 from typing import Any
 
 import pytest
 
+from readstates.cache.layout import IN_FLIGHT, TableDamaged
 from readstates.cache.table import (
     CHANGED,
     DIRTIED,
@@ -17,7 +18,7 @@ from readstates.cache.table import (
     STALE,
     TOO_MANY,
 )
-from tests.support.table_builds import new_buffer
+from tests.support.table_builds import Build, get, image, new_buffer, residents, verify
 
 CHANNEL = 2**63 - 1
 KEEP2 = (KEEP, KEEP)
@@ -32,7 +33,7 @@ def user(table: Any) -> int:
 
 def state(table: Any, user: int) -> tuple[int, ...]:
     """Message, mention, count, pins, flags, viewed, version."""
-    found: tuple[int, ...] = table.get(user, 0, CHANNEL)
+    found: tuple[int, ...] = get(table, user, 0, CHANNEL)
     return found[2:]
 
 
@@ -111,7 +112,7 @@ def test_some_channels_come_in_order_without_those_that_are_not_there(table: Any
     table.ack(user, 0, 9, 1, *KEEP2, 4)
     table.delete(user, 0, 7, 5)
     found = table.get_some(user, 0, (9, 6, 8, 7))
-    assert found == [table.get(user, 0, channel) for channel in (8, 9)]
+    assert found == [get(table, user, 0, channel) for channel in (8, 9)]
     assert table.get_some(user, 1, (8, 7, 9)) == rows[2:]
     assert table.get_some(user, 0, ()) == []
 
@@ -124,7 +125,7 @@ def test_a_number_that_does_not_fit_is_not_loaded(table: Any, bad: tuple[int, in
     with pytest.raises(ValueError, match="read state"):
         table.insert(1, 0, False, [(0, 2, 1, 1, 1, 1, 1, 1, 1), tuple(row)])
     assert (table.find(1), table.free, table.resident_states) == (0, free, 0)  # not half of it
-    table.verify()
+    verify(table)
 
 
 def test_nobody_is_made_resident_twice(table: Any, user: int) -> None:
@@ -138,7 +139,7 @@ def test_nobody_is_made_resident_twice(table: Any, user: int) -> None:
 def test_a_deletion_stays_until_it_is_written(table: Any, user: int) -> None:
     free = table.free
     assert table.delete(user, 0, CHANNEL, 20) == CHANGED | DIRTIED
-    assert (table.get(user, 0, CHANNEL), table.floor(user), table.free) == (None, 20, free)
+    assert (get(table, user, 0, CHANNEL), table.floor(user), table.free) == (None, 20, free)
     assert table.delete(user, 0, CHANNEL, 21) == STALE
     assert table.ack(user, 0, CHANNEL, 500, *KEEP2, 19) == REPLAYED
     assert not table.evict(free + 1, 10)
@@ -146,14 +147,15 @@ def test_a_deletion_stays_until_it_is_written(table: Any, user: int) -> None:
     assert write == (20, 0, [(True, (0, CHANNEL, 0, 0, 0, 0, 0, 0, 20))])
     table.written(user, *write[1:])
     assert (table.free, table.dirty_states) == (free + 1, 0)
-    assert not table.is_dirty(user)
+    assert table.dirty_head() == 0
+    assert table.evict(free + 2, 10), "the user is clean"
 
 
 def test_a_deletion_of_what_is_not_there_raises_the_floor(table: Any, user: int) -> None:
     """In a replay the database has lost it already, while a client may still have it."""
     assert table.delete(user, 0, CHANNEL - 1, 20) == STALE
-    assert (table.floor(user), table.is_dirty(user)) == (20, False)
-    table.verify()
+    assert (table.floor(user), table.dirty_head()) == (20, 0)
+    verify(table)
 
 
 def test_the_newest_version_is_known(table: Any, user: int) -> None:
@@ -203,7 +205,7 @@ def test_the_limit_of_a_user(table: Any, user: int) -> None:
     assert table.count(user) == 6
 
 
-def test_a_full_table_takes_nothing_and_says_so(build: ModuleType) -> None:
+def test_a_full_table_takes_nothing_and_says_so(build: Build) -> None:
     table = build.Table(new_buffer(4), 6)
     user = table.insert(1, 0, False)
     assert table.ack(user, 0, 1, 1, *KEEP2, 1) == CHANGED | DIRTIED
@@ -211,14 +213,14 @@ def test_a_full_table_takes_nothing_and_says_so(build: ModuleType) -> None:
     before = table.states(user)
     assert table.ack(user, 0, 3, 1, *KEEP2, 3) == NO_ROOM
     assert (table.states(user), table.free) == (before, 0)
-    with pytest.raises(build.TableFull):
+    with pytest.raises(build.table.TableFull):
         table.insert(2, 0, False)
-    table.verify()
+    verify(table)
     small = build.Table(new_buffer(4), 6)
-    with pytest.raises(build.TableFull):
+    with pytest.raises(build.table.TableFull):
         small.insert(2, 0, False, [(0, channel, 1, 1, 1, 1, 1, 1, 1) for channel in (1, 2, 3)])
     assert (small.find(2), small.free) == (0, 3)
-    small.verify()
+    verify(small)
 
 
 def test_the_least_recently_used_clean_user_goes_whole(table: Any) -> None:
@@ -226,7 +228,7 @@ def test_the_least_recently_used_clean_user_goes_whole(table: Any) -> None:
     for user_id in (1, 2, 3):
         users[user_id] = table.insert(user_id, 0, False, [(0, 1, 1, 1, 1, 1, 1, 1, 1)])
     cold = table.insert(4, 0, True)
-    assert [table.user_id(user) for user in table.users()] == [3, 2, 1, 4]
+    assert [table.user_id(user) for user in residents(table)] == [3, 2, 1, 4]
     table.touch(users[1])
     table.ack(users[2], 0, 1, 5, *KEEP2, 9)
     assert table.evict(table.free + 1, 10, cold)  # 4 is kept, 2 is dirty: 3 goes
@@ -245,7 +247,7 @@ def test_the_dirty_queue_is_oldest_first_and_failures_go_back_to_its_head(table:
     assert (table.dirty_head(), table.dirty_since_ms(first), table.dirty_users) == (first, 1_000, 2)
     version, delete_version, rows = table.take(first)
     assert (version, delete_version, len(rows), table.dirty_head()) == (1, 0, 2, second)
-    assert table.in_flight(first)
+    assert image(table).user[first].status & IN_FLIGHT
     assert table.ack(first, 0, 1, 6, *KEEP2, 4) == CHANGED | DIRTIED
     assert table.dirty_users == 1
     table.write_failed(first, 1, 0)
@@ -269,9 +271,9 @@ def test_the_search_for_cold_dirty_users_is_bounded(table: Any) -> None:
     assert table.cold_dirty(2) == [dirty]
 
 
-def test_ends_of_writes_that_nobody_began_are_refused(build: ModuleType, table: Any) -> None:
+def test_ends_of_writes_that_nobody_began_are_refused(table: Any) -> None:
     user = table.insert(1, 0, False)
-    with pytest.raises(build.TableDamaged):
+    with pytest.raises(TableDamaged):
         table.take(user)
     with pytest.raises(ValueError, match="being written"):
         table.written(user, 0, [])
@@ -279,7 +281,24 @@ def test_ends_of_writes_that_nobody_began_are_refused(build: ModuleType, table: 
         table.write_failed(user, 1, 0)
 
 
-def test_a_closed_table_holds_nothing_of_the_buffer(build: ModuleType) -> None:
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_in_any_order_are_there_once_and_read_in_order(build: Build, seed: int) -> None:
+    source = random.Random(seed)
+    keys = [(kind, channel) for kind in (0, 1, 255) for channel in range(1, 9)]
+    rows = [(*key, 5, 0, 0, 0, 0, 0, 1) for key in source.sample(keys, source.randrange(1, 20))]
+    table = build.Table(new_buffer(400), 100)
+    user = table.insert(50, 0, False, rows)
+    assert table.states(user) == sorted(rows)
+    table.ack(user, 2, 1, 7, *KEEP2, 3)
+    assert [row[:2] for row in table.states(user)] == sorted([*(r[:2] for r in rows), (2, 1)])
+    again = [*rows, rows[source.randrange(len(rows))]]
+    with pytest.raises(ValueError, match="not a new"):
+        table.insert(51, 0, False, again)
+    assert table.find(51) == 0
+    verify(table)
+
+
+def test_a_closed_table_holds_nothing_of_the_buffer(build: Build) -> None:
     buffer = new_buffer(4)
     table = build.Table(buffer, 6)
     with pytest.raises(BufferError):

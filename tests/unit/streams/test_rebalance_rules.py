@@ -33,6 +33,7 @@ from readstates.streams.worker.rebalance import (
 )
 from readstates.streams.worker.tables import Tables
 from tests.support.small_world import READER, World, event, version
+from tests.support.table_builds import verify
 
 UPDATES = TopicPartition("read-states.updates", 0)
 QUERIES = TopicPartition("read-states.queries", 0)
@@ -276,7 +277,7 @@ async def test_what_was_not_written_out_stays_dirty_in_the_file_and_before_the_c
     assert broker.commits[0][UPDATES] == (0, "clean:3")
 
     table = Table(world.buffer, 15)
-    table.verify()
+    verify(table)
     assert table.position <= 1
     partition = Partition(
         0, table=table, position=table.position, committed=0, catch_up_to=3, epoch=8, partitions=1,

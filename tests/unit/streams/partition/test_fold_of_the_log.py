@@ -24,6 +24,7 @@ from readstates.streams.partition import room
 from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.query import Query
 from tests.support.small_world import World, query, record, version
+from tests.support.table_builds import verify
 
 SEEDS = 100
 RECORDS = 300
@@ -265,12 +266,12 @@ def play(seed: int) -> int:
     for count in range(1000):
         world.step()
         if count % 100 == 0:
-            world.partition.table.verify()
+            verify(world.partition.table)
     world.drain()
     world.commit()
     assert world.committed == world.log.end
     assert not list(world.partition.queries.unanswered())
-    world.partition.table.verify()
+    verify(world.partition.table)
     assert world.kept >= world.log.bad
     while world.writes:  # of owners that are dead
         world.write()

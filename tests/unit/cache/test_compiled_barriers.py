@@ -1,0 +1,115 @@
+"""The compiled table has its store barriers, and they hold.
+
+The table is translated and compiled as for an installation, but to assembly. Where there is no
+compiler there is no compiled table either, so nothing to look at.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import readstates.cache
+from readstates.cache import table
+
+FOLDER = Path(readstates.cache.__path__[0])
+SOURCE = FOLDER / "table.py"
+MARK = "# store barrier"  # what store_order.pxd prints into the assembly
+FLAGS = shlex.split(sysconfig.get_config_var("CFLAGS") or "-O2")
+CC = shlex.split(sysconfig.get_config_var("CC") or "cc")
+
+# for each pair of layout.py: the method, the calls before the barrier and after it
+PAIRS = {
+    "insert": (["_load"], ["_seal"]),
+    "_evict": (["_seal"], ["_free_slot"]),
+    "delete_user": (["_raise_floor"], ["_drop_state"]),
+    "delete": (["_raise_floor"], ["_changed"]),
+}
+
+pytestmark = pytest.mark.skipif(not table.COMPILED, reason="the table is not compiled here")
+
+
+def assembly(source: Path) -> str:
+    """What the compiler makes of a C file."""
+    include = sysconfig.get_path("include")
+    command = [*CC, *FLAGS, "-g", "-fPIC", f"-I{include}", "-S", str(source), "-o", "-"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    return made.stdout
+
+
+def barriers() -> dict[int, str]:
+    """Line in table.py: the method that it stands in."""
+    return {
+        call.lineno: method.name
+        for method in ast.walk(ast.parse(SOURCE.read_text()))
+        if isinstance(method, ast.FunctionDef)
+        for call in ast.walk(method)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and call.func.id == "store_barrier"
+    }
+
+
+def test_a_barrier_stands_between_the_two_stores_of_each_pair() -> None:
+    tree = ast.parse(SOURCE.read_text())
+    methods = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    assert sorted(barriers().values()) == sorted(PAIRS)
+    for name, (before, after) in PAIRS.items():
+        calls = sorted(
+            (node.lineno, ast.unparse(node.func).removeprefix("self."))
+            for node in ast.walk(methods[name])
+            if isinstance(node, ast.Call)
+        )
+        (line,) = (line for line, method in barriers().items() if method == name)
+        above = [called for at, called in calls if at < line]
+        below = [called for at, called in calls if at > line]
+        assert [called for called in above if called in before], (name, above)
+        assert [called for called in below if called in after], (name, below)
+
+
+def test_each_barrier_is_in_the_machine_code(tmp_path: Path) -> None:
+    """By the lines of table.py that the compiler notes beside its instructions."""
+    translated = tmp_path / "table.c"
+    subprocess.run(
+        [sys.executable, "-m", "cython", "--line-directives", "-I", str(FOLDER), str(SOURCE),
+         "--module-name", "readstates.cache.table", "-o", str(translated)],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    made = assembly(translated)
+    files = set(re.findall(r'\.file (\d+) .*"(?:[^"]*/)?table\.py"', made))
+    assert files
+    lines: set[int] = set()
+    at = ("", 0)
+    for text in made.splitlines():
+        if located := re.match(r"\s*\.loc (\d+) (\d+)", text):
+            at = (located[1], int(located[2]))
+        elif MARK in text:
+            assert at[0] in files, at
+            lines.add(at[1])
+    assert lines == barriers().keys()
+
+
+def test_no_store_passes_a_barrier(tmp_path: Path) -> None:
+    """Of two stores to one place a compiler leaves out the first, unless a barrier is between."""
+    declared = (FOLDER / "store_order.pxd").read_text()
+    barrier = declared.split('"""')[1]
+
+    def compiled(between: str) -> str:
+        source = tmp_path / "probe.c"
+        source.write_text(
+            f"{barrier}\nint first, other;\n"
+            f"void probe(void) {{ first = 11111; {between} other = 22222; first = 33333; }}\n"
+        )
+        return assembly(source)
+
+    assert "11111" not in compiled("")
+    held = compiled("READSTATES_STORE_BARRIER();")
+    assert held.index("11111") < held.index(MARK) < held.index("22222")
