@@ -11,9 +11,9 @@ import pytest
 from readstates.ops.local.stack import Stack
 from readstates.streams.cassandra import driver
 from readstates.streams.cassandra import store as cassandra
+from readstates.streams.cassandra.epochs import Log
 from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
-from readstates.streams.epochs import Log
 from readstates.streams.errors import StoreError
 
 
