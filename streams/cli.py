@@ -40,7 +40,7 @@ COMMANDS = {
     "init": LazyCommand(
         "readstates.streams.commands.init",
         "init",
-        "Create the topics and the Cassandra schema; safe to repeat.",
+        "Create or upgrade the topics and the Cassandra schema; safe to repeat.",
     ),
     "plan": LazyCommand(
         "readstates.ops.plan",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from readstates.ops.local.owner import Owner
 from readstates.ops.local.stack import Stack
 from tests.support.load import Log
 from tests.support.rows import rows_of
@@ -15,14 +16,11 @@ from tests.support.wire import new_user, partition_of
 
 
 @pytest.fixture(scope="module")
-def harmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def harmed(owner: Owner) -> Iterator[Stack]:
     """A stack for this module alone: its Cassandra is made to stand still."""
-    stack = Stack(tmp_path_factory.mktemp("harmed") / "stack")
-    try:
-        stack.up()
-        yield stack
-    finally:
-        stack.down(remove=True)
+    stack = owner.stack("harmed")
+    yield stack
+    stack.down(remove=True)
 
 
 @pytest.fixture(scope="module")

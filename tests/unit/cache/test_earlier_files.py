@@ -27,6 +27,7 @@ def write(name: str, path: Path) -> None:
         at, values = row.split()
         data[int(at, 16) : int(at, 16) + 16] = bytes.fromhex(values)
     path.write_bytes(data)
+    path.chmod(0o600)
 
 
 def state(kind: int, channel: int, version: int, message: int = 500) -> tuple[int, ...]:

@@ -115,7 +115,7 @@ def time_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
     """CONNECTION_S is over, for all connections that were made, when the test says so."""
     end, waiting = http._end, list[Any]()
     monkeypatch.setattr(http, "CONNECTION_S", 0)
-    monkeypatch.setattr(http, "_end", waiting.append)
+    monkeypatch.setattr(http, "_abort", waiting.append)
 
     async def pass_by() -> None:
         while waiting:

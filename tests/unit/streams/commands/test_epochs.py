@@ -135,4 +135,4 @@ def test_rewind_wants_one_place(options: tuple[str, ...]) -> None:
 def test_first_offsets_of_an_epoch_that_is_yet_to_begin() -> None:
     done = CliRunner().invoke(main, ["init", "--new-epoch", "--first-offsets", "1"])
     assert done.exit_code == 2
-    assert "no --new-epoch" in done.output
+    assert "leave --new-epoch out" in done.output
