@@ -113,7 +113,7 @@ def dawdlers(runner: asyncio.Runner, port: int) -> Iterator[Dawdlers]:
 @pytest.fixture
 def time_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
     """CONNECTION_S is over, for all connections that were made, when the test says so."""
-    end, waiting = http._end, list[Any]()
+    end, waiting = http._abort, list[Any]()
     monkeypatch.setattr(http, "CONNECTION_S", 0)
     monkeypatch.setattr(http, "_abort", waiting.append)
 
