@@ -57,6 +57,7 @@ def orderly() -> Iterator[None]:
         yield
     except BaseException:
         if _first is not None:  # whatever it led to
+            _end_owners()  # a signal between a block's end and the owner's __exit__ skips that
             sys.exit(128 + _first)
         raise
     finally:
@@ -90,7 +91,7 @@ def check() -> None:
 
 
 def _came(number: int, _frame: FrameType | None) -> None:
-    global _first, _held
+    global _first
     is_first, _first = _first is None, _first or number
     if is_first:
         _say("interrupted: stopping what was started")
@@ -99,13 +100,19 @@ def _came(number: int, _frame: FrameType | None) -> None:
     if _held or not (is_first or owners):
         return
     if not is_first:
-        _held += 1
-        for owner in reversed(owners):
-            owner.end()
+        _end_owners()
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
         os._exit(128 + _first)
     raise Interrupted
+
+
+def _end_owners() -> None:
+    """For good: the process ends after it."""
+    global _held
+    _held += 1
+    for owner in reversed(owners):
+        owner.end()
 
 
 def _say(text: str) -> None:

@@ -120,7 +120,7 @@ class Owner:
             raise StopFailed("not everything that was started could be stopped, see above")
 
     def stop(self) -> None:
-        """Has all processes of this run stopped; does not wait."""
+        """Has all processes of this run stopped; does not wait. Also while it ends."""
         with contextlib.suppress(StackError):
             self._order("stop")
 
@@ -129,9 +129,9 @@ class Owner:
         if self._ended is None:
             with contextlib.suppress(StackError):
                 self._order("end")
-            assert self._reaper.stdin is not None
-            self._reaper.stdin.close()
             code = self._reaper.wait()
+            assert self._reaper.stdin is not None
+            self._reaper.stdin.close()  # only now: a signal handler may give orders meanwhile
             # a negative one: somebody killed it
             self._ended = finish(self._token, self._folders) if code < 0 else code == 0
         return self._ended

@@ -79,6 +79,11 @@ with command("owner-test-") as run:
                 serve(inner.folder, 3)
                 say("ready")
                 time.sleep(60)
+        elif HOW == "without an exit":  # a signal between the block's end and __exit__ skips that
+            inner = Owner("owner-test-").__enter__()
+            serve(inner.folder, 3)
+            say("ready")
+            time.sleep(60)
         elif HOW == "fails":
             raise RuntimeError("a fault of the run")
         elif HOW == "running":
@@ -173,7 +178,7 @@ def test_a_run_that_ends_or_fails_leaves_nothing(tmp_path: Path, how: str) -> No
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-@pytest.mark.parametrize("how", ["start", "running", "inner", "swallowed"])
+@pytest.mark.parametrize("how", ["start", "running", "inner", "swallowed", "without an exit"])
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, how: str, name: str) -> None:
     run, number = started(tmp_path, how), getattr(signal, name)
     run.send_signal(number)
@@ -184,9 +189,13 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, how: str, name: str) 
 
 
 @pytest.mark.parametrize("how", ["running", "inner", "ends"])
-def test_more_signals_while_it_stops_change_nothing(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("after_s", [0.0, 0.7])
+def test_more_signals_while_it_stops_change_nothing(
+    tmp_path: Path, how: str, after_s: float
+) -> None:
     """`timeout` and `make` each send SIGTERM; with `ends` the first comes while it stops."""
     run = started(tmp_path, how)
+    time.sleep(after_s)
     for _ in range(40):
         os.killpg(run.pid, signal.SIGTERM)
         time.sleep(0.02)
