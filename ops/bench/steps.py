@@ -54,16 +54,17 @@ NOWHERE = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0, "delivery.report.
 
 
 class Nothing:
-    """Effects that only take note of the last answer."""
+    """Effects that only take note of the last answer, and of the users to be loaded."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
+        self.loads: list[tuple[int, int]] = []  # user ID, ticket
 
     def answer(self, _query: Any, _v: int, _full: bool, rows: list[Row], _hit: bool) -> None:
         self.rows = rows
 
-    def load(self, partition: Partition, user_id: int, ticket: int) -> None:
-        partition.loaded(partition.incarnation, user_id, ticket, [])
+    def load(self, _partition: Partition, user_id: int, ticket: int) -> None:
+        self.loads.append((user_id, ticket))
 
     def dead_letter(self, _p: Partition, _record: Any, reason: str, text: str) -> None:
         raise AssertionError(f"{reason}: {text}")
@@ -151,6 +152,9 @@ def _warm(given: list[tuple[bytes, bytes]]) -> tuple[Partition, Nothing]:
     )  # fmt: skip
     partition.note_live_commit()
     _take(partition, given)
+    for user_id, ticket in effects.loads:
+        partition.loaded(partition.incarnation, user_id, ticket, [])
+    partition.check()
     return partition, effects
 
 

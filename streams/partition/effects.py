@@ -28,7 +28,10 @@ class KeptRecord(NamedTuple):
 
 
 class Effects(Protocol):
-    """What a partition asks of the world. Its answers come back by a method of the partition."""
+    """What a partition asks of the world.
+
+    Answers come back by a method of the partition; never within the call that asks for them.
+    """
 
     def load(self, partition: Partition, user_id: int, ticket: int) -> None:
         """Load a user's rows: `Partition.loaded`."""

@@ -39,7 +39,7 @@ def test_a_load_overtaken_by_another_is_dropped() -> None:
     assert [state[CHANNEL] for state in world.answers[-1][3]] == [7, 8]
 
 
-def test_a_user_evicted_half_settled_is_loaded_again() -> None:
+def test_a_user_evicted_half_admitted_is_loaded_again() -> None:
     """Its rows were in the table, its parked updates found no room, another took its place."""
     world = World(slots=10, states_max=4)
     for user_id in (1, 2):  # eight of nine slots, dirty
