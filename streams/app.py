@@ -296,6 +296,7 @@ class Duties(Service):  # type: ignore[misc]
                 queries_lag,
                 partition.position,
                 partition.parked_updates,
+                partition.inbox_bytes,
                 len(partition.watermark),
                 table.resident_users,
                 table.resident_states,
@@ -312,6 +313,9 @@ class Duties(Service):  # type: ignore[misc]
             series.resident_users.set(table.resident_users)
             series.dirty_states.set(table.dirty_states)
             series.parked_updates.set(partition.parked_updates)
+            series.inbox_bytes.set(partition.inbox_bytes)
+            series.parked_bytes.set(partition.parked_bytes)
+            series.letters_bytes.set(partition.letters_bytes)
             metrics.EVICTIONS.inc(table.evictions - of.evictions)
             of.evictions = table.evictions
             series.durability_lag.set(partition.position - partition.watermark_position())

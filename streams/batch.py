@@ -5,6 +5,24 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 
+class UnreadBatch(NamedTuple):
+    """A batch of the log that cannot be read, among the records as one that will be refused.
+
+    It has no key and no value, so nothing takes it for an update. `offset` is the batch's last: it
+    is held until the dead letter is kept, and the position is behind it once it was taken.
+    """
+
+    offset: int
+    timestamp: int
+    first: int  # its first offset
+    raw: bytes  # as it stands in the log
+    reason: str  # of schemas/dead_letters.py
+    text: str
+    key: None = None
+    value: None = None
+    headers: tuple[()] = ()
+
+
 class Batch(NamedTuple):
     """Records of one partition, and the positions around them.
 
@@ -16,6 +34,7 @@ class Batch(NamedTuple):
     end: int  # the position after them: the next offset to be fetched
     taken_ns: int = 0  # when they came off the consumer, time.perf_counter_ns()
     last: bool = False  # that was the log's end when the broker sent them
+    size_bytes: int = 0  # of the log's batches that were begun for them, unpacked
 
 
 Poll = list[tuple[int, Batch]]  # what one poll brought of one topic: (partition, batch)

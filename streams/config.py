@@ -97,12 +97,26 @@ class Settings:
         1,
         10**7,
     )
+    parked_bytes_max: int = _setting(
+        32 << 20,
+        "the same in bytes; the last update may be over it (with more than 8: a part of it)",
+        "bytes",
+        1 << 16,
+        1 << 32,
+    )
     inbox_max: int = _setting(
         2_000,
         "updates a partition took off Kafka and has not begun (with more than 8: a part of it)",
         "updates",
         1,
         10**6,
+    )
+    inbox_bytes_max: int = _setting(
+        8 << 20,
+        "the same in bytes; what was fetched last may be over it (with more than 8: a part of it)",
+        "bytes",
+        1 << 16,
+        1 << 32,
     )
     queries_waiting_max: int = _setting(
         10_000, "queries a worker holds back before it answers `overloaded`", "queries", 1, 10**6

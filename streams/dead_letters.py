@@ -115,13 +115,22 @@ def shown(raw: bytes | None, most: int = SHOWN_MAX) -> str:
     return safe[: most - 1] + "…" if cut or len(safe) > most else safe
 
 
+def _last_offset(letter: Letter) -> str | None:
+    origin = letter.origin
+    return None if origin is None or origin.last_offset is None else str(origin.last_offset)
+
+
 def as_json(letter: Letter) -> str:
-    """One line; `key` and `value` are text, or under `…_base64` where they are not UTF-8."""
+    """One line; `key` and `value` are text, or under `…_base64` where they are not UTF-8.
+
+    `last_offset` is there where the value is a whole batch.
+    """
     body: dict[str, Any] = {
         "reason": letter.origin and letter.origin.reason,
         "topic": letter.origin and letter.origin.topic,
         "partition": letter.origin and letter.origin.partition,
         "offset": letter.origin and str(letter.origin.offset),
+        "last_offset": _last_offset(letter),
         "cut": (letter.origin and letter.origin.cut) or None,
         "kept_partition": letter.partition,
         "kept_offset": str(letter.offset),
@@ -178,6 +187,10 @@ def _line(letter: Letter) -> str:
     origin = letter.origin or Origin(ODD, "?", -1, -1)
     place = f"{shown(origin.topic.encode())}/{origin.partition}/{origin.offset}"
     reason, key = shown(origin.reason.encode(), 20), shown(letter.key, 24)
+    if origin.last_offset is not None:
+        size = origin.cut or len(letter.value or b"")
+        batch = f"a batch of {size} bytes, not read"
+        return f"{reason:<15} {place} … {origin.last_offset} {batch}"
     return f"{reason:<15} {place} key {key} value {shown(letter.value)}"
 
 
@@ -207,9 +220,9 @@ def resend(
 
     Taken are those that may pass now: misrouted (their producer had another partitioner) and
     too_many_states (the user has deleted some, or USER_STATES_MAX is larger now). Others would
-    come back as they are; --force sends them nevertheless, but never one whose value was cut. They
-    are applied as new events, after all that was sent since. The dead letters stay: a second resend
-    sends them a second time.
+    come back as they are; --force sends them nevertheless, but never one whose value was cut, or is
+    a whole batch that could not be read: neither is an event. They are applied as new events, after
+    all that was sent since. The dead letters stay: a second resend sends them a second time.
     """
     if offset is not None and partition is None:
         raise click.UsageError("--offset needs --partition: an offset is one partition's")
@@ -232,8 +245,9 @@ def resend(
                 continue
             if offset is not None and origin.offset != offset:
                 continue
-            if origin.cut or origin.reason not in wanted:  # half a value is nobody's event
-                left["cut" if origin.cut else origin.reason] += 1
+            no_event = _no_event(origin)
+            if no_event or origin.reason not in wanted:
+                left[no_event or origin.reason] += 1
                 continue
             if dry_run and origin not in chosen:
                 click.echo(_line(letter))
@@ -248,6 +262,13 @@ def resend(
                 f"Send {len(chosen)} records to {settings.updates_topic} again?", abort=True
             )
         click.echo(f"sent {_send(settings, set(chosen.values()))}")
+
+
+def _no_event(origin: Origin) -> str:
+    """Why a dead letter's value is nobody's event, whatever its reason; empty where it is one."""
+    if origin.last_offset is not None:
+        return "a whole batch"
+    return "cut" if origin.cut else ""
 
 
 def _send(settings: Settings, places: set[tuple[int, int]]) -> int:

@@ -8,6 +8,8 @@ ReadStatesError
 ├── RewindError          end the command: workers run, or the log no longer goes back so far
 ├── DataLossError        refuse to start: Kafka no longer has records that were not yet durable
 ├── BatchGapError        stop the worker: records were lost between Kafka and the partition
+├── UnpackError          skip the batch: it becomes a dead letter; its bytes are not of its codec
+│   └── BatchTooLargeError   the same: it unpacks to more than is allowed
 ├── StoreError           pause and retry: Cassandra did not answer, nothing is forgotten
 └── SendError            end the command: the brokers did not take a record
 
@@ -48,6 +50,14 @@ class DataLossError(ReadStatesError):
 
 class BatchGapError(ReadStatesError):
     """A batch does not begin where the partition stands."""
+
+
+class UnpackError(ReadStatesError):
+    """A compressed batch of the log cannot be unpacked."""
+
+
+class BatchTooLargeError(UnpackError):
+    """A compressed batch of the log unpacks to more than is allowed."""
 
 
 class StoreError(ReadStatesError):

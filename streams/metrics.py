@@ -94,6 +94,11 @@ GC_CPU_LONGEST = Gauge(
 )
 QUERIES_WAITING = Gauge("read_states_queries_waiting", "queries held back")
 PARKED_UPDATES = Gauge("read_states_parked_updates", "updates held back", ["partition"])
+INBOX_BYTES = Gauge("read_states_inbox_bytes", "off Kafka and not begun", ["partition"])
+PARKED_BYTES = Gauge("read_states_parked_bytes", "of the updates held back", ["partition"])
+LETTERS_BYTES = Gauge(
+    "read_states_dead_letters_waiting_bytes", "dead letters not acknowledged", ["partition"]
+)
 REPLY_FAILURES = Counter("read_states_reply_failures_total", "replies the broker did not take")
 COMMIT_FAILURES = Counter("read_states_commit_failures_total", "offset commits that failed")
 TOPIC_PARTITIONS = Gauge("read_states_topic_partitions", "partitions of the updates topic")
@@ -106,6 +111,9 @@ PARTITION_GAUGES = (
     RESIDENT_USERS,
     DIRTY_STATES,
     PARKED_UPDATES,
+    INBOX_BYTES,
+    PARKED_BYTES,
+    LETTERS_BYTES,
 )
 QUERIES_ENDED = {  # looked up once: `labels` costs more than the count
     outcome: QUERIES.labels(outcome)
@@ -169,6 +177,9 @@ class OfPartition:
         self.resident_users = RESIDENT_USERS.labels(label)
         self.dirty_states = DIRTY_STATES.labels(label)
         self.parked_updates = PARKED_UPDATES.labels(label)
+        self.inbox_bytes = INBOX_BYTES.labels(label)
+        self.parked_bytes = PARKED_BYTES.labels(label)
+        self.letters_bytes = LETTERS_BYTES.labels(label)
 
 
 def forget_partition(number: int) -> None:

@@ -58,7 +58,7 @@ from readstates.schemas.events import (
 from readstates.schemas.partitioner import partition_of
 from readstates.schemas.replies import ReadState
 from readstates.schemas.wire import DecodeError, decode_update
-from readstates.streams.batch import Batch
+from readstates.streams.batch import Batch, UnreadBatch
 from readstates.streams.errors import BatchGapError
 from readstates.streams.queries import Query
 from readstates.streams.version import OFFSET_BITS, offset_of
@@ -66,6 +66,7 @@ from readstates.streams.watermark import Watermark
 
 OTHER_COUNTS = 10  # what is not plain, or parked, costs as many: a query waits for a slice's end
 LETTERS_WAITING_MAX = 10_000  # dead letters of a partition on their way to the broker
+LETTERS_BYTES_MAX = 8 << 20  # the bytes of these; the one that reaches it is the last
 EVICT_SCAN_MAX = 512  # users looked at from the cold end to make room once
 COLD_USERS_AT_ONCE = 16  # written out together when the table has no room
 PLAIN_MAX = 256  # plain updates read and folded together …
@@ -155,7 +156,9 @@ class Partition:
         partitions: int,
         incarnation: int,
         parked_max: int,
+        parked_bytes_max: int,
         inbox_max: int,
+        inbox_bytes_max: int,
         effects: Effects,
     ) -> None:
         self.number = number
@@ -167,9 +170,13 @@ class Partition:
         self._unfolded = Watermark(committed)  # P6: what a later run of this table must see again
         self.inbox: deque[Batch] = deque()
         self.inbox_records = 0
+        self.inbox_bytes = 0
+        self.arrived_bytes = 0  # of all batches that came into the inbox
         self.parked: dict[int, Parked] = {}
         self.parked_updates = 0
-        self.letters = 0  # dead letters that are not acknowledged yet
+        self.parked_bytes = 0
+        self.letters: dict[int, int] = {}  # not acknowledged yet: offset → bytes
+        self.letters_bytes = 0
         self.ahead: dict[Query, None] = {}  # queries whose after_offset or catch-up is not reached
         self._ahead_at = 0  # no query of `ahead` can be answered below this position
         self._no_room: dict[int, Parked] = {}  # loaded users that wait for room in the table
@@ -182,7 +189,9 @@ class Partition:
         self._epoch_bits = epoch << OFFSET_BITS
         self.partitions = partitions
         self._parked_max = parked_max
+        self._parked_bytes_max = parked_bytes_max
         self._inbox_max = inbox_max
+        self._inbox_bytes_max = inbox_bytes_max
         self._effects = effects
         self.next_arrival = position
         self._index = 0  # into the first batch of the inbox
@@ -218,7 +227,16 @@ class Partition:
     @property
     def wants_records(self) -> bool:
         """False while enough waits in the inbox: the next fetch leaves this partition out."""
-        return self.inbox_records < self._inbox_max and not self.closing
+        return self.wants_after(self.arrived_bytes)
+
+    def wants_after(self, pulled_bytes: int) -> bool:
+        """The same, where batches of so many bytes were sent here, and may be on their way."""
+        coming = pulled_bytes - self.arrived_bytes
+        return (
+            self.inbox_records < self._inbox_max
+            and self.inbox_bytes + coming < self._inbox_bytes_max
+            and not self.closing
+        )
 
     @property
     def held_back(self) -> bool:
@@ -226,7 +244,9 @@ class Partition:
         return (
             self.stalled
             or self.parked_updates >= self._parked_max
-            or self.letters >= LETTERS_WAITING_MAX
+            or self.parked_bytes >= self._parked_bytes_max
+            or len(self.letters) >= LETTERS_WAITING_MAX
+            or self.letters_bytes >= LETTERS_BYTES_MAX
         )
 
     @property
@@ -245,6 +265,8 @@ class Partition:
         self.next_arrival = batch.end
         self.inbox.append(batch)
         self.inbox_records += len(batch.records)
+        self.inbox_bytes += batch.size_bytes
+        self.arrived_bytes += batch.size_bytes  # after it: another thread reads these two
 
     def store_position(self) -> None:
         """Note in the table where a later run may take it up (P6)."""
@@ -283,6 +305,7 @@ class Partition:
                 record = records[self._index - 1]
             if self._index == len(records):
                 self.inbox.popleft()
+                self.inbox_bytes -= batch.size_bytes
                 self._index = 0
                 self.position = batch.end
                 self._at_end = batch.last
@@ -352,10 +375,15 @@ class Partition:
     def _apply_one(self, record: Any) -> int:
         """Fold one record; returns how many were taken, 1 or 0."""
         table, offset = self.table, record.offset
+        event, refused = None, ("", "")
         try:
             event = decode_update(record.value)
         except DecodeError as exc:
-            self._reject(record, exc.reason, str(exc))
+            refused = exc.reason, str(exc)
+        if event is None:  # out of the handler: what fails there keeps this error, and its record
+            if isinstance(record, UnreadBatch):
+                refused = record.reason, record.text
+            self._reject(record, *refused)
             self.position = offset + 1
             return 1
         user_id = event.user_id
@@ -365,6 +393,8 @@ class Partition:
             return 1
         user = table.find(user_id)
         if user == 0 or (self.parked and user_id in self.parked):
+            if self.parked_bytes >= self._parked_bytes_max:  # plain ones have no room to be large
+                return 0
             if not self._park(record, user_id, warm=not isinstance(event, COLD)):
                 return 0
             self.position = offset + 1
@@ -465,13 +495,16 @@ class Partition:
     def _reject(self, record: Any, reason: str, text: str) -> None:
         """Keep a record that cannot be applied; it holds its offset until that is done."""
         self._hold(record.offset)
-        self.letters += 1
+        kept = record.raw if isinstance(record, UnreadBatch) else record.value
+        size = len(kept or b"")
+        self.letters[record.offset] = size
+        self.letters_bytes += size
         self._effects.dead_letter(self, record, reason, text)
 
     def dead_letter_kept(self, incarnation: int, offset: int) -> None:
         """The broker has the dead letter of `offset`."""
         if incarnation == self.incarnation:
-            self.letters -= 1
+            self.letters_bytes -= self.letters.pop(offset)
             self._release(offset)
 
     def _hold(self, offset: int) -> None:
@@ -504,6 +537,7 @@ class Partition:
         waiting.updates.append((record.offset, record.value))
         waiting.warm = waiting.warm or warm
         self.parked_updates += 1
+        self.parked_bytes += len(record.value)
         self._hold(record.offset)
         return True
 
@@ -564,6 +598,7 @@ class Partition:
             self._count(code, Kept(offset, b"%d" % user_id, value))
             self._release(offset)
             self.parked_updates -= 1
+            self.parked_bytes -= len(value)
         return True
 
     def wants_load(self, incarnation: int, user_id: int, ticket: int) -> bool:

@@ -199,7 +199,9 @@ class Handover(Partitions):
             partitions=self.partition_count,
             incarnation=self.incarnation,
             parked_max=self._share(settings.parked_max),
+            parked_bytes_max=self._share(settings.parked_bytes_max),
             inbox_max=self._share(settings.inbox_max),
+            inbox_bytes_max=self._share(settings.inbox_bytes_max),
             effects=self,
         )
         return Owned(partition, file, query_offset, Watermark(query_offset))

@@ -27,6 +27,7 @@ from readstates.schemas.headers import (
 )
 from readstates.schemas.replies import encode_error, wrap_faust
 from readstates.streams import metrics
+from readstates.streams.batch import UnreadBatch
 from readstates.streams.config import Settings
 
 log = logging.getLogger(__name__)
@@ -197,19 +198,23 @@ class Output:
         """Keep an update with its reason; `kept` is called on the loop once the broker has it.
 
         Tried again until it is: the record's offset is held that long. One that is too large for
-        the topic (it came compressed) is `cut`, and a header says how long it was.
+        the topic (it came compressed) is `cut`, and a header says how long it was. A batch that
+        cannot be read is kept as it stands in the log, under its first offset.
         """
         loop = asyncio.get_running_loop()
-        value, length = record.value, 0
-        if cut:
+        value, offset, last, length = record.value, record.offset, None, 0
+        if isinstance(record, UnreadBatch):
+            value, offset, last = record.raw, record.first, record.offset
+        if cut or len(value or b"") > MESSAGE_BYTES_MAX:  # which the producer would refuse
+            cut = True
             value, length = value[:CUT_BYTES], len(value)
         topic = self._settings.updates_topic
-        origin = Origin(reason, topic, partition, record.offset, length)
+        origin = Origin(reason, topic, partition, offset, length, last)
 
-        def later(cut: bool) -> None:
+        def later(cut: bool, delay_s: float = DEAD_LETTER_RETRY_S) -> None:
             if not self._stopping.is_set():
                 again = partial(self.dead_letter, record, partition, reason, kept, cut=cut)
-                loop.call_later(DEAD_LETTER_RETRY_S, again)
+                loop.call_later(delay_s, again)
 
         def delivered(error: Any, _message: Any) -> None:
             if loop.is_closed():
@@ -221,7 +226,10 @@ class Output:
 
         def failed(error: Any) -> None:
             self._failed(self._settings.dead_letters_topic, error)
-            later(cut or error.code() in TOO_LARGE)
+            if error.code() in TOO_LARGE and not cut:
+                later(cut=True, delay_s=0)  # the partition may wait for it
+            else:
+                later(cut)
 
         try:
             self._letters.produce(

@@ -41,7 +41,7 @@ from faust.transport.consumer import ensure_TPset
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from readstates.cache.tablefile import CacheDirFullError
-from readstates.streams import fetched, lenient
+from readstates.streams import fetched
 from readstates.streams.batch import Batch, Poll
 from readstates.streams.errors import ReadStatesError
 from readstates.streams.group import GroupErrors
@@ -168,8 +168,10 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             if start is not None and end is not None and (end != start or tp in records):
                 log_end = state.lso if state.lso is not None else state.highwater
                 last = log_end is not None and end >= log_end
-                batch = Batch(start, records.get(tp, []), end, taken_ns, last)
-                poll.append((tp.partition, batch))
+                taken = records.get(tp, [])
+                size = getattr(taken, "size_bytes", 0)
+                self.app.partitions.pulled(tp.partition, size)
+                poll.append((tp.partition, Batch(start, [*taken], end, taken_ns, last, size)))
         return poll
 
     @staticmethod
@@ -346,7 +348,6 @@ class BatchSchema(faust.Schema):  # type: ignore[misc]
 
 def register() -> str:
     """Make the transport known to Faust; returns the scheme for the broker URL."""
-    lenient.install()
     fetched.install()
     drivers.TRANSPORTS.aliases[NAME] = f"{__name__}:Transport"
     return NAME

@@ -34,7 +34,7 @@ from readstates.schemas.replies import (
 )
 from readstates.schemas.wire import DecodeError, decode_query, key_bytes
 from readstates.streams import metrics
-from readstates.streams.batch import Batch
+from readstates.streams.batch import Batch, UnreadBatch
 from readstates.streams.cassandra import Store
 from readstates.streams.config import Settings
 from readstates.streams.errors import BatchGapError
@@ -73,10 +73,11 @@ class Owned:
     query_position: int
     query_mark: Watermark
     committed: tuple[int, int] | None = None  # updates, queries: what was committed last
+    pulled_bytes: int = 0  # of all batches of updates; the consumer's thread alone writes it
 
 
 class Partitions:
-    """See the module. All methods but `wants` run on the main loop."""
+    """See the module. All methods but `wants` and `pulled` run on the main loop."""
 
     def __init__(
         self,
@@ -109,7 +110,15 @@ class Partitions:
         owned = self.owned.get(number)
         if owned is None:
             return False
-        return topic != self.settings.updates_topic or owned.partition.wants_records
+        return topic != self.settings.updates_topic or owned.partition.wants_after(
+            owned.pulled_bytes
+        )
+
+    def pulled(self, number: int, size_bytes: int) -> None:
+        """A batch of updates is on its way to `take_updates`. Called from the consumer's thread."""
+        owned = self.owned.get(number)
+        if owned is not None:
+            owned.pulled_bytes += size_bytes
 
     # -- updates ------------------------------------------------------------------------------
 
@@ -312,6 +321,18 @@ class Partitions:
 
     def dead_letter(self, partition: Partition, record: Any, reason: str, text: str) -> None:
         metrics.DEAD_LETTERS.labels(reason).inc()
+        if isinstance(record, UnreadBatch):
+            log.warning(
+                "batch_not_read topic=%s partition=%d offset=%d last_offset=%d reason=%s: %s. None "
+                "of its updates is applied; it is kept in %s. Look for its producer",
+                self.settings.updates_topic,
+                partition.number,
+                record.first,
+                record.offset,
+                reason,
+                text,
+                self.settings.dead_letters_topic,
+            )
         log.debug(
             "dead_letter topic=%s partition=%d offset=%d reason=%s %s",
             self.settings.updates_topic,

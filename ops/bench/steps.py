@@ -145,7 +145,8 @@ def _warm(given: list[tuple[bytes, bytes]]) -> tuple[Partition, Nothing]:
     effects = Nothing()
     partition = Partition(
         0, table=table, position=0, committed=0, catch_up_to=0, epoch=EPOCH, partitions=1,
-        incarnation=1, parked_max=10**6, inbox_max=10**9, effects=effects,
+        incarnation=1, parked_max=10**6, parked_bytes_max=1 << 40, inbox_max=10**9,
+        inbox_bytes_max=1 << 40, effects=effects,
     )  # fmt: skip
     partition.announce()
     _take(partition, given)

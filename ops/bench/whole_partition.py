@@ -59,7 +59,9 @@ def loaded(table: Any, users: list[int], channels: list[int], number: int) -> Ca
         partitions=1,
         incarnation=1,
         parked_max=1000,
+        parked_bytes_max=1 << 40,
         inbox_max=count + 1,
+        inbox_bytes_max=1 << 40,
         effects=cast(Effects, NoEffects()),
     )
     slice_updates = Settings().slice_updates

@@ -77,3 +77,21 @@ def test_what_was_cut_is_never_sent_again(monkeypatch: pytest.MonkeyPatch) -> No
     assert done.exit_code == 0
     assert "1 to send: misrouted 1" in done.output
     assert "1 left where they are: cut 1" in done.output
+
+
+def test_a_whole_batch_is_shown_as_one_and_never_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    topic = Settings().updates_topic
+    batch = Letter(0, 1, 1, None, b"\x1b\xff", Origin("too_large", topic, 3, 5, 0, 9))
+    cut = batch._replace(offset=2, origin=Origin("too_large", topic, 3, 10, 70_000, 19))
+    monkeypatch.setattr("readstates.streams.dead_letters.read", lambda _settings: [batch, cut])
+    done = CliRunner().invoke(command, ["list"])
+    place = f"too_large       {topic}/3/"
+    assert f"{place}5 … 9 a batch of 2 bytes, not read\n" in done.output
+    assert f"{place}10 … 19 a batch of 70000 bytes, not read\n" in done.output
+    body = json.loads(as_json(batch))
+    assert (body["offset"], body["last_offset"]) == ("5", "9")
+    done = CliRunner().invoke(command, ["resend", "--dry-run", "--force"])
+    assert "0 to send" in done.output
+    assert "2 left where they are: a whole batch 2" in done.output
