@@ -141,6 +141,19 @@ class Result(fetcher.FetchResult):  # type: ignore[misc]
         return taken
 
 
+def next_offset(raw: bytes, offset: int) -> int | None:
+    """The offset after the batch that holds `offset`, of batches as a broker gave them.
+
+    None where there is no such batch, or not so much of it. It is not unpacked.
+    """
+    batches = lenient.RawBatches(raw)
+    while batches.has_next():
+        end: int = batches.next_batch().next_offset
+        if end > offset:
+            return end
+    return None
+
+
 def install() -> None:
     """Make aiokafka's fetcher read this way."""
     unpack.install(unpacker)

@@ -94,6 +94,9 @@ GC_CPU_LONGEST = Gauge(
 )
 QUERIES_WAITING = Gauge("read_states_queries_waiting", "queries held back")
 PARKED_UPDATES = Gauge("read_states_parked_updates", "updates held back", ["partition"])
+QUERY_BATCHES_SKIPPED = Counter(
+    "read_states_query_batches_skipped_total", "batches of queries that could not be read"
+)
 INBOX_BYTES = Gauge("read_states_inbox_bytes", "off Kafka and not begun", ["partition"])
 PARKED_BYTES = Gauge("read_states_parked_bytes", "of the updates held back", ["partition"])
 LETTERS_BYTES = Gauge(

@@ -28,12 +28,15 @@ from typing import Any
 
 import aiokafka
 import faust
+from aiokafka.client import ConnectionGroup
+from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.errors import (
     IllegalStateError,
     KafkaError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
 )
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport import drivers
@@ -218,6 +221,23 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         found = self._ensure_consumer().last_stable_offset(driver.ensure_aiokafka_TP(tp))
         return None if found is None else int(found)
 
+    async def batch_end(self, tp: TP, offset: int) -> int | None:
+        """The offset after the batch that holds `offset`; None where the broker does not say."""
+        return await self.call_thread(self._batch_end, tp, offset)  # type: ignore[no-any-return]
+
+    async def _batch_end(self, tp: TP, offset: int) -> int | None:
+        client = self._ensure_consumer()._client
+        node = client.cluster.leader_for_partition(driver.ensure_aiokafka_TP(tp))
+        if node is None or node < 0:
+            return None
+        request = FetchRequest(  # of one byte: a broker gives the first batch whole
+            0, 1, 1, READ_COMMITTED, [(tp.topic, [(tp.partition, offset, 1)])], rack_id=""
+        )
+        # not over the connection of the updates' fetch, which waits there for up to a second
+        response = await client.send(node, request, group=ConnectionGroup.COORDINATION)
+        raw: bytes = response.topics[0][1][0][-1] or b""
+        return fetched.next_offset(raw, offset)
+
     async def committed(self, tps: list[TP]) -> Mapping[TP, tuple[int, str]]:
         """Committed offsets with their metadata; partitions without one are left out."""
         return await self.call_thread(self._committed, tps)  # type: ignore[no-any-return]
@@ -259,7 +279,15 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         settings, put = self.app.read_states_settings, self.app.query_channel.put_now
-        self.queries = QueryReader(settings, put, self.app.refuse)
+        self.queries = QueryReader(settings, put, self.app.refuse, self._query_batch_end)
+
+    async def _query_batch_end(self, number: int, offset: int) -> int | None:
+        place = TP(self.app.read_states_settings.queries_topic, number)
+        try:
+            return await self._thread.batch_end(place, offset)  # type: ignore[no-any-return]
+        except KafkaError as exc:
+            log.warning("batch_end_unknown topic=%s partition=%d error=%r", *place, exc)
+            return None
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's watch over what it fetches: not for queries."""

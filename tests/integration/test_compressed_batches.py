@@ -25,6 +25,7 @@ BOMBS = {  # codec: bytes of one, how many; each one is at most a MiB in the log
 }
 ROOM_MIB = 120  # what a worker may grow by: the space to unpack in, copies, a dead letter's bytes
 TOO_LARGE = "read_states_dead_letters_total{reason=too_large}"
+SKIPPED = "read_states_query_batches_skipped_total"
 REBALANCES = "read_states_rebalances_total"
 
 
@@ -65,6 +66,12 @@ def mention(wire: Wire, user: int, message: int) -> int:
 def counted(wire: Wire, user: int, offset: int) -> int:
     (state,) = wire.get(user, after_offset=offset).states
     return int(state["mention_count"])
+
+
+def queries_lag(service: Service, partition: int) -> float:
+    name = "read_states_processing_lag_records"
+    topic = service.wire.queries
+    return service.metric(f"{name}{{partition={partition},topic={topic}}}")
 
 
 def batch_letters(wire: Wire, offsets: list[int], partition: int) -> list[Any]:
@@ -160,3 +167,60 @@ def test_the_commands_show_a_batch_and_send_none(packed: Service) -> None:
     assert done.returncode == 0, done.stderr
     assert "0 to send" in done.stderr
     assert "1 left where they are: a whole batch 1" in done.stderr
+
+
+def unreadable(codec: int, user: int) -> bytes:
+    """A batch of queries that librdkafka cannot read: too much for it, or more than its stream."""
+    if codec == raw.ZSTD:
+        return raw.bomb(codec, 150 * MIB, b"%d" % user, count=5)
+    five = [raw.Record(b"%d" % user, b"{}")] * 5
+    payload = raw.compressed(codec, raw.pieces(five)) + b"garbage!" * 4
+    return raw.batch_of(codec, five, payload)
+
+
+@pytest.mark.parametrize("codec", [raw.ZSTD, raw.LZ4], ids=["_BAD_COMPRESSION", "_BAD_MSG"])
+def test_queries_that_cannot_be_read(packed: Service, codec: int) -> None:
+    wire, user = packed.wire, new_user()
+    partition = partition_of(user)
+    offset = mention(wire, user, 1)
+    assert counted(wire, user, offset) == 1
+    before = packed.metric(SKIPPED)
+    memory = Memory(packed)
+    bad = unreadable(codec, user)
+    placed = [raw.produce(wire.bootstrap, wire.queries, partition, bad) for _ in range(3)]
+    assert min(placed) >= 0
+    assert counted(wire, user, offset) == 1
+    assert counted(wire, user, offset) == 1
+    assert memory.grown < ROOM_MIB
+    assert packed.metric(SKIPPED) == before + 3
+    for first in placed:
+        said = f"topic={wire.queries} partition={partition} offset={first} last_offset={first + 4}"
+        assert f"query_batch_skipped {said}" in packed.workers[-1].output()
+    until(lambda: queries_lag(packed, partition) == 0, "no lag of queries")
+    wait_queries_committed(packed, partition)
+
+
+@pytest.mark.parametrize("codec", [raw.GZIP, raw.LZ4, raw.SNAPPY], ids=raw.NAMES.get)
+def test_queries_that_librdkafka_unpacks_without_bound(packed: Service, codec: int) -> None:
+    """The memory is not bounded (SECURITY.md); what they do to others is."""
+    wire, user = packed.wire, new_user()
+    partition = partition_of(user)
+    offset = mention(wire, user, 1)
+    bomb = raw.bomb(codec, 20 * MIB, b"%d" % user, count=2)
+    assert raw.produce(wire.bootstrap, wire.queries, partition, bomb) >= 0
+    assert counted(wire, user, offset) == 1
+    wait_queries_committed(packed, partition)
+
+
+def wait_queries_committed(service: Service, partition: int) -> None:
+    """Until the group has committed past everything that is in a partition of queries."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    wire = service.wire
+    consumer = Consumer({"bootstrap.servers": wire.bootstrap, "group.id": service.group})
+    end = wire.ends(wire.queries)[partition]
+    place = TopicPartition(wire.queries, partition)
+    try:
+        until(lambda: consumer.committed([place], timeout=30)[0].offset == end, f"commit {end}")
+    finally:
+        consumer.close()

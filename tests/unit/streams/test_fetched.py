@@ -193,3 +193,12 @@ def test_a_wrong_checksum_is_not_skipped() -> None:
     with pytest.raises(fetched.CorruptRecordException, match="CRC"):
         records.take(MOST)
     assert records.next_fetch_offset == 0
+
+
+def test_where_a_batch_ends() -> None:
+    log = good(0, 3) + at(3, raw.bomb(raw.ZSTD, OVER, count=4)) + good(7)
+    assert [fetched.next_offset(log, offset) for offset in (0, 2, 3, 6, 7, 8, 9)] == [
+        3, 3, 7, 7, 9, 9, None,
+    ]  # fmt: skip
+    assert fetched.next_offset(log[: len(log) - 1], 7) is None
+    assert fetched.next_offset(b"", 0) is None
