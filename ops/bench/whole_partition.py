@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import orjson
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 from readstates.streams.batch import Batch
 from readstates.streams.config import Settings
 from readstates.streams.fetched import Records
+from readstates.streams.lenient import RawBatches
 from readstates.streams.partition import Effects, Partition
 from readstates.streams.version import OFFSET_BITS
 
@@ -70,8 +70,8 @@ def loaded(table: Any, users: list[int], channels: list[int], number: int) -> Ca
 
     def run() -> None:
         for begin, end, made in batches:
-            found = Records(PLACE, MemoryRecords(made), [], begin, None, None, False, 0)
-            partition.take(Batch(begin, list(found), end))
+            found = Records(PLACE, RawBatches(made), [], begin, None, None, False, 0)
+            partition.take(Batch(begin, [*found.take(FETCH)], end))
             while partition.can_run:
                 partition.run(slice_updates, 0)
         if partition.counts.applied != count:

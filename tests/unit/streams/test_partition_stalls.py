@@ -213,7 +213,9 @@ def test_an_inbox_of_many_bytes_takes_no_more() -> None:
     assert not partition.wants_records
     partition.run(1, 0)
     assert not partition.wants_records, "the batch is not done with"
-    partition.run(10, 0)
+    partition.run(1, 0)
+    assert (partition.inbox_bytes, partition.wants_records) == (400, True)
+    partition.run(1, 0)
     assert (partition.inbox_bytes, partition.position) == (0, 3)
     assert partition.wants_after(1000)
 
