@@ -23,6 +23,13 @@ class UnreadBatch(NamedTuple):
     headers: tuple[()] = ()
 
 
+class Skipped(NamedTuple):
+    """Batches of the log that are passed over without being read."""
+
+    end: int  # the offset behind them
+    batches: int
+
+
 class Batch(NamedTuple):
     """Records of one partition, and the positions around them.
 

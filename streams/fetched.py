@@ -21,7 +21,7 @@ from typing import Any
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from readstates.streams import lenient, unpack
-from readstates.streams.batch import UnreadBatch
+from readstates.streams.batch import Skipped, UnreadBatch
 from readstates.streams.errors import BatchTooLargeError, UnpackError
 
 TAKEN_BYTES_MAX = 4 << 20  # unpacked for one `take`; the batch that reaches it is the last
@@ -141,17 +141,31 @@ class Result(fetcher.FetchResult):  # type: ignore[misc]
         return taken
 
 
-def next_offset(raw: bytes, offset: int) -> int | None:
-    """The offset after the batch that holds `offset`, of batches as a broker gave them.
+def behind_unreadable(raw: bytes, offset: int, unpacker: unpack.Unpacker) -> Skipped | None:
+    """What is skipped where another reader cannot read the batch that holds `offset`.
 
-    None where there is no such batch, or not so much of it. It is not unpacked.
+    That batch, and those behind it that `unpacker` cannot unpack: each would cost that reader as
+    long as the first. `raw`: what a broker gave of the log from `offset` on. None where that is not
+    the whole of a batch.
     """
-    batches = lenient.RawBatches(raw)
+    batches, end, count = lenient.RawBatches(raw), None, 0
     while batches.has_next():
-        end: int = batches.next_batch().next_offset
-        if end > offset:
-            return end
-    return None
+        batch = batches.next_batch()
+        if end is not None and _fits(batch, batches.raw_batch(), unpacker):
+            break
+        if batch.next_offset > offset:
+            end, count = batch.next_offset, count + 1
+    return None if end is None else Skipped(end, count)
+
+
+def _fits(batch: Any, raw: bytes, unpacker: unpack.Unpacker) -> bool:
+    if raw[lenient.MAGIC_AT] < lenient.MAGIC_WITH_HEADERS:
+        return True
+    try:
+        unpacker.unpacked(batch.compression_type, memoryview(raw)[lenient.RECORDS_AT :])
+    except UnpackError:
+        return False
+    return True
 
 
 def install() -> None:

@@ -14,6 +14,8 @@ from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 
 LENGTH_AT, LENGTH_BYTES = 8, 4  # of a batch, which begins with offset and length
+MAGIC_AT, MAGIC_WITH_HEADERS = 16, 2  # its format; this one has been written since Kafka 0.11
+RECORDS_AT = 61  # where the records begin in that format
 
 
 class _Text(bytes):

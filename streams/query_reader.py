@@ -10,7 +10,9 @@ The group is aiokafka's, which says what partitions are ours, and commits.
 A batch that librdkafka cannot read is skipped as a whole. librdkafka gives an error with the
 batch's first offset, reads nothing of the partition behind it, and fetches the same batch again
 every half second, for ever. Where the batch ends it does not say: that is asked of the broker, by
-aiokafka, and the partition is read from there on. A seek ends librdkafka's pause, too.
+aiokafka, and the partition is read from there on. A seek ends librdkafka's pause, but not its fetch
+of the broker's other partitions, which may wait for FETCH_WAIT_MS. So batches behind that one that
+cannot be read either are skipped with it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from typing import Any, NamedTuple
 import faust
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from readstates.streams import metrics
-from readstates.streams.batch import Batch, Poll
+from readstates.streams.batch import Batch, Poll, Skipped
 from readstates.streams.config import Settings
 from readstates.streams.errors import DataLossError, GroupError
 
@@ -102,8 +104,8 @@ class QueryReader:
 
     `put` runs on the loop with each poll; who takes it from there drops it unless its reading is
     `reading`, and releases that one's room. `refuse` hears, on the loop, of what ends the worker.
-    `batch_end` says, on the loop, which offset comes after the batch that holds a partition's
-    offset; None where it cannot be said now.
+    `behind_unreadable` says, on the loop, what to skip where the batch that holds a partition's
+    offset cannot be read; None where it cannot be said now.
     The consumer is the thread's alone: confluent-kafka lets one call after the other into it, and
     a poll that waits keeps all others out.
     """
@@ -113,11 +115,11 @@ class QueryReader:
         settings: Settings,
         put: Callable[[Reading, Poll], None],
         refuse: Callable[[Exception], None],
-        batch_end: Callable[[int, int], Coroutine[Any, Any, int | None]],
+        behind_unreadable: Callable[[int, int], Coroutine[Any, Any, Skipped | None]],
     ) -> None:
         self._settings = settings
         self._topic = settings.queries_topic
-        self._put, self._refuse, self._batch_end = put, refuse, batch_end
+        self._put, self._refuse, self._behind_unreadable = put, refuse, behind_unreadable
         self.reading = Reading({})
         self._ends: dict[int, int] = {}
         self._stopping = threading.Event()
@@ -242,11 +244,13 @@ class QueryReader:
 
         None: that could not be done now; the error comes again in half a second.
         """
-        asked = asyncio.run_coroutine_threadsafe(self._batch_end(number, offset), self._loop)
+        asked = asyncio.run_coroutine_threadsafe(
+            self._behind_unreadable(number, offset), self._loop
+        )
         try:
-            end = asked.result(BATCH_END_TIMEOUT_S)
-            if end is not None:
-                self._consumer.seek(TopicPartition(self._topic, number, end))
+            skipped = asked.result(BATCH_END_TIMEOUT_S)
+            if skipped is not None:
+                self._consumer.seek(TopicPartition(self._topic, number, skipped.end))
         except (TimeoutError, KafkaException) as exc:
             asked.cancel()
             log.warning(
@@ -259,19 +263,21 @@ class QueryReader:
                 exc,
             )
             return None
-        if end is not None:
-            metrics.QUERY_BATCHES_SKIPPED.inc()
-            log.warning(
-                "query_batch_skipped topic=%s partition=%d offset=%d last_offset=%d: %s. Its "
-                "queries get no answer. Look for its producer, which compresses too much into one "
-                "batch, or not as Kafka's clients do",
-                self._topic,
-                number,
-                offset,
-                end - 1,
-                error.str(),
-            )
-        return end
+        if skipped is None:
+            return None
+        metrics.QUERY_BATCHES_SKIPPED.inc(skipped.batches)
+        log.warning(
+            "query_batch_skipped topic=%s partition=%d offset=%d last_offset=%d batches=%d: %s. "
+            "The queries in there get no answer. Look for their producer, which compresses too "
+            "much into one batch, or not as Kafka's clients do",
+            self._topic,
+            number,
+            offset,
+            skipped.end - 1,
+            skipped.batches,
+            error.str(),
+        )
+        return skipped.end
 
     # -- on the loop --------------------------------------------------------------------------
 

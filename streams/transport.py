@@ -44,11 +44,16 @@ from faust.transport.consumer import ensure_TPset
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from readstates.cache.tablefile import CacheDirFullError
-from readstates.streams import fetched
-from readstates.streams.batch import Batch, Poll
+from readstates.streams import fetched, unpack
+from readstates.streams.batch import Batch, Poll, Skipped
 from readstates.streams.errors import ReadStatesError
 from readstates.streams.group import GroupErrors
-from readstates.streams.query_reader import QueryReader, lost
+from readstates.streams.query_reader import (
+    PARTITION_FETCH_BYTES,
+    UNPACKED_BYTES_MAX,
+    QueryReader,
+    lost,
+)
 
 log = logging.getLogger(__name__)
 
@@ -221,22 +226,25 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         found = self._ensure_consumer().last_stable_offset(driver.ensure_aiokafka_TP(tp))
         return None if found is None else int(found)
 
-    async def batch_end(self, tp: TP, offset: int) -> int | None:
-        """The offset after the batch that holds `offset`; None where the broker does not say."""
-        return await self.call_thread(self._batch_end, tp, offset)  # type: ignore[no-any-return]
+    async def behind_unreadable(self, tp: TP, offset: int) -> Skipped | None:
+        """What to skip where the batch of queries that holds `offset` cannot be read.
 
-    async def _batch_end(self, tp: TP, offset: int) -> int | None:
+        None where the broker does not say.
+        """
+        return await self.call_thread(self._behind, tp, offset)  # type: ignore[no-any-return]
+
+    async def _behind(self, tp: TP, offset: int) -> Skipped | None:
         client = self._ensure_consumer()._client
         node = client.cluster.leader_for_partition(driver.ensure_aiokafka_TP(tp))
         if node is None or node < 0:
             return None
-        request = FetchRequest(  # of one byte: a broker gives the first batch whole
-            0, 1, 1, READ_COMMITTED, [(tp.topic, [(tp.partition, offset, 1)])], rack_id=""
-        )
+        size = PARTITION_FETCH_BYTES  # a broker gives the first batch whole, however large
+        places = [(tp.topic, [(tp.partition, offset, size)])]
+        request = FetchRequest(0, 1, size, READ_COMMITTED, places, rack_id="")
         # not over the connection of the updates' fetch, which waits there for up to a second
         response = await client.send(node, request, group=ConnectionGroup.COORDINATION)
         raw: bytes = response.topics[0][1][0][-1] or b""
-        return fetched.next_offset(raw, offset)
+        return fetched.behind_unreadable(raw, offset, unpack.Unpacker(UNPACKED_BYTES_MAX))
 
     async def committed(self, tps: list[TP]) -> Mapping[TP, tuple[int, str]]:
         """Committed offsets with their metadata; partitions without one are left out."""
@@ -279,15 +287,16 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         settings, put = self.app.read_states_settings, self.app.query_channel.put_now
-        self.queries = QueryReader(settings, put, self.app.refuse, self._query_batch_end)
+        self.queries = QueryReader(settings, put, self.app.refuse, self._behind_unreadable)
 
-    async def _query_batch_end(self, number: int, offset: int) -> int | None:
+    async def _behind_unreadable(self, number: int, offset: int) -> Skipped | None:
         place = TP(self.app.read_states_settings.queries_topic, number)
+        found: Skipped | None = None
         try:
-            return await self._thread.batch_end(place, offset)  # type: ignore[no-any-return]
+            found = await self._thread.behind_unreadable(place, offset)
         except KafkaError as exc:
             log.warning("batch_end_unknown topic=%s partition=%d error=%r", *place, exc)
-            return None
+        return found
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's watch over what it fetches: not for queries."""

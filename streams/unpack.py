@@ -36,6 +36,9 @@ MODULES = (
 )
 
 
+GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4  # as a batch says it
+
+
 class Unpacker:
     """The four codecs, for one thread: they share the space.
 
@@ -47,6 +50,11 @@ class Unpacker:
         self._bytes_max = bytes_max
         self._space = memoryview(mmap.mmap(-1, bytes_max))  # memory only as far as it was used
         self.total_bytes = 0  # unpacked so far
+
+    def unpacked(self, codec: int, data: Any) -> bytes:
+        """What a batch of that codec unpacks to; one of no codec is as it is."""
+        codecs = {GZIP: self.gzip, SNAPPY: self.snappy, LZ4: self.lz4, ZSTD: self.zstd}
+        return codecs[codec](data) if codec in codecs else data
 
     def zstd(self, data: Any) -> bytes:
         return self._taken(self._into(cramjam.zstd.decompress_into, data, 0))

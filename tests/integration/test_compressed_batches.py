@@ -193,9 +193,8 @@ def test_queries_that_cannot_be_read(packed: Service, codec: int) -> None:
     assert counted(wire, user, offset) == 1
     assert memory.grown < ROOM_MIB
     assert packed.metric(SKIPPED) == before + 3
-    for first in placed:
-        said = f"topic={wire.queries} partition={partition} offset={first} last_offset={first + 4}"
-        assert f"query_batch_skipped {said}" in packed.workers[-1].output()
+    said = f"query_batch_skipped topic={wire.queries} partition={partition} offset={placed[0]} "
+    assert said in packed.workers[-1].output()
     until(lambda: queries_lag(packed, partition) == 0, "no lag of queries")
     wait_queries_committed(packed, partition)
 

@@ -195,10 +195,23 @@ def test_a_wrong_checksum_is_not_skipped() -> None:
     assert records.next_fetch_offset == 0
 
 
-def test_where_a_batch_ends() -> None:
-    log = good(0, 3) + at(3, raw.bomb(raw.ZSTD, OVER, count=4)) + good(7)
-    assert [fetched.next_offset(log, offset) for offset in (0, 2, 3, 6, 7, 8, 9)] == [
-        3, 3, 7, 7, 9, 9, None,
-    ]  # fmt: skip
-    assert fetched.next_offset(log[: len(log) - 1], 7) is None
-    assert fetched.next_offset(b"", 0) is None
+def test_what_is_skipped_with_a_batch_that_cannot_be_read() -> None:
+    """Those behind it that cannot either, up to the first that can."""
+    small = unpack.Unpacker(1 << 20)
+    broken = raw.batch_of(raw.LZ4, [raw.Record(b"1", b"v")], b"garbage!" * 9)
+    bombs = [
+        at(3, raw.bomb(raw.ZSTD, 2 << 20, count=4)),
+        at(7, broken),
+        at(8, good(0, 2, raw.GZIP)),
+    ]
+    log = good(0, 3) + b"".join(bombs) + at(10, broken)
+
+    def skipped(log: bytes, offset: int) -> tuple[int, int] | None:
+        return fetched.behind_unreadable(log, offset, small)
+
+    assert skipped(log, 1) == (8, 3)
+    assert [skipped(b"".join(bombs), offset) for offset in (3, 6)] == [(8, 2)] * 2
+    assert skipped(bombs[2] + at(10, broken), 9) == (11, 2)
+    assert skipped(at(10, broken), 10) == (11, 1)
+    assert skipped(bombs[0][:-1], 3) is None
+    assert skipped(b"", 0) is None

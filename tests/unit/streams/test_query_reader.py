@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 from readstates.streams import metrics, query_reader
-from readstates.streams.batch import Batch, Poll
+from readstates.streams.batch import Batch, Poll, Skipped
 from readstates.streams.config import Settings
 from readstates.streams.errors import BatchGapError, DataLossError
 from readstates.streams.query_reader import POLLS_AHEAD, UNREADABLE, QueryReader, Reading
@@ -97,15 +97,16 @@ class World:
         self.refused: list[Exception] = []
         self.open = True
         self.ends: dict[tuple[int, int], int | None] = {}  # of unreadable batches, as asked for
-        self.reader = QueryReader(Settings(), self._put, self.refused.append, self._batch_end)
+        self.reader = QueryReader(Settings(), self._put, self.refused.append, self._behind)
 
     def _put(self, reading: Reading, poll: Poll) -> None:
         self.put.append((reading, poll))
         if self.open:
             self.take()
 
-    async def _batch_end(self, number: int, offset: int) -> int | None:
-        return self.ends[number, offset]
+    async def _behind(self, number: int, offset: int) -> Skipped | None:
+        end = self.ends[number, offset]
+        return None if end is None else Skipped(end, 2)
 
     def take(self) -> None:
         for reading, poll in self.put:
@@ -231,9 +232,9 @@ async def test_a_batch_that_cannot_be_read_is_skipped(
     await world.until(lambda: len(world.polls) == 2)
     assert world.consumer.sought == [(0, 9)]
     assert world.seen() == [(0, 5, [5], 9), (1, 7, [7], 8), (0, 9, [9], 10)]
-    assert metrics.QUERY_BATCHES_SKIPPED._value.get() == before + 1
-    said = "query_batch_skipped topic=read-states.queries partition=0 offset=6 last_offset=8: "
-    assert said in caplog.text
+    assert metrics.QUERY_BATCHES_SKIPPED._value.get() == before + 2
+    said = "topic=read-states.queries partition=0 offset=6 last_offset=8 batches=2: "
+    assert f"query_batch_skipped {said}" in caplog.text
 
 
 async def test_reading_begins_in_the_middle_of_such_a_batch(world: World) -> None:
