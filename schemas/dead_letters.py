@@ -1,7 +1,9 @@
 """Dead letters: why a record of `updates` was not applied, and where it stood.
 
 Key and value are kept as they came, except that a value is cut where no broker takes it as a whole.
-The headers, all ASCII, say the rest.
+The headers, all ASCII, say the rest. A batch that cannot be read, or unpacks to too much, is one
+dead letter: its value is the batch as it stands in the log, its key is null, and two headers give
+its first and last offset.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ HEADER_REASON = "reason"
 HEADER_TOPIC = "topic"
 HEADER_PARTITION = "partition"
 HEADER_OFFSET = "offset"
+HEADER_LAST_OFFSET = "last_offset"  # only where the value is a whole batch: up to this offset
 HEADER_CUT = "cut"  # only where no broker took the value as a whole: it had that many bytes
 
 
@@ -36,13 +39,18 @@ class Origin(NamedTuple):
     partition: int
     offset: int
     cut: int = 0  # bytes that the value had before it was cut; 0: it is whole
+    last_offset: int | None = None  # of the batch that the value is; None: it is a record's value
 
 
 def origin_headers(origin: Origin) -> list[tuple[str, bytes]]:
     """The headers of a dead letter."""
     names = (HEADER_REASON, HEADER_TOPIC, HEADER_PARTITION, HEADER_OFFSET)
     headers = [(name, str(value).encode()) for name, value in zip(names, origin[:4], strict=True)]
-    return [*headers, (HEADER_CUT, str(origin.cut).encode())] if origin.cut else headers
+    if origin.last_offset is not None:
+        headers.append((HEADER_LAST_OFFSET, b"%d" % origin.last_offset))
+    if origin.cut:
+        headers.append((HEADER_CUT, b"%d" % origin.cut))
+    return headers
 
 
 def origin_of(headers: Headers) -> Origin | None:
@@ -55,5 +63,12 @@ def origin_of(headers: Headers) -> Origin | None:
     reason, topic, partition, offset = values
     if not (reason and topic and partition.isdecimal() and offset.isdecimal()):
         return None
-    cut = by_name.get(HEADER_CUT) or b""
-    return Origin(reason, topic, int(partition), int(offset), int(cut) if cut.isdigit() else 0)
+    cut, last = by_name.get(HEADER_CUT) or b"", by_name.get(HEADER_LAST_OFFSET) or b""
+    return Origin(
+        reason,
+        topic,
+        int(partition),
+        int(offset),
+        int(cut) if cut.isdigit() else 0,
+        int(last) if last.isdigit() else None,
+    )

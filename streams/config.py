@@ -24,8 +24,9 @@ FORMS = {  # what becomes part of a topic's name, a file's name or a CQL stateme
     "kafka_group": re.compile(r"[^/\0]{1,200}"),
     "cassandra_keyspace": re.compile(r"[A-Za-z][A-Za-z0-9_]{0,47}"),
 }
-# With more than this many partitions, PARKED_MAX and INBOX_MAX are divided among them.
+# With more than this many partitions, what a partition may hold is divided among them.
 FULL_SHARES = 8
+SHARED = f"Divided among partitions when the topic has more than {FULL_SHARES}."
 REPLY_LIKE = re.compile(r"^f-reply-|\.replies\.")
 
 
@@ -104,16 +105,20 @@ class Settings:
     write_retry_s: float = _write_behind(1.0, "Pause after a failed write.", "s", 0.01, 60)
 
     parked_max: int = _limit(
-        50_000,
-        "Updates that a partition holds back for users being loaded (divided among partitions "
-        f"when the topic has more than {FULL_SHARES}).",
+        50_000, f"Updates that a partition holds back for users being loaded. {SHARED}",
         "updates", 1, 10**7,
     )  # fmt: skip
+    parked_bytes_max: int = _limit(
+        32 << 20, f"The same in bytes; the last update may pass it. {SHARED}",
+        "bytes", 1 << 16, 1 << 32,
+    )  # fmt: skip
     inbox_max: int = _limit(
-        2_000,
-        "Updates that a partition has received but not begun to apply (divided among partitions "
-        f"when the topic has more than {FULL_SHARES}).",
+        2_000, f"Updates that a partition has received but not begun to apply. {SHARED}",
         "updates", 1, 10**6,
+    )  # fmt: skip
+    inbox_bytes_max: int = _limit(
+        8 << 20, f"The same in bytes; what was fetched last may pass it. {SHARED}",
+        "bytes", 1 << 16, 1 << 32,
     )  # fmt: skip
     queries_waiting_max: int = _limit(
         10_000, "Queries waiting in a worker; more are answered `overloaded`.", "queries", 1, 10**6

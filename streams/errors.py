@@ -9,6 +9,8 @@ ReadStatesError
 ├── RewindError          end the command: workers run, or the log or the epoch begins later
 ├── DataLossError        refuse to start: Kafka has lost records that were not yet in Cassandra
 ├── BatchGapError        stop the worker: records were lost between Kafka and the partition
+├── UnpackError          make a dead letter of the batch: it is not what its codec writes
+│   └── BatchTooLargeError   the same: it unpacks to more than is allowed
 ├── StoreError           pause and retry: Cassandra did not answer; the work stays queued
 └── SendError            end the command: the brokers did not take a record
 
@@ -53,6 +55,14 @@ class DataLossError(ReadStatesError):
 
 class BatchGapError(ReadStatesError):
     """A batch does not begin where the partition stands."""
+
+
+class UnpackError(ReadStatesError):
+    """A compressed batch of the log cannot be unpacked."""
+
+
+class BatchTooLargeError(UnpackError):
+    """A compressed batch of the log unpacks to more than is allowed."""
 
 
 class StoreError(ReadStatesError):

@@ -140,6 +140,21 @@ PARKED_UPDATES = Gauge(
     "updates that are held back for users who are being loaded",
     ["partition"],
 )
+PARKED_BYTES = Gauge(
+    "read_states_parked_bytes", "bytes of the updates that are held back", ["partition"]
+)
+INBOX_BYTES = Gauge(
+    "read_states_inbox_bytes", "bytes of the updates that were not folded yet", ["partition"]
+)
+DEAD_LETTERS_BYTES = Gauge(
+    "read_states_dead_letters_waiting_bytes",
+    "bytes of the dead letters that the broker has not acknowledged",
+    ["partition"],
+)
+QUERY_BATCHES_SKIPPED = Counter(
+    "read_states_query_batches_skipped_total",
+    "batches of queries that could not be read and were skipped",
+)
 REPLY_FAILURES = Counter(
     "read_states_reply_failures_total", "replies and dead letters that a broker did not take"
 )
@@ -156,6 +171,9 @@ PARTITION_GAUGES = (
     RESIDENT_USERS,
     DIRTY_STATES,
     PARKED_UPDATES,
+    PARKED_BYTES,
+    INBOX_BYTES,
+    DEAD_LETTERS_BYTES,
 )
 QUERIES_ENDED = {  # looked up once, because `labels` costs more than counting
     outcome: QUERIES.labels(outcome)
@@ -219,6 +237,9 @@ class OfPartition:
         self.resident_users = RESIDENT_USERS.labels(label)
         self.dirty_states = DIRTY_STATES.labels(label)
         self.parked_updates = PARKED_UPDATES.labels(label)
+        self.parked_bytes = PARKED_BYTES.labels(label)
+        self.inbox_bytes = INBOX_BYTES.labels(label)
+        self.dead_letters_bytes = DEAD_LETTERS_BYTES.labels(label)
 
 
 def forget_partition(number: int, updates_topic: str, queries_topic: str) -> None:

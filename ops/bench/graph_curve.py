@@ -200,7 +200,9 @@ class Curve:
             partitions=1,
             incarnation=1,
             parked_max=settings.parked_max,
+            parked_bytes_max=settings.parked_bytes_max,
             inbox_max=settings.inbox_max,
+            inbox_bytes_max=settings.inbox_bytes_max,
             reader=PlainReader(),
             effects=self.partitions,
         )

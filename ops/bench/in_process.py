@@ -74,7 +74,9 @@ class Local:
             partitions=1,
             incarnation=1,
             parked_max=10**7,
+            parked_bytes_max=1 << 40,
             inbox_max=10**7,
+            inbox_bytes_max=1 << 40,
             reader=PlainReader(),
             effects=self.world,
         )

@@ -20,7 +20,6 @@ from typing import Any
 
 import orjson
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 from confluent_kafka import Message, Producer
 
@@ -33,6 +32,7 @@ from readstates.schemas.replies import encode_reply
 from readstates.schemas.wire import decode_query, decode_update
 from readstates.streams import metrics
 from readstates.streams.kafka.fetched import Records
+from readstates.streams.kafka.lenient import RawBatches
 from readstates.streams.kafka.query_reader import record_of
 from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.partition import Partition
@@ -102,8 +102,7 @@ def encoded(given: list[tuple[bytes, bytes]]) -> list[bytes]:
 def unpack(batches: list[bytes]) -> None:
     place = TopicPartition("read-states.updates", 0)
     for batch in batches:
-        for _ in Records(place, MemoryRecords(batch), [], 0, None, None, False, 0):
-            pass
+        Records(place, RawBatches(batch), [], 0, None, None, False, 0).take(FETCH)
 
 
 def timed(work: Callable[[], object], count: int, rounds: int) -> list[float]:
@@ -147,8 +146,8 @@ def _warm(given: list[tuple[bytes, bytes]]) -> tuple[Partition, Nothing]:
     effects = Nothing()
     partition = Partition(
         0, table=table, position=0, committed=0, catch_up_to=0, epoch=EPOCH, partitions=1,
-        incarnation=1, parked_max=10**6, inbox_max=10**9, reader=PlainReader(),
-        effects=effects,
+        incarnation=1, parked_max=10**6, parked_bytes_max=1 << 40, inbox_max=10**9,
+        inbox_bytes_max=1 << 40, reader=PlainReader(), effects=effects,
     )  # fmt: skip
     partition.note_live_commit()
     _take(partition, given)

@@ -11,12 +11,12 @@ from typing import Any, cast
 
 import orjson
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
 from readstates.schemas.version import OFFSET_BITS
 from readstates.streams.config import Settings
 from readstates.streams.kafka.fetched import Records
+from readstates.streams.kafka.lenient import RawBatches
 from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.effects import Effects
 from readstates.streams.partition.partition import Partition
@@ -62,7 +62,9 @@ def loaded(table: Any, users: list[int], channels: list[int], number: int) -> Ca
         partitions=1,
         incarnation=1,
         parked_max=1000,
+        parked_bytes_max=1 << 40,
         inbox_max=count + 1,
+        inbox_bytes_max=1 << 40,
         reader=PlainReader(),
         effects=cast(Effects, NoEffects()),
     )
@@ -72,8 +74,8 @@ def loaded(table: Any, users: list[int], channels: list[int], number: int) -> Ca
 
     def run() -> None:
         for begin, end, made in batches:
-            found = Records(PLACE, MemoryRecords(made), [], begin, None, None, False, 0)
-            partition.take(Batch(begin, list(found), end))
+            found = Records(PLACE, RawBatches(made), [], begin, None, None, False, 0)
+            partition.take(Batch(begin, [*found.take(FETCH)], end))
             while partition.can_run:
                 partition.run(slice_updates, 0)
         if partition.counts.applied != count:

@@ -110,13 +110,22 @@ def shown(raw: bytes | None, length_max: int = SHOWN_MAX) -> str:
     return safe[: length_max - 1] + "…" if cut or len(safe) > length_max else safe
 
 
+def _last_offset(letter: Letter) -> str | None:
+    origin = letter.origin
+    return None if origin is None or origin.last_offset is None else str(origin.last_offset)
+
+
 def as_json(letter: Letter) -> str:
-    """One line; `key` and `value` are text, or under `…_base64` where they are not UTF-8."""
+    """One line; `key` and `value` are text, or under `…_base64` where they are not UTF-8.
+
+    `last_offset` is null unless the value is a whole batch.
+    """
     body: dict[str, Any] = {
         "reason": letter.origin and letter.origin.reason,
         "topic": letter.origin and letter.origin.topic,
         "partition": letter.origin and letter.origin.partition,
         "offset": letter.origin and str(letter.origin.offset),
+        "last_offset": _last_offset(letter),
         "cut": (letter.origin and letter.origin.cut) or None,
         "kept_partition": letter.partition,
         "kept_offset": str(letter.offset),
@@ -179,6 +188,9 @@ def _line(letter: Letter) -> str:
     origin = letter.origin or Origin(ODD, "?", -1, -1)
     place = f"{shown(origin.topic.encode())}/{origin.partition}/{origin.offset}"
     reason, key = shown(origin.reason.encode(), 20), shown(letter.key, 24)
+    if origin.last_offset is not None:
+        size = origin.cut or len(letter.value or b"")
+        return f"{reason:<15} {place} … {origin.last_offset} a batch of {size} bytes, not read"
     return f"{reason:<15} {place} key {key} value {shown(letter.value)}"
 
 
@@ -208,9 +220,9 @@ def resend(
 
     Taken are those that may pass now: misrouted (their producer had another partitioner) and
     too_many_states (the user has deleted some, or USER_STATES_MAX is larger now). Others would
-    come back as they are; --force sends them nevertheless, but never one whose value was cut. They
-    are applied as new events, after all that was sent since. The dead letters stay: a second resend
-    sends them a second time.
+    come back as they are; --force sends them nevertheless, but never one whose value was cut, nor a
+    whole batch that could not be read: neither is an event. They are applied as new events, after
+    all that was sent since. The dead letters stay: a second resend sends them a second time.
 
     A misrouted record from before a change of partitions stays: it was in the right partition then,
     and was applied. One that was misrouted then, too, is sent by --partition, --offset and --force.
@@ -276,7 +288,9 @@ def _why_left(origin: Origin, wanted: tuple[str, ...], log: Log | None) -> str:
     `log`: misrouted records from before its epoch are not sent: they were in the right partition of
     fewer, and were applied; what dead-lettered them is that the log was folded again from there.
     """
-    if origin.cut:  # half a value is nobody's event
+    if origin.last_offset is not None:  # many values, or half a one: neither is an event
+        return "a whole batch"
+    if origin.cut:
         return "cut"
     if origin.reason not in wanted:
         return origin.reason

@@ -16,7 +16,8 @@ from confluent_kafka import KafkaError, KafkaException
 from readstates.schemas.dead_letters import Origin, origin_headers
 
 from ..config import Settings
-from .delivery import Delivery
+from ..partition.batch import UnreadBatch
+from .delivery import MESSAGE_BYTES_MAX, Delivery
 
 RETRY_S = 1.0
 CUT_BYTES = 64 << 10  # what is kept of a dead letter that no broker takes as a whole
@@ -55,18 +56,22 @@ class DeadLetterProducer:
         """Keep an update with its reason; `kept` is called on the loop once the broker has it.
 
         It is tried again until then. An update that is too large for the topic (it came compressed)
-        is `cut`, and a header says how long it was.
+        is `cut`, and a header says how long it was. A batch that cannot be read is kept as it
+        stands in the log, under its first offset.
         """
         loop = asyncio.get_running_loop()
-        value, length = record.value, 0
+        value, offset, last, length = record.value, record.offset, None, 0
+        if isinstance(record, UnreadBatch):
+            value, offset, last = record.raw, record.first, record.offset
+        cut = cut or len(value or b"") > MESSAGE_BYTES_MAX  # which the producer would refuse
         if cut and value is not None:
             value, length = value[:CUT_BYTES], len(value)
-        origin = Origin(reason, self._updates_topic, partition, record.offset, length)
+        origin = Origin(reason, self._updates_topic, partition, offset, length, last)
 
-        def send_later(cut: bool) -> None:
+        def send_later(cut: bool, delay_s: float = RETRY_S) -> None:
             if not self._delivery.closing:
                 again = partial(self.send, record, partition, reason, kept, cut=cut)
-                loop.call_later(RETRY_S, again)
+                loop.call_later(delay_s, again)
 
         def delivered(error: Any, _message: Any) -> None:
             if loop.is_closed():
@@ -78,7 +83,10 @@ class DeadLetterProducer:
 
         def failed(error: Any) -> None:
             self._delivery.failed(self._topic, error)
-            send_later(cut or error.code() in TOO_LARGE)
+            if error.code() in TOO_LARGE and not cut:
+                send_later(cut=True, delay_s=0)  # the partition may wait for it
+            else:
+                send_later(cut)
 
         try:
             self._producer.produce(

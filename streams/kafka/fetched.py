@@ -1,29 +1,177 @@
-"""Records as aiokafka's compiled reader makes them, without a second object in Python around each.
+"""What a fetch brought of a partition, read batch by batch, and never more than is asked for.
 
-aiokafka copies every record into a `ConsumerRecord`, which adds topic, partition and sizes, and
-costs twice as much as everything else that is done to read it; a `Batch` says the first two
-already. Offset, timestamp, key, value and headers have the same names here.
+This takes the place of aiokafka's own reading of a fetch. Three things differ:
+
+- A record is what aiokafka's compiled reader makes of it. aiokafka copies each into a
+  `ConsumerRecord`, which adds topic, partition and sizes and costs twice what all else does that is
+  done to read it; a `Batch` says the first two already.
+- A batch that cannot be read, or unpacks to more than `unpack.BATCH_BYTES_MAX`, stands in the
+  records as one `UnreadBatch`. An exception would end the worker, at each start anew.
+- `take` stops when TAKEN_BYTES_MAX were unpacked, so that many small batches that unpack to much
+  cost no more memory, and hold up the consumer's thread no longer, than one.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any
 
 from aiokafka.consumer import fetcher
+from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
+
+from ..errors import BatchTooLargeError, UnpackError
+from ..partition.batch import Skipped, UnreadBatch
+from . import lenient, unpack
+
+TAKEN_BYTES_MAX = 4 << 20  # unpacked for one `take`; the batch that reaches it is the last
+NOT_READABLE = (UnpackError, CorruptRecordException, UnsupportedCodecError, ValueError)
+
+unpacker = unpack.Unpacker()  # of the consumer's thread
+
+
+class Taken(list[Any]):
+    """Records, and the bytes of the batches that were begun for them."""
+
+    size_bytes = 0
 
 
 class Records(fetcher.PartitionRecords):  # type: ignore[misc]
-    """The records that a fetch brought of a partition."""
+    """The batches of a fetch. `next_fetch_offset`: what is read after what was taken."""
 
-    def __iter__(self) -> Iterator[Any]:
-        iterator: Iterator[Any] = self._records_iterator
-        return iterator
+    next_fetch_offset: int
 
-    def _consumer_record(self, _tp: Any, record: Any) -> Any:
-        return record
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._batch: Any = None  # being read, by:
+        self._reading: Iterator[Any] | None = None
+        self.done = False
+
+    def take(self, most: int) -> Taken:
+        """Up to `most` of the next records; sets `done` at the fetch's end."""
+        taken = Taken()
+        while len(taken) < most and taken.size_bytes < TAKEN_BYTES_MAX:
+            if self._batch is None:
+                self._batch = next(self._records_iterator, None)
+                if self._batch is None:
+                    self.done = True
+                    break
+                taken.size_bytes += len(self._records.raw_batch())
+            before = unpacker.total_bytes
+            try:
+                records = self._read(most - len(taken))
+            except NOT_READABLE as exc:
+                records = [self._unread(exc)]
+                taken.size_bytes += unpack.BATCH_BYTES_MAX  # the work was done up to there
+            taken.size_bytes += unpacker.total_bytes - before
+            taken += records
+        return taken
+
+    def _read(self, most: int) -> list[Any]:
+        """The next records of the batch."""
+        try:
+            if self._reading is None:
+                self._reading = chain(self._batch)  # aiokafka's may be asked for iter() once
+            records = list(islice(self._reading, most))
+        except UnicodeDecodeError:
+            self._reading = lenient.again(self._records.raw_batch())
+            records = list(islice(self._reading, most))
+        ended = len(records) < most
+        begin = self.next_fetch_offset
+        if records:
+            self.next_fetch_offset = records[-1].offset + 1
+            if records[0].offset < begin:  # the fetch begins in the middle of a batch
+                records = [record for record in records if record.offset >= begin]
+        if ended:
+            self._end_batch()
+        self.next_fetch_offset = max(self.next_fetch_offset, begin)
+        return records
+
+    def _unread(self, exc: Exception) -> UnreadBatch:
+        """Takes the place of the batch's records, those that were taken of it already excepted."""
+        raw, batch = self._records.raw_batch(), self._batch
+        self._end_batch()
+        return UnreadBatch(
+            offset=batch.next_offset - 1,
+            timestamp=getattr(batch, "max_timestamp", 0),
+            first=int.from_bytes(raw[:8], "big"),
+            raw=raw,
+            reason="too_large" if isinstance(exc, BatchTooLargeError) else "invalid_json",
+            text=f"a batch of {len(raw)} bytes cannot be read: {exc}",
+        )
+
+    def _end_batch(self) -> None:
+        # a batch knows its last offset, also where compaction took the last record
+        self.next_fetch_offset = self._batch.next_offset
+        self._batch = self._reading = None
+
+    def _unpack_records(self) -> Iterator[Any]:
+        """The batches with records to be taken, in the place of the records themselves."""
+        committed = self._isolation_level == fetcher.READ_COMMITTED
+        while self._records.has_next():
+            batch = self._records.next_batch()
+            if self._check_crcs and not batch.validate_crc():  # fetched again from the position
+                raise CorruptRecordException(f"Invalid CRC - {self._tp}")
+            aborted = False
+            if committed and batch.producer_id is not None:
+                self._consume_aborted_up_to(batch.base_offset)
+                if batch.is_control_batch and self._contains_abort_marker(batch):
+                    self._aborted_producers.discard(batch.producer_id)
+                aborted = batch.is_transactional and batch.producer_id in self._aborted_producers
+            if aborted or batch.is_control_batch:
+                self.next_fetch_offset = batch.next_offset
+            else:
+                yield batch
+
+
+class Result(fetcher.FetchResult):  # type: ignore[misc]
+    """A fetch in the fetcher's buffer."""
+
+    _partition_records: Any
+
+    def getall(self, max_records: int | None = None) -> list[Any]:
+        """As aiokafka's, by `Records.take`."""
+        if not self.check_assignment(self._topic_partition) or not self.has_more():
+            return []
+        records = self._partition_records
+        taken: Taken = records.take(max_records or sys.maxsize)
+        self._update_position()
+        if records.done:
+            self._partition_records = None
+        return taken
+
+
+def behind_unreadable(raw: bytes, offset: int, unpacker: unpack.Unpacker) -> Skipped | None:
+    """What is skipped where another reader cannot read the batch that holds `offset`.
+
+    That batch, and those behind it that `unpacker` cannot unpack: each would cost that reader as
+    long as the first. `raw`: what a broker gave of the log from `offset` on. None where that is not
+    the whole of a batch.
+    """
+    batches, end, count = lenient.RawBatches(raw), None, 0
+    while batches.has_next():
+        batch = batches.next_batch()
+        if end is not None and _fits(batch, batches.raw_batch(), unpacker):
+            break
+        if batch.next_offset > offset:
+            end, count = batch.next_offset, count + 1
+    return None if end is None else Skipped(end, count)
+
+
+def _fits(batch: Any, raw: bytes, unpacker: unpack.Unpacker) -> bool:
+    if raw[lenient.MAGIC_AT] < lenient.MAGIC_WITH_HEADERS:
+        return True
+    try:
+        unpacker.unpacked(batch.compression_type, memoryview(raw)[lenient.RECORDS_AT :])
+    except UnpackError:
+        return False
+    return True
 
 
 def install() -> None:
-    """Make aiokafka's fetcher give records this way."""
+    """Make aiokafka's fetcher read this way."""
+    unpack.install(unpacker)
+    fetcher.MemoryRecords = lenient.RawBatches
     fetcher.PartitionRecords = Records
+    fetcher.FetchResult = Result

@@ -6,6 +6,13 @@ backlog of updates. Here a thread waits for queries alone, and puts each poll in
 their Faust agent. Faust's conductor is left out, because it makes a task, a lock and three
 iterations of the loop of each poll. The group is aiokafka's, which says what partitions are ours,
 and commits.
+
+A batch that librdkafka cannot read is skipped as a whole. librdkafka gives an error with the
+batch's first offset, reads nothing of the partition behind it, and fetches the same batch again
+every half second, for ever. It does not say where the batch ends: the broker is asked for that, by
+aiokafka, and the partition is read from there on. A seek ends librdkafka's pause, but not its fetch
+of the broker's other partitions, which may wait for FETCH_WAIT_MS. So the batches behind it that
+cannot be read either are skipped with it.
 """
 
 from __future__ import annotations
@@ -16,15 +23,16 @@ import operator
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import faust
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from .. import metrics
 from ..config import Settings
 from ..errors import DataLossError, GroupError
-from ..partition.batch import Batch, Poll
+from ..partition.batch import Batch, Poll, Skipped
 
 log = logging.getLogger(__name__)
 _headers = operator.methodcaller("headers")  # a checked call: see `record_of`
@@ -33,11 +41,18 @@ POLL_QUERIES = 64  # taken at once: about a millisecond of answers
 POLLS_AHEAD = 4  # on their way to the agent; with as many, nothing more is read
 IDLE_S = 0.05  # a poll that finds nothing; a query that arrives ends it at once
 BUFFERED_KIB = 8 << 10  # read ahead by librdkafka
+FETCH_BYTES_MAX = 1 << 20  # a response of a broker; a single batch may be larger
+PARTITION_FETCH_BYTES = 64 << 10  # of a partition, compressed: librdkafka unpacks all at once
+# What a batch of zstd may unpack to, because librdkafka holds zstd to the largest response. For
+# gzip, lz4 and snappy it has no such bound: see SECURITY.md.
+UNPACKED_BYTES_MAX = 4 << 20
 FETCH_WAIT_MS = 500  # an idle fetch; a query that arrives ends it at once
 FETCH_BACKOFF_MS = 1  # before the next fetch, when enough is buffered
 ENDS_INTERVAL_S = 1.0  # how often the partitions' ends are noted
 ERROR_LOG_S = 60.0
 CLOSE_TIMEOUT_S = 2.0
+BATCH_END_TIMEOUT_S = 1.0  # the broker's answer; the error comes again if there is none
+UNREADABLE = {KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._NOT_IMPLEMENTED}
 
 
 class QueryRecord(NamedTuple):
@@ -90,7 +105,8 @@ class QueryReader:
 
     `put` runs on the loop with each poll; who takes it from there drops it unless its assignment is
     `assignment`, and releases that one's room. `refuse` is called, on the loop, with what ends the
-    worker.
+    worker. `behind_unreadable` says, on the loop, what to skip where the batch that holds a
+    partition's offset cannot be read; None where it cannot be said yet.
     The consumer is the thread's alone: confluent-kafka lets one call after the other into it, and
     a poll that waits keeps all others out.
     """
@@ -100,10 +116,11 @@ class QueryReader:
         settings: Settings,
         put: Callable[[QueryAssignment, Poll], None],
         refuse: Callable[[Exception], None],
+        behind_unreadable: Callable[[int, int], Coroutine[Any, Any, Skipped | None]],
     ) -> None:
         self._settings = settings
         self._topic = settings.queries_topic
-        self._put, self._refuse = put, refuse
+        self._put, self._refuse, self._behind_unreadable = put, refuse, behind_unreadable
         self.assignment = QueryAssignment({})
         self._ends: dict[int, int] = {}
         self._stopping = threading.Event()
@@ -123,6 +140,9 @@ class QueryReader:
                     "enable.partition.eof": True,  # says how far control records reach
                     "isolation.level": "read_committed",
                     "queued.max.messages.kbytes": BUFFERED_KIB,
+                    "fetch.max.bytes": FETCH_BYTES_MAX,
+                    "max.partition.fetch.bytes": PARTITION_FETCH_BYTES,
+                    "receive.message.max.bytes": UNPACKED_BYTES_MAX,
                     "fetch.wait.max.ms": FETCH_WAIT_MS,
                     "fetch.queue.backoff.ms": FETCH_BACKOFF_MS,
                 }
@@ -206,6 +226,11 @@ class QueryReader:
             elif error.code() == KafkaError._PARTITION_EOF:
                 if message.offset() > ends.get(number, positions[number]):
                     ends[number] = message.offset()
+            elif error.code() in UNREADABLE and number in positions:
+                at = max(message.offset(), ends.get(number, positions[number]))
+                end = self._skip(number, at, error)
+                if end is not None:
+                    ends[number] = end
             else:
                 self._loop.call_soon_threadsafe(self._failed, error, number)
         poll = [
@@ -214,6 +239,46 @@ class QueryReader:
         ]
         positions.update(ends)
         return poll
+
+    def _skip(self, number: int, offset: int, error: KafkaError) -> int | None:
+        """Read on behind the batch that holds `offset`, from the offset returned.
+
+        None: that could not be done yet; the error comes again in half a second.
+        """
+        asked = asyncio.run_coroutine_threadsafe(
+            self._behind_unreadable(number, offset), self._loop
+        )
+        try:
+            skipped = asked.result(BATCH_END_TIMEOUT_S)
+            if skipped is not None:
+                self._consumer.seek(TopicPartition(self._topic, number, skipped.end))
+        except (TimeoutError, KafkaException) as exc:
+            asked.cancel()
+            log.warning(
+                "query_batch_stays topic=%s partition=%d offset=%d: it cannot be read (%s) and not "
+                "be skipped yet (%r); it is tried again",
+                self._topic,
+                number,
+                offset,
+                error.str(),
+                exc,
+            )
+            return None
+        if skipped is None:
+            return None
+        metrics.QUERY_BATCHES_SKIPPED.inc(skipped.batches)
+        log.warning(
+            "query_batch_skipped topic=%s partition=%d offset=%d last_offset=%d batches=%d: %s. "
+            "The queries in there get no answer. Look for their producer, which compresses too "
+            "much into one batch, or not as Kafka's clients do",
+            self._topic,
+            number,
+            offset,
+            skipped.end - 1,
+            skipped.batches,
+            error.str(),
+        )
+        return skipped.end
 
     # -- on the loop --------------------------------------------------------------------------
 

@@ -30,12 +30,15 @@ from typing import Any
 
 import aiokafka
 import faust
+from aiokafka.client import ConnectionGroup
+from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.errors import (
     IllegalStateError,
     KafkaError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
 )
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport import drivers
@@ -43,12 +46,12 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from ..errors import ReadStatesError
-from ..partition.batch import Batch, Poll
-from . import fetched, lenient
+from ..partition.batch import Batch, Poll, Skipped
+from . import fetched, unpack
 from .group import GroupErrors
 from .group_consumer import Committed, TopicPartition
 from .group_membership import GroupMembership
-from .query_reader import QueryReader, lost
+from .query_reader import PARTITION_FETCH_BYTES, UNPACKED_BYTES_MAX, QueryReader, lost
 
 log = logging.getLogger(__name__)
 
@@ -173,8 +176,10 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             if start is not None and end is not None and (end != start or tp in records):
                 log_end = state.lso if state.lso is not None else state.highwater
                 last = log_end is not None and end >= log_end
-                batch = Batch(start, records.get(tp, []), end, taken_ns, last)
-                poll.append((tp.partition, batch))
+                taken = records.get(tp, [])
+                size = getattr(taken, "size_bytes", 0)
+                self.app.partitions.pulled(tp.partition, size)
+                poll.append((tp.partition, Batch(start, [*taken], end, taken_ns, last, size)))
         return poll
 
     @staticmethod
@@ -221,6 +226,26 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         end = self._ensure_consumer().last_stable_offset(driver.ensure_aiokafka_TP(tp))
         return None if end is None else int(end)
 
+    async def behind_unreadable(self, tp: TP, offset: int) -> Skipped | None:
+        """What to skip where the batch of queries that holds `offset` cannot be read.
+
+        None where the broker does not say.
+        """
+        return await self.call_thread(self._behind, tp, offset)  # type: ignore[no-any-return]
+
+    async def _behind(self, tp: TP, offset: int) -> Skipped | None:
+        client = self._ensure_consumer()._client
+        node = client.cluster.leader_for_partition(driver.ensure_aiokafka_TP(tp))
+        if node is None or node < 0:
+            return None
+        size = PARTITION_FETCH_BYTES  # a broker gives the first batch whole, however large
+        places = [(tp.topic, [(tp.partition, offset, size)])]
+        request = FetchRequest(0, 1, size, READ_COMMITTED, places, rack_id="")
+        # Not over the connection of the updates' fetch, which waits there for up to a second.
+        response = await client.send(node, request, group=ConnectionGroup.COORDINATION)
+        raw: bytes = response.topics[0][1][0][-1] or b""
+        return fetched.behind_unreadable(raw, offset, unpack.Unpacker(UNPACKED_BYTES_MAX))
+
     async def committed(self, tps: list[TP]) -> Mapping[TP, Committed]:
         """Committed offsets with their metadata; partitions without one are left out."""
         return await self.call_thread(self._committed, tps)  # type: ignore[no-any-return]
@@ -260,7 +285,16 @@ class Consumer(GroupMembership, driver.Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         settings, put = self.app.read_states_settings, self.app.query_channel.put_now
-        self.queries = QueryReader(settings, put, self.app.refuse)
+        self.queries = QueryReader(settings, put, self.app.refuse, self._behind_unreadable)
+
+    async def _behind_unreadable(self, number: int, offset: int) -> Skipped | None:
+        place = TP(self.app.read_states_settings.queries_topic, number)
+        found: Skipped | None = None
+        try:
+            found = await self._thread.behind_unreadable(place, offset)
+        except KafkaError as exc:
+            log.warning("batch_end_unknown topic=%s partition=%d error=%r", *place, exc)
+        return found
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's watch over what it fetches: not for queries."""
@@ -342,7 +376,6 @@ class BatchSchema(faust.Schema):  # type: ignore[misc]
 
 def register() -> str:
     """Make the transport known to Faust; returns the scheme for the broker URL."""
-    lenient.install()
     fetched.install()
     drivers.TRANSPORTS.aliases[NAME] = f"{__name__}:Transport"
     return NAME

@@ -25,6 +25,31 @@ class Record(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
+class UnreadBatch(NamedTuple):
+    """A batch of the log that cannot be read; among the records it is one that will be rejected.
+
+    It has no key and no value, so nothing takes it for an update. `offset` is the batch's last one:
+    it is held until the dead letter is kept, and the position is behind it once it was taken.
+    """
+
+    offset: int
+    timestamp: int
+    first: int  # its first offset
+    raw: bytes  # as it stands in the log
+    reason: str  # of schemas/dead_letters.py
+    text: str
+    key: None = None
+    value: None = None
+    headers: tuple[()] = ()
+
+
+class Skipped(NamedTuple):
+    """Batches of the log that are passed over without being read."""
+
+    end: int  # the offset behind them
+    batches: int
+
+
 class Batch(NamedTuple):
     """Records of one partition, and the positions around them."""
 
@@ -33,6 +58,7 @@ class Batch(NamedTuple):
     end: int  # the position after them: the next offset to be fetched
     taken_ns: int = 0  # when they came off the consumer, time.perf_counter_ns()
     last: bool = False  # `end` was the log's end when the broker sent them
+    size_bytes: int = 0  # of the log's batches that were begun for them, unpacked
 
 
 Poll = list[tuple[int, Batch]]  # what one poll brought of one topic: (partition, batch)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from readstates.cache.table import CHANGED, DUPLICATE, REPLAYED, STALE, TOO_MANY
 from readstates.schemas.read_state import Row
 
-from .batch import Record
+from .batch import Record, UnreadBatch
 from .progress import Progress
 from .query import Query
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .partition import Partition
 
 DEAD_LETTERS_PENDING_MAX = 10_000  # of a partition, not yet acknowledged by the broker
+DEAD_LETTERS_BYTES_MAX = 8 << 20  # of their values; the one that reaches it is the last
 
 
 class KeptRecord(NamedTuple):
@@ -88,7 +89,8 @@ class Outcomes:
         self._effects = effects
         self._user_states_max = user_states_max
         self.counts = Counts()
-        self.dead_letters_pending = 0
+        self.dead_letters_pending: dict[int, int] = {}  # offset → bytes that are kept
+        self.dead_letters_bytes = 0  # of all of them
 
     def count(self, code: int, record: Record | KeptRecord) -> None:
         """A record was folded, and the table returned `code`."""
@@ -111,10 +113,28 @@ class Outcomes:
     def reject(self, record: Record | KeptRecord, reason: str, text: str) -> None:
         """Make a dead letter of a record; it holds its offset until the broker has the letter."""
         self._progress.hold(record.offset)
-        self.dead_letters_pending += 1
+        kept = record.raw if isinstance(record, UnreadBatch) else record.value
+        size = len(kept or b"")
+        self.dead_letters_pending[record.offset] = size
+        self.dead_letters_bytes += size
         self._effects.dead_letter(record, reason, text)
 
     def dead_letter_kept(self, offset: int) -> None:
         """The broker has the dead letter of the record at `offset`."""
-        self.dead_letters_pending -= 1
+        self.dead_letters_bytes -= self.dead_letters_pending.pop(offset)
         self._progress.release(offset)  # P3: its dead letter was acknowledged
+
+    @property
+    def too_many_pending(self) -> bool:
+        """True while so many dead letters wait for the broker that no record may follow them."""
+        return (
+            len(self.dead_letters_pending) >= DEAD_LETTERS_PENDING_MAX
+            or self.dead_letters_bytes >= DEAD_LETTERS_BYTES_MAX
+        )
+
+    def check(self) -> None:
+        """Assert the count of bytes."""
+        size = sum(self.dead_letters_pending.values())
+        assert self.dead_letters_bytes == size, (
+            f"{self.dead_letters_bytes} bytes counted, dead letters of {size} are pending"
+        )

@@ -20,6 +20,8 @@ class Inbox:
         self.batches: deque[Batch] = deque()
         self.index = 0
         self.records = 0  # not taken yet
+        self.size_bytes = 0  # of `batches`
+        self.arrived_bytes = 0  # of all batches that ever came here
         self._at_end = False  # the last batch taken whole reached the log's end
 
     def __len__(self) -> int:
@@ -42,10 +44,13 @@ class Inbox:
         self.next_arrival = batch.end
         self.batches.append(batch)
         self.records += len(batch.records)
+        self.size_bytes += batch.size_bytes
+        self.arrived_bytes += batch.size_bytes  # the last: another thread reads it before the sizes
 
     def drop_first(self) -> Batch:
         """Remove the first batch: all of its records were taken."""
         batch = self.batches.popleft()
+        self.size_bytes -= batch.size_bytes
         self.index = 0
         self._at_end = batch.last
         return batch
@@ -54,6 +59,9 @@ class Inbox:
         """Assert P1 and the counts; `position` is the partition's."""
         records = sum(len(batch.records) for batch in self.batches) - self.index
         assert self.records == records, f"P1: {self.records} records counted, {records} there"
+        size = sum(batch.size_bytes for batch in self.batches)
+        assert self.size_bytes == size, f"{self.size_bytes} bytes counted, {size} there"
+        assert self.arrived_bytes >= size, f"{self.arrived_bytes} bytes arrived, {size} are there"
         expected = position
         for batch in self.batches:
             if batch is self.batches[0] and self.index:

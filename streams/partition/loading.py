@@ -81,6 +81,7 @@ class Loading:
         self._tickets = 0
         self.users: dict[int, PendingUser] = {}
         self.parked_updates = 0  # of all users
+        self.parked_bytes = 0  # of their values
         self.waiting_for_room: dict[int, PendingUser] = {}
 
     def load(self, user_id: int) -> PendingUser:
@@ -102,6 +103,7 @@ class Loading:
         pending.updates.append((offset, value))  # P2
         pending.warm = pending.warm or warm
         self.parked_updates += 1
+        self.parked_bytes += len(value)
         self._progress.hold(offset)
 
     def wants(self, user_id: int, ticket: int) -> bool:
@@ -166,6 +168,7 @@ class Loading:
             self._outcomes.count(code, KeptRecord(offset, b"%d" % user_id, value))
             progress.release(offset)  # P3: what changed, and what is a dead letter, holds it anew
             self.parked_updates -= 1
+            self.parked_bytes -= len(value)
         return True
 
     def forget(self, query: Query) -> bool:
@@ -189,6 +192,8 @@ class Loading:
         """Assert P2, and that each user's state is what the table and `waiting_for_room` say."""
         parked = sum(len(pending.updates) for pending in self.users.values())
         assert self.parked_updates == parked, f"P2: {parked} parked, {self.parked_updates} counted"
+        size = sum(len(value) for one in self.users.values() for _, value in one.updates)
+        assert self.parked_bytes == size, f"{size} bytes parked, {self.parked_bytes} counted"
         tickets = {pending.ticket for pending in self.users.values()}
         assert len(tickets) == len(self.users), "two users have one ticket"
         assert max(tickets, default=0) <= self._tickets, "a ticket was never given out"

@@ -34,8 +34,8 @@ from readstates.schemas.partitioner import partition_of
 from readstates.schemas.read_state import Row
 from readstates.schemas.wire import DecodeError, decode_update
 
-from .batch import Batch, Record
-from .effects import DEAD_LETTERS_PENDING_MAX, Effects, Outcomes, OwnEffects
+from .batch import Batch, Record, UnreadBatch
+from .effects import Effects, Outcomes, OwnEffects
 from .fold import COLD_EVENTS, fold, slots_needed
 from .inbox import Inbox
 from .loading import Loading
@@ -64,7 +64,9 @@ class Partition:
         partitions: int,
         incarnation: int,
         parked_max: int,
+        parked_bytes_max: int,
         inbox_max: int,
+        inbox_bytes_max: int,
         reader: PlainReader,
         effects: Effects,
     ) -> None:
@@ -72,7 +74,8 @@ class Partition:
         self.table = table
         self.incarnation = incarnation
         self.closing = False
-        self._parked_max, self._inbox_max = parked_max, inbox_max
+        self._parked_max, self._parked_bytes_max = parked_max, parked_bytes_max
+        self._inbox_max, self._inbox_bytes_max = inbox_max, inbox_bytes_max
         self._reader = reader
         self._run_max = PLAIN_RUN_MAX
         self._left = 0  # of the slice, see `run`
@@ -104,7 +107,20 @@ class Partition:
     @property
     def wants_records(self) -> bool:
         """False while enough waits in the inbox: the next fetch leaves this partition out."""
-        return self.inbox.records < self._inbox_max and not self.closing
+        return self.wants_after(self.inbox.arrived_bytes)
+
+    def wants_after(self, pulled_bytes: int) -> bool:
+        """The same, where batches of so many bytes were sent here and may be on their way.
+
+        The consumer's thread calls it.
+        """
+        inbox = self.inbox
+        coming = pulled_bytes - inbox.arrived_bytes
+        return (
+            inbox.records < self._inbox_max
+            and inbox.size_bytes + coming < self._inbox_bytes_max
+            and not self.closing
+        )
 
     @property
     def held_back(self) -> bool:
@@ -112,13 +128,19 @@ class Partition:
         return (
             self.room.stalled
             or self.loading.parked_updates >= self._parked_max
-            or self._outcomes.dead_letters_pending >= DEAD_LETTERS_PENDING_MAX
+            or self.loading.parked_bytes >= self._parked_bytes_max
+            or self._outcomes.too_many_pending
         )
 
     @property
     def can_run(self) -> bool:
         """True if a slice would make progress now."""
         return bool(self.inbox.batches) and not self.held_back
+
+    @property
+    def dead_letters_bytes(self) -> int:
+        """Bytes of the dead letters that the broker has not acknowledged."""
+        return self._outcomes.dead_letters_bytes
 
     def note_live_commit(self) -> None:
         """The group knows by a commit that this owner is at work (P8)."""
@@ -218,10 +240,15 @@ class Partition:
     def _apply_one(self, record: Record) -> bool:
         """Fold one record. False: not taken, there is no room for it yet."""
         table, offset = self.table, record.offset
+        event, rejected = None, ("", "")
         try:
             event = decode_update(record.value)
         except DecodeError as exc:
-            self._outcomes.reject(record, exc.reason, str(exc))
+            rejected = exc.reason, str(exc)
+        if event is None:  # outside the handler: an error from there would keep the record
+            if isinstance(record, UnreadBatch):
+                rejected = record.reason, record.text
+            self._outcomes.reject(record, *rejected)
             return True
         user_id = event.user_id
         if record.key != b"%d" % user_id:
@@ -231,7 +258,11 @@ class Partition:
         user = table.find(user_id)
         warm = not isinstance(event, COLD_EVENTS)
         if user == 0 or user_id in self.loading.users:  # P2
-            if self.loading.parked_updates >= self._parked_max:
+            loading = self.loading
+            if (
+                loading.parked_updates >= self._parked_max
+                or loading.parked_bytes >= self._parked_bytes_max  # plain ones are never large
+            ):
                 return False
             self._park(record, user_id, warm=warm)
             return True
@@ -293,7 +324,8 @@ class Partition:
         """Assert what can be seen of P1-P8 in memory, between any two calls. O(what waits)."""
         self.inbox.check(self.position)
         self.loading.check()
-        unfolded = self.loading.parked_updates + self._outcomes.dead_letters_pending
+        self._outcomes.check()
+        unfolded = self.loading.parked_updates + len(self._outcomes.dead_letters_pending)
         self.progress.check(unfolded, self.write_out.holds())
         self.queries.check()
         self.write_out.check()

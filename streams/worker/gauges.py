@@ -67,6 +67,7 @@ class ExportedGauges:
             queries_lag,
             partition.position,
             partition.loading.parked_updates,
+            partition.inbox.size_bytes,
             len(partition.watermark),
             table.resident_users,
             table.resident_states,
@@ -83,6 +84,9 @@ class ExportedGauges:
         series.resident_users.set(table.resident_users)
         series.dirty_states.set(table.dirty_states)
         series.parked_updates.set(partition.loading.parked_updates)
+        series.parked_bytes.set(partition.loading.parked_bytes)
+        series.inbox_bytes.set(partition.inbox.size_bytes)
+        series.dead_letters_bytes.set(partition.dead_letters_bytes)
         metrics.EVICTIONS.inc(table.evictions - item.evictions)
         item.evictions = table.evictions
         series.durability_lag.set(partition.position - partition.progress.committable())

@@ -20,7 +20,7 @@ from ..cassandra.write_behind import WriteBehind
 from ..config import Settings
 from ..kafka.dead_letter_producer import DeadLetterProducer, Rejected
 from ..kafka.reply_producer import ReplyProducer
-from ..partition.batch import Batch
+from ..partition.batch import Batch, UnreadBatch
 from ..partition.partition import Partition
 from .owned import OwnedPartition
 from .query_intake import QueryIntake
@@ -36,7 +36,7 @@ def wall_clock_ms() -> int:
 
 
 class Partitions:
-    """See the module. All methods but `wants` run on the main loop."""
+    """See the module. All methods but `wants` and `pulled` run on the main loop."""
 
     def __init__(
         self,
@@ -63,7 +63,15 @@ class Partitions:
         owned = self.owned.get(number)
         if owned is None:
             return False
-        return topic != self.settings.updates_topic or owned.partition.wants_records
+        return topic != self.settings.updates_topic or owned.partition.wants_after(
+            owned.pulled_bytes
+        )
+
+    def pulled(self, number: int, size_bytes: int) -> None:
+        """A batch of updates is on its way to `take_updates`. Called from the consumer's thread."""
+        owned = self.owned.get(number)
+        if owned is not None:
+            owned.pulled_bytes += size_bytes
 
     def active(self) -> list[OwnedPartition]:
         """The partitions that are not being handed over."""
@@ -116,6 +124,18 @@ class Partitions:
 
     def dead_letter(self, partition: Partition, record: Rejected, reason: str, text: str) -> None:
         metrics.DEAD_LETTERS.labels(reason).inc()
+        if isinstance(record, UnreadBatch):
+            log.warning(
+                "batch_not_read topic=%s partition=%d offset=%d last_offset=%d reason=%s: %s. None "
+                "of its updates is applied; it is kept in %s. Look for its producer",
+                self.settings.updates_topic,
+                partition.number,
+                record.first,
+                record.offset,
+                reason,
+                text,
+                self.settings.dead_letters_topic,
+            )
         log.debug(
             "dead_letter topic=%s partition=%d offset=%d reason=%s %s",
             self.settings.updates_topic,

@@ -187,7 +187,9 @@ class Rebalancer:
             partitions=self._partition_count,
             incarnation=self._incarnations,
             parked_max=self._share(settings.parked_max),
+            parked_bytes_max=self._share(settings.parked_bytes_max),
             inbox_max=self._share(settings.inbox_max),
+            inbox_bytes_max=self._share(settings.inbox_bytes_max),
             effects=self._partitions,
             reader=self._reader,
         )

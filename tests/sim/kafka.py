@@ -48,7 +48,8 @@ class Log:
         after = at + len(records)
         high = self.records[after].offset if after < len(self.records) else self.end
         end = low + int((high - low) * choose)
-        return Batch(position, records, end, last=end >= self.end)
+        size = sum(len(record.value or b"") for record in records)
+        return Batch(position, records, end, last=end >= self.end, size_bytes=size)
 
     def _index(self, position: int) -> int:
         low, high = 0, len(self.records)
@@ -314,6 +315,8 @@ class Consumer:
                         count = world.noise.randint(1, world.plan.poll_records)
                         batch = log.read(position, count, world.noise.choice((0.0, 0.5, 1.0)))
                         self._positions[tp] = batch.end
+                        if tp.topic == settings.updates_topic:
+                            self._worker.partitions.pulled(tp.partition, batch.size_bytes)
                         polls.append((tp, batch))
             if not polls:
                 continue

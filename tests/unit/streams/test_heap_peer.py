@@ -36,7 +36,9 @@ class Peer(World):
             partitions=1,
             incarnation=1,
             parked_max=100,
+            parked_bytes_max=1 << 20,
             inbox_max=1000,
+            inbox_bytes_max=1 << 20,
             reader=READER,
             effects=self,
         )

@@ -10,7 +10,8 @@ from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
-from readstates.streams.kafka.lenient import _Records
+from readstates.streams.kafka.fetched import Records
+from readstates.streams.kafka.lenient import RawBatches
 
 PLAIN, GZIP = 0, 1
 
@@ -40,24 +41,33 @@ def batch(first: int, keys: list[Any], compression: int = PLAIN) -> bytes:
     return bytes(made)
 
 
-def read(raw: bytes, kind: Any, start: int = 0) -> list[tuple[int, str]]:
+def read(raw: bytes, start: int = 0, most: int = 100) -> list[tuple[int, str]]:
     """(offset, header key) of what the fetcher makes of it."""
+    records = Records(TopicPartition("t", 0), RawBatches(raw), [], start, None, None, False, 1)
+    found: list[Any] = []
+    while not records.done:
+        found += records.take(most)
+    return [(record.offset, record.headers[0][0]) for record in found]
+
+
+def read_by_aiokafka(raw: bytes) -> list[tuple[int, str]]:
     place = TopicPartition("t", 0)
-    records = PartitionRecords(place, kind(raw), [], start, None, None, False, 1)
+    records = PartitionRecords(place, MemoryRecords(raw), [], 0, None, None, False, 1)
     return [(record.offset, record.headers[0][0]) for record in records]
 
 
+@pytest.mark.parametrize("most", [1, 2, 100])
 @pytest.mark.parametrize("compression", [PLAIN, GZIP])
-def test_a_header_key_that_is_no_text(compression: int) -> None:
+def test_a_header_key_that_is_no_text(compression: int, most: int) -> None:
     faulty = batch(2, ["c", NotText(), "é"], compression) + batch(5, ["d"], compression)
     raw = batch(0, ["a", "b"], compression) + faulty
     with pytest.raises(UnicodeDecodeError):
-        read(raw, MemoryRecords)
+        read_by_aiokafka(raw)
     good = [(0, "a"), (1, "b"), (2, "c"), (3, "bad\ufffd"), (4, "é"), (5, "d")]
-    assert read(raw, _Records) == good
-    assert read(faulty, _Records, 4) == good[4:]
+    assert read(raw, most=most) == good
+    assert read(faulty, 4, most) == good[4:]
 
 
 def test_the_same_for_batches_without_fault() -> None:
     raw = batch(0, ["a", "b"]) + batch(2, ["é"], GZIP)
-    assert read(raw, _Records) == read(raw, MemoryRecords) == [(0, "a"), (1, "b"), (2, "é")]
+    assert read(raw) == read_by_aiokafka(raw) == [(0, "a"), (1, "b"), (2, "é")]

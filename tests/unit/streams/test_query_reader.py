@@ -11,11 +11,17 @@ from typing import Any, cast
 import pytest
 from confluent_kafka import KafkaError
 
+from readstates.streams import metrics
 from readstates.streams.config import Settings
 from readstates.streams.errors import BatchGapError, DataLossError
 from readstates.streams.kafka import query_reader
-from readstates.streams.kafka.query_reader import POLLS_AHEAD, QueryAssignment, QueryReader
-from readstates.streams.partition.batch import Batch, Poll
+from readstates.streams.kafka.query_reader import (
+    POLLS_AHEAD,
+    UNREADABLE,
+    QueryAssignment,
+    QueryReader,
+)
+from readstates.streams.partition.batch import Batch, Poll, Skipped
 from readstates.streams.worker.query_intake import QueryIntake
 
 
@@ -27,6 +33,9 @@ class Message:
 
     def error(self) -> Any:
         return None if self._code is None else KafkaError(self._code)
+
+    def topic(self) -> str:
+        return "read-states.queries"
 
     def partition(self) -> int:
         return self._number
@@ -53,11 +62,15 @@ class FakeConsumer:
     def __init__(self) -> None:
         self.polls: queue.Queue[list[Message] | Callable[[], list[Message]]] = queue.Queue()
         self.assigned: list[dict[int, int]] = []
+        self.sought: list[tuple[int, int]] = []
         self.closed = False
         self._rest: list[Message] = []
 
     def assign(self, places: list[Any]) -> None:
         self.assigned.append({place.partition: place.offset for place in places})
+
+    def seek(self, place: Any) -> None:
+        self.sought.append((place.partition, place.offset))
 
     def poll(self, timeout: float) -> Message | None:
         try:
@@ -90,12 +103,17 @@ class World:
         self.polls: list[Poll] = []  # those of the newest assignment
         self.refused: list[Exception] = []
         self.open = True
-        self.reader = QueryReader(Settings(), self._put, self.refused.append)
+        self.ends: dict[tuple[int, int], int | None] = {}  # of unreadable batches, as asked for
+        self.reader = QueryReader(Settings(), self._put, self.refused.append, self._behind)
 
     def _put(self, assignment: QueryAssignment, poll: Poll) -> None:
         self.put.append((assignment, poll))
         if self.open:
             self.take()
+
+    async def _behind(self, number: int, offset: int) -> Skipped | None:
+        end = self.ends[number, offset]
+        return None if end is None else Skipped(end, 2)
 
     def take(self) -> None:
         for assignment, poll in self.put:
@@ -207,6 +225,45 @@ async def test_other_errors_are_said_and_reading_goes_on(
     world.consumer.polls.put([Message(0, 5)])
     await world.until(lambda: world.polls)
     assert "queries_not_read topic=read-states.queries" in caplog.text
+
+
+@pytest.mark.parametrize("code", sorted(UNREADABLE))
+async def test_a_batch_that_cannot_be_read_is_skipped(
+    world: World, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    before = metrics.QUERY_BATCHES_SKIPPED._value.get()
+    world.reader.read_from({0: 5, 1: 7})
+    world.ends[0, 6] = 9  # it has offsets 6, 7 and 8
+    world.consumer.polls.put([Message(0, 5), Message(0, 6, code), Message(1, 7)])
+    world.consumer.polls.put([Message(0, 9)])
+    await world.until(lambda: len(world.polls) == 2)
+    assert world.consumer.sought == [(0, 9)]
+    assert world.seen() == [(0, 5, [5], 9), (1, 7, [7], 8), (0, 9, [9], 10)]
+    assert metrics.QUERY_BATCHES_SKIPPED._value.get() == before + 2
+    said = "topic=read-states.queries partition=0 offset=6 last_offset=8 batches=2: "
+    assert f"query_batch_skipped {said}" in caplog.text
+
+
+async def test_reading_begins_in_the_middle_of_such_a_batch(world: World) -> None:
+    world.reader.read_from({0: 7})
+    world.ends[0, 7] = 9
+    world.consumer.polls.put([Message(0, 6, KafkaError._BAD_COMPRESSION)])  # its first offset
+    await world.until(lambda: world.polls)
+    assert world.seen() == [(0, 7, [], 9)]
+
+
+async def test_it_stays_where_the_broker_does_not_say_its_end(world: World) -> None:
+    def told() -> list[Message]:
+        world.ends[0, 5] = 6
+        return [Message(0, 5, KafkaError._BAD_COMPRESSION)]
+
+    world.reader.read_from({0: 5})
+    world.ends[0, 5] = None
+    world.consumer.polls.put([Message(0, 5, KafkaError._BAD_COMPRESSION)])
+    world.consumer.polls.put(told)
+    await world.until(lambda: world.polls)
+    assert world.consumer.sought == [(0, 6)]
+    assert world.seen() == [(0, 5, [], 6)]
 
 
 async def test_a_bug_in_the_thread_ends_the_worker(world: World) -> None:

@@ -281,7 +281,8 @@ async def test_what_was_not_written_out_stays_dirty_in_the_file_and_before_the_c
     assert table.position <= 1
     partition = Partition(
         0, table=table, position=table.position, committed=0, catch_up_to=3, epoch=8, partitions=1,
-        incarnation=2, parked_max=9, inbox_max=9, reader=READER, effects=world,
+        incarnation=2, parked_max=9, parked_bytes_max=999, inbox_max=9, inbox_bytes_max=999,
+        reader=READER, effects=world,
     )  # fmt: skip
     assert table.first_version(table.find(1)) == version(0)
     partition.progress.position = partition.inbox.next_arrival = 3
@@ -413,6 +414,8 @@ def test_more_partitions_share_what_a_worker_may_hold_back(
     owned = worker._open_one(0, 0, "", 0, 0, 0)
     assert owned.partition._parked_max == parked
     assert owned.partition._inbox_max == max(1, min(2000, 16_000 // partitions))
+    assert owned.partition._inbox_bytes_max == min(8 << 20, (64 << 20) // partitions)
+    assert owned.partition._parked_bytes_max == min(32 << 20, (256 << 20) // partitions)
     owned.file.close(clean=False)
 
 

@@ -52,7 +52,9 @@ class World:
         self.thread: Any = transport.Thread.__new__(transport.Thread)
         self.thread.consumer = SimpleNamespace(flow_active=True)
         self.thread.app = SimpleNamespace(
-            partitions=SimpleNamespace(owned={PLACE.partition: 1}, wants=lambda *_: True),
+            partitions=SimpleNamespace(
+                owned={PLACE.partition: 1}, wants=lambda *_: True, pulled=lambda *_: None
+            ),
             read_states_settings=SimpleNamespace(updates_topic=PLACE.topic),
         )
 

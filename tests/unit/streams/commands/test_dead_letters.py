@@ -92,6 +92,22 @@ def test_what_was_cut_is_never_sent_again(monkeypatch: pytest.MonkeyPatch) -> No
     assert "1 left where they are: cut 1" in output
 
 
+def test_a_whole_batch_is_shown_as_one_and_never_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = Letter(0, 1, 1, None, b"\x1b\xff", Origin("too_large", TOPIC, 3, 5, 0, 9))
+    cut = batch._replace(offset=2, origin=Origin("too_large", TOPIC, 3, 10, 70_000, 19))
+    output = resend(monkeypatch, [batch, cut], "--force")
+    assert "0 to send" in output
+    assert "2 left where they are: a whole batch 2" in output
+    output = CliRunner().invoke(command, ["list"]).output
+    place = f"too_large       {TOPIC}/3/"
+    assert f"{place}5 … 9 a batch of 2 bytes, not read\n" in output
+    assert f"{place}10 … 19 a batch of 70000 bytes, not read\n" in output
+    body = json.loads(as_json(batch))
+    assert (body["offset"], body["last_offset"]) == ("5", "9")
+
+
 @pytest.mark.parametrize(
     ("reason", "partition", "offset", "options", "sent"),
     [

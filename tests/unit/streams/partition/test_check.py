@@ -27,8 +27,8 @@ def busy() -> World:
     world.ask(query(8))
     world.ask(query(1, after_offset=100))
     arriving = [event(n, 1, channel_id=3, message_id=n) for n in (8, 9)]
-    world.partition.take(Batch(8, arriving, 10))
-    world.partition.take(Batch(10, [event(10, 1, channel_id=3, message_id=10)], 11))
+    world.partition.take(Batch(8, arriving, 10, size_bytes=40))
+    world.partition.take(Batch(10, [event(10, 1, channel_id=3, message_id=10)], 11, size_bytes=20))
     world.partition.check()
     return world
 
@@ -78,7 +78,24 @@ def held_for_ever(partition: Partition) -> None:
 
 
 def letter_forgotten(partition: Partition) -> None:
-    partition._outcomes.dead_letters_pending -= 1
+    partition._outcomes.dead_letters_pending.clear()
+    partition._outcomes.dead_letters_bytes = 0
+
+
+def letter_bytes_not_counted(partition: Partition) -> None:
+    partition._outcomes.dead_letters_bytes += 1
+
+
+def inbox_bytes_not_counted(partition: Partition) -> None:
+    partition.inbox.size_bytes += 1
+
+
+def parked_bytes_not_counted(partition: Partition) -> None:
+    partition.loading.parked_bytes += 1
+
+
+def arrived_bytes_lost(partition: Partition) -> None:
+    partition.inbox.arrived_bytes = 0
 
 
 def committed_too_far(partition: Partition) -> None:
@@ -136,6 +153,10 @@ def not_live(partition: Partition) -> None:
         (released_early, "P3"),
         (held_for_ever, "P3"),
         (letter_forgotten, "P6"),
+        (letter_bytes_not_counted, "2 bytes counted, dead letters of 1 are pending"),
+        (inbox_bytes_not_counted, "61 bytes counted, 60 there"),
+        (parked_bytes_not_counted, "bytes parked"),
+        (arrived_bytes_lost, "0 bytes arrived, 60 are there"),
         (committed_too_far, "W1"),
         (table_too_far, "P6"),
         (resident_and_pending, "user 7, LOADING: is in the table"),

@@ -8,8 +8,11 @@ from readstates.schemas import plain
 from readstates.schemas.read_state import CHANNEL
 from readstates.streams.errors import BatchGapError
 from readstates.streams.partition import room
-from readstates.streams.partition.batch import Batch
-from readstates.streams.partition.effects import DEAD_LETTERS_PENDING_MAX
+from readstates.streams.partition.batch import Batch, UnreadBatch
+from readstates.streams.partition.effects import (
+    DEAD_LETTERS_BYTES_MAX,
+    DEAD_LETTERS_PENDING_MAX,
+)
 from tests.support.small_world import World, event, query, record, version
 
 
@@ -175,6 +178,77 @@ def test_dead_letters_that_nobody_takes_hold_the_partition_back() -> None:
     while world.partition.can_run:
         world.partition.run(1000, world.now_ms)
     assert len(world.dead) == len(bad)
+
+
+def test_large_dead_letters_hold_the_partition_back() -> None:
+    world = World()
+    size = DEAD_LETTERS_BYTES_MAX // 2 + 1
+    partition, kept = world.partition, 0
+    partition.take(Batch(0, [record(offset, b"1", b" " * size) for offset in range(5)], 5))
+    while kept < 5:
+        while partition.can_run:
+            partition.run(1, world.now_ms)
+        assert partition.dead_letters_bytes == len(world.dead[kept:]) * size <= 2 * size
+        for _, incarnation, letter, _ in world.dead[kept:]:
+            partition.dead_letter_kept(incarnation, letter.offset)
+            kept += 1
+    assert (partition.dead_letters_bytes, partition.progress.committable()) == (0, 5)
+
+
+def test_large_parked_updates_wait_in_the_inbox() -> None:
+    world = World(parked_bytes_max=1 << 16)
+    padding = "x" * (1 << 15)
+    updates = [event(n, n + 1, channel_id=1, message_id=5, more=padding) for n in range(5)]
+    assert world.feed(*updates) == 2
+    assert world.partition.held_back
+    while world.loads or world.partition.can_run:
+        assert world.partition.loading.parked_bytes < 3 << 15
+        world.load_next()
+        world.partition.run(10, 0)
+    assert (world.partition.loading.parked_bytes, world.partition.counts.applied) == (0, 5)
+
+
+def test_an_inbox_of_many_bytes_takes_no_more() -> None:
+    world = World(inbox_bytes_max=1000)
+    partition = world.partition
+    first = [event(0, 1, channel_id=1, message_id=5), event(1, 1, channel_id=1, message_id=6)]
+    partition.take(Batch(0, first, 2, size_bytes=600))
+    assert partition.wants_records
+    assert not partition.wants_after(1000), "400 bytes are on their way"
+    partition.take(Batch(2, [], 3, size_bytes=400))
+    assert not partition.wants_records
+    partition.run(1, 0)
+    assert not partition.wants_records, "the batch is not done with"
+    partition.run(1, 0)
+    assert (partition.inbox.size_bytes, partition.wants_records) == (400, True)
+    partition.run(1, 0)
+    assert (partition.inbox.size_bytes, partition.position) == (0, 3)
+    assert partition.wants_after(1000)
+
+
+def unread(first: int, last: int) -> UnreadBatch:
+    return UnreadBatch(last, 0, first, b"raw", "too_large", "it unpacks to more than is allowed")
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_a_batch_that_cannot_be_read_holds_its_offsets(resident: bool) -> None:
+    world = World()
+    if resident:
+        world.ask(query(1))
+        world.load_next()
+    around = [event(n, 1, "mention", channel_id=1, message_id=n + 1) for n in (999, 2000)]
+    world.feed(around[0], unread(1000, 1999), around[1])
+    if not resident:
+        world.load_next()
+    ((_, incarnation, letter, reason),) = world.dead
+    assert (letter.first, letter.offset, reason) == (1000, 1999, "too_large")
+    assert world.partition.counts.applied == 2
+    world.write_all()
+    assert world.partition.position == 2001
+    assert world.partition.progress.committable() <= 1999
+    assert world.partition.table.position <= 1999, "P6: it is read again after a crash"
+    world.partition.dead_letter_kept(incarnation, letter.offset)
+    assert world.partition.progress.committable() == 2001
 
 
 def test_what_comes_back_after_the_handover_is_dropped() -> None:
