@@ -1,6 +1,6 @@
 """A table file decoded for checking, by a reader of its own.
 
-It uses nothing of table.py and recovery.py, not even their hash, and of layout.py the places in the
+It uses nothing of the compiled modules, not even their hash, and of layout.py the places in the
 header only. A mistake in one of them therefore shows as a difference between both.
 """
 

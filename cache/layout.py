@@ -78,7 +78,7 @@ Invariants:
 After a death (SIGKILL, out of memory) the pages hold the stores that were made, up to some
 instant, so any prefix of an operation's stores may be found. Links, the index, counts, list ends,
 QUEUED, IN_FLIGHT and the first_version of what was under way are then not believed: they follow
-from the rest (`recovery.rebuild`). The rest is right or known to be wrong, because
+from the rest (`rebuild.py`). The rest is right or known to be wrong, because
     - a slot is sealed by its checksum: half a change has a wrong one, half a freed slot is not zero
       (one in 65,536 of such moments, some ns long each, passes). The file is dropped;
     - a read state without its user is damage, too;

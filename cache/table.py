@@ -27,7 +27,7 @@ Why all of it is one file: a plain ack runs through six of these parts, and the 
 the C compiler inlines is the file. Split over two compiled modules, every call between them goes
 through a table of pointers (an ack costs 5 % more); memoryviews handed from function to function
 are copied. What is not on that way is elsewhere: opening a file after a death and checking it in
-`recovery.py`, the file itself in `tablefile.py`, a second reader in `fsck.py`.
+`rebuild.py` and `verify.py`, the file itself in `tablefile.py`, a second reader in `fsck.py`.
 
 How it works. Each field of a slot is a view over all slots (`_version[slot]`); layout.FIELDS says
 where it stands. A user's and a state's fields lie over one another: `_status` tells which it is.

@@ -16,8 +16,8 @@ Opening:
     3 map it, every page at once where the system can, and take the mark "closed clean" away (on
       disk) before the first change.
     4 where a process died: believe nothing but the slots and the position; make the rest anew
-      (`recovery.rebuild`).
-    5 check the invariants of layout.py (`recovery.verify`); damage leads back to 2, with a new
+      (`rebuild.py`).
+    5 check the invariants of layout.py (`verify.py`); damage leads back to 2, with a new
       file.
 The owner knows what is committed; it then queues again what was dirty or being written out
 (`Table.recover`).
@@ -38,9 +38,11 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import layout, recovery
+from . import layout
 from .layout import TableDamaged
+from .rebuild import rebuild
 from .table import Table
+from .verify import verify
 
 SHM = Path("/dev/shm")
 SHM_FREE_MIN_BYTES = 256 << 20
@@ -181,8 +183,8 @@ def _map(
     mapped.flush(0, layout.HEADER_BYTES)  # on disk before the first change
     try:
         if why == DIED:
-            recovery.rebuild(mapped)
-        recovery.verify(mapped)
+            rebuild(mapped)
+        verify(mapped)
         table = Table(mapped, user_states_max)
     except TableDamaged as exc:
         mapped.close()

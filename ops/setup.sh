@@ -21,8 +21,8 @@ echo "setup: $VENV (about half a minute the first time)"
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[worker,dev]'
 "$VENV/bin/python" - <<'PY'
-from readstates.cache import recovery, table
-if not (table.COMPILED and recovery.COMPILED):
+from readstates.cache import rebuild, slots, table, verify
+if not all(module.COMPILED for module in (table, slots, rebuild, verify)):
     print("setup: no C compiler, so the table (cache/) runs as plain Python: everything works, table "
           "operations cost about ten times more. To compile it: apt-get install gcc libc6-dev python3-dev, "
           "then make clean setup")

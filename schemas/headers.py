@@ -66,6 +66,17 @@ def reply_address(headers: Headers) -> ReplyAddress | None:
     return ReplyAddress(topic.decode("ascii"), partition, correlation_id, dialect)
 
 
+def query_headers(
+    reply_topic: str, correlation_id: bytes, deadline_ms: int
+) -> list[tuple[str, str | bytes | None]]:
+    """The headers of a query in the plain dialect; `deadline_ms`: since the epoch."""
+    return [
+        (HEADER_REPLY_TOPIC, reply_topic.encode()),
+        (HEADER_CORRELATION_ID, correlation_id),
+        (HEADER_DEADLINE, b"%d" % deadline_ms),
+    ]
+
+
 def deadline_ms(headers: Headers, timestamp_ms: int) -> int:
     """When the reply is no longer wanted, in ms since the epoch.
 

@@ -23,28 +23,11 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from confluent_kafka import (
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Message,
-    Producer,
-    TopicPartition,
-)
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from readstates.schemas.events import (
-    Ack,
-    BulkAck,
-    Delete,
-    DeleteUser,
-    MarkUnread,
-    Mention,
-    PinsAck,
-    RetractMention,
-    Update,
-)
-from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_DEADLINE, HEADER_REPLY_TOPIC
+from readstates.schemas import events
+from readstates.schemas.headers import HEADER_CORRELATION_ID, query_headers
 from readstates.schemas.queries import Get, encode_query
 from readstates.schemas.replies import ErrorReply, Reply, decode_reply
 from readstates.schemas.wire import decode_update, encode_update, key_bytes
@@ -102,12 +85,10 @@ class Client:
             **(config or {}),
         }
         self._reply_topic = reply_topic
-        self._updates = f"{topic_prefix}.updates"
-        self._queries = f"{topic_prefix}.queries"
+        self._updates, self._queries = f"{topic_prefix}.updates", f"{topic_prefix}.queries"
         self._create = create_reply_topic
         self._pending: dict[bytes, asyncio.Future[Reply | ErrorReply]] = {}
-        self._numbers = itertools.count()
-        self._prefix = os.urandom(8)
+        self._prefix, self._numbers = os.urandom(8), itertools.count()  # of correlation IDs
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -121,26 +102,22 @@ class Client:
     async def start(self) -> None:
         """Connect to the brokers; the threads start.
 
-        Raises ConnectionError, which says what is missing and what to do, within a few times
-        START_TIMEOUT_S.
+        Raises ConnectionError, which says what is missing, within a few times START_TIMEOUT_S.
         """
         self._loop = asyncio.get_running_loop()
-        self._producer = Producer(
-            {
-                "partitioner": "murmur2_random",
-                "enable.idempotence": True,
-                "linger.ms": 1,
-                "allow.auto.create.topics": False,
-                # the timeout also ends the delivery: nothing arrives after an error
-                "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
-                **self._config,
-            }
-        )
+        config = {
+            "partitioner": "murmur2_random",
+            "enable.idempotence": True,
+            "linger.ms": 1,
+            "allow.auto.create.topics": False,
+            # the timeout also ends the delivery: nothing arrives after an error
+            "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
+        }
+        self._producer = Producer({**config, **self._config})
         await asyncio.to_thread(self._connect)
         for target in (self._deliver, self._read):
-            thread = threading.Thread(target=target, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            self._threads.append(threading.Thread(target=target, daemon=True))
+            self._threads[-1].start()
 
     def _connect(self) -> None:
         if self._create:
@@ -148,22 +125,18 @@ class Client:
                 create_reply_topic(AdminClient(self._config), self._reply_topic)
             except (KafkaException, TimeoutError) as exc:
                 raise self._no_answer(exc) from None
-        self._consumer = Consumer(
-            {
-                "group.id": f"read-states-client-{self._prefix.hex()}",  # never joined
-                "enable.auto.commit": False,
-                "fetch.wait.max.ms": 100,
-                **self._config,
-            }
-        )
+        config = {
+            "group.id": f"read-states-client-{self._prefix.hex()}",  # never joined
+            "enable.auto.commit": False,
+            "fetch.wait.max.ms": 100,
+        }
+        self._consumer = Consumer({**config, **self._config})
         partitions = self._partitions(self._reply_topic, "create it, or set create_reply_topic")
         for topic in (self._updates, self._queries):
             self._partitions(topic, "check topic_prefix, or make it: readstates init")
-        places = []
-        for number in partitions:
-            place = TopicPartition(self._reply_topic, number)
-            _low, high = self._consumer.get_watermark_offsets(place, timeout=START_TIMEOUT_S)
-            places.append(TopicPartition(self._reply_topic, number, high))
+        places = [TopicPartition(self._reply_topic, number) for number in partitions]
+        for place in places:
+            _, place.offset = self._consumer.get_watermark_offsets(place, timeout=START_TIMEOUT_S)
         self._consumer.assign(places)
 
     def _partitions(self, name: str, remedy: str) -> list[int]:
@@ -177,21 +150,14 @@ class Client:
         return list(topic.partitions)
 
     def _no_answer(self, exc: Exception) -> ConnectionError:
-        causes = [
-            failure.str()
-            for failure in self._failures
-            if failure.code() != KafkaError._ALL_BROKERS_DOWN
-        ]
+        causes = [f.str() for f in self._failures if f.code() != KafkaError._ALL_BROKERS_DOWN]
         return ConnectionError(
             f"no Kafka answers at {self._config['bootstrap.servers']}: {(causes or [exc])[0]}. "
             "Check the address; to start one here: readstates stack up"
         )
 
     async def close(self) -> None:
-        """Send what is queued, within DELIVERY_TIMEOUT_S, and stop.
-
-        Pending queries raise TimeoutError.
-        """
+        """Send what is queued, within DELIVERY_TIMEOUT_S; pending queries raise TimeoutError."""
         self._stopping.set()
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
@@ -211,9 +177,9 @@ class Client:
     def _read(self) -> None:
         while not self._stopping.is_set():
             message = self._consumer.poll(POLL_S)
-            messages = [] if message is None else [message]
-            if messages:
-                messages += self._consumer.consume(DRAIN_MESSAGES, 0)
+            if message is None:
+                continue
+            messages = [message, *self._consumer.consume(DRAIN_MESSAGES, 0)]
             replies = [reply for message in messages if (reply := _reply_of(message)) is not None]
             if replies:
                 self._loop.call_soon_threadsafe(self._arrived, replies)
@@ -255,20 +221,14 @@ class Client:
         if len(self._pending) >= PENDING_MAX:
             raise QueryError("overloaded", f"{PENDING_MAX} queries are pending in this client")
         channels = None if channel_ids is None else tuple(channel_ids)
-        query = Get(user_id, channels, read_state_type, since_version, after_offset)
+        value = encode_query(Get(user_id, channels, read_state_type, since_version, after_offset))
         correlation_id = self._prefix + next(self._numbers).to_bytes(8, "big")
         future: asyncio.Future[Reply | ErrorReply] = self._loop.create_future()
         self._pending[correlation_id] = future
         deadline_ms = int((time.time() + deadline_s) * 1000)
-        headers: list[tuple[str, str | bytes | None]] = [
-            (HEADER_REPLY_TOPIC, self._reply_topic.encode()),
-            (HEADER_CORRELATION_ID, correlation_id),
-            (HEADER_DEADLINE, str(deadline_ms).encode()),
-        ]
+        headers = query_headers(self._reply_topic, correlation_id, deadline_ms)
         try:
-            self._producer.produce(
-                self._queries, encode_query(query), key_bytes(user_id), headers=headers
-            )
+            self._producer.produce(self._queries, value, key_bytes(user_id), headers=headers)
             reply = await asyncio.wait_for(future, deadline_s)
         except TimeoutError:
             raise TimeoutError(
@@ -283,7 +243,7 @@ class Client:
 
     # -- updates ------------------------------------------------------------------------------
 
-    async def publish(self, event: Update) -> int:
+    async def publish(self, event: events.Update) -> int:
         """Publish any event; returns its offset in `updates`, for `get(after_offset=…)`.
 
         Returns when the brokers have it: about a millisecond beside their round trip, so publish
@@ -297,7 +257,7 @@ class Client:
         future: asyncio.Future[int] = self._loop.create_future()
 
         def delivered(error: KafkaError | None, message: Message) -> None:
-            self._loop.call_soon_threadsafe(_resolve_future, future, error, message.offset())
+            self._loop.call_soon_threadsafe(_resolve, future, error, message.offset())
 
         self._producer.produce(
             self._updates, value, key_bytes(event.user_id), on_delivery=delivered
@@ -309,38 +269,38 @@ class Client:
 
         `fields`: `read_state_type` (0 … 255), `flags` (0 … 2^32-1), `last_viewed` (days).
         """
-        return await self.publish(Ack(user_id, channel_id, message_id, **fields))
+        return await self.publish(events.Ack(user_id, channel_id, message_id, **fields))
 
     async def mark_unread(
         self, user_id: int, channel_id: int, message_id: int, mention_count: int = 0
     ) -> int:
         """Set the last read message and the mention count as given, also backwards."""
-        return await self.publish(MarkUnread(user_id, channel_id, message_id, mention_count))
+        return await self.publish(events.MarkUnread(user_id, channel_id, message_id, mention_count))
 
     async def bulk_ack(self, user_id: int, acks: Iterable[tuple[int, int]]) -> int:
         """1 … 1000 acks as one event, each `(channel_id, message_id)`: all are applied, or none."""
         entries = tuple((0, channel, message) for channel, message in acks)
-        return await self.publish(BulkAck(user_id, entries))
+        return await self.publish(events.BulkAck(user_id, entries))
 
     async def mention(self, user_id: int, channel_id: int, message_id: int) -> int:
         """The user was mentioned in a message."""
-        return await self.publish(Mention(user_id, channel_id, message_id))
+        return await self.publish(events.Mention(user_id, channel_id, message_id))
 
     async def retract_mention(self, user_id: int, channel_id: int, message_id: int) -> int:
         """A message that mentioned the user was deleted."""
-        return await self.publish(RetractMention(user_id, channel_id, message_id))
+        return await self.publish(events.RetractMention(user_id, channel_id, message_id))
 
     async def pins_ack(self, user_id: int, channel_id: int, timestamp: int) -> int:
         """The user has seen the pins of a channel up to `timestamp` (ms since the epoch)."""
-        return await self.publish(PinsAck(user_id, channel_id, timestamp))
+        return await self.publish(events.PinsAck(user_id, channel_id, timestamp))
 
     async def delete(self, user_id: int, channel_id: int) -> int:
         """The read state of a channel is gone: the user left it."""
-        return await self.publish(Delete(user_id, channel_id))
+        return await self.publish(events.Delete(user_id, channel_id))
 
     async def delete_user(self, user_id: int) -> int:
         """All read states of the user are gone, also from the database."""
-        return await self.publish(DeleteUser(user_id))
+        return await self.publish(events.DeleteUser(user_id))
 
 
 def create_reply_topic(admin: AdminClient, name: str) -> None:
@@ -357,9 +317,7 @@ def create_reply_topic(admin: AdminClient, name: str) -> None:
         if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise ConnectionError(f"cannot create topic {name}: {exc}") from exc
     end = time.monotonic() + START_TIMEOUT_S
-    while (
-        error := admin.list_topics(name, timeout=START_TIMEOUT_S).topics[name].error
-    ) is not None:
+    while error := admin.list_topics(name, timeout=START_TIMEOUT_S).topics[name].error:
         if error.code() not in NOT_SHOWN_YET or time.monotonic() > end:
             raise ConnectionError(f"topic {name} was created and is not shown: {error.str()}")
         time.sleep(POLL_S)
@@ -380,8 +338,7 @@ def _blocking(
 class BlockingClient:
     """`Client` for code without asyncio: the same methods, each waits for its result.
 
-    An event loop in a thread of its own does the work. Use it as a context manager; any thread may
-    call the methods.
+    Use it as a context manager, from any thread; its event loop runs in a thread of its own.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -435,12 +392,8 @@ def _reply_of(message: Message) -> tuple[bytes, bytes] | None:
     return correlation_id, body
 
 
-def _resolve_future(
-    future: asyncio.Future[int], error: KafkaError | None, offset: int | None
-) -> None:
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(KafkaException(error))
-    else:
+def _resolve(future: asyncio.Future[int], error: KafkaError | None, offset: int | None) -> None:
+    if error is None and not future.done():
         future.set_result(offset or 0)
+    elif not future.done():
+        future.set_exception(KafkaException(error))

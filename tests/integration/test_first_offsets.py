@@ -13,7 +13,7 @@ import pytest
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
 from readstates.streams.cassandra.store import Store
-from readstates.streams.commands.status import NOTHING_WRONG
+from readstates.streams.commands.status_printing import NOTHING_WRONG
 from readstates.streams.config import Settings
 from readstates.streams.errors import EpochError
 from tests.support.service import Service

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from readstates.ops.local.stack import Stack
-from readstates.streams.commands.status import NOTHING_WRONG
+from readstates.streams.commands.status_printing import NOTHING_WRONG
 from tests.support.service import Service
 from tests.support.waiting import until
 from tests.support.wire import PARTITIONS, new_user, partition_of

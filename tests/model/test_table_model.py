@@ -173,7 +173,7 @@ class TableMachine(RuleBasedStateMachine):
         data[layout.AT_USERS : layout.AT_CRC] = bytes(layout.AT_CRC - layout.AT_USERS)
         self.table.close()
         self.buffer = data
-        self.build.recovery.rebuild(data)
+        self.build.rebuild(data)
         self.table = self.build.Table(data, STATES_MAX)
         verify(self.table)
         self.table.now_ms = now

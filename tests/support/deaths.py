@@ -30,16 +30,8 @@ class Recorder:
 
 def recorded(buffer: bytearray, operation: Callable[[Any], object]) -> list[bytes]:
     """The buffer before, and after each store of an operation on the table."""
-    return _recorded(PLAIN.Table(buffer, STATES_MAX), buffer, operation)
-
-
-def recorded_rebuild(buffer: bytearray) -> list[bytes]:
-    """The same of a rebuild."""
-    return _recorded(PLAIN.recovery.Passes(buffer), buffer, lambda passes: passes.rebuild())
-
-
-def _recorded(whole: Any, buffer: bytearray, operation: Callable[[Any], object]) -> list[bytes]:
     kept = [bytes(buffer)]
+    whole: Any = PLAIN.Table(buffer, STATES_MAX)
     views = {f"_{name}": view for name, view in whole._views.items() if hasattr(whole, f"_{name}")}
     assert {"_words", "_links", "_status", "_checksum", "_version", "_header"} <= views.keys()
     for name, view in views.items():
@@ -48,6 +40,17 @@ def _recorded(whole: Any, buffer: bytearray, operation: Callable[[Any], object])
     for name, view in views.items():
         setattr(whole, name, view)
     whole.close()
+    return kept
+
+
+def recorded_rebuild(buffer: bytearray) -> list[bytes]:
+    """The same of a rebuild."""
+    kept = [bytes(buffer)]
+    views = layout.views(buffer)
+    recorders = {name: Recorder(view, buffer, kept) for name, view in views.items()}
+    PLAIN.rebuild_module.Rebuild(recorders).rebuild(PLAIN.slots.Slots(recorders))
+    for view in views.values():
+        view.release()
     return kept
 
 
@@ -68,8 +71,8 @@ def reopened(build: Build, data: bytes) -> dict[int, User] | None:
     """What a new process makes of the buffer; None if it drops it."""
     buffer = bytearray(data)
     try:
-        build.recovery.rebuild(buffer)
-        build.recovery.verify(buffer)
+        build.rebuild(buffer)
+        build.verify(buffer)
     except layout.TableDamaged:
         return None
     table = build.Table(buffer, STATES_MAX)

@@ -7,8 +7,9 @@ from typing import Any
 
 import orjson
 
-from readstates.cache import recovery
+from readstates.cache.rebuild import rebuild
 from readstates.cache.table import Table
+from readstates.cache.verify import verify
 from readstates.schemas.headers import ReplyAddress
 from readstates.schemas.queries import Get
 from readstates.schemas.read_state import Row
@@ -108,8 +109,8 @@ class World:
         given |= {"parked_bytes_max": 1 << 20, "inbox_bytes_max": 1 << 20} | more
         self.buffer = new_buffer(slots) if died is None else died
         if died is not None:
-            recovery.rebuild(self.buffer)
-            recovery.verify(self.buffer)
+            rebuild(self.buffer)
+            verify(self.buffer)
         table = Table(self.buffer, states_max)
         table.position = given["position"]  # as the owner does
         self.partition = Partition(

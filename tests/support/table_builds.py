@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import readstates.cache
-from readstates.cache import layout, recovery, table, tablefile
+from readstates.cache import layout, rebuild, slots, table, tablefile
+from readstates.cache import verify as verify_module
 from readstates.cache.image import Image
 from readstates.cache.tablefile import TableIdentity, new_header
 
@@ -24,19 +25,28 @@ IDENTITY = TableIdentity(bytes(range(16)), 8, 3, "read_states")
 
 @dataclass(frozen=True)
 class Build:
-    """The two modules that are compiled, in one of their forms."""
+    """The modules that are compiled, in one of their forms."""
 
     table: ModuleType
-    recovery: ModuleType
+    slots: ModuleType
+    rebuild_module: ModuleType
+    verify_module: ModuleType
 
     @property
     def Table(self) -> Any:
         return self.table.Table
 
+    def rebuild(self, buffer: object) -> None:
+        self.rebuild_module.rebuild(buffer)
+
+    def verify(self, buffer: object) -> None:
+        self.verify_module.verify(buffer)
+
     def open_tables_with(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Have `open_table` use this build."""
         monkeypatch.setattr(tablefile, "Table", self.table.Table)
-        monkeypatch.setattr(tablefile, "recovery", self.recovery)
+        monkeypatch.setattr(tablefile, "rebuild", self.rebuild)
+        monkeypatch.setattr(tablefile, "verify", self.verify)
 
 
 def _from_source(name: str) -> ModuleType:
@@ -51,11 +61,20 @@ def _from_source(name: str) -> ModuleType:
     return module
 
 
-PLAIN = Build(_from_source("table"), _from_source("recovery"))
+def _plain() -> Build:
+    plain = Build(*map(_from_source, ("table", "slots", "rebuild", "verify")))
+    for module in (plain.rebuild_module, plain.verify_module):
+        vars(module)["slots"] = plain.slots  # not the compiled one, which it imported
+    return plain
+
+
+PLAIN = _plain()
 BUILDS = {"plain": PLAIN}
 if table.COMPILED:
-    assert recovery.COMPILED
-    BUILDS["compiled"] = Build(table, recovery)
+    assert slots.COMPILED
+    assert rebuild.COMPILED
+    assert verify_module.COMPILED
+    BUILDS["compiled"] = Build(table, slots, rebuild, verify_module)
 
 
 def new_buffer(slots: int) -> bytearray:
@@ -69,7 +88,7 @@ def verify(table: Any) -> None:
     """Check I1-I13 of a table in use, with the pass of its own build."""
     table.save()
     plain = isinstance(table, PLAIN.Table)
-    (PLAIN.recovery if plain else recovery).verify(table.buffer)
+    (PLAIN if plain else verify_module).verify(table.buffer)
 
 
 def image(table: Any) -> Image:

@@ -102,7 +102,7 @@ def test_damage_is_named(build: Build, invariant: str, change: Callable[[bytearr
     found = fsck.check_bytes(bytes(buffer), saved=True)
     assert invariant in {problem.split(":")[0] for problem in found}
     with pytest.raises(layout.TableDamaged, match=r"^(I\d+: |a link)"):
-        build.recovery.verify(buffer)
+        build.verify(buffer)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,8 +123,8 @@ def test_a_died_table_keeps_the_order_of_the_lru(build: Build) -> None:
     table.touch(table.find(2))
     data = bytearray(buffer)
     table.close()
-    build.recovery.rebuild(data)
-    build.recovery.verify(data)
+    build.rebuild(data)
+    build.verify(data)
     table = build.Table(data, STATES_MAX)
     assert [table.user_id(user) for user in residents(table)] == [2, 4, 3, 1]
     table.close()

@@ -7,18 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from readstates.streams.commands.status import (
-    NOTHING_WRONG,
+from readstates.streams.commands.status_asking import (
     UNKNOWN,
     KafkaStatus,
     LogStatus,
     Member,
     PartitionStatus,
-    Status,
-    _json,
-    _text,
-    problems_of,
 )
+from readstates.streams.commands.status_judging import problems_of
+from readstates.streams.commands.status_printing import NOTHING_WRONG, Status, json_of, text_of
 from readstates.streams.config import Settings
 
 SETTINGS = Settings()
@@ -120,7 +117,7 @@ def test_a_commit_before_the_epoch(log_start: int) -> None:
 
 
 def test_first_offsets_are_strings_in_json() -> None:
-    body = json.loads(_json(Status(None, replace(LOG, first_offsets=(7, 8)), [])))
+    body = json.loads(json_of(Status(None, replace(LOG, first_offsets=(7, 8)), [])))
     assert body["cassandra"]["first_offsets"] == ["7", "8"]
 
 
@@ -136,24 +133,24 @@ def test_a_part_that_is_away_is_judged_by_nothing() -> None:
 
 
 def test_a_part_that_is_away_leaves_the_other_on_the_screen() -> None:
-    text = "\n".join(_text(SETTINGS, Status(None, LOG, ["Kafka: gone"])))
+    text = "\n".join(text_of(SETTINGS, Status(None, LOG, ["Kafka: gone"])))
     assert "epoch 8" in text
     assert "PROBLEM Kafka: gone" in text
 
 
 def test_a_part_that_is_away_is_null_in_json() -> None:
-    assert '"kafka": null' in _json(Status(None, LOG, ["Kafka: gone"]))
+    assert '"kafka": null' in json_of(Status(None, LOG, ["Kafka: gone"]))
 
 
 def test_it_says_what_it_looked_at_and_what_not() -> None:
-    *_, last = _text(SETTINGS, Status(kafka(), LOG, []))
+    *_, last = text_of(SETTINGS, Status(kafka(), LOG, []))
     assert last == NOTHING_WRONG
     for word in ("group", "topics", "epoch", "latency", "dead letters", "metrics"):
         assert word in last
 
 
 def test_what_is_not_committed_is_called_so() -> None:
-    lines = list(_text(SETTINGS, Status(kafka(), LOG, [])))
+    lines = list(text_of(SETTINGS, Status(kafka(), LOG, [])))
     (head,) = (line for line in lines if line.lstrip().startswith("partition"))
     (row,) = (line for line in lines if line.split()[0] == "0")
     end = head.index("not committed") + len("not committed")
@@ -163,5 +160,5 @@ def test_what_is_not_committed_is_called_so() -> None:
 def test_no_control_character_of_a_client_reaches_the_terminal() -> None:
     state = kafka()
     state.members[0].client_id = state.partitions[0].metadata = "\x1b[2J"
-    lines = list(_text(SETTINGS, Status(state, LOG, ["\x1b"])))
+    lines = list(text_of(SETTINGS, Status(state, LOG, ["\x1b"])))
     assert all(line.isprintable() for line in lines)

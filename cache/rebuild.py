@@ -1,0 +1,327 @@
+# cython: language_level=3, boundscheck=True, wraparound=False, initializedcheck=False
+# mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return, type-arg, return"
+#   (Cython publishes no types: its decorators are untyped, its C types count as Any)
+"""Makes index, lists and counts of a table file anew, before a `Table` works on it.
+
+`rebuild` is for the table of a process that died: what was under way is finished or undone
+(layout.py, "After a death").
+
+Plain Python that Cython compiles as it stands, like `table.py`: a start looks at every slot of
+millions. It works on the buffer alone, the counts and list ends in its header included. Hash and
+look-ups are the table's, in a copy of their own, since calls between two compiled modules are not
+inlined; `tests/unit/cache/test_definitions.py` holds all copies to the same text.
+"""
+
+from typing import Any
+
+import cython  # type: ignore[import-untyped]  # it publishes none
+from cython import longlong as i64
+from cython import ulonglong as u64
+
+from . import layout, slots
+from .layout import TableDamaged
+
+COMPILED: bool = cython.compiled
+
+_USER = cython.declare(cython.int, layout.USER)
+_STATE = cython.declare(cython.int, layout.STATE)
+_DIRTY = cython.declare(cython.int, layout.DIRTY)
+_TOMBSTONE = cython.declare(cython.int, layout.TOMBSTONE)
+_IN_FLIGHT = cython.declare(cython.int, layout.IN_FLIGHT)
+_PARTIAL = cython.declare(cython.int, layout.PARTIAL)
+
+_MASK = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
+_C1 = cython.declare(u64, 0x9E3779B97F4A7C15)
+_C2 = cython.declare(u64, 0xC2B2AE3D27D4EB4F)
+_C3 = cython.declare(u64, 0x165667B19E3779F9)
+
+
+def rebuild(buffer: object) -> None:
+    """Make the table of a process that died whole again; `verify` and `Table.recover` come next.
+
+    Raises TableDamaged where a slot is not right: drop the file. O(slots).
+    """
+    views = layout.views(buffer)
+    whole, passes = slots.Slots(views), Rebuild(views)
+    try:
+        passes.rebuild(whole)
+    finally:
+        passes.close()
+        whole.close()
+        for view in views.values():
+            view.release()
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _mix(a: u64, b: u64) -> u64:
+    x: u64 = (a * _C1) & _MASK
+    x = (x ^ (x >> 32) ^ b) & _MASK
+    x = (x * _C2) & _MASK
+    x = x ^ (x >> 29)
+    return (x * _C3) & _MASK
+
+
+@cython.final
+@cython.cclass
+class Rebuild:
+    """The views of one buffer, and what a rebuild counts."""
+
+    _words: i64[:]  # all slots as numbers of 64 bits, eight each
+    _status: cython.uchar[:]
+    # of a user
+    _user_id: i64[:]
+    _first_version: i64[:]
+    _delete_version: i64[:]
+    _first_state: cython.uint[:]
+    _live_states: cython.uint[:]
+    # of a state
+    _channel_id: i64[:]
+    _version: i64[:]
+    _owner: cython.uint[:]
+    _next: cython.uint[:]
+    _previous: cython.uint[:]
+    _type: cython.uchar[:]
+
+    _index: cython.uint[:]
+    _header: i64[:]
+    _entries: i64
+    slots: i64
+    _used: i64
+    _users: i64
+    _live: i64  # read states, tombstones not counted
+    _dirty: i64  # read states
+
+    def __init__(self, views: dict) -> None:
+        self._attach(views)
+        self.slots = self._header[layout.AT_SLOTS // 8]
+        self._entries = self._header[layout.AT_INDEX // 8]
+        self._used = self._users = self._live = self._dirty = 0
+
+    def _attach(self, v: dict) -> None:
+        self._words, self._index, self._header = v["words"], v["index"], v["header"]
+        self._status, self._type, self._user_id = v["status"], v["type"], v["user_id"]
+        self._first_version, self._delete_version = v["first_version"], v["delete_version"]
+        self._first_state, self._live_states = v["first_state"], v["live_states"]
+        self._channel_id, self._version, self._owner = v["channel_id"], v["version"], v["owner"]
+        self._next, self._previous = v["next"], v["previous"]
+
+    def close(self) -> None:
+        """Let go of the views."""
+        self._attach(layout.no_views())
+
+    # -- as in table.py -----------------------------------------------------------------------
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _place(self, hashed: u64) -> i64:
+        return ((hashed >> 32) * self._entries) >> 32
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _place_of_state(self, user: i64, kind: i64, channel_id: i64) -> i64:
+        return self._place(_mix(channel_id, ((user << 8) | kind) + 1))
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _place_of(self, slot: i64) -> i64:
+        """Where a slot's entry would be if no other one were in its way."""
+        if self._status[slot] & _USER:
+            return self._place(_mix(self._user_id[slot], 0))
+        return self._place_of_state(self._owner[slot], self._type[slot], self._channel_id[slot])
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _index_add(self, slot: i64) -> cython.int:
+        place: i64 = self._place_of(slot)
+        steps: i64 = 0
+        while self._index[place]:
+            place += 1
+            if place == self._entries:
+                place = 0
+            steps += 1
+            if steps > self._entries:
+                raise TableDamaged("I2: the index is full")
+        self._index[place] = slot
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def find(self, user_id: i64) -> i64:
+        """The user's slot, or 0 if it is not resident."""
+        place: i64 = self._place(_mix(user_id, 0))
+        steps: i64 = 0
+        while True:
+            slot: i64 = self._index[place]
+            if slot == 0:
+                return 0
+            if self._user_id[slot] == user_id and self._status[slot] & _USER:
+                return slot
+            place += 1
+            if place == self._entries:
+                place = 0
+            steps += 1
+            if steps > self._entries:
+                raise TableDamaged("I2: the index has no empty entry")
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _find_state(self, user: i64, kind: i64, channel_id: i64) -> i64:
+        """The slot of a state or tombstone, or 0."""
+        place: i64 = self._place_of_state(user, kind, channel_id)
+        steps: i64 = 0
+        while True:
+            slot: i64 = self._index[place]
+            if slot == 0:
+                return 0
+            if (
+                self._channel_id[slot] == channel_id and self._owner[slot] == user
+                and self._status[slot] & _STATE and self._type[slot] == kind
+            ):
+                return slot
+            place += 1
+            if place == self._entries:
+                place = 0
+            steps += 1
+            if steps > self._entries:
+                raise TableDamaged("I2: the index has no empty entry")
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _after(self, slot: i64, steps: i64) -> i64:
+        """What follows a state on its user's list, `steps` from the list's head, or 0."""
+        if steps >= self.slots:
+            raise TableDamaged("I3: a user's list does not end")
+        return self._next[slot]
+
+    # -- the passes ---------------------------------------------------------------------------
+
+    def rebuild(self, whole: Any) -> None:
+        """See the module's `rebuild`. `whole`: the Slots of the same views."""
+        try:
+            self._used = whole.check()
+            whole.set_used(self._used)
+            self._reset_users()
+            self._wipe_states()
+            self._users = whole.rebuild_lru(self._users)
+            self._fill_index()
+            self._count_again()
+            whole.rebuild_free_list()
+        except (IndexError, ValueError) as exc:
+            raise TableDamaged(f"a link leads out of the file: {exc}") from exc
+        self._header[layout.AT_USERS // 8] = self._users
+        self._header[layout.AT_STATES // 8] = self._live
+        self._header[layout.AT_DIRTY_STATES // 8] = self._dirty
+        self._header[layout.AT_DIRTY_USERS // 8] = 0  # `Table.recover` queues them
+        self._header[layout.AT_DIRTY_HEAD // 8] = 0
+        self._header[layout.AT_DIRTY_TAIL // 8] = 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _reset_users(self) -> cython.int:
+        """Take from each user what is not believed."""
+        slot: i64
+        status: cython.int
+        for slot in range(1, self._used):
+            status = self._status[slot] & (_USER | _PARTIAL)
+            if not status & _USER:
+                continue
+            if self._first_version[slot] or self._delete_version[slot]:
+                if status & _PARTIAL:
+                    raise TableDamaged(f"I11: the user in slot {slot} is PARTIAL and dirty")
+                status |= _IN_FLIGHT
+            self._status[slot] = status
+            self._first_state[slot] = 0
+            self._users += 1
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _wipe_states(self) -> cython.int:
+        """A read state goes with its user, if that is PARTIAL, or with the user's deletion."""
+        slot: i64
+        status: cython.int
+        owner: i64
+        for slot in range(1, self._used):
+            status = self._status[slot]
+            if not status & _STATE:
+                continue
+            owner = self._owner[slot]
+            if not self._status[owner] & _USER:
+                raise TableDamaged(f"I3: the state in slot {slot} has no user")
+            if self._status[owner] & _PARTIAL:
+                if status & _DIRTY:
+                    raise TableDamaged(f"I11: slot {slot} is dirty, its user is PARTIAL")
+                self._wipe(slot)
+            elif self._version[slot] < self._delete_version[owner]:
+                self._wipe(slot)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _wipe(self, slot: i64) -> cython.int:
+        word: i64
+        for word in range(slot * 8, slot * 8 + 8):
+            self._words[word] = 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _fill_index(self) -> cython.int:
+        """Users first, for states are put on their lists as they come."""
+        place: i64
+        slot: i64
+        for place in range(self._entries):
+            self._index[place] = 0
+        for slot in range(1, self._used):
+            if not self._status[slot] & _USER:
+                continue
+            if self.find(self._user_id[slot]):
+                raise TableDamaged(f"I2: the user in slot {slot} is there twice")
+            self._index_add(slot)
+        for slot in range(1, self._used):
+            if self._status[slot] & _STATE:
+                self._list_state(slot)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _list_state(self, slot: i64) -> cython.int:
+        status: cython.int = self._status[slot]
+        owner: i64 = self._owner[slot]
+        if self._find_state(owner, self._type[slot], self._channel_id[slot]):
+            raise TableDamaged(f"I2: the state in slot {slot} is there twice")
+        self._index_add(slot)
+        head: i64 = self._first_state[owner]
+        self._next[slot] = head
+        self._previous[slot] = 0
+        if head:
+            self._previous[head] = slot
+        self._first_state[owner] = slot
+        if not status & _TOMBSTONE:
+            self._live += 1
+        if status & _DIRTY:
+            self._dirty += 1
+            self._status[owner] |= _IN_FLIGHT
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _count_again(self) -> cython.int:
+        """The read states of users whose deletion may have been cut short."""
+        user: i64
+        for user in range(1, self._used):
+            if self._status[user] & _USER and self._delete_version[user]:
+                self._live_states[user] = self._count_live(user)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _count_live(self, user: i64) -> i64:
+        slot: i64 = self._first_state[user]
+        live: i64 = 0
+        steps: i64 = 0
+        while slot:
+            if not self._status[slot] & _TOMBSTONE:
+                live += 1
+            slot = self._after(slot, steps)
+            steps += 1
+        return live

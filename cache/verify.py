@@ -1,0 +1,283 @@
+# cython: language_level=3, boundscheck=True, wraparound=False, initializedcheck=False
+# mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return, type-arg, return"
+#   (Cython publishes no types: its decorators are untyped, its C types count as Any)
+"""Checks the invariants I1-I13 of layout.py in a table file, before a `Table` works on it.
+
+Plain Python that Cython compiles as it stands, like `table.py`: a start looks at every slot of
+millions. It works on the buffer alone, the counts and list ends in its header included. Hash and
+look-ups are the table's, in a copy of their own, since calls between two compiled modules are not
+inlined; `tests/unit/cache/test_definitions.py` holds all copies to the same text.
+"""
+
+from typing import Any
+
+import cython  # type: ignore[import-untyped]  # it publishes none
+from cython import longlong as i64
+from cython import ulonglong as u64
+
+from . import layout, slots
+from .layout import TableDamaged
+
+COMPILED: bool = cython.compiled
+
+_USER = cython.declare(cython.int, layout.USER)
+_STATE = cython.declare(cython.int, layout.STATE)
+_DIRTY = cython.declare(cython.int, layout.DIRTY)
+_TOMBSTONE = cython.declare(cython.int, layout.TOMBSTONE)
+_QUEUED = cython.declare(cython.int, layout.QUEUED)
+_IN_FLIGHT = cython.declare(cython.int, layout.IN_FLIGHT)
+_PARTIAL = cython.declare(cython.int, layout.PARTIAL)
+
+_MASK = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
+_C1 = cython.declare(u64, 0x9E3779B97F4A7C15)
+_C2 = cython.declare(u64, 0xC2B2AE3D27D4EB4F)
+_C3 = cython.declare(u64, 0x165667B19E3779F9)
+
+
+def verify(buffer: object) -> None:
+    """Raises TableDamaged, which names the invariant that does not hold: drop the file. O(slots).
+
+    Counts and list ends are those of the header: of a table in use call `Table.save` first.
+    """
+    views = layout.views(buffer)
+    whole, passes = slots.Slots(views), Verify(views)
+    try:
+        passes.verify(whole)
+    finally:
+        passes.close()
+        whole.close()
+        for view in views.values():
+            view.release()
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _mix(a: u64, b: u64) -> u64:
+    x: u64 = (a * _C1) & _MASK
+    x = (x ^ (x >> 32) ^ b) & _MASK
+    x = (x * _C2) & _MASK
+    x = x ^ (x >> 29)
+    return (x * _C3) & _MASK
+
+
+@cython.final
+@cython.cclass
+class Verify:
+    """The views of one buffer, and what a check counts."""
+
+    _status: cython.uchar[:]
+    # of a user
+    _user_id: i64[:]
+    _first_version: i64[:]
+    _delete_version: i64[:]
+    _first_state: cython.uint[:]
+    _live_states: cython.uint[:]
+    # of a state
+    _channel_id: i64[:]
+    _version: i64[:]
+    _owner: cython.uint[:]
+    _next: cython.uint[:]
+    _previous: cython.uint[:]
+    _type: cython.uchar[:]
+
+    _index: cython.uint[:]
+    _header: i64[:]
+    _entries: i64
+    slots: i64
+    _used: i64
+    _live: i64  # read states, tombstones not counted
+    _dirty: i64  # read states
+
+    def __init__(self, views: dict) -> None:
+        self._attach(views)
+        self.slots = self._header[layout.AT_SLOTS // 8]
+        self._entries = self._header[layout.AT_INDEX // 8]
+        self._used = self._header[layout.AT_USED // 8]
+        self._live = self._dirty = 0
+
+    def _attach(self, v: dict) -> None:
+        self._index, self._header = v["index"], v["header"]
+        self._status, self._type, self._user_id = v["status"], v["type"], v["user_id"]
+        self._first_version, self._delete_version = v["first_version"], v["delete_version"]
+        self._first_state, self._live_states = v["first_state"], v["live_states"]
+        self._channel_id, self._version, self._owner = v["channel_id"], v["version"], v["owner"]
+        self._next, self._previous = v["next"], v["previous"]
+
+    def close(self) -> None:
+        """Let go of the views."""
+        self._attach(layout.no_views())
+
+    # -- as in table.py -----------------------------------------------------------------------
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _place(self, hashed: u64) -> i64:
+        return ((hashed >> 32) * self._entries) >> 32
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _place_of_state(self, user: i64, kind: i64, channel_id: i64) -> i64:
+        return self._place(_mix(channel_id, ((user << 8) | kind) + 1))
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def find(self, user_id: i64) -> i64:
+        """The user's slot, or 0 if it is not resident."""
+        place: i64 = self._place(_mix(user_id, 0))
+        steps: i64 = 0
+        while True:
+            slot: i64 = self._index[place]
+            if slot == 0:
+                return 0
+            if self._user_id[slot] == user_id and self._status[slot] & _USER:
+                return slot
+            place += 1
+            if place == self._entries:
+                place = 0
+            steps += 1
+            if steps > self._entries:
+                raise TableDamaged("I2: the index has no empty entry")
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _find_state(self, user: i64, kind: i64, channel_id: i64) -> i64:
+        """The slot of a state or tombstone, or 0."""
+        place: i64 = self._place_of_state(user, kind, channel_id)
+        steps: i64 = 0
+        while True:
+            slot: i64 = self._index[place]
+            if slot == 0:
+                return 0
+            if (
+                self._channel_id[slot] == channel_id and self._owner[slot] == user
+                and self._status[slot] & _STATE and self._type[slot] == kind
+            ):
+                return slot
+            place += 1
+            if place == self._entries:
+                place = 0
+            steps += 1
+            if steps > self._entries:
+                raise TableDamaged("I2: the index has no empty entry")
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _after(self, slot: i64, steps: i64) -> i64:
+        """What follows a state on its user's list, `steps` from the list's head, or 0."""
+        if steps >= self.slots:
+            raise TableDamaged("I3: a user's list does not end")
+        return self._next[slot]
+
+    # -- the passes ---------------------------------------------------------------------------
+
+    def verify(self, whole: Any) -> None:
+        """See the module's `verify`. `whole`: the Slots of the same views."""
+        position: i64 = self._header[layout.AT_POSITION // 8]
+        if self._header[layout.AT_POSITION_INVERTED // 8] != ~position:
+            raise TableDamaged("I13: the position and its inverse do not agree")
+        if self._used < 1 or self._used > self.slots:
+            raise TableDamaged("I1: more slots were used than there are")
+        try:
+            used: i64 = whole.check()
+            if used > self._used:
+                raise TableDamaged(f"I1: slot {used - 1} was never used and has a status")
+            self._verify_slots()
+            whole.verify_free_list()
+            whole.verify_users_lists()
+        except (IndexError, ValueError) as exc:
+            raise TableDamaged(f"a link leads out of the file: {exc}") from exc
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _verify_slots(self) -> cython.int:
+        slot: i64
+        status: cython.int
+        listed: i64 = 0
+        users: i64 = 0
+        states: i64 = 0
+        queued: i64 = 0
+        self._live = self._dirty = 0
+        for slot in range(1, self._used):
+            status = self._status[slot]
+            if status & _USER:
+                users += 1
+                if status & _QUEUED:
+                    queued += 1
+                listed += self._verify_user(slot, status)
+            elif status & _STATE:
+                states += 1
+                self._verify_state(slot, status)
+        if (users, self._live, self._dirty, queued, self.slots - 1 - users - states) != (
+            self._header[layout.AT_USERS // 8],
+            self._header[layout.AT_STATES // 8],
+            self._header[layout.AT_DIRTY_STATES // 8],
+            self._header[layout.AT_DIRTY_USERS // 8],
+            self._header[layout.AT_FREE // 8],
+        ):
+            raise TableDamaged("I8: the header's counts are not those of the slots")
+        if listed != states:
+            raise TableDamaged("I3: a state is not on its user's list")
+        self._verify_index(users + states)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _verify_state(self, slot: i64, status: cython.int) -> cython.int:
+        """I2, I3, I6, I7 and I12 of one read state, which is counted."""
+        owner: i64 = self._owner[slot]
+        if not self._status[owner] & _USER:
+            raise TableDamaged(f"I3: the state in slot {slot} has no user")
+        if self._find_state(owner, self._type[slot], self._channel_id[slot]) != slot:
+            raise TableDamaged(f"I2: the state in slot {slot} is not found")
+        if self._version[slot] < self._delete_version[owner]:
+            raise TableDamaged(f"I12: slot {slot} is older than its user's deletion")
+        if status & _DIRTY:
+            self._dirty += 1
+            if not self._status[owner] & (_QUEUED | _IN_FLIGHT):
+                raise TableDamaged(f"I6: slot {slot} is dirty, its user is not")
+        elif status & _TOMBSTONE:
+            raise TableDamaged(f"I7: the tombstone in slot {slot} is clean")
+        if not status & _TOMBSTONE:
+            self._live += 1
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _verify_user(self, user: i64, status: cython.int) -> i64:
+        """I2, I3, I5, I6, I10 and I11 of one user; returns the length of its list."""
+        slot: i64 = self._first_state[user]
+        before: i64 = 0
+        live: i64 = 0
+        steps: i64 = 0
+        if self.find(self._user_id[user]) != user:
+            raise TableDamaged(f"I2: the user in slot {user} is not found")
+        while slot:
+            if self._owner[slot] != user or self._previous[slot] != before:
+                raise TableDamaged(f"I3: slot {slot} is on the list of another user")
+            if not self._status[slot] & _TOMBSTONE:
+                live += 1
+            before = slot
+            slot = self._after(slot, steps)
+            steps += 1
+        if live != self._live_states[user]:
+            raise TableDamaged(f"I10: the user in slot {user} counts wrong")
+        if status & _PARTIAL:
+            raise TableDamaged(f"I11: the user in slot {user} is PARTIAL")
+        if self._delete_version[user] and not status & (_QUEUED | _IN_FLIGHT):
+            raise TableDamaged(f"I6: the user in slot {user} has a deletion to write")
+        if status & _QUEUED and not (self._first_version[user] and not status & _IN_FLIGHT):
+            raise TableDamaged(f"I5: the user in slot {user} is queued with nothing to write")
+        return steps
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _verify_index(self, expected: i64) -> cython.int:
+        place: i64
+        held: i64 = 0
+        for place in range(self._entries):
+            if self._index[place]:
+                held += 1
+        if held != expected:
+            raise TableDamaged(f"I2: the index holds {held} slots of {expected}")

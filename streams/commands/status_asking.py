@@ -1,0 +1,208 @@
+"""What `readstates status` asks of Kafka and Cassandra: the group, its partitions, the epoch.
+
+Each request is answered within TIMEOUT_S, or named as a problem. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..cassandra.epochs import last_topic
+from ..config import Settings
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
+
+TIMEOUT_S = 10.0  # for each request; connecting takes as long again at the most
+UNKNOWN = "?"  # the group's state, where Kafka does not tell it
+
+
+@dataclass
+class Member:
+    """A worker, as the group's coordinator knows it."""
+
+    member_id: str
+    client_id: str
+    host: str
+    instance_id: str | None
+    partitions: list[int]
+
+
+@dataclass
+class PartitionStatus:
+    """A partition of updates and the one of queries beside it. None: not known, or never was."""
+
+    number: int
+    leader: int | None = None
+    owner: str | None = None
+    log_start: int | None = None
+    log_end: int | None = None
+    committed: int | None = None
+    metadata: str = ""
+    queries_leader: int | None = None
+    queries_end: int | None = None
+    queries_committed: int | None = None
+
+    @property
+    def updates_lag(self) -> int | None:
+        """Records of `updates` that are not committed: not known to be in Cassandra."""
+        return _lag(self.log_end, self.committed)
+
+    @property
+    def queries_lag(self) -> int | None:
+        return _lag(self.queries_end, self.queries_committed)
+
+
+@dataclass
+class KafkaStatus:
+    """What Kafka says."""
+
+    topic_id: str
+    group_state: str
+    members: list[Member]
+    partitions: list[PartitionStatus]
+    problems: list[str] = field(default_factory=list)  # met while asking
+
+
+@dataclass
+class LogStatus:
+    """What the database says of the log it was written from; None where it has none of it."""
+
+    epoch: int | None = None
+    topic_id: str | None = None
+    partitions: int | None = None
+    last_topic: str | None = None  # the topic that it was written from last
+    began_at: str | None = None  # the epoch, UTC
+    first_offsets: tuple[int, ...] = ()  # of the epoch, by partition; empty: not known
+
+
+def _lag(end: int | None, committed: int | None) -> int | None:
+    return None if end is None or committed is None else max(0, end - committed)
+
+
+def ask_cassandra(settings: Settings) -> LogStatus:
+    """Of which log the database was written; raises ReadStatesError where it does not answer."""
+    from ..cassandra.store import logs_of
+
+    logs = logs_of(settings)
+    last = last_topic(logs)
+    log = logs.get(settings.updates_topic)
+    if log is None:
+        return LogStatus(last_topic=last)
+    topic_id = str(log.topic_id)
+    return LogStatus(log.epoch, topic_id, log.partitions, last, log.began_at, log.first_offsets)
+
+
+def ask_kafka(settings: Settings) -> KafkaStatus:
+    """The group and its partitions.
+
+    Raises ReadStatesError or TimeoutError where nothing answers; what only a part of the answers
+    lacks is among its problems.
+    """
+    from confluent_kafka import KafkaException
+
+    from ..kafka import topics
+    from ..kafka.admin import connect_admin
+
+    client = connect_admin(settings, TIMEOUT_S)
+    topic = topics.describe(client, settings.updates_topic)
+    kafka = KafkaStatus(
+        str(topic.topic_id), UNKNOWN, [], [PartitionStatus(n) for n in range(topic.partitions)]
+    )
+    for ask in (_leaders, _members, _offsets, _commits):
+        try:
+            ask(client, settings, kafka)
+        except (KafkaException, TimeoutError) as exc:
+            what = ask.__name__.strip("_")
+            kafka.problems.append(f"Kafka does not tell the {what}: {exc or 'no answer'}")
+    return kafka
+
+
+def _leaders(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
+    for name, attribute in _topics(settings, "leader", "queries_leader"):
+        topic = client.list_topics(name, timeout=TIMEOUT_S).topics[name]
+        for number, place in topic.partitions.items():
+            if number < len(kafka.partitions) and place.leader >= 0:
+                setattr(kafka.partitions[number], attribute, place.leader)
+
+
+def _members(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
+    from confluent_kafka import KafkaError, KafkaException
+
+    group = settings.kafka_group
+    try:
+        asked = client.describe_consumer_groups([group], request_timeout=TIMEOUT_S)
+        described = asked[group].result(TIMEOUT_S + 1)
+    except KafkaException as exc:
+        if exc.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+            raise
+        kafka.group_state = "DEAD"  # what older brokers say of a group that is not there
+        return
+    kafka.group_state = described.state.name
+    for member in described.members:
+        places = member.assignment.topic_partitions if member.assignment else []
+        numbers = sorted(p.partition for p in places if p.topic == settings.updates_topic)
+        host = member.host.lstrip("/")
+        kafka.members.append(
+            Member(member.member_id, member.client_id, host, member.group_instance_id, numbers)
+        )
+        for number in numbers:
+            if number < len(kafka.partitions):
+                kafka.partitions[number].owner = member.group_instance_id or member.member_id
+
+
+def _offsets(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
+    from confluent_kafka import KafkaException, TopicPartition
+    from confluent_kafka.admin import OffsetSpec
+
+    asked = [
+        (settings.updates_topic, "log_start", OffsetSpec.earliest()),
+        (settings.updates_topic, "log_end", OffsetSpec.latest()),
+        (settings.queries_topic, "queries_end", OffsetSpec.latest()),
+    ]
+    for name, attribute, spec in asked:
+        # one request each: the answer for a partition without a leader must not hide the others
+        for partition in kafka.partitions:
+            is_updates = name == settings.updates_topic
+            if (partition.leader if is_updates else partition.queries_leader) is None:
+                continue
+            place = TopicPartition(name, partition.number)
+            (future,) = client.list_offsets({place: spec}, request_timeout=TIMEOUT_S).values()
+            try:
+                setattr(partition, attribute, future.result(TIMEOUT_S + 1).offset)
+            except (KafkaException, TimeoutError) as exc:
+                kafka.problems.append(f"{name} partition {partition.number}: {exc or 'no answer'}")
+
+
+def _metadata(place: Any) -> str:
+    """`clean:<position>` or `live:<position>`, or empty.
+
+    confluent-kafka (2.16) was seen to read on after its end, so no more than its form is taken.
+    """
+    try:
+        form = re.match(r"(clean|live):[0-9]+", place.metadata or "")
+    except UnicodeDecodeError:
+        return ""
+    return form[0] if form else ""
+
+
+def _commits(_client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
+    from confluent_kafka import TopicPartition
+
+    from ..kafka.topics import commits
+
+    for name, attribute in _topics(settings, "committed", "queries_committed"):
+        places = [TopicPartition(name, partition.number) for partition in kafka.partitions]
+        for place in commits(settings, places):
+            if place.offset < 0:
+                continue
+            partition = kafka.partitions[place.partition]
+            setattr(partition, attribute, place.offset)
+            if name == settings.updates_topic:
+                partition.metadata = _metadata(place)
+
+
+def _topics(settings: Settings, updates: str, queries: str) -> list[tuple[str, str]]:
+    return [(settings.updates_topic, updates), (settings.queries_topic, queries)]
