@@ -34,7 +34,10 @@ def values(load: Load, **changed: float) -> dict[str, float]:
     [
         ({"updates_per_s": 400_000}, ["workers", "partitions", "Kafka in", "Cassandra rows"]),
         ({"queries_per_s": 100_000}, ["workers", "Kafka in", "Cassandra loads"]),
-        ({"online": 1_000_000}, ["size of a table", "CACHE_STATES", "worker memory", "Cassandra rows"]),
+        (
+            {"online": 1_000_000},
+            ["size of a table", "CACHE_STATES", "worker memory", "Cassandra rows"],
+        ),
         ({"read_states_per_user": 40}, ["size of a table", "Cassandra disk", "Kafka in"]),
         ({"users": 1e7}, ["Cassandra disk"]),
         ({"flush_delay_s": 60}, ["changes per row", "replay"]),
