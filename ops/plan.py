@@ -110,22 +110,22 @@ def plan(load: Load, figure: Mapping[str, float]) -> list[Line]:
     replay = load.flush_delay_s * load.updates_per_s / (workers * figure["worker_updates_per_s"])
     fanout = load.updates_per_s * update + load.queries_per_s * (query + reply)
     return [
-        Line("workers", f"{workers}", f"{for_traffic} for the traffic, {for_memory} for memory, "
-             "the larger, and one that may be gone"),
+        Line("workers", f"{workers}", f"the larger of {for_traffic} for the traffic and "
+             f"{for_memory} for memory, plus one spare"),
         Line("partitions", f"{partitions}", "of `updates` and of `queries`"),
-        Line("CACHE_STATES", f"{cache_states:,}", "read states of users online, and the skew"),
-        Line("a table", _size(one_table), f"all of them: {_size(one_table * partitions)}"),
-        Line("memory a worker", _size(figure["base_memory_mb"] * 1e6 + most * one_table),
+        Line("CACHE_STATES", f"{cache_states:,}", "read states of users online, with the skew"),
+        Line("size of a table", _size(one_table), f"all tables: {_size(one_table * partitions)}"),
+        Line("worker memory", _size(figure["base_memory_mb"] * 1e6 + most * one_table),
              f"{most} tables, with one worker gone"),
         Line("changes per row", f"{changes:.1f}", "coalesced within FLUSH_DELAY_S"),
         Line("replay", f"{replay:.1f} s", "after all workers crashed: FLUSH_DELAY_S of updates"),
-        Line("Kafka in", f"{_size(fanout)}/s", f"an update {update}, a query {query}, a reply "
-             f"{reply} bytes, uncompressed"),
+        Line("Kafka in", f"{_size(fanout)}/s", f"updates of {update}, queries of {query}, "
+             f"replies of {reply} bytes, uncompressed"),
         Line("Kafka copied", f"{_size(fanout * copies)}/s", "on all brokers"),
         Line("Kafka disk", _size(kept * copies), "updates, for their retention"),
         Line("Cassandra rows", f"{rows:,.0f}/s", f"{rows * copies:,.0f}/s with copies"),
         Line("Cassandra loads", f"{loads:,.0f}/s", "users who are not resident"),
-        Line("Cassandra nodes", f"{nodes}", "for the rows; disk may ask for more"),
+        Line("Cassandra nodes", f"{nodes}", "for the rows; disk space may need more"),
         Line("Cassandra disk", _size(stored * copies), f"{load.users * each:,.0f} read states"),
     ]  # fmt: skip
 

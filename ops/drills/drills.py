@@ -46,7 +46,7 @@ LEAKY = "readstates.ops.drills.leaky"
 DRILLS = (
     Drill(
         "the worker is killed three times",
-        "nobody kills it any more; then the clock",
+        "the kills stop; then time passes",
         ("ReadStatesRestartLoop",),
         _three_restarts,
         lambda _world: None,  # it is silent when the first restart is older than its window

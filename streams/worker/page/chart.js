@@ -1,5 +1,5 @@
-// A chart of the last minutes as SVG. Lines differ by dashes and width, not by colour only; where
-// nothing was read, or there was nothing to count, there is no line.
+// Draws a chart of the last minutes as SVG. Lines differ by dashes and width, not only by colour. There
+// is no line for times at which nothing was read or there was nothing to count.
 
 const SVG = "http://www.w3.org/2000/svg";
 const TICK_PX = { left: 46, right: 6, top: 8, bottom: 16 };
@@ -11,7 +11,7 @@ function svg(name, attributes = {}, text = "") {
   return made;
 }
 
-// Where the axis ends, and its ticks: up to four steps of 1, 2 or 5, or whole decades.
+// A scale: the ticks of the axis, up to four steps of 1, 2 or 5 or whole decades, and the place of a value.
 function linearScale(top, least) {
   const wanted = Math.max(top, least) / 3;
   const decade = 10 ** Math.floor(Math.log10(wanted));
@@ -62,7 +62,7 @@ function draw(holder, points, lines, how) {
   holder.replaceChildren(chart);
 }
 
-// One path for each run of points without a gap; a point alone is a dot.
+// Makes one path for each run of points without a gap, and a dot for a single point.
 function runs(points, line, how, x, y) {
   const made = [];
   let path = "", length = 0, last = null;

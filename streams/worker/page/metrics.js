@@ -1,15 +1,15 @@
-// Prometheus' text format, and what is asked of it. A Sample is one reading of /metrics.
+// Reads Prometheus' text format and computes values from it. A Sample is one reading of /metrics.
 
 const UNESCAPED = { n: "\n", "\\": "\\", '"': '"' };
 
 class Sample {
-  // text: the body of /metrics; at: when it was asked for, ms.
+  // text: the body of /metrics; at: the time of the request in ms.
   constructor(text, at) {
     this.at = at;
     this.series = new Map(); // name -> [{labels, value}]
     for (const line of text.split("\n")) {
       const found = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/.exec(line);
-      if (!found) continue; // a comment, or empty
+      if (!found) continue; // the line is a comment or empty
       const labels = {};
       for (const [, name, value] of (found[2] || "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)) {
         labels[name] = value.replace(/\\(.)/g, (_, c) => UNESCAPED[c] || c);
@@ -54,7 +54,7 @@ class Sample {
   }
 }
 
-// What was added to a histogram between two readings; `before` may be null: since the start.
+// The values that a histogram counted between two readings; since the start if `before` is null.
 function added(now, before) {
   if (!before) return now;
   const old = new Map(before);
@@ -65,8 +65,8 @@ function count(buckets) {
   return buckets.length ? buckets[buckets.length - 1][1] : 0;
 }
 
-// As Prometheus' histogram_quantile: within a bucket the values are taken to be spread evenly.
-// Over the last bound it is that bound. null where nothing was counted.
+// Computes a quantile as Prometheus' histogram_quantile does: it assumes that values are spread evenly
+// within a bucket. A quantile above the last bound is that bound. null if nothing was counted.
 function quantile(share, buckets) {
   const total = count(buckets);
   if (!total) return null;

@@ -1,4 +1,5 @@
-// Asks, and fills the page in. Text only, never markup: labels come from outside.
+// Asks the worker and fills in the page. It writes text only, never markup, because labels come from
+// outside.
 
 const history_ = new History();
 const LOOKS = ["a", "b", "c"];
@@ -19,13 +20,14 @@ function make(name, attributes = {}, text = "") {
   return made;
 }
 
-// `name{label=value}`, as data-metric has it.
+// The name and labels of `name{label=value}`, the form of the attribute data-metric.
 function named(text) {
   const [, name, label, value] = /^(\w+)(?:\{(\w+)=(.*)\})?$/.exec(text);
   return [name, label ? { [label]: value } : {}];
 }
 
-// The card of a histogram: the quantiles of the last minutes, drawn, and since the start.
+// Fills the card of each histogram: its quantiles over the last minutes, its chart, and its quantiles
+// since the start.
 function setUp() {
   for (const card of document.querySelectorAll("[data-histogram]")) {
     const keys = make("p", { class: "keys" });
@@ -125,12 +127,12 @@ function drawAll() {
   if (!history_.now) return;
   const whole = { span_ms: SPAN_MS, gap_ms: 3 * POLL_MS, now: history_.now.at };
   const charts = {
-    updates: [["updates"], { write: rate, label: "updates a second" }],
-    queries: [["queries"], { write: rate, label: "queries a second" }],
+    updates: [["updates"], { write: rate, label: "updates per second" }],
+    queries: [["queries"], { write: rate, label: "queries per second" }],
     lag: [["lagUpdates", "lagQueries"], { write: integer, label: "records not applied" }],
     dirty: [["dirty"], { write: seconds, limit: history_.setting("flush_delay_s"), label: "age of the oldest change not in Cassandra" }],
-    evictions: [["evictions"], { write: rate, label: "read states evicted a second" }],
-    pauses: [["pauses"], { write: seconds, least: 0.01, label: "collector pauses, seconds a second" }],
+    evictions: [["evictions"], { write: rate, label: "read states evicted per second" }],
+    pauses: [["pauses"], { write: seconds, least: 0.01, label: "collector pauses, in seconds per second" }],
     cpu: [["cpu"], { least: 1, write: (value) => percent(value, 1), label: "share of a core" }],
   };
   for (const holder of document.querySelectorAll("[data-chart]")) {
@@ -156,7 +158,7 @@ async function turn() {
   try {
     said = await Promise.all(["/healthz", "/readyz", "/metrics"].map(ask));
   } catch (error) {
-    state("bad", "✕ No answer", answered ? "The worker does not answer; below is what it said last." : "The worker does not answer.");
+    state("bad", "✕ No answer", answered ? "The worker does not answer. Its last values are below." : "The worker does not answer.");
     fresh();
     return;
   }
@@ -180,7 +182,7 @@ function fresh() {
 
 async function watch() {
   for (;;) {
-    if (!document.hidden) await turn().catch(reportError); // nobody looks: nothing is asked
+    if (!document.hidden) await turn().catch(reportError); // a hidden page asks for nothing
     await new Promise((done) => setTimeout(done, POLL_MS));
   }
 }

@@ -1,9 +1,9 @@
-// What this page has seen: the readings of the last minutes, the points to draw, and what an
-// operator should look at, each with its runbook in ops/runbooks/.
+// The history of this page: the readings of the last minutes, the points to draw, and the concerns
+// that an operator should look at, each with its runbook in ops/runbooks/.
 
 const POLL_MS = 2000;
-const SPAN_MS = 5 * 60000; // drawn, and what "last 5 min" means
-const WINDOW_MS = 10000; // a point's rates and quantiles are over this long before it
+const SPAN_MS = 5 * 60000; // the time that charts show, and that "last 5 min" means
+const WINDOW_MS = 10000; // a point's rates and quantiles cover this time before it
 const LATE_S = "0.1"; // the objective's bound, a bucket of the histogram of query age
 const SHARES = [["p50", 0.5], ["p99", 0.99], ["p99.9", 0.999]];
 
@@ -33,7 +33,7 @@ class History {
     return old.length ? old[old.length - 1] : this.samples[0];
   }
 
-  // How much a counter grew; null where that is not known.
+  // How much a counter grew; null if that is not known.
   grew(name, labels, ms = SPAN_MS) {
     const before = this.before(ms), value = this.now.sum(name, labels);
     return before && value !== null ? Math.max(0, value - (before.sum(name, labels) || 0)) : null;
@@ -83,7 +83,7 @@ class History {
     return this.now.sum("read_states_setting", { name });
   }
 
-  // [[what, runbook], …]: what is not as it should be, over the last minutes.
+  // The concerns of the last minutes, [[text, runbook], …]; empty if all is well.
   concerns() {
     const found = [];
     const say = (when, text, runbook) => when && found.push([text, runbook]);
@@ -112,7 +112,7 @@ class History {
     const bad = this.over(LATE_S, "read_states_query_age_seconds")
       + this.grew("read_states_queries_total", { outcome: "error" })
       + this.grew("read_states_queries_total", { outcome: "expired" });
-    say(all > 20 && bad / all > 0.06, `${percent(bad, all)} of the queries were answered after 100 ms, or not, in the last 5 min.`,
+    say(all > 20 && bad / all > 0.06, `${percent(bad, all)} of the queries in the last 5 min were answered after 100 ms or not at all.`,
       bad / all > 0.144 ? "ReadStatesQueryBudgetFastBurn" : "ReadStatesQueryBudgetSlowBurn");
   }
 
@@ -126,7 +126,7 @@ class History {
       .sort((one, other) => one[1] - other[1]);
     const [hottest, pace] = paces.length > 2 ? paces[paces.length - 1] : [null, 0];
     say(pace > 1000 && pace > 10 * paces[paces.length >> 1][1],
-      `Partition ${hottest} takes ${integer(pace)} updates a second, over ten times what the others here do.`, "ReadStatesPartitionHot");
+      `Partition ${hottest} takes ${integer(pace)} updates per second, over ten times as many as the median partition here.`, "ReadStatesPartitionHot");
     const slow = this.now.values("read_states_resident_states", "partition").filter((partition) => {
       const pace = this.rate("read_states_updates_applied_total", { partition }, 60000);
       return pace !== null && this.lag("updates", partition) / Math.max(1, pace) > 30;

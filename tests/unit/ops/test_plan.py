@@ -34,8 +34,11 @@ def values(load: Load, **changed: float) -> dict[str, float]:
     [
         ({"updates_per_s": 400_000}, ["workers", "partitions", "Kafka in", "Cassandra rows"]),
         ({"queries_per_s": 100_000}, ["workers", "Kafka in", "Cassandra loads"]),
-        ({"online": 1_000_000}, ["a table", "CACHE_STATES", "memory a worker", "Cassandra rows"]),
-        ({"read_states_per_user": 40}, ["a table", "Cassandra disk", "Kafka in"]),
+        (
+            {"online": 1_000_000},
+            ["size of a table", "CACHE_STATES", "worker memory", "Cassandra rows"],
+        ),
+        ({"read_states_per_user": 40}, ["size of a table", "Cassandra disk", "Kafka in"]),
         ({"users": 1e7}, ["Cassandra disk"]),
         ({"flush_delay_s": 60}, ["changes per row", "replay"]),
     ],
@@ -62,7 +65,7 @@ def test_all_who_are_online_fit_the_tables(each: float) -> None:
     slots = slots_for(int(found["CACHE_STATES"])) * found["partitions"]
     assert LOAD.online * (each + 1) <= slots
     size = table_size_bytes(slots_for(int(found["CACHE_STATES"])))
-    assert found["a table"] == pytest.approx(size, rel=0.01)
+    assert found["size of a table"] == pytest.approx(size, rel=0.01)
 
 
 def test_bytes_a_read_state() -> None:
