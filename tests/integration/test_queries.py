@@ -1,16 +1,16 @@
-"""Queries: what they select, what they wait for, how they fail, and both header dialects."""
+"""Queries: what they select, what they wait for, and how they fail."""
 
 from __future__ import annotations
 
 import json
 import time
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 
+from tests.support.read_states import ack, places, user_of_three_types
 from tests.support.service import Service
 from tests.support.waiting import until
 from tests.support.wire import (
@@ -18,7 +18,6 @@ from tests.support.wire import (
     Reply,
     TopicReader,
     Wire,
-    check_form,
     deadline,
     encode,
     new_user,
@@ -29,23 +28,9 @@ CHANNELS = [str(2**60 + number) for number in range(30)]  # some 700 bytes a que
 BEYOND = 10_000_000  # an offset that no test reaches
 
 
-def ack(wire: Wire, user: int, channel: int, message: int, kind: int = 0) -> int:
-    event = {"type": "ack", "channel_id": str(channel), "message_id": str(message)}
-    return wire.produce_update(user, {**event, "read_state_type": kind} if kind else event)
-
-
-def places(reply: Reply) -> list[tuple[int, int]]:
-    return [(s["read_state_type"], int(s["channel_id"])) for s in reply.states]
-
-
 @pytest.fixture(scope="module")
 def owner(wire: Wire) -> int:
-    """A user with read states of three types."""
-    user = new_user()
-    for kind, channel in [(2, 7), (0, 2**60), (0, 3), (1, 3), (0, 2**53 + 1), (2, 5)]:
-        offset = ack(wire, user, channel, 9, kind)
-    wire.get(user, after_offset=offset)
-    return user
+    return user_of_three_types(wire)
 
 
 def refused(wire: Wire, user: int, body: Any, **more: Any) -> Reply:
@@ -227,35 +212,6 @@ def test_the_default_deadline(wire: Wire, owner: int) -> None:
     assert reply.error == "not_caught_up"
 
 
-@pytest.mark.parametrize("raw", [b"", b"x", b"-1", b"1.5", b"1e12", b" 1", b"\xff"])
-def test_malformed_deadline(wire: Wire, owner: int, raw: bytes) -> None:
-    asked = uuid.uuid4().bytes
-    headers = [
-        ("kafka_replyTopic", wire.reply_topic.encode()),
-        ("kafka_correlationId", asked),
-        ("read-states-deadline", raw),
-    ]
-    wire.ask(owner, None, headers)
-    reply = wire.wait(asked)
-    assert reply is not None
-    assert reply.error == "invalid_query"
-
-
-def test_the_last_deadline_counts(wire: Wire, owner: int) -> None:
-    asked = uuid.uuid4().bytes
-    headers = [
-        ("kafka_replyTopic", wire.reply_topic.encode()),
-        ("kafka_correlationId", asked),
-        ("read-states-deadline", b"1"),
-        ("read-states-deadline", b"x"),
-        deadline(20),
-    ]
-    wire.ask(owner, None, headers)
-    reply = wire.wait(asked)
-    assert reply is not None
-    assert reply.error is None
-
-
 # -- errors ---------------------------------------------------------------------------------------
 
 NOT_CHANNELS: list[Any] = [
@@ -340,119 +296,6 @@ def test_overloaded(limited: Service) -> None:
     assert reply is not None
     assert reply.error == "not_caught_up"
     assert len(wire.get(user).states) == 1
-
-
-# -- headers --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("raw", [b"\x00", b"\xff\xfe\x00", b"7", bytes(range(256))])
-def test_correlation_ids_come_back_as_they_were(wire: Wire, owner: int, raw: bytes) -> None:
-    asked = wire.ask(owner, correlation_id=raw)
-    reply = wire.wait(asked)
-    assert reply is not None
-    assert reply.headers == {"kafka_correlationId": raw}
-    bad = wire.ask(owner, {"type": "x"}, correlation_id=raw + b"2")
-    reply = wire.wait(bad)
-    assert reply is not None
-    assert set(reply.headers) == {"kafka_correlationId", "read-states-error"}
-
-
-def test_an_empty_and_no_correlation_id(wire: Wire, owner: int) -> None:
-    topic = ("kafka_replyTopic", wire.reply_topic.encode())
-    for more, expected in (([("kafka_correlationId", b"")], b""), ([], None)):
-        seen = len(wire.arrived())
-        wire.ask(owner, None, [topic, *more])
-        until(lambda n=seen: len(wire.arrived()) > n, "a reply")  # type: ignore[misc]
-        reply = wire.arrived()[-1]
-        assert reply.headers.get("kafka_correlationId") == expected
-        check_form(reply, owner)
-
-
-@pytest.mark.parametrize("partition", [0, 1, 2])
-def test_reply_partition(wire: Wire, owner: int, partition: int) -> None:
-    raw = partition.to_bytes(4, "big")
-    for body, error in (({}, None), ({"type": "x"}, "invalid_query")):
-        asked = uuid.uuid4().bytes
-        headers = [
-            ("kafka_replyTopic", wire.reply_topic.encode()),
-            ("kafka_correlationId", asked),
-            ("kafka_replyPartition", raw),
-        ]
-        wire.ask(owner, body, headers)
-        reply = wire.wait(asked)
-        assert reply is not None
-        assert (reply.partition, reply.error) == (partition, error)
-
-
-def test_of_repeated_headers_the_last_counts(wire: Wire, owner: int) -> None:
-    asked = uuid.uuid4().bytes
-    headers = [
-        ("kafka_replyTopic", b"foreign"),
-        ("kafka_correlationId", b"first"),
-        ("kafka_replyPartition", b"x"),
-        ("kafka_replyTopic", wire.reply_topic.encode()),
-        ("kafka_replyPartition", b"\0\0\0\2"),
-        ("kafka_correlationId", asked),
-    ]
-    wire.ask(owner, None, headers)
-    reply = wire.wait(asked)
-    assert reply is not None
-    assert reply.partition == 2
-
-
-@pytest.fixture(scope="module")
-def faust_topic(wire: Wire) -> Iterator[tuple[str, TopicReader]]:
-    """A reply topic named as Faust names them, and its reader."""
-    name = f"f-reply-{uuid.uuid4()}"
-    wire.create_topic(name)
-    reader = TopicReader(wire.bootstrap, name, 1)
-    yield name, reader
-    reader.close()
-
-
-def test_the_faust_dialect(wire: Wire, owner: int, faust_topic: tuple[str, TopicReader]) -> None:
-    name, reader = faust_topic
-    plain = wire.get(owner, channel_ids=[3])
-    headers = [("Faust-Ag-ReplyTo", name.encode()), ("Faust-Ag-CorrelationId", b"id-1")]
-    wire.ask(owner, {"channel_ids": [3]}, headers)
-    message = until(lambda: reader.poll(0.5), "a Faust reply")
-    assert message.key() is None
-    value = message.value()
-    assert value is not None
-    wrapped = json.loads(value)
-    assert set(wrapped) == {"key", "value", "correlation_id", "__faust"}
-    assert wrapped["key"] == str(owner)
-    assert wrapped["correlation_id"] == "id-1"
-    assert wrapped["__faust"] == {"ns": "@ReqRepResponse"}
-    assert wrapped["value"]["read_states"] == plain.states
-    check_form(Reply(None, wrapped["value"], {}, name, 0), owner)
-
-    wire.ask(owner, {"type": "x"}, headers)
-    message = until(lambda: reader.poll(0.5), "a Faust error")
-    assert message.key() is None
-    assert dict(message.headers() or [])["read-states-error"] == b"invalid_query"
-    value = message.value()
-    assert value is not None
-    assert json.loads(value)["value"]["error"]["code"] == "invalid_query"
-
-
-def test_of_two_dialects_the_plain_one_counts(
-    wire: Wire, owner: int, faust_topic: tuple[str, TopicReader]
-) -> None:
-    name, reader = faust_topic
-    asked = uuid.uuid4().bytes
-    headers = [
-        ("kafka_replyTopic", wire.reply_topic.encode()),
-        ("kafka_correlationId", asked),
-        ("Faust-Ag-ReplyTo", name.encode()),
-        ("Faust-Ag-CorrelationId", b"id-2"),
-    ]
-    wire.ask(owner, None, headers)
-    reply = wire.wait(asked)
-    assert reply is not None
-    check_form(reply, owner)
-    assert reply.key == str(owner).encode()
-    assert reader.poll(0.2) is None
 
 
 # -- many at once ---------------------------------------------------------------------------------
