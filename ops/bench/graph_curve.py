@@ -9,8 +9,8 @@ Obeys orders on standard input, and answers each with one line of JSON:
 Every millisecond something is due: updates and queries of users who are resident, and queries of
 users who come online and are loaded, each of whom pushes out the coldest; four times per second a
 message mentions a crowd, all at once. The fold, the queries, the loader and the write-behind are
-the worker's (`Partitions`, `BackgroundLoops`), on an asyncio loop. Kafka is this module's lists,
-Cassandra answers after two milliseconds, with rows that are made while nothing is due.
+the worker's (`Partitions`, `BackgroundLoops`), on an asyncio loop. Kafka is lists, Cassandra
+answers after two milliseconds, with rows that are made while nothing is due (`graph_traffic.py`).
 
 A query's latency counts from the moment when it was due, so what waits behind a pause is counted
 in. In the time until the next work is due the same thread runs the no-op loop: it reads the clock.
@@ -32,7 +32,6 @@ import sys
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ from readstates.cache import layout
 from readstates.cache.tablefile import TableIdentity, open_table
 from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_REPLY_TOPIC
 from readstates.schemas.queries import Get, encode_query
-from readstates.schemas.version import EPOCH_FIRST, version_of
+from readstates.schemas.version import EPOCH_FIRST
 from readstates.streams.config import Settings
 from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.partition import Partition
@@ -54,111 +53,21 @@ from readstates.streams.worker.owned import OwnedPartition
 from readstates.streams.worker.partitions import Partitions
 from readstates.streams.worker.service import GIL_SWITCH_S, freeze_heap
 
+from .graph_traffic import STATES_A_USER, Output, Record, Store, channel_id, rows_of, user_id
 from .heap_table import HeapTable
 
 TICK_S = 0.001
 UPDATES, ASKED, ARRIVALS = 10, 2, 2  # a tick: updates, queries of residents, users coming online
 CROWD, CROWD_TICKS = 2500, 250  # users that one message mentions, and how often one does
-STATES_A_USER = 10
 HOT_SHARE = 0.5  # of the residents: those who come back
 LOADED_BEFORE = 100  # users who came online after this many may not be loaded yet
-LOAD_TICKS = 2  # until Cassandra answers
 COMMIT_TICKS = 1000
 START = 10**10  # the log's position at the beginning; rows of the database are older
 WALL_MS = 1_800_000_000_000
 PAUSE_S = 0.0002  # shorter ones are counted only
 COLLECTIONS = 3  # forced ones at each size
-SCATTER = 0x9E3779B97F4A7C15
 
 clock = time.perf_counter
-
-
-class Record:
-    """A record as the consumer gives it."""
-
-    __slots__ = ("headers", "key", "offset", "partition", "timestamp", "topic", "value")
-
-    def __init__(
-        self, topic: str, offset: int, key: bytes, value: bytes, ms: int, headers: Any = ()
-    ) -> None:
-        self.topic, self.partition, self.offset = topic, 0, offset
-        self.key, self.value, self.timestamp, self.headers = key, value, ms, headers
-
-
-def user_id(number: int) -> int:
-    """The user who is the `number`th to come online: scattered, each once."""
-    return 10**17 + number * SCATTER % 2**58
-
-
-def number_of(user_id: int) -> int:
-    """The other way round."""
-    return (user_id - 10**17) * pow(SCATTER, -1, 2**58) % 2**58
-
-
-def channel_id(number: int, place: int) -> int:
-    return 10**17 + (number * 31 + place * 7919) % 1_000_003
-
-
-def rows_of(number: int) -> Any:
-    """What the database has of a user: ReadStates, as plain tuples, as the driver gives them."""
-    first = number * STATES_A_USER
-    return [
-        (0, channel_id(number, k), 10**18 + first + k, 0, 0, 0, 0, 0, version_of(8, first + k))
-        for k in range(STATES_A_USER)
-    ]
-
-
-class Store:
-    """As `readstates.streams.cassandra.Store`: takes requests, answers them some ticks later."""
-
-    def __init__(self) -> None:
-        self.tick = 0
-        self.rows_written = 0
-        self._answers: deque[tuple[int, Callable[[Any], None], Any]] = deque()
-
-    def group_of(self, user_id: int) -> object:
-        return None
-
-    def expire(self) -> None:
-        """Nothing takes too long here."""
-
-    def load(self, user_ids: list[int], done: Callable[[Any], None]) -> None:
-        self._answers.append((self.tick + LOAD_TICKS, done, user_ids))
-
-    def write(self, changes: list[Any], done: Callable[[Any], None]) -> None:
-        self.rows_written += len(changes)
-        self._answers.append((self.tick + LOAD_TICKS, done, None))
-
-    def answer(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Hand the answers that are due to the loop."""
-        while self._answers and self._answers[0][0] <= self.tick:
-            _, done, asked = self._answers.popleft()
-            found = asked and {user: rows_of(number_of(user)) for user in asked}
-            loop.call_soon(done, True if found is None else found)
-
-
-class Output:
-    """As the two producers of `readstates.streams.kafka`: notes when a reply was handed over."""
-
-    def __init__(self) -> None:
-        self.replied: Callable[[int], None] = lambda _: None
-        self.errors = 0
-
-    def allowed(self, topic: str) -> bool:
-        return True
-
-    def exists(self, address: Any) -> bool:
-        return True
-
-    def reply(self, address: Any, key: bytes | None, body: bytes) -> None:
-        self.replied(int(address.correlation_id))
-
-    def error(self, *_: Any) -> None:
-        self.errors += 1
-
-    def send(self, *about: Any) -> None:
-        self.errors += 1
-        about[-1]()
 
 
 class Measured:

@@ -1,16 +1,16 @@
-"""Queries: what they select, what they wait for, how they fail, and both header dialects."""
+"""Queries: what they select, what they wait for, and how they fail."""
 
 from __future__ import annotations
 
 import json
 import time
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 
+from tests.support.read_states import ack, places, user_of_three_types
 from tests.support.service import Service
 from tests.support.waiting import until
 from tests.support.wire import (
@@ -18,7 +18,6 @@ from tests.support.wire import (
     Reply,
     TopicReader,
     Wire,
-    check_form,
     deadline,
     encode,
     new_user,
@@ -29,23 +28,9 @@ CHANNELS = [str(2**60 + number) for number in range(30)]  # some 700 bytes a que
 BEYOND = 10_000_000  # an offset that no test reaches
 
 
-def ack(wire: Wire, user: int, channel: int, message: int, kind: int = 0) -> int:
-    event = {"type": "ack", "channel_id": str(channel), "message_id": str(message)}
-    return wire.produce_update(user, {**event, "read_state_type": kind} if kind else event)
-
-
-def places(reply: Reply) -> list[tuple[int, int]]:
-    return [(s["read_state_type"], int(s["channel_id"])) for s in reply.states]
-
-
 @pytest.fixture(scope="module")
-def owner(wire: Wire) -> int:
-    """A user with read states of three types."""
-    user = new_user()
-    for kind, channel in [(2, 7), (0, 2**60), (0, 3), (1, 3), (0, 2**53 + 1), (2, 5)]:
-        offset = ack(wire, user, channel, 9, kind)
-    wire.get(user, after_offset=offset)
-    return user
+def known_user(wire: Wire) -> int:
+    return user_of_three_types(wire)
 
 
 def refused(wire: Wire, user: int, body: Any, **more: Any) -> Reply:
@@ -61,27 +46,30 @@ def refused(wire: Wire, user: int, body: Any, **more: Any) -> Reply:
 # -- what is selected -----------------------------------------------------------------------------
 
 
-def test_all(wire: Wire, owner: int) -> None:
-    reply = wire.get(owner)
+def test_all(wire: Wire, known_user: int) -> None:
+    reply = wire.get(known_user)
     assert places(reply) == [(0, 3), (0, 2**53 + 1), (0, 2**60), (1, 3), (2, 5), (2, 7)]
     assert reply.value["full"] is True
-    assert reply.key == str(owner).encode()
+    assert reply.key == str(known_user).encode()
 
 
-def test_one_type(wire: Wire, owner: int) -> None:
-    assert places(wire.get(owner, read_state_type=0)) == [(0, 3), (0, 2**53 + 1), (0, 2**60)]
-    assert places(wire.get(owner, read_state_type=2)) == [(2, 5), (2, 7)]
-    assert places(wire.get(owner, read_state_type=255)) == []
+def test_one_type(wire: Wire, known_user: int) -> None:
+    assert places(wire.get(known_user, read_state_type=0)) == [(0, 3), (0, 2**53 + 1), (0, 2**60)]
+    assert places(wire.get(known_user, read_state_type=2)) == [(2, 5), (2, 7)]
+    assert places(wire.get(known_user, read_state_type=255)) == []
 
 
-def test_channels(wire: Wire, owner: int) -> None:
+def test_channels(wire: Wire, known_user: int) -> None:
     ids: list[Any] = [str(2**60), 3, str(2**53 + 1), 5]
-    reply = wire.get(owner, channel_ids=ids)
+    reply = wire.get(known_user, channel_ids=ids)
     assert places(reply) == [(0, 3), (0, 2**53 + 1), (0, 2**60)]
-    assert places(wire.get(owner, channel_ids=[7, "3", 5], read_state_type=2)) == [(2, 5), (2, 7)]
-    assert places(wire.get(owner, channel_ids=[8, 9])) == []
-    assert places(wire.get(owner, channel_ids=[])) == []
-    assert len(wire.get(owner, channel_ids=list(range(1, 1001))).states) == 1
+    assert places(wire.get(known_user, channel_ids=[7, "3", 5], read_state_type=2)) == [
+        (2, 5),
+        (2, 7),
+    ]
+    assert places(wire.get(known_user, channel_ids=[8, 9])) == []
+    assert places(wire.get(known_user, channel_ids=[])) == []
+    assert len(wire.get(known_user, channel_ids=list(range(1, 1001))).states) == 1
 
 
 def test_nobody(wire: Wire) -> None:
@@ -89,9 +77,15 @@ def test_nobody(wire: Wire) -> None:
     assert (reply.states, reply.value["full"]) == ([], True)
 
 
-def test_integers_and_unknown_fields_are_taken(wire: Wire, owner: int) -> None:
-    body = {"type": "get", "user_id": owner, "channel_ids": [3], "since_version": 0, "color": 1}
-    reply = wire.query(owner, json.dumps(body).encode())
+def test_integers_and_unknown_fields_are_taken(wire: Wire, known_user: int) -> None:
+    body = {
+        "type": "get",
+        "user_id": known_user,
+        "channel_ids": [3],
+        "since_version": 0,
+        "color": 1,
+    }
+    reply = wire.query(known_user, json.dumps(body).encode())
     assert reply is not None
     assert places(reply) == [(0, 3)]
 
@@ -142,10 +136,10 @@ def test_a_delta_over_a_deletion_is_complete(wire: Wire) -> None:
     assert (reply.value["full"], places(reply)) == (True, [])
 
 
-def test_a_version_that_cannot_be_trusted_gets_all(wire: Wire, owner: int) -> None:
-    now = int(wire.get(owner).value["version"])
+def test_a_version_that_cannot_be_trusted_gets_all(wire: Wire, known_user: int) -> None:
+    now = int(wire.get(known_user).value["version"])
     for since in (0, 1, "0", now + 1_000_000, str(2**63 - 1)):
-        reply = wire.get(owner, since_version=since)
+        reply = wire.get(known_user, since_version=since)
         assert (reply.value["full"], len(reply.states)) == (True, 6)
 
 
@@ -179,23 +173,23 @@ def test_read_your_writes(wire: Wire) -> None:
         assert state["last_message_id"] == str(message)
 
 
-def test_not_caught_up_before_the_deadline(wire: Wire, owner: int) -> None:
-    reply = refused(wire, owner, {"after_offset": BEYOND}, deadline_s=1)
+def test_not_caught_up_before_the_deadline(wire: Wire, known_user: int) -> None:
+    reply = refused(wire, known_user, {"after_offset": BEYOND}, deadline_s=1)
     assert reply.error == "not_caught_up"
-    assert reply.value["user_id"] == str(owner)
-    assert reply.key == str(owner).encode()
+    assert reply.value["user_id"] == str(known_user)
+    assert reply.key == str(known_user).encode()
 
 
-def test_an_error_goes_out_before_the_deadline(wire: Wire, owner: int) -> None:
+def test_an_error_goes_out_before_the_deadline(wire: Wire, known_user: int) -> None:
     """By the broker's timestamps of the query's reply, which is what a client sees."""
     name = f"{wire.prefix}.replies.stamped"
     wire.create_topic(name, config={"message.timestamp.type": "LogAppendTime"})
-    wire.get(owner)
+    wire.get(known_user)
     reader = TopicReader(wire.bootstrap, name, 1)
     try:
         limit_ms = int((time.time() + 3) * 1000)
         wire.ask(
-            owner,
+            known_user,
             {"after_offset": BEYOND},
             [
                 ("kafka_replyTopic", name.encode()),
@@ -220,40 +214,11 @@ def test_waits_until_the_update_comes(wire: Wire) -> None:
     assert reply.states[0]["last_message_id"] == "2"
 
 
-def test_the_default_deadline(wire: Wire, owner: int) -> None:
-    asked = wire.ask(owner, {"after_offset": BEYOND})  # 5 s from the broker's timestamp
+def test_the_default_deadline(wire: Wire, known_user: int) -> None:
+    asked = wire.ask(known_user, {"after_offset": BEYOND})  # 5 s from the broker's timestamp
     reply = wire.wait(asked)
     assert reply is not None
     assert reply.error == "not_caught_up"
-
-
-@pytest.mark.parametrize("raw", [b"", b"x", b"-1", b"1.5", b"1e12", b" 1", b"\xff"])
-def test_malformed_deadline(wire: Wire, owner: int, raw: bytes) -> None:
-    asked = uuid.uuid4().bytes
-    headers = [
-        ("kafka_replyTopic", wire.reply_topic.encode()),
-        ("kafka_correlationId", asked),
-        ("read-states-deadline", raw),
-    ]
-    wire.ask(owner, None, headers)
-    reply = wire.wait(asked)
-    assert reply is not None
-    assert reply.error == "invalid_query"
-
-
-def test_the_last_deadline_counts(wire: Wire, owner: int) -> None:
-    asked = uuid.uuid4().bytes
-    headers = [
-        ("kafka_replyTopic", wire.reply_topic.encode()),
-        ("kafka_correlationId", asked),
-        ("read-states-deadline", b"1"),
-        ("read-states-deadline", b"x"),
-        deadline(20),
-    ]
-    wire.ask(owner, None, headers)
-    reply = wire.wait(asked)
-    assert reply is not None
-    assert reply.error is None
 
 
 # -- errors ---------------------------------------------------------------------------------------
@@ -274,46 +239,46 @@ WRONG: list[dict[str, Any]] = [
 ]
 
 
-def test_invalid_queries(wire: Wire, owner: int) -> None:
-    asked = [(wire.ask(owner, body), body) for body in WRONG]
+def test_invalid_queries(wire: Wire, known_user: int) -> None:
+    asked = [(wire.ask(known_user, body), body) for body in WRONG]
     for correlation_id, body in asked:
         reply = wire.wait(correlation_id)
         assert reply is not None
         assert reply.error == "invalid_query", body
-        assert reply.value["user_id"] in {None, str(owner)}
-        assert reply.key == str(owner).encode()
+        assert reply.value["user_id"] in {None, str(known_user)}
+        assert reply.key == str(known_user).encode()
 
 
 @pytest.mark.parametrize("value", [b"", b"{", b"[]", b"null", b"\xff", b"{}", b"x" * 300_000])
-def test_queries_that_are_not(wire: Wire, owner: int, value: bytes) -> None:
-    reply = refused(wire, owner, value)
+def test_queries_that_are_not(wire: Wire, known_user: int, value: bytes) -> None:
+    reply = refused(wire, known_user, value)
     assert (reply.error, reply.value["user_id"]) == ("invalid_query", None)
 
 
-def test_a_query_without_value(wire: Wire, owner: int) -> None:
+def test_a_query_without_value(wire: Wire, known_user: int) -> None:
     asked = uuid.uuid4().bytes
     headers = [("kafka_replyTopic", wire.reply_topic.encode()), ("kafka_correlationId", asked)]
-    wire.send(wire.queries, str(owner).encode(), None, headers)
+    wire.send(wire.queries, str(known_user).encode(), None, headers)
     reply = wire.wait(asked)
     assert reply is not None
     assert reply.error == "invalid_query"
 
 
 @pytest.mark.parametrize("key", [None, b"", b"x", b"1", b"\xff\0"])
-def test_the_key_must_be_the_user(wire: Wire, owner: int, key: bytes | None) -> None:
+def test_the_key_must_be_the_user(wire: Wire, known_user: int, key: bytes | None) -> None:
     asked = uuid.uuid4().bytes
     headers = [("kafka_replyTopic", wire.reply_topic.encode()), ("kafka_correlationId", asked)]
-    value = encode(owner, {"type": "get"})
-    wire.send(wire.queries, key, value, headers, partition_of(owner))
+    value = encode(known_user, {"type": "get"})
+    wire.send(wire.queries, key, value, headers, partition_of(known_user))
     reply = wire.wait(asked)
     assert reply is not None
     assert reply.error == "invalid_query"
     assert reply.key == key
 
 
-def test_another_users_partition_never_answers(wire: Wire, owner: int) -> None:
-    for partition in set(range(PARTITIONS)) - {partition_of(owner)}:
-        assert refused(wire, owner, None, partition=partition).error == "invalid_query"
+def test_another_users_partition_never_answers(wire: Wire, known_user: int) -> None:
+    for partition in set(range(PARTITIONS)) - {partition_of(known_user)}:
+        assert refused(wire, known_user, None, partition=partition).error == "invalid_query"
 
 
 def test_reply_too_large(limited: Service) -> None:
@@ -342,123 +307,10 @@ def test_overloaded(limited: Service) -> None:
     assert len(wire.get(user).states) == 1
 
 
-# -- headers --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("raw", [b"\x00", b"\xff\xfe\x00", b"7", bytes(range(256))])
-def test_correlation_ids_come_back_as_they_were(wire: Wire, owner: int, raw: bytes) -> None:
-    asked = wire.ask(owner, correlation_id=raw)
-    reply = wire.wait(asked)
-    assert reply is not None
-    assert reply.headers == {"kafka_correlationId": raw}
-    bad = wire.ask(owner, {"type": "x"}, correlation_id=raw + b"2")
-    reply = wire.wait(bad)
-    assert reply is not None
-    assert set(reply.headers) == {"kafka_correlationId", "read-states-error"}
-
-
-def test_an_empty_and_no_correlation_id(wire: Wire, owner: int) -> None:
-    topic = ("kafka_replyTopic", wire.reply_topic.encode())
-    for more, expected in (([("kafka_correlationId", b"")], b""), ([], None)):
-        seen = len(wire.arrived())
-        wire.ask(owner, None, [topic, *more])
-        until(lambda n=seen: len(wire.arrived()) > n, "a reply")  # type: ignore[misc]
-        reply = wire.arrived()[-1]
-        assert reply.headers.get("kafka_correlationId") == expected
-        check_form(reply, owner)
-
-
-@pytest.mark.parametrize("partition", [0, 1, 2])
-def test_reply_partition(wire: Wire, owner: int, partition: int) -> None:
-    raw = partition.to_bytes(4, "big")
-    for body, error in (({}, None), ({"type": "x"}, "invalid_query")):
-        asked = uuid.uuid4().bytes
-        headers = [
-            ("kafka_replyTopic", wire.reply_topic.encode()),
-            ("kafka_correlationId", asked),
-            ("kafka_replyPartition", raw),
-        ]
-        wire.ask(owner, body, headers)
-        reply = wire.wait(asked)
-        assert reply is not None
-        assert (reply.partition, reply.error) == (partition, error)
-
-
-def test_of_repeated_headers_the_last_counts(wire: Wire, owner: int) -> None:
-    asked = uuid.uuid4().bytes
-    headers = [
-        ("kafka_replyTopic", b"foreign"),
-        ("kafka_correlationId", b"first"),
-        ("kafka_replyPartition", b"x"),
-        ("kafka_replyTopic", wire.reply_topic.encode()),
-        ("kafka_replyPartition", b"\0\0\0\2"),
-        ("kafka_correlationId", asked),
-    ]
-    wire.ask(owner, None, headers)
-    reply = wire.wait(asked)
-    assert reply is not None
-    assert reply.partition == 2
-
-
-@pytest.fixture(scope="module")
-def faust_topic(wire: Wire) -> Iterator[tuple[str, TopicReader]]:
-    """A reply topic named as Faust names them, and its reader."""
-    name = f"f-reply-{uuid.uuid4()}"
-    wire.create_topic(name)
-    reader = TopicReader(wire.bootstrap, name, 1)
-    yield name, reader
-    reader.close()
-
-
-def test_the_faust_dialect(wire: Wire, owner: int, faust_topic: tuple[str, TopicReader]) -> None:
-    name, reader = faust_topic
-    plain = wire.get(owner, channel_ids=[3])
-    headers = [("Faust-Ag-ReplyTo", name.encode()), ("Faust-Ag-CorrelationId", b"id-1")]
-    wire.ask(owner, {"channel_ids": [3]}, headers)
-    message = until(lambda: reader.poll(0.5), "a Faust reply")
-    assert message.key() is None
-    value = message.value()
-    assert value is not None
-    wrapped = json.loads(value)
-    assert set(wrapped) == {"key", "value", "correlation_id", "__faust"}
-    assert wrapped["key"] == str(owner)
-    assert wrapped["correlation_id"] == "id-1"
-    assert wrapped["__faust"] == {"ns": "@ReqRepResponse"}
-    assert wrapped["value"]["read_states"] == plain.states
-    check_form(Reply(None, wrapped["value"], {}, name, 0), owner)
-
-    wire.ask(owner, {"type": "x"}, headers)
-    message = until(lambda: reader.poll(0.5), "a Faust error")
-    assert message.key() is None
-    assert dict(message.headers() or [])["read-states-error"] == b"invalid_query"
-    value = message.value()
-    assert value is not None
-    assert json.loads(value)["value"]["error"]["code"] == "invalid_query"
-
-
-def test_of_two_dialects_the_plain_one_counts(
-    wire: Wire, owner: int, faust_topic: tuple[str, TopicReader]
-) -> None:
-    name, reader = faust_topic
-    asked = uuid.uuid4().bytes
-    headers = [
-        ("kafka_replyTopic", wire.reply_topic.encode()),
-        ("kafka_correlationId", asked),
-        ("Faust-Ag-ReplyTo", name.encode()),
-        ("Faust-Ag-CorrelationId", b"id-2"),
-    ]
-    wire.ask(owner, None, headers)
-    reply = wire.wait(asked)
-    assert reply is not None
-    check_form(reply, owner)
-    assert reply.key == str(owner).encode()
-    assert reader.poll(0.2) is None
-
-
 # -- many at once ---------------------------------------------------------------------------------
 
 
-def test_a_burst_from_a_client_with_defaults(wire: Wire, owner: int) -> None:
+def test_a_burst_from_a_client_with_defaults(wire: Wire, known_user: int) -> None:
     """librdkafka makes batches of up to 1,000,000 bytes, which a broker takes or refuses whole."""
     topic = f"{wire.prefix}.replies.burst"
     wire.create_topic(topic)
@@ -470,12 +322,14 @@ def test_a_burst_from_a_client_with_defaults(wire: Wire, owner: int) -> None:
             "linger.ms": 1_000,  # so that they go out together
         }
     )
-    wanted = json.dumps({"type": "get", "user_id": str(owner), "channel_ids": CHANNELS}).encode()
+    wanted = json.dumps(
+        {"type": "get", "user_id": str(known_user), "channel_ids": CHANNELS}
+    ).encode()
     for number in range(count):
         producer.produce(
             wire.queries,
             wanted,
-            str(owner).encode(),
+            str(known_user).encode(),
             headers=[
                 ("kafka_replyTopic", topic.encode()),
                 ("kafka_correlationId", str(number).encode()),
@@ -504,19 +358,19 @@ def test_a_burst_from_a_client_with_defaults(wire: Wire, owner: int) -> None:
 # -- HTTP -----------------------------------------------------------------------------------------
 
 
-def test_metrics_and_health(service: Service, wire: Wire, owner: int) -> None:
+def test_metrics_and_health(service: Service, wire: Wire, known_user: int) -> None:
     (worker,) = service.workers
     assert worker.get("/healthz")[0] == 200
     assert worker.get("/readyz")[0] == 200
     hit = "read_states_queries_total{outcome=hit}"
-    wire.get(owner)
+    wire.get(known_user)
     before = service.metric(hit)
-    wire.get(owner)
+    wire.get(known_user)
     assert service.metric(hit) == before + 1
     seen = worker.get("/metrics")[1]
     for name in METRICS.split():
         assert f"# TYPE {name} " in seen, name
-    assert str(owner) not in seen
+    assert str(known_user) not in seen
 
 
 METRICS = """

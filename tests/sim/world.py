@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 import random
@@ -16,17 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from readstates.cache import fsck, layout, tablefile
-from readstates.ops.proof.oracle import EPOCH
 from readstates.schemas.partitioner import partition_of
-from readstates.schemas.version import version_of
 from readstates.streams.kafka.group_consumer import TopicPartition
 
-from .checks import Asked, Checks, Violation
+from .checks import Checks, Violation
 from .database import Database
 from .kafka import Group, Log
 from .loop import Clock
-from .output import LATE_REPLIES, REPLIES
-from .plan import PARTITIONS, TRAFFIC_S, WORKERS_MAX, Plan, Send
+from .plan import PARTITIONS, TRAFFIC_S, WORKERS_MAX, Plan
+from .traffic import Traffic
 from .worker import Worker
 
 FAULTS_UNTIL_S = TRAFFIC_S + 1.0
@@ -59,7 +56,8 @@ class World:
         self.logs = {
             TopicPartition(topic, number): Log() for topic in topics for number in range(PARTITIONS)
         }
-        self.first_offsets = [self._earlier_epoch(number) for number in range(PARTITIONS)]
+        self.traffic = Traffic(self)
+        self.first_offsets = [self.traffic.earlier_epoch(number) for number in range(PARTITIONS)]
         self.workers: list[Worker] = []
         self.failure: BaseException | None = None
         self.faulty = True
@@ -110,7 +108,7 @@ class World:
         for _ in range(1 + self.plan.seed % WORKERS_MAX):
             self.start_worker()
         for send in self.plan.sends:
-            self.clock.push(send.at_s, None, lambda send=send: self._send(send))
+            self.clock.push(send.at_s, None, lambda send=send: self.traffic.send(send))
         for fault in self.plan.faults:
             self.clock.push(fault.at_s, None, lambda fault=fault: self._fault(fault))
         self._until(FAULTS_UNTIL_S)
@@ -180,82 +178,6 @@ class World:
                     f"holds {len(p.watermark)}, closing {p.closing}"
                 )
         return f"{found} committed {self.group.committed} owners {self.group.owner}"
-
-    # -- traffic ------------------------------------------------------------------------------
-
-    def _earlier_epoch(self, number: int) -> int:
-        """Records that were written out before the epoch began; returns its first offset.
-
-        The oracle does not know of them: a worker that folded one would show it.
-        """
-        topic = self.plan.settings.updates_topic
-        log = self.logs[TopicPartition(topic, number)]
-        keys = (send.key for send in self.plan.sends if send.partition == number and send.key)
-        for key in itertools.islice(keys, self.plan.earlier):
-            event = {"type": "mention", "user_id": int(key), "channel_id": 1, "message_id": 1}
-            fields = {"key": key, "partition": number, "timestamp": self.now_ms()}
-            log.append(0, topic=topic, value=json.dumps(event).encode(), headers=(), **fields)
-        return log.end
-
-    def _send(self, send: Send) -> None:
-        settings = self.plan.settings
-        skip = self.noise.randint(0, self.plan.gap_max) if self.noise.random() < 0.5 else 0
-        fields: dict[str, Any] = {"key": send.key, "partition": send.partition}
-        fields["timestamp"] = self.now_ms()
-        if not send.query:
-            topic = settings.updates_topic
-            log = self.logs[TopicPartition(topic, send.partition)]
-            record = log.append(skip, topic=topic, value=send.value, headers=(), **fields)
-            self.checks.produced(send.partition, record)
-            return
-        topic = settings.queries_topic
-        asked, value, headers = self._question(send)
-        log = self.logs[TopicPartition(topic, send.partition)]
-        record = log.append(skip, topic=topic, value=value, headers=headers, **fields)
-        asked.offset = record.offset
-        self.checks.sent(asked)
-
-    def _question(self, send: Send) -> tuple[Asked, bytes, list[tuple[str, bytes]]]:
-        user_id, what = send.value["user_id"], dict(send.value)
-        body: dict[str, Any] = {"type": "get", "user_id": user_id}
-        log = self.logs[TopicPartition(self.plan.settings.updates_topic, send.partition)]
-        seen = self.checks.seen.get(user_id, 0)
-        since = {
-            "last": seen,
-            "past": max(0, seen - self.noise.randint(0, 50)),
-            "future": version_of(EPOCH, log.end + 5),
-        }.get(what["since"])
-        if what["since"] is not None:
-            body["since_version"] = what["since_version"] = since
-        own = max((r.offset for r in log.records[-40:] if r.key == send.key), default=None)
-        after = {"own": own, "future": log.end + self.noise.randint(0, 30)}.get(what["after"])
-        if after is not None:
-            body["after_offset"] = what["after_offset"] = after
-        if "channels" in what:
-            body["channel_ids"] = what["channels"]
-        if "type" in what:
-            body["read_state_type"] = what["type"]
-        if "bad" in what:
-            body["since_version"] = -1
-        number = len(self.checks.asked)
-        deadline_ms = self.now_ms() + what["left_ms"]
-        topic = {"a": REPLIES, "l": LATE_REPLIES}.get(what["topic"], "elsewhere")
-        headers = [
-            ("kafka_replyTopic", topic.encode()),
-            ("kafka_correlationId", b"%d" % number),
-            ("read-states-deadline", b"%d" % deadline_ms),
-        ]
-        asked = Asked(
-            number=number,
-            partition=send.partition,
-            user_id=user_id,
-            sent_s=self.clock.now,
-            deadline_ms=deadline_ms,
-            what=what,
-            usable=topic == REPLIES,
-            allowed=topic != "elsewhere",
-        )
-        return asked, json.dumps(body).encode(), headers
 
     # -- workers and faults -------------------------------------------------------------------
 
