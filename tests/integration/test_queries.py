@@ -362,7 +362,11 @@ def test_an_empty_and_no_correlation_id(wire: Wire, owner: int) -> None:
     for more, expected in (([("kafka_correlationId", b"")], b""), ([], None)):
         seen = len(wire.arrived())
         wire.ask(owner, None, [topic, *more])
-        until(lambda n=seen: len(wire.arrived()) > n, "a reply")  # type: ignore[misc]
+
+        def has_come(seen: int = seen) -> bool:
+            return len(wire.arrived()) > seen
+
+        until(has_come, "a reply")
         reply = wire.arrived()[-1]
         assert reply.headers.get("kafka_correlationId") == expected
         check_form(reply, owner)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -170,17 +170,17 @@ class Assigned(Broker):
         self._committed = committed
 
     async def committed(
-        self, _places: Sequence[TopicPartition]
+        self, places: Iterable[TopicPartition]
     ) -> Mapping[TopicPartition, Committed]:
         return {
             TopicPartition("read-states.updates", number): (offset, "")
             for number, offset in self._committed.items()
         }
 
-    async def log_starts(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    async def log_starts(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return dict.fromkeys(places, 5)
 
-    async def log_ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    async def log_ends(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return dict.fromkeys(places, 20)
 
 
@@ -347,7 +347,7 @@ def test_a_folder_without_room_is_an_error_of_ours(
 
 
 @pytest.mark.parametrize("write_out", [True, False])
-async def test_the_order_of_a_shutdown(write_out: bool) -> None:
+async def test_the_order_of_a_shutdown(write_out: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What can be written out while everything goes on is; nothing arrives while tables close."""
     broker = Broker()
 
@@ -358,7 +358,7 @@ async def test_the_order_of_a_shutdown(write_out: bool) -> None:
 
     worker, _ = handover(applied(), Noting())
     file = worker._owned[0].file
-    file.close = lambda clean: broker.calls.append("close")  # type: ignore[method-assign]
+    monkeypatch.setattr(file, "close", lambda clean: broker.calls.append("close"))
     await worker.shut_down(broker, write_out=write_out)
     first = ["write", "stop_delivery"] if write_out else ["stop_delivery", "write"]
     assert broker.calls == [*first, "commit", "close", "close_queries"]
