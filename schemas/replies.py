@@ -52,7 +52,7 @@ def format_rows(rows: list[Row]) -> bytes:
 
 
 try:
-    from .rows import encode_rows
+    from .rows import encode_rows as encode_rows
 except ImportError:
     encode_rows = format_rows
 

@@ -21,10 +21,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from readstates.ops.proof.oracle import Row
+
 ZOMBIE = "zombie"
 LATE_S = 0.1  # between the service's look at its clock and the stamp on its reply
 IN_TIME_S = 1.0  # a query that a broker took later than this before its deadline may be dropped
-Row = tuple[int, ...]  # type, channel, the fields, version: as the oracle's rows
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,18 @@ import random
 import threading
 import time
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from readstates.schemas.partitioner import partition_of
 from readstates.streams.config import Settings
 
+from ..proof.oracle import Row
 from ..proof.steady import Steady
 from ..proof.traffic import Traffic
 from . import kafka
-from .history import Asked, Row
+from .history import Asked
 from .proof import NUMBER
 
 TICK_S = 0.02
@@ -252,11 +253,8 @@ class Queries(Ticking):
 
 
 def _row(state: dict[str, Any]) -> Row:
-    return (
-        state["read_state_type"],
-        int(state["channel_id"]),
-        *(int(state[name]) for name in FIELDS),
-    )
+    fields = (int(state[name]) for name in FIELDS)
+    return cast(Row, (state["read_state_type"], int(state["channel_id"]), *fields))
 
 
 class Lag(Ticking):

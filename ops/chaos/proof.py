@@ -13,8 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ..proof.oracle import Oracle
-from .history import Asked, Row
+from ..proof.oracle import Oracle, Row
+from .history import Asked
 
 MENTION_COUNT = 4  # where it stands in a row
 OFFSET_MASK = (1 << 48) - 1

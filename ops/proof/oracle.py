@@ -7,11 +7,12 @@ no limits on memory. It reads each record of the log once, in order.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 EPOCH = 8
 ID_MAX = 2**63 - 1
 Key = tuple[int, int]  # read_state_type, channel_id
+Row = tuple[int, int, int, int, int, int, int, int, int]  # the key, the fields, the version
 FIELDS = (
     "last_message_id",
     "last_mention_id",
@@ -43,11 +44,11 @@ class Oracle:
         except BadError:
             self.bad += 1
 
-    def rows(self, user_id: int) -> list[tuple[int, ...]]:
+    def rows(self, user_id: int) -> list[Row]:
         """As the service's ReadState: type, channel, fields, version; by type and channel."""
         states = self.users.get(user_id, {})
         return [
-            (*key, *(state[name] for name in FIELDS), state["version"])
+            cast(Row, (*key, *(state[name] for name in FIELDS), state["version"]))
             for key, state in sorted(states.items())
         ]
 

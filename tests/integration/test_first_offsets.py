@@ -204,7 +204,7 @@ def test_an_earlier_version_begins_an_epoch_later_on(stack: Stack) -> None:
         log = store.claim_epoch("t", first, 2, new_epoch_from=[5, 6])
         assert log[:4] == (9, first, 2, (5, 6))
         earlier = "UPDATE it_left_behind.log SET epoch = 10, topic_id = %s, partitions = 2 "
-        store._execute(earlier + "WHERE topic = 't' IF epoch = 9", [second], WAIT_S)
+        store._execute(earlier + "WHERE topic = 't' IF epoch = 9", (second,), WAIT_S)
         assert store.logs()["t"][:4] == (10, second, 2, ())
         with pytest.raises(EpochError, match="did not keep its first offsets"):
             store.claim_epoch("t", second, 2)

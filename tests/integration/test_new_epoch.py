@@ -67,10 +67,11 @@ def test_more_partitions(service: Service) -> None:
     assert wire.rows.all() == before
     wire.mention_all(users, 4)
     for user in users:
-        until(
-            lambda u=user: wire_get(wire, u) == [4],  # type: ignore[misc]
-            "the fourth mention on top of the three",
-        )
+
+        def has_four(user: int = user) -> bool:
+            return wire_get(wire, user) == [4]
+
+        until(has_four, "the fourth mention on top of the three")
     until(lambda: all(row[4] == 4 for row in wire.rows.all().values()), "all in Cassandra")
     after = wire.rows.all()
     assert after.keys() == before.keys()

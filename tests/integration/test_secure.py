@@ -111,11 +111,17 @@ class Secure(Service):
         )
         producer = Producer({**config, "partitioner": "murmur2_random"})
         failed: list[object] = []
+
+        def delivered(error: object, _message: object) -> None:
+            if error:
+                failed.append(error)
+
         try:
             consumer.assign([TopicPartition(self.reply_topic, 0, 0)])
             key = str(user)
-            told = {"on_delivery": lambda error, _message: error and failed.append(error)}
-            producer.produce(f"{self.prefix}.updates", encode(user, ACK), key, **told)
+            producer.produce(
+                f"{self.prefix}.updates", encode(user, ACK), key, on_delivery=delivered
+            )
             assert producer.flush(30) == 0
             headers = [
                 ("kafka_replyTopic", self.reply_topic.encode()),
@@ -124,7 +130,9 @@ class Secure(Service):
             query = encode(user, {"type": "get"})
             end = time.monotonic() + 30
             while time.monotonic() < end:  # asked again until the ack has been applied
-                producer.produce(f"{self.prefix}.queries", query, key, headers=headers, **told)
+                producer.produce(
+                    f"{self.prefix}.queries", query, key, headers=headers, on_delivery=delivered
+                )
                 assert producer.flush(30) == 0
                 assert failed == []
                 found = reply_to(correlation_id, consumer.poll(2))
@@ -245,7 +253,7 @@ def test_no_password_where_others_look(secure: Secure) -> None:
 
 
 def test_secrets_from_files(secure: Secure) -> None:
-    env = {}
+    env: dict[str, str] = {}
     for name in ("KAFKA_CONFIG", "CASSANDRA_PASSWORD"):
         path = secure.folder / name
         path.write_text(secure.env[f"{ENV}{name}"] + "\n")

@@ -73,7 +73,11 @@ def test_sigterm(own_stack: Stack, tmp_path: Path) -> None:
         with own_stack.standing_still("kafka"):  # while it is starting
             assert end(service.start()) in {0, 1, -signal.SIGTERM}
         worker = service.start()
-        until(lambda w=worker: "table_open" in w.output(), "in the middle of the start")  # type: ignore[misc]
+
+        def opens(worker: WorkerProcess = worker) -> bool:
+            return "table_open" in worker.output()
+
+        until(opens, "in the middle of the start")
         with own_stack.standing_still("kafka"):
             assert end(worker) in {0, 1}
 

@@ -7,9 +7,9 @@ import time
 import uuid
 
 import pytest
+from cassandra import OperationTimedOut
 
 from readstates.ops.local.stack import Stack
-from readstates.streams.cassandra import driver
 from readstates.streams.cassandra import store as cassandra
 from readstates.streams.cassandra.epochs import Log
 from readstates.streams.cassandra.store import Store
@@ -58,7 +58,7 @@ def test_a_statement_that_was_applied_and_timed_out_counts_once(
             found = execute(query, *values, **more)
             if "IF" in query and query not in lost:
                 lost.append(query)
-                raise driver.OperationTimedOut
+                raise OperationTimedOut
             return found
 
         monkeypatch.setattr(store._session, "execute", lose_one_of_each)

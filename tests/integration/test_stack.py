@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def local(tmp_path: Path):
+def local(tmp_path: Path) -> Iterator[Stack]:
     made = Stack(tmp_path / "a stack")
     yield made
     made.down(remove=True)
@@ -70,8 +71,13 @@ def test_a_whole_life(local: Stack) -> None:
 def use(settings: dict[str, str]) -> None:
     """One record to Kafka, one query to Cassandra."""
     failed: list[object] = []
+
+    def delivered(error: object, _message: object) -> None:
+        if error:
+            failed.append(error)
+
     producer = Producer({"bootstrap.servers": settings["READ_STATES_KAFKA_BOOTSTRAP"]})
-    producer.produce("stack-test", b"v", on_delivery=lambda e, _m: e and failed.append(e))
+    producer.produce("stack-test", b"v", on_delivery=delivered)
     assert producer.flush(30) == 0
     assert failed == []
     host = settings["READ_STATES_CASSANDRA_HOSTS"]

@@ -7,6 +7,7 @@ import random
 import re
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,10 @@ def lagging(worker: WorkerProcess) -> set[str]:
     return {k.partition("partition=")[2][0] for k in worker.metrics() if k.startswith(name)}
 
 
+def shows_what_it_owns(worker: WorkerProcess) -> bool:
+    return lagging(worker) == owned(worker)
+
+
 @pytest.fixture
 def pair(stack: Stack, folder: Path) -> Iterator[Service]:
     made = Service(stack.env(), folder, "pair", flush_delay_s=1)
@@ -132,7 +137,7 @@ def test_two_workers(pair: Service) -> None:
         )
         assert owned(first) | owned(second) == both
         for worker in (first, second):
-            until(lambda w=worker: lagging(w) == owned(w), "gauges of what it owns")  # type: ignore[misc]
+            until(partial(shows_what_it_owns, worker), "gauges of what it owns")
         sentinel.look()
         equal(service, log, load)
         together(service)
@@ -169,12 +174,11 @@ def together(service: Service) -> None:
         def gained(name: str, old: list[float]) -> list[float]:
             return [new - was for new, was in zip(counts(name), old, strict=True)]
 
-        updates = until(
-            lambda name=applied, old=before[0]: (  # type: ignore[misc]
-                found if sum(found := gained(name, old)) == 3 else None
-            ),
-            f"updates of partition {number} counted",
-        )
+        def counted(name: str = applied, old: list[float] = before[0]) -> list[float] | None:
+            found = gained(name, old)
+            return found if sum(found) == 3 else None
+
+        updates = until(counted, f"updates of partition {number} counted")
         queries = gained(QUERIES, before[1])
         assert sorted(updates) == [0, 3]
         assert sum(queries) >= 3
@@ -203,7 +207,11 @@ def test_kill_and_restart(killed: Service) -> None:
             load.go()
             sentinel.look()
             enough = load.sent + 200 * (1 + number % 5)
-            until(lambda n=enough: load.sent > n, "load")  # type: ignore[misc]
+
+            def has_sent(enough: int = enough) -> bool:
+                return load.sent > enough
+
+            until(has_sent, "load")
             assert service.workers[-1].kill() == -9
             service.start().wait_ready()
             sentinel.look()

@@ -214,7 +214,9 @@ class TableMachine(RuleBasedStateMachine):
                 state = None if row.tombstone else row.read_state(key)
                 assert get(table, user, *key) == state
         head = table.dirty_head()
-        assert (table.user_id(head) if head else None) == (oracle.queue or [None])[0]
+        assert (table.user_id(head) if head else None) == (
+            oracle.queue[0] if oracle.queue else None
+        )
         rows = [row for user in oracle.users.values() for row in user.rows.values()]
         assert table.free == oracle.free
         assert table.resident_users == len(oracle.users)

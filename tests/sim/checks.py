@@ -97,10 +97,10 @@ class Checks:
             return
         version = version_of(EPOCH, record.offset)
         known.versions.append(version)
-        known.rows.append(after)  # type: ignore[arg-type]
+        known.rows.append(after)
         keys = {row[:2] for row in after}
         effects = self.effects[number]
-        effects += [(record.offset, user_id, row[:2], row) for row in after if row[8] == version]  # type: ignore[misc]
+        effects += [(record.offset, user_id, row[:2], row) for row in after if row[8] == version]
         effects += [
             (record.offset, user_id, row[:2], None) for row in before if row[:2] not in keys
         ]
@@ -245,7 +245,7 @@ class Checks:
             return {row[:2]: row for row in rows if kind is None or row[0] == kind}
 
         should = wanted(known.at(reply.version))
-        got = {row[:2]: row for row in reply.read_states}
+        got: dict[tuple[int, int], Row] = {row[:2]: row for row in reply.read_states}
         if list(got) != sorted(got) or len(got) != len(reply.read_states):
             raise Violation(f"{worker}: not in order, or twice: {reply}")
         if not reply.full:

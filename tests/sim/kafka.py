@@ -166,7 +166,11 @@ def answer(member: Worker, future: asyncio.Future[Any], mine: list[int], group: 
 
     def arrive() -> None:
         if not member.loop.dead and not future.done():
-            member.loop.call_soon(lambda: future.done() or future.set_result(assignment))
+            member.loop.call_soon(settle)
+
+    def settle() -> None:
+        if not future.done():
+            future.set_result(assignment)
 
     return arrive
 

@@ -11,9 +11,11 @@ import asyncio
 import contextvars
 import heapq
 import itertools
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar, TypeVarTuple
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 STEP_S = 2e-5  # what one step of a worker takes
 
 
@@ -27,7 +29,8 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0.0
         self.steps = 0
-        self._due: list[tuple[float, int, Loop | None, asyncio.Handle | Callable[[], None]]] = []
+        # time, order, and a Handle of the loop, or a function where there is no loop
+        self._due: list[tuple[float, int, Loop | None, Any]] = []
         self._count = itertools.count()
         self._running: Loop | None = None
 
@@ -50,13 +53,13 @@ class Clock:
         if when > self.now:
             self.now = when
         if loop is None:
-            what()  # type: ignore[operator]
+            what()
         elif loop.frozen_until > self.now:
             self.push(loop.frozen_until, loop, what)
-        elif not loop.dead and not what._cancelled:  # type: ignore[union-attr]
+        elif not loop.dead and not what.cancelled():
             self.now += STEP_S
             self.steps += 1
-            loop.step(what)  # type: ignore[arg-type]
+            loop.step(what)
 
 
 class Loop(asyncio.AbstractEventLoop):
@@ -93,8 +96,9 @@ class Loop(asyncio.AbstractEventLoop):
         """Nothing of it runs any more. Its coroutines end here, before the collector meets them."""
         self.dead = True
         for task in list(self._tasks):
+            # asyncio's own switch, without a type: else it logs each task that did not end
             task._log_destroy_pending = False  # type: ignore[attr-defined]
-            task.get_coro().close()  # type: ignore[union-attr]
+            task.get_coro().close()
 
     # -- what asyncio calls -------------------------------------------------------------------
 
@@ -102,19 +106,30 @@ class Loop(asyncio.AbstractEventLoop):
         return self._clock.now
 
     def call_soon(
-        self, callback: Any, *args: Any, context: contextvars.Context | None = None
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         self._clock.push(self._clock.now, self, handle)
         return handle
 
     def call_later(
-        self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None
+        self,
+        delay: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         return self.call_at(self._clock.now + delay, callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         self._clock.push(when, self, handle)
@@ -124,9 +139,13 @@ class Loop(asyncio.AbstractEventLoop):
         return asyncio.Future(loop=self)
 
     def create_task(
-        self, coro: Coroutine[Any, Any, Any], *, name: object = None, context: Any = None
-    ) -> asyncio.Task[Any]:
-        task = asyncio.Task(coro, loop=self, name=name, context=context)  # type: ignore[arg-type]
+        self,
+        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Task[T]:
+        task = asyncio.Task(coro, loop=self, name=name, context=context)
         self._tasks[task] = None
         task.add_done_callback(self._ended)
         return task

@@ -188,8 +188,8 @@ def _sends(rand: random.Random, states: int) -> list[Send]:
         dice = rand.random()
         event = _event(rand, user_id, channels, 1 + number // 8)
         if dice < 0.03:
-            key, value = _bad(rand, user_id)
-            sends.append(Send(at, partition, key, value, False))
+            bad_key, value = _bad(rand, user_id)
+            sends.append(Send(at, partition, bad_key, value, False))
         elif dice < 0.04:  # a producer with another partitioner
             sends.append(Send(at, 1 - partition, key, json.dumps(event).encode(), False))
         else:

@@ -31,7 +31,10 @@ class Worker:
 
     def __init__(self, world: World, name: int) -> None:
         self.name = name
-        self.loop = Loop(world.clock, self._failed, self._died, self._check)
+        # abstract to mypy alone: in asyncio, what `Loop` leaves out raises NotImplementedError
+        self.loop = Loop(  # type: ignore[abstract]
+            world.clock, self._failed, self._died, self._check
+        )
         self._world = world
         self._fuse = -1  # effects until it dies in the middle of one; negative: it does not
         self.store = Store(world, self)

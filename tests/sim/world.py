@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import random
 import tempfile
 from collections import deque
@@ -261,7 +260,7 @@ class World:
     def _left(self, worker: Worker) -> None:
         if worker in self.workers:
             self.note(f"{worker} leaves")
-            self._gone(worker)
+            self.gone(worker)
             self.group.leave(worker)
 
     def died(self, worker: Worker) -> None:
@@ -269,22 +268,20 @@ class World:
         if worker not in self.workers:
             return
         self.note(f"{worker} dies, table {self._table}")
-        self._gone(worker)
+        self.gone(worker)
         self.clock.later(SESSION_S, lambda: self._session_over(worker))
 
-    def _gone(self, worker: Worker) -> None:
+    def gone(self, worker: Worker) -> None:
         self.disturbed()
         self.workers.remove(worker)
         worker.loop.kill()
         for file in worker.files():
             data = file.path.read_bytes() if not file.private else b""
-            file.table.close()
-            file._mapped.close()
-            os.close(file._file)
+            file.close(clean=False)
             if self._table == "lost" and not file.private:
                 file.path.unlink()
             elif not file.private:
-                file.path.write_bytes(data)  # without the counts that `close` saved
+                file.path.write_bytes(data)  # a process that died has not closed it
         if not self.ending and (self.faulty or not self.workers):
             self.clock.later(RESTART_S * (1 + 3 * self.noise.random()), self.start_worker)
 
@@ -341,5 +338,5 @@ def run(plan: Plan) -> World:
             world.clock.enter(None)
             world.ending = True
             for worker in list(world.workers):
-                world._gone(worker)
+                world.gone(worker)
     return world

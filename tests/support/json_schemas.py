@@ -28,7 +28,8 @@ def _pattern(_v: Any, pattern: str, value: Any, _schema: Any) -> Iterator[Valida
         yield ValidationError(f"{value!r} does not match {pattern}")
 
 
-_Validator = validators.extend(Draft7Validator, {"pattern": _pattern})
+# its stubs leave `extend` without types
+_Validator = validators.extend(Draft7Validator, {"pattern": _pattern})  # type: ignore[no-untyped-call]
 
 
 def validator(name: str, definition: str = "") -> Any:

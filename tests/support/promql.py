@@ -82,9 +82,10 @@ def expressions() -> list[Expression]:
                 found.append(Expression(f"{path.name}: {panel['title']}", target["expr"]))
         for variable in board["templating"]["list"]:
             if variable["type"] == "query":
-                series, label = re.fullmatch(
-                    r"label_values\((.+), (\w+)\)", variable["query"]["query"]
-                ).groups()  # type: ignore[union-attr]
+                asked = variable["query"]["query"]
+                form = re.fullmatch(r"label_values\((.+), (\w+)\)", asked)
+                assert form is not None, f"{path.name}: {asked}"
+                series, label = form.groups()
                 where = f"{path.name}: ${variable['name']}"
                 found.append(Expression(where, f"count by ({label}) ({series})"))
         for annotation in board["annotations"]["list"]:

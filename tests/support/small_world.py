@@ -155,8 +155,9 @@ class World:
 
     def load_next(self, rows: list[Row] | None = None) -> None:
         """Answer the oldest load, with `rows` or what the database has."""
-        partition, *asked = self.loads.pop(0)
-        partition.loaded(*asked, self.db.read(asked[1]) if rows is None else rows)
+        partition, incarnation, user_id, ticket = self.loads.pop(0)
+        found = self.db.read(user_id) if rows is None else rows
+        partition.loaded(incarnation, user_id, ticket, found)
         self.partition.check()
 
     def write_all(self, delay_ms: int = 0) -> int:

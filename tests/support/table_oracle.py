@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 CHANGED, DIRTIED, REPLAYED, STALE, DUPLICATE, TOO_MANY, NO_ROOM = 1, 2, 4, 8, 16, 32, 64
 
@@ -32,7 +33,7 @@ class Row:
         return self.message, self.mention, self.count, self.pins, self.flags, self.viewed
 
     def read_state(self, key: Key) -> ReadState:
-        return (*key, *self.fields(), self.version)  # type: ignore[return-value]
+        return cast(ReadState, (*key, *self.fields(), self.version))
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
+from typing import Any
 
 from readstates.cache import layout
 from readstates.cache.table import ABSENT, NO_ROOM
@@ -12,16 +13,16 @@ from tests.support.table_builds import Build, image, new_buffer, residents, veri
 BITS = 8 << 48
 
 
-def fold_one(table: object, event: list[int]) -> int:
+def fold_one(table: Any, event: list[int]) -> int:
     """What `fold_plain` is short for."""
     user_id, kind, channel, message, flags, viewed, version, mention = event
-    user = table.find(user_id)  # type: ignore[attr-defined]
+    user = table.find(user_id)
     if not user:
         return ABSENT
     if mention:
-        return int(table.mention(user, kind, channel, message, version))  # type: ignore[attr-defined]
-    table.touch(user)  # type: ignore[attr-defined]
-    return int(table.ack(user, kind, channel, message, flags, viewed, version))  # type: ignore[attr-defined]
+        return int(table.mention(user, kind, channel, message, version))
+    table.touch(user)
+    return int(table.ack(user, kind, channel, message, flags, viewed, version))
 
 
 def test_the_same_as_one_by_one(build: Build) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -14,9 +15,15 @@ LAG = [(float(second), 100.0 * second) for second in range(100)]
 BARS = [("worker killed", 10.0, 12.0, 20.0), ("<zombie>", 50.0, 60.0, 100.0)]
 
 
-def drawn(**changed: object) -> ElementTree.Element:
-    given = {"title": "a & b", "latencies": LATENCIES, "lag": LAG, "bars": BARS, **changed}
-    return ElementTree.fromstring(draw(**given))  # type: ignore[arg-type]
+def drawn(**changed: Any) -> ElementTree.Element:
+    given: dict[str, Any] = {
+        "title": "a & b",
+        "latencies": LATENCIES,
+        "lag": LAG,
+        "bars": BARS,
+        **changed,
+    }
+    return ElementTree.fromstring(draw(**given))
 
 
 def texts(picture: ElementTree.Element) -> list[str]:

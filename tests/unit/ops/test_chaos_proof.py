@@ -6,8 +6,9 @@ import json
 from collections import Counter
 from typing import Any
 
-from readstates.ops.chaos.history import Asked, Row
+from readstates.ops.chaos.history import Asked
 from readstates.ops.chaos.proof import Folded, LogRecord, compare, dead_letters, fold, missing
+from readstates.ops.proof.oracle import Row
 
 USER, CHANNEL, EPOCH = 42, 7, 8
 
@@ -87,7 +88,8 @@ def test_differing() -> None:
 
 def test_replies() -> None:
     """Each is held against the state at its own version, not at the log's end."""
-    nothing, first, both = [], fold(LOG[:1], []).oracle.rows(USER), rows_now()
+    nothing: list[Row] = []
+    first, both = fold(LOG[:1], []).oracle.rows(USER), rows_now()
     good = [
         replied(0, nothing),
         replied(1, first),

@@ -91,9 +91,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def judge(before: str, broken: str, mended: str, alerts: str = "a") -> list[drills.Verdict]:
     world: Any = Scripted(before, broken, mended)
-    drill = Drill(
-        "cause", "fix", tuple(alerts), lambda world: world.next(), lambda world: world.next()
-    )
+
+    def next_text(_world: object) -> None:
+        world.next()
+
+    drill = Drill("cause", "fix", tuple(alerts), next_text, next_text)
     return drills.run(world, drill)
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,13 +106,13 @@ say("over")
 """
 
 
-def started(tmp_path: Path, how: str, **popen: object) -> subprocess.Popen[str]:
+def started(tmp_path: Path, how: str, **popen: Any) -> subprocess.Popen[str]:
     """A run whose temporary folders are in `tmp_path`, with the output at its first `ready`."""
     argv = [sys.executable, "-c", RUN, SERVER, how]
     (tmp_path / "temporary").mkdir()
     env = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
     with (tmp_path / "said").open("w") as said:
-        run = subprocess.Popen(  # type: ignore[call-overload]
+        run: subprocess.Popen[str] = subprocess.Popen(
             argv,
             env=env,
             stdout=subprocess.PIPE,
@@ -121,7 +122,7 @@ def started(tmp_path: Path, how: str, **popen: object) -> subprocess.Popen[str]:
             **popen,
         )
     reads(run, "ready")
-    return run  # type: ignore[no-any-return]
+    return run
 
 
 def reads(run: subprocess.Popen[str], wanted: str) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,7 +66,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimpleNamespace]:
 
 
 @pytest.fixture
-def local(tmp_path: Path, servers: object):
+def local(tmp_path: Path, servers: object) -> Iterator[Stack]:
     made = Stack(tmp_path / "stack")
     yield made
     made.down()
@@ -172,7 +173,6 @@ def test_a_server_that_dies_names_its_log_and_nothing_stays(
     local: Stack, servers: dict[str, SimpleNamespace]
 ) -> None:
     servers["cassandra"] = stand_in("import sys; sys.exit('no heap left for ' + sys.argv[1])")
-    start._SERVERS["cassandra"] = servers["cassandra"]  # type: ignore[assignment]
     with pytest.raises(StartFailed) as failed:
         local.up()
     assert "no heap left for 127.0.0.1" in str(failed.value)

@@ -43,5 +43,6 @@ def test_finish_raises_what_ended_it() -> None:
 
     load = Failing(1.0, 0.001)
     load.start()
+    load.join(30)
     with pytest.raises(ValueError, match="0"):
-        load.finish() if not load.join(30) else None
+        load.finish()

@@ -168,8 +168,11 @@ def test_reasons_in_the_code_are_all_known() -> None:
                 continue
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
             place = {"DecodeError": 0, "reject": 1}.get(name)
-            if place is not None and isinstance(node.args[place], ast.Constant):
-                found.add(node.args[place].value)
+            if place is None:
+                continue
+            argument = node.args[place]
+            if isinstance(argument, ast.Constant):
+                found.add(argument.value)
     assert found == set(REASONS)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from readstates.schemas import replies, wire
 from readstates.schemas.queries import encode_query
+from readstates.schemas.read_state import ReadState
 from tests.support.wire_forms import EVENTS, GOLDEN, QUERIES, ROWS
 
 
@@ -38,8 +39,9 @@ REPLIES = {
 @pytest.mark.parametrize("name", REPLIES)
 def test_reply(name: str) -> None:
     body, rows, full = REPLIES[name]
+    named = [ReadState(*row) for row in rows]
     assert body == golden(f"reply.{name}")
-    assert replies.decode_reply(body) == replies.Reply(101, (8 << 48) | 9, full, rows)
+    assert replies.decode_reply(body) == replies.Reply(101, (8 << 48) | 9, full, named)
 
 
 ERRORS = {

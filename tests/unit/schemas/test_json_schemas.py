@@ -125,9 +125,11 @@ def test_limits_of_queries_are_the_same() -> None:
 def test_an_identifier_is_the_same_to_both(value: Any) -> None:
     assume(not beyond_json_schema(value))
     for name, low in (("id", 1), ("position", 0)):
-        assert validator("types.json", name).is_valid(value) == decodes(
-            lambda _, low=low: wire._identifier(value, "field", low), b""
-        )
+
+        def taken(_value: bytes, low: int = low) -> object:
+            return wire._identifier(value, "field", low)
+
+        assert validator("types.json", name).is_valid(value) == decodes(taken, b"")
 
 
 @pytest.mark.parametrize(

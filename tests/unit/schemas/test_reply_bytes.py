@@ -9,7 +9,7 @@ from faust.serializers import codecs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from readstates.schemas.read_state import ReadState
+from readstates.schemas.read_state import ReadState, Row
 from readstates.schemas.replies import (
     ErrorReply,
     Reply,
@@ -32,9 +32,9 @@ rows = st.tuples(
 
 @settings(deadline=None)
 @given(big, big, st.booleans(), st.lists(rows, max_size=5))
-def test_round_trip(user: int, version: int, full: bool, states: list[tuple[int, ...]]) -> None:
-    body = encode_reply(user, version, full, states)  # type: ignore[arg-type] # of nine, drawn
-    assert decode_reply(body) == Reply(user, version, full, states)  # type: ignore[arg-type]
+def test_round_trip(user: int, version: int, full: bool, states: list[Row]) -> None:
+    body = encode_reply(user, version, full, states)
+    assert decode_reply(body) == Reply(user, version, full, [ReadState(*row) for row in states])
 
 
 def test_identifiers_are_strings_and_counts_are_numbers() -> None:
@@ -87,10 +87,10 @@ def test_faust_without_key_or_with_other_bytes() -> None:
 
 @settings(deadline=None)
 @given(st.lists(rows, max_size=60))
-def test_compiled_rows_are_those_of_python(states: list[tuple[int, ...]]) -> None:
+def test_compiled_rows_are_those_of_python(states: list[Row]) -> None:
     assert "rows" in encode_rows.__module__ or encode_rows is format_rows
-    named = [ReadState(*state) for state in states]
-    assert encode_rows(states) == encode_rows(named) == format_rows(named)  # type: ignore[arg-type]
+    named: list[Row] = [ReadState(*state) for state in states]
+    assert encode_rows(states) == encode_rows(named) == format_rows(named)
 
 
 # formatted by Python, any integer passes; the table has none of these
@@ -100,4 +100,4 @@ WRONG = ["x", None] if encode_rows is format_rows else ["x", None, -1, 2**64]
 @pytest.mark.parametrize("last", WRONG)
 def test_what_is_no_number_of_a_row_is_refused(last: object) -> None:
     with pytest.raises((OverflowError, TypeError)):
-        encode_rows([(*[0] * 8, last)])  # type: ignore[list-item] # that is the test
+        encode_rows([(*[0] * 8, last)])

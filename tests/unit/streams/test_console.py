@@ -69,7 +69,7 @@ async def shown(tmp_path: Path) -> AsyncIterator[Shown]:
         finally:
             await made.endpoints.on_stop()
             for number in (3, 11, 12):
-                metrics.forget_partition(number)
+                metrics.forget_partition(number, "read-states.updates", "read-states.queries")
 
 
 def of_partition(number: int, **more: float) -> None:

@@ -47,7 +47,8 @@ class Peer(World):
 
 def drive(world: World, seed: int) -> list[Any]:
     """A life of a partition; returns all that can be seen of it."""
-    rand, seen = random.Random(seed), []
+    rand = random.Random(seed)
+    seen: list[Any] = []
     for offset in range(RECORDS):
         fields: dict[str, Any] = {"channel_id": rand.randint(1, CHANNELS)}
         fields["message_id"] = rand.randint(1, 50)

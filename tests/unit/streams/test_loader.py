@@ -20,6 +20,7 @@ class Gone:
 
     def load(self, user_ids: list[int], done: Callable[[Any], None]) -> None:
         self.asked += 1
+        answer: dict[int, list[Any]] | None
         answer = {user_id: [] for user_id in user_ids} if self.back else None
         asyncio.get_running_loop().call_soon(done, answer)
 

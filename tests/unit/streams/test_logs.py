@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,11 +80,11 @@ def test_every_pair_in_our_format_strings_is_found() -> None:
             if getattr(node.func.value, "id", "") != "log" or not node.args:
                 continue
             line = ast.literal_eval(node.args[0])
-            specs = logs.re.findall(logs._SPEC, line)
+            specs = re.findall(logs._SPEC, line)
             args = tuple(1 if spec[-1] == "d" else "x" for spec in specs)
             record = logging.LogRecord("readstates.x", 20, "", 0, line, args, None)
             assert line % args == record.getMessage()
-            names = logs.re.findall(r"(?:^|\s)(\w+)=\S*%", line)
+            names = re.findall(r"(?:^|\s)(\w+)=\S*%", line)
             assert [name for name, _ in logs.fields_of(record)] == names
             seen += 1
     assert seen > 12

@@ -282,8 +282,8 @@ class Taking(QueryIntake):
 
     def __init__(self) -> None:
         self.taken: list[int] = []
-        self.zero: Any = SimpleNamespace(partition=SimpleNamespace(closing=False), query_position=5)
-        super().__init__(Settings(), {0: self.zero}, cast(Any, None), lambda: 0)
+        self.zero = SimpleNamespace(partition=SimpleNamespace(closing=False), query_position=5)
+        super().__init__(Settings(), {0: cast(Any, self.zero)}, cast(Any, None), lambda: 0)
 
     def _take_query(self, _owned: Any, record: Any, _taken_ns: int) -> None:
         self.taken.append(record.offset)

@@ -39,7 +39,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_controller_that_is_away_is_asked_again() -> None:
     admin = Admin(KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError.UNKNOWN_TOPIC_OR_PART)
     with pytest.raises(TopicError, match="Run: readstates init"):
-        topics.describe(admin, "updates")  # type: ignore[arg-type]
+        topics.describe(admin, "updates")
     assert admin.asked == 3
 
 
@@ -48,7 +48,7 @@ def test_one_that_stays_away_is_not_taken_for_a_missing_topic(
 ) -> None:
     monkeypatch.setattr(topics, "AWAY_TIMEOUT_S", 0)
     with pytest.raises(TopicError, match="did not say within 0 s") as caught:
-        topics.describe(Admin(KafkaError._TIMED_OUT), "updates")  # type: ignore[arg-type]
+        topics.describe(Admin(KafkaError._TIMED_OUT), "updates")
     assert "init" not in str(caught.value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,6 +81,11 @@ class World:
         return [batch for polls in found.values() for poll in polls for _, batch in poll]
 
 
+def parts(batch: Batch) -> tuple[int, Sequence[Any], int]:
+    """What is compared; the records here are their offsets."""
+    return batch.start, batch.records, batch.end
+
+
 @pytest.fixture
 async def world() -> World:
     made = World()
@@ -91,7 +96,7 @@ async def world() -> World:
 async def test_what_was_fetched_is_taken_at_once(world: World) -> None:
     world.arrive(10, 14)
     (batch,) = await world.fetch()
-    assert (batch.start, batch.records, batch.end) == (10, [10, 11, 12, 13], 14)
+    assert parts(batch) == (10, [10, 11, 12, 13], 14)
 
 
 async def test_what_arrives_meanwhile_is_taken(world: World) -> None:
@@ -99,7 +104,7 @@ async def test_what_arrives_meanwhile_is_taken(world: World) -> None:
     await asyncio.sleep(0.01)
     world.arrive(10, 12)
     (batch,) = await waiting
-    assert (batch.start, batch.records, batch.end) == (10, [10, 11], 12)
+    assert parts(batch) == (10, [10, 11], 12)
 
 
 def assigned_again(world: World) -> None:
@@ -121,7 +126,7 @@ async def test_a_fetch_that_waits_through_a_rebalance(
     rebalance(world)
     world.arrive(7, 9)
     (batch,) = await waiting
-    assert (batch.start, batch.records, batch.end) == (7, [7, 8], world.position())
+    assert parts(batch) == (7, [7, 8], world.position())
 
 
 @pytest.mark.parametrize("stop", ["flow", "reassignment", "closing"])

@@ -193,7 +193,7 @@ async def test_with_the_database_gone_a_step_ends_and_the_next_waits() -> None:
 
 @pytest.mark.parametrize(("everything", "iterations"), [(False, 5), (True, 1)])
 async def test_while_it_is_not_urgent_other_work_runs_between_the_batches_taken(
-    everything: bool, iterations: int
+    everything: bool, iterations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = changed(5 * 4)
     partition = world.partition
@@ -212,7 +212,7 @@ async def test_while_it_is_not_urgent_other_work_runs_between_the_batches_taken(
             iteration += 1
             await asyncio.sleep(0)
 
-    partition.take_writes = noted  # type: ignore[method-assign]
+    monkeypatch.setattr(partition, "take_writes", noted)
     held: Any = Held()
     writer = WriteBehind(held, Settings(writes_in_flight_max=40, write_batch_rows=4), lambda: None)
     other = asyncio.create_task(other_work())

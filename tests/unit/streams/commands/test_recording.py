@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -43,7 +44,8 @@ def test_a_line_and_back(one: Recorded) -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, REORDER_MS)), max_size=60))
 def test_merge_keeps_each_partition_and_orders_all(steps: list[tuple[int, int]]) -> None:
     """Each partition's clock goes on; what is apart by less than REORDER_MS comes out in order."""
-    merge, at, came, out = Merge(), 0, [], []
+    out: list[tuple[int, Any]] = []
+    merge, at, came = Merge(), 0, []
     for number, (partition, later_ms) in enumerate(steps):
         at += later_ms // 4
         jitter = number % 7 * (REORDER_MS // 10)

@@ -131,7 +131,7 @@ class FaultyWorld(World):
         self.partition.run(self.random.randint(1, 30), self.now_ms)
         self.now_ms += self.random.randint(0, 50)
 
-    def load(self, *asked: Any) -> None:  # type: ignore[override]
+    def load(self, *asked: Any) -> None:
         if asked:  # the effect
             partition, user_id, ticket = asked
             self.loads.append((partition, partition.incarnation, user_id, ticket))

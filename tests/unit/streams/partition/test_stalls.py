@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from readstates.schemas import plain
-from readstates.schemas.read_state import CHANNEL
+from readstates.schemas.read_state import CHANNEL, Row
 from readstates.streams.errors import BatchGapError
 from readstates.streams.partition import room
 from readstates.streams.partition.batch import Batch, UnreadBatch
@@ -16,7 +16,7 @@ from readstates.streams.partition.effects import (
 from tests.support.small_world import World, event, query, record, version
 
 
-def row(channel_id: int, message_id: int = 5, at: int = 1) -> tuple[int, ...]:
+def row(channel_id: int, message_id: int = 5, at: int = 1) -> Row:
     """A read state as the database has it, with one mention."""
     return (0, channel_id, message_id, message_id + 1, 1, 0, 0, 0, at)
 

@@ -11,7 +11,8 @@ from readstates.streams.partition.watermark import BUCKET_BITS, Watermark
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5000)), max_size=60))
 def test_at_or_below_every_hold_and_never_back(steps: list[tuple[bool, int]]) -> None:
-    mark, held, next_offset, last = Watermark(0), [], 0, 0
+    held: list[int] = []
+    mark, next_offset, last = Watermark(0), 0, 0
     for hold, number in steps:
         if hold or not held:
             next_offset += number + 1
