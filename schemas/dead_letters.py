@@ -1,7 +1,7 @@
-"""Dead letters: why a record of `updates` was not applied, and where it stood.
+"""Dead letters: records of `updates` that were not applied, with their reason and origin.
 
-Key and value are kept as they came, except that a value is cut where no broker takes it as a whole.
-The headers, all ASCII, say the rest.
+Key and value are kept unchanged, except that a value is cut if no broker takes it as a whole. The
+headers, all ASCII, hold the rest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HEADER_CUT = "cut"  # only where no broker took the value as a whole: it had tha
 
 
 class Origin(NamedTuple):
-    """What the headers of a dead letter say."""
+    """The content of a dead letter's headers."""
 
     reason: str
     topic: str
@@ -46,7 +46,7 @@ def origin_headers(origin: Origin) -> list[tuple[str, bytes]]:
 
 
 def origin_of(headers: Headers) -> Origin | None:
-    """What the headers say; None where they are not those of a dead letter."""
+    """The content of the headers; None if they are not those of a dead letter."""
     by_name = dict(headers)
     values = [
         (by_name.get(name) or b"").decode("ascii", "replace")
