@@ -29,9 +29,7 @@ from .row_bytes import Change
 from .store import Store
 
 NOT_URGENT_DIVISOR = 4  # of WRITES_IN_FLIGHT_MAX, while writing is not urgent
-BATCHES_AT_ONCE = (
-    8  # users for so many batches are taken from a partition before they are packed
-)
+BATCHES_AT_ONCE = 8  # users for so many batches are taken from a partition before they are packed
 
 
 def changes_of(write: Write) -> list[Change]:
