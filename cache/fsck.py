@@ -1,8 +1,8 @@
-"""Checks a table file against the invariants of layout.py, with a reader of its own (image.py).
+"""Checks a table file against the invariants of layout.py, with an independent reader (image.py).
 
-Reads only. A file that was not closed clean has no current counts and list ends in its header
-(they live in the process), so for such a file I4, I5, I8 and the free list are not checked. A slot
-of it may be half changed, because a process uses the file or died while it did. The next
+It only reads. The header of a file that was not closed clean has no current counts and list ends
+(they are in the process), so for such a file I4, I5, I8 and the free list are not checked. One of
+its slots may be half changed, because a process uses the file or died while it did. The next
 `open_table` decides whether the file of a process that died can be repaired.
 """
 
@@ -93,7 +93,7 @@ def _index(image: Image) -> Iterator[str]:
 
 
 def _reach(image: Image) -> list[int]:
-    """For each place, how many entries right before it are filled. Needs an empty entry."""
+    """For each place, the number of filled entries right before it. Needs an empty entry."""
     filled = [0] * image.entries
     for step in range(2 * image.entries):  # twice round: runs may wrap
         place = step % image.entries
@@ -211,7 +211,7 @@ def check_bytes(data: bytes, *, saved: bool | None = None) -> list[str]:
 
 
 def check(path: Path) -> list[str]:
-    """Problems of a table file, none if it is sound. Raises OSError, NotATableFileError.
+    """The problems of a table file; none if it is sound. Raises OSError, NotATableFileError.
 
     Reads the whole file into memory and takes some seconds for a million slots.
     """

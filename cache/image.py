@@ -1,7 +1,7 @@
-"""A table file decoded for checking, by a reader of its own.
+"""Decodes a table file for checking, independently of the table.
 
-It uses nothing of the compiled modules, not even their hash, and of layout.py the places in the
-header only. A mistake in one of them therefore shows as a difference between both.
+It uses nothing of the compiled modules, not even their hash, and only the places in the header of
+layout.py. A mistake in one of them therefore shows as a difference between the two readers.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Image:
 
     @property
     def clean(self) -> bool:
-        """Was it closed clean? Otherwise it is in use, its process died, or it was given up."""
+        """True if the file was closed clean, and not in use, left by a death, or given up."""
         return bool(self.left == layout.CLOSED_CLEAN)
 
     def _decode(self, slot: int) -> None:
@@ -131,7 +131,7 @@ def mix(a: int, b: int) -> int:
 
 
 def key_hash(image: Image, slot: int) -> int:
-    """What decides the place of a slot in the index."""
+    """The key that decides the place of a slot in the index."""
     user = image.user.get(slot)
     if user is not None:
         return mix(user.user_id & MASK, 0)
@@ -140,7 +140,7 @@ def key_hash(image: Image, slot: int) -> int:
 
 
 def checksum(slot: User | State) -> int:
-    """What a slot's checksum should be."""
+    """The checksum that a slot should have."""
     numbers: tuple[int, ...]
     if isinstance(slot, User):
         status = slot.status & (layout.USER | layout.PARTIAL)

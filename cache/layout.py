@@ -77,20 +77,20 @@ Invariants:
 
 After a death (SIGKILL, out of memory) the pages hold the stores that were made, up to some
 instant, so any prefix of an operation's stores may be found. Links, the index, counts, list ends,
-QUEUED, IN_FLIGHT and the first_version of what was under way are then not believed: they follow
-from the rest (`rebuild.py`). The rest is right or known to be wrong, because
+QUEUED, IN_FLIGHT and the first_version of writes that were under way are then not trusted: they
+follow from the rest (`rebuild.py`). The rest is right or known to be wrong, because
     - a slot is sealed by its checksum: half a change has a wrong one, half a freed slot is not zero
       (one in 65,536 of such moments, some ns long each, passes). The file is dropped;
     - a read state without its user is damage, too;
     - a user is PARTIAL until the last of its read states has come (O1), and from before the first
       one goes (O2: else its count would be wrong, and the file dropped). A PARTIAL user is clean:
       it is evicted;
-    - a deletion of a user is noted in delete_version before the first read state goes (O3): what is
-      older and still there goes too;
+    - a deletion of a user is noted in delete_version before the first read state goes (O3): older
+      read states that are still there go too;
     - a deletion of a read state raises its user's floor first (O4): when the event is folded again,
       the tombstone's version says that it was, and the floor is not looked at;
-    - a read state is dirty with its new value, by the same checksum, until Cassandra has it; whose
-      it is, it says itself. The user's place in the queue follows from it;
+    - a read state is dirty with its new value, by the same checksum, until Cassandra has it, and it
+      names its owner. The user's place in the queue follows from it;
     - several entries of one event are sealed one by one; the event is folded again, since the
       position is stored when all of it is done, and each entry's version says whether it was.
 
@@ -180,9 +180,9 @@ def views(buffer: object) -> dict[str, memoryview]:
     """Views of a table file by name; those of FIELDS are indexed by slot number.
 
     Besides: `words` and `links`, all slots as numbers of 64 and of 32 bits; `index`; `header`, as
-    numbers of 64 bits; `whole`, the bytes. A slot or an index entry that there is none of raises
-    IndexError. The caller releases them all. Raises TableDamaged where the header's sizes are
-    not the buffer's.
+    numbers of 64 bits; `whole`, the bytes. A slot or an index entry that does not exist raises
+    IndexError. The caller releases all views. Raises TableDamaged if the header's sizes are not
+    the buffer's.
     """
     whole = memoryview(buffer).cast("B")  # type: ignore[arg-type]  # any writable buffer
     header = whole[:HEADER_BYTES].cast("q")
@@ -220,7 +220,7 @@ def slots_for(states: int) -> int:
 
 
 def index_entries(slots: int) -> int:
-    """Entries of the hash index: 1.5 a slot, rounded up to even: the file ends on 8 bytes."""
+    """Entries of the hash index: 1.5 per slot, made even so that the file ends on 8 bytes."""
     return (3 * slots + 3) // 4 * 2
 
 

@@ -3,9 +3,10 @@
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
 """The table of one partition: wholly resident users and their read states in one mapped buffer.
 
-Plain Python that Cython compiles as it stands; `COMPILED` says which runs. No Python object per
-entry: numbers in the slots that `layout.py` describes, links as slot numbers, so the collector has
-nothing to scan. The LRU is of users: a user is resident with all its read states or not at all.
+This is plain Python that Cython compiles as it stands; `COMPILED` says which of the two runs. No
+entry is a Python object: entries are numbers in the slots that `layout.py` describes, and links are
+slot numbers, so the collector has nothing to scan. The LRU is a list of users: a user is resident
+with all its read states or not at all.
 
 A "user" in this interface is its slot number, valid until the user is evicted. Fold methods return
 a set of the bits below. Costs are O(1) unless said otherwise. Damage raises IndexError or
@@ -23,27 +24,29 @@ Contents, in this order:
     many events at once     fold_plain
     reading                 states, get_some, …
 
-Why all of it is one file: a plain ack runs through six of these parts, and the unit within which
-the C compiler inlines is the file. Split over two compiled modules, every call between them goes
-through a table of pointers (an ack costs 5 % more); memoryviews handed from function to function
-are copied. What is not on that way is elsewhere: opening a file after a death and checking it in
-`rebuild.py` and `verify.py`, the file itself in `tablefile.py`, a second reader in `fsck.py`.
+All of it is one file because a plain ack runs through six of these parts, and the C compiler
+inlines only within a file. If it were split over two compiled modules, every call between them
+would go through a table of pointers (an ack would cost 5 % more), and a memoryview is copied
+whenever it is handed from function to function. Code that an ack does not run through is elsewhere:
+`rebuild.py` opens a file after a death, `verify.py` checks it, `tablefile.py` has the file itself,
+and `fsck.py` has a second reader.
 
 How it works. Each field of a slot is a view over all slots (`_version[slot]`); layout.FIELDS says
-where it stands. A user's and a state's fields lie over one another: `_status` tells which it is.
+where it stands. A user's and a state's fields share the same bytes: `_status` tells which it is.
 The index `_index` is probed linearly from `hash * entries >> 32`; removal shifts entries back
 instead of leaving marks. List ends and counts live in the object and go to the header in `save`.
 
 The life of a change: a fold method marks the state DIRTY and queues its user; `take` gives the
-user's dirty rows to be written, the user is IN_FLIGHT; `written` clears DIRTY where the version is
-still the one that was written, and frees tombstones; what changed meanwhile queues the user again.
+user's dirty rows to be written, and the user is then IN_FLIGHT; `written` clears DIRTY where the
+version is still the one that was written, and frees tombstones; a change that came meanwhile queues
+the user again.
 
-Invariants: layout.py, I1-I13. Where it rests on the order of two stores ("After a death"), O1-O4),
-there is a `store_barrier()` between them, and nowhere else.
+The invariants I1-I13 are in layout.py. Where one rests on the order of two stores (O1-O4 in "After
+a death"), there is a `store_barrier()` between them, and nowhere else.
 
 Compiled methods say by their result that they raised (`exceptval`), so that callers need not ask
-the interpreter after each call: -1 is never a result otherwise, -2 not of `_load`. That is why
-those that have no result return an int, which is 0.
+the interpreter after each call: no method returns -1 otherwise, and `_load` does not return -2
+otherwise. That is why methods without a result return an int, which is 0.
 """
 
 import cython  # type: ignore[import-untyped]  # it publishes none
@@ -63,8 +66,8 @@ else:
 
 COMPILED: bool = cython.compiled
 
-CHANGED = 1  # a field of a read state changed value, or read states went
-DIRTIED = 2  # the user was clean and has its first unwritten change now
+CHANGED = 1  # a field of a read state changed its value, or read states were removed
+DIRTIED = 2  # the user was clean, and this is its first unwritten change
 REPLAYED = 4  # the version is not newer than what is there
 STALE = 8  # an older message or timestamp, or nothing to act on
 DUPLICATE = 16  # nothing would change
@@ -93,9 +96,9 @@ _QUEUED = cython.declare(cython.int, layout.QUEUED)
 _IN_FLIGHT = cython.declare(cython.int, layout.IN_FLIGHT)
 _PARTIAL = cython.declare(cython.int, layout.PARTIAL)
 
-# The ends of the two lists of users: the links that lead away from an end are in that word
-# of a user slot (32 bits each), and `_ends` holds there who stands at the end. `end ^ 1` is the
-# other end of the same list.
+# The ends of the two lists of users. The number of an end is the word of a user slot (32 bits)
+# whose links lead away from that end; `_ends[end]` is the user at that end. `end ^ 1` is the other
+# end of the same list.
 _WARM = cython.declare(i64, layout.FIELDS["colder"].byte_offset // 4)
 _COLD = cython.declare(i64, layout.FIELDS["warmer"].byte_offset // 4)
 _OLDEST = cython.declare(i64, layout.FIELDS["younger"].byte_offset // 4)
@@ -168,7 +171,7 @@ class Table:
     _views: dict
     _ends: i64[:]
     _prefetched: i64[:]  # what `_prefetch` and `_prefetch_states` found: users, index places
-    _prefetch_sink: i64  # what they loaded goes here, or the compiler would leave the loads out
+    _prefetch_sink: i64  # takes the loaded values, or the compiler would leave the loads out
     _entries: i64
     _free_head: i64
     _used: i64
@@ -233,7 +236,7 @@ class Table:
         self._header[layout.AT_USED // 8] = self._used
 
     def close(self) -> None:
-        """Save, and let go of the buffer; the table cannot be used any more."""
+        """Save, and release the buffer; a closed table cannot be used."""
         if not self._views["whole"]:
             return
         self.save()
@@ -297,7 +300,7 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _index_drop(self, slot: i64) -> cython.int:
-        """Remove, and shift what follows back, so that no probe meets a hole."""
+        """Remove an entry, and shift the entries behind it back, so that no probe meets a hole."""
         place: i64 = self._place_of(slot)
         steps: i64 = 0
         while True:
@@ -324,7 +327,7 @@ class Table:
             from_hole: i64 = place - hole
             if from_hole < 0:
                 from_hole += self._entries
-            if from_home >= from_hole:  # else a probe would not meet it in the hole
+            if from_home >= from_hole:  # otherwise a probe would not find it in the hole
                 self._index[hole] = entry
                 hole = place
         self._index[hole] = 0
@@ -460,7 +463,7 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _drop_state(self, user: i64, slot: i64) -> cython.int:
-        """Unlink and free a state or tombstone; counts are the caller's."""
+        """Unlink and free a state or tombstone; the caller adjusts the counts."""
         self._index_drop(slot)
         following: i64 = self._next[slot]
         before: i64 = self._previous[slot]
@@ -553,7 +556,7 @@ class Table:
         except (TableFull, ValueError, OverflowError):
             self._evict(user)
             raise
-        store_barrier()  # O1: its last read state is there before it is PARTIAL no longer
+        store_barrier()  # O1: its last read state is there before PARTIAL is cleared
         self._status[user] &= ~_PARTIAL & 0xFF
         self._seal(user)
         return user
@@ -561,10 +564,10 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-2)
     def _load(self, user: i64, row: tuple, before: i64) -> i64:
-        """Returns the new slot, or _UNORDERED as soon as rows are not in order.
+        """Load one row; returns its new slot, or _UNORDERED if the rows are not in order.
 
-        `before`: what the row before returned, or 0. Rows in order, as the database has them, are
-        not looked up: none is there twice.
+        `before`: the slot of the row before, or 0. Rows in order, as the database has them, are
+        not looked up, because none of them can be there twice.
         """
         kind: i64 = row[0]
         channel_id: i64 = row[1]
@@ -636,7 +639,7 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _prefetch_states(self, slot: i64) -> cython.int:
-        """Touch what `_index_drop` will read for a list's first states: cache misses overlap."""
+        """Read the memory that `_index_drop` needs for a list's first states: misses overlap."""
         count: i64 = 0
         index: i64
         step: i64
@@ -655,7 +658,7 @@ class Table:
         self._prefetch_sink = sink
 
     def cold_dirty(self, limit: i64) -> list:
-        """Up to `limit` users of the dirty queue, the coldest first; of the 4 * limit coldest."""
+        """Up to `limit` queued users among the 4 * limit coldest, the coldest first."""
         users: list = []
         user: i64 = self._ends[_COLD]
         looked: i64 = 0
@@ -691,7 +694,7 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _changed(self, user: i64, slot: i64, version: i64) -> i64:
-        """A state has new values: stamp, mark dirty, seal; returns CHANGED or CHANGED|DIRTIED."""
+        """Stamp a changed state, mark it dirty and seal it; returns CHANGED or CHANGED|DIRTIED."""
         self._version[slot] = version
         if not self._status[slot] & _DIRTY:
             self._status[slot] |= _DIRTY
@@ -738,7 +741,7 @@ class Table:
         return first_version, self._delete_version[user], rows
 
     def written(self, user: i64, delete_version: i64, rows: list) -> None:
-        """What `take` gave is in the database: clean now, unless changed again meanwhile."""
+        """The rows of `take` are in the database: those that did not change since are clean."""
         if not self._status[user] & _IN_FLIGHT:
             raise ValueError(f"nothing of slot {user} is being written")
         for deleted, row in rows:
@@ -759,9 +762,9 @@ class Table:
             self._queue_add(user, _YOUNGEST)
 
     def write_failed(self, user: i64, first_version: i64, since_ms: i64) -> None:
-        """What `take` gave must be written again: to the head of the queue with it.
+        """The rows of `take` must be written again: put the user at the head of the queue.
 
-        `first_version`, `since_ms`: as they were at `take`, older than anything that came since.
+        `first_version`, `since_ms`: their values at `take`, older than any change since then.
         """
         if not self._status[user] & _IN_FLIGHT:
             raise ValueError(f"nothing of slot {user} is being written")
@@ -772,11 +775,11 @@ class Table:
         self._queue_add(user, _OLDEST)
 
     def recover(self, first_version: i64) -> int:
-        """After opening a used file: queue again whatever is not known to be in the database.
+        """After opening a used file: queue every user not known to be in the database.
 
-        `first_version`: that of the offset committed, for the first changes of what was under way
-        are not known any more; none of them is older. All of it waits since `now_ms`. Returns how
-        many users are queued: each of them holds back what is committed. O(users).
+        `first_version`: the version of the committed offset. The first versions of writes that were
+        under way are lost, but none of them is older. The users wait from `now_ms` on. Returns how
+        many users are queued: each of them holds back the commit. O(users).
         """
         user: i64 = self._ends[_WARM]
         steps: i64 = 0
@@ -796,7 +799,7 @@ class Table:
         return self.dirty_users
 
     def newest(self) -> int:
-        """The largest version that anything here has, deletions too; 0 if it is empty. O(slots)."""
+        """The largest version in the table, deletions included; 0 if it is empty. O(slots)."""
         slot: i64
         newest: i64 = 0
         for slot in range(1, self._used):
@@ -810,9 +813,9 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _open(self, user: i64, kind: i64, channel_id: i64, value: i64, version: i64) -> i64:
-        """The slot of a live state to change, made where it is missing; or minus the refusal.
+        """The slot of a live state to change, made if it is missing; or minus the refusal.
 
-        `value`: what the event would set; one that is 0 makes nothing from nothing.
+        `value`: the value that the event would set. A missing state is not made for a value of 0.
         """
         slot: i64 = self._find_state(user, kind, channel_id)
         if slot:
@@ -837,7 +840,7 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _find_alive(self, user: i64, kind: i64, channel_id: i64, version: i64) -> i64:
-        """The slot of a live state to change, or minus the refusal where there is none."""
+        """The slot of a live state to change, or minus the refusal if there is none."""
         slot: i64 = self._find_state(user, kind, channel_id)
         if version <= (self._version[slot] if slot else self._delete_version[user]):
             return -_REPLAYED
@@ -871,7 +874,7 @@ class Table:
         self, user: i64, kind: i64, channel_id: i64,
         message_id: i64, flags: i64, last_viewed: i64, version: i64,
     ) -> i64:
-        """A plain ack: forward only; clears the count if it covers the last mention."""
+        """A plain ack moves forward only, and clears the count if it covers the last mention."""
         slot: i64 = self._open(user, kind, channel_id, message_id, version)
         if slot < 0:
             return -slot
@@ -892,7 +895,7 @@ class Table:
         self, user: i64, kind: i64, channel_id: i64, message_id: i64, mention_count: i64,
         flags: i64, last_viewed: i64, version: i64,
     ) -> i64:
-        """A manual ack: sets the last message and the count, also backwards."""
+        """Fold a manual ack: set the last message and the count, also backwards."""
         slot: i64 = self._open(user, kind, channel_id, message_id, version)
         if slot < 0:
             return -slot
@@ -908,7 +911,7 @@ class Table:
     @cython.ccall
     @cython.exceptval(-1)
     def mention(self, user: i64, kind: i64, channel_id: i64, message_id: i64, version: i64) -> i64:
-        """One mention more, unless its message was read or is the last one counted."""
+        """Count one more mention, unless its message was read or is the last one counted."""
         slot: i64 = self._open(user, kind, channel_id, message_id, version)
         if slot < 0:
             return -slot
@@ -928,7 +931,7 @@ class Table:
     @cython.ccall
     @cython.exceptval(-1)
     def retract(self, user: i64, kind: i64, channel_id: i64, message_id: i64, version: i64) -> i64:
-        """One mention less, if the message is unread; never below 0, never makes a state."""
+        """Count one mention less if the message is unread; never go below 0 or make a state."""
         slot: i64 = self._find_alive(user, kind, channel_id, version)
         if slot < 0:
             return -slot
@@ -940,7 +943,7 @@ class Table:
     @cython.ccall
     @cython.exceptval(-1)
     def pins_ack(self, user: i64, kind: i64, channel_id: i64, timestamp: i64, version: i64) -> i64:
-        """The larger pin timestamp (ms) stays."""
+        """Fold a pins ack: keep the larger pin timestamp (ms)."""
         slot: i64 = self._open(user, kind, channel_id, timestamp, version)
         if slot < 0:
             return -slot
@@ -955,7 +958,7 @@ class Table:
     @cython.ccall
     @cython.exceptval(-1)
     def delete(self, user: i64, kind: i64, channel_id: i64, version: i64) -> i64:
-        """The read state becomes a tombstone until the deletion is written (I7).
+        """Delete a read state: it is a tombstone until the deletion is written (I7).
 
         Deleting a missing state also raises the floor. During a replay the database may already
         lack it, while a client still shows it; only a full reply corrects that client.
@@ -984,7 +987,7 @@ class Table:
         self._seal(user)
 
     def delete_user(self, user: i64, version: i64) -> int:
-        """All read states older than `version` go; the deletion waits to be written.
+        """Remove all read states older than `version`; the deletion waits to be written.
 
         O(read states of the user).
         """
@@ -1015,10 +1018,10 @@ class Table:
     def fold_plain(self, events: i64[:], count: i64, codes: cython.uchar[:]) -> i64:
         """Find the user of each event, touch it if it is an ack, fold it; returns how many.
 
-        `events`: eight numbers each, as `readstates.schemas.plain` has them. `codes` get what `ack`
-        or `mention` returns, or ABSENT. Stops before an event that finds no room. A block's events
-        are looked up together first: the processor then waits for their memory once, not one after
-        another.
+        `events`: eight numbers each, as `readstates.schemas.plain` has them. `codes` get the result
+        of `ack` or `mention`, or ABSENT. Stops before an event that finds no room. A block's events
+        are looked up together first, so that the processor waits for their memory once and not for
+        one after the other.
         """
         begin: i64 = 0
         index: i64
@@ -1139,7 +1142,7 @@ class Table:
         return self._live_states[user]
 
     def floor(self, user: i64) -> int:
-        """A `since_version` below this is not safe: loaded or deleted something since."""
+        """No `since_version` below this is safe: the user was loaded or lost a state since then."""
         return self._floor[user]
 
     def user_id(self, user: i64) -> int:

@@ -1,28 +1,29 @@
 """Opening and closing table files.
 
-A file is used again only if it is certainly what its owner left, or can be made so; any other is
-made anew in its place, which is always safe: the log is folded again from the committed offset.
+A file is used again only if it certainly holds what its owner left, or can be repaired to hold it.
+Any other file is replaced by a new one, which is always safe: the log is folded again from the
+committed offset.
 
 Opening:
-    0 a file that others may have read or written (`_shared`) is removed: who has it open still
-      could, whatever its mode becomes.
-    1 lock the file (flock, as long as it is mapped: the lock of a process that died is gone, that
-      of a stopped one is not). A process that does not get the lock works in a private file
-      without a name, so two processes never share one.
-    2 same log, same layout, same size? And either closed clean, with the right checksum of the
-      whole, or left by a process that died since this boot of the machine, so that every store it
-      made is there? Else reserve the space anew, before mapping: a full tmpfs kills with SIGBUS,
-      it raises nothing.
-    3 map it, every page at once where the system can, and take the mark "closed clean" away (on
+    0 remove a file that others may have read or written (`_shared`): a process that has it open
+      still could, whatever its mode becomes.
+    1 lock the file (flock) for as long as it is mapped. The lock of a process that died is gone,
+      but the lock of a stopped process is not. A process that does not get the lock works in a
+      private file without a name, so two processes never share one.
+    2 use the file again if it has the same log, layout and size, and if it was closed clean with
+      the right checksum of the whole, or was left by a process that died since this boot of the
+      machine, so that every store it made is there. Otherwise reserve the space anew before
+      mapping, because a full tmpfs raises nothing and kills the process with SIGBUS.
+    3 map it, every page at once where the system can, and clear the mark "closed clean" (on
       disk) before the first change.
-    4 where a process died: believe nothing but the slots and the position; make the rest anew
+    4 if its process died, trust only the slots and the position, and make the rest anew
       (`rebuild.py`).
     5 check the invariants of layout.py (`verify.py`); damage leads back to 2, with a new
       file.
-The owner knows what is committed; it then queues again what was dirty or being written out
+The owner knows the committed offset; it then queues the changes that were dirty or under way again
 (`Table.recover`).
-Closing clean writes the checksum, then the mark. Should a power cut keep the mark and lose some
-of the rest, the checksum is wrong. A power cut while it is open changes the boot ID.
+Closing clean writes the checksum, then the mark. If a power cut keeps the mark and loses some of
+the rest, the checksum is wrong. A power cut while the file is open changes the boot ID.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from .verify import verify
 
 SHM = Path("/dev/shm")
 SHM_FREE_MIN_BYTES = 256 << 20
-FOLDER_MODE, FILE_MODE = 0o700, 0o600  # ours alone
+FOLDER_MODE, FILE_MODE = 0o700, 0o600  # only the worker's user may use them
 ZEROS = bytes(1 << 20)
 NO_BOOT_ID = bytes(layout.BOOT_ID_BYTES)
 # why a file is used again
@@ -60,7 +61,7 @@ class CacheDirFullError(OSError):
 
 @dataclass(frozen=True)
 class TableIdentity:
-    """Which log a table folds: a file of another one is never used."""
+    """The log that a table folds: a file of another log is never used."""
 
     topic_id: bytes  # 16 bytes
     epoch: int
@@ -68,7 +69,7 @@ class TableIdentity:
     keyspace: str
 
     def header(self) -> bytes:
-        """As it stands in the file, from AT_TOPIC_ID to AT_SLOTS."""
+        """The identity as the file holds it, from AT_TOPIC_ID to AT_SLOTS."""
         keyspace = self.keyspace.encode()[: layout.KEYSPACE_BYTES]
         return struct.pack("<16sqq48s", self.topic_id, self.epoch, self.partition, keyspace)
 
@@ -92,9 +93,9 @@ class TableFile:
     def close(self, clean: bool) -> None:
         """Unmap and unlock; a second call does nothing.
 
-        `clean`: the next `open_table` may use the file, from the position that stands in it; else
-        it will not, whatever is in it. Clean costs a checksum of the whole file: some 10 ms for
-        200,000 read states.
+        `clean`: the next `open_table` may use the file, from the position that it holds; otherwise
+        it will not use the file, whatever it holds. A clean close computes a checksum of the whole
+        file: some 10 ms for 200,000 read states.
         """
         if self._file < 0:
             return
@@ -115,9 +116,9 @@ def open_table(
     """Open the table file at `path`, or make it, for `states` read states.
 
     `now_ms`: the clock of the dirty queue (`Table.now_ms`). Where the file was used before
-    (`TableFile.warm`), call `Table.recover` next. Raises CacheDirFullError where there is no room
-    for the file, OSError where the folder is not usable. Costs some 50 ms for 200,000 read states:
-    reserving, or checking all that is there.
+    (`TableFile.warm`), call `Table.recover` next. Raises CacheDirFullError if there is no room for
+    the file, and OSError if the folder is not usable. Reserving the space, or checking the whole
+    content, costs some 50 ms for 200,000 read states.
     """
     slots = layout.slots_for(states)
     shared = _shared(path)
@@ -137,7 +138,7 @@ def open_table(
 
 
 def _shared(path: Path) -> str:
-    """Why others may have read or written the file; empty where only we could, or there is none."""
+    """Why others may have read or written the file; empty if they cannot have, or it is missing."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -154,7 +155,7 @@ def _shared(path: Path) -> str:
 
 
 def _replace_by_private(file: int, path: Path) -> Path:
-    """Let the descriptor stand for a new file that is gone with this process, however it ends."""
+    """Make the descriptor refer to a new file that disappears when this process ends."""
     private, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
     try:
         os.unlink(name)
@@ -206,7 +207,7 @@ def _crc(mapped: mmap.mmap) -> int:
 
 
 def _why(file: int, identity: TableIdentity, slots: int) -> str:
-    """CLEAN or DIED if the file can be used again, else why it cannot."""
+    """CLEAN or DIED if the file can be used again, otherwise the reason why it cannot."""
     size = os.fstat(file).st_size
     if size == 0:
         return "new"
@@ -277,11 +278,12 @@ def boot_id() -> bytes:
 
 
 def own_folder(path: Path) -> Path:
-    """Make the folder of the table files, or make sure that it is nobody else's; returns it.
+    """Make the folder of the table files, or check that nobody else can use it; returns it.
 
-    The usual place is open to every user of the machine: whoever made the folder before us could
-    read what people have read, or put files of their own in our place. A folder that others may
-    enter is refused, not closed: it may be one that others need, such as a home. Raises OSError.
+    The usual place is open to every user of the machine: another user who made the folder first
+    could read personal data there, or put other files in its place. A folder that others may enter
+    is refused and its mode is left as it is, because others may need it (a home, for example).
+    Raises OSError.
     """
     path.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
     found = os.lstat(path)
@@ -301,7 +303,7 @@ def own_folder(path: Path) -> Path:
 
 
 def default_cache_dir() -> Path:
-    """A folder of this user in /dev/shm where that has room, else among the temporary files.
+    """A folder of this user in /dev/shm if that has room, otherwise among the temporary files.
 
     A mapped file on a disk stalls when it is written back; one in memory does not.
     """

@@ -1,9 +1,9 @@
-"""Dead letters: why a record of `updates` was not applied, and where it stood.
+"""Dead letters: records of `updates` that were not applied, with their reason and origin.
 
-Key and value are kept as they came, except that a value is cut where no broker takes it as a whole.
-The headers, all ASCII, say the rest. A batch that cannot be read, or unpacks to too much, is one
-dead letter: its value is the batch as it stands in the log, its key is null, and two headers give
-its first and last offset.
+Key and value are kept unchanged, except that a value is cut if no broker takes it as a whole. The
+headers, all ASCII, hold the rest. A batch that cannot be read, or unpacks to too much, is one dead
+letter: its value is the batch as it stands in the log, its key is null, and two headers give its
+first and last offset.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HEADER_CUT = "cut"  # only where no broker took the value as a whole: it had tha
 
 
 class Origin(NamedTuple):
-    """What the headers of a dead letter say."""
+    """The content of a dead letter's headers."""
 
     reason: str
     topic: str
@@ -54,7 +54,7 @@ def origin_headers(origin: Origin) -> list[tuple[str, bytes]]:
 
 
 def origin_of(headers: Headers) -> Origin | None:
-    """What the headers say; None where they are not those of a dead letter."""
+    """The content of the headers; None if they are not those of a dead letter."""
     by_name = dict(headers)
     values = [
         (by_name.get(name) or b"").decode("ascii", "replace")

@@ -21,7 +21,7 @@ KEEP = -1  # the value of an optional field that was omitted: the read state kee
 
 
 class Ack(Struct, frozen=True, gc=False):
-    """The user has read a channel up to a message. An older one changes nothing."""
+    """The user has read a channel up to a message. An older ack changes nothing."""
 
     user_id: int
     channel_id: int
@@ -64,7 +64,7 @@ class Mention(Struct, frozen=True, gc=False):
 
 
 class RetractMention(Struct, frozen=True, gc=False):
-    """A message that mentioned the user is gone."""
+    """A message that mentioned the user was deleted."""
 
     user_id: int
     channel_id: int
@@ -82,7 +82,7 @@ class PinsAck(Struct, frozen=True, gc=False):
 
 
 class Delete(Struct, frozen=True, gc=False):
-    """The read state is gone."""
+    """The read state is deleted."""
 
     user_id: int
     channel_id: int
@@ -90,7 +90,7 @@ class Delete(Struct, frozen=True, gc=False):
 
 
 class DeleteUser(Struct, frozen=True, gc=False):
-    """All of the user's read states are gone."""
+    """All of the user's read states are deleted."""
 
     user_id: int
 

@@ -1,7 +1,7 @@
 """Record headers of queries and replies, in both dialects.
 
-The plain dialect is what Spring's ReplyingKafkaTemplate writes, the other what Faust's `agent.ask`
-does. Where a query has both, the plain one counts; where a header is repeated, the last one counts.
+Spring's ReplyingKafkaTemplate writes the plain dialect, and Faust's `agent.ask` the other one. If a
+query has both, the plain one counts; if a header is repeated, the last one counts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Headers = Mapping[str, bytes | None] | Iterable[tuple[str, bytes | None]]
 
 
 class ReplyAddress(NamedTuple):
-    """Where a reply goes, and how it is written."""
+    """The address of a reply, and its dialect."""
 
     topic: str
     partition: int | None
@@ -42,9 +42,10 @@ class ReplyAddress(NamedTuple):
 
 
 def reply_address(headers: Headers) -> ReplyAddress | None:
-    """The usable reply address of a query; None where there is none.
+    """The usable reply address of a query; None if there is none.
 
-    A correlation ID over CORRELATION_ID_BYTES_MAX makes it unusable: it would have to be echoed.
+    A correlation ID over CORRELATION_ID_BYTES_MAX makes the address unusable, because the reply
+    would have to repeat the ID.
     """
     values = dict(headers)
     dialect, names = DIALECT_PLAIN, (HEADER_REPLY_TOPIC, HEADER_CORRELATION_ID)
@@ -78,7 +79,7 @@ def query_headers(
 
 
 def deadline_ms(headers: Headers, timestamp_ms: int) -> int:
-    """When the reply is no longer wanted, in ms since the epoch.
+    """The time after which the reply is useless, in ms since the epoch.
 
     A deadline later than DEADLINE_MAX_MS after the record's timestamp is brought forward to that.
     Raises DecodeError for a malformed header.

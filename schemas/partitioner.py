@@ -1,4 +1,4 @@
-"""Which partition a key belongs to: the Java client's default, murmur2."""
+"""The partition of a key, by the Java client's default partitioner, murmur2."""
 
 from __future__ import annotations
 

@@ -1,14 +1,15 @@
 # cython: language_level=3, boundscheck=True, wraparound=False
 # mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return"
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
-"""The commonest updates, plain acks and mentions, read straight into numbers, without objects.
+"""Reads the commonest updates, plain acks and mentions, straight into numbers, without objects.
 
-Compiled as it stands, like the table; `COMPILED` says so. It reads less than JSON: one object with
-`type` ("ack" or "mention"), `user_id`, `channel_id`, `message_id` and perhaps `ts`, each once, in
-any order, the identifiers in decimal with or without quotes, at most one space after a colon or
-comma, and the record's key the same digits as `user_id`. An update that differs in any way is not
-plain, which is no error: `decode_update` of `wire.py` reads it, and says what is wrong with it, if
-anything is. `decode_update` reads every plain update as the same values; a test compares the two.
+Cython compiles this module as it stands, like the table; `COMPILED` says whether it is compiled. It
+reads less than JSON: one object with `type` ("ack" or "mention"), `user_id`, `channel_id`,
+`message_id` and perhaps `ts`, each once and in any order. The identifiers are decimal, with or
+without quotes, there is at most one space after a colon or comma, and the record's key has the same
+digits as `user_id`. An update that differs in any way is not plain. That is no error:
+`decode_update` of `wire.py` reads it, and says what is wrong, if anything is. `decode_update` reads
+every plain update as the same values; a test compares the two.
 """
 
 from typing import Any
@@ -44,7 +45,7 @@ class Reader:
     ) -> int:
         """Read records[begin:stop] up to the first that is not plain; returns how many were plain.
 
-        `epoch_bits`: the version is this and the record's offset + 1.
+        `epoch_bits`: a record's version is this number plus its offset + 1.
         """
         index: cython.longlong
         key: bytes

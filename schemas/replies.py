@@ -1,4 +1,4 @@
-"""Replies and error replies: their bytes, and reading them back in a client."""
+"""Encodes replies and error replies, and reads them back in a client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ROW = (
 class Reply(NamedTuple):
     """What a client gets: read states by type and channel, all of them where `full` is true.
 
-    `version` says how far the user's partition was applied: it goes into the next query's
+    `version` says how far the user's partition was applied. Pass it as the next query's
     `since_version`.
     """
 
@@ -42,7 +42,7 @@ class ErrorReply(NamedTuple):
 
 
 def format_rows(rows: list[Row]) -> bytes:
-    """The rows as JSON objects with commas between: `encode_rows`, where that is not compiled."""
+    """The rows as JSON objects with commas between them; used if `encode_rows` is not compiled."""
     return b",".join(
         [
             _ROW % (channel, kind, last, count, last_mention, pins, flags, viewed, row_version)
@@ -58,7 +58,7 @@ except ImportError:
 
 
 def encode_reply(user_id: int, version: int, full: bool, rows: list[Row]) -> bytes:
-    """A reply; `rows` in the order in which they are to stand. About 0.3 µs a row, compiled."""
+    """A reply with `rows` in the given order. Costs about 0.3 µs per row, compiled."""
     return b'{"user_id":"%d","version":"%d","full":%s,"read_states":[%s]}' % (
         user_id,
         version,

@@ -1,15 +1,15 @@
 """A read state that comes from elsewhere, and the events that make it.
 
-The log can say what users do, not what a state is. So a state is made by events that lead to it
-from a read state that does not exist:
+The log has events, not states. So events make a state, beginning with a read state that does not
+exist:
 
 1. `mention` with `last_mention_id`, which only a mention sets;
 2. `ack` with `manual`, which sets `last_message_id`, `mention_count`, `flags` and `last_viewed` and
    leaves `last_mention_id`;
 3. `pins_ack` with `last_pin_timestamp`.
 
-A channel that was never read (`last_message_id` 0) has no ack that says so: its count is made by as
-many mentions, at most MENTIONS_MAX.
+No ack describes a channel that was never read (`last_message_id` 0): as many mentions make its
+count, at most MENTIONS_MAX.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class SavedState(NamedTuple):
 
 
 def events_of(user_id: int, state: SavedState, *, replace: bool = False) -> Iterator[Update]:
-    """The events that make `state` where there is none yet; no events where all of it is zero.
+    """The events that make `state` if there is none yet; no events if all of it is zero.
 
-    `replace`: a `delete` goes first, so that one may exist. Raises ValueError for a state to which
-    no events lead.
+    `replace`: a `delete` comes first, so that an old state may exist. Raises ValueError for a state
+    that no events can make.
     """
     kind, channel = state.read_state_type, state.channel_id
     if state.last_message_id == 0:

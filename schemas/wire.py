@@ -1,6 +1,6 @@
-"""Bytes to events and queries, and back. Rejects or accepts, never guesses.
+"""Decodes bytes into events and queries, and encodes them. It accepts or rejects; it never guesses.
 
-What is wrong is named: the field, what was expected there, and what there is.
+Its errors name the field, the expected value and the value that is there.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ def key_bytes(user_id: int) -> bytes:
 def decode_update(value: bytes | None) -> Update:
     """One update event. Raises DecodeError, nothing else, whatever the bytes.
 
-    The three IDs of a plain ack, mention or retraction are checked together; field by field that
-    takes a quarter longer, which retractions and a client's `publish` would notice. In a compiled
-    worker `plain.py` reads plain acks and mentions of resident users, so that they do not come
-    here. Costs about 1 µs beside `orjson.loads`.
+    The three IDs of a plain ack, mention or retraction are checked together. Checking them one by
+    one takes a quarter longer, which retractions and a client's `publish` would notice. In a
+    compiled worker `plain.py` reads plain acks and mentions of resident users, so they do not come
+    here. Costs about 1 µs in addition to `orjson.loads`.
     """
     body = _object(value)
     kind = body.get("type")
@@ -90,7 +90,7 @@ def _is_ts(value: Any) -> bool:
 
 
 def _plain_ids(user: Any, channel: Any, message: Any) -> tuple[int, int, int] | None:
-    """Three IDs as integers; None where one of them may be wrong, or is of another type."""
+    """Three IDs as integers; None if one of them may be wrong or has another type."""
     if type(user) is str and type(channel) is str and type(message) is str:
         if _surely_three_ids(f"{user},{channel},{message}"):
             return int(user), int(channel), int(message)
@@ -204,13 +204,13 @@ _NAMES = {
 
 
 def _channels(channel_ids: list[Any]) -> tuple[int, ...]:
-    """All IDs are checked together: one by one they take a third of the time of a query of 50."""
+    """Channel IDs, checked together: one by one they take a third of the time of a query of 50."""
     try:
         if _surely_ids(",".join(channel_ids)):
             return tuple(map(int, channel_ids))
-    except (TypeError, ValueError):  # some are no strings, or one has a comma in it
+    except (TypeError, ValueError):  # some are not strings, or one contains a comma
         pass
-    return tuple(  # rarer forms, or to say which is wrong
+    return tuple(  # reads the rarer forms, and says which ID is wrong
         _identifier(value, f"channel_ids[{number}]", 1) for number, value in enumerate(channel_ids)
     )
 

@@ -33,7 +33,7 @@ def build(settings: Settings) -> App:
 
     Raises TopicError, EpochError, StoreError, ConfigError: all mean "refuse to start".
     """
-    # What must be right before anything starts.
+    # Check everything that must be right before anything starts.
     listening = listen(settings.http_host, settings.http_port)
     topic = topics.check(settings)
     store = Store(settings)
@@ -42,17 +42,17 @@ def build(settings: Settings) -> App:
     cache_dir = own_cache_dir(settings)
     metrics.describe_worker(settings, topic.partitions)
 
-    # Where replies and dead letters go.
+    # Make the producers of replies and dead letters.
     delivery = Delivery(settings)
     replies = ReplyProducer(settings, delivery)
     dead_letters = DeadLetterProducer(settings, delivery)
 
-    # The partitions, what each folds its log into, and how they come and go.
+    # Make the partitions, their tables, and the rebalancer that opens and hands them over.
     partitions = Partitions(settings, store, replies, dead_letters)
     tables = Tables(settings, cache_dir, topic.topic_id.bytes, epoch.epoch)
     rebalancer = Rebalancer(partitions, tables, epoch)
 
-    # What feeds them: Faust, its consumer of both topics, and the two agents.
+    # Make Faust, its consumer of both topics, and the two agents, which feed the partitions.
     app = App(settings, partitions, rebalancer, cache_dir)
     store.broken = app.refuse
     agents.define(app, partitions, app.updates, app.query_channel)
@@ -64,11 +64,11 @@ def build(settings: Settings) -> App:
 
 def run(settings: Settings, loglevel: str, log_format: str) -> int:
     """Run a worker until a signal or an error; returns the exit status."""
-    uvloop.install()  # an iteration costs half; first, because a loop that exists is kept
+    uvloop.install()  # halves the cost of an iteration; comes first, because a loop is kept
     try:
         app = build(settings)
     except ReadStatesError as exc:
         print(f"read-states: {exc}", file=sys.stderr)
         return 1
-    logs.set_up(log_format, loglevel)  # not before: the error says it better than the driver does
+    logs.set_up(log_format, loglevel)  # after the error, which is clearer than the driver's log
     return WorkerProcess(app, loglevel).run()

@@ -1,4 +1,4 @@
-"""Every error of the service, and what is done about each.
+"""Every error of the service, and the response to each.
 
 ReadStatesError
 ├── ConfigError          refuse to start: a setting is wrong, the message names it and its range
@@ -54,7 +54,7 @@ class DataLossError(ReadStatesError):
 
 
 class BatchGapError(ReadStatesError):
-    """A batch does not begin where the partition stands."""
+    """A batch does not begin at its partition's position."""
 
 
 class UnpackError(ReadStatesError):
@@ -70,4 +70,4 @@ class StoreError(ReadStatesError):
 
 
 class SendError(ReadStatesError):
-    """The brokers refused a record that a command sent; the text says how many they have."""
+    """The brokers refused a record that a command sent; the text says how many they took."""

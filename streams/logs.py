@@ -1,10 +1,10 @@
 """A worker's log: each record is one line, as text or JSON, and repeats are limited.
 
-Our own lines are the name of an event and `key=value` pairs, given as a format string and its
-values. In JSON each pair becomes a field, and numbers stay numbers; `message` is the line as it
-stands in a text log, and lines of Faust and aiokafka have nothing else. Of the same event, which is
-the same logger and format string, at most REPEATS_PER_SECOND lines are written per second; a line
-`suppressed` says how many more there were.
+The service's own lines are the name of an event and `key=value` pairs, given as a format string and
+its values. In JSON each pair becomes a field, and numbers stay numbers; `message` is the line as it
+would be in a text log, and lines of Faust and aiokafka have only that field. Of the same event,
+which is the same logger and format string, at most REPEATS_PER_SECOND lines are written per second;
+a line `suppressed` says how many more there were.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PAIR_OR_SPEC = re.compile(rf"(?:^|(?<=\s))(\w+)=((?:(?!{_SPEC})\S)*)({_SPEC})(\
 
 
 def set_up(style: str, level: str, stream: TextIO | None = None) -> None:
-    """Send every record from `level` up to `stream` (standard output), in that style."""
+    """Send every record of `level` and above to `stream` (standard output), in that format."""
     handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(JsonFormatter() if style == "json" else logging.Formatter(TEXT))
     limited = RateLimit(handler)
@@ -40,7 +40,7 @@ def set_up(style: str, level: str, stream: TextIO | None = None) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ts (UTC), level, logger, event, message, and the event's fields."""
+    """Writes JSON objects: ts (UTC), level, logger, event, message, and the event's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC)
@@ -58,7 +58,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def event_of(record: logging.LogRecord) -> str | None:
-    """The first word of a line of ours; None for a line of somebody else, and for a sentence."""
+    """The first word of an event's line; None for another library's line, and for a sentence."""
     if not record.name.startswith(OURS):
         return None
     event = _EVENT.match(str(record.msg))
@@ -66,7 +66,7 @@ def event_of(record: logging.LogRecord) -> str | None:
 
 
 def fields_of(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
-    """The `key=value` pairs of a line of ours; a number that is a whole value stays a number."""
+    """The `key=value` pairs of an event's line; a number that is a whole value stays a number."""
     if event_of(record) is None or not isinstance(record.args, tuple):
         return
     values = iter(record.args)
@@ -83,7 +83,7 @@ def fields_of(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
 
 
 class RateLimit(logging.Handler):
-    """Passes records on: of the same event at most REPEATS_PER_SECOND per second."""
+    """Passes records on, but at most REPEATS_PER_SECOND per second of the same event."""
 
     def __init__(
         self, target: logging.Handler, clock: Callable[[], float] = time.monotonic
@@ -102,7 +102,7 @@ class RateLimit(logging.Handler):
         count = self._counts[key] = self._counts.get(key, 0) + 1
         if count <= REPEATS_PER_SECOND:
             self._target.handle(record)
-        elif self._timer is None:  # the last ones are counted, too, where silence follows
+        elif self._timer is None:  # so that the last ones are counted even if no line follows
             self._timer = threading.Timer(1, self.flush)
             self._timer.daemon = True
             self._timer.start()

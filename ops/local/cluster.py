@@ -1,7 +1,7 @@
-"""Which servers a stack is made of and where each listens; no I/O but the search for ports.
+"""The servers of a stack and the address of each; the search for ports is the only I/O.
 
-Kafka's brokers have a port each on 127.0.0.1. Cassandra's nodes have a loopback address each and
-the same port on all of them: a driver knows one port for all nodes.
+Each of Kafka's brokers has its own port on 127.0.0.1. Each of Cassandra's nodes has its own
+loopback address and the same port, because a driver knows only one port for all nodes.
 """
 
 import base64

@@ -1,13 +1,14 @@
-"""What a secure stack has more: a CA, a certificate of the servers, a user and passwords.
+"""The secrets of a secure stack: a CA, a certificate of the servers, a user and passwords.
 
-All of it stands in `<data_dir>/secrets`, which only its owner may enter, and is made once:
+All of them are in `<data_dir>/secrets`, which only its owner may enter, and are made once:
 
     ca.pem           the CA's certificate, for clients
     servers.p12      the servers' certificate and key, for Java
     passwords.json   random, of this stack alone
 
-The CA's own key is thrown away when it has signed, so nobody can sign another certificate.
-Made with Java's keytool, as Java is there anyway. No password is ever an argument of a program.
+The CA's own key is deleted after it has signed, so nobody can sign another certificate. Java's
+keytool makes the secrets, because Java is installed anyway. No password is ever an argument of a
+program.
 """
 
 import json
@@ -96,7 +97,7 @@ def make(data_dir: Path, java: str) -> None:
     made = Secrets(partial, kafka, cassandra, keystore)
     write_private(partial / "passwords.json", json.dumps(_passwords(made)) + "\n")
     _certificates(made, java)
-    partial.rename(folder)  # whole or not at all
+    partial.rename(folder)  # it appears whole or not at all
 
 
 def write_private(path: Path, text: str) -> None:

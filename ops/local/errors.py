@@ -1,4 +1,4 @@
-"""What can go wrong with the local stack.
+"""The errors of the local stack.
 
 StackError            the operator reads the message and acts; nothing is left half-running
 ├── ToolMissing       a program is not installed; the message has the command that installs it

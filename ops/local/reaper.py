@@ -1,4 +1,4 @@
-"""What ends a run: a process beside it, so that it happens however the run ends, SIGKILL included.
+"""Ends a run from a process beside it, so that the run is cleaned up even after a SIGKILL.
 
     python -m readstates.ops.local.reaper TOKEN     started by owner.Owner, never by hand
 

@@ -1,6 +1,6 @@
-"""What the local stack and docker-compose.yml share: versions, broker and database settings.
+"""The versions and settings of broker and database that the stack and docker-compose.yml share.
 
-Both ways must give the same two servers; tests/unit/ops/test_compose.py holds them together.
+Both must start the same two servers; tests/unit/ops/test_compose.py compares them.
 """
 
 KAFKA_VERSION = "4.3.1"

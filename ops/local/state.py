@@ -1,6 +1,6 @@
-"""What a stack remembers between commands: `stack.json` in its data folder.
+"""The state that a stack keeps between commands: `stack.json` in its data folder.
 
-1. The file is replaced whole (rename), so a reader sees the old or the new, never half.
+1. The file is replaced whole (rename), so a reader sees the old or the new file, never half of one.
 2. A process is written down before anything waits for it, so a killed `up` loses none.
 """
 

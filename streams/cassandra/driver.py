@@ -1,7 +1,7 @@
-"""The database's driver: the only module that imports it.
+"""Cassandra's driver; no other module imports it.
 
-A session is made here, with its logins, policies and timeouts; batches go out as the bytes that
-`row_bytes.py` has packed; and the driver's exceptions are known here by what they ask for.
+This module makes a session, with its login, policies and timeouts. It sends batches as the bytes
+that `row_bytes.py` has packed, and maps the driver's exceptions to what the operator should do.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def is_invalid_request(exc: BaseException | None) -> bool:
 
 
 def connect(settings: Settings) -> Session:
-    """A session with the nodes. Raises StoreError, which says what to look at."""
+    """Connect to the nodes; returns the session. Raises StoreError, which says what to check."""
     try:
         cluster = _cluster(settings)
     except UnresolvableContactPoints as exc:
@@ -111,7 +111,7 @@ def _cluster(settings: Settings) -> Cluster:
 
 
 def _advice(exc: Exception) -> str:
-    """What to look at, by what the hosts answered."""
+    """What to check, depending on the errors of the hosts."""
     causes = list(exc.errors.values()) if isinstance(exc, NoHostAvailable) else [exc]
     if any(isinstance(cause, AuthenticationFailed) for cause in causes):
         return "Check CASSANDRA_USERNAME and CASSANDRA_PASSWORD"
@@ -127,10 +127,10 @@ def _advice(exc: Exception) -> str:
 
 
 def patiently(query: str, run: Callable[[], Any], patience_s: float) -> Any:
-    """`run()`, and for `patience_s` again where Cassandra is too slow for it.
+    """Call `run()`, and repeat it for `patience_s` while Cassandra is too slow for it.
 
-    A statement that timed out may have been applied all the same. Raises StoreError after that
-    time; any other error of the driver at once, as it is.
+    A statement that timed out may have been applied nevertheless. Raises StoreError after that
+    time; raises any other error of the driver at once and unchanged.
     """
     end_s = time.monotonic() + patience_s
     while True:
@@ -155,7 +155,7 @@ def prepare(session: Session, query: str) -> Any:
 
 
 def packed_batch(packed: Packed, routing_key: bytes, keyspace: str) -> BatchStatement:
-    """An unlogged batch of rows that are bytes already, for the replicas of `routing_key`."""
+    """An unlogged batch of rows that are already packed, for the replicas of `routing_key`."""
     batch = BatchStatement(
         batch_type=BatchType.UNLOGGED, consistency_level=ConsistencyLevel.LOCAL_QUORUM
     )
@@ -166,7 +166,7 @@ def packed_batch(packed: Packed, routing_key: bytes, keyspace: str) -> BatchStat
 
 
 class PackedBatch(BatchMessage):  # type: ignore[misc]  # the driver has no types
-    """A BATCH whose queries are bytes already (row_bytes.py)."""
+    """A BATCH whose queries are already packed (row_bytes.py)."""
 
     def send_body(self, f: Any, protocol_version: int) -> None:
         has_long_flags = ProtocolVersion.uses_int_query_flags(protocol_version)
@@ -176,7 +176,7 @@ class PackedBatch(BatchMessage):  # type: ignore[misc]  # the driver has no type
 
 
 class Protocol(ProtocolHandler):  # type: ignore[misc]  # the driver has no types
-    """The driver's own, except for batches of ours."""
+    """The driver's own protocol, except for packed batches."""
 
     @classmethod
     def encode_message(cls, msg: Any, *args: Any, **kwargs: Any) -> Any:

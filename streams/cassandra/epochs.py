@@ -1,16 +1,16 @@
-"""Which log the database was written from, and where the present epoch begins in it.
+"""The log that the database was written from, and the offsets at which the present epoch begins.
 
 Cassandra's table `log` has one row for each updates topic: the epoch, the topic's ID, its partition
-count, and the first offset of each partition that belongs to the epoch. The row with the largest
-epoch is the one that counts. `commands/new_epoch.py` begins an epoch.
+count, and the first offset of each partition that belongs to the epoch. Only the row with the
+largest epoch counts. `commands/new_epoch.py` begins an epoch.
 
 **E1** a record below the epoch's first offset of its partition is never folded. It was written to
 Cassandra in an earlier epoch, as a record of other partitions or of another topic. Folded again, it
-would get a version above all that was written since: it would be taken for a new one, its mentions
-would be counted again, and users that have moved to another partition would be refused there.
+would get a version above everything written since: the service would take it for a new record,
+count its mentions again, and reject it if its user has moved to another partition.
 
-So going back in the log is safe down to the first offset, and refused below it: by
-`readstates rewind`, and by a worker that finds a commit there (`worker/rebalance.py`).
+So going back in the log is safe as far as the first offset. `readstates rewind` refuses to go
+further, and a worker that finds a commit below it refuses to start (`worker/rebalance.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Log(NamedTuple):
     epoch: int
     topic_id: uuid.UUID
     partitions: int
-    first_offsets: tuple[int, ...]  # by partition; empty: not kept, an earlier version began it
+    first_offsets: tuple[int, ...]  # by partition; empty if an earlier version began the epoch
     began_us: int  # when the epoch was claimed, by Cassandra's clock, µs since 1970
 
     @property
@@ -44,7 +44,7 @@ class Log(NamedTuple):
 
 
 def last_topic(logs: Mapping[str, Log]) -> str | None:
-    """The topic that the keyspace was written from last; None where it never was."""
+    """The log that the keyspace was written from last; None if it was never written."""
     return max(logs, key=lambda name: logs[name].epoch, default=None)
 
 
@@ -57,10 +57,10 @@ def is_last(logs: Mapping[str, Log], name: str, topic_id: uuid.UUID, partitions:
 def present_log(
     logs: Mapping[str, Log], name: str, topic_id: uuid.UUID, partitions: int, keyspace: str
 ) -> Log:
-    """The keyspace's log, which is this topic; its first offsets are known.
+    """The keyspace's log, if it is this topic and its first offsets are known.
 
-    Raises EpochError where the keyspace was last written from another topic or partition count, and
-    where the first offsets are not known.
+    Raises EpochError if the keyspace was last written from another topic or partition count, or if
+    the first offsets are not known.
     """
     last = last_topic(logs)
     if last is None:
@@ -82,7 +82,7 @@ def present_log(
 
 
 def unknown_first_offsets(name: str, log: Log) -> str:
-    """What is wrong where an earlier version of the service began the epoch, and what to do."""
+    """The error where an earlier version of the service began the epoch, with what to do."""
     return (
         f"{name}: an earlier version began {log.said} and did not keep its first offsets, so a "
         "record of an epoch before cannot be told from one of this epoch. Run: readstates init"

@@ -1,8 +1,8 @@
-"""Loads of users who are not resident: one request for each, or one for several of them.
+"""Loads users who are not resident, with one request for each user or one for several users.
 
-A single miss goes out at once, alone. At most LOADS_IN_FLIGHT_MAX requests are under way. When more
-users wait than requests are free, up to LOAD_BATCH_USERS share one: under a crowd of users who are
-not resident the cost of each falls.
+A single miss is requested at once and alone. At most LOADS_IN_FLIGHT_MAX requests are under way.
+When more users wait than requests are free, up to LOAD_BATCH_USERS share a request, so that each
+user costs less when many of them are not resident.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Loader:
         self._waiting: deque[Wanted] = deque()
         self._in_flight = 0
         self._scheduled = False
-        self._paused = False  # after a failure: with the database gone, loads fail at once
+        self._paused = False  # for LOAD_RETRY_S after a failure, because loads would fail again
 
     def want(self, partition: Partition, user_id: int, ticket: int) -> None:
         """Load a user; those wanted in one iteration of the event loop may share a request."""

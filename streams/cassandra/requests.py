@@ -1,10 +1,10 @@
-"""Requests under way: they finish on the driver's threads, and are answered on the event loop.
+"""Requests under way: the driver's threads finish them, and the event loop answers them.
 
-A request is begun on the loop, followed while its pages come, and answered once: with its result,
-with None after an error, or with None after `timeout_s`, whichever is first. Answers of many
-requests are handed to the loop together, and given out in slices, so that other work runs between.
+A request begins on the loop, collects its pages, and is answered once: with its result, with None
+after an error, or with None after `timeout_s`, whichever comes first. Answers of many requests are
+handed to the loop together and given out in slices, so that other work runs in between.
 
-Of the driver this module knows one thing, the form of the future of a request: `PagedFuture`.
+This module knows only one thing of the driver, the form of a request's future: `PagedFuture`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..errors import StoreError
 
 log = logging.getLogger(__name__)
 
-DELIVERY_SLICE_S = 0.001  # of the event loop, then other work runs; at least one answer
+DELIVERY_SLICE_S = 0.001  # for answers, then other work runs; at least one answer is given out
 
 
 class PagedFuture(Protocol):
@@ -89,7 +89,7 @@ class Requests:
         self.answer(request, exc)
 
     def answer(self, request: Request, error: Exception | None) -> None:
-        """On any thread: hand an answer to the loop, which is woken once for many."""
+        """On any thread: hand an answer to the loop. One wake-up serves many answers."""
         request.error = error
         self._answered.append(request)
         if not self._delivering and not self._loop.is_closed():
@@ -101,7 +101,7 @@ class Requests:
         end = time.monotonic() + DELIVERY_SLICE_S
         while self._answered:
             request = self._answered.popleft()
-            if self._deadlines.pop(request, None) is None:  # answered already: it was too late
+            if self._deadlines.pop(request, None) is None:  # it timed out: this answer is too late
                 continue
             if request.error is not None:
                 log.warning("cassandra_failed %s error=%.200s", request.what, request.error)
@@ -112,7 +112,7 @@ class Requests:
                 self._not_applied(
                     StoreError(
                         f"what Cassandra answered to {request.what} could not be applied: {exc!r}. "
-                        "The worker stops; nothing is lost. If a row was written by hand, mend it"
+                        "The worker stops; nothing is lost. If a row was written by hand, fix it"
                     )
                 )
             if time.monotonic() > end:

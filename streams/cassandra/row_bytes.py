@@ -1,7 +1,7 @@
-"""Changes as they stand in a BATCH message of Cassandra's native protocol.
+"""Packs changes into the bytes of a BATCH message of Cassandra's native protocol.
 
-A row has eleven values, and the driver packs each by itself, twice: as a value, then into the
-message. Here a row is one `struct`, with the lengths of its values: about a sixth of the time.
+A row has eleven values, and the driver packs each of them twice: as a value, then into the message.
+Here a row is one `struct` with the lengths of its values, which takes about a sixth of the time.
 
 BATCH (native_protocol_v4.spec, 4.1.7) is <type><n><query 1>…<query n><consistency><flags>. A query
 is <kind = 1, prepared><short: length of its ID><ID><short: number of values>, then each value as
@@ -18,7 +18,7 @@ from readstates.schemas.read_state import Row
 
 Change = tuple[int, int, Row | None]  # user_id, version, row; see Store.write
 
-# Each value stands after its length: a bigint has 8 bytes, an int 4, a smallint 2.
+# The length of a value comes before it: a bigint has 8 bytes, an int 4, a smallint 2.
 _INSERT = struct.Struct(">iqihiqiqiqiqiqiqiiiqiq").pack
 _DELETE = struct.Struct(">iqiqihiq").pack
 _DELETE_USER = struct.Struct(">iqiq").pack

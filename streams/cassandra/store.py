@@ -38,9 +38,9 @@ _BIGINT = struct.Struct(">q").pack
 
 
 class Store:
-    """A session with the keyspace, and the statements the service uses.
+    """A session with the keyspace, and the statements that the service uses.
 
-    `broken` is called with an answer that could not be applied: the worker must stop.
+    `broken` is called with an answer that could not be applied; the worker must then stop.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -51,13 +51,13 @@ class Store:
         self._session = connect(settings)
 
     def close(self) -> None:
-        """End the session; callbacks still under way may not come."""
+        """End the session; callbacks of requests under way may not be called."""
         self._session.cluster.shutdown()
 
     # -- schema and epoch ---------------------------------------------------------------------
 
     def create_schema(self) -> None:
-        """Keyspace and tables, where they are not there yet."""
+        """Create the keyspace and the tables that do not exist yet."""
         settings = self.settings
         for statement in statements(settings.cassandra_keyspace, settings.cassandra_replication):
             self._execute(statement, (), PATIENCE_S)
@@ -82,7 +82,7 @@ class Store:
             ) from exc
         logs = {}
         for topic, epoch, topic_id, partitions, firsts, began_us, kept_us in rows:
-            # those of an earlier epoch stay where an older version of the service begins one
+            # an older version of the service that begins an epoch keeps the earlier epoch's offsets
             known = firsts is not None and len(firsts) == partitions and kept_us >= began_us
             first_offsets = tuple(firsts) if known else ()
             logs[topic] = Log(int(epoch), topic_id, partitions, first_offsets, began_us)
@@ -96,12 +96,11 @@ class Store:
         *,
         new_epoch_from: Sequence[int] | None = None,
     ) -> Log:
-        """The epoch of this topic's log; the first topic of a keyspace sets it, by LWT.
+        """The epoch of this topic's log; the first topic of a keyspace sets it by an LWT.
 
-        `new_epoch_from`: where the topic or its partition count is another one, a new epoch begins
-        at these offsets of its partitions, above all that was written so far. Raises EpochError
-        where it is another one and no new epoch may begin, or where it is not known at which
-        offsets the epoch began.
+        `new_epoch_from`: if the topic or its partition count has changed, a new epoch begins at
+        these offsets of its partitions, above everything written so far. Raises EpochError if they
+        have changed and no new epoch may begin, or if the epoch's first offsets are not known.
         """
         table = f"{self.settings.cassandra_keyspace}.log"
         logs = self.logs(PATIENCE_S)
@@ -126,7 +125,7 @@ class Store:
         return self.claim_epoch(topic, topic_id, partitions)
 
     def keep_first_offsets(self, topic: str, epoch: int, first_offsets: Sequence[int]) -> None:
-        """Of an epoch that an earlier version of the service began, which did not keep them."""
+        """Store the first offsets of an epoch that an earlier version of the service began."""
         self._execute(
             f"UPDATE {self.settings.cassandra_keyspace}.log SET first_offsets = %s "
             "WHERE topic = %s IF epoch = %s",
@@ -143,7 +142,7 @@ class Store:
             raise StoreError(f"Cassandra refused {query!r}: {exc}") from exc
 
     def prepare(self) -> None:
-        """Prepare the hot statements. Raises StoreError where the schema is not there."""
+        """Prepare the hot statements. Raises StoreError if the schema is missing."""
         table = f"{self.settings.cassandra_keyspace}.read_states"
         where = "WHERE user_id = ? AND read_state_type = ? AND channel_id = ?"
         try:
@@ -172,7 +171,7 @@ class Store:
         return patiently(query, partial(prepare, self._session, query), PATIENCE_S)
 
     def _setting(self, name: str) -> str:
-        """A setting of the node that answers; empty where this user may not see it."""
+        """A setting of the node that answers; empty if this user may not see it."""
         try:
             query = "SELECT value FROM system_views.settings WHERE name = %s"
             row = self._session.execute(query, [name]).one()
@@ -180,16 +179,16 @@ class Store:
             return ""
         return str(row[0]) if row else ""
 
-    # -- the hot two --------------------------------------------------------------------------
+    # -- loads and writes ---------------------------------------------------------------------
 
     def load(
         self,
         user_ids: list[int],
         done: Callable[[dict[int, list[Row]] | None], None],
     ) -> None:
-        """Fetch all read states of some users; `done` gets them by user, None for a failure.
+        """Fetch all read states of some users; `done` gets them by user, or None after a failure.
 
-        Users without rows are there with an empty list. Called on the event loop, as `done` is.
+        A user without rows has an empty list. Called on the event loop, like `done`.
         """
         rows: dict[int, list[Row]] = {user_id: [] for user_id in user_ids}
         self._send(self._select, (user_ids,), Request(done, f"load users={len(rows)}", rows))
@@ -197,25 +196,26 @@ class Store:
     def write(self, changes: list[Change], done: Callable[[bool | None], None]) -> None:
         """Write one unlogged batch; `done` gets True once Cassandra acknowledged it, else None.
 
-        A change is (user_id, version, row): a row to set; a row of which only type and channel
-        count, negative version, to delete; no row, to delete all of the user's up to `version`.
+        A change is (user_id, version, row). If its version is positive, the row is set. If it is
+        negative, the row is deleted, and only its type and channel count. If there is no row, all
+        read states of the user up to `version` are deleted.
         """
         routing_key, keyspace = _BIGINT(changes[0][0]), self._insert.keyspace
         batch = packed_batch(self._row_bytes.pack(changes), routing_key, keyspace)
         self._send(batch, None, Request(done, f"write rows={len(changes)}", True))
 
     def group_of(self, user_id: int) -> object:
-        """What the user's rows share with those of others: the node that is their first replica.
+        """The user's group for batches: the node that is the first replica of its rows.
 
-        None where every node is a replica of everything. Costs some µs.
+        None if every node is a replica of everything. Costs some µs.
         """
         metadata = self._session.cluster.metadata
         replicas = metadata.get_replicas(self.settings.cassandra_keyspace, _BIGINT(user_id))
         return None if len(replicas) in (0, len(metadata.all_hosts())) else replicas[0]
 
     def _send(self, statement: Any, values: Any, request: Request) -> None:
-        """Start a request without the driver's timer, which would keep it alive, answered or
-        not, for all of its timeout: thousands of objects for the collector to walk.
+        """Start a request without the driver's timer. The timer would keep the request alive for
+        its whole timeout, even after the answer: thousands of objects for the collector to scan.
         """
         self._requests.begin(request)
         try:
@@ -239,7 +239,7 @@ class Store:
 
 
 def logs_of(settings: Settings) -> dict[str, Log]:
-    """The logs that the keyspace was written from, for a command. Raises StoreError."""
+    """Read the logs that the keyspace was written from, for a command. Raises StoreError."""
     store = Store(settings)
     try:
         return store.logs()

@@ -5,9 +5,9 @@
 2. Their rows are packed into batches of at most WRITE_BATCH_ROWS, each for the users of one
    replica: a batch may hold several users, and a user may span batches.
 3. At most WRITES_IN_FLIGHT_MAX batches are under way, and a quarter of that while writing is not
-   urgent, that is, while only FLUSH_DELAY_S asks for it: a burst would keep queries waiting, on the
-   database's cores too. While it is not urgent, users are taken one batch per iteration of the
-   event loop, because a query may have to wait for an iteration.
+   urgent, that is, while only FLUSH_DELAY_S asks for it: a burst would make queries wait, on the
+   database's cores too. While writing is not urgent, each iteration of the event loop takes the
+   users of one batch, because a query may have to wait for an iteration.
 4. When the last batch of a user is answered, its partition learns that the user is written, or that
    it failed and has to be written again after WRITE_RETRY_S.
 """
@@ -29,9 +29,7 @@ from .row_bytes import Change
 from .store import Store
 
 NOT_URGENT_DIVISOR = 4  # of WRITES_IN_FLIGHT_MAX, while writing is not urgent
-BATCHES_AT_ONCE = (
-    8  # batches' worth of users that are taken from a partition before they are packed
-)
+BATCHES_AT_ONCE = 8  # users for so many batches are taken from a partition before they are packed
 
 
 def changes_of(write: Write) -> list[Change]:
@@ -49,7 +47,7 @@ def pack(
 ) -> list[tuple[list[Change], list[Write]]]:
     """Batches of changes, each with the writes that wait for its answer.
 
-    `group_of` a user: only users of one group share a batch, in the order of `writes`.
+    `group_of` gives a user's group. Only users of a group share a batch, in the order of `writes`.
     """
     groups: dict[Any, list[Write]] = {}
     for write in writes:
@@ -100,11 +98,11 @@ class WriteBehind:
     async def step(self, partitions: Iterable[Partition], *, now_ms: int, everything: bool) -> bool:
         """Start due writes, as many as may be under way; other work runs in between.
 
-        `everything`: without waiting for FLUSH_DELAY_S. False where nothing is dirty, packed or
+        `everything`: do not wait for FLUSH_DELAY_S. Returns False if nothing is dirty, packed or
         under way.
         """
         delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
-        order = sorted(  # only those with something to write: most have nothing, most of the time
+        order = sorted(  # only partitions with something to write: most have nothing to write
             (
                 partition
                 for partition in partitions
@@ -138,7 +136,7 @@ class WriteBehind:
     async def _take(self, partition: Partition, now_ms: int, delay_ms: int, urgent: bool) -> bool:
         """Take up to BATCHES_AT_ONCE batches of due users; False if nothing was due.
 
-        While it is not urgent, the event loop runs after each batch.
+        While writing is not urgent, the event loop runs after each batch.
         """
         iterations = 1 if urgent else BATCHES_AT_ONCE
         rows_max = self._settings.write_batch_rows * (BATCHES_AT_ONCE // iterations)
@@ -154,15 +152,15 @@ class WriteBehind:
         return bool(self._taken)
 
     def _pack(self) -> None:
-        """Put what was taken into the queue."""
+        """Pack the writes that were taken, and queue their batches."""
         taken, self._taken = self._taken, []
         for write in taken:
             if not write.rows and not write.delete_version:
-                write.partition.written(write)  # changed and changed back: no row to write
+                write.partition.written(write)  # its changes cancel out: there is no row
         self._queue.extend(pack(taken, self._settings.write_batch_rows, self._store.group_of))
 
     def _has_room(self, room: int) -> bool:
-        """False in the pause after a failure, too: with the database gone, writes fail at once."""
+        """False during the pause after a failure: without a database, writes fail at once."""
         under_way = len(self._queue) + self._in_flight
         return not self.paused and under_way < room
 
@@ -201,7 +199,7 @@ async def drain(
     clock_ms: Callable[[], int],
     timeout_s: float,
 ) -> bool:
-    """Write everything out and wait for dead letters, too; False if the time was over first.
+    """Write everything out and wait for dead letters, too; False if the time ran out first.
 
     A partition that may not write yet (P8) is left as it is.
     """

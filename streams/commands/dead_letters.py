@@ -1,7 +1,7 @@
-"""`readstates dead-letters`: what could not be applied, and sending it again.
+"""`readstates dead-letters`: lists the updates that could not be applied, and sends them again.
 
-The topic is read from its start to its end as it is now, without a group. A record that was kept
-twice (dead letters are at least once) counts once, by the place that it came from.
+A command reads the topic from its start to its present end, without a group. A record that was kept
+twice (dead letters are delivered at least once) counts once, by the place that it came from.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ LIMIT = 100
 TIMEOUT_S = 15.0
 BATCH_MESSAGES = 500
 MISROUTED = "misrouted"
-CURABLE = (MISROUTED, "too_many_states")  # what the same bytes may pass the next time
+CURABLE = (MISROUTED, "too_many_states")  # reasons that may not hold for the same bytes next time
 EARLIER = "before the epoch"  # why a misrouted record is left where it is
 ODD = "no reason"  # shown for a record in the topic that is no dead letter of ours
 
 
 class Letter(NamedTuple):
-    """One record of the dead-letters topic; `origin` is None where its headers say nothing."""
+    """One record of the dead-letters topic; `origin` is None if its headers do not name one."""
 
     partition: int
     offset: int
@@ -54,9 +54,9 @@ class Letter(NamedTuple):
 
 
 def read(settings: Settings) -> Iterator[Letter]:
-    """Every committed record of the dead-letters topic up to its end as it is now.
+    """Every committed record of the dead-letters topic up to its present end.
 
-    Raises TopicError where the topic is missing or stops answering.
+    Raises TopicError if the topic is missing or stops answering.
     """
     from confluent_kafka import KafkaError
 
@@ -76,7 +76,7 @@ def read(settings: Settings) -> Iterator[Letter]:
                 error, number = message.error(), message.partition()
                 if error is not None and error.code() != KafkaError._PARTITION_EOF:
                     raise TopicError(f"{name} cannot be read: {error}")
-                if number not in ends:  # a record from after we began, or the end once more
+                if number not in ends:  # a record beyond the end, or the end is reported again
                     continue
                 if error is None and message.offset() < ends[number]:
                     yield _letter(message)
@@ -116,7 +116,7 @@ def _last_offset(letter: Letter) -> str | None:
 
 
 def as_json(letter: Letter) -> str:
-    """One line; `key` and `value` are text, or under `…_base64` where they are not UTF-8.
+    """One line; `key` and `value` are text, or under `…_base64` if they are not UTF-8.
 
     `last_offset` is null unless the value is a whole batch.
     """
@@ -149,7 +149,7 @@ _reasons = click.option(
     "reasons",
     multiple=True,
     type=click.Choice(REASONS),
-    help="Only this reason; repeatable.",
+    help="Show only this reason; repeatable.",
 )
 
 
@@ -163,7 +163,7 @@ _reasons = click.option(
     help="Show only so many, the newest ones.",
 )
 @click.option(
-    "--json", "json_lines", is_flag=True, help="Print JSON, one on each line, with complete values."
+    "--json", "json_lines", is_flag=True, help="Print each complete record as a JSON line."
 )
 @with_settings(*KAFKA_ONLY)
 def list_letters(reasons: tuple[str, ...], limit: int, json_lines: bool, **flags: Any) -> None:
@@ -201,11 +201,11 @@ def _say_counts(what: str, counts: Counter[str]) -> None:
 
 @dead_letters.command("resend", cls=SettingsCommand)
 @_reasons
-@click.option("--partition", type=click.IntRange(0), help="Only what came from this partition.")
-@click.option("--offset", type=click.IntRange(0), help="Only this offset; needs --partition.")
+@click.option("--partition", type=click.IntRange(0), help="Send only records of this partition.")
+@click.option("--offset", type=click.IntRange(0), help="Send only this offset; needs --partition.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent; send nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--force", is_flag=True, help="Also send what would only come back.")
+@click.option("--force", is_flag=True, help="Also send records that would only be rejected again.")
 @with_settings(*KAFKA_ONLY, *CASSANDRA)
 def resend(
     reasons: tuple[str, ...],
@@ -218,14 +218,15 @@ def resend(
 ) -> None:
     """Send dead letters to `updates` again, key and value as they came, to the right partition.
 
-    Taken are those that may pass now: misrouted (their producer had another partitioner) and
-    too_many_states (the user has deleted some, or USER_STATES_MAX is larger now). Others would
-    come back as they are; --force sends them nevertheless, but never one whose value was cut, nor a
-    whole batch that could not be read: neither is an event. They are applied as new events, after
-    all that was sent since. The dead letters stay: a second resend sends them a second time.
+    The command sends the records that may succeed this time: misrouted (their producer had another
+    partitioner) and too_many_states (the user has deleted some, or USER_STATES_MAX is larger). The
+    others would be rejected again; --force sends them nevertheless, but never one whose value was
+    cut, nor a whole batch that could not be read. The records are applied as new events, after everything that was sent since. The dead
+    letters stay in their topic: a second resend sends them a second time.
 
-    A misrouted record from before a change of partitions stays: it was in the right partition then,
-    and was applied. One that was misrouted then, too, is sent by --partition, --offset and --force.
+    A misrouted record from before a change of partitions is not sent: it was in the right partition
+    at that time, and was applied. If a record was misrouted even then, send it with --partition,
+    --offset and --force.
     """
     if offset is not None and partition is None:
         raise click.UsageError("--offset needs --partition: an offset is one partition's")
@@ -283,12 +284,12 @@ def _log(settings: Settings) -> Log:
 
 
 def _why_left(origin: Origin, wanted: tuple[str, ...], log: Log | None) -> str:
-    """Why a dead letter is not sent again; empty where it is.
+    """Why a dead letter is not sent again; empty if it is sent.
 
-    `log`: misrouted records from before its epoch are not sent: they were in the right partition of
-    fewer, and were applied; what dead-lettered them is that the log was folded again from there.
+    `log`: misrouted records from before its epoch are not sent. They were in the right partition of
+    the smaller topic, and were applied. They became dead letters when the log was folded again.
     """
-    if origin.last_offset is not None:  # many values, or half a one: neither is an event
+    if origin.last_offset is not None:  # many values, or half of one: neither is an event
         return "a whole batch"
     if origin.cut:
         return "cut"
@@ -314,7 +315,7 @@ def _say_left(left: Counter[str], log: Log | None) -> None:
 
 
 def _send(settings: Settings, places: set[tuple[int, int]]) -> int:
-    """Read the topic once more and send what stands at these places; the values need no memory."""
+    """Read the topic again and send the records at these places, so that no value is kept."""
     from .sending import Progress, Sender
 
     sender, progress = Sender(settings), Progress("sent")

@@ -1,6 +1,6 @@
-"""`readstates import`: read states from a file, brought in through Kafka as events.
+"""`readstates import`: reads read states from a file and sends them through Kafka as events.
 
-The file is read twice: nothing is sent before every line is known to be good.
+The command reads the file twice: it sends nothing before every line is known to be valid.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ ERRORS_SHOWN = 20
 
 
 class LineError(ValueError):
-    """A line cannot be brought in; the text begins with its number."""
+    """A line cannot be imported; the text begins with its number."""
 
 
 def events_in(line: bytes, number: int, replace: bool) -> list[Update]:
-    """What one line of a file becomes. Raises LineError."""
+    """The events that one line of a file becomes. Raises LineError."""
     try:
         return [
             event
@@ -63,21 +63,23 @@ def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
 def import_states(file: Path, replace: bool, dry_run: bool, as_json: bool, **flags: Any) -> None:
     """Import the read states in FILE, JSON lines, through the updates topic.
 
-    A line is one read state, {"user_id", "channel_id", "last_message_id"} and as far as it has them
+    A line is one read state: {"user_id", "channel_id", "last_message_id"} and, if it has them,
     "read_state_type", "mention_count", "last_mention_id", "last_pin_timestamp" [ms], "flags",
-    "last_viewed" [days]; or a whole reply, as `readstates get USER --json` prints it. Each becomes
-    one to three events that lead to it, or for a channel never read ("last_message_id": 0) as many
-    as it has mentions. Where the read state is there already, old and new are mixed unless
-    --replace deletes it first; with --replace an import may also be repeated.
+    "last_viewed" [days]. Or a line is a whole reply, as `readstates get USER --json` prints it.
+    Each read state becomes one to three events that lead to it; a channel that was never read
+    ("last_message_id": 0) becomes as many events as it has mentions. If the read state exists
+    already, old and new values are mixed, unless --replace deletes it first. With --replace an
+    import may also be repeated.
 
-    Not carried over: "version" (the log gives new ones, so clients must not use an old
-    since_version), and the messages that were mentioned, of which only the last and the count are
-    known. Not possible, and refused by line: a channel never read with flags, last_viewed, over
-    1000 mentions, or mentions without last_mention_id. Left out: a read state that is all zero.
-    A user over USER_STATES_MAX gets dead letters: see readstates dead-letters list.
+    Some data is not carried over: "version" (the log gives new ones, so clients must not use an
+    old since_version), and the messages with mentions except the last one and their count. The
+    command refuses a line with a channel that was never read and has flags, last_viewed, over 1000
+    mentions, or mentions without last_mention_id. It leaves out a read state that is all zero.
+    Updates of a user over USER_STATES_MAX become dead letters: see readstates dead-letters list.
 
-    Exits 1 and sends nothing if any line is wrong. Prints the last offset of each partition: all is
-    applied when a query with that --after-offset is answered.
+    If any line is wrong, the command sends nothing and exits with 1. Otherwise it prints the last
+    offset of each partition: everything is applied when a query with that --after-offset is
+    answered.
     """
     from .sending import Progress
 
@@ -108,7 +110,7 @@ def import_states(file: Path, replace: bool, dry_run: bool, as_json: bool, **fla
 
 
 def _send(settings: Settings, file: Path, replace: bool) -> dict[int, int]:
-    """Send every event of the file; the last offset of each partition."""
+    """Send every event of the file; returns the last offset of each partition."""
     from ..kafka.admin import connect_admin
     from .sending import Progress, Sender
 

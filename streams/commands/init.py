@@ -1,4 +1,4 @@
-"""`readstates init`: topics, schema and epoch; also the way to more partitions."""
+"""`readstates init`: makes the topics, the schema and the epoch, and adds partitions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ USED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_replication")
 @click.option(
     "--new-epoch",
     is_flag=True,
-    help="Begin a new log, with more partitions or in another topic: see above.",
+    help="Begin a new epoch, with more partitions or in another topic: see above.",
 )
 @click.option(
     "--first-offsets",
@@ -50,9 +50,9 @@ def init(
 ) -> None:
     """Create or upgrade the topics and the Cassandra schema; safe to repeat.
 
-    To add partitions: stop the producers, wait until everything is in Cassandra, stop the workers,
-    run this with --partitions and --new-epoch, and start them again. It refuses whatever would lose
-    an update.
+    To add partitions, stop the producers, wait until everything is in Cassandra, stop the workers,
+    run this command with --partitions and --new-epoch, and start them again. The command refuses
+    any step that would lose an update.
     """
     from ..cassandra.store import Store
     from ..errors import TopicError
@@ -91,7 +91,7 @@ def init(
 
 
 def offsets_in(text: str | None) -> list[int] | None:
-    """Offsets between commas."""
+    """Parse offsets that are separated by commas."""
     if text is None:
         return None
     offsets = [int(part) if part.strip().isdecimal() else -1 for part in text.split(",")]

@@ -1,7 +1,7 @@
 """A group of commands whose modules are imported when a command is called.
 
-`--help` of the group imports none of them and stays fast. What only a worker needs may be missing
-where only the client is installed: a command that needs it says so.
+`--help` of the group imports none of them and stays fast. If only the client is installed, packages
+that a worker needs may be missing; a command that needs one says so.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import click
 
 
 class LazyCommand(NamedTuple):
-    """Where a command is, and its line in `readstates --help`."""
+    """The place of a command, and its line in `readstates --help`."""
 
     module: str
     function: str

@@ -1,18 +1,18 @@
-"""A new epoch: the log begins anew, with more partitions, or in a topic made anew.
+"""Begins a new epoch: the log begins anew, with more partitions or in a new topic.
 
-Versions count the log's offsets below an epoch. With another partition count a user's updates
-come from another partition, in a new topic offsets start again: only a larger epoch keeps new
-changes above old ones. That is safe only if nothing of the old log is still to be written:
+A version is an epoch and an offset of the log. With another partition count, a user's updates come
+from another partition; in a new topic, offsets start again. In both cases only a larger epoch gives
+new changes larger versions. That is safe only if nothing of the old log is still to be written:
 
 1. producers have stopped;
-2. all of the old log is in Cassandra: the group's commits are its ends;
+2. all of the old log is in Cassandra: the group's commits are at the log's ends;
 3. no worker is running.
 
-`prepare` checks 2 and 3, adds the partitions, and lets the group read a topic made anew from its
+`prepare` checks 2 and 3, adds the partitions, and lets the group read a new topic from its
 beginning. It may be repeated at any point; until the epoch is claimed, workers refuse to start.
 
-The epoch begins where the old log ends: its first offset of a partition is that end, and 0 where
-the partition is new (E1 in `cassandra/epochs.py`).
+The epoch begins where the old log ends: its first offset of a partition is that end, or 0 if the
+partition is new (E1 in `cassandra/epochs.py`).
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ CLOCKS_APART_S = 60  # the clocks of Kafka and Cassandra differ by less
 
 
 def prepare(settings: Settings, known: Log | None, partitions: int | None) -> list[int]:
-    """Make the topics ready for a new epoch; returns its first offset of each partition.
+    """Prepare the topics for a new epoch; returns its first offset of each partition.
 
-    `known`: what was written so far from this topic. Raises EpochError where it would lose
-    something, saying what to do first.
+    `known`: the log that was written so far from this topic. Raises EpochError if the new epoch
+    would lose something; the text says what to do first.
     """
     client = connect_admin(settings)
     topic = describe(client, settings.updates_topic)
@@ -62,7 +62,7 @@ def prepare(settings: Settings, known: Log | None, partitions: int | None) -> li
 
 
 def no_workers(client: AdminClient, settings: Settings, error: type[ReadStatesError]) -> None:
-    """Raises `error` while the group has members."""
+    """Raise `error` while the group has members."""
     group = settings.kafka_group
     try:
         description = client.describe_consumer_groups([group])[group].result(TIMEOUT_S)
@@ -78,7 +78,7 @@ def no_workers(client: AdminClient, settings: Settings, error: type[ReadStatesEr
 
 
 def _all_durable(client: AdminClient, settings: Settings, partitions: int) -> list[int]:
-    """The log's ends, of partitions whose commits are there. Raises EpochError for any other."""
+    """The log's ends. Raises EpochError if the commit of a partition is not at its end."""
     places = [TopicPartition(settings.updates_topic, number) for number in range(partitions)]
     ends = offsets(client, places, OffsetSpec.latest())
     left = 0
@@ -94,7 +94,7 @@ def _all_durable(client: AdminClient, settings: Settings, partitions: int) -> li
 
 
 def _forget_commits(client: AdminClient, settings: Settings) -> None:
-    """Those of a topic that is gone would point anywhere in the new one."""
+    """Delete the group's commits: those of a topic that is gone mean nothing in the new one."""
     group = settings.kafka_group
     try:
         client.delete_consumer_groups([group])[group].result(TIMEOUT_S)
@@ -117,14 +117,14 @@ def _grow(client: AdminClient, settings: Settings, have: int, wanted: int) -> No
 
 
 def complete(settings: Settings, store: Store, topic: Topic, given: list[int] | None) -> None:
-    """Keep the present epoch's first offsets, where an earlier version began it and did not.
+    """Store the present epoch's first offsets if an earlier version began it and did not.
 
-    `given`: as the operator says they are. Raises EpochError where they are not known, and where
-    these cannot be right.
+    `given`: the offsets that the operator names. Raises EpochError if the offsets are not known, or
+    if the given ones cannot be right.
     """
     name, logs = settings.updates_topic, store.logs()
     if not is_last(logs, name, *topic):
-        return  # there is none yet, or it is another log's: `claim_epoch` sees to that
+        return  # there is no epoch yet, or it is of another log: `claim_epoch` handles that
     log = logs[name]
     if not log.first_offsets:
         store.keep_first_offsets(name, log.epoch, found_first_offsets(settings, log, given))
@@ -136,7 +136,7 @@ def complete(settings: Settings, store: Store, topic: Topic, given: list[int] | 
 
 
 class Around(NamedTuple):
-    """What is known of where the epoch begins in a partition: from `low` to `high`."""
+    """The offsets at which the epoch may begin in a partition: from `low` to `high`."""
 
     low: int  # the first record CLOCKS_APART_S before the epoch was claimed
     high: int  # … and after it
@@ -145,26 +145,26 @@ class Around(NamedTuple):
 
     @property
     def first(self) -> int | None:
-        """The epoch's first offset; None: it must be asked for.
+        """The epoch's first offset; None if the operator must name it.
 
-        What is below a commit is durable, so where the group has committed a larger answer than the
-        right one leaves nothing out: it only forbids going back as far as one could. A commit below
-        `low` was moved there by hand, and says nothing.
+        Everything below a commit is durable. So if the group has committed, an answer that is too
+        large leaves nothing out: it only forbids going back as far as would be safe. A commit below
+        `low` was moved there by hand, and proves nothing.
         """
         if self.committed >= self.low:
             return min(self.committed, self.high)
         return self.high if self.committed >= 0 or self.low == self.high else None
 
     def may_be(self, given: int) -> bool:
-        """False where the log has no such offset, or a worker would leave out what it has to do."""
+        """False if the log has no such offset, or if a worker would leave out records."""
         return given <= (self.committed if self.committed >= self.low else self.end)
 
 
 def found_first_offsets(settings: Settings, log: Log, given: list[int] | None) -> list[int]:
-    """Those of an epoch that an earlier version of the service began, which did not keep them.
+    """The first offsets of an epoch that an earlier version of the service began without them.
 
-    What was in the log when Cassandra was told of the epoch belongs to an earlier one, and the
-    producers stood still then. Raises EpochError where a partition leaves more than one answer.
+    The records that were in the log when the epoch was claimed belong to an earlier epoch, and the
+    producers were stopped at that time. Raises EpochError if more than one offset is possible.
     """
     name = settings.updates_topic
     if given is not None and len(given) != log.partitions:

@@ -1,4 +1,4 @@
-"""The settings as options of a command, and how a command ends over an error."""
+"""The settings as options of a command, and the end of a command after an error."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def describe(setting: Field[Any]) -> str:
 
 
 def settings_of(flags: dict[str, Any]) -> Settings:
-    """Settings from the flags and the environment; a wrong one ends the command with 2."""
+    """Settings from the flags and the environment; a wrong one ends the command with status 2."""
     try:
         return Settings.load(**flags)
     except ReadStatesError as exc:
@@ -103,7 +103,7 @@ def settings_of(flags: dict[str, Any]) -> Settings:
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """An error of ours, or of Kafka's client, ends the command with a line, not a traceback."""
+    """End the command with one line, not a traceback, after an error of ours or Kafka's client."""
     from confluent_kafka import KafkaException
 
     try:

@@ -14,17 +14,17 @@ TIMEOUT_S = 15.0
 
 
 class Reader(NamedTuple):
-    """A consumer of committed records, and where each partition's log began and ended."""
+    """A consumer of committed records, with each partition's first and end offset."""
 
     consumer: Consumer
     ranges: dict[tuple[str, int], tuple[int, int]]  # topic, partition → first offset, end offset
 
 
 def open_reader(settings: Settings, *topics: str, from_start: bool = False) -> Reader:
-    """Read all partitions of these topics from their end as it is now, or from their start.
+    """Read all partitions of these topics from their present end, or from their start.
 
     From the start, the consumer also reports each partition's end (`_PARTITION_EOF`). The caller
-    closes it. Raises TopicError for a topic that is not there.
+    closes it. Raises TopicError for a topic that does not exist.
     """
     consumer = Consumer(
         settings.librdkafka(

@@ -1,4 +1,4 @@
-"""`readstates record`: the updates and queries that a running system gets, into a file."""
+"""`readstates record`: writes the updates and queries that a running system gets into a file."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ IDLE_S = 0.2
     type=click.IntRange(1),
     default=10_000_000,
     show_default=True,
-    help="End after so many records. Each takes about 250 bytes of the file.",
+    help="End after this many records. Each takes about 250 bytes of the file.",
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @with_settings(*KAFKA_ONLY)
 def record(file: Path, seconds: float | None, records_max: int, force: bool, **flags: Any) -> None:
     """Record in FILE the updates and queries that arrive from now on.
 
-    `readstates replay` sends them again. Arrival order and gaps are kept, to the millisecond;
-    replies are not recorded. It reads beside the workers, without a group, and changes nothing.
-    FILE holds users' IDs and what they read: it is readable by its owner only, and deserves the
-    same care as the topics.
+    `readstates replay` sends them again. FILE keeps the order of arrival and the gaps, to the
+    millisecond; replies are not recorded. The command reads beside the workers, without a group,
+    and changes nothing. FILE holds users' IDs and what they read: only its owner can read it, and
+    it deserves the same care as the topics.
     """
     from ..kafka.admin import connect_admin
     from .reading import open_reader
@@ -72,7 +72,7 @@ def record(file: Path, seconds: float | None, records_max: int, force: bool, **f
 def _record(
     settings: Settings, consumer: Any, out: BinaryIO, seconds: float | None, records_max: int
 ) -> dict[str, int]:
-    """Write until the time is over, the file is full or a signal comes; the counts by topic."""
+    """Write until the time is up, the file is full or a signal comes; returns counts by topic."""
     signals: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _frame: signals.append(number))

@@ -1,15 +1,15 @@
 """Recordings: the file that `readstates record` writes and `readstates replay` reads.
 
-A recording is JSON lines. The first names the form and the partitions of the topics; every other is
-a record, in the order in which the brokers got them:
+A recording is a file of JSON lines. The first line names the format and the partitions of the
+topics. Every other line is a record, in the order in which the brokers got them:
 
     {"timestamp_ms", "topic": "updates" | "queries", "partition", "key", "value",
      "headers": [[name, value], …]}
 
-`timestamp_ms` is the brokers' (both topics have LogAppendTime), ms since the epoch.
-Bytes that are UTF-8 stand as text, others as {"base64": …}, null as null. Nothing is left out: what
-is wrong in the log is wrong in the recording. It holds users' IDs and what they read: the file is
-its owner's alone (mode 600).
+`timestamp_ms` is the brokers' timestamp (both topics have LogAppendTime), in ms since the epoch.
+Bytes that are UTF-8 are written as text, other bytes as {"base64": …}, and null as null. Nothing is
+left out: a wrong record of the log is also in the recording. The file holds users' IDs and what
+they read, so only its owner can read it (mode 600).
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _from_json(form: Any) -> bytes | None:
 
 
 def partitions_of(file: Path) -> int:
-    """How many partitions the recorded topics had. Raises RecordingError."""
+    """The number of partitions that the recorded topics had. Raises RecordingError."""
     with file.open("rb") as source:
         line = source.readline()
     try:
@@ -122,11 +122,11 @@ def read(file: Path) -> Iterator[Recorded]:
 
 
 class Merge:
-    """Records of several partitions into one order, by timestamp; a partition's own stays.
+    """Sorts records of several partitions by timestamp and keeps each partition's own order.
 
-    Of the same millisecond updates come first: a query may wait for the update just before it.
-    A record waits until REORDER_MS newer ones were seen. What comes later than that goes out at
-    once, with the time of the last one before it.
+    Within a millisecond updates come first, because a query may wait for the update just before it.
+    A record waits until a record that is REORDER_MS newer was seen. A record that comes later than
+    that goes out at once, with the timestamp of the last record before it.
     """
 
     def __init__(self) -> None:
@@ -138,14 +138,14 @@ class Merge:
     def add(
         self, timestamp_ms: int, place: tuple[str, int], item: Any
     ) -> Iterator[tuple[int, Any]]:
-        """Take a record in; those that are now in order come out."""
+        """Add a record; returns the records that are in order."""
         at = max(timestamp_ms, self._newest.get(place, 0))  # a new leader's clock may be behind
         self._newest[place] = at
         heapq.heappush(self._waiting, (at, place[0] == QUERIES, next(self._count), item))
         yield from self._out(max(self._newest.values()) - REORDER_MS)
 
     def rest(self) -> Iterator[tuple[int, Any]]:
-        """What still waits."""
+        """The records that still wait."""
         yield from self._out(None)
 
     def _out(self, up_to_ms: int | None) -> Iterator[tuple[int, Any]]:

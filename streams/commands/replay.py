@@ -1,10 +1,10 @@
-"""`readstates replay`: a recording is fed back, at its own pace or N times faster.
+"""`readstates replay`: sends a recording again, at its own pace or N times faster.
 
-A record goes into the partition that it came from where the topics have as many partitions as then,
-else to where its key belongs. Queries are asked anew, in the plain dialect: reply address and
-correlation ID are the replay's own, the time until the deadline is what it was, and `after_offset`
-is left out, because the offsets are others now. A query without a usable reply address goes out as
-it came.
+A record goes into the partition that it came from if the topics have as many partitions as the
+recorded ones, and otherwise into the partition of its key. Queries are asked anew, in the plain
+dialect: the reply address and the correlation ID are the replay's own, the time until the deadline
+is the recorded one, and `after_offset` is left out, because the offsets differ. A query without a
+usable reply address is sent unchanged.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 
 
 class Replies:
-    """Reads the replay's reply topic: round trips in seconds from the moment each was due."""
+    """Reads the replay's reply topic; measures round trips in s from the time each was due."""
 
     def __init__(self, settings: Settings, topic: str) -> None:
         from .reading import open_reader
@@ -72,7 +72,7 @@ class Replies:
                 self.seconds.append(time.monotonic() - due)
 
     def wait(self, timeout_s: float) -> None:
-        """Until all are answered, at most so long."""
+        """Wait until all queries are answered, but no longer than this."""
         end = time.monotonic() + timeout_s
         while self.due and time.monotonic() < end:
             time.sleep(WAIT_S)
@@ -88,7 +88,7 @@ class Replies:
 
 
 def asked_anew(query: Recorded, reply_topic: str, correlation_id: bytes, now_ms: int) -> Recorded:
-    """A recorded query with the replay's reply address; as it came where it had no usable one."""
+    """A recorded query with the replay's reply address; unchanged if it had no usable address."""
     if reply_address(query.headers) is None:
         return query
     headers: list[tuple[str, bytes | None]] = [
@@ -105,7 +105,7 @@ def asked_anew(query: Recorded, reply_topic: str, correlation_id: bytes, now_ms:
 
 
 def without_after_offset(value: bytes | None) -> bytes | None:
-    """A query's value without `after_offset`; what is no JSON object stays as it is."""
+    """A query's value without `after_offset`; a value that is not a JSON object is unchanged."""
     if value is None or b"after_offset" not in value:
         return value
     try:
@@ -125,7 +125,7 @@ def without_after_offset(value: bytes | None) -> bytes | None:
     type=click.FloatRange(0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Factor by which it goes faster than what was recorded.",
+    help="Factor by which the replay is faster than the recording.",
 )
 @click.option(
     "--wait-s",
@@ -139,12 +139,12 @@ def without_after_offset(value: bytes | None) -> bytes | None:
 def replay(file: Path, speed: float, wait_s: float, as_json: bool, **flags: Any) -> None:
     """Send the updates and queries of FILE, a recording, to the topics again.
 
-    Their order and gaps are kept, the gaps divided by --speed. The updates are new events, applied
-    after everything that is there: replay into a service of its own, not into the one that was
-    recorded. Queries are asked anew, with a reply topic of the replay's and without after_offset.
-    Round trips count from the moment at which a query was due. Exits 1 if the brokers refuse a
-    record; errors of queries and missing replies are only counted, since the recorded service may
-    have had them, too.
+    The command keeps their order and their gaps, and divides the gaps by --speed. The updates are
+    new events, applied after everything that is there: replay into a separate service, not into the
+    recorded one. Queries are asked anew, with the replay's own reply topic and without
+    after_offset. Round trips count from the time at which a query was due. The exit status is 1 if
+    the brokers refuse a record; errors of queries and missing replies are only counted, because the
+    recorded service may have had them, too.
     """
     settings = settings_of(flags)
     try:
@@ -169,7 +169,7 @@ def replay(file: Path, speed: float, wait_s: float, as_json: bool, **flags: Any)
 
 
 def _replay(settings: Settings, file: Path, speed: float, wait_s: float) -> dict[str, Any]:
-    """Send it all, then wait for the last replies; what came of it."""
+    """Send all records, then wait for the last replies; returns the result."""
     from ..client import create_reply_topic
     from ..kafka.admin import connect_admin
     from .sending import BY_KEY, Sender

@@ -1,11 +1,11 @@
-"""Moving the group's commits back, so that workers fold a part of the log again.
+"""Moves the group's commits back, so that workers fold a part of the log again.
 
-For a database that was put back to an older state, from a backup: what the log has since then is
-folded on top of it. Going too far back is safe within the epoch, since a row skips what it already
-has; below the epoch's first offset it is refused (E1 in `cassandra/epochs.py`). Commits move back
-only, never forward, which would leave updates out. One that somebody put below the first offset by
-hand moves up to it. Table files are newer than the database then and must go first: a worker that
-finds its table goes on from there.
+This is for a database that was restored from a backup: the workers fold the later part of the log
+on top of it. Going too far back is safe within the epoch, because a row skips what it already has;
+going below the epoch's first offset is refused (E1 in `cassandra/epochs.py`). Commits only move
+back, because moving them forward would leave updates out; but a commit that somebody put below the
+first offset by hand moves up to it. Table files are then newer than the database and must be
+deleted first, because a worker that finds its table continues from there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .options import (
 
 
 class Step(NamedTuple):
-    """One partition's commit: where it was, and where it is now."""
+    """One partition's commit: its old offset, and its new one."""
 
     partition: int
     before: int
@@ -43,10 +43,10 @@ def rewind(
 ) -> list[Step]:  # fmt: skip
     """Move the commits of `updates` back: to the first record at `to_ms`, or to `to_offset`.
 
-    `to_ms`: broker time, ms since the epoch of Unix. Without either: to where the present epoch
-    begins, or the log where that is later. `only`: this partition, else all of them. A partition
-    without a commit is left out: a worker begins it where the epoch begins anyway. Raises
-    RewindError, with nothing moved, where workers run, or where the log or the epoch begins later.
+    `to_ms`: broker time in ms since 1970. Without either, the commits move to the beginning of the
+    present epoch, or of the log if that is later. `only`: move this partition only. A partition
+    without a commit is left out, because a worker begins it at the epoch's beginning anyway. Raises
+    RewindError and moves nothing if workers run, or if the log or the epoch begins later.
     """
     from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
     from confluent_kafka.admin import OffsetSpec
@@ -86,10 +86,10 @@ def rewind(
 def step_of(
     name: str, number: int, before: int, wanted: int | None, start: int, log: Log
 ) -> Step | None:
-    """What is done to the commit `before` of a partition; None: it stays, or is none (below 0).
+    """The move of the commit `before` of a partition; None if it stays, or is none (below 0).
 
-    `wanted`: the offset that is asked for, None: where the epoch begins, below 0: none, since no
-    record is as late. `start`: where the log begins. Raises RewindError where it may not go there.
+    `wanted`: the offset asked for; None for the epoch's beginning; below 0 if no record is that
+    late. `start`: the log's first offset. Raises RewindError if the commit may not go there.
     """
     first = log.first_offsets[number]
     begin = max(first, start)
@@ -110,7 +110,7 @@ def step_of(
             f"{name} partition {number} begins at offset {start}: what was before is gone. Rewind "
             f"to {start}, or put back a later backup"
         )
-    if before < first:  # how far it was before somebody moved it there, nobody knows
+    if before < first:  # nobody knows where it was before somebody moved it
         return Step(number, before, begin)
     return Step(number, before, after) if after < before else None
 
@@ -129,7 +129,7 @@ def step_of(
     is_flag=True,
     help="Go back to the first record of the present epoch that the log still has.",
 )
-@click.option("--partition", type=int, help="Only this partition.  [default: all]")
+@click.option("--partition", type=int, help="Move only this partition.  [default: all]")
 @with_settings(*KAFKA_ONLY, "kafka_group", *CASSANDRA)
 def command(
     to_time: datetime | None,
@@ -141,8 +141,8 @@ def command(
     """Replay updates from an earlier time or offset, after a database restore.
 
     First stop all workers and delete their table files. Going too far back is safe within the
-    present epoch: a row skips what it already has. Records from before the epoch (before a change
-    of partitions) are refused. Commits move back only.
+    present epoch, because a row skips what it already has. The command refuses to go back to
+    records from before the epoch (before a change of partitions). Commits only move back.
     """
     if [to_time is None, to_offset is None, not to_epoch_start].count(False) != 1:
         raise click.UsageError("give one of --to-time, --to-offset and --to-epoch-start")

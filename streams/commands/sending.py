@@ -1,4 +1,4 @@
-"""Many records to our topics: an idempotent producer that counts what the brokers took."""
+"""Sends many records to our topics: an idempotent producer that counts what the brokers took."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Headers = list[tuple[str, bytes | None]]
 class Sender:
     """Sends records one by one; `finish` waits until the brokers have them.
 
-    The first record that the brokers refuse ends it: every method then raises SendError.
+    The first record that the brokers refuse ends the sending: every method then raises SendError.
     `linger_ms`: how long a record may wait for others to go with.
     """
 
@@ -69,12 +69,12 @@ class Sender:
         self.poll()
 
     def poll(self) -> None:
-        """Take the brokers' answers so far."""
+        """Handle the answers that the brokers have sent so far."""
         self._producer.poll(0)
         self._check()
 
     def finish(self) -> None:
-        """Wait until the brokers have all of it."""
+        """Wait until the brokers have all records."""
         left = self._producer.flush(FLUSH_TIMEOUT_S)
         self._check()
         if left:
@@ -99,7 +99,7 @@ class Sender:
 
 
 class Progress:
-    """A line every PROGRESS_S seconds on standard error, for what takes longer than that."""
+    """Prints a line every PROGRESS_S seconds on standard error while a command takes longer."""
 
     def __init__(self, what: str) -> None:
         self._what = what

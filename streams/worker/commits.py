@@ -1,8 +1,8 @@
-"""What a worker commits to the group: the watermarks, and in the metadata how far it has been.
+"""Commits a worker's watermarks to the group, with the position that it has reached as metadata.
 
 The metadata of a commit of updates is `live:<position>` while its owner is at work and
-`clean:<position>` once it has stopped there. The next owner believes a clean position only.
-The invariants R2, R3 and R4 that this keeps stand in `rebalance.py`, W2 in
+`clean:<position>` once the owner has stopped there. The next owner trusts only a clean position.
+This module keeps the invariants R2, R3 and R4 of `rebalance.py` and W2 of
 `streams/partition/watermark.py`.
 """
 
@@ -19,7 +19,7 @@ CLEAN, LIVE = "clean", "live"  # what commit metadata says of the position in it
 
 
 def metadata_of(position: int, clean: bool) -> str:
-    """Commit metadata: the position that was seen, and whether its owner stopped there."""
+    """Commit metadata: the position that was shown, and whether its owner stopped there."""
     return f"{CLEAN if clean else LIVE}:{position}"
 
 

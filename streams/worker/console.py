@@ -1,12 +1,12 @@
 """`GET /`: the console, one page that reads `/metrics` and `/readyz` of its own worker and draws.
 
-How it works: `page/` has the parts; they are put into one document at the start, so that the page
-is one answer and asks for nothing but the endpoints. The browser keeps the history: a worker that
-nobody watches does nothing for the console.
+How it works: `page/` has the parts. They are put into one document at the start, so that the page
+is one answer and requests only the endpoints. The browser keeps the history: a worker that nobody
+watches does nothing for the console.
 
-C1: the page runs only what this process sent: its policy names the digest of its script and of its
-    style, and forbids every other script, style, frame, form and foreign address.
-C2: what comes from outside (label values, reasons) becomes text nodes, never markup.
+C1: the page runs only the script and style that this process sent: its policy names their digests,
+    and forbids every other script, style, frame, form and foreign address.
+C2: text from outside (label values, reasons) becomes text nodes, never markup.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`/metrics`, `/healthz`, `/readyz` and the console, on loopback unless told otherwise.
+"""Serves `/metrics`, `/healthz`, `/readyz` and the console, on loopback unless told otherwise.
 
-A connection gets one answer and lives CONNECTION_S at most; CONNECTIONS_MAX may be open. So slow
-clients cannot take the file descriptors that the worker needs.
+A connection gets one answer and lives for at most CONNECTION_S; at most CONNECTIONS_MAX are open.
+So slow clients cannot take the file descriptors that the worker needs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONNECTIONS_MAX = 64
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take the port, before the worker takes partitions. Raises ConfigError."""
+    """Bind the port before the worker gets partitions. Raises ConfigError."""
     try:
         return socket.create_server((host, port), family=_family(host))
     except OSError as exc:
@@ -77,7 +77,7 @@ class Endpoints(Service):  # type: ignore[misc]
             return _Refusal()
         handler = server()
         loop = asyncio.get_running_loop()
-        # `server` counts a connection from the loop's next turn on; many may come in one turn
+        # `server` counts a connection only from the loop's next turn, and many may come in a turn
         self._coming += 1
         loop.call_soon(self._has_come)
         loop.call_later(CONNECTION_S, _abort, handler)

@@ -1,4 +1,4 @@
-"""What runs in a worker beside the agents: the background loops, the gauges, and HTTP."""
+"""Runs a worker's background loops, its gauges and its HTTP endpoints beside the agents."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .rebalance import Rebalancer
 log = logging.getLogger(__name__)
 
 GAUGES_S = 1.0
-GC_THRESHOLDS = (2_000, 20, 20)  # what lives here is short-lived or frozen; see gc.set_threshold
+GC_THRESHOLDS = (2_000, 20, 20)  # objects are short-lived or frozen; see gc.set_threshold
 GIL_SWITCH_S = 0.0005  # a query must not wait 5 ms for the interpreter while a thread decodes
 
 
 def freeze_heap() -> None:
-    """Keep what exists out of the collector's sight: it lives as long as the process."""
+    """Freeze all present objects: they live as long as the process, so none need be scanned."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
@@ -39,7 +39,8 @@ class WorkerService(Service):  # type: ignore[misc]
     """The tasks of a worker; Faust starts and stops them with the app.
 
     `consumer` gives the group's consumer, which Faust makes after this. `listening` is the socket
-    of the HTTP endpoints. The producers and the store are closed here, after all that uses them.
+    of the HTTP endpoints. The producers and the store are closed here, after everything that uses
+    them.
     """
 
     def __init__(

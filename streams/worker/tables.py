@@ -1,4 +1,4 @@
-"""The table files of a worker: in CACHE_DIR, one for each partition of its topic."""
+"""The table files of a worker. They are in CACHE_DIR, one for each partition of its topic."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def own_cache_dir(settings: Settings) -> Path:
-    """CACHE_DIR, made if it is not there. Raises ConfigError where it cannot be used."""
+    """CACHE_DIR, made if it is missing. Raises ConfigError if it cannot be used."""
     path = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
     try:
         return own_folder(path)
@@ -30,7 +30,7 @@ def own_cache_dir(settings: Settings) -> Path:
 
 
 class Tables:
-    """Opens table files; a file of another topic, epoch or keyspace is never used."""
+    """Opens table files; it never uses a file of another topic, epoch or keyspace."""
 
     def __init__(self, settings: Settings, folder: Path, topic_id: bytes, epoch: int) -> None:
         self._settings = settings
@@ -41,10 +41,10 @@ class Tables:
     def open(
         self, number: int, *, committed: int, start: int, end: int, dirty_since_ms: int
     ) -> TableFile:
-        """A partition's table, warm only if it stands between the commit and the log's end.
+        """A partition's table, warm only if its position is between the commit and the log's end.
 
-        `start` and `end` are the log's; what is dirty in the table counts as changed at
-        `dirty_since_ms`. Raises ConfigError where the folder has no room for the file.
+        `start` and `end` are the log's; changes that are dirty in the table count as made at
+        `dirty_since_ms`. Raises ConfigError if the folder has no room for the file.
         """
         file = self._open(number, dirty_since_ms)
         if file.warm and not max(committed, start) <= file.table.position <= end:

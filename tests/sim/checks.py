@@ -1,7 +1,7 @@
-"""What must hold at every commit, at every reply and at the end, whatever has happened.
+"""The checks at every commit, at every reply and at the end of a run.
 
-All of it is held against an independent fold of the log (readstates.ops.proof.oracle), the history
-of which is kept: how each user stood after each record, and what each record changed.
+They compare with an independent fold of the log (readstates.ops.proof.oracle) and keep its history:
+the read states of each user after each record, and the changes of each record.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Asked:
 
 @dataclass
 class Known:
-    """How one user stood: `rows[i]` from `versions[i]` on."""
+    """The history of one user: `rows[i]` holds from `versions[i]` on."""
 
     versions: list[int] = field(default_factory=lambda: [0])
     rows: list[list[Row]] = field(default_factory=lambda: [[]])

@@ -1,8 +1,8 @@
 """Topics, the consumer group with its generations, and the consumer as a worker sees it.
 
-The group is eager, as aiokafka's is: at a rebalance every member hands over all it has, then joins;
-who is not there in time is out of the group and does not know it. A commit counts only from a
-member of the present generation.
+The group is eager, as aiokafka's is: at a rebalance every member hands over all it has, then joins.
+A member that does not join in time is out of the group and does not know it. Only a commit of a
+member of the present generation counts.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Log:
 
 
 class Group:
-    """Who owns which partition, and what is committed."""
+    """The owners of the partitions, and the commits."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -1,8 +1,8 @@
 """Virtual time, and event loops that run on it.
 
-One `Clock` holds everything that is to happen, in order of time; where times are equal, in the
-order in which it was asked for. Each worker has a `Loop` of its own, so that it can be killed
-between any two steps, or stopped for a while, and nothing of it goes on.
+One `Clock` holds all future events in order of time; events at the same time keep the order in
+which they were scheduled. Each worker has its own `Loop`, so that it can be killed between any two
+steps, or stopped for a while, and none of its code goes on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a worker sends: replies, errors, dead letters. The checks see all of it."""
+"""The output of a worker: replies, errors and dead letters. The checks see all of it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What a seed decides beforehand: the limits, the traffic, the faults. Small, so that all collide.
+"""The plan that a seed decides beforehand: small limits, the traffic and the faults.
 
-The limits are far below what anybody would set: tables of a few dozen slots, a handful of updates
-parked, batches of two rows. Only USER_STATES_MAX is out of reach (ARCHITECTURE, "Known limits").
+The limits are far below any real setting, so that all of them are reached: tables of a few dozen
+slots, a handful of parked updates, batches of two rows. Only USER_STATES_MAX is out of reach
+(ARCHITECTURE, "Known limits").
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ WORKERS_MAX = 3
 
 
 class Send(NamedTuple):
-    """A producer's record, or (`value` is a dict) what a client wants to ask."""
+    """A producer's record, or a client's query if `value` is a dict."""
 
     at_s: float
     partition: int

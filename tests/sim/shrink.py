@@ -1,4 +1,4 @@
-"""Less of a plan that still fails: fewer records, then fewer faults. A person reads the rest."""
+"""Shrinks a plan that fails: fewer records, then fewer faults. A person reads the rest."""
 
 from __future__ import annotations
 

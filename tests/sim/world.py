@@ -75,7 +75,7 @@ class World:
         return self.plan.wall_ms + int(self.clock.now * 1000)
 
     def delay(self) -> float:
-        """How long something takes that goes over the network: mostly little."""
+        """A delay of the network: mostly short."""
         dice = self.noise.random()
         slow = self.plan.slow_s if dice < 0.1 else 0.004
         return dice * slow * 10 if dice < 0.1 else dice * slow
