@@ -221,8 +221,9 @@ def resend(
     The command sends the records that may succeed this time: misrouted (their producer had another
     partitioner) and too_many_states (the user has deleted some, or USER_STATES_MAX is larger). The
     others would be rejected again; --force sends them nevertheless, but never one whose value was
-    cut, nor a whole batch that could not be read. The records are applied as new events, after everything that was sent since. The dead
-    letters stay in their topic: a second resend sends them a second time.
+    cut, nor a whole batch that could not be read. The records are applied as new events, after
+    everything that was sent since. The dead letters stay in their topic: a second resend sends them
+    a second time.
 
     A misrouted record from before a change of partitions is not sent: it was in the right partition
     at that time, and was applied. If a record was misrouted even then, send it with --partition,

@@ -9,6 +9,7 @@ import struct
 from typing import Any
 
 import pytest
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.structs import TopicPartition
 
@@ -191,7 +192,7 @@ def test_a_wrong_checksum_is_not_skipped() -> None:
     broken = bytearray(good(0))
     broken[-2] ^= 1
     records = fetch(bytes(broken))
-    with pytest.raises(fetched.CorruptRecordException, match="CRC"):
+    with pytest.raises(CorruptRecordException, match="CRC"):
         records.take(MOST)
     assert records.next_fetch_offset == 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -88,17 +88,17 @@ class Assigned(Broker):
         self._committed = committed
 
     async def committed(
-        self, _places: Sequence[TopicPartition]
+        self, places: Iterable[TopicPartition]
     ) -> Mapping[TopicPartition, Committed]:
         return {
             TopicPartition("read-states.updates", number): (offset, "")
             for number, offset in self._committed.items()
         }
 
-    async def log_starts(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    async def log_starts(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return dict.fromkeys(places, 5)
 
-    async def log_ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    async def log_ends(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return dict.fromkeys(places, 20)
 
 
