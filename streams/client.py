@@ -48,8 +48,9 @@ NOT_SHOWN_YET = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILAB
 class QueryError(Exception):
     """The service answered with an error; `code` says which, and what to do about it.
 
-    `invalid_query`: mend the query. `store_unavailable`, `not_caught_up`: ask again. `overloaded`:
-    ask again after a pause. `reply_too_large`: ask for fewer channels at once.
+    After `invalid_query`, correct the query. After `store_unavailable` or `not_caught_up`, ask
+    again. After `overloaded`, ask again after a pause. After `reply_too_large`, ask for fewer
+    channels.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -58,12 +59,12 @@ class QueryError(Exception):
 
 
 class Client:
-    """Publishes updates and asks queries, for any number of users: one for each process is enough.
+    """Publishes updates and asks queries for any number of users; a process needs only one client.
 
-    `bootstrap`: brokers, `host:port,…`. `reply_topic`: where the replies go; the service's
-    REPLY_TOPICS must allow its name. It must exist, or `create_reply_topic` creates it with one
-    partition. `topic_prefix`: that of the service. `config`: more librdkafka settings, for TLS
-    and logins.
+    `bootstrap`: brokers, `host:port,…`. `reply_topic`: the topic that gets the replies; the
+    service's REPLY_TOPICS must allow its name. It must exist, or `create_reply_topic` creates it
+    with one partition. `topic_prefix`: that of the service. `config`: more librdkafka settings, for
+    TLS and logins.
 
     Use it as an async context manager, or call `start` and `close`; all on one event loop.
     """
@@ -80,7 +81,7 @@ class Client:
         self._failures: list[KafkaError] = []
         self._config = {
             "bootstrap.servers": bootstrap,
-            "log_level": 0,  # what goes wrong is raised, not printed
+            "log_level": 0,  # errors are raised and not printed
             "error_cb": self._failures.append,
             **(config or {}),
         }
@@ -140,7 +141,7 @@ class Client:
         self._consumer.assign(places)
 
     def _partitions(self, name: str, remedy: str) -> list[int]:
-        """Numbers of a topic's partitions."""
+        """The numbers of a topic's partitions."""
         try:
             topic = self._consumer.list_topics(name, timeout=START_TIMEOUT_S).topics[name]
         except KafkaException as exc:
@@ -208,15 +209,16 @@ class Client:
     ) -> Reply:
         """The read states of a user, ordered by type and channel.
 
-        `channel_ids`: only these, at most 1000, each once, of type 0 unless `read_state_type` says
-        another. Without: all of the user's, of every type unless one is given. `since_version`:
-        only what has a larger version; take it from the last reply's `version`, and replace what
-        you have where the reply says `full`. `after_offset`: wait until the update at this offset,
-        from `publish`, is applied. `deadline_s`: how long to wait for the reply.
+        `channel_ids`: ask for these channels only, at most 1000, each once, of type 0 unless
+        `read_state_type` names another. Without it, the query asks for all of the user's read
+        states, of every type unless one is given. `since_version`: ask only for read states with a
+        larger version; take it from the last reply's `version`, and replace what you have if the
+        reply says `full`. `after_offset`: wait until the update at this offset, from `publish`, is
+        applied. `deadline_s`: how long to wait for the reply.
 
-        Costs a round trip through Kafka; queries do not wait for each other. Raises QueryError
-        where the service answers with an error, TimeoutError where no reply comes in time (is a
-        worker running?), and BufferError where the producer's queue is full (ask less at once).
+        Costs a round trip through Kafka; queries do not wait for each other. Raises QueryError if
+        the service answers with an error, TimeoutError if no reply comes in time (is a worker
+        running?), and BufferError if the producer's queue is full (ask less at once).
         """
         if len(self._pending) >= PENDING_MAX:
             raise QueryError("overloaded", f"{PENDING_MAX} queries are pending in this client")
@@ -304,10 +306,10 @@ class Client:
 
 
 def create_reply_topic(admin: AdminClient, name: str) -> None:
-    """Create a reply topic with one partition, where there is none, and wait until it is shown.
+    """Create a reply topic with one partition if it is missing, and wait until the brokers show it.
 
-    Raises ConnectionError where the brokers refuse it, TimeoutError or KafkaException where they
-    do not answer within START_TIMEOUT_S.
+    Raises ConnectionError if the brokers refuse it, and TimeoutError or KafkaException if they do
+    not answer within START_TIMEOUT_S.
     """
     topic = NewTopic(name, 1, -1, config={"retention.ms": str(REPLY_RETENTION_MS)})
     (future,) = admin.create_topics([topic]).values()

@@ -50,7 +50,7 @@ class Settings:
     kafka_bootstrap: str = _kafka("127.0.0.1:9092", "Brokers to connect to first: host:port,…")
     kafka_config: str = _kafka("", "More librdkafka settings, for TLS and logins: key=value,…")
     kafka_group: str = _kafka("read-states", "Consumer group of the workers.")
-    topic_prefix: str = _kafka("read-states", "What the names of the topics begin with.")
+    topic_prefix: str = _kafka("read-states", "Prefix of the topics' names.")
     reply_topics: str = _kafka(
         "", r"Regular expression for reply topics. Empty: <TOPIC_PREFIX>\.replies\..*|f-reply-.*"
     )
@@ -58,30 +58,30 @@ class Settings:
         "", "Name of this worker for static membership: a quick restart then moves no partitions."
     )
     session_timeout_s: float = _kafka(
-        10.0, "Kafka gives a worker's partitions to others after this long a silence.", "s", 1, 300
+        10.0, "Kafka reassigns a worker's partitions after this much silence.", "s", 1, 300
     )
     commit_interval_s: float = _kafka(1.0, "Time between two commits of offsets.", "s", 0.05, 60)
 
     cassandra_hosts: str = _cassandra("127.0.0.1", "Nodes to connect to first: host,host,…")
     cassandra_port: int = _cassandra(9042, "Native protocol port.", "", 1, 65535)
     cassandra_keyspace: str = _cassandra("read_states", "Keyspace of the tables.")
-    cassandra_local_dc: str = _cassandra("", "Local data centre. Empty: that of the first host.")
+    cassandra_local_dc: str = _cassandra("", "Local data centre. Empty: the first host's.")
     cassandra_username: str = _cassandra("", "User name. Empty: no authentication.")
     cassandra_password: str = _cassandra("", "Password.")
     cassandra_tls_ca: str = _cassandra("", "CA certificates of the nodes (PEM). Empty: no TLS.")
-    cassandra_tls_cert: str = _cassandra("", "Own certificate (PEM), where the nodes want one.")
+    cassandra_tls_cert: str = _cassandra("", "Client certificate (PEM), if the nodes ask for one.")
     cassandra_tls_key: str = _cassandra("", "Its key (PEM, no password). Empty: in the same file.")
     cassandra_replication: str = _cassandra(
         "{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}",
         "Replication of the keyspace; only `readstates init` uses it.",
     )
     cassandra_timeout_s: float = _cassandra(5.0, "Time limit of one request.", "s", 0.1, 60)
-    loads_in_flight_max: int = _cassandra(16, "Load requests under way.", "requests", 1, 1024)
-    load_batch_users: int = _cassandra(16, "Users in one load request at most.", "users", 1, 100)
+    loads_in_flight_max: int = _cassandra(16, "Load requests at once.", "requests", 1, 1024)
+    load_batch_users: int = _cassandra(16, "Most users in one load request.", "users", 1, 100)
     load_retry_s: float = _cassandra(0.5, "Pause after a failed load.", "s", 0.01, 60)
 
     cache_dir: str = _table(
-        "", "Folder of the table files. Empty: /dev/shm where it has room, else /tmp."
+        "", "Folder of the table files. Empty: /dev/shm if it has room, otherwise /tmp."
     )
     cache_states: int = _table(
         200_000, "Read states that the table of one partition holds.", "read states", 10, 10**8
@@ -96,7 +96,7 @@ class Settings:
         30.0, "How long a change may wait before it is written to Cassandra.", "s", 0, 3600
     )
     dirty_share_max: float = _write_behind(
-        0.5, "Share of a table that may wait before changes are written at once.", "", 0.01, 0.9
+        0.5, "Share of a table that may be dirty before the delay is cut short.", "", 0.01, 0.9
     )
     writes_in_flight_max: int = _write_behind(
         128, "Batches under way at once; a quarter while none is urgent.", "batches", 1, 1024
@@ -235,7 +235,7 @@ def env_name(name: str) -> str:
 
 
 def _with_files(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """The environment, where a secret may also stand in a file that `<NAME>_FILE` names."""
+    """The environment; a secret may also be in a file that `<NAME>_FILE` names."""
     secrets = {}
     for name in map(env_name, SECRETS):
         path = environ.get(f"{name}_FILE")
@@ -281,8 +281,9 @@ def tls_context(
 ) -> ssl.SSLContext:
     """A client's context that checks the server's certificate and its name.
 
-    `ca`: a PEM file or a folder of them; empty: the system's. `certificate` and `key` (PEM): who
-    we are; the key may stand in the certificate's file. Raises ConfigError naming `setting`.
+    `ca`: a PEM file or a folder of them; empty for the system's. `certificate` and `key` (PEM)
+    identify the client; the key may be in the certificate's file. Raises ConfigError, which names
+    `setting`.
     """
     if key and not certificate:
         raise ConfigError(f"{setting}: the key of a client certificate without the certificate")

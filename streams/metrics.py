@@ -44,10 +44,10 @@ FINE = (
 
 
 class FastHistogram(Histogram):
-    """A histogram without labels that is observed for each query; 0.5 µs instead of 2."""
+    """A histogram without labels that is observed for each query, in 0.5 µs instead of 2."""
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
-        """As Histogram's, which compares with one bound after the other; exemplars are not kept."""
+        """Like Histogram.observe, but it bisects the bounds, and keeps no exemplars."""
         self._sum.inc(amount)
         self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
 
@@ -93,7 +93,7 @@ DIRTY_STATES = Gauge(
 )
 EVICTIONS = Counter("read_states_evictions_total", "read states evicted from the tables")
 LOADS = Counter(
-    "read_states_cassandra_loads_total", "users who were to be loaded from Cassandra", ["outcome"]
+    "read_states_cassandra_loads_total", "loads of users from Cassandra, by outcome", ["outcome"]
 )
 ROWS_WRITTEN = Counter(
     "read_states_cassandra_rows_written_total",
@@ -124,7 +124,7 @@ REBALANCE_SECONDS = Histogram(
     "time from handing partitions over until they are open again",
     buckets=FINE,
 )
-# Not in the fixed interface: what an operator wants to see beside it.
+# These are not in the fixed interface: an operator wants to see them as well.
 GC_PAUSE_LONGEST = Gauge(
     "read_states_gc_pause_longest_seconds", "longest pause of CPython's collector since the start"
 )
@@ -189,8 +189,9 @@ for _reason in REASONS:
 class CollectorPauses:
     """Times every collection of CPython's collector, from here on.
 
-    A pause is measured by the clock, since that is what a query waits. Where more threads run than
-    there are cores, the collecting thread may lose its core: its CPU time tells the two apart.
+    A pause is measured by the clock, because a query waits that long. If more threads run than
+    there are cores, the collecting thread may lose its core: its CPU time tells the two cases
+    apart.
     """
 
     def __init__(self) -> None:
@@ -215,7 +216,7 @@ class CollectorPauses:
 
 
 def describe_worker(settings: Settings, partitions: int) -> None:
-    """Export what alerts compare with: this worker's settings and the topic's partition count."""
+    """Export this worker's settings and the topic's partition count, for alerts to compare with."""
     TOPIC_PARTITIONS.set(partitions)
     for setting in fields(settings):
         value = getattr(settings, setting.name)

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from readstates.ops.proof.oracle import Row
+from ..proof.oracle import Row
 
 ZOMBIE = "zombie"
 LATE_S = 0.1  # between the service's look at its clock and the stamp on its reply

@@ -23,7 +23,7 @@ ASKED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_timeout_s")
 
 
 def look(settings: Settings) -> Status:
-    """Ask Kafka and Cassandra; never raises for what they answer, or do not."""
+    """Ask Kafka and Cassandra; never raises, whether they answer or not."""
     problems: list[str] = []
     kafka = cassandra = None
     try:

@@ -16,10 +16,10 @@ POLL_S = 0.2
 
 
 def connect_admin(settings: Settings, timeout_s: float | None = None) -> AdminClient:
-    """An admin client which the brokers have answered.
+    """An admin client that the brokers have answered.
 
-    Raises ConfigError saying what to look at: KAFKA_CONFIG has what librdkafka does not know, the
-    login or the certificate is refused, or nobody answers within `timeout_s` (CONNECT_TIMEOUT_S).
+    Raises ConfigError, which says what to check: librdkafka does not know a key of KAFKA_CONFIG,
+    the login or the certificate is refused, or no broker answers within `timeout_s`.
     """
     timeout_s = timeout_s or CONNECT_TIMEOUT_S
     login(settings)  # refuses what the worker's consumer could not follow
@@ -48,7 +48,7 @@ _REFUSED = {KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENT
 
 
 def _not_taken(settings: Settings, exc: KafkaException) -> ConfigError:
-    """librdkafka's text is not shown: what it does not know may be the rest of a password."""
+    """The error without librdkafka's text: a key it does not know may be part of a password."""
     text = exc.args[0].str()
     number = next((n for n, k in enumerate(settings.kafka_extra, 1) if f'"{k}"' in text), None)
     if number is None and "configuration property" not in text:

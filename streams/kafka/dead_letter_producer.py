@@ -1,4 +1,4 @@
-"""Dead letters: updates that cannot be applied, kept with their reason in a topic of their own.
+"""Sends dead letters: updates that cannot be applied, kept with their reason in a separate topic.
 
 A dead letter holds the offset of its update until the broker has it, so it is sent again until
 then.
@@ -25,7 +25,7 @@ TOO_LARGE = {KafkaError._BAD_MSG, KafkaError.MSG_SIZE_TOO_LARGE}
 
 
 class Rejected(Protocol):
-    """What is kept of an update; of one that was parked there is no more than this."""
+    """The parts of an update that are kept; a parked update has only these."""
 
     @property
     def offset(self) -> int: ...

@@ -1,4 +1,4 @@
-"""What the worker's two producers share: their settings, a thread, and a log of failures.
+"""The settings, the thread and the log of failures that the worker's two producers share.
 
 librdkafka reports a delivery only while somebody polls its producer. One thread polls both: it
 waits for reports about replies, and looks for those about dead letters in between.

@@ -1,4 +1,4 @@
-"""Faust's application and process as this service needs them, and why each part differs.
+"""Adapts Faust's application and process to this service, and says why each part differs.
 
 - `App` refuses to go on after an error of ours, and hands over at SIGTERM: Faust does not call the
   revoke hook then.
@@ -7,7 +7,7 @@
   `ReplyProducer`.
 - `NoTables`: Faust waits a second at each start for tables of its own to register.
 - `_settings` says which of Faust's features are off or bounded.
-What is overridden below the application, in the consumer, stands in `transport.py`.
+`transport.py` overrides the consumer, below the application.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Ownership(Protocol):
-    """What the hooks of Faust's app and consumer call: `worker.rebalance.Rebalancer`."""
+    """The object that the hooks of Faust's app and consumer call: `worker.rebalance.Rebalancer`."""
 
     async def open(self, consumer: GroupConsumer) -> dict[TopicPartition, int]: ...
     async def hand_over(self, consumer: GroupConsumer) -> bool: ...
@@ -94,7 +94,7 @@ class App(faust.App):  # type: ignore[misc]
             os.kill(os.getpid(), signal.SIGTERM)
 
     def end_in_time(self) -> None:
-        """From here on the process has SHUTDOWN_TIMEOUT_S, whatever state it is in."""
+        """Start the clock: the process ends after SHUTDOWN_TIMEOUT_S, whatever state it is in."""
         if self._last_resort is None:
             self._last_resort = threading.Timer(
                 self.read_states_settings.shutdown_timeout_s, _give_up
@@ -129,8 +129,8 @@ def _settings(settings: Settings, cache_dir: Path) -> dict[str, Any]:
         "broker_max_poll_records": 2000,
         "broker_session_timeout": settings.session_timeout_s,
         "consumer_auto_offset_reset": "earliest",
-        "datadir": str(cache_dir / "faust"),  # it wants one and keeps nothing there
-        "agent_supervisor": CrashingSupervisor,  # a bug stops the worker, it does not lose a batch
+        "datadir": str(cache_dir / "faust"),  # Faust needs a folder and keeps nothing in it
+        "agent_supervisor": CrashingSupervisor,  # a bug stops the worker and loses no batch
         "store": "memory://",
         "TableManager": NoTables,
         "stream_buffer_maxsize": 16,  # batches

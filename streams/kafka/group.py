@@ -5,11 +5,11 @@ Faust never calls that: the worker would stay alive, outside the group, for ever
 answered at once:
 
 - An error that a person must correct ends the worker, which says what to do.
-- After any other error the membership is forgotten and the group joined anew. That also repairs the
-  case of a coordinator that moved to another broker and knows an older member with our INSTANCE_ID
-  (FENCED_INSTANCE_ID, which aiokafka does not know: it says UnknownError).
-- A member that the group expels again and again has a twin: two processes with one INSTANCE_ID
-  replace each other several times per second. The first to notice ends, or both do.
+- After any other error the worker forgets its membership and joins the group anew. That also
+  repairs the case of a coordinator that moved to another broker and knows an older member with the
+  same INSTANCE_ID (FENCED_INSTANCE_ID, which aiokafka does not know and reports as UnknownError).
+- If the group expels a member repeatedly, two processes have the same INSTANCE_ID and replace each
+  other several times per second. The first one to notice ends, or both do.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class GroupErrors:
         coordinator._coordination_task.add_done_callback(self._ended)
 
     async def answer(self, exc: BaseException) -> None:
-        """Replaces aiokafka's wait for the next poll."""
+        """Handle an error at once, where aiokafka would wait for the next poll."""
         log.warning("group_error error=%r", exc)
         advice = ADVICE.get(type(exc))
         if advice:

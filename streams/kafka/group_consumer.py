@@ -1,7 +1,7 @@
-"""What a worker needs of its membership in the consumer group, whoever provides it.
+"""The interface of a worker's membership in the consumer group.
 
-`streams/kafka/transport.py` provides it on Faust and aiokafka, the simulation on a group of its
-own. All of it is called on the event loop.
+`streams/kafka/transport.py` implements it on Faust and aiokafka, and the simulation on a simulated
+group. All methods are called on the event loop.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class GroupConsumer(Protocol):
         ...
 
     async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
-        """Commit in one request. False: nothing was committed, or nobody knows; try again."""
+        """Commit in one request; False if nothing was committed or that is unknown: try again."""
         ...
 
     def updates_end(self, number: int) -> int | None:
@@ -64,9 +64,9 @@ class GroupConsumer(Protocol):
         ...
 
     def stop_delivery(self) -> None:
-        """From here on no update and no query is delivered, until the next assignment."""
+        """Stop delivering updates and queries, until the next assignment."""
         ...
 
     def close_queries(self) -> None:
-        """End the reading of queries, for good."""
+        """Stop reading queries for good."""
         ...

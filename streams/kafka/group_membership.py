@@ -1,4 +1,4 @@
-"""Faust's consumer as a `GroupConsumer`: what the worker asks of it, in the worker's own types."""
+"""Faust's consumer as a `GroupConsumer`: the methods that the worker calls, in its own types."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ V = TypeVar("V")
 
 
 class GroupMembership:
-    """A part of `transport.Consumer`; what each method promises stands in `GroupConsumer`."""
+    """A part of `transport.Consumer`; `GroupConsumer` documents what each method promises."""
 
     rebalancing = False
     queries: QueryReader

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..config import Settings, tls_context
 from ..errors import ConfigError
 
-# At DEBUG aiokafka logs every request as it is, also the one with PLAIN's password.
+# At DEBUG aiokafka logs every request unchanged, even the one with PLAIN's password.
 logging.getLogger("aiokafka.conn").setLevel(logging.INFO)
 
 PROTOCOLS = {"plaintext", "ssl", "sasl_plaintext", "sasl_ssl"}
@@ -51,7 +51,7 @@ class Login(NamedTuple):
 def login(settings: Settings) -> Login | None:
     """The login that KAFKA_CONFIG asks for; None for a plain connection.
 
-    Raises ConfigError for what the consumer cannot follow, naming the key and never a value.
+    Raises ConfigError for a key that the consumer cannot follow; names the key and never a value.
     """
     config = settings.kafka_extra
     if ADDRESS_KEYS & config.keys():

@@ -56,7 +56,7 @@ UNREADABLE = {KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._NOT_
 
 
 class QueryRecord(NamedTuple):
-    """A query as it stands in the log: a `Record` of `streams/partition/batch.py`."""
+    """A query as it is in the log: a `Record` of `streams/partition/batch.py`."""
 
     offset: int
     timestamp: int  # ms since the epoch
@@ -76,8 +76,9 @@ class QueryAssignment:
 class QueryChannel(faust.Channel):  # type: ignore[misc]
     """The queue from the reader's thread to the agent; one event carries everything queued.
 
-    While a backlog of updates is folded the agent runs only now and then. POLLS_AHEAD bounds what
-    waits. Faust's own queue is emptied where the flow goes on after a rebalance, this one is not.
+    While a backlog of updates is folded, the agent runs only now and then. POLLS_AHEAD limits the
+    polls that wait. Faust empties its own queue when the flow resumes after a rebalance; this queue
+    is not emptied.
     """
 
     _queue: Any = None
@@ -163,7 +164,7 @@ class QueryReader:
         self.assignment = QueryAssignment({})
 
     def end(self, number: int) -> int | None:
-        """A partition's end, at most ENDS_INTERVAL_S old; None: the broker has not said it yet."""
+        """A partition's end, at most ENDS_INTERVAL_S old; None if it is not known yet."""
         return self._ends.get(number)
 
     def close(self) -> None:
@@ -210,7 +211,7 @@ class QueryReader:
                 yield number, ends[1]
 
     def _poll(self, positions: dict[int, int]) -> Poll:
-        """What is there, at most POLL_QUERIES, by partition; moves the positions past it."""
+        """Take at most POLL_QUERIES queries, by partition; moves the positions past them."""
         first = self._consumer.poll(IDLE_S)
         if first is None:
             return []
@@ -298,20 +299,20 @@ class QueryReader:
 
 
 def lost(places: str) -> DataLossError:
-    """Kafka no longer has, or does not have, what was to be read next."""
+    """The error if Kafka does not have the next record to read."""
     return DataLossError(
-        f"{places}: the next offset to be read is outside the log: retention or a deletion went "
-        "past what was not applied yet, or the topic was replaced. The worker stops and changes "
+        f"{places}: the next offset to be read is outside the log: retention or a deletion removed "
+        "records not yet applied, or the topic was replaced. The worker stops and changes "
         "nothing; its start will say which records are gone"
     )
 
 
 def record_of(message: Message) -> QueryRecord:
-    """About 1 µs. Headers with a key that is no text count as none: nobody can be answered.
+    """Make the record of a query; about 1 µs. Headers with a key that is not text count as none.
 
-    confluent-kafka returns such headers with the error pending, which is called a SystemError where
-    the call is checked. `message.headers()` is not, once CPython has specialised it: the error
-    would come up somewhere later.
+    confluent-kafka returns such headers with an error pending. A checked call reports that as a
+    SystemError. CPython does not check `message.headers()` once it has specialised the call, and
+    the error would then come up somewhere later.
     """
     try:
         headers = _headers(message) or []

@@ -1,10 +1,10 @@
-"""Replies and error replies, and which topics they may go to.
+"""Sends replies and error replies, and decides to which topics they may go.
 
 A reply goes only to a topic that fully matches REPLY_TOPICS, exists, and is none of the service's
-own: whoever can write queries must not be able to make the service write elsewhere. Topics are
-never created: known ones come from the cluster's metadata, asked for as a whole, at most once a
-second. Replies are not retried by us beyond the producer's own retries; a client that misses one
-asks again.
+own: a client that can write queries must not be able to make the service write elsewhere. This
+module never creates a topic. It knows topics from the cluster's metadata, which it requests as a
+whole at most once per second. It does not retry replies beyond the producer's own retries; a client
+that misses a reply asks again.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class ReplyProducer:
     """Sends replies; knows the topics of the cluster that may get one.
 
     Success reports are off: handling one costs as much as sending, and competes with the event loop
-    for the interpreter. The producer is not idempotent, because librdkafka's thread then spins
+    for the interpreter. The producer is not idempotent, because librdkafka's thread would then spin
     while requests are under way and more replies wait. So a reply whose acknowledgment is lost may
-    come twice. A broker has one request of it at a time, which keeps the order of replies and lets
-    those of a crowd of queries go together.
+    come twice. At most one request is under way to each broker, which keeps the order of replies
+    and lets replies that are ready at the same time share a request.
     """
 
     def __init__(self, settings: Settings, delivery: Delivery) -> None:
@@ -68,7 +68,7 @@ class ReplyProducer:
         )
 
     def exists(self, address: ReplyAddress) -> bool:
-        """True if the topic is allowed, and in the metadata seen last with the partition asked."""
+        """True if the topic is allowed, and the last metadata has it and the partition."""
         partitions = self._topics.get(address.topic)
         return partitions is not None and (address.partition or 0) < partitions
 
@@ -96,7 +96,7 @@ class ReplyProducer:
     # -- sending ------------------------------------------------------------------------------
 
     def reply(self, address: ReplyAddress, key: bytes | None, body: bytes) -> None:
-        """Hand a reply to the producer; costs some µs, it is sent in the producer's thread."""
+        """Hand a reply to the producer, whose thread sends it; costs some µs."""
         self._send(address, key, body, [])
 
     def error(

@@ -1,4 +1,4 @@
-"""The service's topics: creating them, and checking what the worker needs of them."""
+"""Creates the service's topics, and checks the settings that the worker needs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
 
 
 def create(settings: Settings, partitions: int, replication: int) -> list[str]:
-    """Create the topics that are not there; returns their names. Safe to repeat."""
+    """Create the topics that do not exist yet; returns their names. Safe to repeat."""
     client = connect_admin(settings)
     topics = [
         NewTopic(name, partitions, replication, config=config)
@@ -99,7 +99,7 @@ def _wait_until_described(client: AdminClient, settings: Settings) -> None:
 
 
 def wait_for_partitions(client: AdminClient, name: str, partitions: int) -> None:
-    """Until the cluster shows a topic with that many partitions."""
+    """Wait until the cluster shows a topic with that many partitions."""
     end = time.monotonic() + TIMEOUT_S
     while describe(client, name).partitions != partitions:
         if time.monotonic() > end:
@@ -128,7 +128,7 @@ def describe(client: AdminClient, name: str) -> Topic:
 
 
 def commits(settings: Settings, places: list[TopicPartition]) -> list[TopicPartition]:
-    """What the group has committed for these partitions; offset below 0: nothing.
+    """The group's commits for these partitions; an offset below 0 means that there is none.
 
     A consumer that never joins asks, because AdminClient.list_consumer_group_offsets
     (confluent-kafka 2.16) crashes the process while the brokers still make the group coordinator's
@@ -143,7 +143,7 @@ def commits(settings: Settings, places: list[TopicPartition]) -> list[TopicParti
 
 
 def check(settings: Settings) -> Topic:
-    """What a worker needs of the topics; raises TopicError naming the setting and the remedy."""
+    """Check the topics for a worker; raises TopicError naming the setting and the remedy."""
     client = connect_admin(settings)
     updates = describe(client, settings.updates_topic)
     queries = describe(client, settings.queries_topic)
@@ -167,7 +167,7 @@ def check(settings: Settings) -> Topic:
 
 
 class Rule(NamedTuple):
-    """What a topic setting must be: `value`, or where it is a number, at least that."""
+    """The rule of a topic setting: it must be `value`, or if that is a number, at least that."""
 
     value: str
     why: str
@@ -184,9 +184,9 @@ class Rule(NamedTuple):
 
 
 def needed(settings: Settings, record_bytes_max: int) -> dict[str, dict[str, Rule]]:
-    """Without these, data would be lost or wrong; by topic and setting.
+    """The settings without which data would be lost or wrong, by topic and setting.
 
-    `record_bytes_max`: what the updates topic takes.
+    `record_bytes_max`: the largest record that the updates topic takes.
     """
     floor_ms = int(max(3600.0, settings.flush_delay_s * RETENTION_FLOOR_FACTOR) * 1000)
     stamped = Rule("LogAppendTime", "deadlines and lag count by the broker's clock")
@@ -212,7 +212,7 @@ def needed(settings: Settings, record_bytes_max: int) -> dict[str, dict[str, Rul
 
 
 def mend(settings: Settings) -> list[str]:
-    """Set what topics that were there before need and do not have; returns what was set."""
+    """Set the settings that existing topics need and do not have; returns what was set."""
     client = connect_admin(settings)
     record_max = int(_configs(client, settings.updates_topic)["max.message.bytes"])
     done = []
@@ -252,9 +252,10 @@ def _configs(client: AdminClient, topic: str) -> dict[str, str]:
 
 
 def _answer(ask: Callable[[], Any], what: str) -> Any:
-    """Kafka's answer, asked for again while a broker or the controller is away.
+    """Kafka's answer; asks again while a broker or the controller is away.
 
-    Raises KafkaException, which is Kafka's answer; TopicError after AWAY_TIMEOUT_S without any.
+    Raises KafkaException if the answer is an error, and TopicError after AWAY_TIMEOUT_S without an
+    answer.
     """
     end = time.monotonic() + AWAY_TIMEOUT_S
     while True:

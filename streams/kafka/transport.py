@@ -1,23 +1,23 @@
 """A Faust transport that delivers a whole poll as one event instead of one event per message.
 
-Stock Faust makes four tasks, a lock and two sensor calls for each message, and a message passes
-several iterations of the event loop; here a poll pays that once. Only these places of Faust are
-overridden:
+Stock Faust makes four tasks, a lock and two sensor calls for each message, and a message takes
+several iterations of the event loop; this transport pays that once for each poll. It overrides only
+these parts of Faust:
 
-- `_fetch_records` returns, of updates, one `Poll`: a `Batch` of each partition. A batch
-  says where the partition's position was before and after, so that what it skips (control
-  records, aborted transactions) is explained and anything else is noticed (`BatchGapError`).
-- Back-pressure is not polling: a partition whose inbox is full is left out of the next fetch, and
-  its records stay in the fetcher's buffer. Faust's own pause drops batches in the middle of a
-  poll.
+- `_fetch_records` returns updates as one `Poll`: a `Batch` of each partition. A batch has the
+  partition's position before and after it, so that the offsets it skips (control records, aborted
+  transactions) are explained, and any other gap is noticed (`BatchGapError`).
+- Back-pressure leaves a partition whose inbox is full out of the next fetch, and its records stay
+  in the fetcher's buffer. Faust's own pause drops batches in the middle of a poll.
 - The rebalance hooks hand partitions over before they leave, and seek to where their tables stand
   after they arrive. `streams/worker/rebalance.py` does that work; here it is only called.
 - Commits carry metadata, are bounded in time, and report failure as False.
-- Queries are not fetched here but read by `streams/kafka/query_reader.py`; the group is one.
-- Errors of the group are answered (`streams/kafka/group.py`), which Faust does not do.
-- Shutdown leaves the group itself, so that the others need not wait out the session.
+- Queries are not fetched here but read by `streams/kafka/query_reader.py`, in the same group.
+- Errors of the group are handled (`streams/kafka/group.py`), which Faust does not do.
+- At a shutdown the consumer leaves the group itself, so that the others need not wait for the end
+  of its session.
 
-What the worker asks of the consumer stands in `streams/kafka/group_membership.py`.
+`streams/kafka/group_membership.py` has the methods that the worker calls.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ NAME = "read-states"
 COMMIT_TIMEOUT_S = 5.0
 THREAD_STOP_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 1.0
-HEARTBEAT_MS = 300  # how late a member hears of a rebalance, for which all others wait
-FETCH_WAIT_MAX_MS = 100  # a fetch that finds nothing, while others do: who has room again waits
-FETCH_WAIT_IDLE_MS = 1000  # the same when nothing has come for IDLE_AFTER_S: it costs by partition
+HEARTBEAT_MS = 300  # a member hears of a rebalance this late, and all others wait for it
+FETCH_WAIT_MAX_MS = 100  # of an empty fetch: a partition that has room again may wait this long
+FETCH_WAIT_IDLE_MS = 1000  # the same after IDLE_AFTER_S without records; a fetch has a cost
 IDLE_AFTER_S = 1.0
-POLL_S = 0.05  # a poll that finds nothing, while a partition is held back: it may have room again
-POLL_IDLE_S = 0.2  # the same with none held back; a rebalance waits for it
+POLL_S = 0.05  # of an empty poll while a partition is held back, which may have room again
+POLL_IDLE_S = 0.2  # of an empty poll while none is held back; a rebalance waits for it
 
 
 class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -88,7 +88,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             bootstrap_servers=settings.kafka_bootstrap.split(","),
             partition_assignment_strategy=[self._assignor],
             enable_auto_commit=False,
-            auto_offset_reset="none",  # we seek; anything else would skip what Kafka lost
+            auto_offset_reset="none",  # the worker seeks; other values skip lost records
             max_poll_records=conf.broker_max_poll_records,
             max_partition_fetch_bytes=1 << 20,
             fetch_max_wait_ms=FETCH_WAIT_MAX_MS,
@@ -125,7 +125,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             held_back = len(states) < len(self.app.partitions.owned)
             if not poll and await self._arrival(consumer, POLL_S if held_back else POLL_IDLE_S):
                 poll = await self._pull(consumer, self._wanted(consumer, active), max_records)
-        except NoOffsetForPartitionError:  # a partition never seen, before our own seek
+        except NoOffsetForPartitionError:  # no commit, and no seek of ours yet
             return {}
         except OffsetOutOfRangeError as exc:
             places = (f"{tp.topic} partition {tp.partition}" for tp in exc.args[0])
@@ -137,11 +137,11 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._fetcher._fetch_max_wait_ms = (
             FETCH_WAIT_MAX_MS if now_ns < self._busy_until else FETCH_WAIT_IDLE_MS
         )
-        # Faust wants a partition to speak of: the first one stands for all
+        # Faust needs one partition for the event: the first one stands for all
         return {TP(topic, poll[0][0]): [poll]} if poll else {}
 
     def _wanted(self, consumer: aiokafka.AIOKafkaConsumer, active: list[Any]) -> dict[Any, Any]:
-        """Those of these partitions that may be taken from now, with aiokafka's state of each."""
+        """The partitions whose records may be taken now, each with aiokafka's state of it."""
         subscription = consumer._subscription
         if not self.consumer.flow_active or subscription.reassignment_in_progress:
             return {}
@@ -158,10 +158,10 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def _pull(
         self, consumer: aiokafka.AIOKafkaConsumer, states: dict[Any, Any], max_records: int | None
     ) -> Poll:
-        """What was fetched of these partitions, and moves their positions past it.
+        """Take the records fetched for these partitions, and move the positions past them.
 
-        It must not wait, so that it is all of one assignment. aiokafka's own wait outlives a
-        rebalance, and then takes from the next assignment what nobody would know of.
+        It must not wait, so that all records belong to one assignment. aiokafka's own wait may
+        outlive a rebalance, and then takes records of the next assignment that nobody would miss.
         """
         if not states:
             return []
@@ -184,8 +184,8 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     @staticmethod
     async def _arrival(consumer: aiokafka.AIOKafkaConsumer, timeout_s: float) -> bool:
-        """Wait until something was fetched, of any partition; False: nothing was. Raises what a
-        fetch met.
+        """Wait until records of any partition were fetched; False if none were. Raises the error
+        of a fetch.
         """
         waiter = consumer._fetcher._create_fetch_waiter()
         with consumer._subscription.fetch_context():
@@ -199,7 +199,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     _busy_until = 0.0  # time.perf_counter_ns()
 
     async def _commit(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
-        """Commit `{tp: (offset, metadata)}`. False: not committed, try again later."""
+        """Commit `{tp: (offset, metadata)}`; False if it was not committed: try again later."""
         consumer = self._ensure_consumer()
         own = {TopicPartition(tp.topic, tp.partition) for tp in consumer.assignment()}
         ours = {
@@ -217,12 +217,12 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return True
 
     async def pause_queries_topic(self, topic: str) -> None:
-        """Do not fetch queries: `QueryReader` does. An assignment forgets it."""
+        """Do not fetch queries: `QueryReader` reads them. Call it again after an assignment."""
         consumer = self._ensure_consumer()
         consumer.pause(*(tp for tp in consumer.assignment() if tp.topic == topic))
 
     def readable_end(self, tp: TP) -> int | None:
-        """The offset up to which updates may be read: what is in open transactions is not."""
+        """The offset up to which updates may be read; open transactions are beyond it."""
         end = self._ensure_consumer().last_stable_offset(driver.ensure_aiokafka_TP(tp))
         return None if end is None else int(end)
 
@@ -265,7 +265,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         await super().on_thread_stop()
 
     async def _leave(self) -> None:
-        """Say goodbye to the group. A static member does not: it will be back."""
+        """Leave the group. A static member does not leave, because it will come back."""
         consumer = self._consumer
         if consumer is None or self.app.read_states_settings.instance_id:
             return
@@ -305,7 +305,7 @@ class Consumer(GroupMembership, driver.Consumer):  # type: ignore[misc]
         return Thread(self, loop=self.loop, beacon=self.beacon)
 
     def close(self) -> None:
-        """Nothing: closing here would come before LeaveGroup and leave a phantom member."""
+        """Do nothing: closing here would come before LeaveGroup and leave a phantom member."""
 
     def _to_message(self, tp: TP, poll: Poll) -> ConsumerMessage:
         batch = poll[0][1]
@@ -334,7 +334,7 @@ class Consumer(GroupMembership, driver.Consumer):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self.rebalancing = False
-        self.stop_flow()  # at the first assignment the flow is already on
+        self.stop_flow()  # at the first assignment the flow already runs
         self.app.flow_control.suspend()
         await super().on_partitions_assigned(assigned, generation_id)
 
@@ -354,8 +354,8 @@ class Consumer(GroupMembership, driver.Consumer):  # type: ignore[misc]
             await self._thread.seek_wait(
                 {driver.ensure_aiokafka_TP(tp): offset for tp, offset in positions.items()}
             )
-        if not self.rebalancing:  # else they are revoked, and the next assignment comes here
-            # As they are owned here: while this waited, partitions may have gone and come again.
+        if not self.rebalancing:  # otherwise they are revoked, and the next assignment comes here
+            # Use the partitions as they are owned now: some may have left and returned meanwhile.
             owned = self.app.partitions.owned
             self.queries.read_from({number: one.query_position for number, one in owned.items()})
 

@@ -1,4 +1,4 @@
-"""What a query about a resident user gets: all of the question's read states, or those changed."""
+"""Answers a query about a resident user: with all read states asked for, or the changed ones."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from .query import Query
 def answer(
     effects: Effects, table: Table, progress: Progress, query: Query, user: int, hit: bool
 ) -> None:
-    """Answer with what the table has of the user, as of the partition's position.
+    """Answer with the user's read states in the table, as of the partition's position.
 
-    Complete (`full`) where `since_version` says nothing that can be relied on: it is older than
-    what the table knows of the user, or from after the position (another log's, or a zombie's).
+    The answer is complete (`full`) if `since_version` cannot be relied on: it is older than what
+    the table knows of the user, or newer than the position (it comes from another log or from a
+    zombie).
     """
     get, version = query.get, progress.epoch_bits | progress.position
     since = get.since_version

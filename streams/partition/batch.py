@@ -1,4 +1,4 @@
-"""What the transport hands to the agents: records in the order of the log, with their place."""
+"""The batches that the transport hands to the agents: records in log order, with positions."""
 
 from __future__ import annotations
 

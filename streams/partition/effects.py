@@ -1,4 +1,4 @@
-"""What a partition asks of the world, and what it counts and gives up."""
+"""The requests of a partition to the world, its counts, and its dead letters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEAD_LETTERS_BYTES_MAX = 8 << 20  # of their values; the one that reaches it is 
 
 
 class KeptRecord(NamedTuple):
-    """What is kept of a record that was parked: the key is made again from the user's ID."""
+    """The parts of a parked record that are kept; its key is made again from the user's ID."""
 
     offset: int
     key: bytes
@@ -29,9 +29,9 @@ class KeptRecord(NamedTuple):
 
 
 class Effects(Protocol):
-    """What a partition asks of the world.
+    """The requests of a partition to the world.
 
-    Answers come back by a method of the partition; never within the call that asks for them.
+    An answer comes back as a call of a partition's method, never within the call that asks for it.
     """
 
     def load(self, partition: Partition, user_id: int, ticket: int) -> None:
@@ -49,8 +49,8 @@ class Effects(Protocol):
 class OwnEffects:
     """The effects of one partition, for its parts.
 
-    The reference to the partition is weak: in a cycle, the parked updates of a partition that was
-    handed over would stay in memory until the collector comes by.
+    The reference to the partition is weak: a cycle would keep the parked updates of a partition
+    that was handed over in memory until the next collection.
     """
 
     def __init__(self, partition: Partition, effects: Effects) -> None:
@@ -67,13 +67,13 @@ class OwnEffects:
 
     def _own(self) -> Partition:
         partition = self._partition()
-        assert partition is not None  # its parts are used by itself only
+        assert partition is not None  # only the partition itself uses its parts
         return partition
 
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the records of a slice; the metrics add it up once in a while."""
+    """The outcomes of the records of a slice; the metrics add them up now and then."""
 
     applied: int = 0
     replayed: int = 0
@@ -82,7 +82,7 @@ class Counts:
 
 
 class Outcomes:
-    """Counts what became of each record, and makes dead letters of those that cannot be applied."""
+    """Counts the outcome of each record, and makes dead letters of those that cannot be applied."""
 
     def __init__(self, progress: Progress, effects: OwnEffects, user_states_max: int) -> None:
         self._progress = progress

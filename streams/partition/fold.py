@@ -1,4 +1,4 @@
-"""What each kind of event does to a user who is resident. The rules themselves are the table's.
+"""Applies each kind of event to a resident user. The table has the rules themselves.
 
 A fold looks at the event, its version and the user's read states, and at nothing else: two owners
 that fold the same log get the same rows.
@@ -24,7 +24,7 @@ COLD_EVENTS = (Mention, RetractMention, Delete, DeleteUser)
 
 
 def fold(table: Table, user: int, event: Update, version: int) -> int:
-    """Apply an event to a resident user; returns the table's code. NO_ROOM: nothing was changed."""
+    """Apply an event to a resident user; returns the table's code. NO_ROOM changes nothing."""
     code: int
     match event:
         case Ack():
@@ -70,7 +70,7 @@ def fold(table: Table, user: int, event: Update, version: int) -> int:
 
 
 def _fold_bulk(table: Table, user: int, event: BulkAck, version: int) -> int:
-    """All or none: room and the user's limit are settled before the first entry."""
+    """Apply all entries or none: check the room and the user's limit before the first entry."""
     new = slots_needed(table, user, event)
     if new and table.count(user) + new > table.user_states_max:
         return TOO_MANY

@@ -30,7 +30,7 @@ class Inbox:
 
     @property
     def log_ended(self) -> bool:
-        """True if everything is folded, to the end of the log as the broker last told it."""
+        """True if everything is folded, up to the end of the log that the broker told last."""
         return self._at_end and not self.batches
 
     def add(self, batch: Batch) -> None:
@@ -38,7 +38,7 @@ class Inbox:
         if batch.start != self.next_arrival:  # P1
             raise BatchGapError(
                 f"partition {self._number}: a batch begins at offset {batch.start}, expected "
-                f"{self.next_arrival}: records between Kafka and here were lost or repeated. "
+                f"{self.next_arrival}: records on the way from Kafka were lost or repeated. "
                 "The worker stops; a restart replays from the committed offset."
             )
         self.next_arrival = batch.end

@@ -1,4 +1,4 @@
-"""Users who are not resident and are being loaded, with the updates and queries that wait for them.
+"""Users who are being loaded, with the updates and queries that wait for them.
 
 The life of such a user:
 
@@ -11,9 +11,9 @@ The life of such a user:
   LOADED    The rows are here. The table has no room for them yet.
   ADMITTED  The rows are in the table. Some parked updates have found no room there yet.
 
-Mostly a user passes from LOADING to resident in one step. One that is LOADED or ADMITTED is in
-`waiting_for_room`, and tried again after each write-out. An ADMITTED user may be clean, so its
-rows may be evicted to make room for another user's; it is loaded again.
+Most users pass from LOADING to resident in one step. A user that is LOADED or ADMITTED is in
+`waiting_for_room`, and is tried again after each write-out. An ADMITTED user may be clean, so it
+may be evicted to make room for another user; it is then loaded again.
 
 P2: while a user has parked updates, later updates of that user are parked behind them.
 """
@@ -37,7 +37,7 @@ from .room import Room
 
 
 class State(Enum):
-    """Where a pending user is; see the module."""
+    """The state of a pending user; see the module."""
 
     LOADING = "the rows are asked for"
     LOADED = "the rows wait for room"
@@ -48,8 +48,8 @@ class State(Enum):
 class PendingUser:
     """A user being loaded, with what waits for it.
 
-    In a storm of mentions there are hundreds of thousands: each is as small as may be, and its
-    updates are tuples of what the collector need not look at.
+    A mention of many users can make hundreds of thousands of these, so each is as small as
+    possible, and its updates are tuples of objects that the collector does not track.
     """
 
     state: State = State.LOADING
@@ -134,7 +134,7 @@ class Loading:
             self._admit(user_id, self.waiting_for_room.pop(user_id))
 
     def _admit(self, user_id: int, pending: PendingUser) -> None:
-        """Make the user resident, fold what was parked, answer; as far as there is room."""
+        """Make the user resident, fold its parked updates and answer, as far as there is room."""
         table = self._table
         user = table.find(user_id)
         if user == 0 and pending.state is State.ADMITTED:  # evicted before its updates had room
@@ -154,7 +154,7 @@ class Loading:
             answer(self._effects, table, self._progress, query, user, hit=False)
 
     def _fold_parked(self, user: int, user_id: int, pending: PendingUser) -> bool:
-        """Fold what was parked with a user who is resident now. False: no room for the rest."""
+        """Fold the parked updates of a user who is resident; False if the rest has no room."""
         table, progress = self._table, self._progress
         for folded, (offset, value) in enumerate(pending.updates):
             event = decode_update(value)
@@ -172,7 +172,7 @@ class Loading:
         return True
 
     def forget(self, query: Query) -> bool:
-        """A query's time is over. True: it waited here, and waits no longer."""
+        """End a query whose time is up; True if it waited here."""
         user_id = query.get.user_id
         pending = self.users.get(user_id)
         if pending is None or query not in pending.queries:

@@ -1,17 +1,18 @@
-"""One Kafka partition of read states: the fold of its log, and the parts that this is made of.
+"""One Kafka partition of read states: the fold of its log, and the parts of that fold.
 
-Pure: no Kafka, no Cassandra, no asyncio, no clock of its own. What it wants done it says through
-`Effects`; what came of it comes back by a method call. A simulation drives the same code.
+The code is pure: it has no Kafka, no Cassandra, no asyncio and no clock of its own. It asks for
+work through `Effects`, and the results come back as method calls. A simulation drives the same
+code.
 
 How it works. Batches join the inbox; `run` takes a slice of updates from it. A slice decodes each
 record and folds it into the table if its user is resident. Otherwise the update is parked with its
 user, and the user is loaded, once; when the rows arrive (`loaded`), the parked updates are folded
 in order and the user's queries answered. Changed users wait in the table's dirty queue until
-`take_writes` hands them out and `written` reports them durable. Whatever is not finished holds its
+`take_writes` hands them out and `written` reports them durable. Every unfinished record holds its
 offset in the watermark. `check` asserts the invariants P1-P8: P1 is kept by inbox.py, P2 by
 loading.py, P4 by waiting_queries.py, P3 and P6-P8 by progress.py, and here:
 
-P5: what comes back with another incarnation is dropped.
+P5: a result for another incarnation is dropped.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ from .room import Room
 from .waiting_queries import WaitingQueries
 from .write_out import Write, WriteOut
 
-OTHER_COST = 10  # of a slice, of an update that is not plain or is parked; a plain one costs 1
-PLAIN_RUN_MAX_COLD = 16  # updates in a run, while over a quarter of a run's users are not resident
+OTHER_COST = 10  # share of a slice that a parked or not plain update takes; a plain one takes 1
+PLAIN_RUN_MAX_COLD = 16  # length of a run while over a quarter of its users are not resident
 
 
 class Partition:
@@ -151,14 +152,14 @@ class Partition:
     # -- the fold -----------------------------------------------------------------------------
 
     def take(self, batch: Batch) -> None:
-        """Put a batch into the inbox. Raises BatchGapError where it is not the next one."""
+        """Put a batch into the inbox. Raises BatchGapError if it is not the next one."""
         self.inbox.add(batch)
 
     def run(self, limit: int, now_ms: int) -> int:
         """Fold a slice of updates from the inbox; returns how many were taken.
 
-        Up to `limit` plain ones. Any other costs OTHER_COST, since a query waits for the slice's
-        end. Stops early when the table has no room or too much is parked.
+        A slice has up to `limit` plain updates. Any other update counts as OTHER_COST, because a
+        query waits for the slice's end. Stops early if the table has no room or too much is parked.
         """
         self.table.now_ms = now_ms & 0xFFFFFFFF
         progress, inbox = self.progress, self.inbox
@@ -183,9 +184,9 @@ class Partition:
         return taken
 
     def _apply(self, records: Sequence[Record], begin: int) -> int:
-        """Fold records from `begin` on, as the slice has room; the index of the first not taken.
+        """Fold records from `begin` on while the slice has room; returns the first index not taken.
 
-        The hot path are runs of plain updates, each in two calls; the others come one by one.
+        The hot path folds each run of plain updates in two calls, and other updates one by one.
         """
         index, loading = begin, self.loading
         read, epoch_bits = self._reader.read, self.progress.epoch_bits
@@ -295,7 +296,7 @@ class Partition:
     # -- what comes back ----------------------------------------------------------------------
 
     def loaded(self, incarnation: int, user_id: int, ticket: int, rows: Sequence[Row]) -> None:
-        """A user's rows came from Cassandra (none: the user is new)."""
+        """Take a user's rows from Cassandra; no rows mean that the user is new."""
         if incarnation == self.incarnation:  # P5
             self.loading.loaded(user_id, ticket, rows)
 
@@ -304,7 +305,7 @@ class Partition:
         return incarnation == self.incarnation and self.loading.wants(user_id, ticket)
 
     def dead_letter_kept(self, incarnation: int, offset: int) -> None:
-        """The broker has the dead letter of `offset`."""
+        """Note that the broker has the dead letter of `offset`."""
         if incarnation == self.incarnation:  # P5
             self._outcomes.dead_letter_kept(offset)
 
@@ -313,7 +314,7 @@ class Partition:
         return self.write_out.take(self, now_ms, delay_ms, rows_max, dirty_max)
 
     def written(self, write: Write) -> None:
-        """All rows of `write` are in Cassandra, or (if `failed`) must be written again."""
+        """End `write`: its rows are in Cassandra, or (if `failed`) must be written again."""
         if write.incarnation != self.incarnation:  # P5
             return
         self.write_out.written(write)

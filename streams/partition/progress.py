@@ -1,4 +1,4 @@
-"""How far a partition has come in its log, and which of its records are not finished.
+"""Tracks a partition's position in its log, and the records that are not finished.
 
 `position` is the next offset to take. A record before it is unfinished in one of two ways:
   - Its change is in the table and not yet in Cassandra. It holds the watermark, so that no commit
@@ -11,9 +11,10 @@ P3: a held offset is released when, and only when, its update needs no more work
 P6: the position in the table never passes an update that must be folded again after a crash:
     one that is parked, or whose dead letter is not acknowledged. It is never behind a commit.
 P7: the users found dirty at the start hold the committed offset until each of them was written.
-P8: nothing is answered and nothing written out before the group knows by a commit that this owner
-    is at work. Before that, its crash would leave the clean position of the owner before it in the
-    commit's metadata, and the next owner would not know that the database may be ahead of it.
+P8: nothing is answered and nothing is written out before the group knows by a commit that this
+    owner is at work. If the owner crashed before that commit, the metadata would still have the
+    clean position of the previous owner, and the next owner would not know that the database may be
+    ahead.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Progress:
 
     @property
     def version(self) -> int:
-        """How far the partition has been folded, as a version."""
+        """The version up to which the partition has been folded."""
         return self.epoch_bits | self.position
 
     @property
@@ -61,7 +62,7 @@ class Progress:
         self._unfolded.release(offset)
 
     def store(self) -> None:
-        """Note in the table where a later run may take it up."""
+        """Store in the table the position from which a later run may continue."""
         self._table.position = self._unfolded.position(self.position)  # P6
 
     def committable(self) -> int:

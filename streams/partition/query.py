@@ -58,7 +58,7 @@ class Query:
         self.timestamp_ms = timestamp_ms
         self.deadline_ms = deadline_ms
         self.taken_ns = taken_ns
-        self.waiting = False  # counted among the queries held back
+        self.waiting = False  # True while it counts among the queries held back
         self.waits_for_store = False  # its user is being loaded
         self.done = False
 

@@ -1,7 +1,7 @@
-"""Room in the table, and the stall that a lack of it means.
+"""Makes room in the table, and stalls the partition if there is none.
 
-A table whose cold end is all dirty has no room until something was written out. The partition is
-stalled then: it takes no further slice, and the write-out starts with the coldest users.
+A table whose cold end is all dirty has no room until something is written out. The partition is
+then stalled: it takes no further slice, and the write-out starts with the coldest users.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Room:
         self.stalled = False
 
     def make(self, slots: int, keep: int) -> bool:
-        """Evict until `slots` are free, but never the user `keep`. False: now it is stalled.
+        """Evict until `slots` are free, but never evict `keep`; False if the partition is stalled.
 
         Goes on while it helps, because a stall with nothing to write out would never end.
         """
@@ -32,5 +32,5 @@ class Room:
         return False
 
     def end_stall(self) -> None:
-        """Something was written out: what needed room may be tried again."""
+        """Note that something was written out: whatever needed room may be tried again."""
         self.stalled = False

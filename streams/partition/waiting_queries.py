@@ -1,4 +1,4 @@
-"""Queries from their arrival to their answer.
+"""Keeps queries from their arrival to their answer.
 
 A query that can be answered is answered at once. One that comes too early waits for the partition's
 position. One whose user is not resident waits with the user (loading.py).
@@ -62,7 +62,7 @@ class WaitingQueries:
         return catch_up_to if after is None else max(catch_up_to, after + 1)
 
     def wake(self) -> None:
-        """Ask again what the position has reached. O(1), or O(waiting) where it reached one."""
+        """Ask again the queries whose position is reached. O(1), or O(waiting) if there is one."""
         waiting, required = self._waiting_for_position, self._required_position
         position = self._progress.position
         if not waiting or position < self._next_wakeup or not self._progress.live_committed:
@@ -75,7 +75,7 @@ class WaitingQueries:
             self.ask(query)
 
     def forget(self, query: Query) -> None:
-        """A query's time is over: it waits no longer."""
+        """Remove a query whose time is up."""
         if not self._loading.forget(query):
             self._waiting_for_position.pop(query, None)
 

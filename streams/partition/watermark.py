@@ -1,8 +1,8 @@
 """The offset below which everything is done, and so the only offset that is committed.
 
-Whatever is not yet done holds its record's offset: a change waiting to be written out or under
-way to Cassandra, an update parked behind a load, a dead letter not yet acknowledged, a query not
-yet answered. The watermark is the smallest held offset, or the next offset where nothing is held.
+Unfinished work holds its record's offset: a change waiting to be written out or under way to
+Cassandra, an update parked behind a load, a dead letter not yet acknowledged, a query not yet
+answered. The watermark is the smallest held offset, or the next offset if nothing is held.
 
 W1: position(next) <= every held offset.
 W2: position never goes back.
@@ -38,7 +38,7 @@ class Watermark:
             self._low = min(self._low, bucket)
 
     def release(self, offset: int) -> None:
-        """Undo one hold of `offset`. Raises KeyError where none of its bucket is held."""
+        """Undo one hold of `offset`. Raises KeyError if its bucket has no hold."""
         bucket = offset >> BUCKET_BITS
         count = self._held[bucket] - 1
         self._count -= 1
@@ -52,7 +52,7 @@ class Watermark:
         return self._count
 
     def position(self, next_offset: int) -> int:
-        """What may be committed when `next_offset` is the next record to be taken."""
+        """The offset that may be committed if `next_offset` is the next record to take."""
         if self._low not in self._held:
             self._low = min(self._held, default=-1)
         low = (self._low << BUCKET_BITS) if self._held else next_offset  # W1

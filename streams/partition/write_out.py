@@ -1,8 +1,8 @@
-"""Changed users on their way to Cassandra: which are due, and which came back.
+"""Tracks changed users on their way to Cassandra: those that are due, and those under way.
 
 A changed user waits in the table's dirty queue, so that its changes are coalesced. `take` hands out
-those that are due; each is under way until `written` says how it ended. Who sends them, and how
-many at once, is `write_behind.py`.
+the users that are due; each is under way until `written` reports the result. `write_behind.py`
+sends them and limits how many are under way.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class WriteOut:
     def take(
         self, partition: Partition, now_ms: int, delay_ms: int, rows_max: int, dirty_max: int
     ) -> list[Write]:
-        """Users to write out now: those that waited `delay_ms`, and as pressure asks, more.
+        """Users to write out now: those that waited for `delay_ms`, and more under pressure.
 
-        Together they have `rows_max` rows or a few more: a user is not divided.
+        Together they have `rows_max` rows or a few more, because a user is not divided.
         """
         table, now = self._table, now_ms & MASK_32
         writes: list[Write] = []
@@ -97,9 +97,9 @@ class WriteOut:
         return write
 
     def is_urgent(self, now_ms: int, delay_ms: int, dirty_max: int) -> bool:
-        """True if something waits for the write-out: an update that finds no room, or commits.
+        """True if an update that finds no room, or the commit, waits for the write-out.
 
-        Commits wait for what is left of a backlog, and for a change twice as old as the delay.
+        The commit waits for the rest of a backlog, and for a change twice as old as the delay.
         """
         table, now = self._table, now_ms & MASK_32
         if self._room.stalled or table.dirty_states >= dirty_max:
@@ -112,8 +112,9 @@ class WriteOut:
     def _wait_ms(self, now: int, delay_ms: int) -> int:
         """How long a change waits to be coalesced with others.
 
-        `delay_ms` from when it was applied, while the partition is as much behind its producers.
-        Once it is not, or the log has ended, what was applied until then has waited long enough.
+        A change waits for `delay_ms` from the moment it was applied, even while the partition is
+        that much behind its producers. Once the partition is not, or has reached the log's end, the
+        changes applied until then have waited long enough.
         """
         behind = self.behind_ms >= delay_ms
         if behind:
@@ -131,7 +132,7 @@ class WriteOut:
         return max(((now_ms - ms) & MASK_32 for ms in since), default=0) / 1000
 
     def written(self, write: Write) -> None:
-        """A write ended: all its rows are in Cassandra, or (`failed`) it must be repeated."""
+        """End a write: all its rows are in Cassandra, or (`failed`) it must be repeated."""
         del self._under_way[write]
         if write.failed:
             newer = self._table.first_version(write.user)

@@ -1,4 +1,4 @@
-"""What a worker exports of its partitions, and whether they move: looked at once a second."""
+"""Exports the gauges of a worker's partitions and watches their progress, once per second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STUCK_S = 60.0  # liveness: records wait and no partition has moved for this lon
 
 
 class ExportedPartition:
-    """A partition's series, and what was exported last."""
+    """A partition's series, and the values that were exported last."""
 
     def __init__(self, number: int, updates_topic: str, queries_topic: str) -> None:
         self.series = metrics.OfPartition(number, updates_topic, queries_topic)
@@ -31,7 +31,7 @@ class ExportedGauges:
         self._moved_at = time.monotonic()
 
     def health(self) -> tuple[bool, str]:
-        """The process lives, and is not stuck before records it could apply."""
+        """Whether the worker is not stuck in front of records that it could apply, and why."""
         stuck_s = time.monotonic() - self._moved_at
         if stuck_s > STUCK_S:
             return False, f"records wait and nothing moved for {stuck_s:.0f} s (at {self._applied})"

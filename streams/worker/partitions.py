@@ -1,8 +1,8 @@
 """The partitions that this worker owns, and the loop that gives each of them its slice.
 
-`Rebalancer` (`rebalance.py`) puts partitions in and takes them out, the agents feed them, and what
-a partition asks of the world (its `Effects`) is carried out here: loads by the loader, dead letters
-by their producer, replies by the query intake.
+`Rebalancer` (`rebalance.py`) adds and removes partitions, and the agents feed them. This module
+carries out the requests of a partition (its `Effects`): the loader does the loads, their producer
+sends the dead letters, and the query intake sends the replies.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Partitions:
         self._dead_letters = dead_letters
 
     def wants(self, topic: str, number: int) -> bool:
-        """May this partition's records be fetched now? Called from the consumer's thread."""
+        """True if this partition's records may be fetched; called from the consumer's thread."""
         owned = self.owned.get(number)
         if owned is None:
             return False
@@ -78,7 +78,7 @@ class Partitions:
         return [owned for owned in self.owned.values() if not owned.partition.closing]
 
     def ready(self) -> tuple[bool, str]:
-        """Are all partitions caught up and open for queries? And why not."""
+        """Whether all partitions are caught up and open for queries, and the reason if not."""
         if not self.owned:
             return False, "no partition is assigned to this worker"
         late = [o.partition for o in self.owned.values() if not o.partition.progress.caught_up]
@@ -92,7 +92,7 @@ class Partitions:
     # -- updates ------------------------------------------------------------------------------
 
     def take_updates(self, number: int, batch: Batch) -> None:
-        """A batch of updates arrived."""
+        """Take a batch of updates that arrived."""
         owned = self.owned.get(number)
         if owned is not None and not owned.partition.closing:
             owned.partition.take(batch)

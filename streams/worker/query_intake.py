@@ -2,11 +2,11 @@
 
 How it works. `take_queries` reads the reply address, the deadline and the question of each record
 and asks the query's partition, which answers at once (`answer`) or keeps the query. `expire` ends
-the ones that waited too long. A reply topic that was not seen before is looked up in the cluster's
-metadata first, for an asker may create it after its first query.
+queries that waited too long. An unknown reply topic is first looked up in the cluster's metadata,
+because a client may create the topic after it sent its first query.
 
-Q1: an owner finishes a query once: with a reply, an error, or nothing when its time is over. Only
-    then is its offset released for the commit.
+Q1: an owner finishes a query once: with a reply, with an error, or without an answer after its
+    deadline. Only then is its offset released for the commit.
 Q2: nothing goes out at a query's deadline or after it.
 Q3: a reply is the fold of the log at the reply's version; a delta, added to what there was at
     `since_version`, is the same.
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 NO_ADDRESS_LOG_S = 60.0  # between two log lines about unusable reply addresses
 LOOKUP_BYTES_MAX = 64 << 20  # of queries whose reply topic is looked up; each keeps its record
-TOPIC_LOOKUPS_MAX = 3  # at least a second apart; after as many a reply topic does not exist
+TOPIC_LOOKUPS_MAX = 3  # at least a second apart; after these the reply topic counts as missing
 
 
 def size_of(record: Record) -> int:
@@ -72,7 +72,7 @@ class QueryIntake:
         self._deadlines = Deadlines()
         self._lookups = 0  # queries whose reply topic is being looked up
         self._lookup_bytes = 0
-        self._tasks: set[asyncio.Task[None]] = set()  # the loop alone would not keep them
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop keeps no reference to them
         self._no_address_logged = 0.0
 
     # -- taking -------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ class QueryIntake:
             )
         taken_ns = batch.taken_ns or time.perf_counter_ns()
         for record in batch.records:
-            if record.offset >= owned.query_position:  # else it was read twice, around a seek
+            if record.offset >= owned.query_position:  # otherwise it was read twice, around a seek
                 owned.query_position = record.offset + 1
                 self._take_query(owned, record, taken_ns)
         owned.query_position = max(owned.query_position, batch.end)
@@ -140,7 +140,7 @@ class QueryIntake:
             key = key_bytes(user_id)
             if record.key != key:
                 raise DecodeError("key_mismatch", "key", f"expected the user_id, {user_id}")
-            if not partition.table.find(user_id):  # a resident user is surely of this partition
+            if not partition.table.find(user_id):  # a resident user belongs to this partition
                 right = partition_of(key, partition.partitions)
                 if right != partition.number:
                     raise DecodeError("misrouted", "partition", f"user {user_id} is in {right}")
@@ -222,7 +222,7 @@ class QueryIntake:
     # -- ending -------------------------------------------------------------------------------
 
     def answer(self, query: Query, version: int, full: bool, rows: list[Row], hit: bool) -> None:
-        """A partition's effect: reply with `rows`, the query's part of the fold at `version`."""
+        """Effect of a partition: reply with `rows`, the query's part of the fold at `version`."""
         body = encode_reply(query.get.user_id, version, full, rows)
         if len(body) > self._settings.reply_bytes_max:
             self.refuse(
@@ -256,7 +256,7 @@ class QueryIntake:
             owned.query_mark.release(query.offset)
 
     def expire(self) -> None:
-        """Send the errors of queries whose time is nearly over."""
+        """Send errors for queries whose deadline is near."""
         now = self._now_ms()
         for query in self._deadlines.due(now):
             owned = self._owned.get(query.partition)
@@ -273,7 +273,7 @@ class QueryIntake:
                 self.refuse(query, NOT_CAUGHT_UP, _why_not(owned.partition, query))
 
     def drop_queries(self, partition: Partition) -> None:
-        """A partition leaves: its waiting queries are read again by the next owner (Q1)."""
+        """Drop the waiting queries of a partition that leaves: its next owner reads them (Q1)."""
         for query in partition.queries.unanswered():
             query.done = True
             self.waiting -= query.waiting

@@ -4,35 +4,37 @@ Opening, after each assignment, in the barrier before the flow starts:
  1. read what is committed, with its metadata, and the log's start and end;
  2. refuse all where a committed offset is below the epoch's first offset (E1), or outside the log:
     Kafka lost data. A partition without a commit begins at the epoch's first offset;
- 3. open the table file, closed clean or left by a process that died; it is used if it stands
-    between the committed offset, the log's start and its end, else it is dropped;
- 4. start at the table's position, or the committed offset; what is dirty in the table holds the
+ 3. open the table file, closed clean or left by a process that died. It is used if its position is
+    not below the committed offset or the log's start, nor above the log's end; otherwise it is
+    dropped;
+ 4. start at the table's position, or the committed offset; dirty users in the table hold the
     committed offset;
  5. queries wait until the partition has passed the last owner's position, which a clean handover
     left in the metadata, or else the log's end as it is at the opening;
- 6. commit, so that the metadata says that an owner is at work. No query is answered, and
-    nothing written out, before.
+ 6. commit, so that the metadata says that an owner is at work. Before that commit no query is
+    answered and nothing is written out.
 
 Handing over, at each revocation and at shutdown; running it twice does no harm:
- 0. only at shutdown: write out what is dirty while everything goes on, within
+ 0. only at shutdown: write out the dirty users while the worker still serves, within
     HANDOVER_TIMEOUT_S, so that little is left for step 2, during which no query is answered;
  1. the partitions take nothing more;
- 2. write out what is dirty: at shutdown within HANDOVER_TIMEOUT_S, at a revocation within
-    REVOKED_WRITE_OUT_S, because the whole group stands until its last member is ready. Most
-    partitions come back to the owner they had; of the others the next owner folds the log again;
+ 2. write out the dirty users: at shutdown within HANDOVER_TIMEOUT_S, at a revocation within
+    REVOKED_WRITE_OUT_S, because the whole group stops until its last member is ready. Most
+    partitions come back to the same owner; the next owner of another one folds its log again;
  3. commit the watermark, with the position reached;
- 4. close the tables clean, each with the position at which a later run may take it up. What was
-    not written out in time is still dirty in its table, and the commit is still before it.
+ 4. close the tables clean, each with the position from which a later run may continue. Changes that
+    were not written out in time are still dirty in the table, and the commit is still below them.
 
-R1: a partition is opened by one path and handed over by one path; twice at once counts once.
+R1: a partition is opened by one path and handed over by one path; doing either twice at the same
+    time has the effect of doing it once.
 R2: no query is answered, and nothing written out, before a commit of this owner says `live` (P8).
 R3: a position that a commit calls `clean` is never behind what any owner may have answered from,
     also where an owner leaves before it has caught up with the one before it.
 R4: a commit of another generation does not count (Kafka's own rule), and a write of another owner
-    does no harm (its timestamp is its version). So an owner that lost a partition and does not know
-    it can neither lose nor double anything.
-R5: a table may be ahead of the position at which it is taken up, and of the metadata, if its owner
-    could not commit; what is in it is shown only when the log has been folded as far.
+    does no harm (its timestamp is its version). So an owner that has lost a partition without
+    knowing it can neither lose nor double anything.
+R5: a table may be ahead of the position from which it continues, and of the metadata, if its owner
+    could not commit; its content is shown only after the log has been folded that far.
 """
 
 from __future__ import annotations
@@ -60,8 +62,8 @@ from .tables import Tables
 log = logging.getLogger(__name__)
 
 REVOKED_WRITE_OUT_S = 0.3
-WRITE_OUT_DELAY_AFTER_OPEN_S = 3.0  # for changes found in a table: catching up is not slowed
-EARLY_WRITE_OUT_UNTIL_AGE_S = 0.3  # a younger oldest change: little is left to be written out
+WRITE_OUT_DELAY_AFTER_OPEN_S = 3.0  # for changes found in a table: catching up comes first
+EARLY_WRITE_OUT_UNTIL_AGE_S = 0.3  # the early write-out ends below this age
 POLL_INTERVAL_S = 0.005
 
 
@@ -84,7 +86,7 @@ class Rebalancer:
     # -- opening ------------------------------------------------------------------------------
 
     async def open(self, consumer: GroupConsumer) -> dict[TopicPartition, int]:
-        """Open what is assigned and not open yet; returns where to seek, for all of it."""
+        """Open the assigned partitions that are not open; returns the seek position of each."""
         settings = self._settings
         # R1: Faust seeks in its recovery, and at the same time where a fetch finds the flow
         # stopped. A table opened by both would be leaked by one, locked against later openings.
@@ -196,15 +198,15 @@ class Rebalancer:
         return OwnedPartition(partition, file, query_offset, Watermark(query_offset))
 
     def _share(self, limit: int) -> int:
-        """A partition's part of a limit: a worker that has them all holds FULL_SHARES times it."""
+        """A partition's part of a limit; a worker that owns them all holds FULL_SHARES limits."""
         return max(1, min(limit, limit * FULL_SHARES // max(1, self._partition_count)))
 
     # -- handing over -------------------------------------------------------------------------
 
     async def shut_down(self, consumer: GroupConsumer, *, write_out: bool = True) -> None:
-        """The order of a shutdown, from the signal until nothing is owned any more.
+        """Run the steps of a shutdown, from the signal until no partition is owned.
 
-        Without `write_out` step 0 is left out: after a fatal error nothing goes on.
+        Without `write_out` step 0 is left out, because after a fatal error nothing is served.
         """
         if write_out:
             await self.write_out_first()
@@ -213,7 +215,7 @@ class Rebalancer:
         consumer.close_queries()
 
     async def write_out_first(self) -> None:
-        """Step 0. Write out while everything goes on, until little is left."""
+        """Step 0. Write out while the worker still serves, until little is left."""
         clock = asyncio.get_running_loop().time
         now_ms, write_behind = self._partitions.now_ms, self._partitions.write_behind
         end = clock() + self._settings.handover_timeout_s
@@ -226,7 +228,7 @@ class Rebalancer:
             await asyncio.sleep(POLL_INTERVAL_S)
 
     async def hand_over(self, consumer: GroupConsumer, *, shutdown: bool = False) -> bool:
-        """Let go of all partitions; True if everything applied is in Cassandra and committed."""
+        """Hand over all partitions; True if everything applied is in Cassandra and committed."""
         timeout_s = self._settings.handover_timeout_s
         if not shutdown:
             timeout_s = min(timeout_s, REVOKED_WRITE_OUT_S)
@@ -272,8 +274,8 @@ class Rebalancer:
 def check_epoch(place: TopicPartition, committed: int, first: int, epoch: int) -> None:
     """Raises EarlierEpochError where records of an earlier epoch would be folded (E1).
 
-    To begin at the first offset instead would hide a loss: an epoch's commits begin there and only
-    grow, so somebody moved this one, and wants what is below it to be folded again.
+    Beginning at the first offset instead would hide a loss: an epoch's commits begin there and only
+    grow, so somebody moved this commit to have the records behind it folded again.
     """
     if committed >= first:
         return
