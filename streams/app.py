@@ -1,9 +1,11 @@
 """The Faust application: the picture of the service, in code.
 
-read-states.updates ─► take_updates ─► Partition.take ─► run ─► table ─► WriteBehind ─► Cassandra
-                                          │ not resident: park ─► Loader ─► Cassandra    │
-                                                 commit ◄── watermark ◄── written ◄──────┘
-read-states.queries ─► QueryReader ─► QueryIntake ─► Partition.ask ─► table ─► ReplyProducer
+read-states.updates ─► agents ─► Partition.take ─► run ─► fold ─► table ─► WriteBehind ─► Cassandra
+                                   │ not resident: park ─► Loader ─► Cassandra │
+                                   │ not applicable: DeadLetterProducer        │
+                                        commit ◄── watermark ◄── written ◄─────┘
+read-states.queries ─► QueryReader ─► agents ─► QueryIntake ─► WaitingQueries.ask ─► table ─┐
+    replies ◄── ReplyProducer ◄── QueryIntake: encode, refuse what is late or too large ◄───┘
 """
 
 from __future__ import annotations
