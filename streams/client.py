@@ -8,8 +8,7 @@ A client has one confluent-kafka producer and one consumer, which reads the part
 topic from their end, without a group. A query is pending until its reply comes or its deadline
 passes; late and repeated replies are ignored. At most PENDING_MAX queries are pending at once.
 
-Identifiers, versions and offsets are integers here: 1 … 2^63-1, versions and offsets from 0.
-Timestamps are in ms since the epoch, durations in seconds.
+Identifiers (from 1), versions and offsets (from 0) are integers here, timestamps ms since the epoch.
 """
 
 from __future__ import annotations
