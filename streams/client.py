@@ -8,7 +8,7 @@ A client has one confluent-kafka producer and one consumer, which reads the part
 topic from their end, without a group. A query is pending until its reply comes or its deadline
 passes; late and repeated replies are ignored. At most PENDING_MAX queries are pending at once.
 
-Identifiers (from 1), versions and offsets (from 0) are integers here, timestamps ms since the epoch.
+Identifiers (from 1), versions and offsets (from 0) are integers, timestamps ms since the epoch.
 """
 
 from __future__ import annotations
