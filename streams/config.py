@@ -109,7 +109,7 @@ class Settings:
         "updates", 1, 10**7,
     )  # fmt: skip
     parked_bytes_max: int = _limit(
-        32 << 20, f"The same in bytes; the last update may pass it. {SHARED}",
+        32 << 20, f"The same in bytes; the last slice may pass it. {SHARED}",
         "bytes", 1 << 16, 1 << 32,
     )  # fmt: skip
     inbox_max: int = _limit(
