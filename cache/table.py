@@ -21,7 +21,7 @@ Contents, in this order:
     residents               touch, insert, evict, cold_dirty
     the life of a change    take, written, write_failed, recover
     the fold                ack, mention, … delete_user: one event each
-    many events at once     fold_plain
+    many events at once     fold_run
     reading                 states, get_some, …
 
 All of it is one file because a plain ack runs through six of these parts, and the C compiler
@@ -57,7 +57,7 @@ from . import layout
 from .layout import TableDamaged
 
 if cython.compiled:
-    from cython.cimports.store_order import store_barrier  # type: ignore[import-untyped]
+    from cython.cimports.store_barrier import store_barrier  # type: ignore[import-untyped]
 else:
 
     def store_barrier() -> None:
@@ -1015,10 +1015,10 @@ class Table:
 
     @cython.ccall
     @cython.exceptval(-1)
-    def fold_plain(self, events: i64[:], count: i64, codes: cython.uchar[:]) -> i64:
+    def fold_run(self, events: i64[:], count: i64, codes: cython.uchar[:]) -> i64:
         """Find the user of each event, touch it if it is an ack, fold it; returns how many.
 
-        `events`: eight numbers each, as `readstates.schemas.plain` has them. `codes` get the result
+        `events`: eight numbers each, as `schemas/fast_decoder.py` has them. `codes` get the result
         of `ack` or `mention`, or ABSENT. Stops before an event that finds no room. A block's events
         are looked up together first, so that the processor waits for their memory once and not for
         one after the other.

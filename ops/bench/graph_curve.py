@@ -44,8 +44,8 @@ from readstates.schemas.queries import Get, encode_query
 from readstates.schemas.version import EPOCH_FIRST
 from readstates.streams.config import Settings
 from readstates.streams.partition.batch import Batch
+from readstates.streams.partition.decode_buffer import DecodeBuffer
 from readstates.streams.partition.partition import Partition
-from readstates.streams.partition.plain_reader import PlainReader
 from readstates.streams.partition.watermark import Watermark
 from readstates.streams.worker.commits import Commits
 from readstates.streams.worker.loops import BackgroundLoops
@@ -112,7 +112,7 @@ class Curve:
             parked_bytes_max=settings.parked_bytes_max,
             inbox_max=settings.inbox_max,
             inbox_bytes_max=settings.inbox_bytes_max,
-            reader=PlainReader(),
+            reader=DecodeBuffer(),
             effects=self.partitions,
         )
         self.partition.note_live_commit()

@@ -25,7 +25,7 @@ from readstates.cache.table import (
     STALE,
     TOO_MANY,
 )
-from readstates.schemas.plain import NUMBERS
+from readstates.schemas.fast_decoder import NUMBERS
 from readstates.schemas.read_state import Row
 
 COUNT_MAX = 2**32 - 1
@@ -193,8 +193,8 @@ class HeapTable:
         state.last_mention_id = max(message_id, state.last_mention_id)
         return self._changed(user, state, version)
 
-    def fold_plain(self, events: Any, count: int, codes: bytearray) -> int:
-        """Plain updates one by one; see the table's."""
+    def fold_run(self, events: Any, count: int, codes: bytearray) -> int:
+        """A run of decoded updates, one by one; see the table's."""
         for index in range(count):
             at = index * NUMBERS
             user_id, kind, channel, message, flags, viewed, version, mention = events[

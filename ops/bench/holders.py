@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from readstates.cache.table import KEEP
 from readstates.cache.tablefile import TableFile, TableIdentity, open_table
-from readstates.schemas.plain import NUMBERS
+from readstates.schemas.fast_decoder import NUMBERS
 
 from .traffic_of_states import Row
 
@@ -109,7 +109,7 @@ class Ours:
 
     def update_batch(self, numbers: Any, codes: bytearray, size: int) -> None:
         """In batches of `size` acks."""
-        fold = self.table.fold_plain
+        fold = self.table.fold_run
         with memoryview(numbers) as acks, memoryview(codes) as room:
             for begin in range(0, len(codes), size):
                 end = min(begin + size, len(codes))

@@ -18,8 +18,8 @@ from readstates.streams.cassandra.store import Store
 from readstates.streams.cassandra.write_behind import WriteBehind
 from readstates.streams.config import Settings
 from readstates.streams.partition.batch import Batch
+from readstates.streams.partition.decode_buffer import DecodeBuffer
 from readstates.streams.partition.partition import Partition
-from readstates.streams.partition.plain_reader import PlainReader
 from readstates.streams.partition.query import Query
 
 from ..proof.traffic import Record
@@ -77,7 +77,7 @@ class Local:
             parked_bytes_max=1 << 40,
             inbox_max=10**7,
             inbox_bytes_max=1 << 40,
-            reader=PlainReader(),
+            reader=DecodeBuffer(),
             effects=self.world,
         )
         self.partition.note_live_commit()

@@ -31,12 +31,12 @@ from readstates.schemas.read_state import Row
 from readstates.schemas.replies import encode_reply
 from readstates.schemas.wire import decode_query, decode_update
 from readstates.streams import metrics
-from readstates.streams.kafka.fetched import Records
-from readstates.streams.kafka.lenient import RawBatches
+from readstates.streams.kafka.fetched_records import FetchedRecords
 from readstates.streams.kafka.query_reader import record_of
+from readstates.streams.kafka.raw_batches import RawBatches
 from readstates.streams.partition.batch import Batch
+from readstates.streams.partition.decode_buffer import DecodeBuffer
 from readstates.streams.partition.partition import Partition
-from readstates.streams.partition.plain_reader import PlainReader
 
 from .suite import NO_GOAL, Suite
 
@@ -102,7 +102,7 @@ def encoded(given: list[tuple[bytes, bytes]]) -> list[bytes]:
 def unpack(batches: list[bytes]) -> None:
     place = TopicPartition("read-states.updates", 0)
     for batch in batches:
-        Records(place, RawBatches(batch), [], 0, None, None, False, 0).take(FETCH)
+        FetchedRecords(place, RawBatches(batch), [], 0, None, None, False, 0).take(FETCH)
 
 
 def timed(work: Callable[[], object], count: int, rounds: int) -> list[float]:
@@ -147,7 +147,7 @@ def _warm(given: list[tuple[bytes, bytes]]) -> tuple[Partition, Nothing]:
     partition = Partition(
         0, table=table, position=0, committed=0, catch_up_to=0, epoch=EPOCH, partitions=1,
         incarnation=1, parked_max=10**6, parked_bytes_max=1 << 40, inbox_max=10**9,
-        inbox_bytes_max=1 << 40, reader=PlainReader(), effects=effects,
+        inbox_bytes_max=1 << 40, reader=DecodeBuffer(), effects=effects,
     )  # fmt: skip
     partition.note_live_commit()
     _take(partition, given)

@@ -15,12 +15,12 @@ from aiokafka.structs import TopicPartition
 
 from readstates.schemas.version import OFFSET_BITS
 from readstates.streams.config import Settings
-from readstates.streams.kafka.fetched import Records
-from readstates.streams.kafka.lenient import RawBatches
+from readstates.streams.kafka.fetched_records import FetchedRecords
+from readstates.streams.kafka.raw_batches import RawBatches
 from readstates.streams.partition.batch import Batch
+from readstates.streams.partition.decode_buffer import DecodeBuffer
 from readstates.streams.partition.effects import Effects
 from readstates.streams.partition.partition import Partition
-from readstates.streams.partition.plain_reader import PlainReader
 
 FETCH = 1_000  # records of a batch
 PLACE = TopicPartition("read-states.updates", 0)
@@ -65,7 +65,7 @@ def loaded(table: Any, users: list[int], channels: list[int], number: int) -> Ca
         parked_bytes_max=1 << 40,
         inbox_max=count + 1,
         inbox_bytes_max=1 << 40,
-        reader=PlainReader(),
+        reader=DecodeBuffer(),
         effects=cast(Effects, NoEffects()),
     )
     slice_updates = Settings().slice_updates
@@ -74,7 +74,7 @@ def loaded(table: Any, users: list[int], channels: list[int], number: int) -> Ca
 
     def run() -> None:
         for begin, end, made in batches:
-            found = Records(PLACE, RawBatches(made), [], begin, None, None, False, 0)
+            found = FetchedRecords(PLACE, RawBatches(made), [], begin, None, None, False, 0)
             partition.take(Batch(begin, [*found.take(FETCH)], end))
             while partition.can_run:
                 partition.run(slice_updates, 0)

@@ -47,7 +47,7 @@ from faust.types import TP, ConsumerMessage
 
 from ..errors import ReadStatesError
 from ..partition.batch import Batch, Poll, Skipped
-from . import fetched, unpack
+from . import fetched_records, unpack
 from .group import GroupErrors
 from .group_consumer import Committed, TopicPartition
 from .group_membership import GroupMembership
@@ -244,7 +244,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         # Not over the connection of the updates' fetch, which waits there for up to a second.
         response = await client.send(node, request, group=ConnectionGroup.COORDINATION)
         raw: bytes = response.topics[0][1][0][-1] or b""
-        return fetched.behind_unreadable(raw, offset, unpack.Unpacker(UNPACKED_BYTES_MAX))
+        return fetched_records.behind_unreadable(raw, offset, unpack.Unpacker(UNPACKED_BYTES_MAX))
 
     async def committed(self, tps: list[TP]) -> Mapping[TP, Committed]:
         """Committed offsets with their metadata; partitions without one are left out."""
@@ -376,6 +376,6 @@ class BatchSchema(faust.Schema):  # type: ignore[misc]
 
 def register() -> str:
     """Make the transport known to Faust; returns the scheme for the broker URL."""
-    fetched.install()
+    fetched_records.install()
     drivers.TRANSPORTS.aliases[NAME] = f"{__name__}:Transport"
     return NAME

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 
 class Record(Protocol):
-    """A record of one of the two topics, as the consumers make it (fetched.py, query_reader.py)."""
+    """A record of a topic, as `fetched_records.py` or `query_reader.py` makes it."""
 
     @property
     def offset(self) -> int: ...

@@ -30,24 +30,24 @@ from readstates.cache.table import (
     TOO_MANY,
     Table,
 )
-from readstates.schemas import plain
+from readstates.schemas import fast_decoder
 from readstates.schemas.partitioner import partition_of
 from readstates.schemas.read_state import Row
 from readstates.schemas.wire import DecodeError, decode_update
 
 from .batch import Batch, Record, UnreadBatch
+from .decode_buffer import RUN_MAX, DecodeBuffer
 from .effects import Effects, Outcomes, OwnEffects
 from .fold import COLD_EVENTS, fold, slots_needed
 from .inbox import Inbox
 from .loading import Loading
-from .plain_reader import PLAIN_RUN_MAX, PlainReader
 from .progress import Progress
 from .room import Room
 from .waiting_queries import WaitingQueries
 from .write_out import Write, WriteOut
 
-OTHER_COST = 10  # share of a slice that a parked or not plain update takes; a plain one takes 1
-PLAIN_RUN_MAX_COLD = 16  # length of a run while over a quarter of its users are not resident
+OTHER_COST = 10  # share of a slice that a parked or not simple update takes; a simple one takes 1
+RUN_MAX_COLD = 16  # length of a run while over a quarter of its users are not resident
 
 
 class Partition:
@@ -68,7 +68,7 @@ class Partition:
         parked_bytes_max: int,
         inbox_max: int,
         inbox_bytes_max: int,
-        reader: PlainReader,
+        reader: DecodeBuffer,
         effects: Effects,
     ) -> None:
         self.number, self.partitions = number, partitions
@@ -78,7 +78,7 @@ class Partition:
         self._parked_max, self._parked_bytes_max = parked_max, parked_bytes_max
         self._inbox_max, self._inbox_bytes_max = inbox_max, inbox_bytes_max
         self._reader = reader
-        self._run_max = PLAIN_RUN_MAX
+        self._run_max = RUN_MAX
         self._left = 0  # of the slice, see `run`
         own = OwnEffects(self, effects)
         self.progress = Progress(
@@ -158,7 +158,7 @@ class Partition:
     def run(self, limit: int, now_ms: int) -> int:
         """Fold a slice of updates from the inbox; returns how many were taken.
 
-        A slice has up to `limit` plain updates. Any other update counts as OTHER_COST, because a
+        A slice has up to `limit` simple updates. Any other update counts as OTHER_COST, because a
         query waits for the slice's end. Stops early if the table has no room or too much is parked.
         """
         self.table.now_ms = now_ms & 0xFFFFFFFF
@@ -186,22 +186,22 @@ class Partition:
     def _apply(self, records: Sequence[Record], begin: int) -> int:
         """Fold records from `begin` on while the slice has room; returns the first index not taken.
 
-        The hot path folds each run of plain updates in two calls, and other updates one by one.
+        The hot path folds each run of simple updates in two calls, and other updates one by one.
         """
         index, loading = begin, self.loading
         read, epoch_bits = self._reader.read, self.progress.epoch_bits
         while index < len(records) and self._left > 0:
             run = 0
-            if plain.COMPILED and not loading.waiting_for_room:  # P2: no resident has parked any
+            if fast_decoder.COMPILED and not loading.waiting_for_room:  # P2
                 most = min(self._run_max, self._parked_max - loading.parked_updates, self._left)
                 stop = min(len(records), index + most)
                 run = read(records, index, stop, epoch_bits)
             if run:
                 before = loading.parked_updates
-                taken = self._apply_plain(records, index, run)
+                taken = self._apply_run(records, index, run)
                 parked = loading.parked_updates - before
                 self._left -= taken + (OTHER_COST - 1) * parked
-                self._run_max = PLAIN_RUN_MAX_COLD if 4 * parked > taken else PLAIN_RUN_MAX
+                self._run_max = RUN_MAX_COLD if 4 * parked > taken else RUN_MAX
             else:
                 taken = int(self._apply_one(records[index]))
                 self._left -= OTHER_COST * taken
@@ -212,10 +212,10 @@ class Partition:
                 break
         return index
 
-    def _apply_plain(self, records: Sequence[Record], begin: int, count: int) -> int:
-        """Fold the plain updates that were read; returns how many were taken."""
+    def _apply_run(self, records: Sequence[Record], begin: int, count: int) -> int:
+        """Fold the simple updates that were read; returns how many were taken."""
         table, counts, numbers = self.table, self.counts, self._reader.numbers
-        taken: int = table.fold_plain(numbers, count, self._reader.codes)
+        taken: int = table.fold_run(numbers, count, self._reader.codes)
         codes = bytes(self._reader.codes[:taken])
         applied, stale = codes.count(CHANGED), codes.count(STALE)
         duplicate, replayed = codes.count(DUPLICATE), codes.count(REPLAYED)
@@ -228,14 +228,14 @@ class Partition:
                 if code & (DIRTIED | ABSENT | TOO_MANY):
                     record = records[index]
                     if code & ABSENT:
-                        at = (index - begin) * plain.NUMBERS
+                        at = (index - begin) * fast_decoder.NUMBERS
                         self._park(record, numbers[at], warm=not numbers[at + 7])
                     else:
                         if code & DIRTIED:
                             self.watermark.hold(record.offset)  # P3
                         self._outcomes.count(code, record)
         if taken < count:
-            self.room.make(1, keep=table.find(numbers[taken * plain.NUMBERS]))
+            self.room.make(1, keep=table.find(numbers[taken * fast_decoder.NUMBERS]))
         return taken
 
     def _apply_one(self, record: Record) -> bool:
@@ -262,7 +262,7 @@ class Partition:
             loading = self.loading
             if (
                 loading.parked_updates >= self._parked_max
-                or loading.parked_bytes >= self._parked_bytes_max  # plain ones are never large
+                or loading.parked_bytes >= self._parked_bytes_max  # simple ones are never large
             ):
                 return False
             self._park(record, user_id, warm=warm)

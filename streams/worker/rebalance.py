@@ -51,8 +51,8 @@ from ..cassandra.write_behind import drain
 from ..config import FULL_SHARES
 from ..errors import DataLossError, EarlierEpochError, EpochError
 from ..kafka.group_consumer import GroupConsumer, TopicPartition
+from ..partition.decode_buffer import DecodeBuffer
 from ..partition.partition import Partition
-from ..partition.plain_reader import PlainReader
 from ..partition.watermark import Watermark
 from .commits import Commits, catch_up_target
 from .owned import OwnedPartition
@@ -78,7 +78,7 @@ class Rebalancer:
         self._epoch = epoch
         self._partition_count = epoch.partitions
         self.commits = Commits(partitions.settings)
-        self._reader = PlainReader()
+        self._reader = DecodeBuffer()
         self._opening = asyncio.Lock()
         self._incarnations = 0
         self._rebalance_started: float | None = None

@@ -15,13 +15,13 @@ from readstates.schemas.queries import Get
 from readstates.schemas.read_state import Row
 from readstates.streams.cassandra.write_behind import changes_of
 from readstates.streams.partition.batch import Batch
+from readstates.streams.partition.decode_buffer import DecodeBuffer
 from readstates.streams.partition.partition import Partition
-from readstates.streams.partition.plain_reader import PlainReader
 from readstates.streams.partition.query import Query
 from tests.support.table_builds import new_buffer
 
 EPOCH = 8
-READER = PlainReader()
+READER = DecodeBuffer()
 
 
 def version(offset: int) -> int:

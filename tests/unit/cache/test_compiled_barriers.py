@@ -21,7 +21,7 @@ from readstates.cache import table
 
 FOLDER = Path(readstates.cache.__path__[0])
 SOURCE = FOLDER / "table.py"
-MARK = "# store barrier"  # what store_order.pxd prints into the assembly
+MARK = "# store barrier"  # what store_barrier.pxd prints into the assembly
 FLAGS = shlex.split(sysconfig.get_config_var("CFLAGS") or "-O2")
 CC = shlex.split(sysconfig.get_config_var("CC") or "cc")
 
@@ -99,7 +99,7 @@ def test_each_barrier_is_in_the_machine_code(tmp_path: Path) -> None:
 
 def test_no_store_passes_a_barrier(tmp_path: Path) -> None:
     """Of two stores to one place a compiler leaves out the first, unless a barrier is between."""
-    declared = (FOLDER / "store_order.pxd").read_text()
+    declared = (FOLDER / "store_barrier.pxd").read_text()
     barrier = declared.split('"""')[1]
 
     def compiled(between: str) -> str:

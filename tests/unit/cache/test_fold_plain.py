@@ -14,7 +14,7 @@ BITS = 8 << 48
 
 
 def fold_one(table: Any, event: list[int]) -> int:
-    """What `fold_plain` is short for."""
+    """What `fold_run` is short for."""
     user_id, kind, channel, message, flags, viewed, version, mention = event
     user = table.find(user_id)
     if not user:
@@ -43,7 +43,7 @@ def test_the_same_as_one_by_one(build: Build) -> None:
             events.append([*numbers, -1, -1, BITS | max(1, back), source.randint(0, 1)])
         codes = bytearray(80)
         flat = memoryview(array("q", [number for event in events for number in event]))
-        taken = together.fold_plain(flat, len(events), codes)
+        taken = together.fold_run(flat, len(events), codes)
         expected = [fold_one(alone, event) for event in events[: taken + 1]]
         assert list(codes[:taken]) == expected[:taken]
         assert taken == len(events) or expected[taken] == NO_ROOM

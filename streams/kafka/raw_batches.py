@@ -31,7 +31,7 @@ class _Buffer(bytearray):
         return _Text(value) if isinstance(index, slice) else value
 
 
-def again(raw: bytes) -> Iterator[Any]:
+def reread(raw: bytes) -> Iterator[Any]:
     """The records of a batch with header keys that are no text, from its first record on."""
     batch = _DefaultRecordBatchPy(raw)  # only this format has headers
     batch._maybe_uncompress()

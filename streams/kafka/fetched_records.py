@@ -23,7 +23,7 @@ from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 
 from ..errors import BatchTooLargeError, UnpackError
 from ..partition.batch import Skipped, UnreadBatch
-from . import lenient, unpack
+from . import raw_batches, unpack
 
 TAKEN_BYTES_MAX = 4 << 20  # unpacked for one `take`; the batch that reaches it is the last
 NOT_READABLE = (UnpackError, CorruptRecordException, UnsupportedCodecError, ValueError)
@@ -37,7 +37,7 @@ class Taken(list[Any]):
     size_bytes = 0
 
 
-class Records(fetcher.PartitionRecords):  # type: ignore[misc]
+class FetchedRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     """The batches of a fetch. `next_fetch_offset`: what is read after what was taken."""
 
     next_fetch_offset: int
@@ -75,7 +75,7 @@ class Records(fetcher.PartitionRecords):  # type: ignore[misc]
                 self._reading = chain(self._batch)  # aiokafka's may be asked for iter() once
             records = list(islice(self._reading, most))
         except UnicodeDecodeError:
-            self._reading = lenient.again(self._records.raw_batch())
+            self._reading = raw_batches.reread(self._records.raw_batch())
             records = list(islice(self._reading, most))
         ended = len(records) < most
         begin = self.next_fetch_offset
@@ -131,7 +131,7 @@ class Result(fetcher.FetchResult):  # type: ignore[misc]
     _partition_records: Any
 
     def getall(self, max_records: int | None = None) -> list[Any]:
-        """As aiokafka's, by `Records.take`."""
+        """As aiokafka's, by `FetchedRecords.take`."""
         if not self.check_assignment(self._topic_partition) or not self.has_more():
             return []
         records = self._partition_records
@@ -149,7 +149,7 @@ def behind_unreadable(raw: bytes, offset: int, unpacker: unpack.Unpacker) -> Ski
     long as the first. `raw`: what a broker gave of the log from `offset` on. None where that is not
     the whole of a batch.
     """
-    batches, end, count = lenient.RawBatches(raw), None, 0
+    batches, end, count = raw_batches.RawBatches(raw), None, 0
     while batches.has_next():
         batch = batches.next_batch()
         if end is not None and _fits(batch, batches.raw_batch(), unpacker):
@@ -160,10 +160,10 @@ def behind_unreadable(raw: bytes, offset: int, unpacker: unpack.Unpacker) -> Ski
 
 
 def _fits(batch: Any, raw: bytes, unpacker: unpack.Unpacker) -> bool:
-    if raw[lenient.MAGIC_AT] < lenient.MAGIC_WITH_HEADERS:
+    if raw[raw_batches.MAGIC_AT] < raw_batches.MAGIC_WITH_HEADERS:
         return True
     try:
-        unpacker.unpacked(batch.compression_type, memoryview(raw)[lenient.RECORDS_AT :])
+        unpacker.unpacked(batch.compression_type, memoryview(raw)[raw_batches.RECORDS_AT :])
     except UnpackError:
         return False
     return True
@@ -172,6 +172,6 @@ def _fits(batch: Any, raw: bytes, unpacker: unpack.Unpacker) -> bool:
 def install() -> None:
     """Make aiokafka's fetcher read this way."""
     unpack.install(unpacker)
-    fetcher.MemoryRecords = lenient.RawBatches
-    fetcher.PartitionRecords = Records
+    fetcher.MemoryRecords = raw_batches.RawBatches
+    fetcher.PartitionRecords = FetchedRecords
     fetcher.FetchResult = Result

@@ -1,15 +1,15 @@
 # cython: language_level=3, boundscheck=True, wraparound=False
 # mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return"
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
-"""Reads the commonest updates, plain acks and mentions, straight into numbers, without objects.
+"""Reads the commonest updates, simple acks and mentions, straight into numbers, without objects.
 
 Cython compiles this module as it stands, like the table; `COMPILED` says whether it is compiled. It
 reads less than JSON: one object with `type` ("ack" or "mention"), `user_id`, `channel_id`,
 `message_id` and perhaps `ts`, each once and in any order. The identifiers are decimal, with or
 without quotes, there is at most one space after a colon or comma, and the record's key has the same
-digits as `user_id`. An update that differs in any way is not plain. That is no error:
+digits as `user_id`. An update that differs in any way is not simple. That is no error:
 `decode_update` of `wire.py` reads it, and says what is wrong, if anything is. `decode_update` reads
-every plain update as the same values; a test compares the two.
+every simple update as the same values; a test compares the two.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ _TS = cython.declare(cython.int, 16)
 
 @cython.final
 @cython.cclass
-class Reader:
+class FastDecoder:
     """Reads records into `numbers`, 64-bit signed and writable, NUMBERS a record."""
 
     _numbers: cython.longlong[:]
@@ -43,7 +43,7 @@ class Reader:
         self, records: list, begin: cython.longlong, stop: cython.longlong,  # type: ignore[type-arg]
         epoch_bits: cython.longlong,
     ) -> int:
-        """Read records[begin:stop] up to the first that is not plain; returns how many were plain.
+        """Read records[begin:stop] up to the first that is not simple; returns how many it read.
 
         `epoch_bits`: a record's version is this number plus its offset + 1.
         """
@@ -67,7 +67,7 @@ class Reader:
     @cython.cfunc
     @cython.exceptval(-1)
     def _read(self, key: bytes, value: bytes, at: cython.longlong) -> cython.int:
-        """One update into the numbers from `at` on; 0 if it is not plain."""
+        """One update into the numbers from `at` on; 0 if it is not simple."""
         seen: cython.int = 0
         field: cython.int
         char: cython.int

@@ -10,8 +10,8 @@ from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
-from readstates.streams.kafka.fetched import Records
-from readstates.streams.kafka.lenient import RawBatches
+from readstates.streams.kafka.fetched_records import FetchedRecords
+from readstates.streams.kafka.raw_batches import RawBatches
 
 PLAIN, GZIP = 0, 1
 
@@ -43,7 +43,8 @@ def batch(first: int, keys: list[Any], compression: int = PLAIN) -> bytes:
 
 def read(raw: bytes, start: int = 0, most: int = 100) -> list[tuple[int, str]]:
     """(offset, header key) of what the fetcher makes of it."""
-    records = Records(TopicPartition("t", 0), RawBatches(raw), [], start, None, None, False, 1)
+    place, batches = TopicPartition("t", 0), RawBatches(raw)
+    records = FetchedRecords(place, batches, [], start, None, None, False, 1)
     found: list[Any] = []
     while not records.done:
         found += records.take(most)

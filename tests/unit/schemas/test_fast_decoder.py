@@ -1,4 +1,4 @@
-"""The reader of plain updates: what it takes, `decode_update` takes with the same values."""
+"""The reader of simple updates: what it takes, `decode_update` takes with the same values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 import readstates.schemas
 from readstates.schemas import events as e
-from readstates.schemas import plain, wire
+from readstates.schemas import fast_decoder, wire
 
 BITS = 8 << 48
 BIG = 2**63 - 1
@@ -25,8 +25,8 @@ BYTES = b'{}[]",: \\0159-+.eaknu\x00\x1f\xc3\xff\n'
 
 
 def _from_source() -> ModuleType:
-    source = Path(readstates.schemas.__path__[0]) / "plain.py"
-    spec = importlib.util.spec_from_file_location("plain_source", source)
+    source = Path(readstates.schemas.__path__[0]) / "fast_decoder.py"
+    spec = importlib.util.spec_from_file_location("fast_decoder_source", source)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -35,7 +35,7 @@ def _from_source() -> ModuleType:
     return module
 
 
-BUILDS = {"source": _from_source()} | ({"compiled": plain} if plain.COMPILED else {})
+BUILDS = {"source": _from_source()} | ({"compiled": fast_decoder} if fast_decoder.COMPILED else {})
 
 
 @pytest.fixture(params=sorted(BUILDS))
@@ -48,16 +48,16 @@ class Reader:
     """The reader of a build over numbers of its own."""
 
     def __init__(self, build: ModuleType) -> None:
-        self.numbers = array("q", bytes(8 * plain.NUMBERS * 3))
-        self._reader = build.Reader(memoryview(self.numbers))
+        self.numbers = array("q", bytes(8 * fast_decoder.NUMBERS * 3))
+        self._reader = build.FastDecoder(memoryview(self.numbers))
 
     def read(self, value: object, key: object = b"101") -> list[int] | None:
-        """The numbers of a record at offset 7; None if it is not plain."""
+        """The numbers of a record at offset 7; None if it is not simple."""
         record = SimpleNamespace(key=key, value=value, offset=7)
-        return self.numbers[: plain.NUMBERS].tolist() if self.all([record]) else None
+        return self.numbers[: fast_decoder.NUMBERS].tolist() if self.all([record]) else None
 
     def all(self, records: list[SimpleNamespace]) -> int:
-        """How many from the first on are plain."""
+        """How many from the first on are simple."""
         return int(self._reader.read(records, 0, len(records), BITS))
 
 
@@ -69,7 +69,7 @@ def numbers_of(event: e.Update) -> list[int]:
 
 
 @pytest.mark.parametrize("value", SPELLINGS)
-def test_every_spelling_is_plain(build: ModuleType, value: bytes) -> None:
+def test_every_spelling_is_simple(build: ModuleType, value: bytes) -> None:
     assert Reader(build).read(value) == numbers_of(wire.decode_update(value))
 
 
@@ -104,7 +104,7 @@ def test_a_changed_byte_is_never_misread(build: ModuleType, value: bytes) -> Non
         b'{"type":"bulk_ack","user_id":"101","channel_id":"202","message_id":"303"}',
     ],
 )
-def test_what_is_not_plain(build: ModuleType, value: bytes | None) -> None:
+def test_what_is_not_simple(build: ModuleType, value: bytes | None) -> None:
     assert Reader(build).read(value) is None
 
 
@@ -118,10 +118,10 @@ def test_the_largest_numbers(build: ModuleType) -> None:
     assert Reader(build).read(value, b"%d" % BIG) == numbers_of(wire.decode_update(value))
 
 
-def test_it_stops_before_the_first_that_is_not_plain(build: ModuleType) -> None:
+def test_it_stops_before_the_first_that_is_not_simple(build: ModuleType) -> None:
     values = [SPELLINGS[0], SPELLINGS[2], b"{}"]
     records = [SimpleNamespace(key=b"101", value=v, offset=n) for n, v in enumerate(values)]
     reader = Reader(build)
     assert reader.all(records) == 2
     assert reader.numbers[6] == BITS | 1
-    assert reader.numbers[plain.NUMBERS + 6] == BITS | 2
+    assert reader.numbers[fast_decoder.NUMBERS + 6] == BITS | 2

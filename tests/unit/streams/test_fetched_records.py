@@ -13,7 +13,7 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.structs import TopicPartition
 
-from readstates.streams.kafka import fetched, lenient, unpack
+from readstates.streams.kafka import fetched_records, raw_batches, unpack
 from readstates.streams.partition.batch import UnreadBatch
 from tests.support import raw_batches as raw
 
@@ -26,7 +26,7 @@ TRANSACTIONAL, CONTROL = 0x10, 0x20
 @pytest.fixture(autouse=True, scope="module")
 def _bounded() -> None:
     """aiokafka's readers as the transport sets them up; they stay so, for this process."""
-    unpack.install(fetched.unpacker)
+    unpack.install(fetched_records.unpacker)
 
 
 def at(offset: int, batch: bytes) -> bytes:
@@ -41,13 +41,13 @@ def of_producer(batch: bytes, producer: int) -> bytes:
 
 def fetch(
     *batches: bytes, start: int = 0, aborted: list[tuple[int, int]] | None = None, crcs: bool = True
-) -> fetched.Records:
-    records = lenient.RawBatches(b"".join(batches))
+) -> fetched_records.FetchedRecords:
+    records = raw_batches.RawBatches(b"".join(batches))
     place = TopicPartition("t", 0)
-    return fetched.Records(place, records, aborted, start, None, None, crcs, 1)
+    return fetched_records.FetchedRecords(place, records, aborted, start, None, None, crcs, 1)
 
 
-def everything(records: fetched.Records, most: int = MOST) -> list[Any]:
+def everything(records: fetched_records.FetchedRecords, most: int = MOST) -> list[Any]:
     found: list[Any] = []
     while not records.done:
         position = records.next_fetch_offset
@@ -140,26 +140,26 @@ def test_a_fetch_that_begins_in_the_middle() -> None:
 
 
 def test_aborted_and_control_batches_are_not_unpacked() -> None:
-    before = fetched.unpacker.total_bytes
+    before = fetched_records.unpacker.total_bytes
     bomb = raw.batch_of(raw.ZSTD, [raw.Record(b"1", size=OVER)], attributes=TRANSACTIONAL)
     marker = struct.pack(">hh", 0, 0)  # an abort's key
     control = raw.batch_of(raw.NONE, [raw.Record(marker, b"")], attributes=CONTROL | TRANSACTIONAL)
     batches = [of_producer(at(number, b), 7) for number, b in enumerate((bomb, control))]
     records = fetch(*batches, good(2), aborted=[(7, 0)], crcs=False)
     assert [record.offset for record in everything(records)] == [2, 3]
-    assert fetched.unpacker.total_bytes == before
+    assert fetched_records.unpacker.total_bytes == before
     (unread, *_) = everything(fetch(of_producer(bomb, 7), aborted=[], crcs=False))
     assert isinstance(unread, UnreadBatch)  # committed, it counts
 
 
 def test_little_is_unpacked_at_once() -> None:
     """However many small batches unpack to much: one over the limit, then the caller goes on."""
-    each = fetched.TAKEN_BYTES_MAX // 2 + 1
+    each = fetched_records.TAKEN_BYTES_MAX // 2 + 1
     records = fetch(*(at(number, raw.bomb(raw.ZSTD, each)) for number in range(5)))
     sizes = []
     while not records.done:
         taken = records.take(MOST)
-        sizes.append((len(taken), taken.size_bytes >= fetched.TAKEN_BYTES_MAX))
+        sizes.append((len(taken), taken.size_bytes >= fetched_records.TAKEN_BYTES_MAX))
     assert sizes == [(2, True), (2, True), (1, False)]
     bombs = fetch(*(at(number, raw.bomb(raw.ZSTD, OVER)) for number in range(3)))
     assert [len(bombs.take(MOST)) for _ in range(3)] == [1, 1, 1]
@@ -209,7 +209,7 @@ def test_what_is_skipped_with_a_batch_that_cannot_be_read() -> None:
     log = good(0, 3) + b"".join(bombs) + at(10, broken)
 
     def skipped(log: bytes, offset: int) -> tuple[int, int] | None:
-        return fetched.behind_unreadable(log, offset, small)
+        return fetched_records.behind_unreadable(log, offset, small)
 
     assert skipped(log, 1) == (8, 3)
     assert [skipped(b"".join(bombs), offset) for offset in (3, 6)] == [(8, 2)] * 2
