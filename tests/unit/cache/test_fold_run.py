@@ -1,4 +1,4 @@
-"""Many plain updates in one call: the same as one after another."""
+"""Many simple updates in one call: the same as one after another."""
 
 from __future__ import annotations
 
