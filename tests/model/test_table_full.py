@@ -1,4 +1,4 @@
-"""A full table: a million mixed events on a thousand read states, evicting all the way.
+"""A full table: very many mixed events on a thousand read states, evicting all the way.
 
 The world is a dict that stands for the database and an oracle that never evicts. Whatever the
 table forgets must have been written, and what it loads again must be what it was.
@@ -20,7 +20,7 @@ STATES = 1_000
 USERS = 300
 CHANNELS = 12
 STATES_MAX = 10
-EVENTS = {"compiled": 1_000_000, "plain": 60_000}
+EVENTS = {"compiled": 300_000, "plain": 30_000}
 NAMES = ["ack"] * 10 + ["mention"] * 5 + ["retract", "pins_ack", "mark_unread", "delete"]
 
 

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.skipif(not table.COMPILED, reason="the table is not com
 def assembly(source: Path) -> str:
     """What the compiler makes of a C file."""
     include = sysconfig.get_path("include")
-    command = [*CC, *FLAGS, "-g", "-fPIC", f"-I{include}", "-S", str(source), "-o", "-"]
+    command = [*CC, *FLAGS, "-g1", "-fPIC", f"-I{include}", "-S", str(source), "-o", "-"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     return made.stdout

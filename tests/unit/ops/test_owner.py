@@ -39,7 +39,7 @@ while not end or time.monotonic() < end[0]:
     time.sleep(0.002)
 """
 RUN = """
-import os, subprocess, sys, time
+import os, signal, subprocess, sys, time
 from pathlib import Path
 from readstates.ops.local.owner import Owner, command
 from readstates.ops.local.process import spawn
@@ -55,6 +55,7 @@ def say(text):
     print(text, flush=True)
 
 SERVER, HOW = sys.argv[1], sys.argv[2]
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 with command("owner-test-") as run:
     try:
         say(run.folder)
