@@ -173,7 +173,7 @@ NOT_NEGATIVE = click.FloatRange(min=0)
 
 @click.command("plan")
 @click.option("--users", type=POSITIVE, required=True, help="users with read states")
-@click.option("--online", type=POSITIVE, required=True, help="users at work at the peak")
+@click.option("--online", type=POSITIVE, required=True, help="users who are online at the peak")
 @click.option("--read-states-per-user", type=POSITIVE, required=True, help="on average")
 @click.option("--updates-per-s", type=POSITIVE, required=True, help="at the peak")
 @click.option("--queries-per-s", type=NOT_NEGATIVE, required=True, help="at the peak")
@@ -181,12 +181,13 @@ NOT_NEGATIVE = click.FloatRange(min=0)
 @click.option("--worker-memory-gb", type=POSITIVE, default=16.0, show_default=True, help="[10^9 B]")
 @click.option(
     "--set", "changed", multiple=True, metavar="NAME=VALUE", callback=_changes,
-    help="another value for a figure of the list that is printed",
+    help="replace a figure in the list that the command prints",
 )  # fmt: skip
 def command(changed: dict[str, float], **given: float) -> None:
     """Compute the partitions, workers, tables and traffic that a load needs.
 
-    Prints what it rests on: what was measured, on which machine, and what is assumed.
+    It also prints the figures behind the result: what was measured, on which machine, and what is
+    assumed.
     """
     for line in report(Load(**given), changed):
         click.echo(line)

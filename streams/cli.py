@@ -83,7 +83,9 @@ COMMANDS = {
 @click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"max_content_width": 100})
 @click.version_option(package_name="readstates")
 def main() -> None:
-    """Read States: which messages each user has read, and how many mentions wait, through Kafka."""
+    """Read States knows which messages each user has read, and how many mentions are waiting.
+    Updates and queries reach it through Kafka.
+    """
 
 
 if __name__ == "__main__":

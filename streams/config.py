@@ -19,12 +19,12 @@ from .errors import ConfigError
 
 ENV_PREFIX = "READ_STATES_"
 SECRETS = frozenset({"cassandra_password", "kafka_config"})
-FORMS = {  # what becomes part of a topic's name, a file's name or a CQL statement
+FORMS = {  # of settings that become part of a topic's name, a file's name or a CQL statement
     "topic_prefix": re.compile(r"[A-Za-z0-9._-]{1,200}"),
     "kafka_group": re.compile(r"[^/\0]{1,200}"),
     "cassandra_keyspace": re.compile(r"[A-Za-z][A-Za-z0-9_]{0,47}"),
 }
-# With more than this many partitions, what a partition may hold is divided among them.
+# With more than this many partitions, the limits of a partition are divided among them.
 FULL_SHARES = 8
 SHARED = f"Divided among partitions when the topic has more than {FULL_SHARES}."
 REPLY_LIKE = re.compile(r"^f-reply-|\.replies\.")
@@ -109,7 +109,7 @@ class Settings:
         "updates", 1, 10**7,
     )  # fmt: skip
     parked_bytes_max: int = _limit(
-        32 << 20, f"The same in bytes; the last slice may pass it. {SHARED}",
+        32 << 20, f"The same in bytes; the last slice may exceed it. {SHARED}",
         "bytes", 1 << 16, 1 << 32,
     )  # fmt: skip
     inbox_max: int = _limit(
@@ -117,25 +117,25 @@ class Settings:
         "updates", 1, 10**6,
     )  # fmt: skip
     inbox_bytes_max: int = _limit(
-        8 << 20, f"The same in bytes; what was fetched last may pass it. {SHARED}",
+        8 << 20, f"The same in bytes; the last fetch may exceed it. {SHARED}",
         "bytes", 1 << 16, 1 << 32,
     )  # fmt: skip
     queries_waiting_max: int = _limit(
-        10_000, "Queries waiting in a worker; more are answered `overloaded`.", "queries", 1, 10**6
+        10_000, "Queries that may wait in a worker; more get `overloaded`.", "queries", 1, 10**6
     )
     slice_updates: int = _limit(
         200,
-        "Acks and mentions applied before queries get their turn; any other update counts as 10.",
+        "Acks and mentions applied before queries get a turn; any other update counts as 10.",
         "updates", 1, 10_000,
     )  # fmt: skip
-    reply_bytes_max: int = _limit(1_000_000, "Size of a reply at most.", "bytes", 1024, 10**8)
+    reply_bytes_max: int = _limit(1_000_000, "Largest size of a reply.", "bytes", 1024, 10**8)
     handover_timeout_s: float = _limit(
-        5.0, "At a shutdown, time to write out while serving, and again after it.", "s", 0.1, 8
+        5.0, "Time to write out at a shutdown, once while serving and once afterwards.", "s", 0.1, 8
     )
     shutdown_timeout_s: float = _limit(20.0, "Time from SIGTERM to a forced end.", "s", 1, 300)
 
-    http_host: str = _http("127.0.0.1", "Address at which /metrics, /healthz and /readyz listen.")
-    http_port: int = _http(6066, "Port at which they listen. 0: any free port.", "", 0, 65535)
+    http_host: str = _http("127.0.0.1", "Address of the console, /metrics, /healthz and /readyz.")
+    http_port: int = _http(6066, "Port of the HTTP endpoints. 0: any free port.", "", 0, 65535)
 
     @property
     def updates_topic(self) -> str:
@@ -181,7 +181,7 @@ class Settings:
     def load(cls, environ: Mapping[str, str] | None = None, /, **flags: Any) -> Settings:
         """Flags first (those that are not None), then the environment, then defaults.
 
-        Raises ConfigError naming the setting, what it was and what it may be.
+        Raises ConfigError, which names the setting, its value and the values that it may have.
         """
         environ = _with_files(os.environ if environ is None else environ)
         values = {
@@ -201,12 +201,12 @@ class Settings:
         if self.user_states_max * 2 > self.cache_states:
             raise ConfigError(
                 f"USER_STATES_MAX ({self.user_states_max}) may be at most half of CACHE_STATES "
-                f"({self.cache_states}): lower the one or raise the other"
+                f"({self.cache_states}): lower the first or raise the second"
             )
         if self.handover_timeout_s >= self.session_timeout_s:
             raise ConfigError(
                 f"HANDOVER_TIMEOUT_S ({self.handover_timeout_s}) must be below SESSION_TIMEOUT_S "
-                f"({self.session_timeout_s}), or the group goes on without waiting for it"
+                f"({self.session_timeout_s}), or the group continues before the handover ends"
             )
         try:
             _ = self.reply_topic_pattern
@@ -219,7 +219,7 @@ class Settings:
         if REPLY_LIKE.search(f"{self.topic_prefix}."):
             raise ConfigError(
                 "TOPIC_PREFIX may not begin with f-reply- or contain .replies.: the topics would "
-                "look like reply topics, which other services of this kind may write to"
+                "look like reply topics, to which other services of this kind may write"
             )
         if self.cassandra_password and not self.cassandra_username:
             raise ConfigError("CASSANDRA_PASSWORD has no effect without CASSANDRA_USERNAME")
@@ -251,12 +251,12 @@ def _with_files(environ: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def number_text(setting: Field[Any], value: float) -> str:
-    """`100,000,000`; without commas where the setting has no unit: a port."""
+    """`100,000,000`; without commas if the setting has no unit, as a port has none."""
     return f"{value:,.10g}" if setting.metadata["unit"] else f"{value:g}"
 
 
 def range_text(setting: Field[Any]) -> str:
-    """`1 … 100,000,000`; empty where any value will do."""
+    """`1 … 100,000,000`; empty if any value is allowed."""
     return " … ".join(number_text(setting, end) for end in setting.metadata["range"] or ())
 
 
@@ -286,7 +286,7 @@ def tls_context(
     `setting`.
     """
     if key and not certificate:
-        raise ConfigError(f"{setting}: the key of a client certificate without the certificate")
+        raise ConfigError(f"{setting}: there is a key for a client certificate, but no certificate")
     try:
         is_folder = Path(ca).is_dir() if ca else False
         context = ssl.create_default_context(

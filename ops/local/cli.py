@@ -17,7 +17,7 @@ _data_dir = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=default_data_dir,
     show_default="~/.local/share/read-states/stack",
-    help="Where this stack lives; several can stand side by side.",
+    help="Folder of this stack. Several stacks can exist side by side.",
 )
 _count = click.IntRange(1, NODES_MAX)
 
@@ -33,7 +33,7 @@ def stack() -> None:
 @click.option(
     "--cassandra-nodes", type=_count, default=1, show_default=True, help="Cassandra nodes."
 )
-@click.option("--secure", is_flag=True, help="TLS and logins at every port; `env` has them.")
+@click.option("--secure", is_flag=True, help="Use TLS and logins at every port; `env` prints them.")
 def up(data_dir: Path, brokers: int, cassandra_nodes: int, secure: bool) -> None:
     """Start the stack and wait until it answers. Safe to repeat."""
     begin = time.monotonic()
@@ -60,9 +60,9 @@ def down(data_dir: Path, remove: bool) -> None:
 
 @stack.command()
 @_data_dir
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(data_dir: Path, as_json: bool) -> None:
-    """Show what runs and what answers. Exit code 0: all of it; 1: not."""
+    """Show what runs and what answers. Exit status: 0 everything answers; 1 something does not."""
     with spoken_errors():
         now = Stack(data_dir).status()
     if as_json:

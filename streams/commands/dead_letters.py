@@ -149,7 +149,7 @@ _reasons = click.option(
     "reasons",
     multiple=True,
     type=click.Choice(REASONS),
-    help="Show only this reason; repeatable.",
+    help="Choose only this reason; repeatable.",
 )
 
 
@@ -160,7 +160,7 @@ _reasons = click.option(
     type=click.IntRange(1),
     default=LIMIT,
     show_default=True,
-    help="Show only so many, the newest ones.",
+    help="Show at most this many, the newest ones.",
 )
 @click.option(
     "--json", "json_lines", is_flag=True, help="Print each complete record as a JSON line."
@@ -169,7 +169,7 @@ _reasons = click.option(
 def list_letters(reasons: tuple[str, ...], limit: int, json_lines: bool, **flags: Any) -> None:
     """Show dead letters, the newest last: reason, origin, key, value.
 
-    Counts by reason go to standard error. Nothing is changed.
+    The counts by reason go to standard error. The command changes nothing.
     """
     settings = settings_of(flags)
     newest: deque[Letter] = deque(maxlen=limit)
@@ -216,7 +216,7 @@ def resend(
     force: bool,
     **flags: Any,
 ) -> None:
-    """Send dead letters to `updates` again, key and value as they came, to the right partition.
+    """Send dead letters to `updates` again, unchanged, to the right partition.
 
     The command sends the records that may succeed this time: misrouted (their producer had another
     partitioner) and too_many_states (the user has deleted some, or USER_STATES_MAX is larger). The
@@ -230,12 +230,12 @@ def resend(
     --offset and --force.
     """
     if offset is not None and partition is None:
-        raise click.UsageError("--offset needs --partition: an offset is one partition's")
+        raise click.UsageError("--offset needs --partition: each partition has its own offsets")
     hopeless = [reason for reason in reasons if reason not in CURABLE]
     if hopeless and not force:
         raise click.UsageError(
-            f"{', '.join(hopeless)}: the same bytes would only come back. Mend them and produce "
-            "them anew; or --force"
+            f"{', '.join(hopeless)}: the same records would be rejected again. Correct and produce "
+            "them anew, or use --force"
         )
     settings = settings_of(flags)
     wanted = reasons or (REASONS if force else CURABLE)
@@ -309,8 +309,8 @@ def _say_left(left: Counter[str], log: Log | None) -> None:
     if log is not None and left[EARLIER]:
         click.echo(
             f"{left[EARLIER]} misrouted are from before {log.said}: they were in the right "
-            "partition then and were applied; sent again, their mentions would be counted twice. "
-            "One that was misrouted then, too, is sent by --partition, --offset and --force",
+            "partition then and were applied; if sent again, their mentions would count twice. "
+            "To send one that was misrouted even then, use --partition, --offset and --force",
             err=True,
         )
 

@@ -66,16 +66,17 @@ def import_states(file: Path, replace: bool, dry_run: bool, as_json: bool, **fla
     A line is one read state: {"user_id", "channel_id", "last_message_id"} and, if it has them,
     "read_state_type", "mention_count", "last_mention_id", "last_pin_timestamp" [ms], "flags",
     "last_viewed" [days]. Or a line is a whole reply, as `readstates get USER --json` prints it.
-    Each read state becomes one to three events that lead to it; a channel that was never read
+    Each read state becomes one to three events that produce it; a channel that was never read
     ("last_message_id": 0) becomes as many events as it has mentions. If the read state exists
-    already, old and new values are mixed, unless --replace deletes it first. With --replace an
-    import may also be repeated.
+    already, old and new values are mixed, unless --replace deletes it first. With --replace, an
+    import can also be repeated.
 
-    Some data is not carried over: "version" (the log gives new ones, so clients must not use an
-    old since_version), and the messages with mentions except the last one and their count. The
-    command refuses a line with a channel that was never read and has flags, last_viewed, over 1000
-    mentions, or mentions without last_mention_id. It leaves out a read state that is all zero.
-    Updates of a user over USER_STATES_MAX become dead letters: see readstates dead-letters list.
+    Two things are not carried over: "version" (the log gives new ones, so clients must not use an
+    old since_version), and which messages mention the user (only their count and the last one
+    are). The command refuses a line with a channel that was never read and has flags, last_viewed,
+    over 1000 mentions, or mentions without last_mention_id. It leaves out a read state that is all
+    zero. If a user would have more read states than USER_STATES_MAX, the updates become dead
+    letters: see readstates dead-letters list.
 
     If any line is wrong, the command sends nothing and exits with 1. Otherwise it prints the last
     offset of each partition: everything is applied when a query with that --after-offset is

@@ -24,7 +24,7 @@ USED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_replication")
 @click.option(
     "--partitions",
     type=int,
-    help=f"Partitions of `updates` and `queries` that are created.  [default: {PARTITIONS}]",
+    help=f"Number of partitions of `updates` and `queries`.  [default: {PARTITIONS}]",
 )
 @click.option(
     "--replication-factor", default=1, show_default=True, help="Replication factor of the topics."
@@ -38,7 +38,7 @@ USED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_replication")
     "--first-offsets",
     callback=lambda _context, _option, text: offsets_in(text),
     metavar="OFFSET,…",
-    help="First offset of each partition in the present epoch. Only where an error asks for them.",
+    help="First offset of each partition in the present epoch. Give them only if an error asks.",
 )
 @with_settings(*USED)
 def init(

@@ -25,7 +25,7 @@ CASSANDRA = (
     "cassandra_tls_key",
 )
 ENVIRONMENT_NOTE = (
-    "Each setting may also stand in the environment, for example --kafka-bootstrap as "
+    "Each setting can also be set in the environment, for example --kafka-bootstrap as "
     "READ_STATES_KAFKA_BOOTSTRAP. Flags take precedence."
 )
 
@@ -103,7 +103,7 @@ def settings_of(flags: dict[str, Any]) -> Settings:
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """End the command with one line, not a traceback, after an error of ours or Kafka's client."""
+    """End the command with one line, not a traceback, after our error or Kafka's client's."""
     from confluent_kafka import KafkaException
 
     try:

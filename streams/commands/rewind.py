@@ -99,16 +99,17 @@ def step_of(
     if after < first:
         raise RewindError(
             f"{name} partition {number}: {log.said} begins at offset {first}, and you ask for "
-            f"{after}. What is below was written to Cassandra in an earlier epoch, as records of "
-            "other partitions or of another topic; folded again it would be taken for new, and "
-            "mentions would be counted twice. Nothing was moved. As far back as it goes: "
+            f"{after}. The records below it were written to Cassandra in an earlier epoch, as "
+            "records of other partitions or of another topic. If they were folded again, they "
+            "would be taken for new ones, and mentions would be counted twice. Nothing was moved. "
+            "To go back as far as possible, run: "
             "readstates rewind --to-epoch-start. For a backup from before the epoch, see "
             "ops/runbooks/restore.md"
         )
     if after < start:
         raise RewindError(
-            f"{name} partition {number} begins at offset {start}: what was before is gone. Rewind "
-            f"to {start}, or put back a later backup"
+            f"{name} partition {number} begins at offset {start}: earlier records are gone. Rewind "
+            f"to {start}, or restore a later backup"
         )
     if before < first:  # nobody knows where it was before somebody moved it
         return Step(number, before, begin)
@@ -119,7 +120,7 @@ def step_of(
 @click.option(
     "--to-time",
     type=click.DateTime(["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]),
-    help="Go back to the first record at this time or later, in UTC.",
+    help="Go back to the first record at or after this time, in UTC.",
 )
 @click.option(
     "--to-offset", type=click.IntRange(0), help="Go back to this offset; needs --partition."
@@ -142,12 +143,13 @@ def command(
 
     First stop all workers and delete their table files. Going too far back is safe within the
     present epoch, because a row skips what it already has. The command refuses to go back to
-    records from before the epoch (before a change of partitions). Commits only move back.
+    records from before the epoch (before a change of partitions). Commits only move back; but if
+    somebody has put one below the epoch's first offset by hand, it moves up to that offset.
     """
     if [to_time is None, to_offset is None, not to_epoch_start].count(False) != 1:
         raise click.UsageError("give one of --to-time, --to-offset and --to-epoch-start")
     if to_offset is not None and partition is None:
-        raise click.UsageError("--to-offset needs --partition: each has offsets of its own")
+        raise click.UsageError("--to-offset needs --partition: each partition has its own offsets")
     to_ms = None if to_time is None else int(to_time.replace(tzinfo=UTC).timestamp() * 1000)
     settings = settings_of(flags)
     with errors_as_messages():

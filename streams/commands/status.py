@@ -1,8 +1,8 @@
 """`readstates status`: the workers' group, its partitions and the database, seen from one shell.
 
-Kafka and Cassandra are asked separately; what does not answer is named as a problem and the rest is
-shown. Nothing is changed. `status_asking.py` asks, `status_judging.py` judges, and
-`status_printing.py` prints.
+The command asks Kafka and Cassandra separately. If one does not answer, the command names it as a
+problem and shows the rest. It changes nothing. `status_asking.py` asks, `status_judging.py` judges
+the answers, and `status_printing.py` prints them.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ def status(as_json: bool, **flags: Any) -> None:
     """Show the workers, partitions, commits and epoch, and what is wrong with them.
 
     "not committed" counts the records of updates between the commit and the log's end. Most of them
-    are applied, but they are not known to be in Cassandra; they are at most FLUSH_DELAY_S old while
-    all is well. "queries lag" counts the queries that are not answered. The metadata of a commit
-    says how far its owner had applied the log: live:OFFSET while it runs, clean:OFFSET after an
-    orderly end.
+    are applied, but they are not known to be in Cassandra; while all is well, they are at most
+    FLUSH_DELAY_S old. "queries lag" counts the queries that are not answered. The metadata of a
+    commit says how far its owner had applied the log: live:OFFSET while it runs, clean:OFFSET after
+    an orderly end.
 
-    Latency, failed loads and writes, and dead letters are not looked at: see the metrics.
+    The command does not look at latency, failed loads and writes, and dead letters: see the
+    metrics.
 
     Exit status: 0 nothing is wrong; 1 something is wrong or does not answer; 2 wrong usage.
     """

@@ -15,8 +15,8 @@ from ..config import Settings
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
-TIMEOUT_S = 10.0  # for each request; connecting takes as long again at the most
-UNKNOWN = "?"  # the group's state, where Kafka does not tell it
+TIMEOUT_S = 10.0  # for each request; connecting may take as long again
+UNKNOWN = "?"  # the group's state, if Kafka does not report it
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Member:
 
 @dataclass
 class PartitionStatus:
-    """A partition of updates and the one of queries beside it. None: not known, or never was."""
+    """A partition of updates and the same one of queries. None: not known, or it never existed."""
 
     number: int
     leader: int | None = None
@@ -57,7 +57,7 @@ class PartitionStatus:
 
 @dataclass
 class KafkaStatus:
-    """What Kafka says."""
+    """The answers of Kafka."""
 
     topic_id: str
     group_state: str
@@ -68,7 +68,7 @@ class KafkaStatus:
 
 @dataclass
 class LogStatus:
-    """What the database says of the log it was written from; None where it has none of it."""
+    """The database's view of the log that it was written from; None for what it does not have."""
 
     epoch: int | None = None
     topic_id: str | None = None
@@ -83,7 +83,7 @@ def _lag(end: int | None, committed: int | None) -> int | None:
 
 
 def ask_cassandra(settings: Settings) -> LogStatus:
-    """Of which log the database was written; raises ReadStatesError where it does not answer."""
+    """The log that the database was written from; raises ReadStatesError if it does not answer."""
     from ..cassandra.store import logs_of
 
     logs = logs_of(settings)
@@ -98,8 +98,8 @@ def ask_cassandra(settings: Settings) -> LogStatus:
 def ask_kafka(settings: Settings) -> KafkaStatus:
     """The group and its partitions.
 
-    Raises ReadStatesError or TimeoutError where nothing answers; what only a part of the answers
-    lacks is among its problems.
+    Raises ReadStatesError or TimeoutError if nothing answers. If only some of the answers are
+    missing, its problems name them.
     """
     from confluent_kafka import KafkaException
 
@@ -116,7 +116,7 @@ def ask_kafka(settings: Settings) -> KafkaStatus:
             ask(client, settings, kafka)
         except (KafkaException, TimeoutError) as exc:
             what = ask.__name__.strip("_")
-            kafka.problems.append(f"Kafka does not tell the {what}: {exc or 'no answer'}")
+            kafka.problems.append(f"Kafka did not report the {what}: {exc or 'no answer'}")
     return kafka
 
 
@@ -179,7 +179,7 @@ def _offsets(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> Non
 def _metadata(place: Any) -> str:
     """`clean:<position>` or `live:<position>`, or empty.
 
-    confluent-kafka (2.16) was seen to read on after its end, so no more than its form is taken.
+    confluent-kafka (2.16) may read beyond its end, so only a text of this form is taken.
     """
     try:
         form = re.match(r"(clean|live):[0-9]+", place.metadata or "")

@@ -1,4 +1,4 @@
-"""What `readstates status` calls wrong: a sentence each, with what to do where that is known."""
+"""What `readstates status` calls wrong: one sentence each, with what to do if that is known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STABLE = "STABLE"
 def problems_of(
     settings: Settings, kafka: KafkaStatus | None, cassandra: LogStatus | None
 ) -> Iterator[str]:
-    """What is wrong, a sentence each, with what to do where that is known."""
+    """The problems, one sentence each, with what to do if that is known."""
     if kafka is not None:
         yield from kafka.problems
         known = kafka.group_state != UNKNOWN
@@ -30,7 +30,7 @@ def problems_of(
 
 
 def _epoch(kafka: KafkaStatus, cassandra: LogStatus | None) -> LogStatus | None:
-    """What the database says of the epoch, where it is this topic's."""
+    """The database's epoch, if it is this topic's and its first offsets are known."""
     here = (kafka.topic_id, len(kafka.partitions))
     if cassandra is None or here != (cassandra.topic_id, cassandra.partitions):
         return None
@@ -62,8 +62,8 @@ def _problems_of_log(
     elif not log.first_offsets:
         yield (
             f"{settings.cassandra_keyspace} does not say at which offsets epoch {log.epoch} of "
-            f"{settings.updates_topic} begins, for an earlier version began it: workers refuse to "
-            "start. Run: readstates init"
+            f"{settings.updates_topic} begins, because an earlier version began it: workers refuse "
+            "to start. Run: readstates init"
         )
 
 

@@ -11,14 +11,14 @@ from ..config import Settings
 from .status_asking import KafkaStatus, LogStatus
 
 NOTHING_WRONG = (
-    "nothing is wrong with the group, the topics and the epoch; latency, failed loads and writes, "
-    "dead letters: see the metrics"
+    "nothing is wrong with the group, the topics and the epoch; for latency, failed loads and "
+    "writes, and dead letters, see the metrics"
 )
 
 
 @dataclass
 class Status:
-    """All of it. A part that did not answer is None, and its problem says why."""
+    """The whole status. A part that did not answer is None, and its problem says why."""
 
     kafka: KafkaStatus | None
     cassandra: LogStatus | None
@@ -26,7 +26,7 @@ class Status:
 
 
 def json_of(found: Status) -> str:
-    """All of it as one object."""
+    """The whole status as one object."""
     body: dict[str, Any] = {"ok": not found.problems, **asdict(found)}
     if found.kafka is not None:
         body["kafka"].pop("problems")
@@ -86,5 +86,5 @@ def _kafka_text(settings: Settings, kafka: KafkaStatus) -> Iterator[str]:
 
 
 def _printable(text: str) -> str:
-    """A client names itself: nothing of it may be a control character at a terminal."""
+    """Text without control characters: a client names itself, and a terminal obeys them."""
     return "".join(char if char.isprintable() else "?" for char in text)

@@ -158,7 +158,7 @@ def test_the_figures_of_security_are_those_of_the_code() -> None:
         r"(\d+) characters for a reply topic": next(names),
         r"(\d+) channels in a query": events.CHANNEL_IDS_MAX,
         r"(\d+) acks in a\s+`bulk_ack`": events.BULK_ACKS_MAX,
-        r"`QUERIES_WAITING_MAX` queries, or (\d+) s": headers.DEADLINE_MAX_MS / 1000,
+        r"queries, or hold one for more than (\d+) s": headers.DEADLINE_MAX_MS / 1000,
         r"keep connections: (\d+) at once": http.CONNECTIONS_MAX,
         r"one request each, (\d+) s": http.CONNECTION_S,
     }.items():

@@ -85,7 +85,7 @@ def test_names_only_are_not_checked_where_librdkafka_is_told_so() -> None:
         ("security.protocol=ssl,ssl.endpoint.identification.algorithm=x", "must be https or none"),
         ("security.protocol=ssl,ssl.ca.location=/nowhere", "no CA certificates.*/nowhere"),
         ("security.protocol=ssl,ssl.certificate.location=/nowhere", "/nowhere.*cannot be used"),
-        ("security.protocol=ssl,ssl.key.location=/nowhere", "without the certificate"),
+        ("security.protocol=ssl,ssl.key.location=/nowhere", "but no certificate"),
         ("bootstrap.servers=elsewhere:9092", "KAFKA_BOOTSTRAP"),
         ("metadata.broker.list=elsewhere:9092", "KAFKA_BOOTSTRAP"),
     ],

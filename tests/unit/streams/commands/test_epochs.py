@@ -74,7 +74,7 @@ def test_how_a_commit_moves(before: int, wanted: int | None, start: int, after: 
     [
         (0, 9, 0, r"t partition 0: epoch 9 \(since .*\) begins at offset 10, and you ask for 9"),
         (0, 0, 20, "begins at offset 10, and you ask for 0"),  # though the log has no more of it
-        (0, 12, 20, "t partition 0 begins at offset 20: what was before is gone"),
+        (0, 12, 20, "t partition 0 begins at offset 20: earlier records are gone"),
         (1, 0, 1, "t partition 1 begins at offset 1"),
     ],
 )
