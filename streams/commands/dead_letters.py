@@ -33,7 +33,7 @@ LIMIT = 100
 TIMEOUT_S = 15.0
 BATCH_MESSAGES = 500
 MISROUTED = "misrouted"
-CURABLE = (MISROUTED, "too_many_states")  # reasons that may not hold for the same bytes next time
+CURABLE = (MISROUTED, "too_many_states")  # the same bytes may be accepted next time
 EARLIER = "before the epoch"  # why a misrouted record is left where it is
 ODD = "no reason"  # shown for a record in the topic that is no dead letter of ours
 
@@ -230,12 +230,12 @@ def resend(
     --offset and --force.
     """
     if offset is not None and partition is None:
-        raise click.UsageError("--offset needs --partition: an offset is one partition's")
+        raise click.UsageError("--offset needs --partition: each partition has its own offsets")
     hopeless = [reason for reason in reasons if reason not in CURABLE]
     if hopeless and not force:
         raise click.UsageError(
-            f"{', '.join(hopeless)}: the same bytes would only come back. Mend them and produce "
-            "them anew; or --force"
+            f"{', '.join(hopeless)}: the same bytes would only be rejected again. Correct them and "
+            "produce them anew, or use --force"
         )
     settings = settings_of(flags)
     wanted = reasons or (REASONS if force else CURABLE)
@@ -310,13 +310,13 @@ def _say_left(left: Counter[str], log: Log | None) -> None:
         click.echo(
             f"{left[EARLIER]} misrouted are from before {log.said}: they were in the right "
             "partition then and were applied; sent again, their mentions would be counted twice. "
-            "One that was misrouted then, too, is sent by --partition, --offset and --force",
+            "To send one that was misrouted even then, use --partition, --offset and --force",
             err=True,
         )
 
 
 def _send(settings: Settings, places: set[tuple[int, int]]) -> int:
-    """Read the topic again and send the records at these places, so that no value is kept."""
+    """Read the topic again and send the records at these places; keeps no values in memory."""
     from .sending import Progress, Sender
 
     sender, progress = Sender(settings), Progress("sent")
