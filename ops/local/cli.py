@@ -17,7 +17,7 @@ _data_dir = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=default_data_dir,
     show_default="~/.local/share/read-states/stack",
-    help="Where this stack lives; several can stand side by side.",
+    help="Where this stack keeps its files; several stacks can run side by side.",
 )
 _count = click.IntRange(1, NODES_MAX)
 
