@@ -1,4 +1,4 @@
-"""`make demo`: the main job on real parts, with the proof at the end."""
+"""`make demo`: the service at work on a real Kafka and Cassandra, with a proof at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..proof.traffic import Traffic
 
 PARTITIONS = 8
 FLUSH_DELAY_S = 5.0
-CACHE_STATES = 12_000  # a partition: less than the users need, so that it evicts
+CACHE_STATES = 12_000  # per partition: less than the users need, so that it evicts
 DRAIN_TIMEOUT_S = 120.0
 EXPECT_QUERIES_SHARE = 0.99
 
@@ -78,7 +78,7 @@ def say(text: str) -> None:
 
 
 async def watch(worker: WorkerProcess, sender: Sender, updates: int) -> None:
-    """A live line: on a terminal it rewrites itself, elsewhere one line in five seconds."""
+    """Show a live line: a terminal's rewrites itself; elsewhere a new one comes every 5 seconds."""
     live = sys.stdout.isatty()
     while True:
         await asyncio.sleep(1 if live else 5)
@@ -108,7 +108,7 @@ def log_ends(settings: Settings) -> dict[int, int]:
 
 
 def wait_durable(settings: Settings, ends: dict[int, int]) -> float:
-    """Until the group's committed offsets are the log's ends; returns the seconds it took."""
+    """Wait until the group's commits are the log's ends; returns the seconds it took."""
     start = time.monotonic()
     consumer = Consumer(settings.librdkafka(**{"group.id": settings.kafka_group}))
     places = [TopicPartition(settings.updates_topic, number) for number in ends]
@@ -125,7 +125,7 @@ def wait_durable(settings: Settings, ends: dict[int, int]) -> float:
 
 
 def fold_log(settings: Settings, ends: dict[int, int]) -> Oracle:
-    """The log from its beginning, read by a plain consumer, into the oracle."""
+    """Fold the log from its beginning into the oracle, with a plain consumer."""
     oracle = Oracle()
     consumer = Consumer(
         settings.librdkafka(**{"group.id": "demo-oracle", "enable.auto.commit": False})
@@ -146,7 +146,7 @@ def fold_log(settings: Settings, ends: dict[int, int]) -> Oracle:
 
 
 def compare(store: Store, oracle: Oracle) -> tuple[int, list[str]]:
-    """Every row of Cassandra against the oracle, both ways; the differences in words."""
+    """Compare all rows of Cassandra and the oracle; returns how many, and the differences."""
     expected = {
         (user_id, *row[:2]): row for user_id in oracle.users for row in oracle.rows(user_id)
     }
@@ -177,7 +177,7 @@ def quantile_bounds(seen: dict[str, float], name: str) -> str:
 def report(
     seen: dict[str, float], sender: Sender, queries: Queries, took_s: float, durable_s: float
 ) -> None:
-    """The figures, a line each."""
+    """Print the figures, one on each line."""
     rows = seen["read_states_cassandra_rows_written_total"]
     applied = seen["read_states_updates_applied_total"]
     hits, misses = (seen[f"read_states_queries_total{{outcome={o}}}"] for o in ("hit", "miss"))
@@ -224,10 +224,10 @@ def report(
 @click.option("--updates", default=1_000_000, show_default=True)
 @click.option("--queries", default=20_000, show_default=True)
 @click.option("--users", default=30_000, show_default=True)
-@click.option("--seconds", default=80.0, show_default=True, help="the traffic is spread over")
+@click.option("--seconds", default=80.0, show_default=True, help="over which the traffic is spread")
 @click.option("--seed", default=1, show_default=True)
 def demo(updates: int, queries: int, users: int, seconds: float, seed: int) -> None:
-    """Sample traffic through a real Kafka, a worker and a real Cassandra; then the proof."""
+    """Send sample traffic through a real Kafka, a worker and a real Cassandra; then the proof."""
     with command("read-states-demo-") as owner:
         stack = owner.stack(progress=say)
         same = run(stack, owner.folder, updates, queries, users, seconds, seed)
@@ -244,7 +244,7 @@ def run(
     seconds: float,
     seed: int,
 ) -> bool:
-    """The traffic on a running stack; True if Cassandra equals the oracle."""
+    """Run the traffic on a running stack; True if Cassandra equals the oracle."""
     env = {
         **stack.env(),
         "READ_STATES_FLUSH_DELAY_S": str(FLUSH_DELAY_S),
