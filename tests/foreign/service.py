@@ -19,6 +19,7 @@ from readstates.ops.proof.oracle import FIELDS, Oracle
 from readstates.schemas.partitioner import partition_of
 from readstates.schemas.wire import DecodeError, decode_query
 from readstates.streams.client import BlockingClient
+from tests.support.waiting import until
 
 from .traffic import Record
 
@@ -76,9 +77,10 @@ class Service:
         del self._admin  # its thread would look for the brokers that are about to end
 
     def topic(self, name: str, partitions: int) -> str:
-        """Creates a topic; its name."""
+        """Creates a topic, and waits until the broker shows it; its name."""
         made = self._admin.create_topics([NewTopic(name, partitions, 1)])
         made[name].result(timeout=TIMEOUT_S)
+        until(lambda: name in self._admin.list_topics(timeout=TIMEOUT_S).topics, f"topic {name}")
         return name
 
     def read(self, topic: str, starts: Mapping[int, int]) -> Iterator[Message]:

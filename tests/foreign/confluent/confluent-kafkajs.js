@@ -1,6 +1,6 @@
 // @confluentinc/kafka-javascript, the API like kafkajs: it sets murmur2_random itself.
 import confluent from '@confluentinc/kafka-javascript'
-import { bootstrap, headersOf, Replies, steps } from '../node/common.js'
+import { bootstrap, finish, headersOf, Replies, steps } from '../node/common.js'
 
 const { Kafka, logLevel } = confluent.KafkaJS
 const kafka = new Kafka({ kafkaJS: { brokers: bootstrap.split(','), logLevel: logLevel.ERROR } })
@@ -26,4 +26,4 @@ for (const [number, step] of steps.entries()) {
   }
   await producer.disconnect()
 }
-process.exit(0)
+finish()

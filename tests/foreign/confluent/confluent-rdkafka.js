@@ -1,7 +1,7 @@
 // @confluentinc/kafka-javascript, the API of librdkafka: CRC32 unless `partitioner` is set.
 import { once } from 'node:events'
 import rdkafka from '@confluentinc/kafka-javascript'
-import { bootstrap, headersOf, Replies, steps } from '../node/common.js'
+import { bootstrap, finish, headersOf, Replies, steps } from '../node/common.js'
 
 const config = { 'bootstrap.servers': bootstrap }
 for (const [number, step] of steps.entries()) {
@@ -34,4 +34,4 @@ for (const [number, step] of steps.entries()) {
   )
   if (step.replies) await replies.all
 }
-process.exit(0)
+finish()

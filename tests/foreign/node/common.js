@@ -27,3 +27,7 @@ export class Replies {
     if (this.wanted.size === 0) this.done()
   }
 }
+
+// The clients keep the process alive. A pipe may still hold lines that were not taken: without the
+// wait for them the last replies would be lost.
+export const finish = () => process.stdout.write('', () => process.exit(0))

@@ -1,6 +1,6 @@
 // kafkajs: its default partitioner is the Java client's, so there is nothing to set.
 import kafkajs from 'kafkajs'
-import { bootstrap, headersOf, Replies, steps } from './common.js'
+import { bootstrap, finish, headersOf, Replies, steps } from './common.js'
 
 const kafka = new kafkajs.Kafka({
   brokers: bootstrap.split(','),
@@ -27,4 +27,4 @@ for (const [number, step] of steps.entries()) {
   }
   await producer.disconnect()
 }
-process.exit(0)
+finish()

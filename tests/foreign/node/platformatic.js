@@ -6,7 +6,7 @@ import {
   Producer,
   stringSerializers
 } from '@platformatic/kafka'
-import { bootstrap, headersOf, Replies, steps } from './common.js'
+import { bootstrap, finish, headersOf, Replies, steps } from './common.js'
 
 const client = { clientId: 'foreign', bootstrapBrokers: bootstrap.split(',') }
 for (const [number, step] of steps.entries()) {
@@ -33,4 +33,4 @@ for (const [number, step] of steps.entries()) {
   if (step.replies) await replies.all
   await producer.close()
 }
-process.exit(0)
+finish()
