@@ -9,7 +9,7 @@ SEEDS ?= 2000
 PEERS ?= build/bench/peers
 export PEERS
 
-.PHONY: help setup demo test test-unit kills lint bench bench-quick bounds chaos sim pictures drills promtool clean
+.PHONY: help setup demo test test-unit kills lint bench bench-quick bounds chaos sim foreign pictures drills promtool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ bounds: setup ## memory, errors and recovery under floods (about twelve minutes)
 
 chaos: setup ## faults of every kind on three brokers, three nodes, three workers (about 16 minutes)
 	@$(BIN)/python -m readstates.ops.chaos
+
+foreign: setup ## other people's Kafka clients, and generated models, against a real service
+	@nice -n 10 $(BIN)/python -m tests.foreign.run
 
 pictures: setup ## the console at rest, under load and in an outage, as PNGs (about four minutes)
 	@bash ops/chromium.sh

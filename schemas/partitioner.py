@@ -25,3 +25,12 @@ def murmur2(key: bytes) -> int:
 def partition_of(key: bytes, partitions: int) -> int:
     """The partition of a key among `partitions`."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def misrouted(user_id: int, here: int, right: int) -> str:
+    """What is wrong with a record of this user in partition `here`, and what its producer sets."""
+    return (
+        f"the record of user {user_id} is in partition {here} and belongs in partition {right}: "
+        "set the Java client's partitioner in the producer (librdkafka: "
+        "partitioner=murmur2_random; schemas/README.md has the setting of each client)"
+    )

@@ -45,12 +45,16 @@ _loads = orjson.loads
 
 
 class DecodeError(ValueError):
-    """A value is not valid. `reason` is a dead-letter reason; `field` names the wrong field."""
+    """A value is not valid. `reason` is a dead-letter reason; `field` names the wrong field.
+
+    `user_id` is that of a query with a wrong field; None if it cannot be read.
+    """
 
     def __init__(self, reason: str, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}" if field else message)
         self.reason = reason
         self.field = field
+        self.user_id: int | None = None
 
 
 def key_bytes(user_id: int) -> bytes:
@@ -216,8 +220,23 @@ def _channels(channel_ids: list[Any]) -> tuple[int, ...]:
 
 
 def decode_query(value: bytes | None) -> Get:
-    """One query. Raises DecodeError, nothing else, whatever the bytes."""
+    """One query. Raises DecodeError, nothing else, whatever the bytes; with the user if it can."""
     body = _object(value)
+    try:
+        return _get(body)
+    except DecodeError as exc:
+        exc.user_id = _readable_user(body)
+        raise
+
+
+def _readable_user(body: dict[str, Any]) -> int | None:
+    try:
+        return _id(body, "user_id")
+    except DecodeError:
+        return None
+
+
+def _get(body: dict[str, Any]) -> Get:
     if body.get("type") != "get":
         raise _unknown_type(body.get("type"), {"get": None})
     user_id = _id(body, "user_id")

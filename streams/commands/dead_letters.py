@@ -1,24 +1,23 @@
 """`readstates dead-letters`: lists the updates that could not be applied, and sends them again.
 
-A command reads the topic from its start to its present end, without a group. A record that was kept
-twice (dead letters are delivered at least once) counts once, by the place that it came from.
+A record that was kept twice (dead letters are delivered at least once) counts once, by the place
+that it came from.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 from collections import Counter, deque
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
-from readstates.schemas.dead_letters import REASONS, Origin, origin_of
+from readstates.schemas.dead_letters import REASONS, Origin
+from readstates.schemas.other_partitioners import explain
 
 from ..cassandra.epochs import Log, unknown_first_offsets
 from ..config import Settings
-from ..errors import EpochError, TopicError
+from ..errors import EpochError
+from .letters import ODD, Letter, as_json, read, shown
 from .options import (
     CASSANDRA,
     KAFKA_ONLY,
@@ -28,115 +27,11 @@ from .options import (
     with_settings,
 )
 
-SHOWN_MAX = 72  # characters of a value, key or header at a terminal
 LIMIT = 100
-TIMEOUT_S = 15.0
-BATCH_MESSAGES = 500
+EXPLANATIONS_SHOWN = 4  # of the partitioners that may have chosen the partitions
 MISROUTED = "misrouted"
 CURABLE = (MISROUTED, "too_many_states")  # reasons that may not hold for the same bytes next time
 EARLIER = "before the epoch"  # why a misrouted record is left where it is
-ODD = "no reason"  # shown for a record in the topic that is no dead letter of ours
-
-
-class Letter(NamedTuple):
-    """One record of the dead-letters topic; `origin` is None if its headers do not name one."""
-
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: bytes | None
-    value: bytes | None
-    origin: Origin | None
-
-    @property
-    def reason(self) -> str:
-        return self.origin.reason if self.origin else ODD
-
-
-def read(settings: Settings) -> Iterator[Letter]:
-    """Every committed record of the dead-letters topic up to its present end.
-
-    Raises TopicError if the topic is missing or stops answering.
-    """
-    from confluent_kafka import KafkaError
-
-    from ..kafka.admin import connect_admin
-    from .reading import open_reader
-
-    connect_admin(settings)
-    name = settings.dead_letters_topic
-    consumer, ranges = open_reader(settings, name, from_start=True)
-    ends = {number: end for (_, number), (start, end) in ranges.items() if start < end}
-    try:
-        while ends:
-            first = consumer.poll(TIMEOUT_S)
-            if first is None:
-                raise TopicError(f"{name}: nothing came within {TIMEOUT_S:g} s; try again")
-            for message in (first, *consumer.consume(BATCH_MESSAGES, 0)):
-                error, number = message.error(), message.partition()
-                if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                    raise TopicError(f"{name} cannot be read: {error}")
-                if number not in ends:  # a record beyond the end, or the end is reported again
-                    continue
-                if error is None and message.offset() < ends[number]:
-                    yield _letter(message)
-                if error is not None or message.offset() >= ends[number] - 1:
-                    del ends[number]
-    finally:
-        consumer.close()
-
-
-def _letter(message: Any) -> Letter:
-    return Letter(
-        message.partition(),
-        message.offset(),
-        message.timestamp()[1],
-        message.key(),
-        message.value(),
-        origin_of(message.headers() or ()),
-    )
-
-
-def shown(raw: bytes | None, length_max: int = SHOWN_MAX) -> str:
-    """Bytes for a terminal: shortened, with everything that is not printable escaped."""
-    if raw is None:
-        return "null"
-    text = raw[: 4 * length_max].decode("utf-8", "backslashreplace")
-    cut = len(text) > length_max or len(raw) > 4 * length_max
-    safe = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in text[:length_max]
-    )
-    return safe[: length_max - 1] + "…" if cut or len(safe) > length_max else safe
-
-
-def _last_offset(letter: Letter) -> str | None:
-    origin = letter.origin
-    return None if origin is None or origin.last_offset is None else str(origin.last_offset)
-
-
-def as_json(letter: Letter) -> str:
-    """One line; `key` and `value` are text, or under `…_base64` if they are not UTF-8.
-
-    `last_offset` is null unless the value is a whole batch.
-    """
-    body: dict[str, Any] = {
-        "reason": letter.origin and letter.origin.reason,
-        "topic": letter.origin and letter.origin.topic,
-        "partition": letter.origin and letter.origin.partition,
-        "offset": letter.origin and str(letter.origin.offset),
-        "last_offset": _last_offset(letter),
-        "cut": (letter.origin and letter.origin.cut) or None,
-        "kept_partition": letter.partition,
-        "kept_offset": str(letter.offset),
-        "kept_at_ms": letter.timestamp_ms,
-    }
-    for name, raw in (("key", letter.key), ("value", letter.value)):
-        try:
-            body[name] = None if raw is None else raw.decode("utf-8")
-        except UnicodeDecodeError:
-            body[f"{name}_base64"] = base64.b64encode(raw or b"").decode()
-    return json.dumps(body).replace("\x7f", "\\u007f")  # ASCII, and no control character
 
 
 @click.group("dead-letters")
@@ -197,6 +92,33 @@ def _line(letter: Letter) -> str:
 def _say_counts(what: str, counts: Counter[str]) -> None:
     each = ", ".join(f"{shown(r.encode(), 20)} {n}" for r, n in counts.most_common())
     click.echo(f"{counts.total()} {what}" + (f": {each}" if each else ""), err=True)
+
+
+@dead_letters.command("partitioner", cls=SettingsCommand)
+@with_settings(*KAFKA_ONLY)
+def partitioner(**flags: Any) -> None:
+    """Say which partitioner chose the partitions of the misrouted records.
+
+    The command compares where the records are with where known partitioners would put them, and
+    shows for how many users each is right. The likeliest is first. It needs records of some twenty
+    users: a single one proves little. The command changes nothing.
+    """
+    from ..kafka.admin import connect_admin
+    from ..kafka.topics import describe
+
+    settings = settings_of(flags)
+    name = settings.updates_topic
+    with errors_as_messages():
+        places = {
+            (letter.key or b"", letter.origin.partition)
+            for letter in read(settings)
+            if letter.origin and (letter.origin.reason, letter.origin.topic) == (MISROUTED, name)
+        }
+        partitions = describe(connect_admin(settings), name).partitions
+    users = len({key for key, _ in places})
+    click.echo(f"{users} users have misrouted records in {name}, {partitions} partitions")
+    for found in explain(places, partitions)[:EXPLANATIONS_SHOWN]:
+        click.echo(f"{found.users:>6} {found.name:<24} {found.remedy}")
 
 
 @dead_letters.command("resend", cls=SettingsCommand)

@@ -31,7 +31,7 @@ from readstates.cache.table import (
     Table,
 )
 from readstates.schemas import fast_decoder
-from readstates.schemas.partitioner import partition_of
+from readstates.schemas.partitioner import misrouted, partition_of
 from readstates.schemas.read_state import Row
 from readstates.schemas.wire import DecodeError, decode_update
 
@@ -283,12 +283,8 @@ class Partition:
         if user_id not in self.loading.users:
             right = partition_of(b"%d" % user_id, self.partitions)
             if right != self.number:
-                self._outcomes.reject(
-                    record,
-                    "misrouted",
-                    f"key {user_id} belongs to partition {right}, not {self.number}: "
-                    "use the murmur2 partitioner (librdkafka: partitioner=murmur2_random)",
-                )
+                text = misrouted(user_id, self.number, right)
+                self._outcomes.reject(record, "misrouted", text)
                 return
         assert record.value is not None  # it was decoded
         self.loading.park(user_id, record.offset, record.value, warm=warm)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from readstates.schemas.headers import Headers, ReplyAddress, deadline_ms, reply_address
-from readstates.schemas.partitioner import partition_of
+from readstates.schemas.partitioner import misrouted, partition_of
 from readstates.schemas.read_state import Row
 from readstates.schemas.replies import (
     INVALID_QUERY,
@@ -143,10 +143,12 @@ class QueryIntake:
             if not partition.table.find(user_id):  # a resident user belongs to this partition
                 right = partition_of(key, partition.partitions)
                 if right != partition.number:
-                    raise DecodeError("misrouted", "partition", f"user {user_id} is in {right}")
+                    text = misrouted(user_id, partition.number, right)
+                    raise DecodeError("misrouted", "partition", text)
             deadline = deadline_ms(headers, record.timestamp)
         except DecodeError as exc:
             metrics.QUERIES_ENDED["error"].inc()
+            user_id = exc.user_id if user_id is None else user_id
             self._replies.error(address, record.key, user_id, INVALID_QUERY, str(exc))
             owned.query_mark.release(record.offset)
             return

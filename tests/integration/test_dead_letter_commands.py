@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Message, Producer
 
 from readstates.ops.local.stack import Stack
 from tests.support.service import USER_STATES_MAX, Service
-from tests.support.wire import PARTITIONS, encode, new_user, partition_of
+from tests.support.waiting import WAIT_S
+from tests.support.wire import PARTITIONS, Place, encode, new_user, partition_of
 
 ACK = {"type": "ack", "channel_id": "5", "message_id": "6"}
 
@@ -68,6 +70,36 @@ def test_list_and_resend(letters: Service) -> None:
     assert after == before
     (state,) = wire.get(user, after_offset=after[partition_of(user)] - 1).states
     assert (state["channel_id"], state["last_message_id"]) == ("5", "6")
+
+
+def test_the_partitioner_is_named(letters: Service) -> None:
+    """librdkafka's default chooses by CRC32."""
+    wire = letters.wire
+    placed: dict[int, Place] = {}
+
+    def delivered(error: object, message: Message) -> None:
+        assert error is None, error
+        key, number, offset = message.key(), message.partition(), message.offset()
+        assert isinstance(key, bytes)
+        assert number is not None
+        assert offset is not None
+        placed[int(key)] = Place(number, offset)
+
+    producer = Producer({"bootstrap.servers": wire.bootstrap})
+    for user in (new_user() for _ in range(40)):
+        producer.produce(wire.updates, encode(user, ACK), str(user), on_delivery=delivered)
+    assert producer.flush(WAIT_S) == 0
+    del producer
+    wrong = {user: at for user, at in placed.items() if at.partition != partition_of(user)}
+    for place in wrong.values():
+        assert wire.dead_letter(place).reason == "misrouted"
+    done = letters.cli("dead-letters", "partitioner")
+    assert done.returncode == 0, done.stderr
+    said, first, *_ = done.stdout.splitlines()
+    assert f"misrouted records in {wire.updates}, {PARTITIONS} partitions" in said
+    explained, name, *remedy = first.split()
+    assert (name, int(explained) >= len(wrong)) == ("crc32", True)
+    assert "partitioner=murmur2_random" in remedy
 
 
 def test_the_place_and_force(letters: Service) -> None:

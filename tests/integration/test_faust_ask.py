@@ -67,5 +67,5 @@ def test_agent_ask(wire: Wire, tmp_path: Path) -> None:
     good, bad = (json.loads(line) for line in done.stdout.splitlines())
     check_form(Seen(None, good, {}, "", 0), user)
     assert good["read_states"] == expected.states
-    assert bad["user_id"] in {None, str(user)}
+    assert bad["user_id"] == str(user)
     assert bad["error"]["code"] == "invalid_query"

@@ -245,7 +245,7 @@ def test_invalid_queries(wire: Wire, known_user: int) -> None:
         reply = wire.wait(correlation_id)
         assert reply is not None
         assert reply.error == "invalid_query", body
-        assert reply.value["user_id"] in {None, str(known_user)}
+        assert reply.value["user_id"] == str(known_user), body
         assert reply.key == str(known_user).encode()
 
 
@@ -277,8 +277,13 @@ def test_the_key_must_be_the_user(wire: Wire, known_user: int, key: bytes | None
 
 
 def test_another_users_partition_never_answers(wire: Wire, known_user: int) -> None:
-    for partition in set(range(PARTITIONS)) - {partition_of(known_user)}:
-        assert refused(wire, known_user, None, partition=partition).error == "invalid_query"
+    right = partition_of(known_user)
+    for partition in set(range(PARTITIONS)) - {right}:
+        reply = refused(wire, known_user, None, partition=partition)
+        assert (reply.error, reply.value["user_id"]) == ("invalid_query", str(known_user))
+        message = reply.value["error"]["message"]
+        assert f"is in partition {partition} and belongs in partition {right}" in message
+        assert "partitioner=murmur2_random" in message
 
 
 def test_reply_too_large(limited: Service) -> None:

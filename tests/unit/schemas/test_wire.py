@@ -220,6 +220,23 @@ def test_wrong_channel_is_named_by_its_place(bad: Any) -> None:
     assert error.field == "channel_ids[1]"
 
 
+@pytest.mark.parametrize(
+    ("fields", "user"),
+    [
+        ({"user_id": 5, "channel_ids": "x"}, 5),
+        ({"user_id": "9223372036854775807", "since_version": -1}, 2**63 - 1),
+        ({"user_id": "5", "type": "put"}, 5),
+        ({"user_id": "5", "type": None}, 5),
+        ({"user_id": 0, "channel_ids": "x"}, None),
+        ({"user_id": None, "type": "put"}, None),
+        ({"type": "put"}, None),
+    ],
+)
+def test_a_wrong_query_has_its_user(fields: dict[str, Any], user: int | None) -> None:
+    body = {"type": "get", **fields}
+    assert refused(orjson.dumps(body), query=True).user_id == user
+
+
 def test_a_thousand_channels_are_allowed() -> None:
     channels = list(range(1, e.CHANNEL_IDS_MAX + 1))
     assert decode_query(orjson.dumps({**GET, "channel_ids": channels})).channel_ids == tuple(

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from readstates.schemas.dead_letters import REASONS, Origin
 from readstates.streams.cassandra.epochs import Log
-from readstates.streams.commands.dead_letters import CURABLE, SHOWN_MAX, Letter, as_json, shown
+from readstates.streams.commands.dead_letters import CURABLE
 from readstates.streams.commands.dead_letters import dead_letters as command
+from readstates.streams.commands.letters import SHOWN_MAX, Letter, as_json, shown
 from readstates.streams.config import Settings
 
 NASTY = st.text(st.characters(categories=["Cc", "Cf", "Zl", "Zp", "Lu", "So"])).map(str.encode)

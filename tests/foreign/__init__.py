@@ -1,0 +1,1 @@
+"""Other people's Kafka clients against the service: see README.md."""

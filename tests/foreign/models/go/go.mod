@@ -1,0 +1,3 @@
+module readstates/models
+
+go 1.24

@@ -1,0 +1,1 @@
+"""Python clients, each a program: `python -m tests.foreign.python.NAME PLAN`."""
