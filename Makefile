@@ -9,7 +9,7 @@ SEEDS ?= 2000
 PEERS ?= build/bench/peers
 export PEERS
 
-.PHONY: help setup demo test test-unit kills lint bench bench-quick bounds chaos sim pictures drills promtool clean
+.PHONY: help setup demo test test-unit bare lock kills lint bench bench-quick bounds chaos sim pictures drills promtool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,12 @@ test: setup ## every test, on a real Kafka and Cassandra
 
 test-unit: setup ## the tests that need no server
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/model tests/sim
+
+bare: ## demo, test and `readstates demo` on a Debian that has only Python and make
+	@PYTHON="$(PYTHON)" bash ops/bare.sh
+
+lock: setup ## which jar files the servers are, anew: after a change of a server's version
+	@$(BIN)/python -m readstates.ops.local.relock
 
 sim: setup ## the simulation: SEEDS=20000 for more (about 15 a second and processor)
 	@$(BIN)/python -m tests.sim --seeds $(SEEDS)
