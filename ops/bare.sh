@@ -38,6 +38,7 @@ debootstrap --variant=minbase --include="$PACKAGES" "$SUITE" "$root" >"$work/log
   tail -n 20 "$work/log" >&2
   exit 1
 }
+mount --bind "$root" "$root"  # Java asks for the file system of a folder, so / must be a mount
 mount -t proc proc "$root/proc"
 mount --bind /dev "$root/dev"
 mount -t tmpfs shm "$root/dev/shm"

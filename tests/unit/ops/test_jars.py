@@ -196,9 +196,10 @@ def test_an_address_that_is_none(repository: Repository, monkeypatch: pytest.Mon
 PROGRAM = """
 import sys
 from pathlib import Path
-from readstates.ops.local import libs, lock
+from readstates.ops.local import interrupts, libs, lock
 lock.LOCK = Path(sys.argv[1])
-print(libs.jars("kafka", lambda line: print(line, file=sys.stderr, flush=True)))
+with interrupts.orderly():  # as every command
+    print(libs.jars("kafka", lambda line: print(line, file=sys.stderr, flush=True)))
 """
 
 
