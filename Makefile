@@ -25,10 +25,10 @@ $(STAMP): pyproject.toml $(COMPILED)
 demo: setup ## a real Kafka and Cassandra, a million updates, and the proof
 	@$(BIN)/python -m readstates.ops.demo
 
-test: setup ## every test, on a real Kafka and Cassandra
+test: setup ## every test, on a real Kafka and Cassandra; TESTS=tests/integration/test_stack.py for some
 	@[ -x $(BIN)/prometheus ] || BUILD=no timeout 60 bash ops/promtool.sh $(BIN)/promtool || true
 	@timeout 240 bash ops/chromium.sh || true
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 test-unit: setup ## the tests that need no server
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/model tests/sim

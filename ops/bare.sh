@@ -4,7 +4,7 @@
 #   make demo, make test          in the committed files (or those in TARGETS)
 #   readstates demo               of the wheel, in a virtual environment without anything else
 # Needs root and debootstrap; without them it is skipped. The Debian shares this machine's network.
-# Proxies, certificates and mirrors in the environment (PASSED) are handed on.
+# Proxies, certificates, mirrors and TESTS of `make test` are handed on from the environment (PASSED).
 set -euo pipefail
 SUITE=${SUITE:-bookworm}
 TARGETS=${TARGETS-demo test}
@@ -13,7 +13,7 @@ PACKAGES=python3,python3-venv,make
 ABSENT="java javac mvn cc gcc git"
 PASSED="http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY SSL_CERT_FILE
   REQUESTS_CA_BUNDLE PIP_CERT PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_DEFAULT_TIMEOUT
-  READ_STATES_MAVEN_MIRROR"
+  READ_STATES_MAVEN_MIRROR TESTS"
 
 if [ "$(id -u)" != 0 ] || ! command -v debootstrap >/dev/null || ! command -v unshare >/dev/null; then
   echo "bare: skipped: it needs root, unshare and debootstrap (apt-get install debootstrap)"
