@@ -13,7 +13,7 @@ PACKAGES=python3,python3-venv,make
 ABSENT="java javac mvn cc gcc git"
 PASSED="http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY SSL_CERT_FILE
   REQUESTS_CA_BUNDLE PIP_CERT PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_DEFAULT_TIMEOUT
-  READ_STATES_MAVEN_MIRROR TESTS"
+  MAVEN_MIRROR TESTS"
 
 if [ "$(id -u)" != 0 ] || ! command -v debootstrap >/dev/null || ! command -v unshare >/dev/null; then
   echo "bare: skipped: it needs root, unshare and debootstrap (apt-get install debootstrap)"

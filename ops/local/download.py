@@ -28,7 +28,7 @@ from urllib.error import HTTPError
 from .errors import DownloadFailed, ToolMissing
 from .lock import Jar
 
-MIRROR = "READ_STATES_MAVEN_MIRROR"  # the address of another repository, in the environment
+MIRROR = "MAVEN_MIRROR"  # the address of another repository, in the environment
 TEMPORARY = ".part"
 PARALLEL = 4
 ATTEMPTS = 6

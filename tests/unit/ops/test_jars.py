@@ -98,7 +98,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo
     monkeypatch.setattr(download, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("READ_STATES_MAVEN_MIRROR", f"{made.address}/")
+    monkeypatch.setenv("MAVEN_MIRROR", f"{made.address}/")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -133,12 +133,12 @@ def test_the_mirror_of_the_environment_is_asked_once_for_each(repository: Reposi
 
 
 def test_without_a_mirror_it_is_maven_s_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("READ_STATES_MAVEN_MIRROR", raising=False)
+    monkeypatch.delenv("MAVEN_MIRROR", raising=False)
     assert re.fullmatch(r"https://[\w./]*maven\w*", download.repository())
 
 
 def test_what_fetches_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("READ_STATES_MAVEN_MIRROR", raising=False)
+    monkeypatch.delenv("MAVEN_MIRROR", raising=False)
     monkeypatch.setitem(sys.modules, "jgo.maven", None)
     with pytest.raises(ToolMissing, match=r"pip install 'readstates\[local\]'"):
         download.repository()
@@ -182,13 +182,13 @@ def test_one_that_stays_wrong_is_refused(repository: Repository) -> None:
 
 def test_what_would_not_change_is_not_tried_again(repository: Repository) -> None:
     repository.answers["gamma"] = [status(404)] * 100
-    with pytest.raises(DownloadFailed, match=r"(?s)gamma.*404.*READ_STATES_MAVEN_MIRROR"):
+    with pytest.raises(DownloadFailed, match=r"(?s)gamma.*404.*MAVEN_MIRROR"):
         fetched()
     assert repository.asked["gamma"] == 1
 
 
 def test_an_address_that_is_none(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("READ_STATES_MAVEN_MIRROR", "nowhere")
+    monkeypatch.setenv("MAVEN_MIRROR", "nowhere")
     with pytest.raises(DownloadFailed, match="nowhere"):
         fetched()
 
