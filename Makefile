@@ -9,7 +9,7 @@ SEEDS ?= 2000
 PEERS ?= build/bench/peers
 export PEERS
 
-.PHONY: help setup demo test test-unit kills lint bench bench-quick bounds chaos sim foreign pictures drills promtool clean
+.PHONY: help setup demo test test-unit bare lock kills lint bench bench-quick bounds chaos sim foreign pictures drills promtool clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,13 +25,19 @@ $(STAMP): pyproject.toml $(COMPILED)
 demo: setup ## a real Kafka and Cassandra, a million updates, and the proof
 	@$(BIN)/python -m readstates.ops.demo
 
-test: setup ## every test, on a real Kafka and Cassandra
+test: setup ## every test, on a real Kafka and Cassandra; TESTS=tests/integration/test_stack.py for some
 	@[ -x $(BIN)/prometheus ] || BUILD=no timeout 60 bash ops/promtool.sh $(BIN)/promtool || true
 	@timeout 240 bash ops/chromium.sh || true
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 test-unit: setup ## the tests that need no server
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/model tests/sim
+
+bare: ## demo, test and `readstates demo` on a Debian that has only Python and make
+	@PYTHON="$(PYTHON)" bash ops/bare.sh
+
+lock: setup ## which jar files the servers are, anew: after a change of a server's version
+	@$(BIN)/python -m readstates.ops.local.relock
 
 sim: setup ## the simulation: SEEDS=20000 for more (about 15 a second and processor)
 	@$(BIN)/python -m tests.sim --seeds $(SEEDS)

@@ -7,19 +7,15 @@ missing=()
   missing+=("Python 3.11 or newer        Debian: apt-get install python3    macOS: brew install python@3.12")
 "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
   missing+=("Python's venv module        Debian: apt-get install python3-venv")
-java -version 2>&1 | grep -qE 'version "(17|1[89]|2[0-9])' ||
-  missing+=("Java 17                     Debian: apt-get install openjdk-17-jre-headless    macOS: brew install openjdk@17")
-command -v mvn >/dev/null ||
-  missing+=("Maven                       Debian: apt-get install maven    macOS: brew install maven")
 if ((${#missing[@]})); then
   echo "Missing on this machine:" >&2
   printf '  %s\n' "${missing[@]}" >&2
   exit 1
 fi
 
-echo "setup: $VENV (about half a minute the first time)"
+echo "setup: $VENV (about a minute the first time)"
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
-"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[worker,dev]'
+"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[local,dev]'
 "$VENV/bin/python" - <<'PY'
 from readstates.cache import rebuild, slots, table, verify
 if not all(module.COMPILED for module in (table, slots, rebuild, verify)):

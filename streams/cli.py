@@ -22,6 +22,12 @@ COMMANDS = {
         "delete_user",
         "Publish the deletion of all read states of USER.",
     ),
+    "demo": LazyCommand(
+        "readstates.ops.demo.__main__",
+        "demo",
+        "Start everything on this machine, send sample traffic, and check the result.",
+        extra="local",
+    ),
     "fsck": LazyCommand(
         "readstates.streams.commands.fsck",
         "fsck",

@@ -49,7 +49,7 @@ from readstates.streams.config import Settings
 from readstates.streams.kafka import topics
 
 from ..local.cluster import CASSANDRA
-from ..local.libs import find_java
+from ..local.java import find_java
 from ..local.stack import Stack
 from ..local.worker import WorkerProcess
 from ..proof.traffic import Traffic

@@ -15,11 +15,9 @@ if [ ! -f "$1/.installed" ]; then
   touch "$1/.installed"
 fi
 if [ ! -d "$1/streams/lib" ]; then
-  echo "bench: fetching Kafka Streams with Maven (about 95 MB, once)"
+  jars=$("$python" -m readstates.ops.local.libs kafka-streams)
   rm -rf "$1/streams" && mkdir -p "$1/streams"
-  mvn -B -ntp -q -f "$here/streams/pom.xml" dependency:copy-dependencies \
-    -DincludeScope=runtime -DoutputDirectory="$(cd "$1/streams" && pwd)/partial"
-  mv "$1/streams/partial" "$1/streams/lib"
+  ln -s "$jars" "$1/streams/lib"
 fi
 if [ "$here/streams/Fold.java" -nt "$1/streams/Fold.class" ]; then
   command -v javac > /dev/null || {

@@ -2,7 +2,7 @@
 
 StackError            the operator reads the message and acts; nothing is left half-running
 ├── ToolMissing       a program is not installed; the message has the command that installs it
-├── DownloadFailed    Maven could not fetch the servers; the message ends with its last lines
+├── DownloadFailed    a jar of the servers could not be fetched; the message names it and the cause
 ├── StartFailed       a server died or did not answer; the message ends with its log's last lines
 │   └── PortTaken     another program took the port first; `up` chooses others and tries again
 ├── StopFailed         a process is alive after SIGKILL; the message has its pid
@@ -15,7 +15,7 @@ class StackError(Exception):
 
 
 class ToolMissing(StackError):
-    """Java 17 or Maven is not installed."""
+    """Java, or what fetches the servers, is not installed."""
 
 
 class DownloadFailed(StackError):

@@ -5,7 +5,9 @@ Both must start the same two servers; tests/unit/ops/test_compose.py compares th
 
 KAFKA_VERSION = "4.3.1"
 CASSANDRA_VERSION = "5.0.6"
-JAVA_VERSION = 17  # Kafka 4 needs at least 17, Cassandra 5.0 runs on 11 and 17 only
+# The best one first. Kafka 4 needs at least 17. Cassandra 5.0 is made for 11 and 17; it runs on 21
+# with an option (cassandra-jvm17.options), and not on 24, which has no security manager.
+JAVA_VERSIONS = (17, 21)
 
 KAFKA_HEAP = "512m"
 CASSANDRA_HEAP = "1g"

@@ -24,7 +24,8 @@ from typing import Any
 from . import credentials, start, state
 from .cluster import CASSANDRA, KAFKA, NODES_MAX, Cluster, new_cluster
 from .errors import NotRunning, PortTaken, StackError
-from .libs import Progress, find_java, jars, locked
+from .java import find_java
+from .libs import Progress, jars, locked
 from .process import freeze, is_alive, stop, thaw
 from .settings import LOCAL_DC
 from .state import State

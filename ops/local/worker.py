@@ -13,8 +13,6 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from prometheus_client.parser import text_string_to_metric_families
-
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 
@@ -119,6 +117,8 @@ class WorkerProcess:
 
     def metrics(self) -> dict[str, float]:
         """Samples by name, summed over labels, and by `name{label=value,…}`."""
+        from prometheus_client.parser import text_string_to_metric_families
+
         found: dict[str, float] = {}
         for family in text_string_to_metric_families(self.get("/metrics")[1]):
             for sample in family.samples:

@@ -18,6 +18,7 @@ class LazyCommand(NamedTuple):
     module: str
     function: str
     help: str
+    extra: str = "worker"  # of this project's package: what the command needs beyond the client
 
     def load(self) -> click.Command:
         command: click.Command = getattr(import_module(self.module), self.function)
@@ -36,7 +37,12 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         lazy = self._lazy.get(cmd_name)
-        return None if lazy is None else lazy.load()
+        if lazy is None:
+            return None
+        try:
+            return lazy.load()
+        except ModuleNotFoundError as exc:
+            raise self._missing(cmd_name, exc) from exc.__cause__
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -46,9 +52,13 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ModuleNotFoundError as exc:
-            if (exc.name or "").startswith("readstates."):
-                raise
-            raise click.ClickException(
-                f"{ctx.invoked_subcommand} needs the Python package of {exc.name}: "
-                "pip install 'readstates[worker]'"
-            ) from exc
+            raise self._missing(ctx.invoked_subcommand or "", exc) from exc.__cause__
+
+    def _missing(self, name: str, exc: ModuleNotFoundError) -> Exception:
+        """What to raise where a command's package is missing; one of our own is a defect."""
+        if (exc.name or "").startswith("readstates."):
+            return exc
+        return click.ClickException(
+            f"{name} needs the Python package of {exc.name}: "
+            f"pip install 'readstates[{self._lazy[name].extra}]'"
+        )

@@ -32,7 +32,7 @@ from confluent_kafka.admin import (
 
 from readstates.ops.local import cql, credentials
 from readstates.ops.local.credentials import Secrets
-from readstates.ops.local.libs import find_java
+from readstates.ops.local.java import find_java
 from readstates.ops.local.owner import Owner
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess

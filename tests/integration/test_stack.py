@@ -1,5 +1,6 @@
 """The local stack with the real servers: up, found, used, up again, down, nothing left."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,10 +17,20 @@ from readstates.ops.local.stack import Stack
 
 def servers_of(data_dir: Path) -> list[str]:
     """Java processes of that stack, whatever any state file says."""
-    shown = subprocess.run(
-        ["ps", "-ewwo", "pid=,args="], capture_output=True, text=True, check=True
-    )
-    return [line for line in shown.stdout.splitlines() if f"{data_dir}/" in line]
+    return [line for line in processes() if f"{data_dir}/" in line]
+
+
+def processes() -> list[str]:
+    """Pid and arguments of every process; a small system has /proc and no `ps`."""
+    if not Path("/proc/self/cmdline").exists():
+        argv = ["ps", "-axwwo", "pid=,args="]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            found.append(f"{folder.name} {b' '.join(words).decode(errors='replace')}")
+    return found
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ import pytest
 
 from readstates.ops.local import libs, process, stack, start, state
 from readstates.ops.local.cluster import Cluster, Node
-from readstates.ops.local.errors import NotRunning, StackError, StartFailed, ToolMissing
+from readstates.ops.local.errors import NotRunning, StackError, StartFailed
 from readstates.ops.local.process import ProcessId, freeze, is_alive, spawn, stop, thaw
 from readstates.ops.local.stack import Stack
 
@@ -289,25 +289,6 @@ def test_a_server_keeps_no_descriptor_that_came_to_us_open(tmp_path: Path) -> No
     finally:
         os.close(reading)
         stop([process], timeout_s=0.1)
-
-
-def test_missing_tools_come_with_the_command_that_installs_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(libs, "_java_candidates", lambda: iter(["/nowhere/java"]))
-    with pytest.raises(ToolMissing, match="openjdk-17"):
-        libs.find_java()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ToolMissing, match="apt-get install maven"):
-        libs.jars("kafka", lambda line: None)
-
-
-def test_another_java_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libs, "_java_candidates", lambda: iter(["/opt/java"]))
-    monkeypatch.setattr(libs, "_java_version", lambda path: 21)
-    with pytest.raises(ToolMissing, match="found only Java 21 at /opt/java"):
-        libs.find_java()
 
 
 def test_cassandra_nodes_join_one_by_one_and_come_back_together(local: Stack) -> None:

