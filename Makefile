@@ -9,7 +9,7 @@ SEEDS ?= 2000
 PEERS ?= build/bench/peers
 export PEERS
 
-.PHONY: help setup demo test test-unit kills lint bench bench-quick bounds chaos sim pictures drills promtool clean
+.PHONY: help setup demo test test-unit kills lint bench bench-quick bounds chaos sim pictures drills promtool image lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,12 @@ promtool: $(BIN)/promtool ## Prometheus' tester of rules, for the tests of the a
 
 $(BIN)/promtool: | setup
 	@bash ops/promtool.sh $@
+
+image: setup ## the worker's image, and a worker's life in it, where docker or podman runs
+	@$(BIN)/python -m readstates.ops.image
+
+lock: setup ## ops/requirements.lock: what the image installs; UPGRADE=yes takes newer versions
+	@bash ops/lock.sh $(BIN)/python
 
 clean: ## what the other targets made
 	rm -rf $(VENV) build dist *.egg-info {cache,schemas}/*.{so,c} .mypy_cache .pytest_cache .ruff_cache

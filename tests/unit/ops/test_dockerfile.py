@@ -37,7 +37,7 @@ def locked() -> dict[str, str]:
     (install,) = (words for words in commands() if "--require-hashes" in words)
     assert install[install.index("-r") + 1] == f"/src/{LOCK.relative_to(ROOT)}"
     entries = re.split(r"\n(?=\S)", re.sub(r"^\s*#.*\n", "", LOCK.read_text("utf-8"), flags=re.M))
-    found = {}
+    found: dict[str, str] = {}
     for entry in entries:
         requirement, *hashes = entry.split(" --hash=")
         assert hashes, f"{requirement}: no hash"
@@ -122,7 +122,7 @@ def test_a_change_of_code_reinstalls_no_dependency() -> None:
     (install,) = (n for n, line in enumerate(lines) if "--require-hashes" in line)
     copies = [(n, line.split()[1:]) for n, line in enumerate(lines) if line.startswith("COPY")]
     assert [words for n, words in copies if n < install] == [["ops/requirements.lock", "/src/ops/"]]
-    assert [words for n, words in copies if n > install][0] == [".", "."]
+    assert next(words for n, words in copies if n > install) == [".", "."]
     (last,) = (words for words in commands() if "install" in words and "." in words)
     assert {"--no-deps", "--no-build-isolation"} <= set(last)
 
