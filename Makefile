@@ -9,7 +9,7 @@ SEEDS ?= 2000
 PEERS ?= build/bench/peers
 export PEERS
 
-.PHONY: help setup demo test test-unit kills lint bench bench-quick bounds chaos sim pictures drills promtool image lock clean
+.PHONY: help setup demo test test-unit kills lint bench bench-quick bounds chaos sim pictures drills promtool image lock wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,6 +76,9 @@ image: setup ## the worker's image, and a worker's life in it, where docker or p
 
 lock: setup ## ops/requirements.lock: what the image installs; UPGRADE=yes takes newer versions
 	@bash ops/lock.sh $(BIN)/python
+
+wheel: setup ## wheels, checked and tested: PYTHONS="python3.12 python3.13" for those (one: 3 minutes)
+	@$(BIN)/python -m readstates.ops.wheel $(PYTHONS)
 
 clean: ## what the other targets made
 	rm -rf $(VENV) build dist *.egg-info {cache,schemas}/*.{so,c} .mypy_cache .pytest_cache .ruff_cache
