@@ -12,6 +12,7 @@ where bytes are read and written: 8,466 instead of 3,920 for decoding an update,
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -40,9 +41,17 @@ class WheelError(Exception):
 def run(*argv: object, folder: Path = ROOT) -> str:
     """Output of a command. Raises WheelError with its end if it fails."""
     words = [str(word) for word in argv]
+    beside = os.path.dirname(words[0])  # a tool finds the tools of its environment
+    path = os.pathsep.join(filter(None, (beside, os.environ.get("PATH"))))
     try:
         done = subprocess.run(
-            words, cwd=folder, capture_output=True, text=True, timeout=STEP_TIMEOUT_S, check=False
+            words,
+            cwd=folder,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=STEP_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise WheelError(f"{' '.join(words[:4])}: {exc}") from exc
