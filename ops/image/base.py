@@ -60,6 +60,8 @@ def fetch(engine: Engine, dockerfile: Path, scratch: Path, say: Callable[[str], 
 
 
 def _make(engine: Engine, scratch: Path) -> str:
+    if not engine.is_podman:
+        raise EngineError(f"{engine.name} mounts nothing in a build: it needs a base that it pulls")
     if shutil.which("debootstrap") is None or os.geteuid() != 0:
         raise EngineError("a base image needs a registry, or root and debootstrap")
     root, archive = scratch / "root", scratch / "root.tar"
@@ -75,8 +77,6 @@ def upon(engine: Engine, image: str, lock: Path, wheels: Path) -> Base:
     argument = f"--build-arg=BASE={image}"
     if image != LOCAL:
         return Base(image, (argument,))
-    if not engine.is_podman:
-        raise EngineError(f"{engine.name} mounts nothing in a build: it needs a base that it pulls")
     version = re.search(r"3\.\d+", engine.run(image, "--version", entrypoint="python"))
     assert version is not None
     folder = _wheels(lock, wheels, version[0])
