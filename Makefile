@@ -9,7 +9,8 @@ SEEDS ?= 2000
 PEERS ?= build/bench/peers
 export PEERS
 
-.PHONY: help setup demo test test-unit bare lock kills lint bench bench-quick bounds chaos sim foreign pictures drills promtool clean
+.PHONY: help setup demo test test-unit bare lock lock-jars kills lint bench bench-quick bounds chaos sim foreign \
+        pictures drills promtool image wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,7 +37,7 @@ test-unit: setup ## the tests that need no server
 bare: ## demo, test and `readstates demo` on a Debian that has only Python and make
 	@PYTHON="$(PYTHON)" bash ops/bare.sh
 
-lock: setup ## which jar files the servers are, anew: after a change of a server's version
+lock-jars: setup ## ops/local/jars.lock: the servers' jar files, after a change of a version
 	@$(BIN)/python -m readstates.ops.local.relock
 
 sim: setup ## the simulation: SEEDS=20000 for more (about 15 a second and processor)
@@ -79,6 +80,15 @@ promtool: $(BIN)/promtool ## Prometheus' tester of rules, for the tests of the a
 
 $(BIN)/promtool: | setup
 	@bash ops/promtool.sh $@
+
+image: setup ## the worker's image, and a worker's life in it, where docker or podman runs
+	@$(BIN)/python -m readstates.ops.image
+
+lock: setup ## ops/requirements.lock: what the image installs; UPGRADE=yes takes newer versions
+	@bash ops/lock.sh $(BIN)/python
+
+wheel: setup ## wheels, checked and tested: PYTHONS="python3.12 python3.13" for those (one: 3 minutes)
+	@$(BIN)/python -m readstates.ops.wheel $(PYTHONS)
 
 clean: ## what the other targets made
 	rm -rf $(VENV) build dist *.egg-info {cache,schemas}/*.{so,c} .mypy_cache .pytest_cache .ruff_cache

@@ -59,7 +59,9 @@ def build(settings: Settings) -> App:
     store.broken = app.refuse
     agents.define(app, partitions, app.updates, app.query_channel)
     app.service(
-        WorkerService(partitions, rebalancer, store, delivery, lambda: app.consumer, listening)
+        WorkerService(
+            partitions, tables, rebalancer, store, delivery, lambda: app.consumer, listening
+        )
     )
     return app
 

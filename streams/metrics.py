@@ -159,6 +159,14 @@ REPLY_FAILURES = Counter(
     "read_states_reply_failures_total", "replies and dead letters that a broker did not take"
 )
 COMMIT_FAILURES = Counter("read_states_commit_failures_total", "offset commits that failed")
+TABLES_ON_DISK = Gauge(
+    "read_states_tables_on_disk", "1 if the folder of the tables is on a disk, 0 if it is in memory"
+)
+TABLES_FOLDER_BYTES = Gauge(
+    "read_states_tables_folder_bytes",
+    "size of the file system that the folder of the tables is on",
+    ["file_system"],
+)
 TOPIC_PARTITIONS = Gauge("read_states_topic_partitions", "partitions of the updates topic")
 SETTING = Gauge(
     "read_states_setting", "value of a numeric setting, for alerts to compare with", ["name"]

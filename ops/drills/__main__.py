@@ -14,6 +14,8 @@ from pathlib import Path
 
 import click
 
+from readstates.cache.tablefile import SHM
+
 from ..local.owner import command
 from ..local.worker import WorkerError
 from . import queries, scaled
@@ -184,7 +186,7 @@ def drills(only: tuple[str, ...], data_dir: Path | None) -> None:
     verdicts: list[Verdict] = []
     unanswered: list[str] = []
     with command("read-states-drills-", keep=data_dir) as owner:
-        world = World(owner.folder, owner.stack(progress=say))
+        world = World(owner.folder, owner.new_folder(SHM), owner.stack(progress=say))
         try:
             world.start()
             say(f"worker and Prometheus run; times are 1/{scaled.SCALE} of production's")

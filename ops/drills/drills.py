@@ -103,6 +103,13 @@ DRILLS = (
         lambda world: world.restart_worker(),
     ),
     Drill(
+        "CACHE_DIR is a folder on a disk",
+        "restart the worker with a CACHE_DIR in memory",
+        ("ReadStatesTablesOnDisk",),
+        lambda world: world.move_tables(world.on_disk),
+        lambda world: world.move_tables(world.in_memory),
+    ),
+    Drill(
         "the only worker is killed and does not come back",
         "start a worker",
         ("ReadStatesPartitionUnowned", "ReadStatesWorkerDown"),

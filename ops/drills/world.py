@@ -48,15 +48,19 @@ REPLIES = "read-states.replies.drills"
 
 
 class World:
-    """See the module. `start` … `stop`; what runs in between is the drills' to change."""
+    """See the module. `start` … `stop`; what runs in between is the drills' to change.
 
-    def __init__(self, folder: Path, stack: Stack) -> None:
+    `in_memory`: an empty folder on a tmpfs, for the tables.
+    """
+
+    def __init__(self, folder: Path, in_memory: Path, stack: Stack) -> None:
         self._folder, self._stack = folder, stack
+        self.in_memory, self.on_disk = in_memory / "tables", folder / "tables"
         self._port = free_port()
         self.env = {
             **stack.env(),
             **{f"READ_STATES_{name}": str(value) for name, value in SETTINGS.items()},
-            "READ_STATES_CACHE_DIR": str(folder / "tables"),
+            "READ_STATES_CACHE_DIR": str(self.in_memory),
             "READ_STATES_HTTP_PORT": str(self._port),
         }
         self.settings = Settings.load(self.env)
@@ -93,6 +97,11 @@ class World:
         assert self.worker is not None
         self.worker.stop()
         self.start_worker(module)
+
+    def move_tables(self, folder: Path) -> None:
+        """Restart the worker with its tables in another folder."""
+        self.env["READ_STATES_CACHE_DIR"] = str(folder)
+        self.restart_worker()
 
     def stop_cassandra(self) -> None:
         """It stands still; connections stay."""

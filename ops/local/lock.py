@@ -1,7 +1,7 @@
 """The servers' jar files as jars.lock lists them: which, how large, and with which SHA-256.
 
 A line is `role group:artifact:version[:classifier] sha256 bytes`. A jar that two servers need is
-listed once for each. `make lock` writes the file (relock.py); nothing else chooses versions.
+listed once for each. `make lock-jars` writes the file (relock.py); nothing else chooses versions.
 """
 
 from dataclasses import dataclass

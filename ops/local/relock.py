@@ -1,4 +1,4 @@
-"""`make lock`: writes jars.lock anew, after a change of a server's version. It needs Maven.
+"""`make lock-jars`: writes jars.lock anew, after a change of a server's version. It needs Maven.
 
 Maven alone chooses the versions of what a server depends on. Everybody else reads the lock.
 """

@@ -20,6 +20,7 @@ from .http import Endpoints
 from .loops import BackgroundLoops
 from .partitions import Partitions
 from .rebalance import Rebalancer
+from .tables import Tables
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class WorkerService(Service):  # type: ignore[misc]
     def __init__(
         self,
         partitions: Partitions,
+        tables: Tables,
         rebalancer: Rebalancer,
         store: Store,
         delivery: Delivery,
@@ -54,6 +56,7 @@ class WorkerService(Service):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._partitions = partitions
+        self._tables = tables
         self._store = store
         self._delivery = delivery
         self._consumer = consumer
@@ -65,6 +68,7 @@ class WorkerService(Service):  # type: ignore[misc]
         return [Endpoints(self._listening, self._gauges.health, self._partitions.ready)]
 
     async def on_start(self) -> None:
+        self._tables.report_folder()
         if self._store.commitlog_sync == "periodic":
             log.warning(
                 "cassandra_acknowledges_unsynced commitlog_sync=periodic: rows that Cassandra "

@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 
 from readstates.cache.tablefile import (
+    SHM,
+    SHM_FREE_MIN_BYTES,
     CacheDirFullError,
     TableFile,
     TableIdentity,
@@ -14,10 +16,14 @@ from readstates.cache.tablefile import (
     own_folder,
 )
 
+from .. import metrics
 from ..config import Settings
 from ..errors import ConfigError
+from .file_systems import file_system_of
 
 log = logging.getLogger(__name__)
+
+MIB = 1 << 20
 
 
 def own_cache_dir(settings: Settings) -> Path:
@@ -37,6 +43,27 @@ class Tables:
         self._folder = folder
         self._topic_id = topic_id
         self._epoch = epoch
+
+    def report_folder(self) -> None:
+        """Log and export which file system the tables are on, with a warning if it is a disk."""
+        on = file_system_of(self._folder)
+        log.info(
+            "tables_folder path=%s file_system=%s size_mib=%d free_mib=%d",
+            self._folder,
+            on.kind,
+            on.size_bytes // MIB,
+            on.free_bytes // MIB,
+        )
+        metrics.TABLES_FOLDER_BYTES.labels(on.kind).set(on.size_bytes)
+        metrics.TABLES_ON_DISK.set(on.on_disk)
+        if on.on_disk:
+            log.warning(
+                "tables_on_disk path=%s file_system=%s: queries stall while the system writes the "
+                "tables back; set CACHE_DIR to a folder in memory%s",
+                self._folder,
+                on.kind,
+                "" if self._settings.cache_dir else _why_not_shm(),
+            )
 
     def open(
         self, number: int, *, committed: int, start: int, end: int, dirty_since_ms: int
@@ -73,3 +100,15 @@ class Tables:
             )
         except CacheDirFullError as exc:
             raise ConfigError(f"CACHE_DIR: {exc.filename}: {exc.strerror}") from exc
+
+
+def _why_not_shm() -> str:
+    """What the default folder lacks."""
+    try:
+        free_mib = file_system_of(SHM).free_bytes // MIB
+    except OSError:
+        return f", because there is no {SHM}"
+    return (
+        f", or enlarge {SHM}: it has {free_mib} MiB free, and tables go there by default only if "
+        f"{SHM_FREE_MIN_BYTES // MIB} MiB are free"
+    )

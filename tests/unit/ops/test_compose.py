@@ -1,7 +1,10 @@
 """docker-compose.yml and the local stack give the same two servers."""
 
+import re
+import shlex
+import subprocess
 from dataclasses import fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jsonschema
@@ -14,6 +17,25 @@ from readstates.streams import cli
 from readstates.streams.config import Settings, env_name
 
 COMPOSE = Path(__file__).parents[3] / "docker-compose.yml"
+# The lines of the local stack's cassandra.yaml that are not filled in.
+LITERAL = "\n".join(
+    line
+    for line in (COMPOSE.parent / "ops/local/cassandra.yaml").read_text("utf-8").splitlines()
+    if re.match(r"[a-z_]+: [^$]+$", line)
+)
+OF_THE_IMAGE = {  # Cassandra 5.0's own file, as far as it names the same settings
+    "commitlog_sync": "periodic",
+    "commitlog_sync_period": "10000ms",
+    "concurrent_writes": 32,
+    "disk_failure_policy": "stop",
+    "commit_failure_policy": "stop",
+    "auto_snapshot": True,
+    "memtable_allocation_type": "heap_buffers",
+}
+MAY_DIFFER = {
+    "partitioner",  # the default everywhere
+    "auto_snapshot",  # a local stack is thrown away; elsewhere a dropped table leaves a snapshot
+}
 # The part of the Compose specification that the file uses; anything else in it is a slip.
 DURATION = {"type": "string", "pattern": r"^\d+s$"}
 STRINGS = {"type": "array", "minItems": 1, "items": {"type": "string"}}
@@ -169,14 +191,34 @@ def test_the_same_cassandra_settings(compose: Any, cluster: Cluster) -> None:
     assert set(settings.CASSANDRA_JVM) | {f"-Xmx{settings.CASSANDRA_HEAP}"} <= set(argv)
 
 
-def test_cassandra_acknowledges_what_it_has_synced(compose: Any, cluster: Cluster) -> None:
+def test_cassandra_has_the_settings_of_the_local_stack(compose: Any, tmp_path: Path) -> None:
+    """The script of the container, on a cassandra.yaml like the image's."""
+    local = yaml.safe_load(LITERAL)
+    assert local["commitlog_sync"] == "group"  # what is acknowledged is synced
+    there = tmp_path / "cassandra.yaml"
+    there.write_text("cluster_name: x\n" + yaml.safe_dump(OF_THE_IMAGE), "utf-8")
     (script,) = compose["services"]["cassandra"]["command"]
-    node = cluster.of(CASSANDRA)[0]
-    cassandra.prepare(cluster, node, "/java", Path("/lib"))
-    local = yaml.safe_load((cluster.conf_dir(node) / "cassandra.yaml").read_text("utf-8"))
-    assert local["commitlog_sync"] == "group"
-    for name in ("commitlog_sync", "commitlog_sync_group_window", "concurrent_writes"):
-        assert f"/{name}: {local[name]}/" in script
+    edit, start, rest = script.replace("$$", "$").partition("exec docker-entrypoint.sh")
+    assert start, rest
+    edit = edit.replace("/etc/cassandra/cassandra.yaml", shlex.quote(str(there)))
+    subprocess.run(["bash", "-c", edit], check=True, timeout=30)
+    written = yaml.safe_load(there.read_text("utf-8"))
+    wanted = {name: value for name, value in local.items() if name not in MAY_DIFFER}
+    assert {name: written.get(name) for name in wanted} == wanted
+    assert "commitlog_sync_period" not in written  # Cassandra does not start with both
+    assert written["cluster_name"] == "x"
+
+
+@pytest.mark.parametrize("service", ["init", "worker"])
+def test_the_options_of_a_tmpfs_are_those_of_docker_and_podman(compose: Any, service: str) -> None:
+    for mount in compose["services"][service]["tmpfs"]:
+        assert re.fullmatch(r"/\w+(:(mode=1777|size=\d+[mg])(,size=\d+[mg])?)?", mount), mount
+
+
+def test_the_tables_are_in_memory(compose: Any) -> None:
+    worker = compose["services"]["worker"]
+    mounts = [PurePosixPath(mount.split(":")[0]) for mount in worker["tmpfs"]]
+    assert PurePosixPath(worker["environment"]["READ_STATES_CACHE_DIR"]).parent in mounts
 
 
 def test_cassandra_yaml_is_filled_in(cluster: Cluster) -> None:

@@ -17,7 +17,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = ROOT / "ops/Dockerfile"
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+LOCK = ROOT / "ops/requirements.lock"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 OF_A_WORKER = ("schemas", "cache", "streams")
 WORKER = "readstates.streams.app"
 
@@ -31,13 +32,31 @@ def commands() -> Iterator[list[str]]:
                 yield shlex.split(command)
 
 
-def extras() -> set[str]:
-    """Those with which the image installs the project."""
-    (install,) = (words for words in commands() if words[0].endswith("pip") and "install" in words)
-    (project,) = (word for word in install[2:] if not word.startswith("-"))
-    found = re.fullmatch(r"\.(?:\[([\w,-]+)\])?", project)
-    assert found is not None, project
-    return set((found[1] or "").split(",")) - {""}
+def locked() -> dict[str, str]:
+    """The packages that the image installs, with their versions."""
+    (install,) = (words for words in commands() if "--require-hashes" in words)
+    assert install[install.index("-r") + 1] == f"/src/{LOCK.relative_to(ROOT)}"
+    entries = re.split(r"\n(?=\S)", re.sub(r"^\s*#.*\n", "", LOCK.read_text("utf-8"), flags=re.M))
+    found: dict[str, str] = {}
+    for entry in entries:
+        requirement, *hashes = entry.split(" --hash=")
+        assert hashes, f"{requirement}: no hash"
+        parsed = Requirement(requirement.strip(" \\\n"))
+        if parsed.marker is None or parsed.marker.evaluate():
+            (pin,) = parsed.specifier
+            assert pin.operator == "==", requirement
+            found[canonicalize_name(parsed.name)] = pin.version
+    return found
+
+
+def wanted() -> list[str]:
+    """What a worker needs, and what builds it."""
+    optional = PROJECT["project"]["optional-dependencies"]
+    return [
+        *PROJECT["project"]["dependencies"],
+        *optional["worker"],
+        *PROJECT["build-system"]["requires"],
+    ]
 
 
 def brought(requirements: Iterable[str]) -> set[str]:
@@ -70,9 +89,8 @@ def imported(tree: ast.AST) -> set[str]:
 
 
 def test_the_image_holds_every_package_that_a_worker_imports() -> None:
-    optional = PROJECT["optional-dependencies"]
-    assert extras() <= set(optional)
-    installed = brought([*PROJECT["dependencies"], *(r for e in extras() for r in optional[e])])
+    installed = locked()
+    assert set(brought(wanted())) <= set(installed)
     sources = [path for folder in OF_A_WORKER for path in (ROOT / folder).rglob("*.py")]
     names = {
         name.partition(".")[0]
@@ -85,9 +103,28 @@ def test_the_image_holds_every_package_that_a_worker_imports() -> None:
     missing = {
         name
         for name in names
-        if not installed & {canonicalize_name(found) for found in distributions.get(name, ())}
+        if not any(canonicalize_name(found) in installed for found in distributions.get(name, ()))
     }
     assert not missing, f"ops/Dockerfile installs no package for {sorted(missing)}"
+
+
+def test_the_lock_agrees_with_pyproject() -> None:
+    """Red: `make lock`."""
+    installed = locked()
+    for requirement in map(Requirement, wanted()):
+        version = installed.get(canonicalize_name(requirement.name), "none")
+        assert requirement.specifier.contains(version), f"{requirement} is locked at {version}"
+
+
+def test_a_change_of_code_reinstalls_no_dependency() -> None:
+    """The code is copied after they are installed, and pip fetches nothing after that."""
+    lines = DOCKERFILE.read_text("utf-8").splitlines()
+    (install,) = (n for n, line in enumerate(lines) if "--require-hashes" in line)
+    copies = [(n, line.split()[1:]) for n, line in enumerate(lines) if line.startswith("COPY")]
+    assert [words for n, words in copies if n < install] == [["ops/requirements.lock", "/src/ops/"]]
+    assert next(words for n, words in copies if n > install) == [".", "."]
+    (last,) = (words for words in commands() if "install" in words and "." in words)
+    assert {"--no-deps", "--no-build-isolation"} <= set(last)
 
 
 def test_the_build_imports_a_worker() -> None:

@@ -360,7 +360,7 @@ def test_elsewhere_a_line_comes_now_and_then(
 @pytest.mark.parametrize("role", relock.ARTIFACTS)
 def test_the_lock_holds_the_versions_of_the_settings(role: str) -> None:
     listed = {(jar.group, jar.artifact, jar.version) for jar in lock.jars_of(role)}
-    assert set(relock.ARTIFACTS[role]) <= listed, "make lock"
+    assert set(relock.ARTIFACTS[role]) <= listed, "make lock-jars"
 
 
 def test_the_lock_is_whole() -> None:

@@ -67,6 +67,12 @@ def test_nothing_runs_with_more_rights_than_it_needs(pod: Any) -> None:
 
 
 @pytest.mark.parametrize("pod", [POD, INIT])
+def test_no_service_of_the_namespace_becomes_a_setting(pod: Any) -> None:
+    """One called read-states-http would set READ_STATES_HTTP_PORT to tcp://…."""
+    assert pod["enableServiceLinks"] is False
+
+
+@pytest.mark.parametrize("pod", [POD, INIT])
 def test_settings_and_commands_exist(pod: Any) -> None:
     names = {env_name(field.name) for field in fields(Settings)}
     secret_files = {f"{env_name(name)}_FILE" for name in SECRETS}

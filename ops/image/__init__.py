@@ -1,0 +1,1 @@
+"""`make image`: builds the worker's image and tries it in containers, on the local stack."""
