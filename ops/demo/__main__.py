@@ -1,319 +1,223 @@
-"""`make demo`: the main job on real parts, with the proof at the end."""
+"""`make demo`: what the service does and at what cost, on real parts, with the proof at the end.
+
+1. A Kafka, a Cassandra and a worker start; they are warmed up, or the first stretch would measure
+   their compilers.
+2. Three stretches, each with a report of its own: steady traffic, a burst, a storm of mentions.
+3. The proof: a fold of the whole log against every row in Cassandra. The exit status depends on
+   that, on errors and on unanswered queries; never on times.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import os
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
-from confluent_kafka import Consumer, TopicPartition
 
 from readstates.cache.table import COMPILED
 from readstates.streams.cassandra.store import Store
-from readstates.streams.client import Client, QueryError
+from readstates.streams.client import BlockingClient
 from readstates.streams.config import Settings
 from readstates.streams.kafka import topics
 
 from ..local.owner import command
 from ..local.stack import Stack
 from ..local.worker import WorkerProcess
-from ..proof.oracle import Oracle
 from ..proof.sender import Sender
 from ..proof.traffic import Traffic
+from . import report, stretches
+from .asking import (
+    ABSENT,
+    ECHO,
+    RESIDENT,
+    SELECT,
+    Questions,
+    Selects,
+    bare_echo,
+    errors_in,
+    loop,
+    query,
+)
+from .machine import Machine
+from .progress import Progress, say
+from .proof import compare, fold_log, log_ends, wait_durable
+from .stretches import Scale, Seen, World
 
 PARTITIONS = 8
 FLUSH_DELAY_S = 5.0
-CACHE_STATES = 12_000  # a partition: less than the users need, so that it evicts
-DRAIN_TIMEOUT_S = 120.0
-EXPECT_QUERIES_SHARE = 0.99
-
-
-@dataclass
-class Queries:
-    """Round trips of the queries, in seconds from the moment each was due."""
-
-    seconds: list[float] = field(default_factory=list)
-    errors: dict[str, int] = field(default_factory=dict)
-
-    def quantile_ms(self, share: float) -> float:
-        ordered = sorted(self.seconds)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
-
-
-async def ask(settings: Settings, traffic: Traffic, count: int, seconds: float) -> Queries:
-    """Open loop: each query is due at its time, whether earlier ones were answered or not."""
-    queries = Queries()
-    users = traffic.users(count)
-    async with Client(
-        settings.kafka_bootstrap, "read-states.replies.demo", create_reply_topic=True
-    ) as client:
-        start = time.monotonic() + 0.5
-
-        async def one(number: int, user_id: int, due: float) -> None:
-            # most are session starts, which fetch everything; some look at one screen
-            channels = traffic.channels_of(user_id)[:20] if number % 3 == 0 else None
-            try:
-                await client.get(user_id, channels, deadline_s=10)
-                queries.seconds.append(time.monotonic() - due)
-            except QueryError as exc:
-                queries.errors[exc.code] = queries.errors.get(exc.code, 0) + 1
-            except TimeoutError:
-                queries.errors["no reply"] = queries.errors.get("no reply", 0) + 1
-
-        tasks: list[asyncio.Task[None]] = []
-        for number, user_id in enumerate(users):
-            due = start + number / count * seconds
-            if due - time.monotonic() > 0.001:
-                await asyncio.sleep(due - time.monotonic())
-            tasks.append(asyncio.create_task(one(number, user_id, due)))
-        await asyncio.gather(*tasks)
-    return queries
-
-
-def say(text: str) -> None:
-    click.echo(text)
-
-
-async def watch(worker: WorkerProcess, sender: Sender, updates: int) -> None:
-    """A live line: on a terminal it rewrites itself, elsewhere one line in five seconds."""
-    live = sys.stdout.isatty()
-    while True:
-        await asyncio.sleep(1 if live else 5)
-        seen = await asyncio.to_thread(worker.metrics)
-        line = (
-            f"  sent {sender.sent:>9,}/{updates:,}"
-            f" · lag {seen.get('read_states_processing_lag_records', 0):>8,.0f}"
-            f" · queries {seen.get('read_states_queries_total', 0):>6,.0f}"
-            f" · resident {seen.get('read_states_resident_states', 0):>7,.0f}"
-            f" · rows written {seen.get('read_states_cassandra_rows_written_total', 0):>8,.0f}"
-        )
-        click.echo(f"\r{line}\033[K" if live else line, nl=not live)
-
-
-def log_ends(settings: Settings) -> dict[int, int]:
-    """End offsets of the updates topic, by partition."""
-    consumer = Consumer(settings.librdkafka(**{"group.id": "demo-ends"}))
-    try:
-        return {
-            number: consumer.get_watermark_offsets(
-                TopicPartition(settings.updates_topic, number), timeout=10
-            )[1]
-            for number in range(PARTITIONS)
-        }
-    finally:
-        consumer.close()
-
-
-def wait_durable(settings: Settings, ends: dict[int, int]) -> float:
-    """Until the group's committed offsets are the log's ends; returns the seconds it took."""
-    start = time.monotonic()
-    consumer = Consumer(settings.librdkafka(**{"group.id": settings.kafka_group}))
-    places = [TopicPartition(settings.updates_topic, number) for number in ends]
-    try:
-        while True:
-            found = {p.partition: p.offset for p in consumer.committed(places, timeout=10)}
-            if found == ends:
-                return time.monotonic() - start
-            if time.monotonic() - start > DRAIN_TIMEOUT_S:
-                raise click.ClickException(f"not all durable: committed {found}, ends {ends}")
-            time.sleep(0.1)
-    finally:
-        consumer.close()
-
-
-def fold_log(settings: Settings, ends: dict[int, int]) -> Oracle:
-    """The log from its beginning, read by a plain consumer, into the oracle."""
-    oracle = Oracle()
-    consumer = Consumer(
-        settings.librdkafka(**{"group.id": "demo-oracle", "enable.auto.commit": False})
-    )
-    consumer.assign([TopicPartition(settings.updates_topic, number, 0) for number in ends])
-    left = sum(ends.values())
-    try:
-        while left:
-            for message in consumer.consume(5000, 1.0):
-                if message.error() is None:
-                    offset = message.offset()
-                    assert offset is not None
-                    oracle.apply(message.key(), message.value(), offset)
-                    left -= 1
-    finally:
-        consumer.close()
-    return oracle
-
-
-def compare(store: Store, oracle: Oracle) -> tuple[int, list[str]]:
-    """Every row of Cassandra against the oracle, both ways; the differences in words."""
-    expected = {
-        (user_id, *row[:2]): row for user_id in oracle.users for row in oracle.rows(user_id)
-    }
-    count, differences = len(expected), []
-    for user_id, row in store.read_all():
-        wanted = expected.pop((user_id, *row[:2]), None)
-        if wanted != row:
-            differences.append(f"user {user_id}: Cassandra has {row}, expected {wanted}")
-    differences += [f"user {key[0]}: missing {row}" for key, row in expected.items()]
-    return count, differences
-
-
-def quantile_bounds(seen: dict[str, float], name: str) -> str:
-    """Upper bounds of two quantiles of one of the worker's histograms, ms."""
-    buckets = sorted(
-        (float(key.partition("le=")[2][:-1]), value)
-        for key, value in seen.items()
-        if key.startswith(f"{name}_bucket{{")
-    )
-    total = seen[f"{name}_count"]
-    bounds = [
-        next((le for le, value in buckets if value >= share * total), float("inf"))
-        for share in (0.5, 0.99)
-    ]
-    return f"p50 <= {bounds[0] * 1e3:g} ms · p99 <= {bounds[1] * 1e3:g} ms"
-
-
-def report(
-    seen: dict[str, float], sender: Sender, queries: Queries, took_s: float, durable_s: float
-) -> None:
-    """The figures, a line each."""
-    rows = seen["read_states_cassandra_rows_written_total"]
-    applied = seen["read_states_updates_applied_total"]
-    hits, misses = (seen[f"read_states_queries_total{{outcome={o}}}"] for o in ("hit", "miss"))
-    reasons = {
-        key.partition("reason=")[2][:-1]: int(value)
-        for key, value in seen.items()
-        if key.startswith("read_states_dead_letters_total{") and value
-    }
-    lines = [
-        (
-            "updates",
-            f"{sender.sent:,} in {took_s:.1f} s = {sender.sent / took_s:,.0f}/s "
-            f"({applied:,.0f} changed a state)",
-        ),
-        (
-            "durable",
-            f"{durable_s:.1f} s after the last one was sent (FLUSH_DELAY_S {FLUSH_DELAY_S:g})",
-        ),
-        ("queries", f"{len(queries.seconds):,} answered, errors: {queries.errors or 'none'}"),
-        (
-            "round trip",
-            f"p50 {queries.quantile_ms(0.5):.1f} ms · p99 "
-            f"{queries.quantile_ms(0.99):.1f} ms · p99.9 "
-            f"{queries.quantile_ms(0.999):.1f} ms",
-        ),
-        ("query age", quantile_bounds(seen, "read_states_query_age_seconds")),
-        ("service time", quantile_bounds(seen, "read_states_query_service_seconds")),
-        ("hits, misses", f"{hits:,.0f}, {misses:,.0f} ({hits / max(1, hits + misses):.0%} hits)"),
-        ("evictions", f"{seen['read_states_evictions_total']:,.0f} read states"),
-        ("rows written", f"{rows:,.0f}: {applied / max(1, rows):.1f} changes per row"),
-        ("dead letters", f"{sum(reasons.values()):,} {reasons}"),
-        (
-            "collector",
-            f"longest pause {seen['read_states_gc_pause_longest_seconds'] * 1000:.1f} ms by the "
-            f"clock; longest collection {seen['read_states_gc_cpu_longest_seconds'] * 1000:.1f} ms "
-            "of CPU",
-        ),
-    ]
-    for name, text in lines:
-        say(f"  {name:<13} {text}")
+CACHE_STATES = 6_000  # a partition: less than the users have, so that it evicts
+USER_STATES_MAX = 1_000
+RESIDENTS = 400  # users who are asked for again and again; they stay in the table
+ABSENT_FROM = 2 * 10**18  # IDs of the absent users, above those of the traffic
+EXPECT_ANSWERED_SHARE = 0.99
+NEXT = """
+Three things to try next:
+  make sim SEEDS=300                 the same code through 300 simulated runs full of faults
+  make kills                         1,000 times kill -9 inside an operation on the table
+  . .venv/bin/activate; readstates stack up; eval "$(readstates stack env)"; readstates init
+                                     servers of your own; then `readstates worker`, and README.md"""
 
 
 @click.command()
-@click.option("--updates", default=1_000_000, show_default=True)
-@click.option("--queries", default=20_000, show_default=True)
-@click.option("--users", default=30_000, show_default=True)
-@click.option("--seconds", default=80.0, show_default=True, help="the traffic is spread over")
-@click.option("--seed", default=1, show_default=True)
+@click.option("--updates", default=200_000, show_default=True, help="Updates of the burst.")
+@click.option("--queries", default=60, show_default=True, help="Queries of each kind, per second.")
+@click.option("--users", default=10_000, show_default=True, help="Users with traffic.")
+@click.option("--seconds", default=24.0, show_default=True, help="Length of the steady stretch.")
+@click.option("--seed", default=1, show_default=True, help="Seed of the traffic.")
 def demo(updates: int, queries: int, users: int, seconds: float, seed: int) -> None:
-    """Sample traffic through a real Kafka, a worker and a real Cassandra; then the proof."""
-    with command("read-states-demo-") as owner:
-        stack = owner.stack(progress=say)
-        same = run(stack, owner.folder, updates, queries, users, seconds, seed)
-    say("stopped: nothing is left running")
+    """Traffic through a real Kafka, a worker and a real Cassandra; then the proof."""
+    begin = time.monotonic()
+    scale = Scale(updates, queries, users, seconds, PARTITIONS)
+    absent = range(ABSENT_FROM, ABSENT_FROM + scale.absent)
+    with command("read-states-demo-") as owner, Sender(seed, users, absent) as sender:
+        stretches.make_ahead(sender, scale)  # while the servers start
+        stack = owner.stack(progress=say, brief=True)
+        same = run(stack, owner.folder, scale, sender, Traffic(seed, users, absent))
+    say(f"stopped after {time.monotonic() - begin:.0f} s: nothing is left running")
+    if same:
+        say(NEXT)
     sys.exit(0 if same else 1)
 
 
-def run(
-    stack: Stack,
-    folder: Path,
-    updates: int,
-    query_count: int,
-    users: int,
-    seconds: float,
-    seed: int,
-) -> bool:
-    """The traffic on a running stack; True if Cassandra equals the oracle."""
+def run(stack: Stack, folder: Path, scale: Scale, sender: Sender, traffic: Traffic) -> bool:
+    """The stretches on a running stack; True if the proof succeeds."""
     env = {
         **stack.env(),
         "READ_STATES_FLUSH_DELAY_S": str(FLUSH_DELAY_S),
         "READ_STATES_CACHE_STATES": str(CACHE_STATES),
-        "READ_STATES_USER_STATES_MAX": "1000",
+        "READ_STATES_USER_STATES_MAX": str(USER_STATES_MAX),
         "READ_STATES_CACHE_DIR": str(folder / "tables"),
     }
     settings = Settings.load(env)
     topics.create(settings, PARTITIONS, 1)
     store = Store(settings)
-    store.create_schema()
-    store.prepare()
-    worker = WorkerProcess(env, folder / "worker.log").start()
+    worker = WorkerProcess(env, folder / "worker.log")
     try:
-        worker.wait_ready()
-        say(
-            f"worker ready{'' if COMPILED else ' (no C compiler: its table is plain Python)'}; "
-            f"{updates:,} updates and {query_count:,} queries of {users:,} users, "
-            f"seed {seed}"
-        )
-        traffic = Traffic(seed, users)
-        sender = Sender(settings, seed, users, updates, seconds)
-        start = time.monotonic()
-        queries = asyncio.run(
-            _drive(settings, traffic, sender, worker, updates, query_count, seconds)
-        )
-        sender.join()
-        ends = log_ends(settings)
-        took_s = time.monotonic() - start
-        durable_s = wait_durable(settings, ends)
-        seen = worker.metrics()
-        say("")
-        report(seen, sender, queries, took_s, durable_s)
-        say("  checking      every read state in Cassandra against a fold of the log …")
-        oracle = fold_log(settings, ends)
-        count, differences = compare(store, oracle)
+        store.create_schema()
+        store.prepare()
+        worker.start()
+        try:
+            worker.wait_ready()
+            say(f"worker ready{'' if COMPILED else ' (no C compiler: its table is plain Python)'}")
+            with _world(stack, settings, worker, scale, sender, traffic) as world:
+                seen = _stretches(world, store)
+            count, problems = prove(world, store)
+        finally:
+            status = worker.stop()
     finally:
-        status = worker.stop()
         store.close()
-    for difference in differences[:5]:
-        say(f"  DIFFERENT: {difference}")
-    answered = len(queries.seconds) >= EXPECT_QUERIES_SHARE * query_count
-    good = not differences and answered and not sender.failed and status == 0
-    bad = int(seen["read_states_dead_letters_total"])
-    if bad < oracle.bad:
-        say(f"  DIFFERENT: {oracle.bad} bad records in the log, {bad} dead letters")
-        good = False
+    problems += _unanswered(seen)
+    if status:
+        problems.append(f"the worker ended with exit status {status}")
+    for problem in problems[:5]:
+        say(f"  {problem}")
     say(
-        f"  {'EQUAL' if good else 'NOT EQUAL'}: {count:,} read states of "
-        f"{len(oracle.users):,} users, {len(differences)} differences; worker exit {status}"
+        f"  {'NOT EQUAL' if problems else 'EQUAL'}: {count:,} read states in Cassandra and in the "
+        f"fold, {len(problems)} differences or errors"
     )
-    return good
+    return not problems
 
 
-async def _drive(
+@contextmanager
+def _world(
+    stack: Stack,
     settings: Settings,
-    traffic: Traffic,
-    sender: Sender,
     worker: WorkerProcess,
-    updates: int,
-    query_count: int,
-    seconds: float,
-) -> Queries:
-    sender.start()
-    watching = asyncio.create_task(watch(worker, sender, updates))
-    queries = await ask(settings, traffic, query_count, seconds)
-    await asyncio.to_thread(sender.join)
-    watching.cancel()
-    return queries
+    scale: Scale,
+    sender: Sender,
+    traffic: Traffic,
+) -> Iterator[World]:
+    sender.connect(settings)
+    pids = {one.role: one.pid or 0 for one in stack.status().processes}
+    pids |= {"worker": worker.pid, "producer": sender.pid, "asking": os.getpid()}
+    with BlockingClient(
+        settings.kafka_bootstrap,
+        f"{settings.topic_prefix}.replies.demo",
+        topic_prefix=settings.topic_prefix,
+        create_reply_topic=True,
+    ) as client:
+        yield World(settings, scale, worker, sender, Machine(pids), client, traffic)
+
+
+def _stretches(world: World, store: Store) -> list[Seen]:
+    """The warm-up and the three stretches; each is reported when it is over."""
+    settings = world.settings
+    residents = world.traffic.user_ids[:RESIDENTS]
+    with Progress() as progress:
+        while not world.sender.wait(0.1):
+            progress("making the records of all stretches")
+    stretches.fill(world)
+    with ExitStack() as open_:
+        ours = open_.enter_context(loop(settings, RESIDENT, settings.queries_topic))
+        others = open_.enter_context(loop(settings, ABSENT, settings.queries_topic))
+        queries = Questions(ours, [query(user_id) for user_id in residents])
+        with Progress() as progress:
+            world.questions[RESIDENT] = queries
+            first = stretches.make_resident(world, progress)
+        size = sum(map(len, first.bodies)) // max(1, len(first.bodies))
+        echo, echo_pid = open_.enter_context(bare_echo(settings, PARTITIONS, size))
+        world.machine.add("echo", echo_pid)
+        absent = list(world.traffic.absent)
+        middle = len(absent) // 2
+        world.questions |= {
+            ECHO: Questions(echo, queries.queries),
+            ABSENT: Questions(others, [query(user_id) for user_id in absent]),
+            SELECT: Questions(Selects(store), absent[middle:] + absent[:middle]),
+        }
+        rate = stretches.trial(world)
+        seen = [stretches.steady(world, rate)]
+        _print(report.steady(seen[-1], rate))
+        seen.append(stretches.burst(world))
+        _print(report.burst(seen[-1]))
+        seen.append(stretches.storm(world))
+        _print(report.storm(seen[-1]))
+    return seen
+
+
+def _print(lines: Iterator[str]) -> None:
+    for line in lines:
+        say(line)
+
+
+def prove(world: World, store: Store) -> tuple[int, list[str]]:
+    """Fold the log and compare; how many read states there must be, and what is wrong."""
+    settings, worker = world.settings, world.worker
+    ends = log_ends(settings, PARTITIONS)
+    begin = time.monotonic()
+    say(f"proof: a fold of all {sum(ends.values()):,} records against every row in Cassandra")
+    with Progress() as progress:
+        oracle = fold_log(settings, ends, progress)
+        wait_durable(settings, ends, progress)
+        count, problems = compare(store, oracle, progress)
+    say(f"  took {time.monotonic() - begin:.0f} s")
+    if world.sender.failed:
+        problems.append(f"{world.sender.failed:,} updates were not taken by Kafka")
+    bad = int(worker.metrics()["read_states_dead_letters_total"])
+    if bad < oracle.bad:  # a worker that was replayed may have made one twice
+        problems.append(f"{oracle.bad:,} bad records in the log, {bad:,} dead letters")
+    return count, problems
+
+
+def _unanswered(seen: list[Seen]) -> list[str]:
+    """What is wrong with the answers: some may be late on a busy machine, but not many."""
+    errors: dict[str, int] = {}
+    asked = answered = 0
+    for stretch in seen:
+        for kind in (RESIDENT, ABSENT):
+            if kind in stretch.asked:
+                one = stretch.asked[kind]
+                for code, count in errors_in(one).items():
+                    errors[code] = errors.get(code, 0) + count
+                asked += len(one.seconds) + one.unanswered
+                answered += len(one.seconds)
+    wrong = sum(errors.values())
+    if asked and (answered - wrong + errors.get("no reply", 0)) < EXPECT_ANSWERED_SHARE * asked:
+        return [f"of {asked:,} queries {wrong:,} were not answered as they should be: {errors}"]
+    return []
 
 
 if __name__ == "__main__":
