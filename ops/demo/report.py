@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ..bench.asking import Asked, quantile
 from .asking import ABSENT, ECHO, RESIDENT, SELECT
 from .machine import load
-from .stretches import LOADED, Seen
+from .stretches import BUSY_MAX, LOADED, Seen
 
 SHARES = (0.5, 0.99)
 NAMES = {
@@ -31,6 +31,8 @@ def steady(seen: Seen, rate: int) -> Iterator[str]:
     each = len(seen.asked[RESIDENT].seconds)
     yield f"steady: {rate:,} updates per second, {each:,} queries of each kind"
     yield from _machine(seen)
+    if seen.busy is not None and seen.busy.share > BUSY_MAX:
+        yield "  busier than two thirds: a time is mostly the wait for a processor; see the ratios"
     yield from _table(seen, (RESIDENT, ECHO), (ABSENT, SELECT))
     yield from _counts(seen)
 

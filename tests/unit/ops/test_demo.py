@@ -6,6 +6,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,9 @@ def test_the_steady_report_has_each_figure_and_its_ratio() -> None:
         busy=Busy(0.5, {"worker": 0.1}),
     )
     lines = list(report.steady(seen, 50))
+    assert not any("busier" in line for line in lines)
+    crowded = replace(seen, busy=Busy(0.67, {}))
+    assert any("busier than two thirds" in line for line in report.steady(crowded, 50))
     table = {line[2:32].strip(): line[32:].split() for line in lines if line.startswith("  ")}
     assert table["query, user in the table"] == ["2.00", "6.00", "2.00", "×", "3.00", "×"]
     assert table["bare echo of as many bytes"] == ["1.00", "2.00"]
