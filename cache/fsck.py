@@ -16,11 +16,11 @@ from pathlib import Path
 from . import layout
 from .image import Image, NotATableFileError, State, User, checksum, key_hash
 
-PROBLEMS_MAX = 100  # a damaged file breaks invariants thousands of times; the first ones suffice
+PROBLEMS_MAX = 100  # a damaged file may break invariants thousands of times; the first are enough
 
 
 def problems(image: Image, saved: bool) -> Iterator[str]:
-    """Every broken invariant. `saved`: the header's counts and list ends are current."""
+    """Yield broken invariants. `saved`: the header's counts and list ends are current."""
     if image.clean:
         body = zlib.crc32(image.data[layout.HEADER_BYTES :])
         if zlib.crc32(image.data[layout.AT_TOPIC_ID : layout.AT_CRC], body) != image.crc:
@@ -95,7 +95,7 @@ def _index(image: Image) -> Iterator[str]:
 def _reach(image: Image) -> list[int]:
     """For each place, the number of filled entries right before it. Needs an empty entry."""
     filled = [0] * image.entries
-    for step in range(2 * image.entries):  # twice round: runs may wrap
+    for step in range(2 * image.entries):  # go round twice, because a run may wrap
         place = step % image.entries
         filled[place] = filled[place - 1] + 1 if image.index[place - 1] else 0
     return filled

@@ -32,7 +32,7 @@ class NotATableFileError(Exception):
 
 @dataclass(frozen=True)
 class User:
-    """A user slot as it stands."""
+    """A user slot as it is in the file."""
 
     user_id: int
     floor: int
@@ -52,7 +52,7 @@ class User:
 
 @dataclass(frozen=True)
 class State:
-    """A state slot as it stands; of a free slot only `next` and `status` mean something."""
+    """A state slot as it is in the file; in a free slot only `next` and `status` have meaning."""
 
     channel_id: int
     last_message_id: int
@@ -95,13 +95,13 @@ class Image:
         self.state: dict[int, State] = {}
         self.vacant: dict[int, int] = {}  # free slot: the next free one
         self.remains: list[int] = []  # free slots that are not zero but for their link
-        self.odd: dict[int, int] = {}  # slot: its status, which is no possible one
+        self.odd: dict[int, int] = {}  # slot: its status, which is not a possible one
         for slot in range(1, self.slots):
             self._decode(slot)
 
     @property
     def clean(self) -> bool:
-        """True if the file was closed clean, and not in use, left by a death, or given up."""
+        """True if the file was closed clean: it is not in use, left by a death, or given up."""
         return bool(self.left == layout.CLOSED_CLEAN)
 
     def _decode(self, slot: int) -> None:

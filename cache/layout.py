@@ -24,7 +24,7 @@ Header (byte_offset, type, meaning):
     168 q    dirty head (oldest)     176 q  dirty tail
     184 q    first free slot         192 q  free slots
     200 q    slots ever used: those above were never touched and are on no list
-    208 u32  CRC-32 of all after the header, then of bytes 16-207; written by a clean close
+    208 u32  CRC-32 of everything after the header, then bytes 16-207; written by a clean close
     216 36s  boot ID of the machine that wrote it
     256 q    position with every bit inverted, stored after it
 
@@ -50,13 +50,13 @@ Hash, modulo 2^64:  mix(a, b): x = a * C1;  x ^= x >> 32 ^ b;  x *= C2;  x ^= x 
     C1 9e3779b97f4a7c15   C2 c2b2ae3d27d4eb4f   C3 165667b19e3779f9   C4 d6e8feb86659fd93
     C5 a0761d6478bd642f   C6 e7037ed1a0b428db   C7 8ebc6af09c88c6e3
 A user's hash is mix(user_id, 0), a state's mix(channel_id, (owner << 8 | read_state_type) + 1). Its
-entry is at place (hash >> 32) * entries >> 32, or in the first ones after it (0 follows the last)
-with no empty entry between.
-Checksums: with the 64-bit numbers by their byte_offset, a user's and a state's sum are
+entry is at place (hash >> 32) * entries >> 32, or at a later one (0 follows the last) with no empty
+entry in between.
+Checksums: with @n for the 64-bit number at byte_offset n, a user's sum and a state's sum are
     @0 * C1 + @8 * C2 + @16 * C3 + @24 * C4 + (byte @60 << 8 | status & (USER | PARTIAL)) * C7
     @0 * C1 + @8 * C2 + @16 * C3 + @24 * C4 + @32 * C5 + @40 * C6
         + (owner << 16 | read_state_type << 8 | status) * C7
-and the checksum the upper 16 bits of (sum ^ sum >> 32) * C1.
+and the checksum is the upper 16 bits of (sum ^ sum >> 32) * C1.
 
 Invariants:
     I1  every slot below "ever used" is free and on the free list, a user, or a state: exactly one.
@@ -64,14 +64,14 @@ Invariants:
     I2  every user and every state is found through the index, and the index holds nothing else.
     I3  every state's owner is a user, and it is on that user's list exactly once.
     I4  every user is on the LRU list exactly once.
-    I5  a user has QUEUED exactly if it is on the dirty queue; then it has a first_version and is
+    I5  a user is QUEUED if and only if it is on the dirty queue; then it has a first_version and is
         not IN_FLIGHT.
     I6  a dirty state's user is QUEUED or IN_FLIGHT; so is a user with a delete_version.
     I7  a tombstone is dirty.
     I8  the header's counts are those of the slots.
     I9  every checksum is right.
-    I10 a user's live count is the number of its states that are no tombstones.
-    I11 no user is PARTIAL: being brought in or evicted, not all of its read states are there.
+    I10 a user's live count is the number of its states that are not tombstones.
+    I11 no user is PARTIAL, that is, being brought in or evicted, with some read states missing.
     I12 no state is older than its user's delete_version.
     I13 the position and its inverse agree.
 
@@ -79,28 +79,28 @@ After a death (SIGKILL, out of memory) the pages hold the stores that were made,
 instant, so any prefix of an operation's stores may be found. Links, the index, counts, list ends,
 QUEUED, IN_FLIGHT and the first_version of writes that were under way are then not trusted: they
 follow from the rest (`rebuild.py`). The rest is right or known to be wrong, because
-    - a slot is sealed by its checksum: half a change has a wrong one, half a freed slot is not zero
-      (one in 65,536 of such moments, some ns long each, passes). The file is dropped;
+    - a slot is sealed by its checksum: a half-changed slot has a wrong one, and a half-freed slot
+      is not zero (one in 65,536 of such moments, each a few ns long, passes). The file is dropped;
     - a read state without its user is damage, too;
-    - a user is PARTIAL until the last of its read states has come (O1), and from before the first
-      one goes (O2: else its count would be wrong, and the file dropped). A PARTIAL user is clean:
-      it is evicted;
+    - a user is PARTIAL until its last read state has come (O1), and again before its first one goes
+      (O2: otherwise its count would be wrong, and the file dropped). A PARTIAL user is clean: it is
+      evicted;
     - a deletion of a user is noted in delete_version before the first read state goes (O3): older
       read states that are still there go too;
-    - a deletion of a read state raises its user's floor first (O4): when the event is folded again,
-      the tombstone's version says that it was, and the floor is not looked at;
-    - a read state is dirty with its new value, by the same checksum, until Cassandra has it, and it
-      names its owner. The user's place in the queue follows from it;
-    - several entries of one event are sealed one by one; the event is folded again, since the
-      position is stored when all of it is done, and each entry's version says whether it was.
+    - a deletion of a read state raises its user's floor first (O4): if the event is folded again,
+      the tombstone's version shows that it was applied, and the floor is not raised again;
+    - a read state is dirty with its new value, under the same checksum, until Cassandra has it, and
+      it names its owner. The user's place in the queue follows from it;
+    - several entries of one event are sealed one by one. The event is folded again, because the
+      position is stored after all of it; each entry's version shows whether it was applied.
 
 A compiler may make stores in another order than the program text has them. That is harmless within
-a slot, because of the checksum, and between two slots but for these pairs:
+a slot, because of the checksum, and between two slots except for these pairs:
     O1  insert       the last read state is sealed       before  PARTIAL is taken from its user
     O2  evict        PARTIAL is sealed                   before  the first read state is freed
     O3  delete_user  delete_version is sealed            before  the first read state is freed
     O4  delete       the raised floor is sealed          before  the tombstone is sealed
-    O5  any          everything a slice does             before  the position moves behind it
+    O5  any          everything a slice does             before  the position moves past it
 In O1-O4 `table.py` has a `store_barrier()` between the two. In O5 they are separate calls from the
 interpreter, across which no compiler moves a store. The order of the processor does not matter: a
 process that dies has made all stores of the instructions it executed.
@@ -134,7 +134,7 @@ USER, STATE, DIRTY, TOMBSTONE, QUEUED, IN_FLIGHT, PARTIAL = 1, 2, 4, 8, 16, 32, 
 
 
 class Field(NamedTuple):
-    """A field of a slot: where it stands, and its type as `memoryview.cast` names it."""
+    """A field of a slot: where it is, and its type as `memoryview.cast` names it."""
 
     byte_offset: int
     type: str
@@ -179,8 +179,8 @@ class TableDamaged(Exception):
 def views(buffer: object) -> dict[str, memoryview]:
     """Views of a table file by name; those of FIELDS are indexed by slot number.
 
-    Besides: `words` and `links`, all slots as numbers of 64 and of 32 bits; `index`; `header`, as
-    numbers of 64 bits; `whole`, the bytes. A slot or an index entry that does not exist raises
+    Further views: `words` and `links`, all slots as 64-bit and as 32-bit numbers; `index`;
+    `header`, as 64-bit numbers; `whole`, the bytes. A missing slot or index entry raises
     IndexError. The caller releases all views. Raises TableDamaged if the header's sizes are not
     the buffer's.
     """
@@ -197,7 +197,7 @@ def views(buffer: object) -> dict[str, memoryview]:
 
 
 def no_views() -> dict[str, memoryview]:
-    """The same views of no file: what a table has once it is closed."""
+    """The same views of no file, for a table that is closed."""
     nothing = memoryview(bytearray(SLOT_BYTES))
     return _named(nothing, nothing.cast("I"), nothing.cast("q"), memoryview(b""))
 

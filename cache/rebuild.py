@@ -3,13 +3,13 @@
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
 """Makes index, lists and counts of a table file anew, before a `Table` works on it.
 
-`rebuild` is for the table of a process that died: what was under way is finished or undone
+`rebuild` is for the table of a process that died: it finishes or undoes what was under way
 (layout.py, "After a death").
 
-Plain Python that Cython compiles as it stands, like `table.py`: a start looks at every slot of
-millions. It works on the buffer alone, the counts and list ends in its header included. Hash and
-look-ups are the table's, in a copy of their own, since calls between two compiled modules are not
-inlined; `tests/unit/cache/test_definitions.py` holds all copies to the same text.
+This is plain Python that Cython compiles as it stands, like `table.py`, because a start looks at
+millions of slots. It works on the buffer alone, including the counts and list ends in its header.
+The hash and the look-ups are copies of the table's, because calls between two compiled modules are
+not inlined; `tests/unit/cache/test_definitions.py` checks that all copies have the same text.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ _C3 = cython.declare(u64, 0x165667B19E3779F9)
 def rebuild(buffer: object) -> None:
     """Make the table of a process that died whole again; `verify` and `Table.recover` come next.
 
-    Raises TableDamaged where a slot is not right: drop the file. O(slots).
+    Raises TableDamaged if a slot is not right: drop the file. O(slots).
     """
     views = layout.views(buffer)
     whole, passes = slots.Slots(views), Rebuild(views)
@@ -193,7 +193,7 @@ class Rebuild:
     @cython.inline
     @cython.exceptval(-1)
     def _after(self, slot: i64, steps: i64) -> i64:
-        """What follows a state on its user's list, `steps` from the list's head, or 0."""
+        """The next state on the user's list, or 0; `steps` counts from the list's head."""
         if steps >= self.slots:
             raise TableDamaged("I3: a user's list does not end")
         return self._next[slot]
@@ -223,7 +223,7 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _reset_users(self) -> cython.int:
-        """Take from each user what is not believed."""
+        """For each user, clear the fields that are not trusted."""
         slot: i64
         status: cython.int
         for slot in range(1, self._used):
@@ -241,7 +241,7 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _wipe_states(self) -> cython.int:
-        """A read state goes with its user, if that is PARTIAL, or with the user's deletion."""
+        """Wipe the read states of PARTIAL users, and those older than their user's deletion."""
         slot: i64
         status: cython.int
         owner: i64
@@ -254,7 +254,7 @@ class Rebuild:
                 raise TableDamaged(f"I3: the state in slot {slot} has no user")
             if self._status[owner] & _PARTIAL:
                 if status & _DIRTY:
-                    raise TableDamaged(f"I11: slot {slot} is dirty, its user is PARTIAL")
+                    raise TableDamaged(f"I11: slot {slot} is dirty, but its user is PARTIAL")
                 self._wipe(slot)
             elif self._version[slot] < self._delete_version[owner]:
                 self._wipe(slot)
@@ -269,7 +269,7 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _fill_index(self) -> cython.int:
-        """Users first, for states are put on their lists as they come."""
+        """Index users first, because each state is put on its user's list at once."""
         place: i64
         slot: i64
         for place in range(self._entries):
@@ -307,7 +307,7 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _count_again(self) -> cython.int:
-        """The read states of users whose deletion may have been cut short."""
+        """Count the read states of users whose deletion may have been cut short."""
         user: i64
         for user in range(1, self._used):
             if self._status[user] & _USER and self._delete_version[user]:

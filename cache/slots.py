@@ -3,12 +3,12 @@
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
 """The passes over a table's slots that need no index, for `rebuild.py` and `verify.py`.
 
-Each slot by itself: its status (I1) and its checksum (I9). And the lists that lead through all
-slots: LRU, dirty queue and free list, which are made anew (`rebuild`) or checked (`verify`).
+They check each slot by itself: its status (I1) and its checksum (I9). They also make anew
+(`rebuild`) or check (`verify`) the lists that lead through all slots: LRU, dirty queue, free list.
 
-Plain Python that Cython compiles as it stands, like `table.py`: a start looks at every slot of
-millions. The checksum is the table's, in a copy of its own, since calls between two compiled
-modules are not inlined; `tests/unit/cache/test_definitions.py` holds both to the same text.
+This is plain Python that Cython compiles as it stands, like `table.py`, because a start looks at
+millions of slots. The checksum is a copy of the table's, because calls between two compiled modules
+are not inlined; `tests/unit/cache/test_definitions.py` checks that both have the same text.
 """
 
 import cython  # type: ignore[import-untyped]  # it publishes none
@@ -80,7 +80,7 @@ class Slots:
     # -- each slot by itself ------------------------------------------------------------------
 
     def check(self) -> int:
-        """I1 and I9 of every slot; returns the number behind the last one that is not free."""
+        """Check I1 and I9 of every slot; returns the number after the last one that is not free."""
         slot: i64
         used: i64 = 1
         for slot in range(1, self.slots):
@@ -92,7 +92,7 @@ class Slots:
     @cython.cfunc
     @cython.exceptval(-1)
     def _check_status(self, slot: i64) -> cython.int:
-        """I1 of one slot: returns its status."""
+        """Check I1 of one slot; returns its status."""
         word: i64
         status: cython.int = self._status[slot]
         if status == 0:
@@ -146,7 +146,7 @@ class Slots:
     # -- lists, made anew ---------------------------------------------------------------------
 
     def rebuild_lru(self, users: i64) -> int:
-        """Link the users in the order of the LRU, PARTIAL ones go; returns how many are left."""
+        """Link the users in LRU order, and remove PARTIAL ones; returns how many are left."""
         user: i64 = self._find_lru(users)
         head: i64 = 0
         last: i64 = 0
@@ -171,7 +171,7 @@ class Slots:
     @cython.cfunc
     @cython.exceptval(-1)
     def _find_lru(self, users: i64) -> i64:
-        """The warm end of the LRU; where the list is not whole, of one made by slot number."""
+        """The warm end of the LRU; if the list is broken, of a new one made by slot number."""
         user: i64
         head: i64 = 0
         for user in range(1, self._used):
@@ -186,7 +186,7 @@ class Slots:
         return head
 
     def rebuild_free_list(self) -> None:
-        """Link the free slots among those that were used."""
+        """Link the free ones among the slots that were ever used."""
         slot: i64
         head: i64 = 0
         free: i64 = self.slots - self._used
@@ -203,10 +203,10 @@ class Slots:
     @cython.cfunc
     @cython.exceptval(-2)
     def _walk(self, word: i64, user: i64, expected: i64, member: cython.int) -> i64:
-        """The last one of a list of users, by their links; 0 if it is empty.
+        """The last user of a list, found by its links; 0 if the list is empty.
 
-        `word`: that of the links; `user`: the head. _BROKEN where the list does not hold `expected`
-        users, each with the status bit `member`, linked there and back.
+        `word`: the word of the links; `user`: the head. Returns _BROKEN if the list does not hold
+        `expected` users, each with the status bit `member` and linked in both directions.
         """
         before: i64 = 0
         steps: i64 = 0
@@ -221,7 +221,7 @@ class Slots:
         return before if steps == expected else _BROKEN
 
     def verify_free_list(self) -> None:
-        """I1 of the free list."""
+        """Check I1 of the free list."""
         slot: i64 = self._header[layout.AT_FREE_HEAD // 8]
         steps: i64 = self.slots - self._used
         while slot:
@@ -235,12 +235,12 @@ class Slots:
             raise TableDamaged("I1: a free slot is not on the free list")
 
     def verify_users_lists(self) -> None:
-        """I4 and I5."""
+        """Check I4 and I5."""
         header: i64[:] = self._header
         users: i64 = header[layout.AT_USERS // 8]
         last: i64 = self._walk(_WARM, header[layout.AT_LRU_HEAD // 8], users, _USER)
         if last == _BROKEN or last != header[layout.AT_LRU_TAIL // 8]:
-            raise TableDamaged("I4: the LRU does not hold every user once, there and back")
+            raise TableDamaged("I4: the LRU does not hold every user once, linked both ways")
         queued: i64 = header[layout.AT_DIRTY_USERS // 8]
         last = self._walk(_OLDEST, header[layout.AT_DIRTY_HEAD // 8], queued, _QUEUED)
         if last == _BROKEN or last != header[layout.AT_DIRTY_TAIL // 8]:

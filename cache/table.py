@@ -37,16 +37,16 @@ The index `_index` is probed linearly from `hash * entries >> 32`; removal shift
 instead of leaving marks. List ends and counts live in the object and go to the header in `save`.
 
 The life of a change: a fold method marks the state DIRTY and queues its user; `take` gives the
-user's dirty rows to be written, and the user is then IN_FLIGHT; `written` clears DIRTY where the
+user's dirty rows to be written, and the user is then IN_FLIGHT; `written` clears DIRTY if the
 version is still the one that was written, and frees tombstones; a change that came meanwhile queues
 the user again.
 
 The invariants I1-I13 are in layout.py. Where one rests on the order of two stores (O1-O4 in "After
 a death"), there is a `store_barrier()` between them, and nowhere else.
 
-Compiled methods say by their result that they raised (`exceptval`), so that callers need not ask
-the interpreter after each call: no method returns -1 otherwise, and `_load` does not return -2
-otherwise. That is why methods without a result return an int, which is 0.
+Compiled methods report an exception by their return value (`exceptval`), so that callers need not
+ask the interpreter after each call. That value is -1, or -2 for `_load`, and means nothing else.
+That is why methods without a result return an int, which is 0.
 """
 
 import cython  # type: ignore[import-untyped]  # it publishes none
@@ -96,9 +96,9 @@ _QUEUED = cython.declare(cython.int, layout.QUEUED)
 _IN_FLIGHT = cython.declare(cython.int, layout.IN_FLIGHT)
 _PARTIAL = cython.declare(cython.int, layout.PARTIAL)
 
-# The ends of the two lists of users. The number of an end is the word of a user slot (32 bits)
-# whose links lead away from that end; `_ends[end]` is the user at that end. `end ^ 1` is the other
-# end of the same list.
+# The ends of the two lists of users. An end's number is the index of the 32-bit word in a user slot
+# that links to the next user away from that end. `_ends[end]` is the user at that end, and
+# `end ^ 1` is the other end of the same list.
 _WARM = cython.declare(i64, layout.FIELDS["colder"].byte_offset // 4)
 _COLD = cython.declare(i64, layout.FIELDS["warmer"].byte_offset // 4)
 _OLDEST = cython.declare(i64, layout.FIELDS["younger"].byte_offset // 4)
@@ -479,7 +479,7 @@ class Table:
     @cython.inline
     @cython.exceptval(-1)
     def _after(self, slot: i64, steps: i64) -> i64:
-        """What follows a state on its user's list, `steps` from the list's head, or 0."""
+        """The next state on the user's list, or 0; `steps` counts from the list's head."""
         if steps >= self.slots:
             raise TableDamaged("I3: a user's list does not end")
         return self._next[slot]
@@ -533,11 +533,11 @@ class Table:
         self._touch(user)
 
     def insert(self, user_id: i64, floor: i64, cold: cython.bint, rows: object = ()) -> int:
-        """Make a user resident, with all its read states as the database has them, clean.
+        """Make a user resident and clean, with all its read states as the database has them.
 
         `cold`: at the cold end of the LRU. `rows`: ReadState tuples of `schemas.replies`. Raises
         TableFull, and ValueError for a user who is resident, a number that its field cannot hold
-        or a read state given twice; nothing of the user is there then. O(rows).
+        or a read state given twice; after an error nothing has been inserted. O(rows).
         """
         if self.find(user_id):
             raise ValueError(f"user {user_id} is resident")
@@ -566,7 +566,7 @@ class Table:
     def _load(self, user: i64, row: tuple, before: i64) -> i64:
         """Load one row; returns its new slot, or _UNORDERED if the rows are not in order.
 
-        `before`: the slot of the row before, or 0. Rows in order, as the database has them, are
+        `before`: the slot of the previous row, or 0. Rows in order, as the database has them, are
         not looked up, because none of them can be there twice.
         """
         kind: i64 = row[0]
@@ -639,7 +639,7 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _prefetch_states(self, slot: i64) -> cython.int:
-        """Read the memory that `_index_drop` needs for a list's first states: misses overlap."""
+        """Load what `_index_drop` needs for a list's first states, so that cache misses overlap."""
         count: i64 = 0
         index: i64
         step: i64
@@ -652,7 +652,7 @@ class Table:
             slot = self._next[slot]
         for index in range(count):
             place = self._prefetched[index]
-            for step in range(4):  # as far as a probe and the shift behind it mostly go
+            for step in range(4):  # a probe and its shift seldom go further
                 if place + step < self._entries:
                     sink ^= self._channel_id[self._index[place + step]]
         self._prefetch_sink = sink
@@ -764,7 +764,7 @@ class Table:
     def write_failed(self, user: i64, first_version: i64, since_ms: i64) -> None:
         """The rows of `take` must be written again: put the user at the head of the queue.
 
-        `first_version`, `since_ms`: their values at `take`, older than any change since then.
+        `first_version`, `since_ms`: the values at `take`; they are older than any change since.
         """
         if not self._status[user] & _IN_FLIGHT:
             raise ValueError(f"nothing of slot {user} is being written")
@@ -778,8 +778,8 @@ class Table:
         """After opening a used file: queue every user not known to be in the database.
 
         `first_version`: the version of the committed offset. The first versions of writes that were
-        under way are lost, but none of them is older. The users wait from `now_ms` on. Returns how
-        many users are queued: each of them holds back the commit. O(users).
+        under way are lost, but none of them is older. The users' wait counts from `now_ms`. Returns
+        how many users are queued: each of them holds back the commit. O(users).
         """
         user: i64 = self._ends[_WARM]
         steps: i64 = 0
@@ -813,7 +813,7 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _open(self, user: i64, kind: i64, channel_id: i64, value: i64, version: i64) -> i64:
-        """The slot of a live state to change, made if it is missing; or minus the refusal.
+        """The slot of a live state to change, added if it is missing; or a refusal's negated code.
 
         `value`: the value that the event would set. A missing state is not made for a value of 0.
         """
@@ -840,7 +840,7 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _find_alive(self, user: i64, kind: i64, channel_id: i64, version: i64) -> i64:
-        """The slot of a live state to change, or minus the refusal if there is none."""
+        """The slot of a live state to change; if there is none, a refusal's negated code."""
         slot: i64 = self._find_state(user, kind, channel_id)
         if version <= (self._version[slot] if slot else self._delete_version[user]):
             return -_REPLAYED
@@ -1016,12 +1016,12 @@ class Table:
     @cython.ccall
     @cython.exceptval(-1)
     def fold_run(self, events: i64[:], count: i64, codes: cython.uchar[:]) -> i64:
-        """Find the user of each event, touch it if it is an ack, fold it; returns how many.
+        """Fold events into their users; an ack also touches its user. Returns how many were taken.
 
         `events`: eight numbers each, as `schemas/fast_decoder.py` has them. `codes` get the result
         of `ack` or `mention`, or ABSENT. Stops before an event that finds no room. A block's events
-        are looked up together first, so that the processor waits for their memory once and not for
-        one after the other.
+        are looked up together first, so that the processor waits for their memory once, instead of
+        once for each event.
         """
         begin: i64 = 0
         index: i64
@@ -1098,7 +1098,7 @@ class Table:
         return bool(self._alive(self._find_state(user, kind, channel_id)))
 
     def get_some(self, user: i64, kind: i64, channel_ids: tuple) -> list:
-        """Those of the channels that the user has, in order. O(n log n).
+        """The user's read states of these channels, in order. O(n log n).
 
         Each is a tuple with the fields of `readstates.schemas.replies.ReadState`, as in `states`.
         """
@@ -1112,7 +1112,7 @@ class Table:
     def states(self, user: i64) -> list:
         """All read states of a user by type and channel. O(n), or O(n log n) after changes.
 
-        Rows are loaded in ascending order and put before one another, so the list is descending:
+        Rows are loaded in ascending order, each to the head of the list, so the list is descending:
         reversing it is enough unless later changes broke the order.
         """
         rows: list = []

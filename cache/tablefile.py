@@ -6,7 +6,7 @@ committed offset.
 
 Opening:
     0 remove a file that others may have read or written (`_shared`): a process that has it open
-      still could, whatever its mode becomes.
+      could still do so, whatever its mode becomes.
     1 lock the file (flock) for as long as it is mapped. The lock of a process that died is gone,
       but the lock of a stopped process is not. A process that does not get the lock works in a
       private file without a name, so two processes never share one.
@@ -14,13 +14,13 @@ Opening:
       the right checksum of the whole, or was left by a process that died since this boot of the
       machine, so that every store it made is there. Otherwise reserve the space anew before
       mapping, because a full tmpfs raises nothing and kills the process with SIGBUS.
-    3 map it, every page at once where the system can, and clear the mark "closed clean" (on
+    3 map it, every page at once if the system can, and clear the mark "closed clean" (on
       disk) before the first change.
     4 if its process died, trust only the slots and the position, and make the rest anew
       (`rebuild.py`).
     5 check the invariants of layout.py (`verify.py`); damage leads back to 2, with a new
       file.
-The owner knows the committed offset; it then queues the changes that were dirty or under way again
+The owner knows the committed offset; it then queues again the changes that were dirty or under way
 (`Table.recover`).
 Closing clean writes the checksum, then the mark. If a power cut keeps the mark and loses some of
 the rest, the checksum is wrong. A power cut while the file is open changes the boot ID.
@@ -115,7 +115,7 @@ def open_table(
 ) -> TableFile:
     """Open the table file at `path`, or make it, for `states` read states.
 
-    `now_ms`: the clock of the dirty queue (`Table.now_ms`). Where the file was used before
+    `now_ms`: the clock of the dirty queue (`Table.now_ms`). If the file was used before
     (`TableFile.warm`), call `Table.recover` next. Raises CacheDirFullError if there is no room for
     the file, and OSError if the folder is not usable. Reserving the space, or checking the whole
     content, costs some 50 ms for 200,000 read states.
@@ -269,7 +269,7 @@ def new_header(identity: TableIdentity, slots: int) -> bytes:
 
 
 def boot_id() -> bytes:
-    """An ID of this boot of the machine, 36 bytes; zeros where the kernel names none."""
+    """An ID of this boot of the machine, 36 bytes; zeros if the kernel names none."""
     try:
         text = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     except OSError:
@@ -295,7 +295,7 @@ def own_folder(path: Path) -> Path:
         may = "write in" if found.st_mode & 0o022 else "look into"
         why = (
             f"others may {may} it (mode {stat.S_IMODE(found.st_mode):o}): chmod 700, or name a "
-            "folder inside of it, which is then made"
+            "folder inside it, which is then made"
         )
     else:
         return path

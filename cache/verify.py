@@ -3,10 +3,10 @@
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
 """Checks the invariants I1-I13 of layout.py in a table file, before a `Table` works on it.
 
-Plain Python that Cython compiles as it stands, like `table.py`: a start looks at every slot of
-millions. It works on the buffer alone, the counts and list ends in its header included. Hash and
-look-ups are the table's, in a copy of their own, since calls between two compiled modules are not
-inlined; `tests/unit/cache/test_definitions.py` holds all copies to the same text.
+This is plain Python that Cython compiles as it stands, like `table.py`, because a start looks at
+millions of slots. It works on the buffer alone, including the counts and list ends in its header.
+The hash and the look-ups are copies of the table's, because calls between two compiled modules are
+not inlined; `tests/unit/cache/test_definitions.py` checks that all copies have the same text.
 """
 
 from typing import Any
@@ -35,9 +35,9 @@ _C3 = cython.declare(u64, 0x165667B19E3779F9)
 
 
 def verify(buffer: object) -> None:
-    """Raises TableDamaged, which names the invariant that does not hold: drop the file. O(slots).
+    """Check all invariants. Raises TableDamaged, which names a broken one: drop the file. O(slots).
 
-    Counts and list ends are those of the header: of a table in use call `Table.save` first.
+    Counts and list ends are those of the header: if the table is in use, call `Table.save` first.
     """
     views = layout.views(buffer)
     whole, passes = slots.Slots(views), Verify(views)
@@ -167,7 +167,7 @@ class Verify:
     @cython.inline
     @cython.exceptval(-1)
     def _after(self, slot: i64, steps: i64) -> i64:
-        """What follows a state on its user's list, `steps` from the list's head, or 0."""
+        """The next state on the user's list, or 0; `steps` counts from the list's head."""
         if steps >= self.slots:
             raise TableDamaged("I3: a user's list does not end")
         return self._next[slot]
@@ -218,7 +218,7 @@ class Verify:
             self._header[layout.AT_DIRTY_USERS // 8],
             self._header[layout.AT_FREE // 8],
         ):
-            raise TableDamaged("I8: the header's counts are not those of the slots")
+            raise TableDamaged("I8: the header's counts differ from those of the slots")
         if listed != states:
             raise TableDamaged("I3: a state is not on its user's list")
         self._verify_index(users + states)
@@ -237,7 +237,7 @@ class Verify:
         if status & _DIRTY:
             self._dirty += 1
             if not self._status[owner] & (_QUEUED | _IN_FLIGHT):
-                raise TableDamaged(f"I6: slot {slot} is dirty, its user is not")
+                raise TableDamaged(f"I6: slot {slot} is dirty, but its user is not")
         elif status & _TOMBSTONE:
             raise TableDamaged(f"I7: the tombstone in slot {slot} is clean")
         if not status & _TOMBSTONE:

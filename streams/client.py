@@ -36,10 +36,10 @@ T = TypeVar("T")
 
 PENDING_MAX = 10_000  # queries
 DEADLINE_S = 5.0
-START_TIMEOUT_S = 15.0  # of each question to the brokers at the start
+START_TIMEOUT_S = 15.0  # of each request to the brokers at the start
 DELIVERY_TIMEOUT_S = 30.0
 POLL_S = 0.1
-DRAIN_MESSAGES = 500  # replies that are taken together at most
+DRAIN_MESSAGES = 500  # the most replies that are taken at once
 REPLY_RETENTION_MS = 600_000  # of a reply topic that the client creates
 NOT_SHOWN_YET = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE}
 
@@ -100,9 +100,9 @@ class Client:
         await self.close()
 
     async def start(self) -> None:
-        """Connect to the brokers; the threads start.
+        """Connect to the brokers, and start the threads.
 
-        Raises ConnectionError, which says what is missing, within a few times START_TIMEOUT_S.
+        Raises ConnectionError within a few times START_TIMEOUT_S; it says what is missing.
         """
         self._loop = asyncio.get_running_loop()
         config = {
@@ -132,7 +132,7 @@ class Client:
         self._consumer = Consumer({**config, **self._config})
         partitions = self._partitions(self._reply_topic, "create it, or set create_reply_topic")
         for topic in (self._updates, self._queries):
-            self._partitions(topic, "check topic_prefix, or make it: readstates init")
+            self._partitions(topic, "check topic_prefix, or create the topics: readstates init")
         places = [TopicPartition(self._reply_topic, number) for number in partitions]
         for place in places:
             _, place.offset = self._consumer.get_watermark_offsets(place, timeout=START_TIMEOUT_S)
@@ -248,11 +248,11 @@ class Client:
     async def publish(self, event: events.Update) -> int:
         """Publish any event; returns its offset in `updates`, for `get(after_offset=…)`.
 
-        Returns when the brokers have it: about a millisecond beside their round trip, so publish
-        many at once rather than one after the other. Raises ValueError for an event that the
-        service would refuse (mend it), KafkaException where the brokers did not take it within
-        DELIVERY_TIMEOUT_S (publish it again), and BufferError where the producer's queue is full
-        (publish less at once). The methods below raise the same.
+        Returns when the brokers have it, which takes about a millisecond more than a round trip. So
+        publish many at once rather than one after the other. Raises ValueError for an event that
+        the service would refuse (correct it), KafkaException if the brokers did not take it within
+        DELIVERY_TIMEOUT_S (publish it again), and BufferError if the producer's queue is full
+        (publish less at once). The methods below raise the same errors.
         """
         value = encode_update(event)
         decode_update(value)
@@ -279,7 +279,7 @@ class Client:
         return await self.publish(events.MarkUnread(user_id, channel_id, message_id, mention_count))
 
     async def bulk_ack(self, user_id: int, acks: Iterable[tuple[int, int]]) -> int:
-        """1 … 1000 acks as one event, each `(channel_id, message_id)`: all are applied, or none."""
+        """Publish 1 … 1000 `(channel_id, message_id)` as one event: all are applied, or none."""
         entries = tuple((0, channel, message) for channel, message in acks)
         return await self.publish(events.BulkAck(user_id, entries))
 
@@ -320,7 +320,7 @@ def create_reply_topic(admin: AdminClient, name: str) -> None:
     end = time.monotonic() + START_TIMEOUT_S
     while error := admin.list_topics(name, timeout=START_TIMEOUT_S).topics[name].error:
         if error.code() not in NOT_SHOWN_YET or time.monotonic() > end:
-            raise ConnectionError(f"topic {name} was created and is not shown: {error.str()}")
+            raise ConnectionError(f"topic {name} was created but is not shown: {error.str()}")
         time.sleep(POLL_S)
 
 
@@ -337,7 +337,7 @@ def _blocking(
 
 
 class BlockingClient:
-    """`Client` for code without asyncio: the same methods, each waits for its result.
+    """`Client` for code without asyncio: the same methods, each of which waits for its result.
 
     Use it as a context manager, from any thread; its event loop runs in a thread of its own.
     """

@@ -14,7 +14,7 @@ from readstates.schemas.dead_letters import REASONS
 
 from .config import Settings
 
-# Nobody uses the time at which a series began, and it doubles the page.
+# Nobody uses the time at which a series began, which would double the page.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # of prometheus-client
 
 FINE = (
@@ -244,7 +244,7 @@ class OfPartition:
 
 
 def forget_partition(number: int, updates_topic: str, queries_topic: str) -> None:
-    """Drop a partition's gauges when it leaves this worker, as far as it has any."""
+    """Drop the gauges that a partition has when it leaves this worker."""
     # Older versions of prometheus_client raise KeyError for a series that is not there.
     label = str(number)
     for gauge in PARTITION_GAUGES:

@@ -64,7 +64,7 @@ def bench(benches: tuple[str, ...], quick: bool, report_dir: Path) -> None:
 
 
 def run(name: str, quick: bool, report_dir: Path, shared: Owner) -> tuple[Suite, bool]:
-    """One bench, and whether it ended by itself. What it started is gone then, but the shared."""
+    """Run one bench; True if it ended by itself. Only the shared servers are left afterwards."""
     module = importlib.import_module(f"readstates.ops.bench.{name}")
     begin, good = time.monotonic(), True
     with Owner("read-states-bench-") as own:

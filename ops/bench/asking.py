@@ -34,13 +34,13 @@ from .suite import Suite
 PARTITIONS = 8
 USERS = 2_000
 SEED = 5
-DEADLINE_S = 60  # as far away as may be: a late reply counts as late, not as none
+DEADLINE_S = 60  # as far away as possible: a late reply counts as late, not as none
 ANSWER_TIMEOUT_S = 30.0
 SESSION_TIMEOUT_S = "120"  # a worker is stopped while a backlog is made, and stays in its group
 DRAIN_MESSAGES = 500
 TIMEOUT_S = 60.0
 GAUGES_S = 1.1  # between two looks at gauges that change once per second
-PRODUCER = {  # as the service's own: a competent user's choice for little delay
+PRODUCER = {  # like the service's own: what a competent user sets for little delay
     "partitioner": "murmur2_random",
     "linger.ms": 0,
     "acks": "all",
@@ -52,15 +52,15 @@ PRODUCER = {  # as the service's own: a competent user's choice for little delay
 
 
 def servers(suite: Suite) -> dict[str, str]:
-    """The environment that leads to a Kafka and a Cassandra, started if they do not run.
+    """The environment for a Kafka and a Cassandra, which are started if they do not run.
 
-    In full, they are the bench's own, and gone at its end; the quick form has one pair for all.
+    The full form has its own pair, which is gone at its end; the quick form has one pair for all.
     """
     return suite.servers.stack("stack-of-queries", progress=suite.say).env()
 
 
 def prepare(suite: Suite, prefix: str) -> tuple[Settings, dict[str, str]]:
-    """Topics and keyspace of one worker's own; the environment that leads to them."""
+    """Make topics and a keyspace for one worker; returns its settings and its environment."""
     env = {
         **servers(suite),
         "READ_STATES_CACHE_DIR": str(suite.scratch / f"tables-{prefix}"),
@@ -79,12 +79,12 @@ def prepare(suite: Suite, prefix: str) -> tuple[Settings, dict[str, str]]:
 
 
 def flush_delay(suite: Suite) -> dict[str, str]:
-    """The default, or in the quick form less: what makes users resident is waited for."""
+    """The default, or less in the quick form, which waits until the residents are written out."""
     return {"READ_STATES_FLUSH_DELAY_S": "3"} if suite.quick else {}
 
 
 def make_topic(settings: Settings, name: str, partitions: int = 1) -> str:
-    """A topic whose timestamps are the broker's; it may be there already."""
+    """Make a topic whose timestamps are the broker's; it may exist already."""
     config = {"message.timestamp.type": "LogAppendTime", "retention.ms": "3600000"}
     admin = AdminClient(settings.librdkafka())
     (future,) = admin.create_topics([NewTopic(name, partitions, 1, config=config)]).values()
@@ -95,7 +95,7 @@ def make_topic(settings: Settings, name: str, partitions: int = 1) -> str:
 
 
 def send_all(settings: Settings, topic: str, records: Sequence[Record]) -> None:
-    """Produce records as fast as it goes, and wait until the broker has them."""
+    """Produce records as fast as possible, and wait until the broker has them."""
     producer = Producer(settings.librdkafka(**PRODUCER | {"linger.ms": 20}))
     failures: list[KafkaError] = []
 
@@ -133,10 +133,10 @@ def ends(settings: Settings, topic: str) -> list[int]:
 
 
 def make_residents(settings: Settings, traffic: Traffic, worker: WorkerProcess) -> int:
-    """Give each user of the traffic all its channels, and ask for each once; bytes of a reply.
+    """Give each user of the traffic all its channels, and ask for each once.
 
-    What is returned is the mean over users, of what goes over the wire. All is written out when it
-    returns: that would be in the way of what is measured.
+    Returns the mean size of a user's reply on the wire, in bytes. Waits until everything is written
+    out, because that would disturb the measurement.
     """
     events = [
         BulkAck(user, tuple((0, channel, 10**18) for channel in traffic.channels_of(user)))
@@ -159,7 +159,7 @@ def make_residents(settings: Settings, traffic: Traffic, worker: WorkerProcess) 
 
 
 def wait_written_out(worker: WorkerProcess) -> None:
-    """Until nothing waits for Cassandra, as the gauges say, which change once per second."""
+    """Wait until nothing waits for Cassandra, by the gauges, which change once per second."""
     time.sleep(GAUGES_S)
     while worker.metrics().get("read_states_dirty_states", 0):
         if worker.returncode is not None:
@@ -179,17 +179,17 @@ def shell(settings: Settings) -> BlockingClient:
 
 @dataclass
 class Asked:
-    """What one run of the open loop saw, in the order in which the queries were due."""
+    """The results of one run of the open loop, in the order in which the queries were due."""
 
     due: list[float] = field(default_factory=list)  # time.monotonic()
     seconds: list[float] = field(default_factory=list)  # of the answered ones
     answered: list[int] = field(default_factory=list)  # their numbers
     bodies: list[bytes] = field(default_factory=list)  # their replies
     unanswered: int = 0
-    late_s: float = 0.0  # the longest that a query was sent after its time
+    late_s: float = 0.0  # the longest time by which a query was sent late
 
     def after(self, warm_up_s: float) -> list[float]:
-        """Latencies of the queries due after the warm-up; an unanswered one has no end."""
+        """Latencies of the queries due after the warm-up; an unanswered one's is infinite."""
         begin = self.due[0] + warm_up_s
         found = [
             s for n, s in zip(self.answered, self.seconds, strict=True) if self.due[n] >= begin
@@ -198,7 +198,7 @@ class Asked:
 
 
 class OpenLoop:
-    """Asks through one topic and reads the replies from another; its own threads and clients."""
+    """Asks through one topic and reads replies from another; has its own threads and clients."""
 
     def __init__(
         self,
@@ -242,7 +242,7 @@ class OpenLoop:
             self._producer.poll(0.05)
 
     def run(self, queries: Sequence[Record], per_second: float, seconds: float) -> Asked:
-        """Send `queries`, from the first again when they are used up, evenly over the time."""
+        """Send `queries` evenly over the time, from the first again when they are used up."""
         count = int(per_second * seconds)
         asked, first = Asked(), self._number
         self._number += count
@@ -289,7 +289,7 @@ class OpenLoop:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which a share of the values is; they need not be sorted."""
+    """The value below which this share of the values is; they need not be sorted."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 

@@ -1,10 +1,9 @@
 """The backlog that the ingest bench folds, and where in the log it begins.
 
-A log of two parts. The warm part has an ack of each user in each of its channels: whoever has
-folded it has all users resident. The backlog behind it are the acks and mentions of
+The log has two parts. The warm part has an ack of each user in each of its channels: a contender
+that has folded it has all users resident. The backlog after it has the acks and mentions of
 `ops/proof/traffic.py`: users and channels by Zipf's law, sessions, crowds mentioned at once, half
-of the IDs as strings.
-Its other forms are left out: each peer would need the whole fold.
+of the IDs as strings. The other event forms are left out: each peer would need the whole fold.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ SEED = 1
 
 
 def warm_part(traffic: Traffic) -> Iterator[Record]:
-    """An ack in each channel of each user."""
+    """Make an ack in each channel of each user."""
     for user_id in traffic.user_ids:
         for channel_id in traffic.channels_of(user_id):
             event = {"type": "ack", "user_id": user_id, "channel_id": channel_id, "message_id": 1}
@@ -36,7 +35,7 @@ def warm_part(traffic: Traffic) -> Iterator[Record]:
 
 
 def backlog(traffic: Traffic, count: int) -> Iterator[Record]:
-    """`count` plain acks and mentions."""
+    """Make `count` plain acks and mentions."""
     plain = (
         record
         for record in traffic.updates(count * 10)
@@ -77,7 +76,7 @@ class Log:
         return [self._consumer.get_watermark_offsets(p, timeout=10)[1] for p in self._places]
 
     def committed(self) -> list[int]:
-        """The group's committed offsets; 0 where there is none, or no answer yet."""
+        """The group's committed offsets; 0 if there is none, or no answer yet."""
         try:
             found = self._consumer.committed(self._places, timeout=10)
         except KafkaException:  # the coordinator of a new group is still loading
@@ -85,7 +84,7 @@ class Log:
         return [max(0, place.offset) for place in found]
 
     def begin_at(self, offsets: list[int]) -> None:
-        """Commit these for the group, as one that stopped there cleanly."""
+        """Commit these for the group, like an owner that stopped there cleanly."""
         places = [
             TopicPartition(place.topic, place.partition, offset, metadata_of(offset, clean=True))
             for place, offset in zip(self._places, offsets, strict=True)
@@ -95,5 +94,5 @@ class Log:
                 self._consumer.commit(offsets=places, asynchronous=False)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._consumer.close()

@@ -49,7 +49,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def bars(path: Path, groups: Mapping[str, Mapping[str, float]], unit: str, title: str) -> bool:
-    """Bars side by side, a colour and a hatch for each name, its figure above. False: not drawn."""
+    """Draw bars side by side, with a colour and a hatch for each name; False if not drawn."""
     made = _axes(9, 4)
     if made is None:
         return False
@@ -82,7 +82,7 @@ def bars(path: Path, groups: Mapping[str, Mapping[str, float]], unit: str, title
 
 
 def rows(path: Path, values: Mapping[str, float], unit: str, title: str) -> bool:
-    """Bars one below another, ours first, each with its figure. False: not drawn."""
+    """Draw bars one below another, ours first, each with its figure; False if not drawn."""
     made = _axes(8, 0.9 + 0.28 * len(values))
     if made is None:
         return False
@@ -107,7 +107,7 @@ def curves(
     unit: str,
     title: str,
 ) -> bool:
-    """Curves over a logarithmic x from 0 up, each named at its end. False: not drawn."""
+    """Draw curves over a logarithmic x from 0 up, each named at its end; False if not drawn."""
     made = _axes(8, 4)
     if made is None:
         return False

@@ -1,7 +1,7 @@
-"""One contender in a process of its own: its collector scans its own objects and nobody else's.
+"""Runs one contender in a process of its own, so that its collector scans only its own objects.
 
-The parent asks for one operation at a time, so that contenders take turns; what comes back is the
-CPU time of the loop. The collector runs as it does by default.
+The parent asks for one operation at a time, so that contenders take turns; the answer is the CPU
+time of the loop. The collector runs with its default settings.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .suite import Suite
 from .traffic_of_states import FIRST_MESSAGE, STATES_A_USER, Population
 
 OURS = "ours"
-BATCH = 2000  # acks a call of the batch entry; the service takes slices of a poll
+BATCH = 2000  # acks per call of the batch entry; the service takes slices of a poll
 NUMBERS = FIRST_MESSAGE * 2  # message IDs and versions of updates: larger than any before
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Who, in which shape, with how many read states."""
+    """A contender, its shape, and how many read states it has."""
 
     name: str
     shape: str
@@ -60,13 +60,13 @@ class Contender:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._pipe.close()
-        if kind is not None:  # what it is at can take minutes
+        if kind is not None:  # its present operation may take minutes
             self._process.kill()
         self._process.join()
 
 
 def memory_bytes() -> int:
-    """What this process occupies now: resident pages, mapped files too, and its page tables."""
+    """Memory of this process: its resident pages, mapped files included, and its page tables."""
     kib = 0
     for line in Path("/proc/self/status").read_text("utf-8").splitlines():
         if line.startswith(("VmRSS:", "VmPTE:")):
@@ -84,11 +84,11 @@ def _serve(entry: Entry, folder: Path, pipe: Connection) -> None:
         pipe.send(getattr(side, operation)(*args))
     side.close()
     shutil.rmtree(folder)  # the next one may need the room
-    os._exit(0)  # to free millions of objects one by one takes long
+    os._exit(0)  # freeing millions of objects one by one takes long
 
 
 class _Side:
-    """What can be asked of a contender. Times are ns of CPU, per operation."""
+    """The operations of a contender. Times are ns of CPU per operation."""
 
     def __init__(self, entry: Entry, folder: Path) -> None:
         users = entry.states // STATES_A_USER
@@ -104,16 +104,16 @@ class _Side:
         )
 
     def fill(self) -> float:
-        """ns a read state, what makes the rows included."""
+        """Fill the holder; ns per read state, including the time to make the rows."""
         begin = time.process_time()
         self.holder.insert(self.people.everybody())
         return (time.process_time() - begin) * 1e9 / (self.people.users * STATES_A_USER)
 
     def memory(self) -> float:
-        """Bytes a read state since before the fill, files included."""
+        """Growth since before the fill, in bytes per read state, files included."""
         gc.collect()
         used = memory_bytes() - self._before
-        if not isinstance(self.holder, Ours):  # whose file is mapped, and counted as such
+        if not isinstance(self.holder, Ours):  # its file is mapped, and counted with the pages
             used += sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file())
         return used / (self.people.users * STATES_A_USER)
 
@@ -134,7 +134,7 @@ class _Side:
         return _timed(count, self.holder.update_batch, numbers, codes, BATCH)
 
     def service_update(self, zipf: bool, count: int, round_: int) -> float:
-        """By way of the service's partition, from JSON; in slices of the default length."""
+        """Fold through the service's partition, from JSON, in slices of the default length."""
         from . import whole_partition
 
         users, channels = self.people.pairs(zipf, count, round_)
@@ -150,7 +150,7 @@ class _Side:
         return _timed(count, self.holder.all_of, users)
 
     def insert(self, count: int, round_: int) -> float:
-        """Per read state: users who were not there come, as many go."""
+        """Insert users who were not there, and evict as many; per read state."""
         people = self.people.strangers(count, round_)
         return _timed(count * STATES_A_USER, self.holder.insert, people)
 

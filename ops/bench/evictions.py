@@ -2,10 +2,11 @@
 
     make bench BENCHES=evictions
 
-Users come up evenly drawn, so that 99 of 100 are not resident: the coldest user goes, with all its
-read states, and the new one comes with its rows. An eviction is one read state that goes, as in
-`read_states_evictions_total`. Timed is that loop, on one core; the rows are there already, as the
-database's driver hands them over. 50 billion a day, the article's whole fleet, is 580,000/s.
+Users are drawn evenly, so that 99 of 100 are not resident: the coldest user is evicted with all its
+read states, and the new one is inserted with its rows. An eviction is one evicted read state, as in
+`read_states_evictions_total`. The bench times that loop, on one core; the rows are made before, in
+the form in which the database's driver hands them over. The article's whole fleet has 50 billion
+evictions per day, which is 580,000 per second.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .suite import Goal, Suite
 from .traffic_of_states import STATES_A_USER, Population
 
 GOAL = Goal(at_least=500_000)
-SHARE = 100  # users for each that has room
+SHARE = 100  # users for each user that has room
 
 
 def run(suite: Suite) -> None:

@@ -2,18 +2,18 @@
 
     make bench BENCHES=graph
 
-Ours is the service's code on its table, the peer the same code on `heap_table.HeapTable`;
-`graph_curve.py` says what each of them is fed. They are two processes pinned to the same core,
-and take turns of ten seconds, one going first and then the other, until each has had ten minutes
-(quick: 500,000 read states, two turns of five seconds): whatever the machine does to one curve in
-a minute, it does to the other. Running both at once would not be fair: the collector's walk over
-two gigabytes takes the memory and its cache from the other. The no-op loop runs in the same
-process, on the same core, in all the time that the service leaves: nothing could be nearer.
+Ours is the service's code on its table, and the peer is the same code on `heap_table.HeapTable`;
+`graph_curve.py` describes their input. They are two processes pinned to the same core, and take
+turns of ten seconds, each of them first in every other round, until each has had ten minutes
+(quick: 500,000 read states, two turns of five seconds). So a disturbance by the machine that lasts
+a minute affects both curves. Running both at once would not be fair: the collector's walk over two
+gigabytes takes memory bandwidth and cache from the other process. The no-op loop runs in the same
+process, on the same core, whenever the service leaves time, so it suffers the same disturbances.
 
 The full form takes about 24 minutes: twenty for the curves, the rest to fill three tables.
 
-It can fail: the heap LRU must show its spikes, and a third process shows what a full collection
-costs ours without `gc.freeze()`. `python -m readstates.ops.bench.graph --help` draws other graphs.
+The graph can fail: the heap LRU must show its spikes. A third process shows what a full collection
+of ours costs without `gc.freeze()`. Other graphs: `python -m readstates.ops.bench.graph --help`.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ SECONDS, QUICK_SECONDS = 600, 10
 TURN_S, QUICK_TURN_S = 10, 5
 WARM_UP_S, QUICK_WARM_UP_S = 5, 1
 FLUSH_DELAY_S, QUICK_FLUSH_DELAY_S = 30, 2
-CALM_MS = 1  # what holds a no-op up for longer is the machine
-SPIKE_MS = 100  # what the heap LRU must show at least, so that the graph shows anything
+CALM_MS = 1  # if a no-op takes longer, the machine held it up
+SPIKE_MS = 100  # the heap LRU must show at least this, or the graph shows nothing
 OURS, HEAP = "ours", "heap"
 
 
 class Curve:
-    """A process that runs one curve, and what it answered."""
+    """A process that runs one curve, and its answers."""
 
     def __init__(
         self, owner: Owner, kind: str, freeze: str, states: int, quick: bool = False
@@ -65,7 +65,7 @@ class Curve:
         self.filled: dict[str, Any] = {}
 
     def order(self, what: str) -> dict[str, Any]:
-        """Have something done; waits for the answer."""
+        """Send an order, and wait for the answer."""
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -89,7 +89,7 @@ class Curve:
     # -- what was measured --------------------------------------------------------------------
 
     def seconds(self) -> list[list[float]]:
-        """All turns in one line; the seconds of the warm-up are before 0."""
+        """The seconds of all turns, one after another; those of the warm-up are below 0."""
         return [line for turn in self.turns for line in turn["seconds"]]
 
     def pauses(self) -> list[list[float]]:
@@ -103,17 +103,17 @@ class Curve:
         return max(float(turn[what]) for turn in self.turns)
 
     def calm(self) -> list[dict[str, Any]]:
-        """The turns in which the machine held up not even a loop that does nothing."""
+        """The turns in which the machine did not hold up even a loop that does nothing."""
         return [turn for turn in self.turns if turn["noop_ms"] <= CALM_MS]
 
     def collection_ms(self) -> dict[int, float]:
-        """A forced full collection, by read states; medians."""
+        """Medians of forced full collections, by read states."""
         found = self.filled["collections"].items()
         return {int(states): 1000 * statistics.median(all_s) for states, all_s in found}
 
 
 def flatness(turns: list[dict[str, Any]]) -> float:
-    """p99.9 of the worst turn against that of the usual one."""
+    """The ratio of the worst turn's p99.9 to the usual turn's."""
     all_ms = [turn["p999_ms"] for turn in turns]
     return float(max(all_ms) / statistics.median(all_ms)) if all_ms else math.nan
 
@@ -127,7 +127,7 @@ def _core() -> str:
 
 
 def draw(curves: dict[str, Curve], seconds: int, turn_s: int, warm_up_s: int, say: Any) -> None:
-    """Fill them, then give each its seconds, in turns."""
+    """Fill the curves, then give each of them its seconds, in turns."""
     for name, curve in curves.items():
         curve.fill()
         filled = curve.filled
@@ -147,7 +147,7 @@ def draw(curves: dict[str, Curve], seconds: int, turn_s: int, warm_up_s: int, sa
 
 
 def unfrozen(suite: Suite, states: int) -> dict[int, float]:
-    """A full collection of our process where `gc.freeze()` was never called, by read states."""
+    """A full collection of our process if `gc.freeze()` was never called, by read states."""
     curve = Curve(suite.owner, OURS, "never", states)
     try:
         curve.fill()
@@ -157,7 +157,7 @@ def unfrozen(suite: Suite, states: int) -> dict[int, float]:
 
 
 def run(suite: Suite) -> None:
-    """Both curves, both pictures."""
+    """Run both curves, and draw both pictures."""
     quick = suite.quick
     states = QUICK_STATES if quick else STATES
     turn_s = QUICK_TURN_S if quick else TURN_S
@@ -203,7 +203,7 @@ def _lines(suite: Suite, heap: Curve, ours: Curve, full: dict[str, dict[int, flo
     for name in ("ours, without gc.freeze()", "heap LRU"):
         ms = [full["ours"][largest]], [full[name][largest]]
         suite.line(f"a full collection, {largest:,} states", ms[0], name, ms[1], "ms")
-    if not suite.quick:  # in some seconds the collector of a heap may not come to it
+    if not suite.quick:  # in a few seconds a heap may have no full collection
         what = "the graph can fail: the heap LRU's longest pause"
         suite.bound(what, [spikes], "ms", Goal(at_least=SPIKE_MS))
 
@@ -215,7 +215,7 @@ def _lines(suite: Suite, heap: Curve, ours: Curve, full: dict[str, dict[int, flo
 @click.option("--kind", "kinds", multiple=True, default=(HEAP, OURS), help="heap, ours or both")
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=Path("build/bench"))
 def main(states: int, seconds: int, freeze: str, kinds: tuple[str, ...], folder: Path) -> None:
-    """Another graph: nothing frozen and CPython's thresholds, or all frozen once it is full."""
+    """Draw another graph: nothing frozen and CPython's thresholds, or all frozen once full."""
     with command("read-states-graph-") as run:
         curves = {kind: Curve(run, kind, freeze, states) for kind in kinds}
         begin = time.monotonic()

@@ -3,21 +3,24 @@
     python -m readstates.ops.bench.graph_curve ours|heap start|never|full STATES FLUSH_S CORE
 
 Obeys orders on standard input, and answers each with one line of JSON:
-    fill        residents until the table is full, a forced collection at each eighth, quarter, half
-    run S       S seconds of the timetable
+    fill        fill the table with users, and force full collections when an eighth, a quarter,
+                half and all of it is full
+    run S       run S seconds of the timetable
 
-Every millisecond something is due: updates and queries of users who are resident, and queries of
-users who come online and are loaded, each of whom pushes out the coldest; four times per second a
+In each millisecond of the timetable there are updates and queries of resident users, and queries of
+users who come online and are loaded; each of these evicts the coldest user. Four times per second a
 message mentions a crowd, all at once. The fold, the queries, the loader and the write-behind are
-the worker's (`Partitions`, `BackgroundLoops`), on an asyncio loop. Kafka is lists, Cassandra
-answers after two milliseconds, with rows that are made while nothing is due (`graph_traffic.py`).
+the worker's (`Partitions`, `BackgroundLoops`), on an asyncio loop. Lists stand in for Kafka. The
+stand-in for Cassandra answers after two milliseconds, with rows that are made while nothing is due
+(`graph_traffic.py`).
 
-A query's latency counts from the moment when it was due, so what waits behind a pause is counted
-in. In the time until the next work is due the same thread runs the no-op loop: it reads the clock.
-The largest step between two readings is what the machine did to this process.
+A query's latency counts from the moment when it was due, so it includes a wait behind a pause.
+Until the next work is due, the same thread runs the no-op loop, which only reads the clock. The
+largest step between two readings shows for how long the machine held up this process.
 
 `start`: the collector is set as the worker sets it, before there is anything in the table; `never`:
-nothing is frozen, thresholds are CPython's; `full`: frozen once the table is full.
+nothing is frozen, and the thresholds are CPython's; `full`: the heap is frozen once the table is
+full.
 """
 
 from __future__ import annotations
@@ -57,28 +60,28 @@ from .graph_traffic import STATES_A_USER, Output, Record, Store, channel_id, row
 from .heap_table import HeapTable
 
 TICK_S = 0.001
-UPDATES, ASKED, ARRIVALS = 10, 2, 2  # a tick: updates, queries of residents, users coming online
-CROWD, CROWD_TICKS = 2500, 250  # users that one message mentions, and how often one does
-HOT_SHARE = 0.5  # of the residents: those who come back
+UPDATES, ASKED, ARRIVALS = 10, 2, 2  # per tick: updates, queries of residents, users coming online
+CROWD, CROWD_TICKS = 2500, 250  # users that one message mentions; ticks between two
+HOT_SHARE = 0.5  # of the residents: the users who have updates and queries
 LOADED_BEFORE = 100  # users who came online after this many may not be loaded yet
 COMMIT_TICKS = 1000
 START = 10**10  # the log's position at the beginning; rows of the database are older
 WALL_MS = 1_800_000_000_000
-PAUSE_S = 0.0002  # shorter ones are counted only
+PAUSE_S = 0.0002  # shorter ones are only counted
 COLLECTIONS = 3  # forced ones at each size
 
 clock = time.perf_counter
 
 
 class Measured:
-    """What one order `run` found."""
+    """The measurements of one order `run`."""
 
     def __init__(self) -> None:
         self.queries, self.query_ticks = array("d"), array("q")  # of residents
         self.updates = array("d")  # the last one of each batch
-        self.noop = array("d")  # the slowest no-op a tick
+        self.noop = array("d")  # the slowest no-op of each tick
         self.idle_s = 0.0
-        self.turn = (0.0, 0.0)  # the longest turn of the loop: by the clock, of CPU
+        self.turn = (0.0, 0.0)  # the longest turn of the loop: wall clock, CPU
 
 
 class Curve:
@@ -124,7 +127,7 @@ class Curve:
             self.loop.create_task(endless)
             for endless in (loops.fold(), loops.write_out(), loops.expire())
         ]
-        self.online = 0  # users who came so far
+        self.online = 0  # users who have come online so far
         self.offset, self.asked, self.messages = START, 0, 0
         self.crowd: list[Record] = []
         self.folding: deque[tuple[int, float]] = deque()  # batches: end, and when they were due
@@ -150,7 +153,7 @@ class Curve:
     # -- filling ------------------------------------------------------------------------------
 
     def fill(self) -> dict[str, Any]:
-        """Fill the table; the pauses of a full collection on the way, by read states."""
+        """Fill the table; returns the pauses of full collections on the way, by read states."""
         pauses: dict[int, list[float]] = {}
         sizes = [self.states // part for part in (8, 4, 2, 1)]
         table, slots = self.table, 1 + STATES_A_USER
@@ -165,13 +168,13 @@ class Curve:
     # -- the timetable ------------------------------------------------------------------------
 
     def run(self, seconds: float) -> dict[str, Any]:
-        """Some seconds of the timetable."""
+        """Run some seconds of the timetable."""
         self.measured = measured = Measured()
         self.pauses = []
         first, evicted = self.ticks, self.table.evictions
         written = self.store.rows_written
         begin = clock()
-        # before anything runs: the loop has steps ready from the run before, and they read the time
+        # Set this before anything runs: steps of the last run are still ready, and read the time.
         self.origin = begin + 0.01 - self.ticks * TICK_S
         self.loop.run_until_complete(self._drive(int(seconds / TICK_S)))
         took_s = clock() - begin
@@ -224,7 +227,7 @@ class Curve:
         self.ticks += 1
 
     async def _turn(self, measured: Measured) -> None:
-        """Whatever is ready runs once: the step behind which a query may have to wait."""
+        """Run whatever is ready, once: a query may have to wait for such a turn."""
         cpu, began = time.thread_time(), clock()
         await asyncio.sleep(0)
         ended = clock()
@@ -234,7 +237,7 @@ class Curve:
             measured.updates.append(ended - self.folding.popleft()[1])
 
     def _records(self) -> tuple[Batch, Batch]:
-        """What is due next: updates, queries."""
+        """The updates and queries that are due next."""
         ms = WALL_MS + self.ticks
         updates = [self._update(False, ms) for _ in range(UPDATES)]
         self.crowd += [self._update(True, ms) for _ in range(CROWD // CROWD_TICKS)]
@@ -258,7 +261,7 @@ class Curve:
         )
 
     def _resident(self) -> int:
-        """One of those who came online last and are loaded."""
+        """One of the users who came online last and are loaded."""
         newest = self.online - LOADED_BEFORE
         return newest - int(self.random.random() * self.states / STATES_A_USER * HOT_SHARE)
 
@@ -284,7 +287,7 @@ class Curve:
         return Record("queries", self.asked - 1, key, encode_query(get), ms, headers)
 
     def _replied(self, tick: int) -> None:
-        """A reply was handed over; that of a user who came online waited for the database."""
+        """Note a reply, unless its user came online: such a reply waited for the database."""
         if tick >= 0:
             self.measured.queries.append(clock() - self.origin - tick * TICK_S)
             self.measured.query_ticks.append(tick)

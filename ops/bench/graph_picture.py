@@ -14,7 +14,7 @@ FULL = {"heap LRU": RED, "ours, without gc.freeze()": ORANGE, "ours": BLUE}
 
 
 class Measured(Protocol):
-    """As much of `graph.Curve` as is drawn."""
+    """The part of `graph.Curve` that is drawn."""
 
     def seconds(self) -> list[list[float]]: ...
     def pauses(self) -> list[list[float]]: ...

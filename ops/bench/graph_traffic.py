@@ -1,6 +1,6 @@
-"""What a curve of the graph is fed: records, users, and the database's and Kafka's stand-ins.
+"""The input of a curve of the graph: records, users, and stand-ins for Cassandra and Kafka.
 
-Cassandra answers LOAD_TICKS ticks after it was asked, with rows that are made then.
+The stand-in for Cassandra answers LOAD_TICKS ticks after a request, with rows that it makes then.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from readstates.schemas.version import version_of
 
 STATES_A_USER = 10
-LOAD_TICKS = 2  # until Cassandra answers
+LOAD_TICKS = 2  # until Cassandra's stand-in answers
 SCATTER = 0x9E3779B97F4A7C15
 
 
@@ -35,7 +35,7 @@ def user_id(number: int) -> int:
 
 
 def number_of(user_id: int) -> int:
-    """The other way round."""
+    """The number of a user: the inverse of `user_id`."""
     return (user_id - 10**17) * pow(SCATTER, -1, 2**58) % 2**58
 
 
@@ -44,7 +44,7 @@ def channel_id(number: int, place: int) -> int:
 
 
 def rows_of(number: int) -> Any:
-    """What the database has of a user: ReadStates, as plain tuples, as the driver gives them."""
+    """The user's rows in the database: ReadStates as plain tuples, as the driver gives them."""
     first = number * STATES_A_USER
     return [
         (0, channel_id(number, k), 10**18 + first + k, 0, 0, 0, 0, 0, version_of(8, first + k))
@@ -53,7 +53,7 @@ def rows_of(number: int) -> Any:
 
 
 class Store:
-    """As `readstates.streams.cassandra.Store`: takes requests, answers them some ticks later."""
+    """Like `readstates.streams.cassandra.Store`: takes requests, and answers them ticks later."""
 
     def __init__(self) -> None:
         self.tick = 0
@@ -64,7 +64,7 @@ class Store:
         return None
 
     def expire(self) -> None:
-        """Nothing takes too long here."""
+        """Do nothing: no request takes too long here."""
 
     def load(self, user_ids: list[int], done: Callable[[Any], None]) -> None:
         self._answers.append((self.tick + LOAD_TICKS, done, user_ids))
@@ -82,7 +82,7 @@ class Store:
 
 
 class Output:
-    """As the two producers of `readstates.streams.kafka`: notes when a reply was handed over."""
+    """Like the two producers of `readstates.streams.kafka`; notes when a reply was handed over."""
 
     def __init__(self) -> None:
         self.replied: Callable[[int], None] = lambda _: None

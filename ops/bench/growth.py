@@ -2,10 +2,10 @@
 
     make bench BENCHES=growth
 
-All sizes stand at once and take turns, each in a process of its own. The service's update begins
-with the bytes of a fetch: take the record out, decode it, find the user, fold, hold its offset;
-every user is resident. The table alone, by single updates and by batch, is shown beside it:
-there is little else in it than the processor's cache misses.
+All sizes run at once and take turns, each in a process of its own. The service's update begins with
+the bytes of a fetch: take the record out, decode it, find the user, fold, hold its offset; every
+user is resident. Beside it the bench shows the table alone, by single updates and by batch: its
+cost is little more than the processor's cache misses.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def run(suite: Suite) -> None:
 def _in_turn(
     suite: Suite, tables: dict[int, Contender], operation: str, zipf: bool, count: int
 ) -> dict[str, list[float]]:
-    """Rounds of one operation on every size, after one that is not counted."""
+    """Run rounds of one operation on every size, after one that is not counted."""
 
     def runner(table: Contender) -> Callable[[int], float]:
         table.ask(operation, zipf, count, 0)

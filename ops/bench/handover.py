@@ -1,14 +1,15 @@
 """Handover: for how long the queries of a user go unanswered when partitions change their owner.
 
-Three workers, each with a folder of its own (as on machines of their own), 5,000 updates/s, changes
-that wait 30 s for their write-out, queries of all users in turn. Events, each once a repetition:
-a worker ends by SIGTERM and comes again, a fourth one joins and leaves, one is killed by SIGKILL.
-Between them as long as it takes until as much waits to be written out as before.
+There are three workers, each with a folder of its own (as on separate machines), 5,000 updates per
+second, changes that wait for 30 s for their write-out, and queries of all users in turn. Each
+repetition has these events once: a worker ends by SIGTERM and starts again, a fourth one joins and
+leaves, and one is killed by SIGKILL and starts again. Between two events the bench waits until as
+many changes wait to be written out as before.
 
 A query's wait counts from when it was sent to its first answer; it is never refused, because its
-deadline is far. The longest wait of the queries sent around an event is what the event costs. After
-a SIGKILL the group waits for the dead worker's session, and then its log is folded again; that
-replay is what the survivors' /readyz calls catching up, and stands beside.
+deadline is far away. An event costs the longest wait of the queries sent around it. After a SIGKILL
+the group waits for the dead worker's session to end, and then its log is folded again; the table
+shows beside it how long that replay took, which the survivors' /readyz calls catching up.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ BEFORE_S = 1.0  # a query sent so long before an event may still wait for it
 
 
 class Replay(threading.Thread):
-    """Watches the workers: how long was one of them catching up?"""
+    """Watches for how long one of the workers was catching up."""
 
     def __init__(self, workers: dict[str, WorkerProcess]) -> None:
         super().__init__(daemon=True)
@@ -62,7 +63,7 @@ class Replay(threading.Thread):
         self.join()
 
     def took_s(self, begin_s: float, end_s: float) -> float:
-        """From the first to the last time that one was seen at it."""
+        """Seconds from the first to the last time that one was seen catching up."""
         seen = [at for at in self.seen_s if begin_s <= at < end_s]
         return seen[-1] - seen[0] + LOOK_S if seen else 0.0
 
@@ -116,7 +117,7 @@ class Scene:
         self.events.append((what, time.monotonic()))
 
     def judge_last(self) -> None:
-        """What the event before this moment cost: its longest wait by partition, and the replay."""
+        """Note the cost of the last event: the longest wait by partition, and the replay."""
         if not self.events:
             return
         (what, at), now = self.events[-1], time.monotonic()
@@ -134,7 +135,7 @@ class Scene:
         self.suite.say(f"  {what}: {found['longest_wait_s']} s, replay {found['replay_s']} s")
 
     def repetition(self, number: int) -> None:
-        """All events once."""
+        """Run all events once."""
         leaver = f"worker-{1 + number % WORKERS}"
         victim = f"worker-{1 + (number + 1) % WORKERS}"
         time.sleep(self.settle_s)
@@ -165,7 +166,7 @@ class Scene:
 
 
 def run(suite: Suite) -> None:
-    """All repetitions with one set of servers, one picture."""
+    """Run all repetitions with one set of servers, and draw one picture."""
     if suite.quick:
         suite.leave_out("all of it: minutes of waiting between events; `make bench` has it")
         return
@@ -207,7 +208,7 @@ def run(suite: Suite) -> None:
 
 
 def draw(suite: Suite, scene: Scene) -> None:
-    """Each query's wait over time, events marked."""
+    """Draw each query's wait over time, with the events marked."""
     zero = scene.queries.sent_s[0]
     figure, axes = picture.figure("waits of queries while partitions change owners", 1)
     (axis,) = axes

@@ -1,10 +1,10 @@
-"""The peer of the graph: what stands in for `cache.table.Table`, as a heap LRU.
+"""The peer of the graph: a heap LRU in place of `cache.table.Table`.
 
-An `OrderedDict` of users, each an object with a dict of its read states, each an object: what one
-would write in Python without a second thought, with slots, and with integers as keys, which the
-collector has nothing to do with. It has as much of the table's interface as the service calls for
-acks, mentions, queries, loads, evictions and write-out, with the same results
-(`tests/unit/ops/test_bench_heap.py` feeds both the same log), and holds as many users and read
+It is an `OrderedDict` of users. A user is an object with a dict of its read states, and each read
+state is an object. That is what one would write in Python at first, with slots, and with integers
+as keys, which the collector does not track. It has the part of the table's interface that the
+service calls for acks, mentions, queries, loads, evictions and write-out, with the same results
+(`tests/unit/streams/test_heap_peer.py` feeds both the same log), and holds as many users and read
 states. A "user" of this interface is the object.
 """
 
@@ -92,7 +92,7 @@ class User:
 
 
 class HeapTable:
-    """See the module. `slots`: as many users and read states, and one, as a table of ours."""
+    """See the module. `slots`: it holds as many users and read states as our table of so many."""
 
     def __init__(self, slots: int, user_states_max: int) -> None:
         self._users: OrderedDict[int, User] = OrderedDict()  # the coldest first
@@ -114,7 +114,7 @@ class HeapTable:
         return len(self._queue)
 
     def recover(self, first_version: int) -> int:
-        """Nothing is ever found dirty: no heap outlives its process."""
+        """Return 0: nothing is ever found dirty, because no heap outlives its process."""
         return 0
 
     # -- residents ----------------------------------------------------------------------------
@@ -127,7 +127,7 @@ class HeapTable:
         self._users.move_to_end(user.user_id)
 
     def insert(self, user_id: int, floor: int, cold: bool, rows: Iterable[Row] = ()) -> User:
-        """Make a user resident; the caller has seen to the room."""
+        """Make a user resident; the caller has made room."""
         user = self._users[user_id] = User(user_id, floor, rows)
         if cold:
             self._users.move_to_end(user_id, last=False)
@@ -194,7 +194,7 @@ class HeapTable:
         return self._changed(user, state, version)
 
     def fold_run(self, events: Any, count: int, codes: bytearray) -> int:
-        """A run of decoded updates, one by one; see the table's."""
+        """Fold a run of decoded updates, one by one; see the table's `fold_run`."""
         for index in range(count):
             at = index * NUMBERS
             user_id, kind, channel, message, flags, viewed, version, mention = events[
@@ -214,7 +214,7 @@ class HeapTable:
         return count
 
     def _open(self, user: User, kind: int, channel_id: int, version: int) -> Any:
-        """The state to change, made where it is missing; or the refusal."""
+        """The state to change, added if it is missing; or the refusal."""
         key = channel_id << 8 | kind
         state = user.states.get(key)
         if state is not None:
@@ -262,14 +262,14 @@ class HeapTable:
         return list(islice((user for user in some if user.queued), limit))
 
     def take(self, user: User) -> tuple[int, int, list[tuple[bool, Row]]]:
-        """A queued user's changes, to write them: (first_version, 0, rows)."""
+        """Take a queued user's changes to write them: (first_version, 0, rows)."""
         del self._queue[user]
         user.queued, user.in_flight = False, True
         first, user.first_version = user.first_version, 0
         return first, 0, [(False, state.row()) for state in user.states.values() if state.dirty]
 
     def written(self, user: User, delete_version: int, rows: list[tuple[bool, Row]]) -> None:
-        """What `take` gave is in the database: clean, unless changed again meanwhile."""
+        """The rows of `take` are in the database: they are clean unless changed again meanwhile."""
         for _, row in rows:
             state = user.states[row[1] << 8 | row[0]]
             if state.version == row[8] and state.dirty:
@@ -281,7 +281,7 @@ class HeapTable:
             self._queue[user] = None
 
     def write_failed(self, user: User, first_version: int, since_ms: int) -> None:
-        """What `take` gave must be written again, before all else."""
+        """The rows of `take` must be written again, before all others."""
         user.in_flight, user.queued = False, True
         user.first_version, user.since_ms = first_version, since_ms
         self._queue[user] = None
@@ -293,7 +293,7 @@ class HeapTable:
         return channel_id << 8 | kind in user.states
 
     def get_some(self, user: User, kind: int, channel_ids: tuple[int, ...]) -> list[Row]:
-        """Those of the channels that the user has, in order."""
+        """The user's read states of these channels, in order."""
         states = (user.states.get(channel_id << 8 | kind) for channel_id in sorted(channel_ids))
         return [state.row() for state in states if state is not None]
 

@@ -1,4 +1,4 @@
-"""Who can hold read states: our table, and LRUs and dicts as a competent user would fill them.
+"""The holders of read states: our table, and LRUs and dicts as a competent user would fill them.
 
 Each method is a loop of one operation, written as that user would write it, and nothing else: the
 caller times it. Peers leave the type of a read state out of their keys. Shapes of a peer:
@@ -7,8 +7,8 @@ caller times it. Peers leave the type of a read state out of their keys. Shapes 
     objects  user_id → {channel_id: object with slots}     the same
     tuples   user_id → {channel_id: tuple}                 an update puts a new tuple
 
-Only the last two can tell all of a user's read states without an index beside. Of an LRU by
-users, capacity is counted in users.
+Only the last two can list all of a user's read states without a second index. The capacity of an
+LRU of users is counted in users.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .traffic_of_states import Row
 
 People = Iterable[tuple[int, list[Row]]]
 SHAPES = ("pairs", "objects", "tuples")
-SCAN_MAX = 512  # users that one search for room may look at; the service's bound
+SCAN_MAX = 512  # users that one search for room may look at; the service's limit
 
 
 class State:
@@ -61,7 +61,7 @@ class Holder(Protocol):
 
 
 class Ours:
-    """The table, in a file as the worker opens it; each operation in the calls of the service."""
+    """The table, in a file as the worker opens it; each operation makes the service's calls."""
 
     def __init__(self, states: int, folder: Path) -> None:
         identity = TableIdentity(bytes(16), 8, 0, "bench")
@@ -99,7 +99,7 @@ class Ours:
                 _kind, _channel, _last, _mention, _count, _pins, _flags, _viewed, _version = row
 
     def batch(self, users: list[int], channels: list[int], number: int) -> tuple[Any, bytearray]:
-        """The same acks in the form of the batch entry, which a decoder fills; not timed."""
+        """Put the same acks into the form of the batch entry, which a decoder fills; not timed."""
         numbers = array("q", bytes(8 * NUMBERS * len(users)))
         for index, (user_id, channel_id) in enumerate(zip(users, channels, strict=True)):
             at, version = index * NUMBERS, number + index + 1
@@ -108,7 +108,7 @@ class Ours:
         return numbers, bytearray(len(users))
 
     def update_batch(self, numbers: Any, codes: bytearray, size: int) -> None:
-        """In batches of `size` acks."""
+        """Fold acks in batches of `size`."""
         fold = self.table.fold_run
         with memoryview(numbers) as acks, memoryview(codes) as room:
             for begin in range(0, len(codes), size):
@@ -116,7 +116,7 @@ class Ours:
                 fold(acks[begin * NUMBERS : end * NUMBERS], end - begin, room[begin:end])
 
     def write_out(self) -> None:
-        """All that is dirty is written; not timed: users who wait for that are not evicted."""
+        """Write out everything dirty, because dirty users are not evicted; not timed."""
         table = self.table
         while user := table.dirty_head():
             _, deleted, rows = table.take(user)
@@ -194,7 +194,7 @@ class Objects(Pairs):
 
 
 class Tuples(Pairs):
-    """Shape `tuples`. `stored`: the cache keeps a copy, so that a changed user is put again."""
+    """Shape `tuples`. `stored`: the cache keeps a copy, so a changed user must be put again."""
 
     def __init__(self, cache: Any, stored: bool) -> None:
         super().__init__(cache)
@@ -248,7 +248,7 @@ def peer(name: str, shape: str, states: int, users: int, folder: Path) -> Pairs:
         cache = importlib.import_module("cachebox").LRUCache(capacity)
     elif name == "lru-dict":
         cache = importlib.import_module("lru").LRU(capacity)
-    else:  # as it counts them: about 1 KiB an object, 2 KiB a user with its tuples
+    else:  # as it counts: about 1 KiB per object, 2 KiB per user with its tuples
         room = states * 1024 if shape == "pairs" else users * 2048
         cache = importlib.import_module("diskcache").Cache(
             str(folder / "disk"), eviction_policy="least-recently-used", size_limit=room

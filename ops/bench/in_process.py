@@ -1,7 +1,7 @@
 """The service's own store code in the bench's process: a real partition, table and Cassandra.
 
-No Kafka: updates are handed to the partition as its log's next batch. For the benches of the
-write-out and of misses, whose peers are calls of the bare driver in the same process.
+There is no Kafka: updates are handed to the partition as its log's next batch. The benches of the
+write-out and of misses use it; their peers are calls of the bare driver in the same process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EPOCH = 8
 
 
 class LogRecord(NamedTuple):
-    """What the fold reads of a Kafka record."""
+    """The fields of a Kafka record that the fold reads."""
 
     offset: int
     key: bytes | None
@@ -40,7 +40,7 @@ class LogRecord(NamedTuple):
 
 
 class World:
-    """The effects of a partition: `loads` are asked for, the rest is let go."""
+    """The effects of a partition: keeps the `loads` asked for, and ignores the rest."""
 
     def __init__(self) -> None:
         self.loads: list[tuple[Partition, int, int]] = []
@@ -83,7 +83,7 @@ class Local:
         self.partition.note_live_commit()
 
     def feed(self, records: Iterable[Record], now_ms: int = 0) -> None:
-        """Fold these as the log's next; users who are not resident are new."""
+        """Fold these as the log's next updates; users who are not resident are new."""
         partition = self.partition
         start = partition.inbox.next_arrival
         batch = [
@@ -96,7 +96,7 @@ class Local:
             self.nothing_stored()
 
     def nothing_stored(self) -> None:
-        """Answer all loads: no rows."""
+        """Answer all loads with no rows."""
         loads, self.world.loads = self.world.loads, []
         for partition, user_id, ticket in loads:
             partition.loaded(partition.incarnation, user_id, ticket, [])
@@ -107,7 +107,7 @@ class Local:
 
 
 async def write_all(store: Store, settings: Settings, partition: Partition) -> None:
-    """All that is dirty, to the last acknowledgement, as at a handover."""
+    """Write out everything dirty, to the last acknowledgement, as at a handover."""
     write_behind = WriteBehind(store, settings, lambda: None)
     while True:
         await write_behind.step([partition], now_ms=0, everything=True)
@@ -118,7 +118,7 @@ async def write_all(store: Store, settings: Settings, partition: Partition) -> N
 
 @contextmanager
 def cassandra(suite: Suite, keyspace: str) -> Iterator[tuple[Settings, Store]]:
-    """Servers for one bench; the store is prepared for an empty keyspace."""
+    """Start servers for one bench; the store is prepared for an empty keyspace."""
     env = asking.servers(suite)
     settings = Settings.load({**env, "READ_STATES_CASSANDRA_KEYSPACE": keyspace})
     store = Store(settings)

@@ -2,27 +2,27 @@
 
     make bench BENCHES=ingest
 
-In turn, in one run, from the same offsets of the same topic of the same broker:
+These take turns in one run, from the same offsets of the same topic of the same broker:
 
-- ours, every user resident: a worker has folded the warm part (`backlog.py`) and stopped; a
-  round begins with a copy of its tables. That no user was loaded is checked.
-- ours, every user cold: no tables, the rows of the warm part in Cassandra. Without a goal.
+- ours with every user resident: a worker has folded the warm part (`backlog.py`) and stopped; a
+  round begins with a copy of its tables. The bench checks that no user was loaded.
+- ours with every user cold: no tables, and the rows of the warm part in Cassandra. It has no goal.
 - stock Faust with a dict, quixstreams (RocksDB, changelog), Kafka Streams (one thread, RocksDB,
   changelog), each with the same fold; and the limit: a bare consumer that only decodes.
 
-What is timed. Ours: from the log line that says that the partitions were opened until a reader sees
-the last update of every partition (queries with `after_offset`, sent at the start), and until the
-committed offsets are the log's ends: every change is in Cassandra then, which shares the two cores
-and needs most of that time for itself (its CPU seconds are in the JSON). The peers: from their
-first event to their last, commits and changelogs not waited for, and nothing written to a
+Ours is timed from the log line that says that the partitions were opened until a reader sees the
+last update of every partition (queries with `after_offset`, sent at the start), and until the
+committed offsets are the log's ends. Every change is then in Cassandra, which shares the two cores
+and needs most of that time for itself (its CPU seconds are in the JSON). The peers are timed from
+their first event to their last, without waiting for commits and changelogs, and write nothing to a
 database; their stores are empty at the start. Each of these differences is in the peers' favour.
 
-FLUSH_DELAY_S is 30 in full, its default, and so would be the tail of a backlog that is younger than
-that. An older one is written out when it is folded (`Partition.take_writes`): its changes have
-waited long enough. The peers' turns before ours make it older. The quick form is over before that
-and takes 1 s. `rows_written` says how many rows the backlog became: the longer the delay against
-the time that the fold takes, the fewer. A worker that gets the same updates at their own pace
-writes more of them.
+In the full form FLUSH_DELAY_S is 30, its default. A backlog younger than that would keep its last
+changes back for as long. An older one is written out when it is folded (`Partition.take_writes`),
+because its changes have waited long enough; the peers' turns before ours make it older. The quick
+form ends too early for that, and sets 1 s. `rows_written` says how many rows the backlog became:
+the longer the delay compared with the time of the fold, the fewer. A worker that gets the same
+updates at their own pace writes more rows.
 
 CPU seconds are those of the process that folds: the broker's and Cassandra's are not in them,
 although all share the machine.
@@ -77,8 +77,8 @@ SIZES = {  # updates: in full, quick
 class Bench:
     """One stack with the log, and the runners.
 
-    By contender and round: `cpu_s`, CPU seconds per million updates; `seen`, updates per second
-    until readers see the last ones.
+    `cpu_s` (CPU seconds per million updates) and `seen` (updates per second until readers see the
+    last ones) are kept by contender and round.
     """
 
     def __init__(self, suite: Suite, stack: Stack) -> None:
@@ -101,7 +101,7 @@ class Bench:
         self._end: list[int] = []
 
     def prepare(self) -> None:
-        """The log, a keyspace and tables that have the warm part, a keyspace a cold round."""
+        """Make the log, a keyspace and tables with the warm part, and a keyspace per cold round."""
         suite, updates = self._suite, self._size(RESIDENT)
         topics.create(self._settings, PARTITIONS, 1)
         traffic = Traffic(SEED, USERS_QUICK if suite.quick else USERS)
@@ -125,7 +125,7 @@ class Bench:
             log.close()
 
     def _warm(self, keyspace: str) -> None:
-        """A worker of that group and keyspace folds what is in the log, and stops."""
+        """Let a worker of that group and keyspace fold the whole log, and stop it."""
         env = self._env | {
             "READ_STATES_KAFKA_GROUP": keyspace,
             "READ_STATES_CASSANDRA_KEYSPACE": keyspace,
@@ -202,7 +202,7 @@ class Bench:
         return self._size(name) / took_s
 
     def peer(self, name: str, argv: list[str], number: int, env: dict[str, str]) -> float:
-        """Updates per second of a peer's process, told broker, topic, group, count and a folder."""
+        """Updates per second of a peer's process; it gets broker, topic, group, count, folder."""
         count, group = self._size(name), f"{name.replace(' ', '-')}-{number}"
         log = Log(self._settings, group)
         log.begin_at(self._begin)
@@ -226,7 +226,7 @@ class Bench:
         return seen / took_s
 
     def runners(self, peers: Path) -> dict[str, Callable[[int], float]]:
-        """All, in the order of a round."""
+        """All runners, in the order of a round."""
         here = Path(__file__).parent
         module = [sys.executable, "-m"]
         java = [find_java(), "-Xmx1g", f"-Djava.io.tmpdir={self._suite.scratch}"]
@@ -252,7 +252,7 @@ def cpu_s_of(pid: int) -> float:
 
 
 def picture(path: Path, rates: dict[str, list[float]], cpu_s: dict[str, list[float]]) -> None:
-    """Two bars each: updates per second, and CPU seconds per million updates; medians."""
+    """Draw two bars each: medians of updates per second and CPU seconds per million updates."""
     import statistics
 
     import matplotlib  # type: ignore[import-not-found]  # installed by peers.sh
@@ -282,7 +282,7 @@ def picture(path: Path, rates: dict[str, list[float]], cpu_s: dict[str, list[flo
 
 
 def run(suite: Suite) -> None:
-    """All in turn, several rounds."""
+    """Run all of them in turn, in several rounds."""
     peers = Path(os.environ["PEERS"]).resolve()
     bench = Bench(suite, suite.owner.stack(progress=suite.say))
     bench.prepare()

@@ -1,13 +1,13 @@
-"""Bytes a read state, everything included, 10 read states a user.
+"""Bytes per read state, everything included, with 10 read states per user.
 
     make bench BENCHES=memory
 
-Each contender has a process of its own; counted is what its resident pages (mapped files too), its
-page tables and its files on a disk grew by while it was filled. Ours is a table for as many read
-states as are put in, so full: its header, index, users' slots and spare slots are in the figure.
-Beside it stand the two figures that "Why Discord is switching from Go to Rust" is told with: about
-120 bytes an entry in Go with the collector's headers, about 80 in Rust, the bare struct: neither
-has an index, a list or the user's ID in it.
+Each contender has a process of its own. The bench counts by how much its resident pages (mapped
+files too), its page tables and its files on a disk grow while it is filled. Our table has room for
+as many read states as are put in, so it is full; its header, index, users' slots and spare slots
+are in the figure. Beside it are two figures from "Why Discord is switching from Go to Rust":
+about 120 bytes per entry in Go with the collector's headers, and about 80 for the bare struct in
+Rust; neither has an index, a list or the user's ID in it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .holders import SHAPES
 from .suite import Goal, Suite
 
 PEERS = ("lru-dict", "cachebox", "cachetools", "dict")
-GO_BYTES, RUST_BYTES = 120.0, 80.0  # as the article has them
+GO_BYTES, RUST_BYTES = 120.0, 80.0  # from the article
 GOAL = Goal(at_most=80)
 
 
@@ -35,7 +35,7 @@ def run(suite: Suite) -> None:
         entries += [Entry("diskcache", "tuples", 100_000), Entry(OURS, "", 10_000_000)]
         suite.leave_out("peers at 10^7 read states: nothing in them gets smaller as they grow")
     found: dict[str, list[float]] = {}
-    for entry in entries:  # one after another: what it holds does not depend on the moment
+    for entry in entries:  # one after another: memory does not depend on the moment
         found[f"{entry}, {entry.states:,} states"] = [_filled(suite, entry)]
         suite.say(f"  {entry}, {entry.states:,} states: {_filled_text(found)}")
     suite.measured["bytes_a_state"] = found

@@ -1,12 +1,14 @@
-"""Misses: users who are not resident and must be loaded from Cassandra: users per second, latency.
+"""Misses: users per second, and latency, of users who must be loaded from Cassandra.
 
-Ours: a query for each user is put to a real partition, which asks the loader; over when the user is
-resident and the query answered. The peer: bare `execute_async` of the same prepared SELECT, rows
-fetched, nothing done with them. Same process, same rows (ten a user), every user once.
-- A crowd: all users wanted as fast as possible. Ours shares flights, LOAD_BATCH_USERS a SELECT and
-  LOADS_IN_FLIGHT_MAX under way; so does the peer. Beside it a peer with one user a SELECT and as
-  many users under way.
-- One by one: LOADS_IN_FLIGHT_MAX users under way, the next one when one is there; latencies.
+Ours: a query for each user is put to a real partition, which asks the loader; it ends when the user
+is resident and the query answered. The peer: a bare `execute_async` of the same prepared SELECT,
+which fetches the rows and does nothing with them. Both run in the same process with the same rows
+(ten per user), every user once.
+- A crowd: all users are wanted as fast as possible. Ours asks for LOAD_BATCH_USERS users in one
+  SELECT and has LOADS_IN_FLIGHT_MAX under way; so does the peer. A second peer asks for one user
+  in each SELECT and has as many users under way.
+- One by one: LOADS_IN_FLIGHT_MAX users are under way, and the next one follows when one has come.
+  This measures latencies.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ BATCH_ROWS = 30
 
 
 async def fill(store: Store, users: int) -> None:
-    """Rows of `users` users, ten each."""
+    """Write the rows of `users` users, ten each."""
     room = asyncio.Semaphore(FILL_IN_FLIGHT)
     version = (EPOCH << 48) | 1
     rows: Iterator[Change] = (
@@ -109,7 +111,7 @@ def _query(user_id: int) -> Query:
 
 
 def bare(store: Store, user_ids: Sequence[int], under_way: int, together: int) -> list[float]:
-    """Seconds of each SELECT; `under_way` at once, `together` users each."""
+    """Seconds of each SELECT: `under_way` of them at once, with `together` users each."""
     # The bench asks past the store, on its own session and with its own statement.
     session, select = store._session, store._select  # noqa: SLF001
     room = threading.Semaphore(under_way)
@@ -139,7 +141,7 @@ def bare(store: Store, user_ids: Sequence[int], under_way: int, together: int) -
 
 
 class Bench:
-    """Every user once a call; latencies of the last call of each kind are kept."""
+    """Asks for every user once per call; keeps the latencies of each kind's last call."""
 
     def __init__(self, suite: Suite, settings: Settings, store: Store, users: int) -> None:
         self.suite, self.settings, self.store = suite, settings, store
@@ -176,7 +178,7 @@ class Bench:
         self.latency_s.setdefault(name, []).append(sorted(took_s))
 
     def quantile_ms(self, name: str, share: float) -> list[float]:
-        """A figure a round."""
+        """One figure per round."""
         return [1000 * took[int(share * (len(took) - 1))] for took in self.latency_s[name]]
 
 
@@ -222,7 +224,7 @@ QUANTILES = (0.5, 0.9, 0.99, 0.999)
 
 
 def draw(suite: Suite, bench: Bench) -> None:
-    """The latencies of the last round, as quantiles."""
+    """Draw the latencies of the last round, as quantiles."""
     figure, (axis,) = picture.figure("a user loaded, one by one", 1, width=6)
     for name, label, colour in (
         ("ours", "ours, to the answer", picture.BLUE),

@@ -1,7 +1,7 @@
 """Load at a steady rate for the benches: updates and queries, each sent when it is due.
 
-Open loop: no query waits for the answer to another, so a service that stands still is asked all
-the same, and the wait of each query counts from the moment it was due (no coordinated omission).
+Open loop: no query waits for the answer to another, so a service that does not answer is still
+asked, and the wait of each query counts from the moment it was due (no coordinated omission).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _produce(producer: Producer, topic: str, value: Any, key: Any, **more: Any) 
 
 
 class Updates(Steady):
-    """Produces `records`, so many per second."""
+    """Produces `records` at a steady rate."""
 
     def __init__(self, settings: Settings, records: Iterator[Record], per_second: float) -> None:
         super().__init__(per_second, TICK_S)
@@ -86,9 +86,9 @@ class Updates(Steady):
 
 
 class Queries(Steady):
-    """Asks for all of a user, so many times per second; users in turn, in a drawn order.
+    """Asks for all read states of a user at a steady rate; users take turns in a random order.
 
-    `sent_s`, `took_s` (-1: no answer), `partition`: one entry a query. `pick` chooses the users
+    `sent_s`, `took_s` (-1: no answer), `partition`: one entry per query. `pick` chooses the users
     in another way.
     """
 
@@ -154,7 +154,7 @@ class Queries(Steady):
         try:
             while time.monotonic() < self._read_until_s:
                 first = self._consumer.poll(0.02)
-                # `consume` with a time to wait waits all of it, unless 500 come
+                # `consume` with a timeout waits for all of it, unless 500 messages come
                 more = [] if first is None else [first, *self._consumer.consume(500, 0)]
                 for message in more:
                     if message.error() is not None:
@@ -177,7 +177,7 @@ class Queries(Steady):
             self._answered += 1
 
     def finish(self, wait_s: float = DEADLINE_S) -> None:
-        """Ask no more; wait for what is still to be answered, at most `wait_s`."""
+        """Stop asking, and wait for the answers that are still to come, for at most `wait_s`."""
         self._read_until_s = time.monotonic() + wait_s
         super().finish()
         self._producer.flush(10)

@@ -20,7 +20,7 @@ INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "
 
 
 def figure(title: str, panels: int, width: float = 11, height: float = 4) -> tuple[Any, Any]:
-    """(figure, axes): `panels` beside each other, or (None, ()) where matplotlib is missing."""
+    """(figure, axes) with `panels` side by side; (None, ()) if matplotlib is missing."""
     import matplotlib  # type: ignore[import-not-found]  # a peer's, not the project's
 
     matplotlib.use("svg")
@@ -38,7 +38,7 @@ def figure(title: str, panels: int, width: float = 11, height: float = 4) -> tup
 
 
 def save(suite: Suite, made: Any, name: str) -> None:
-    """`NAME.svg` in the report's folder, without a background, ink by the reader's theme."""
+    """Save `NAME.svg` in the report's folder, without a background, in the reader's theme."""
     suite.folder.mkdir(parents=True, exist_ok=True)
     path = suite.folder / f"{name}.svg"
     made.savefig(path, transparent=True, bbox_inches="tight", dpi=150)

@@ -1,4 +1,4 @@
-"""Latency by quantile, a panel a rate, as SVG: readable on light and on dark ground."""
+"""Draws latency by quantile as SVG, one panel per rate, readable on light and on dark pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STYLES = (("#2f81f7", "-"), ("#db6d28", "--"), ("#3fb950", ":"))  # told apart w
 
 
 def draw(path: Path, title: str, panels: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """`panels`: for each, latencies in seconds by name. Every decade of the tail is as wide."""
+    """`panels`: latencies in seconds by name for each. All decades of the tail are equally wide."""
     import matplotlib as mpl  # type: ignore[import-not-found]  # of the benches, not the project
 
     mpl.use("svg")

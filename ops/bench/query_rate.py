@@ -1,9 +1,10 @@
 """Queries per second that one worker answers, against a stock Faust agent over a dict.
 
 Both read the same records from the same topic and write to the same reply topic: queries as
-`agent.ask` sends them, of one channel and of 50 channels each, of users who are resident. They are
-a backlog, so that neither waits for the client: the worker is stopped while they are produced, and
-its group keeps its place. A rate is that of the replies by the broker's timestamps, first to last.
+`agent.ask` sends them, of one channel and of 50 channels each, of users who are resident. The
+queries are a backlog, so that neither waits for the client: the worker is stopped while they are
+produced, and its group keeps its place. A rate is that of the replies, from the first one to the
+last by the broker's timestamps.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ ANSWER_TIMEOUT_S = 120.0
 
 
 def channels_by_user() -> dict[int, list[int]]:
-    """The residents, the same in both processes."""
+    """Make the residents, the same in both processes."""
     source = random.Random(1)
     ids = range(10**17, 10**18)
     return {user: source.sample(ids, CHANNELS_A_USER) for user in source.sample(ids, USERS)}
 
 
 def run(suite: Suite) -> None:
-    """One channel a query, then fifty."""
+    """Run queries of one channel, then of fifty."""
     settings, env = asking.prepare(suite, "query-rate")
     residents = channels_by_user()
     worker = WorkerProcess(env, suite.scratch / "worker.log").start()
@@ -112,7 +113,7 @@ def _ours(
 ) -> float:
     topic = asking.make_topic(settings, _name(channels, round_))
     asking.send_all(settings, settings.queries_topic, list(_queries(topic, channels, 1)))
-    _wait(settings, topic, 1)  # a worker looks up a topic that is new to it; few wait for that
+    _wait(settings, topic, 1)  # a worker looks up a topic that is new to it; let few wait for that
     queries = list(_queries(topic, channels, count))
     before = asking.ends(settings, settings.queries_topic)
     suite.measured[topic] = before
@@ -125,7 +126,7 @@ def _ours(
 
 
 def _stock(suite: Suite, settings: Settings, channels: int, count: int, round_: int) -> float:
-    """The stock agent begins where our backlog of the same round began."""
+    """Let the stock agent begin where our backlog of the same round began."""
     topic = _name(channels, round_)
     (begin,) = asking.ends(settings, topic)
     group = f"stock-{topic}"
@@ -161,7 +162,7 @@ def _stock(suite: Suite, settings: Settings, channels: int, count: int, round_: 
 
 
 def _rate(settings: Settings, topic: str, begin: int, count: int, channels: int) -> float:
-    """Replies per second of `count` replies from offset `begin` on. The last one is looked at."""
+    """Replies per second of `count` replies from offset `begin` on; checks the last one."""
     _wait(settings, topic, begin + count)
     first, last = (_read(settings, topic, begin + place) for place in (0, count - 1))
     body = orjson.loads(last.value())
@@ -171,7 +172,7 @@ def _rate(settings: Settings, topic: str, begin: int, count: int, channels: int)
 
 
 def _wait(settings: Settings, topic: str, end: int) -> None:
-    """Until the topic has so many records."""
+    """Wait until the topic has this many records."""
     limit = time.monotonic() + ANSWER_TIMEOUT_S
     while asking.ends(settings, topic)[0] < end:
         assert time.monotonic() < limit, f"{topic}: {asking.ends(settings, topic)} of {end}"

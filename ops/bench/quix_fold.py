@@ -2,7 +2,7 @@
 
     PYTHONPATH=PEERS/quix python ops/bench/quix_fold.py BROKER TOPIC GROUP COUNT STATE_DIR
 
-Each channel of a user is a key of its own under the record's key, as the State API has it.
+Each channel of a user is a separate key under the record's key, as the State API works.
 Prints one line, `events seconds cpu_seconds`, from the first event to the COUNTth, and ends.
 """
 

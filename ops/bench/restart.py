@@ -1,12 +1,12 @@
 """Restart: how soon a worker with millions of resident read states serves again.
 
-The worker is filled through Kafka (a bulk_ack a user, ten channels each), written out, and ended by
-SIGTERM. Then, in turn: a start that finds its tables, and one that finds none and has to get its
-users from Cassandra. Timed from the start of the process:
+The worker is filled through Kafka (one bulk_ack per user, ten channels each), written out, and
+ended by SIGTERM. Then two starts take turns: one that finds its tables, and one that finds none and
+has to get its users from Cassandra. Both are timed from the start of the process:
 - to ready: /readyz says yes;
-- to warm: of 1,000 queries of users drawn evenly 99 % are hits. A start with its tables asks at
-  once. One without is asked for each user once, as fast as answers come, which loads them sooner
-  than any traffic would; it is warm once 99 % of the users have answered.
+- to warm: 99 % of 1,000 queries, of users drawn evenly, are hits. A worker with its tables gets
+  these at once. A worker without them is first asked for each user once, as fast as answers come,
+  which loads them sooner than any traffic would; it is warm once 99 % of the users have an answer.
 A query asks for no channel, so that the size of replies does not matter; it needs its user resident
 like any other.
 """
@@ -40,14 +40,14 @@ STATES_A_USER = 10
 ROOM = 1.3  # for users' own slots, and partitions that are not quite equal
 IN_FLIGHT_MAX = 2_000
 PROBES = 1_000
-GOAL_STATES = 8_000_000  # what a start without tables costs grows with them, one with them hardly
+GOAL_STATES = 8_000_000  # a start without tables costs more with more of them
 WARM_SHARE = 0.99
 FILL_TIMEOUT_S = 1200.0
 TIMEOUT_S = 60.0  # without any answer
 
 
 def filling(user_ids: Sequence[int]) -> Iterator[Record]:
-    """One event a user that makes its read states."""
+    """One event per user, which makes its read states."""
     for number, user_id in enumerate(user_ids):
         acks = [
             {"channel_id": 10**17 + (number + place) % 100_000, "message_id": 10**18 + place}
@@ -63,14 +63,14 @@ class Asker:
     def __init__(self, settings: Settings) -> None:
         self._topic = settings.queries_topic
         self._producer = Producer(settings.librdkafka(**PRODUCER, **{"linger.ms": 2}))
-        self._producer.list_topics(self._topic, timeout=30)  # its first record waits up to 1 s else
+        self._producer.list_topics(self._topic, timeout=30)  # or its first record waits up to 1 s
         self._consumer = Consumer(
             settings.librdkafka(**{"group.id": "bench-client", "enable.auto.commit": False})
         )
         end = self._consumer.get_watermark_offsets(TopicPartition(REPLY_TOPIC, 0), timeout=30)[1]
         self._consumer.assign([TopicPartition(REPLY_TOPIC, 0, end)])
         self.errors = 0
-        self._call = 0  # late answers to the call before are not this one's
+        self._call = 0  # late answers to an earlier call do not count for this one
 
     def close(self) -> None:
         self._consumer.close()
@@ -106,7 +106,7 @@ class Asker:
 
 @dataclass
 class Starts:
-    """What was measured of one kind of start, an entry a round."""
+    """The measurements of one kind of start, one entry per round."""
 
     ready_s: list[float] = field(default_factory=list)
     warm_s: list[float] = field(default_factory=list)
@@ -125,7 +125,7 @@ class Scene:
         self.tables = self.folder / "tables"
 
     def start(self) -> None:
-        """Servers, topics, and the read states, resident and in Cassandra."""
+        """Make servers, topics, and the read states, resident and in Cassandra."""
         stack = self.owner.stack(progress=self.suite.say)
         room = int(ROOM * (self.states + len(self.user_ids)) / PARTITIONS)
         self.env = {
@@ -166,9 +166,9 @@ class Scene:
         return WorkerProcess(env, self.folder / "worker.log").start()
 
     def measure(self, starts: Starts, tables: Path, *, sweep: bool) -> None:
-        """One start and what it comes to; `sweep`: ask for every user first."""
+        """Run one start and note its times; `sweep`: ask for every user first."""
         random.Random(len(starts.ready_s)).shuffle(self.user_ids)
-        asker = Asker(self.settings)  # clients were there before the worker
+        asker = Asker(self.settings)  # clients are there before the worker
         begin = time.monotonic()
         worker = self.worker(tables)
         try:
@@ -197,7 +197,7 @@ def _outcome(metrics: dict[str, float], outcome: str) -> float:
 
 
 def measure(suite: Suite, states: int, rounds: int, *, cold: bool) -> tuple[Starts, Starts]:
-    """(with its tables, without) of so many read states; `cold`: until those are warm, too."""
+    """Measure starts (with tables, without) of `states`; `cold`: until the second are warm, too."""
     warm, empty = Starts(), Starts()
     with Owner("read-states-restart-") as owner:  # its servers and tables go with each size
         scene = Scene(suite, owner, states)
@@ -228,7 +228,7 @@ def judge(suite: Suite, states: int, warm: Starts, empty: Starts, *, cold: bool)
 
 
 def run(suite: Suite) -> None:
-    """2,000,000 read states, then 8,000,000; the quick form 100,000."""
+    """Run with 2,000,000 read states, then 8,000,000; the quick form with 100,000."""
     sizes = {100_000: 1} if suite.quick else {2_000_000: 2, 8_000_000: 1}
     if suite.quick:
         suite.leave_out("its sizes, 2,000,000 and 8,000,000: filling takes minutes")

@@ -1,11 +1,11 @@
 """Round trip of queries, open loop, against a bare confluent-kafka echo in the worker's place.
 
-Both stand by all the time, each with a queries topic of its own on the same broker, and get the
-same queries in turn, from the same client with the same settings. The echo answers with as many
-bytes as a reply has on average. Users are resident. The warm-up of a run is not counted, for both.
+Both run all the time, each with a queries topic of its own on the same broker, and get the same
+queries in turn, from the same client with the same settings. The echo answers with as many bytes as
+a reply has on average. Users are resident. The warm-up of a run does not count, for both.
 
-Then the worker is stopped while a backlog of updates is made, goes on, and is asked while it
-drains: only queries answered from a partition that had not reached the backlog's end count.
+Then the worker is stopped while a backlog of updates is made, continues, and gets queries while the
+backlog drains: only queries answered from a partition that has not reached the backlog's end count.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from .suite import Goal, Suite
 RATES = (100, 1_000, 5_000)  # queries per second
 WARM_UP_S = 1.0
 BACKLOG_RATE = 1_000
-BACKLOG_WARM_UP_S = 0.3  # after the worker goes on
+BACKLOG_WARM_UP_S = 0.3  # after the worker continues
 
 
 def run(suite: Suite) -> None:
-    """Three rates, then a backlog."""
+    """Run three rates, then a backlog."""
     settings, env = asking.prepare(suite, "round-trip")
     traffic = Traffic(asking.SEED, asking.USERS)
     worker = WorkerProcess(
@@ -151,7 +151,7 @@ def _while_behind(asked: asking.Asked, ends: list[int]) -> Iterator[float]:
 
 
 def _drained(settings: Settings, worker: WorkerProcess) -> None:
-    """Until no updates wait, nor what they changed: the next to be measured has the machine."""
+    """Wait until no update and no change waits, so that the next run has the machine to itself."""
     lags = [
         f"read_states_processing_lag_records{{partition={number},topic={settings.updates_topic}}}"
         for number in range(asking.PARTITIONS)

@@ -1,12 +1,12 @@
 """Scale: more partitions on one worker, and more workers on the same partitions.
 
-Partitions 8 → 256, the same number of read states in all tables together. Idle: the processor time
-of a worker that owns them all and has nothing to do. Flooded: its memory beside the tables, at the
-most, while it takes a backlog of users it has never seen, which fills whatever a partition may fill
-(inboxes, parked updates); and how fast it is through, to the last commit.
+From 8 to 256 partitions, with the same number of read states in all tables together. Idle: the
+processor time of a worker that owns them all and has nothing to do. Flooded: its largest memory
+beside the tables while it takes a backlog of users it has never seen, which fills everything that a
+partition may fill (inboxes, parked updates); and its rate, to the last commit.
 
-Workers 1 → 2 take a backlog of the same users, to the last commit. On two cores, which the broker
-and Cassandra share, two workers cannot be twice as fast; the figure is there to be seen.
+One worker, then two, take a backlog of the same users, to the last commit. On two cores, which the
+broker and Cassandra share, two workers cannot be twice as fast; the figure has no goal.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Sizes:
 
 FULL = Sizes((8, 32, 64, 128, 256), 20.0, 120_000, 300_000)
 QUICK = Sizes((8, 256), 4.0, 5_000, 10_000)
-Servers = dict[str, str]  # the environment that leads to them
+Servers = dict[str, str]  # their environment
 
 
 def strangers(count: int) -> Iterator[Record]:
-    """An ack of each of so many users."""
+    """One ack for each of so many users."""
     for number in range(count):
         user_id = 10**17 + number
         event = {"type": "ack", "user_id": user_id, "channel_id": 1, "message_id": 10**18}
@@ -156,7 +156,7 @@ def workers(suite: Suite, servers: Servers, count: int, sizes: Sizes) -> float:
 
 
 def run(suite: Suite) -> None:
-    """One pair of servers, topics of their own for each size."""
+    """Run with one pair of servers, and with separate topics for each size."""
     sizes = QUICK if suite.quick else FULL
     servers = asking.servers(suite)
     found = {n: partitions(suite, servers, n, sizes) for n in sizes.partitions}

@@ -1,9 +1,9 @@
-"""Service time of a query: from the consumer's thread that fetched it to its reply handed over.
+"""Service time of a query: from the moment the consumer's thread has it until its reply is sent.
 
-Against a no-op agent on the same transport, which hands over as many bytes and does no more: what
-both need is the machine's, Faust's and the transport's. Both workers stand by all the time and get
-the same queries in turn, 500 per second, evenly spaced, so that nearly each is alone in its batch.
-Users are resident. The warm-up of a run is not counted, for both.
+The peer is a no-op agent on the same transport, which hands over as many bytes and does no more: it
+shows what the machine, Faust and the transport cost. Both workers run all the time and get the same
+queries in turn, 500 per second, evenly spaced, so that nearly each is alone in its batch. Users are
+resident. The warm-up of a run does not count, for both.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODULE = "readstates.ops.bench.timed_worker"
 
 
 def run(suite: Suite) -> None:
-    """Both in turn, then their notes."""
+    """Run both in turn, then read their notes."""
     traffic = Traffic(asking.SEED, asking.USERS)
     seconds = 4.0 if suite.quick else 20.0
     windows: dict[str, list[tuple[float, float]]] = {"ours": [], "no-op": []}

@@ -2,10 +2,10 @@
 
     make bench BENCHES=steps
 
-Resident users, plain acks and whole-user queries with 8 read states, as ARCHITECTURE's page on the
-hot path states them. The real code of each step, called in a loop; what Kafka's client library
-does to send a reply is not in it (`service_time` has it). No peer and no goal: this is where the
-time goes.
+Users are resident; updates are plain acks, and queries ask for a whole user with 8 read states, as
+ARCHITECTURE's page on the hot path says. The bench calls the real code of each step in a loop; the
+work of Kafka's client library to send a reply is not included (`service_time` has it). There is no
+peer and no goal: the bench shows where the time goes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ NOWHERE = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0, "delivery.report.
 
 
 class Nothing:
-    """Effects that only take note of the last answer, and of the users to be loaded."""
+    """Effects that only note the last answer, and the users to be loaded."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -71,7 +71,7 @@ class Nothing:
 
 
 def events(first: int) -> list[tuple[bytes, bytes]]:
-    """(key, value) of an ack to every read state; message IDs from `first` on."""
+    """(key, value) of an ack for every read state; message IDs count up from `first`."""
     return [
         (
             b"%d" % (10**17 + user),
@@ -89,7 +89,7 @@ def events(first: int) -> list[tuple[bytes, bytes]]:
 
 
 def encoded(given: list[tuple[bytes, bytes]]) -> list[bytes]:
-    """As record batches, FETCH records each."""
+    """The acks as record batches of FETCH records each."""
     batches = []
     for begin in range(0, len(given), FETCH):
         builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, 0, 1 << 24)
@@ -106,7 +106,7 @@ def unpack(batches: list[bytes]) -> None:
 
 
 def timed(work: Callable[[], object], count: int, rounds: int) -> list[float]:
-    """Microseconds of CPU apiece, a figure a round."""
+    """Microseconds of CPU per call, one figure per round."""
     found = []
     for _ in range(rounds):
         begin = time.thread_time_ns()
@@ -116,7 +116,7 @@ def timed(work: Callable[[], object], count: int, rounds: int) -> list[float]:
 
 
 def run(suite: Suite) -> None:
-    """Each step in turn."""
+    """Run each step in turn."""
     rounds = 3 if suite.quick else 9
     steps: dict[str, list[float]] = {}
     given = events(0)
@@ -184,7 +184,7 @@ def _table(table: Table, rounds: int) -> list[float]:
 
 def _fold(partition: Partition, rounds: int) -> list[float]:
     figures = []
-    # newer than all that `_table` wrote
+    # newer than everything that `_table` wrote
     partition.progress.position = partition.inbox.next_arrival = 10**8
     for number in range(rounds):
         given = events(10**9 * (number + 1))
@@ -245,7 +245,7 @@ def _queries(
         lambda: [encode_reply(get.user_id, 1, True, rows) for get in gets], USERS, rounds
     )
     body = encode_reply(gets[0].user_id, 1, True, rows)
-    producer = Producer(NOWHERE)  # what is queued stays there, and is dropped at the end
+    producer = Producer(NOWHERE)  # its queue is never sent, and is dropped at the end
     steps["query: hand the reply to the producer"] = timed(
         lambda: [
             producer.produce("t", body, b"k", headers=[("kafka_correlationId", b"7")])

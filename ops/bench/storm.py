@@ -1,14 +1,13 @@
 """Mention storm: one message mentions a million users who are offline.
 
-A real worker. Some thousands of users are online: resident, with a steady trickle of updates, and
-asked for all the time, open loop. Then a mention for each of a million others, none of them
-resident, is put into the log as fast as the broker takes it. Each has to be loaded from Cassandra
-(where nobody finds anything), counted, and written out.
+The worker is real. Some thousands of users are online: they are resident, have a steady trickle of
+updates, and are asked for all the time, in an open loop. Then a mention for each of a million
+others, none of them resident, is put into the log as fast as the broker takes it. Each of these has
+to be loaded from Cassandra (which has no rows for them), counted, and written out.
 
-Goals: queries of the users online take at most three times as long at p99 as before the storm;
-every one of them is a hit all the same; the worker's memory, its tables aside, stays under the
-bound that ARCHITECTURE states; and the storm ends: its last mention is committed, so it is in
-Cassandra.
+Goals: queries of the users online take at most three times as long at p99 as before the storm, and
+every one of them is still a hit; the worker's memory, without its tables, stays under the bound
+that ARCHITECTURE states; and the storm ends: its last mention is committed, so it is in Cassandra.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ TIMEOUT_S = 900.0
 
 
 def acks(user_ids: Sequence[int]) -> Iterator[Record]:
-    """Acks of users online, without an end; of each of them first."""
+    """Endless acks of users online, first one for each of them."""
     rand, number = random.Random(6), 0
     while True:
         user_id = user_ids[number] if number < len(user_ids) else rand.choice(user_ids)
@@ -56,19 +55,19 @@ def acks(user_ids: Sequence[int]) -> Iterator[Record]:
 
 
 def mentions(user_ids: Sequence[int]) -> Iterator[Record]:
-    """One message, a mention for each."""
+    """The mentions of one message, one for each user."""
     for user_id in user_ids:
         event = {"type": "mention", "user_id": user_id, "channel_id": 1, "message_id": 2 * 10**18}
         yield Record(b"%d" % user_id, orjson.dumps(event))
 
 
 def storm(env: Mapping[str, str], user_ids: Sequence[int]) -> int:
-    """Sends it, as fast as the broker takes it."""
+    """Sends the storm as fast as the broker takes it."""
     return send_all(Settings.load(env), mentions(user_ids))
 
 
 class Memory(threading.Thread):
-    """The worker's memory beside its tables, and its processing lag, looked at twice per second."""
+    """Samples the worker's memory beside its tables, and its processing lag, twice per second."""
 
     def __init__(self, worker: WorkerProcess) -> None:
         super().__init__(daemon=True)
@@ -88,7 +87,7 @@ class Memory(threading.Thread):
 
 
 def private_mb(pid: int) -> float:
-    """Memory of a process that is not its mapped tables."""
+    """Memory of a process without its mapped tables."""
     for line in Path(f"/proc/{pid}/status").read_text("utf-8").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) / 1024
@@ -96,7 +95,7 @@ def private_mb(pid: int) -> float:
 
 
 def run(suite: Suite) -> None:
-    """Calm, storm, and what it did."""
+    """Run before, during and after the storm, and report its effect."""
     offline, calm_s = (20_000, 6.0) if suite.quick else (1_000_000, 30.0)
     if suite.quick:
         suite.leave_out(f"1,000,000 users: {offline:,}")
@@ -116,7 +115,7 @@ def run(suite: Suite) -> None:
     store.create_schema()
     store.close()
     worker = WorkerProcess(env, suite.scratch / "worker.log").start()
-    # the storm comes from a process of its own: from this one it would hold the clients up
+    # the storm comes from a separate process, because in this one it would hold up the clients
     sender = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
     try:
         sender.submit(os.getpid).result()
@@ -170,7 +169,7 @@ def _lag(settings: Settings, partition: int) -> str:
 
 
 def until_applied(settings: Settings, worker: WorkerProcess, begin_s: float) -> float:
-    """Seconds until no update waits: none to be read, none parked."""
+    """Seconds until no update waits to be read or is parked."""
     while True:
         time.sleep(0.25)
         metrics = worker.metrics()
@@ -184,7 +183,7 @@ def until_applied(settings: Settings, worker: WorkerProcess, begin_s: float) -> 
 
 
 def until_durable(settings: Settings, begin_s: float) -> float:
-    """Seconds until what the log holds now is committed."""
+    """Seconds until everything in the log at the call is committed."""
     consumer = Consumer(settings.librdkafka(**{"group.id": settings.kafka_group}))
     places = [TopicPartition(settings.updates_topic, n) for n in range(PARTITIONS)]
     ends = [consumer.get_watermark_offsets(place, timeout=10)[1] for place in places]
@@ -202,7 +201,7 @@ def until_durable(settings: Settings, begin_s: float) -> float:
 
 
 def draw(suite: Suite, queries: Queries, memory: Memory, storm_s: float, drained_s: float) -> None:
-    """Each query's time, and the memory, before, in and after the storm."""
+    """Draw each query's time, and the memory, before, during and after the storm."""
     figure, (left, right) = picture.figure("one message mentions a million users", 2)
     left.plot(
         [at - storm_s for at in queries.sent_s],

@@ -1,4 +1,4 @@
-"""What every bench shares: rounds in turn, lines of the final table, one JSON file a bench.
+"""What every bench shares: rounds in turn, lines of the final table, one JSON file per bench.
 
 A bench is a module of this package with a function `run(suite: Suite) -> None`. It measures ours
 and its peers in turn, several rounds, on the same input in one run (only such ratios count on a
@@ -24,7 +24,7 @@ from ..local.owner import Owner
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound for the median of the ratios ours / peer; None: nothing is asked, it is shown."""
+    """A bound for the median of the ratios ours / peer; None if the figure is only shown."""
 
     at_least: float | None = None
     at_most: float | None = None
@@ -53,7 +53,7 @@ class Line:
     ours: str
     peer: str
     theirs: str
-    ratios: tuple[float, ...]  # ours / theirs, a round each
+    ratios: tuple[float, ...]  # ours / theirs, one per round
     goal: str
     met: bool | None
 
@@ -65,12 +65,12 @@ class Line:
 
 @dataclass
 class Suite:
-    """What a bench is given. `quick`: smaller sizes and fewer rounds."""
+    """The parameter of a bench. `quick`: smaller sizes and fewer rounds."""
 
     bench: str
     quick: bool
     folder: Path  # for JSON and pictures
-    owner: Owner  # of all that the bench starts, and of its scratch folders
+    owner: Owner  # of everything that the bench starts, and of its scratch folders
     servers: Owner  # of the servers that benches may share
     say: Callable[[str], None]
     lines: list[Line] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Suite:
 
     @property
     def scratch(self) -> Path:
-        """For servers, logs and tables; removed at the end."""
+        """A folder for servers, logs and tables; removed at the end."""
         return self.owner.folder
 
     def memory_folder(self) -> Path:
@@ -93,7 +93,7 @@ class Suite:
     def in_turn(
         self, runners: Mapping[str, Callable[[int], float]], rounds: int = 0
     ) -> dict[str, list[float]]:
-        """Each runner once a round, one after another; what they return, by name."""
+        """Call each runner once per round, one after another; returns their results by name."""
         results: dict[str, list[float]] = {name: [] for name in runners}
         for number in range(rounds or self.rounds):
             for name, run in runners.items():
@@ -114,7 +114,7 @@ class Suite:
         unit: str,
         goal: Goal = NO_GOAL,
     ) -> Line:
-        """Ours against a peer, round by round. The goal is for the median ratio ours / theirs."""
+        """Compare ours with a peer by rounds. The goal is for the median ratio ours / theirs."""
         ratios = tuple(a / b for a, b in zip(ours, theirs, strict=True))
         line = Line(
             self.bench,
@@ -129,7 +129,7 @@ class Suite:
         return self._add(line)
 
     def bound(self, what: str, ours: Sequence[float], unit: str, goal: Goal) -> Line:
-        """Ours against a figure of its own, no peer: the goal is for the median."""
+        """Add a figure of ours that has no peer; the goal is for its median."""
         median = statistics.median(ours)
         text = f"{goal} {unit}" if goal != NO_GOAL else "–"
         line = Line(
@@ -147,7 +147,7 @@ class Suite:
         return line
 
     def write(self, took_s: float) -> None:
-        """`BENCH.json`: the lines, everything measured, and the machine."""
+        """Write `BENCH.json`: the lines, everything measured, and the machine."""
         self.folder.mkdir(parents=True, exist_ok=True)
         data = {
             "bench": self.bench,
@@ -163,7 +163,7 @@ class Suite:
 
 
 def machine() -> dict[str, Any]:
-    """The machine that the figures are of."""
+    """The machine on which the figures were measured."""
     cpu = "unknown processor"
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -188,7 +188,7 @@ def as_text(line: Line) -> str:
 
 
 def as_markdown(lines: Sequence[Line]) -> str:
-    """The final table, as it stands in the README."""
+    """The final table, in the form that the README has."""
     rows = [
         "| bench | ours | peer | ratio (min – median – max) | goal | met? |",
         "|---|---|---|---|---|---|",

@@ -2,17 +2,17 @@
 
     make bench BENCHES=table
 
-Each contender has a process of its own (its collector scans its own objects), and ours takes
-turns with the shapes of one peer. All do the same operations on the same read states, the loop
-that calls included; ours in the calls that the service makes (`find` and `touch` of the user, then
-`get_some`, `ack` or `states`; `evict` and `insert`). Fields are read. Ours keeps, besides, what
-peers do not: checksums, and who waits to be written out. Of each peer its fastest shape counts,
-anew for each operation; goals are against the fastest LRU.
+Each contender has a process of its own (so its collector scans only its own objects), and ours
+takes turns with the shapes of one peer. All do the same operations on the same read states, and the
+time includes the loop that calls them. Ours makes the calls that the service makes (`find` and
+`touch` of the user, then `get_some`, `ack` or `states`; `evict` and `insert`). Fields are read.
+Only ours keeps checksums, and the list of users who wait to be written out. The fastest shape of
+each peer counts, chosen again for each operation; goals are against the fastest LRU.
 
-    get             three fields of one read state
+    get             read three fields of one read state
     update          read, compare, change
-    insert          a user with 10 read states comes, the coldest go; per read state
-    all of a user   its 10 read states ordered by channel, all nine fields
+    insert          insert a user with 10 read states, evict the coldest; per read state
+    all of a user   get its 10 read states ordered by channel, all nine fields
 
 `batch` is the entry for a slice of acks, from numbers that a decoder fills in.
 """
@@ -34,9 +34,9 @@ GET, UPDATE, INSERT, ALL_OF = "get", "update", "insert", "all of a user"
 GOALS = {GET: Goal(at_most=1.2), UPDATE: Goal(at_most=1), INSERT: Goal(at_most=1)}
 GOALS[ALL_OF] = Goal(at_most=1)
 BATCH = "update, batch"
-SLOWER = 50  # times fewer operations for the one on a disk
+SLOWER = 50  # times fewer operations for the contender on a disk
 
-Times = dict[str, list[float]]  # ns an operation, by contender, a round each
+Times = dict[str, list[float]]  # ns per operation, by contender, one for each round
 Case = tuple[str, bool]  # operation, Zipf
 
 
@@ -88,7 +88,7 @@ def _against(suite: Suite, name: str, states: int, count: int) -> dict[Case, Tim
 def _in_turn(
     suite: Suite, all_: dict[str, Contender], operation: str, zipf: bool, count: int
 ) -> Times:
-    """Rounds of one operation, after one that is not counted."""
+    """Run rounds of one operation, after one that is not counted."""
     what: dict[str, tuple[Any, ...]] = {
         GET: ("get", zipf, count),
         UPDATE: ("update", zipf, count),
@@ -138,7 +138,7 @@ def _lines(suite: Suite, states: int, case: Case, by_peer: dict[str, Times]) -> 
 def _batch_line(
     suite: Suite, states: int, zipf: bool, calls: dict[str, Times], batch: dict[str, Times]
 ) -> None:
-    """The batch entry against single updates, measured beside the first LRU."""
+    """Compare the batch entry with single updates, measured beside the first LRU."""
     suite.line(
         f"{BATCH}, {_law(BATCH, zipf)}{states:,} states", batch[LRUS[0]][OURS],
         "single updates", calls[LRUS[0]][OURS], "ns", Goal(at_most=1),
@@ -146,7 +146,7 @@ def _batch_line(
 
 
 def _ten_million(suite: Suite, found: dict[tuple[int, Case], dict[str, Times]]) -> None:
-    """Ours and the shape that was fastest at updates of 10^6 states."""
+    """Ours, and the shape that was fastest at updates of 10^6 states."""
     by_peer = found[1_000_000, (UPDATE, False)]
     shapes = {_best(by_peer[name]): statistics.median(by_peer[name][_best(by_peer[name])])
               for name in LRUS}  # fmt: skip
@@ -167,7 +167,7 @@ def _law(operation: str, zipf: bool) -> str:
 
 
 def _draw(suite: Suite, states: int, found: dict[tuple[int, Case], dict[str, Times]]) -> None:
-    """Bars: each operation of the largest size, evenly drawn, each contender's fastest shape."""
+    """Draw bars: each operation at the largest size, evenly drawn, in each peer's fastest shape."""
     groups: dict[str, dict[str, float]] = {}
     for operation in (GET, UPDATE, INSERT, ALL_OF):
         by_peer = found[states, (operation, False)]

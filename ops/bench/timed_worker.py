@@ -2,9 +2,10 @@
 
     python -m readstates.ops.bench.timed_worker worker
 
-The environment says the rest: TIMES, the file that is written at the end, pairs of 64-bit integers:
-when a reply was handed over and how long that took since the query came off the consumer, in ns of
-the monotonic clock. NOOP_BYTES, if set: the agent only hands over a reply of that many bytes.
+Two variables of the environment say the rest. TIMES is the file that is written at the end, with
+pairs of 64-bit integers: when a reply was handed over, and how long that took since the consumer
+returned the query, in ns of the monotonic clock. If NOOP_BYTES is set, the agent only hands over a
+reply of that many bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ times = array("q")
 
 
 def note(seconds: float) -> None:
-    """In place of the histogram's `observe`, whose buckets are too coarse here."""
+    """Takes the place of the histogram's `observe`, whose buckets are too coarse here."""
     times.append(time.perf_counter_ns())
     times.append(int(seconds * 1e9))
 

@@ -1,7 +1,7 @@
-"""Read states and what is done with them, from a seed: the same for every contender.
+"""Makes read states and operations on them from a seed, the same for every contender.
 
-10 read states a user. Numbers are made anew for each use (through `array`), as a decoder makes
-them: a key that is the very object in the dict would be found without being compared.
+Each user has 10 read states. Numbers are made anew for each use (through `array`), as a decoder
+makes them, because a dict finds a key that is its very own object without comparing it.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ Row = tuple[int, int, int, int, int, int, int, int, int]  # schemas.replies.Read
 
 
 class Population:
-    """`users` users; the first ones are there from the start, more can be made."""
+    """Traffic of `users` users, who are there from the start; more can be made."""
 
     def __init__(self, users: int, states_a_user: int = STATES_A_USER) -> None:
         self.users = users
         self.states_a_user = states_a_user
         source = random.Random(1)
         self._channels = array("q", source.sample(range(10**17, 10**18), CHANNELS))
-        self._order = list(range(users))  # who is how popular
+        self._order = list(range(users))  # users by popularity
         source.shuffle(self._order)
         self._weights: list[float] | None = None
 
     def user_id(self, number: int) -> int:
-        """Scattered, as IDs that come from several clocks are; each number has its own."""
+        """Scattered IDs, like those that come from several clocks; each number has its own."""
         return 10**17 + number * 0x9E3779B97F4A7C15 % (1 << 59)
 
     def channel(self, number: int, index: int) -> int:
         return self._channels[(number * 7919 + index) % CHANNELS]
 
     def rows(self, number: int) -> list[Row]:
-        """What the database has of a user, in its order: by channel."""
+        """The user's rows in the database, in its order: by channel."""
         channels = sorted(self.channel(number, index) for index in range(self.states_a_user))
         return [
             (
@@ -71,7 +71,7 @@ class Population:
         return source.choices(self._order, cum_weights=self._weights, k=count)
 
     def pairs(self, zipf: bool, count: int, seed: int) -> tuple[list[int], list[int]]:
-        """User IDs and channel IDs of `count` operations, each pair a read state that is there."""
+        """User IDs and channel IDs of `count` operations; each pair is a read state that exists."""
         numbers = self.drawn(zipf, count, seed)
         source = random.Random(seed)
         many = self.states_a_user

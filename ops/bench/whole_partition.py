@@ -1,6 +1,6 @@
-"""The service's own path of an update: from the bytes of a fetch into a full table.
+"""Runs the service's own path of an update, from the bytes of a fetch into a full table.
 
-aiokafka's compiled reader and a Partition; no Kafka, no Cassandra, no event loop.
+It uses aiokafka's compiled reader and a Partition, but no Kafka, Cassandra or event loop.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ PLACE = TopicPartition("read-states.updates", 0)
 
 
 class NoEffects:
-    """Nothing happens: all users are resident, and nobody asks."""
+    """Effects that do nothing, because all users are resident and nobody asks."""
 
 
 def loaded(table: Any, users: list[int], channels: list[int], number: int) -> Callable[[], None]:
-    """A partition with one ack a pair in its inbox, and what runs it to the end, slice by slice.
+    """A partition with one ack per pair in its inbox, and a function that runs it to the end.
 
     The first ack has message ID and version `number` + 1.
     """
@@ -70,7 +70,7 @@ def loaded(table: Any, users: list[int], channels: list[int], number: int) -> Ca
     )
     slice_updates = Settings().slice_updates
     gc.collect()
-    gc.freeze()  # as the worker does at its start: what the bench keeps is not looked at again
+    gc.freeze()  # as the worker does at its start; what the bench keeps is then not scanned
 
     def run() -> None:
         for begin, end, made in batches:

@@ -1,14 +1,15 @@
 """Write-out: rows per second, the client's CPU per row, and how many rows an update becomes.
 
-Rows: users with ten changed read states each wait in a table; ours writes them out as at a
-handover (taking them from the table, packing, the batches, every acknowledgement). The peer writes
-the same rows from a list: one prepared INSERT a row by `execute_async`, as many under way as suits
-it. Same process, same Cassandra, in turn; CPU is that of the whole process, driver included.
+Rows: users with ten changed read states each wait in a table; ours writes them out as at a handover
+(it takes them from the table, packs them, sends the batches, and waits for every acknowledgement).
+The peer writes the same rows from a list: one prepared INSERT per row by `execute_async`, with as
+many under way as suits it. Both take turns in the same process with the same Cassandra; CPU is that
+of the whole process, driver included.
 
-Coalescing: the demo's traffic through a partition whose clock is the traffic's own, so that a
-change waits FLUSH_DELAY_S of that time. Against one INSERT for each read state that an update names
-(a bulk_ack names several). How much is saved depends on how often a read state changes within the
-delay, so on the rate: a curve; the goal is asked at the rate that one worker carries.
+Coalescing: the demo's traffic goes through a partition whose clock is the traffic's own, so that a
+change waits for FLUSH_DELAY_S of that time. The peer is one INSERT for each read state that an
+update names (a bulk_ack names several). How much is saved depends on how often a read state changes
+within the delay, and so on the rate, as the curve shows; the goal is for the rate of one worker.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ INSERT_US_MAX = 10.0
 
 
 def changed(users: int, round_: int) -> list[Record]:
-    """One event a user that changes its ten read states, others each round."""
+    """One event per user, which changes its ten read states in another way each round."""
     records = []
     for number in range(users):
         user_id = 10**17 + number
@@ -57,7 +58,7 @@ def changed(users: int, round_: int) -> list[Record]:
 
 
 def bare(store: Store, rows: Sequence[tuple[Any, ...]]) -> None:
-    """One prepared INSERT a row, UNDER_WAY at once; returns when all are acknowledged."""
+    """Send one prepared INSERT per row, UNDER_WAY at once; returns when all are acknowledged."""
     # The bench writes past the store, on its own session and with its own statement.
     session, insert = store._session, store._insert  # noqa: SLF001
     room = threading.Semaphore(UNDER_WAY)
@@ -80,7 +81,7 @@ def bare(store: Store, rows: Sequence[tuple[Any, ...]]) -> None:
 
 
 class Rows:
-    """Both ways to write the same rows; what each cost, by round."""
+    """Both ways to write the same rows, and their costs by round."""
 
     def __init__(self, suite: Suite, settings: Settings, store: Store, users: int) -> None:
         self.settings, self.store = settings, store
@@ -111,7 +112,7 @@ class Rows:
 
 
 def inserts(records: Sequence[Record]) -> int:
-    """How many INSERTs the same updates are for a service that writes each."""
+    """How many INSERTs a service would need that writes each change of these updates."""
     count = 0
     for record in records:
         try:
@@ -123,7 +124,7 @@ def inserts(records: Sequence[Record]) -> int:
 
 
 def coalescing(suite: Suite, rate: int, seconds: int, flush_delay_s: float) -> float:
-    """INSERTs of the one for a row of ours, at so many updates/s."""
+    """INSERTs of such a service for one row of ours, at so many updates/s."""
     local = Local(suite.scratch / "tables", 400_000)
     partition = local.partition
     traffic = Traffic(1, USERS).updates(rate * seconds)
@@ -134,7 +135,7 @@ def coalescing(suite: Suite, rate: int, seconds: int, flush_delay_s: float) -> f
         named += inserts(records)
         local.feed(records, now_ms)
         rows += write_due(partition, now_ms, delay_ms)
-    rows += write_due(partition, now_ms + delay_ms, delay_ms)  # what is left counts, too
+    rows += write_due(partition, now_ms + delay_ms, delay_ms)  # the rest counts, too
     local.close()
     return named / rows
 
@@ -150,7 +151,7 @@ def write_due(partition: Partition, now_ms: int, delay_ms: int) -> int:
 
 
 def run(suite: Suite) -> None:
-    """Rows in turn, then the coalescing, which is the same on every machine."""
+    """Write rows in turn, then measure the coalescing, which is the same on every machine."""
     users = 1_000 if suite.quick else 10_000
     with cassandra(suite, "bench_writeout") as (settings, store):
         rows = Rows(suite, settings, store, users)
@@ -179,7 +180,7 @@ def run(suite: Suite) -> None:
 
 
 def draw(suite: Suite, saved: dict[int, float]) -> None:
-    """Rows saved over the rate."""
+    """Draw the rows saved, by rate."""
     figure, (axis,) = picture.figure("coalescing of the demo's traffic", 1, width=6)
     axis.plot(list(saved), list(saved.values()), "o-", color=picture.BLUE)
     axis.set_xscale("log")

@@ -1,7 +1,8 @@
 """A Cassandra node of the local stack.
 
-`prepare` fills in its cassandra.yaml, `command` says how it is started, `answers` puts a query to
-it over CQL. Nodes have even shares of the token ring, set here: a node that joins need not ask.
+`prepare` fills in its cassandra.yaml, `command` returns the command that starts it, and `answers`
+sends it a query over CQL. This module gives the nodes even shares of the token ring, so that a node
+that joins need not ask for one.
 """
 
 import json
@@ -13,9 +14,9 @@ from . import archive, cql, credentials
 from .cluster import CASSANDRA, Cluster, Node
 from .settings import BRIEF_JVM, CASSANDRA_HEAP, CASSANDRA_JVM, CASSANDRA_SETTINGS
 
-# How long a joining node watches the ring first: 30 s is for networks, this is loopback.
+# How long a joining node watches the ring first: the default of 30 s is for networks.
 JOINING_JVM = ("-Dcassandra.ring_delay_ms=5000",)
-# The first user is made at once: 10 s is for a ring whose nodes would all make it.
+# The first user is made at once: the default of 10 s is for a ring whose nodes would all make it.
 SECURE_JVM = ("-Dcassandra.superuser_setup_delay_ms=0",)
 OPEN: dict[str, str | bool] = {
     "authenticator": "AllowAllAuthenticator",
@@ -33,7 +34,7 @@ def cluster_name(cluster: Cluster) -> str:
 
 
 def yaml_values(cluster: Cluster, node: Node) -> dict[str, str | int | bool]:
-    """What cassandra.yaml is filled in with: the shared settings, and where the node is."""
+    """The values for cassandra.yaml: the shared settings, and the node's addresses and folders."""
     state = cluster.state_dir(node)
     nodes = cluster.of(CASSANDRA)
     folders = ("data", "commitlog", "hints", "saved_caches", "cdc_raw")
@@ -74,7 +75,7 @@ def prepare(cluster: Cluster, node: Node, java: str, lib: Path) -> None:
 
 
 def command(cluster: Cluster, node: Node, java: str, lib: Path) -> list[str]:
-    """What starts the node."""
+    """The command that starts the node."""
     conf, state = cluster.conf_dir(node), cluster.state_dir(node)
     options = [
         line
@@ -114,7 +115,7 @@ def _agents(lib: Path) -> list[str]:
 
 
 def answers(cluster: Cluster, node: Node, timeout_s: float) -> bool:
-    """Whether this very node answers a query, and knows the nodes that were there before it."""
+    """True if this very node answers a query, and knows the nodes that were there before it."""
     names, peers = "SELECT cluster_name FROM system.local", "SELECT peer FROM system.peers_v2"
     try:
         login = _login(cluster, node, timeout_s) if cluster.secure else None
@@ -127,7 +128,7 @@ def answers(cluster: Cluster, node: Node, timeout_s: float) -> bool:
 
 
 def _login(cluster: Cluster, node: Node, timeout_s: float) -> cql.Login:
-    """Our login; at the first start it is made, and the one that everybody knows is shut."""
+    """Our login; the first start makes it, and disables the default one that everybody knows."""
     known = credentials.load(cluster.data_dir)
     ours = cql.Login(credentials.USER, known.cassandra, known.context())
 

@@ -79,7 +79,7 @@ def new_cluster(
     """A cluster with a fresh id and no ports yet."""
     kafka = [Node(KAFKA, n, "127.0.0.1") for n in range(1, brokers + 1)]
     cassandra = [Node(CASSANDRA, n, f"127.0.0.{n}") for n in range(1, cassandra_nodes + 1)]
-    # Kafka's own form of a UUID; with a letter first, as it takes a leading '-' for an option.
+    # Kafka's own form of a UUID, with a letter first, because it takes a leading '-' for an option.
     cluster_id = "R" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
     return Cluster(data_dir, cluster_id, (*kafka, *cassandra), secure)
 
@@ -87,8 +87,8 @@ def new_cluster(
 def with_free_ports(cluster: Cluster, role: str) -> Cluster:
     """The same cluster with ports for `role` that were free a moment ago.
 
-    Another program may take one before the server does: the caller tries again then.
-    Raises StackError where a node's loopback address cannot be bound at all.
+    Another program may take one before the server does: the caller then tries again.
+    Raises StackError if a node's loopback address cannot be bound at all.
     """
     with ExitStack() as held:  # all at once, so that no two get the same
         nodes = cluster.of(role)
@@ -110,7 +110,7 @@ def with_free_ports(cluster: Cluster, role: str) -> Cluster:
 
 
 def is_free(address: str, port: int) -> bool:
-    """Whether a server could listen there now."""
+    """True if a server could listen there now."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

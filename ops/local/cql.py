@@ -22,15 +22,15 @@ BODY_BYTES_MAX = 1 << 20
 
 
 class CqlError(Exception):
-    """The server answered, but not what was asked for."""
+    """The server gave an answer that does not fit the question."""
 
 
 class LoginError(CqlError):
-    """The server does not know the user, or not with this password."""
+    """The server does not know the user, or the password is wrong."""
 
 
 class Login(NamedTuple):
-    """A user of a server that speaks TLS only."""
+    """A login at a server that speaks only TLS."""
 
     user: str
     password: str

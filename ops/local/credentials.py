@@ -73,7 +73,7 @@ class Secrets:
 
 
 def load(data_dir: Path) -> Secrets:
-    """The secrets that `make` left. Raises StackError where they are damaged or gone."""
+    """The secrets that `make` left. Raises StackError if they are damaged or gone."""
     folder = data_dir / "secrets"
     path = folder / "passwords.json"
     try:
@@ -85,7 +85,7 @@ def load(data_dir: Path) -> Secrets:
 
 
 def make(data_dir: Path, java: str) -> None:
-    """Makes the secrets, where they are not there yet (about 3 s). Raises StackError."""
+    """Makes the secrets if they do not exist yet (about 3 s). Raises StackError."""
     folder = data_dir / "secrets"
     if folder.is_dir():
         return
@@ -101,7 +101,7 @@ def make(data_dir: Path, java: str) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner may read, from its first moment on."""
+    """Writes a file that only its owner may ever read."""
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     with open(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
@@ -151,7 +151,7 @@ class _Keytool:
         self._password = password
 
     def run(self, command: str, *arguments: str) -> str:
-        """What keytool prints. Raises StackError with what it said where it failed."""
+        """The output of keytool. Raises StackError with that output if it failed."""
         argv = [self._path, command, *arguments]
         if command != "-importkeystore":
             argv += ["-storepass:env", self.PASSWORD]

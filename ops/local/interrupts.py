@@ -1,16 +1,16 @@
 """SIGINT, SIGTERM and SIGHUP as one orderly end of a command.
 
-1. The first one tells every open owner to stop its processes, so that nothing which waits for one
-   of them goes on waiting, and raises Interrupted in the main thread.
-2. `make` and `timeout` each pass SIGTERM on, and people press Ctrl-C twice. A second one unwinds no
-   further: it waits until the owners are done and ends the process. Where there is no owner
-   (`readstates stack`) it changes nothing: to stop what `up` started takes a limited time.
+1. The first one tells every open owner to stop its processes, so that nothing keeps waiting for one
+   of them, and raises Interrupted in the main thread.
+2. `make` and `timeout` each pass SIGTERM on, and people press Ctrl-C twice. A second signal raises
+   nothing: it waits until the owners are done and ends the process. If there is no owner
+   (`readstates stack`), it changes nothing: stopping what `up` started takes a limited time.
 3. While an owner ends, nothing interrupts it: that takes a limited time (process.py has the
    limits).
 4. The exit status is 128 + the signal's number.
 
-SIGINT counts even where it came to us ignored, as it does to a script's background jobs: who
-sends it means it. SIGHUP that came to us ignored stays so: that is what nohup is for.
+SIGINT counts even if this process inherited it as ignored, as a script's background jobs do: a
+person who sends it means it. SIGHUP stays ignored if it was inherited so: nohup is for that.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Ending(Protocol):
-    """What an interrupt must bring to an end."""
+    """An owner that an interrupt must end."""
 
     def stop(self) -> None:
         """Begin to stop; does not wait."""
@@ -41,14 +41,14 @@ class Ending(Protocol):
         """Stop and remove everything; True if no process is left."""
 
 
-owners: list[Ending] = []  # those that are open, the innermost last
-_held = 0  # how many blocks that nothing interrupts are under way
+owners: list[Ending] = []  # the open ones, the innermost last
+_held = 0  # how many blocks are under way that nothing may interrupt
 _first: int | None = None  # the signal that came, where `orderly` is in force
 
 
 @contextlib.contextmanager
 def orderly() -> Iterator[None]:
-    """A command, or what it does with servers: interrupts end it as said above. Main thread."""
+    """A block of a command that interrupts end as the module says; only in the main thread."""
     before = {number: signal.getsignal(number) for number in NUMBERS}
     for number, handler in before.items():
         if number != signal.SIGHUP or handler != signal.SIG_IGN:
@@ -57,19 +57,19 @@ def orderly() -> Iterator[None]:
         yield
     except BaseException:
         if _first is not None:  # whatever it led to
-            _end_owners()  # a signal between a block's end and the owner's __exit__ skips that
+            _end_owners()  # a signal after a block's end may have skipped the owner's __exit__
             sys.exit(128 + _first)
         raise
     finally:
-        for number, handler in before.items():  # the end of the process is not broken off, either
+        for number, handler in before.items():  # nothing interrupts the end of the process, either
             signal.signal(number, handler if _first is None else signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """A block that no interrupt breaks off; one that comes meanwhile is raised at its end.
+    """A block that nothing interrupts; a signal that comes meanwhile is raised at its end.
 
-    In other threads than the main one nothing is ever raised, and nothing need be held.
+    In threads other than the main one nothing is ever raised, so nothing need be held.
     """
     global _held
     if threading.current_thread() is not threading.main_thread():
@@ -85,7 +85,7 @@ def held() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raises Interrupted if a signal came, also where what it raised was lost on the way."""
+    """Raises Interrupted if a signal came, even if its first exception was lost on the way."""
     if _first is not None:
         raise Interrupted
 
@@ -108,7 +108,7 @@ def _came(number: int, _frame: FrameType | None) -> None:
 
 
 def _end_owners() -> None:
-    """For good: the process ends after it."""
+    """Ends all owners for good, because the process ends next."""
     global _held
     _held += 1
     for owner in reversed(owners):

@@ -1,7 +1,7 @@
 """A Kafka broker of the local stack: KRaft, broker and controller in one process.
 
-`prepare` writes its settings and formats its folder, `command` says how it is started, `answers`
-asks it for metadata over Kafka's own protocol.
+`prepare` writes its settings and formats its folder, `command` returns the command that starts it,
+and `answers` asks it for metadata over Kafka's own protocol.
 """
 
 import socket
@@ -20,7 +20,7 @@ PORT_TAKEN = ("Address already in use", "failed to bind to")
 
 
 def server_properties(cluster: Cluster, node: Node) -> dict[str, str]:
-    """All settings of one broker: the shared ones, and where it is."""
+    """All settings of one broker: the shared ones, and its addresses and folders."""
     voters = ",".join(f"{n.number}@{n.address}:{n.peer_port}" for n in cluster.of(KAFKA))
     protocol = "SASL_SSL" if cluster.secure else "PLAINTEXT"
     listener = f"{protocol}://{node.address}:{node.port}"
@@ -36,7 +36,7 @@ def server_properties(cluster: Cluster, node: Node) -> dict[str, str]:
 
 
 def _secure_settings(known: credentials.Secrets) -> dict[str, str]:
-    """TLS and a login at every listener, SCRAM or PLAIN, and nothing allowed without an ACL."""
+    """TLS and a login (SCRAM or PLAIN) at every listener; nothing is allowed without an ACL."""
     scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
     user, password = credentials.USER, known.kafka
     plain = (
@@ -100,7 +100,7 @@ def prepare(cluster: Cluster, node: Node, java: str, lib: Path) -> None:
 
 
 def _scram_users(conf: Path, known: credentials.Secrets) -> Path:
-    """A file of arguments: on the command line every user of the machine would see them."""
+    """Put arguments into a file: on the command line every user of the machine would see them."""
     users = (f"{m}=[name={credentials.USER},password={known.kafka}]" for m in SCRAM)
     path = conf / "scram.arguments"
     credentials.write_private(path, "".join(f"--add-scram\n{user}\n" for user in users))
@@ -108,14 +108,14 @@ def _scram_users(conf: Path, known: credentials.Secrets) -> Path:
 
 
 def command(cluster: Cluster, node: Node, java: str, lib: Path) -> list[str]:
-    """What starts the broker."""
+    """The command that starts the broker."""
     properties = cluster.conf_dir(node) / "server.properties"
     more = (*BRIEF_JVM, *archive.options(java, lib, KAFKA)) if cluster.brief else ()
     return [*_java(java, cluster, node, lib, KAFKA_HEAP, *more), "kafka.Kafka", str(properties)]
 
 
 def answers(cluster: Cluster, node: Node, timeout_s: float) -> bool:
-    """Whether this very broker gives metadata, with every broker of the stack in it."""
+    """True if this very broker gives metadata with every broker of the stack in it."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 

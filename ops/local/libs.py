@@ -1,4 +1,4 @@
-"""Java and the servers' jar files: found, or fetched once with Maven into the user's cache folder.
+"""Finds Java and the servers' jar files; fetches the jars once, with Maven, into the user's cache.
 
     <cache>/read-states/lib/kafka-4.3.1-<hash of the pom>/*.jar      shared by all stacks
 
@@ -31,7 +31,7 @@ MEGABYTES = {"kafka": 54, "cassandra": 66}
 ARTIFACTS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "kafka": (
         ("org.apache.kafka", "kafka_2.13", settings.KAFKA_VERSION),
-        # The server logs through SLF4J and names no backend of it.
+        # The server logs through SLF4J, and brings no backend for it.
         ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.4"),
     ),
     "cassandra": (("org.apache.cassandra", "cassandra-all", settings.CASSANDRA_VERSION),),
@@ -82,7 +82,7 @@ def find_java() -> str:
 
 
 def cache_dir() -> Path:
-    """Where jar files are kept, for all stacks of this user."""
+    """The folder that keeps jar files for all stacks of this user."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "read-states" / "lib"
 
@@ -106,7 +106,7 @@ def jars(role: str, progress: Progress) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path, timeout_s: float, waiting: Callable[[], None]) -> Iterator[None]:
-    """Holds an exclusive lock on `path`; calls `waiting` once where it is not free at once.
+    """Holds an exclusive lock on `path`; calls `waiting` once if it is not free at once.
 
     The file may be removed by its holder. Raises StackError after `timeout_s`. The lock goes with
     the process, however it ends.
@@ -128,7 +128,7 @@ def locked(path: Path, timeout_s: float, waiting: Callable[[], None]) -> Iterato
 
 
 def _lock_now(path: Path, fd: int) -> bool:
-    """Whether the lock is ours now, on the file that the path still names."""
+    """True if the lock is ours now, on the file that the path still names."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(fd), path.stat())
@@ -165,7 +165,7 @@ def _download(role: str, pom: str, folder: Path, progress: Progress) -> None:
 
 
 def _run_maven(argv: list[str], log: Path, what: str, progress: Progress) -> int:
-    """Maven's exit code; reports every 5 s, ends Maven with us, gives up after the timeout."""
+    """Runs Maven; returns its exit code. Reports every 5 s, and ends it after the timeout."""
     begin = time.monotonic()
     with (
         log.open("wb") as output,
@@ -204,7 +204,7 @@ def _java_candidates() -> Iterator[str]:
 
 
 def _java_version(path: str) -> int | None:
-    """The feature version (17), or None where it cannot be run."""
+    """The feature version (17), or None if it cannot be run."""
     try:
         shown = subprocess.run(
             [path, "-version"], capture_output=True, text=True, timeout=30, check=False

@@ -1,13 +1,13 @@
-"""Who owns servers: every process that a run starts, and the folders that they work in.
+"""The owner of every process that a run starts, and of the folders that these work in.
 
     with command("read-states-demo-") as run:
         stack = run.stack(progress=say)
         ... stack.env(), run.folder, workers, benches, peers ...
 
-At the end of the block the processes are stopped, then the folders are removed. That is so after a
-failure and an interrupt as well, and without the block's end, too, when this process is killed:
-the reaper beside it does it (`reaper.py` has the rules). Nothing need be registered: what is
-started inside the block belongs to it, and what that starts.
+At the end of the block the processes are stopped, and then the folders are removed. The same
+happens after a failure or an interrupt. If this process is killed, the reaper beside it does it
+(`reaper.py` has the rules). Nothing need be registered: all processes that are started inside the
+block belong to it, and so do all that these start.
 
 `readstates stack up` has no owner: its servers stay until `stack down`.
 """
@@ -36,9 +36,9 @@ from .stack import Stack
 
 
 class Owner:
-    """One run, see above; an inner one may end before the outer one does.
+    """One run, see above; an inner run may end before the outer one does.
 
-    `prefix`: what its folder's name begins with. `keep`: a folder to work in that stays.
+    `prefix`: the beginning of its folder's name. `keep`: a folder to work in that stays.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class Owner:
         self._ended: bool | None = None
 
     def __enter__(self) -> Self:
-        resource_tracker.ensure_running()  # it is deaf to SIGTERM, and ends with us by itself
+        resource_tracker.ensure_running()  # it ignores SIGTERM, and ends by itself when we end
         with interrupts.held():
             outer = os.environ.get(MARK)
             self._marks = f"{outer}:{self._token}" if outer else self._token
@@ -73,7 +73,7 @@ class Owner:
         return self
 
     def new_folder(self, parent: Path | None = None) -> Path:
-        """Another folder of this run, in `parent` or among the temporary files."""
+        """Makes another folder of this run, in `parent` or among the temporary files."""
         parent = (parent or Path(tempfile.gettempdir())).absolute()
         folder = parent / f"{self._prefix}{uuid.uuid4().hex[:12]}"
         self._folders.append(folder)
@@ -91,9 +91,9 @@ class Owner:
         secure: bool = False,
         brief: bool = False,
     ) -> Stack:
-        """Servers of this run in its folder, answering; those that run already stay.
+        """Starts servers of this run in its folder, and waits for them; those that run stay.
 
-        They end with this run, also where an inner one is under way now. Raises StackError.
+        They end with this run, even if an inner run is under way now. Raises StackError.
         """
         made = Stack(self.folder / name)
         inner = os.environ[MARK]
@@ -121,7 +121,7 @@ class Owner:
             raise StopFailed("not everything that was started could be stopped, see above")
 
     def stop(self) -> None:
-        """Has all processes of this run stopped; does not wait. Also while it ends."""
+        """Has all processes of this run stopped, even while it ends; does not wait."""
         with contextlib.suppress(StackError):
             self._order("stop")
 
@@ -133,12 +133,12 @@ class Owner:
             code = self._reaper.wait()
             assert self._reaper.stdin is not None
             self._reaper.stdin.close()  # only now: a signal handler may give orders meanwhile
-            # a negative one: somebody killed it
+            # negative if it was killed
             self._ended = finish(self._token, self._folders) if code < 0 else code == 0
         return self._ended
 
     def _order(self, text: str) -> None:
-        """A short write is whole or not at all, in a signal handler, too."""
+        """Gives an order. So short a write is whole or not at all, even in a signal handler."""
         assert self._reaper.stdin is not None
         try:
             os.write(self._reaper.stdin.fileno(), f"{text}\n".encode())
@@ -150,14 +150,14 @@ class Owner:
 
 @contextlib.contextmanager
 def command(prefix: str, keep: Path | None = None) -> Iterator[Owner]:
-    """The whole work of a command: its owner; interrupts end it, a StackError becomes click's."""
+    """The owner of a command's work; interrupts end it, and a StackError becomes click's."""
     with spoken_errors(), Owner(prefix, keep) as run:
         yield run
 
 
 @contextlib.contextmanager
 def spoken_errors() -> Iterator[None]:
-    """Interrupts end it in good order; a StackError becomes click's."""
+    """A block that interrupts end in good order; a StackError becomes click's."""
     try:
         with interrupts.orderly():
             yield

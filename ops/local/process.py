@@ -16,14 +16,14 @@ from pathlib import Path
 
 from .errors import StopFailed
 
-STOP_TIMEOUT_S = 20.0  # from SIGTERM to SIGKILL: Cassandra drains, Kafka hands over its leaders
-KILL_TIMEOUT_S = 30.0  # from SIGKILL to gone: memory of a gigabyte is given back on a busy machine
+STOP_TIMEOUT_S = 20.0  # from SIGTERM to SIGKILL: Cassandra drains, and Kafka hands over its leaders
+KILL_TIMEOUT_S = 30.0  # from SIGKILL to the end: a busy machine frees a gigabyte slowly
 POLL_S = 0.05
 
 
 @dataclass(frozen=True)
 class ProcessId:
-    """One process for good: `started` is the system's own record of when it began."""
+    """One certain process: `started` is the system's own record of when it began."""
 
     pid: int
     started: str
@@ -32,7 +32,7 @@ class ProcessId:
 def spawn(argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> ProcessId:
     """Starts `argv` in its own session, input empty, output to `log` (the last one becomes .1).
 
-    Raises OSError where the program cannot be started.
+    Raises OSError if the program cannot be started.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
@@ -49,7 +49,7 @@ def spawn(argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> Pro
             (os.POSIX_SPAWN_DUP2, 1, 2),
             *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable()),
         ],
-        setsid=True,  # Ctrl-C in the terminal is not for it
+        setsid=True,  # Ctrl-C in the terminal does not reach it
         setsigmask=[],
         setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE],
     )
@@ -57,23 +57,23 @@ def spawn(argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> Pro
 
 
 def identify(pid: int) -> ProcessId | None:
-    """The process that has this pid now; None where none has."""
+    """The process that has this pid now; None if there is none."""
     started = _started(pid)
     return ProcessId(pid, started) if started else None
 
 
 def _inheritable() -> list[int]:
-    """Descriptors that came to us open: a pipe or a lock that a server must not keep."""
+    """Inherited open descriptors, such as a pipe or a lock, which a server must not keep."""
     found = []
     for number in map(int, os.listdir("/dev/fd")):
-        with contextlib.suppress(OSError):  # that of this very listing
+        with contextlib.suppress(OSError):  # the descriptor of this very listing
             if number > 2 and os.get_inheritable(number):
                 found.append(number)
     return found
 
 
 def is_alive(process: ProcessId) -> bool:
-    """Whether that very process still runs. A dead child of ours is reaped on the way."""
+    """True if that very process still runs. A dead child of ours is reaped on the way."""
     with contextlib.suppress(ChildProcessError):
         if os.waitpid(process.pid, os.WNOHANG)[0] == process.pid:
             return False
@@ -81,9 +81,9 @@ def is_alive(process: ProcessId) -> bool:
 
 
 def freeze(process: ProcessId) -> None:
-    """SIGSTOP, and until every thread stands.
+    """Sends SIGSTOP, and waits until every thread has stopped.
 
-    On a busy machine that takes its time, and until then the process goes on answering.
+    On a busy machine that takes some time, and until then the process still answers.
     """
     send(process, signal.SIGSTOP)
     end = time.monotonic() + KILL_TIMEOUT_S
@@ -92,27 +92,27 @@ def freeze(process: ProcessId) -> None:
 
 
 def _stands(pid: int) -> bool:
-    """True where the system does not say it (macOS): then the signal has to do."""
+    """True if all threads have stopped, or the system does not say it (macOS)."""
     tasks = Path(f"/proc/{pid}/task")
     if not tasks.is_dir():
         return True
     states = []
     for stat in tasks.glob("*/stat"):
-        with contextlib.suppress(OSError):  # a thread that just ended
+        with contextlib.suppress(OSError):  # a thread has just ended
             states.append(stat.read_text("ascii", "replace").rpartition(")")[2].split()[0])
     return all(state in "TtZX" for state in states)
 
 
 def thaw(process: ProcessId) -> None:
-    """SIGCONT."""
+    """Sends SIGCONT."""
     send(process, signal.SIGCONT)
 
 
 def stop(processes: Iterable[ProcessId], timeout_s: float = STOP_TIMEOUT_S) -> None:
-    """Ends all of them together: SIGTERM, and SIGKILL for what is left after `timeout_s`.
+    """Ends all of them together: SIGTERM, and SIGKILL for those left after `timeout_s`.
 
-    One that was stopped with SIGSTOP goes on, or it would never see the SIGTERM. Returns when none
-    is alive. Raises StopFailed where one still is KILL_TIMEOUT_S after the SIGKILL.
+    A process stopped with SIGSTOP is continued, or it would never see the SIGTERM. Returns when
+    none is alive. Raises StopFailed if one still is KILL_TIMEOUT_S after the SIGKILL.
     """
     left = list(processes)
     for numbers, bound_s in (
@@ -134,13 +134,13 @@ def stop(processes: Iterable[ProcessId], timeout_s: float = STOP_TIMEOUT_S) -> N
 
 
 def send(process: ProcessId, number: int) -> None:
-    """Signals that very process: one that ended meanwhile, or has its pid now, is left alone."""
+    """Signals that very process, and never another one that has its pid now."""
     with contextlib.suppress(ProcessLookupError):
         if not hasattr(os, "pidfd_open"):  # macOS
             if is_alive(process):
                 os.kill(process.pid, number)
             return
-        held = os.pidfd_open(process.pid)  # of whoever has the pid now: it stays theirs
+        held = os.pidfd_open(process.pid)  # stays with the process that has the pid now
         try:
             if is_alive(process):
                 signal.pidfd_send_signal(held, number)
@@ -149,7 +149,7 @@ def send(process: ProcessId, number: int) -> None:
 
 
 def last_lines(log: Path, lines: int = 25) -> str:
-    """The end of a log, for an error message; empty where there is none."""
+    """The end of a log, for an error message; empty if there is none."""
     try:
         text = log.read_text("utf-8", "replace")
     except OSError:
@@ -158,7 +158,7 @@ def last_lines(log: Path, lines: int = 25) -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When the process began, as text to compare; None where it is not there or is a zombie."""
+    """When the process began, as text to compare; None if it is a zombie or does not exist."""
     if Path("/proc/self/stat").exists():
         try:
             stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")

@@ -2,8 +2,8 @@
 
     python -m readstates.ops.local.reaper TOKEN     started by owner.Owner, never by hand
 
-1. Everything that a run starts inherits its token in the environment variable `MARK`, what those
-   start in turn as well. Only a process that has the token is ever signalled.
+1. Every process that a run starts inherits its token in the environment variable `MARK`, and so do
+   the processes that these start. Only a process that has the token is ever signalled.
 2. Orders come in lines: `folder PATH` before that folder is made, `stop` when the run was
    interrupted, `end` when it is over. The end of the input, or of the run's process, means `end`.
 3. At `end` the processes go first. Folders go when none of the processes is left, and stay if one
@@ -27,14 +27,14 @@ from pathlib import Path
 from .errors import StopFailed
 from .process import ProcessId, identify, stop
 
-MARK = "READSTATES_RUNS"  # no READ_STATES_ name: it is no setting of a worker
+MARK = "READSTATES_RUNS"  # not a READ_STATES_ name: it is not a setting of a worker
 PARENT_LOOK_S = 0.5  # a forked child of the run can hold the pipe open after the run's death
-ROUNDS_MAX = 10  # what is found after so many rounds of stopping comes back by itself
-SETTLE_S = 0.2  # a process that is just being started shows its environment by then
+ROUNDS_MAX = 10  # processes found after so many rounds of stopping come back by themselves
+SETTLE_S = 0.2  # by then a process that is just starting shows its environment
 
 
 def marked(token: str) -> list[ProcessId]:
-    """The processes that belong to a run, this one left out."""
+    """The processes that belong to a run, except this one."""
     mark, wanted = f"{MARK}=".encode(), token.encode()
     found = []
     for pid, environment in _environments():
@@ -61,7 +61,7 @@ def _environments() -> Iterator[tuple[int, list[bytes]]]:
 
 
 def stop_marked(token: str) -> None:
-    """Ends every process of a run. Raises StopFailed where one cannot be ended."""
+    """Ends every process of a run. Raises StopFailed if one cannot be ended."""
     calm = 0
     for _ in range(ROUNDS_MAX):
         found = marked(token)
@@ -77,7 +77,7 @@ def stop_marked(token: str) -> None:
 
 
 def remove(folder: Path) -> str | None:
-    """Removes a folder, with what is mounted in it; None, or why it is still there."""
+    """Unmounts what is mounted in a folder, and removes it; None, or why it is still there."""
     for mount in _mounts_in(folder):
         subprocess.run(["umount", str(mount)], check=False, capture_output=True)
     try:
@@ -90,7 +90,7 @@ def remove(folder: Path) -> str | None:
 
 
 def _mounts_in(folder: Path) -> list[Path]:
-    """Innermost first; none where the system does not say it (macOS)."""
+    """Mount points, the innermost first; none if the system does not say it (macOS)."""
     try:
         lines = Path("/proc/self/mounts").read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -100,7 +100,7 @@ def _mounts_in(folder: Path) -> list[Path]:
 
 
 def finish(token: str, folders: Iterable[Path]) -> bool:
-    """Stops, then removes. True if all processes are gone; says on stderr what is left."""
+    """Stops processes, then removes folders; True if all processes are gone. Reports on stderr."""
     try:
         stop_marked(token)
     except StopFailed as error:
@@ -118,7 +118,7 @@ def _say(text: str) -> None:
 
 
 def _orders(parent: int) -> Iterator[str]:
-    """Lines of the input until it ends, or the parent has ended and all were read."""
+    """Lines of the input, until it ends, or the parent has ended and all lines were read."""
     left = b""
     while True:
         if not select.select([0], [], [], PARENT_LOOK_S)[0]:
@@ -133,9 +133,9 @@ def _orders(parent: int) -> Iterator[str]:
 
 
 def main() -> None:
-    """Obeys until the end, and finishes."""
+    """Obeys orders until the end, and finishes."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # what ends the run must not end this
+        signal.signal(number, signal.SIG_IGN)  # a signal that ends the run must not end this
     token, parent = sys.argv[1], int(sys.argv[2])
     folders: list[Path] = []
     for order in _orders(parent):
@@ -143,7 +143,7 @@ def main() -> None:
         if what == "folder":
             folders.append(Path(argument))
         elif what == "stop":
-            with contextlib.suppress(StopFailed):  # the end tries again, and says it
+            with contextlib.suppress(StopFailed):  # the end tries again, and reports it
                 stop_marked(token)
         elif what == "end":
             break

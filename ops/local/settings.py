@@ -19,15 +19,15 @@ CASSANDRA_SETTINGS: dict[str, str | int] = {
     "num_tokens": 1,
     "endpoint_snitch": "SimpleSnitch",
 }
-# A lone node has nobody to gossip with: waiting for it would cost about 8 s a start.
+# A lone node has nobody to gossip with: waiting for that would cost about 8 s at each start.
 CASSANDRA_JVM = ("-Dcassandra.skip_wait_for_gossip_to_settle=0",)
 
 
 def broker_settings(brokers: int) -> dict[str, str]:
     """The broker settings that do not depend on where it runs, for `brokers` brokers (at least 1).
 
-    Internal topics are copied to three brokers where there are three. Everything not named here
-    is Kafka's default, `auto.create.topics.enable=true` among it: the service must cope with it.
+    Internal topics are copied to three brokers if there are three. Every other setting has Kafka's
+    default, even `auto.create.topics.enable=true`: the service must cope with it.
     """
     copies = str(min(brokers, 3))
     min_isr = str(max(1, min(brokers, 3) - 1))

@@ -4,10 +4,10 @@
 
 How `up` works:
 1. take the stack's lock, so that one command at a time changes it;
-2. read what was started before; what still runs (same pid, same start time) is kept;
+2. read what was started before, and keep what still runs (same pid, same start time);
 3. fetch the jar files if need be, choose free ports, write the settings;
 4. start what is missing, each in a session of its own, and write its pid down at once;
-5. wait until each answers its own protocol, and is who it should be;
+5. wait until each answers its own protocol, and is the server that it should be;
 6. on any failure or interrupt stop what this call started, and only that.
 """
 
@@ -35,7 +35,7 @@ PORT_ATTEMPTS = 4
 
 @dataclass(frozen=True)
 class ProcessStatus:
-    """One server. `answering` is asked of the server itself, so it implies `alive`."""
+    """One server. `answering` is what the server itself says, so it implies `alive`."""
 
     role: str
     number: int
@@ -49,7 +49,7 @@ class ProcessStatus:
 
 @dataclass(frozen=True)
 class StackStatus:
-    """The stack as it is now; `up` where every server of it answers."""
+    """The stack as it is now; `up` if all of its servers answer."""
 
     data_dir: str
     up: bool
@@ -61,7 +61,7 @@ class StackStatus:
 
 
 def default_data_dir() -> Path:
-    """Where the stack lives unless told otherwise."""
+    """The folder of the stack unless another is given."""
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(base) / "read-states" / "stack"
 
@@ -88,9 +88,9 @@ class Stack:
     ) -> bool:
         """Starts what is not running; True if it started something, False if all ran already.
 
-        About 10 s, the first time plus the download (120 MB). `progress` gets a line at a time.
-        `brief`: the servers that it starts will live for minutes only (settings.BRIEF_JVM).
-        Interrupted or failing, it leaves nothing running that was not running before.
+        Takes about 10 s, and the download (120 MB) the first time. `progress` gets a line at a
+        time. `brief`: the servers that it starts will live for minutes only (settings.BRIEF_JVM).
+        After an interrupt or a failure nothing runs that was not running before.
         """
         for count in (brokers, cassandra_nodes):
             if not 1 <= count <= NODES_MAX:
@@ -110,9 +110,9 @@ class Stack:
             return True
 
     def down(self, remove: bool = False, progress: Progress = lambda _line: None) -> bool:
-        """Stops the stack, at most about 50 s; True if something ran. With `remove` its data goes.
+        """Stops the stack, within about 50 s; True if something ran. `remove` deletes its data.
 
-        Only processes that `up` started are stopped: pid and start time must both be the recorded.
+        It stops only processes that `up` started: pid and start time must both be as recorded.
         """
         if not self.data_dir.is_dir():
             return False
@@ -124,14 +124,14 @@ class Stack:
                     progress(f"stopping {', '.join(sorted(running))}")
                 try:
                     stop(running.values())
-                finally:  # one that could not be stopped stays written down
+                finally:  # a process that could not be stopped stays written down
                     state.save(start.without_dead(current))
             if remove:
                 self._remove()
             return bool(running)
 
     def _remove(self) -> None:
-        """Its data. Raises StackError where that does not go."""
+        """Removes its data. Raises StackError if that fails."""
         for folder in ("conf", "data", "log", "secrets"):
             try:
                 shutil.rmtree(self.data_dir / folder)
@@ -141,7 +141,7 @@ class Stack:
                 raise StackError(f"{self.data_dir / folder} cannot be removed: {error}") from error
         state.state_path(self.data_dir).unlink(missing_ok=True)
         (self.data_dir / "lock").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # something else may be kept there
+        with contextlib.suppress(OSError):  # the folder may hold other files
             self.data_dir.rmdir()
 
     def status(self) -> StackStatus:
@@ -169,7 +169,7 @@ class Stack:
 
     @contextlib.contextmanager
     def standing_still(self, *roles: str) -> Iterator[None]:
-        """The servers of these roles stand still: connections stay, and nobody answers."""
+        """Freezes the servers of these roles: connections stay, but nobody answers."""
         current = state.load(self.data_dir)
         named = [] if current is None else [n for n in current.cluster.nodes if n.role in roles]
         if current is None or not named:
@@ -184,7 +184,7 @@ class Stack:
                 thaw(process)
 
     def env(self) -> dict[str, str]:
-        """The settings that point at this stack. Raises NotRunning where a server is gone."""
+        """The settings that point at this stack. Raises NotRunning if a server is gone."""
         current = state.load(self.data_dir)
         alive = set(start.without_dead(current).processes) if current else set()
         if current is None or any(node.name not in alive for node in current.cluster.nodes):
@@ -203,7 +203,7 @@ class Stack:
         }
 
     def _start(self, current: State, progress: Progress) -> None:
-        """Steps 3 to 6, with other ports where one is taken meanwhile."""
+        """Steps 3 to 6, with other ports if one is taken meanwhile."""
         java = find_java()
         missing = [n for n in current.cluster.nodes if n.name not in current.processes]
         libs = {role: jars(role, progress) for role in dict.fromkeys(n.role for n in missing)}

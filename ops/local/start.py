@@ -1,6 +1,6 @@
 """Steps of `Stack.up`: which servers are missing, on which ports, started, and answering.
 
-Functions over a State; what they change they return or write down. The order is Stack.up's.
+The functions work on a State, and return or write down what they change. Stack.up has their order.
 """
 
 import os
@@ -25,13 +25,13 @@ _SERVERS: dict[str, ModuleType] = {KAFKA: kafka, CASSANDRA: cassandra}
 
 
 def without_dead(current: State) -> State:
-    """Stale entries dropped: processes that ended, or whose pid is another program's by now."""
+    """Drops stale entries: processes that ended, or whose pid another program has by now."""
     dead = {name for name, process in current.processes.items() if not is_alive(process)}
     return current.without(dead)
 
 
 def with_ports(current: State, anew: bool = False) -> State:
-    """Last time's ports where they are free, others where not. A running role keeps its own."""
+    """The last ports if they are free, otherwise others. A running role keeps its own."""
     cluster = current.cluster
     for role in (KAFKA, CASSANDRA):
         nodes = cluster.of(role)
@@ -44,10 +44,10 @@ def with_ports(current: State, anew: bool = False) -> State:
 
 
 def start_nodes(current: State, java: str, libs: dict[str, Path], progress: Progress) -> None:
-    """Starts and awaits what is missing; on any failure stops what it started."""
+    """Starts the missing servers and waits for them; on any failure stops what it started."""
     before = set(current.processes)
-    # Brokers need each other to answer. Cassandra's nodes join the ring one after another, and
-    # later come back together: each of them looks for the others first.
+    # Brokers need each other to answer. Cassandra's nodes join the ring one after another, but come
+    # back together at a later start, because each of them first looks for the others.
     databases = current.cluster.of(CASSANDRA)
     members = [n for n in databases if _joined(current.cluster, n).exists()] or databases[:1]
     joining = [node for node in databases if node not in members]
@@ -61,7 +61,7 @@ def start_nodes(current: State, java: str, libs: dict[str, Path], progress: Prog
                 server = _SERVERS[node.role]
                 server.prepare(current.cluster, node, java, libs[node.role])
                 argv = server.command(current.cluster, node, java, libs[node.role])
-                with interrupts.held():  # no process that is not written down
+                with interrupts.held():  # so that every process is written down
                     log = current.cluster.log_path(node)
                     current = current.with_process(node.name, spawn(argv, log, _environment()))
                     state.save(current)
@@ -74,7 +74,7 @@ def start_nodes(current: State, java: str, libs: dict[str, Path], progress: Prog
         with interrupts.held():
             try:
                 stop(process for name, process in current.processes.items() if name not in before)
-            finally:  # one that could not be stopped stays written down
+            finally:  # a process that could not be stopped stays written down
                 state.save(without_dead(current))
         raise
 
@@ -86,7 +86,7 @@ def wait(
     begin: float,
     quiet: bool = False,
 ) -> None:
-    """Until every one of `nodes` answers. Raises StartFailed, PortTaken."""
+    """Waits until every one of `nodes` answers. Raises StartFailed, PortTaken."""
     left, told = list(nodes), begin
     while left:
         passed = time.monotonic() - begin
@@ -112,7 +112,7 @@ def wait(
 
 
 def _joined(cluster: Cluster, node: Node) -> Path:
-    """A file that is there once a Cassandra node has answered: it is in the ring for good."""
+    """A file that exists once a Cassandra node has answered: it is then in the ring for good."""
     return cluster.state_dir(node) / "has-joined"
 
 
@@ -137,6 +137,6 @@ def answers(cluster: Cluster, node: Node) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without what would change a Java server behind our back."""
+    """Our environment without the variables that would change how a Java server runs."""
     changing = ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH")
     return {name: value for name, value in os.environ.items() if name not in changing}

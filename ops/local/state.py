@@ -36,7 +36,7 @@ def state_path(data_dir: Path) -> Path:
 
 
 def load(data_dir: Path) -> State | None:
-    """The remembered state, None where there is none. Raises StackError on a damaged file."""
+    """The remembered state, None if there is none. Raises StackError for a damaged file."""
     path = state_path(data_dir)
     try:
         value = json.loads(path.read_text("utf-8"))

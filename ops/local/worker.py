@@ -26,7 +26,7 @@ class WorkerError(Exception):
 class WorkerProcess:
     """`readstates worker` with its log in a file. Start it, ask it, stop or kill it.
 
-    `arguments` follow the command; `module`: what to run in its place.
+    `arguments` follow the command; `module`: the module to run in its place.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class WorkerProcess:
         return self._process.poll()
 
     def output(self) -> str:
-        """What this process logged since `start`."""
+        """The log of this process since `start`."""
         with self.log.open("rb") as log:
             log.seek(self._log_start)
             return log.read().decode(errors="replace")
@@ -81,7 +81,7 @@ class WorkerProcess:
 
     @property
     def url(self) -> str:
-        """Where its HTTP endpoints are. Raises WorkerError before it listens."""
+        """The address of its HTTP endpoints. Raises WorkerError before it listens."""
         port = self._port()
         if port is None:
             raise WorkerError(f"it does not listen yet:\n{self._tail()}")
@@ -102,7 +102,7 @@ class WorkerProcess:
             return 0, ""
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Until /readyz says yes. Raises WorkerError with the log's end."""
+        """Waits until /readyz says yes. Raises WorkerError with the log's end."""
         end = time.monotonic() + timeout_s
         while True:
             status, body = self.get("/readyz")
@@ -129,11 +129,11 @@ class WorkerProcess:
         return found
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """SIGTERM and wait; SIGKILL after `timeout_s`. Returns the exit status."""
+        """Sends SIGTERM and waits; SIGKILL after `timeout_s`. Returns the exit status."""
         return self._end(signal.SIGTERM, timeout_s)
 
     def kill(self) -> int:
-        """SIGKILL and wait."""
+        """Sends SIGKILL and waits."""
         return self._end(signal.SIGKILL, STOP_TIMEOUT_S)
 
     def _end(self, number: int, timeout_s: float) -> int:

@@ -60,7 +60,7 @@ TOO_SLOW = (OperationTimedOut, Timeout, Unavailable, OverloadedErrorMessage)
 
 
 def is_invalid_request(exc: BaseException | None) -> bool:
-    """True where a node says that a statement names a table or column that is not there."""
+    """True if a node says that a statement names a table or column that does not exist."""
     return isinstance(exc, InvalidRequest)
 
 
@@ -70,7 +70,7 @@ def connect(settings: Settings) -> Session:
         cluster = _cluster(settings)
     except UnresolvableContactPoints as exc:
         raise StoreError(
-            f"CASSANDRA_HOSTS: no address is known of any of {settings.cassandra_hosts}"
+            f"CASSANDRA_HOSTS: no address is known for any of {settings.cassandra_hosts}"
         ) from exc
     try:
         session = cluster.connect()
@@ -115,7 +115,7 @@ def _advice(exc: Exception) -> str:
     causes = list(exc.errors.values()) if isinstance(exc, NoHostAvailable) else [exc]
     if any(isinstance(cause, AuthenticationFailed) for cause in causes):
         return "Check CASSANDRA_USERNAME and CASSANDRA_PASSWORD"
-    if any("[SSL" in str(cause) for cause in causes):  # the driver makes an OSError of SSLError
+    if any("[SSL" in str(cause) for cause in causes):  # the driver makes an SSLError an OSError
         return (
             "Check CASSANDRA_TLS_CA, and that a node's certificate carries the address by which "
             "it is known"

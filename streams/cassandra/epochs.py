@@ -49,7 +49,7 @@ def last_topic(logs: Mapping[str, Log]) -> str | None:
 
 
 def is_last(logs: Mapping[str, Log], name: str, topic_id: uuid.UUID, partitions: int) -> bool:
-    """Is the keyspace's present log this topic, with this ID and partition count?"""
+    """True if the keyspace's present log is this topic, with this ID and partition count."""
     log = logs.get(name)
     return log is not None and name == last_topic(logs) and log[1:3] == (topic_id, partitions)
 
@@ -82,8 +82,8 @@ def present_log(
 
 
 def unknown_first_offsets(name: str, log: Log) -> str:
-    """The error where an earlier version of the service began the epoch, with what to do."""
+    """The error if an earlier version of the service began the epoch; it says what to do."""
     return (
         f"{name}: an earlier version began {log.said} and did not keep its first offsets, so a "
-        "record of an epoch before cannot be told from one of this epoch. Run: readstates init"
+        "record of an earlier epoch cannot be told from one of this epoch. Run: readstates init"
     )

@@ -20,11 +20,11 @@ from ..errors import StoreError
 
 log = logging.getLogger(__name__)
 
-DELIVERY_SLICE_S = 0.001  # for answers, then other work runs; at least one answer is given out
+DELIVERY_SLICE_S = 0.001  # of giving out answers, at least one; then other work runs
 
 
 class PagedFuture(Protocol):
-    """What the driver returns of a request that it has sent."""
+    """The driver's future of a request that it has sent."""
 
     has_more_pages: bool
 
@@ -50,7 +50,7 @@ class Request:
 
 
 class Requests:
-    """See the module. `not_applied` is called where a `done` raised: the worker must stop."""
+    """See the module. `not_applied` is called if a `done` raised: the worker must then stop."""
 
     def __init__(self, timeout_s: float, not_applied: Callable[[StoreError], None]) -> None:
         self._timeout_s = timeout_s
@@ -62,7 +62,7 @@ class Requests:
         self._loop: asyncio.AbstractEventLoop
 
     def begin(self, request: Request) -> None:
-        """On the loop: from now on the request has `timeout_s`."""
+        """On the loop: start the request's `timeout_s`."""
         self._loop = asyncio.get_running_loop()
         self._deadlines[request] = time.monotonic() + self._timeout_s
 
@@ -111,7 +111,7 @@ class Requests:
                 log.exception("cassandra_answer_not_applied %s", request.what)
                 self._not_applied(
                     StoreError(
-                        f"what Cassandra answered to {request.what} could not be applied: {exc!r}. "
+                        f"Cassandra's answer to {request.what} could not be applied: {exc!r}. "
                         "The worker stops; nothing is lost. If a row was written by hand, fix it"
                     )
                 )
@@ -122,7 +122,7 @@ class Requests:
             self._loop.call_soon(self._deliver)
 
     def expire(self) -> None:
-        """On the loop: end the requests whose time is over; a late answer is dropped."""
+        """On the loop: end the requests whose time is up; a late answer is dropped."""
         now = time.monotonic()
         for request, deadline in self._deadlines.items():
             if deadline > now:

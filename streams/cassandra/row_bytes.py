@@ -1,7 +1,7 @@
 """Packs changes into the bytes of a BATCH message of Cassandra's native protocol.
 
 A row has eleven values, and the driver packs each of them twice: as a value, then into the message.
-Here a row is one `struct` with the lengths of its values, which takes about a sixth of the time.
+Here one `struct` packs a whole row with the lengths of its values, in about a sixth of the time.
 
 BATCH (native_protocol_v4.spec, 4.1.7) is <type><n><query 1>…<query n><consistency><flags>. A query
 is <kind = 1, prepared><short: length of its ID><ID><short: number of values>, then each value as
@@ -45,7 +45,7 @@ class RowBytes:
         self._delete_user = _head(delete_user_id, DELETE_USER_VALUES)
 
     def pack(self, changes: Sequence[Change]) -> Packed:
-        """Raises struct.error where a value does not fit its type."""
+        """Raises struct.error if a value does not fit its type."""
         parts: list[bytes] = []
         add = parts.append
         for user_id, version, row in changes:

@@ -32,7 +32,7 @@ COLUMNS = (
 PAGE_ROWS = 5000
 STATEMENT_TIMEOUT_S = 10.0  # of a statement on the schema or the epoch
 READ_ALL_TIMEOUT_S = 60.0  # of one page
-PATIENCE_S = 30.0  # at a start, a statement for which Cassandra is too slow is repeated this long
+PATIENCE_S = 30.0  # at a start, how long a statement is repeated if Cassandra is too slow for it
 
 _BIGINT = struct.Struct(">q").pack
 
@@ -46,7 +46,7 @@ class Store:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.broken: Callable[[Exception], None] = _raise
-        self.commitlog_sync = ""  # how the nodes acknowledge; empty: not known
+        self.commitlog_sync = ""  # how the nodes acknowledge; empty if not known
         self._requests = Requests(settings.cassandra_timeout_s, lambda exc: self.broken(exc))
         self._session = connect(settings)
 
@@ -65,7 +65,7 @@ class Store:
     def logs(self, patience_s: float = 0.0) -> dict[str, Log]:
         """The logs that this keyspace was written from, by topic.
 
-        Raises StoreError, which names `readstates init` where the table lacks a column.
+        Raises StoreError, which names `readstates init` if the table lacks a column.
         """
         table = f"{self.settings.cassandra_keyspace}.log"
         query = (
@@ -82,7 +82,7 @@ class Store:
             ) from exc
         logs = {}
         for topic, epoch, topic_id, partitions, firsts, began_us, kept_us in rows:
-            # an older version of the service that begins an epoch keeps the earlier epoch's offsets
+            # an older version of the service begins an epoch without changing first_offsets
             known = firsts is not None and len(firsts) == partitions and kept_us >= began_us
             first_offsets = tuple(firsts) if known else ()
             logs[topic] = Log(int(epoch), topic_id, partitions, first_offsets, began_us)
@@ -194,7 +194,7 @@ class Store:
         self._send(self._select, (user_ids,), Request(done, f"load users={len(rows)}", rows))
 
     def write(self, changes: list[Change], done: Callable[[bool | None], None]) -> None:
-        """Write one unlogged batch; `done` gets True once Cassandra acknowledged it, else None.
+        """Write one unlogged batch; `done` gets True if Cassandra acknowledged it, otherwise None.
 
         A change is (user_id, version, row). If its version is positive, the row is set. If it is
         negative, the row is deleted, and only its type and channel count. If there is no row, all

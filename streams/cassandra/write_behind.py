@@ -1,13 +1,13 @@
 """Write-behind: changed users, oldest first, coalesced into rows, batched, written, retried.
 
-1. Each partition hands out the users whose oldest change has waited FLUSH_DELAY_S (or all, when a
-   partition leaves, or as many as pressure asks).
+1. Each partition hands out the users whose oldest change has waited for FLUSH_DELAY_S; all dirty
+   users, if the partition leaves; or as many more as it needs under pressure.
 2. Their rows are packed into batches of at most WRITE_BATCH_ROWS, each for the users of one
    replica: a batch may hold several users, and a user may span batches.
-3. At most WRITES_IN_FLIGHT_MAX batches are under way, and a quarter of that while writing is not
-   urgent, that is, while only FLUSH_DELAY_S asks for it: a burst would make queries wait, on the
-   database's cores too. While writing is not urgent, each iteration of the event loop takes the
-   users of one batch, because a query may have to wait for an iteration.
+3. At most WRITES_IN_FLIGHT_MAX batches are under way. While writing is not urgent (only
+   FLUSH_DELAY_S asks for it), the limit is a quarter of that, because a burst would make queries
+   wait, on the database's cores too; and each iteration of the event loop takes the users of one
+   batch, because a query may have to wait for an iteration.
 4. When the last batch of a user is answered, its partition learns that the user is written, or that
    it failed and has to be written again after WRITE_RETRY_S.
 """
@@ -29,7 +29,7 @@ from .row_bytes import Change
 from .store import Store
 
 NOT_URGENT_DIVISOR = 4  # of WRITES_IN_FLIGHT_MAX, while writing is not urgent
-BATCHES_AT_ONCE = 8  # users for so many batches are taken from a partition before they are packed
+BATCHES_AT_ONCE = 8  # a partition hands out users for this many batches before they are packed
 
 
 def changes_of(write: Write) -> list[Change]:
@@ -102,7 +102,7 @@ class WriteBehind:
         under way.
         """
         delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
-        order = sorted(  # only partitions with something to write: most have nothing to write
+        order = sorted(  # only partitions with something to write, because most have nothing
             (
                 partition
                 for partition in partitions
@@ -160,7 +160,7 @@ class WriteBehind:
         self._queue.extend(pack(taken, self._settings.write_batch_rows, self._store.group_of))
 
     def _has_room(self, room: int) -> bool:
-        """False during the pause after a failure: without a database, writes fail at once."""
+        """False in the pause after a failure, because without a database writes fail at once."""
         under_way = len(self._queue) + self._in_flight
         return not self.paused and under_way < room
 

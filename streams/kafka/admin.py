@@ -1,4 +1,4 @@
-"""An admin client that the brokers have answered, or an error that says what to look at."""
+"""Makes an admin client that the brokers have answered, or an error that says what to check."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from ..partition.batch import UnreadBatch
 from .delivery import MESSAGE_BYTES_MAX, Delivery
 
 RETRY_S = 1.0
-CUT_BYTES = 64 << 10  # what is kept of a dead letter that no broker takes as a whole
+CUT_BYTES = 64 << 10  # kept of a dead letter that is too large for the brokers
 TOO_LARGE = {KafkaError._BAD_MSG, KafkaError.MSG_SIZE_TOO_LARGE}
 
 
@@ -55,15 +55,15 @@ class DeadLetterProducer:
     ) -> None:
         """Keep an update with its reason; `kept` is called on the loop once the broker has it.
 
-        It is tried again until then. An update that is too large for the topic (it came compressed)
-        is `cut`, and a header says how long it was. A batch that cannot be read is kept as it
-        stands in the log, under its first offset.
+        It is sent again until then. An update that is too large for the topic (it came compressed)
+        is `cut`, and a header says how long it was. A batch that cannot be read is kept as it is in
+        the log, under its first offset.
         """
         loop = asyncio.get_running_loop()
         value, offset, last, length = record.value, record.offset, None, 0
         if isinstance(record, UnreadBatch):
             value, offset, last = record.raw, record.first, record.offset
-        cut = cut or len(value or b"") > MESSAGE_BYTES_MAX  # which the producer would refuse
+        cut = cut or len(value or b"") > MESSAGE_BYTES_MAX  # the producer would refuse it
         if cut and value is not None:
             value, length = value[:CUT_BYTES], len(value)
         origin = Origin(reason, self._updates_topic, partition, offset, length, last)

@@ -1,7 +1,7 @@
 """The settings, the thread and the log of failures that the worker's two producers share.
 
-librdkafka reports a delivery only while somebody polls its producer. One thread polls both: it
-waits for reports about replies, and looks for those about dead letters in between.
+librdkafka reports a delivery only while its producer is polled. One thread polls both: it waits for
+reports about replies, and looks for reports about dead letters in between.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ JOIN_TIMEOUT_S = 2.0
 FLUSH_TIMEOUT_S = 3.0
 MESSAGE_BYTES_MAX = 8 << 20  # the producer's own bound, above every topic's
 QUEUE_KIB_MAX = 64 << 10  # of each producer, not yet sent: memory while brokers are slow
-FAILURE_LOG_S = 60.0  # between two log lines about failures; askers could fill the disk otherwise
+FAILURE_LOG_S = 60.0  # between two log lines about failures: clients could otherwise fill the disk
 
 
 class Delivery:
-    """Makes producers, polls them, and closes them: the one made last is flushed first."""
+    """Makes, polls and closes producers; the one that was made last is flushed first."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -42,7 +42,7 @@ class Delivery:
         return self._stopping.is_set()
 
     def producer(self, config: dict[str, Any]) -> Producer:
-        """A producer with these settings on top of those that both have."""
+        """Make a producer with these settings, on top of those that both producers have."""
         shared = {
             "client.id": "read-states-worker",
             "partitioner": "murmur2_random",
@@ -61,7 +61,7 @@ class Delivery:
         return producer
 
     def failed(self, topic: str, error: object) -> None:
-        """Count a record that was not delivered, and log it unless another one was just logged."""
+        """Count a record that was not delivered; log it unless one was logged just before."""
         metrics.REPLY_FAILURES.inc()
         if time.monotonic() - self._failure_logged > FAILURE_LOG_S:
             self._failure_logged = time.monotonic()

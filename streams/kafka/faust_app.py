@@ -3,9 +3,8 @@
 - `App` refuses to go on after an error of ours, and hands over at SIGTERM: Faust does not call the
   revoke hook then.
 - `WorkerProcess` starts the clock of the shutdown at the signal, even while it is starting.
-- `ConsumerOnly`: Faust's producer would connect for nothing; replies go out through
-  `ReplyProducer`.
-- `NoTables`: Faust waits a second at each start for tables of its own to register.
+- `ConsumerOnly` leaves out Faust's producer, which nothing uses: `ReplyProducer` sends replies.
+- `NoTables` leaves out the second that Faust waits at each start for its own tables to register.
 - `_settings` says which of Faust's features are off or bounded.
 `transport.py` overrides the consumer, below the application.
 """
@@ -48,7 +47,7 @@ class ConsumerOnly(faust.App.BootStrategy):  # type: ignore[misc]
 
 
 class NoTables(TableManager):  # type: ignore[misc]
-    """As Faust's, without the second that it sleeps first."""
+    """Like Faust's, but without the second that it sleeps first."""
 
     async def on_start(self) -> None:
         if not self.should_stop:

@@ -1,14 +1,14 @@
-"""What a fetch brought of a partition, read batch by batch, and never more than is asked for.
+"""Reads the records that a fetch returned for a partition, batch by batch and only as asked for.
 
 This takes the place of aiokafka's own reading of a fetch. Three things differ:
 
-- A record is what aiokafka's compiled reader makes of it. aiokafka copies each into a
-  `ConsumerRecord`, which adds topic, partition and sizes and costs twice what all else does that is
-  done to read it; a `Batch` says the first two already.
-- A batch that cannot be read, or unpacks to more than `unpack.BATCH_BYTES_MAX`, stands in the
-  records as one `UnreadBatch`. An exception would end the worker, at each start anew.
-- `take` stops when TAKEN_BYTES_MAX were unpacked, so that many small batches that unpack to much
-  cost no more memory, and hold up the consumer's thread no longer, than one.
+- A record is the object that aiokafka's compiled reader makes. aiokafka copies each into a
+  `ConsumerRecord`, which adds topic, partition and sizes. That costs twice as much as the rest of
+  reading the record, and a `Batch` already has topic and partition.
+- A batch that cannot be read, or unpacks to more than `unpack.BATCH_BYTES_MAX`, becomes one
+  `UnreadBatch` among the records. An exception would end the worker, at each start again.
+- `take` stops once TAKEN_BYTES_MAX are unpacked, so that many small batches that unpack to a large
+  size cost no more memory, and hold up the consumer's thread no longer, than a single one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Taken(list[Any]):
 
 
 class FetchedRecords(fetcher.PartitionRecords):  # type: ignore[misc]
-    """The batches of a fetch. `next_fetch_offset`: what is read after what was taken."""
+    """The batches of a fetch. `next_fetch_offset`: the next one to read after the records taken."""
 
     next_fetch_offset: int
 
@@ -63,7 +63,7 @@ class FetchedRecords(fetcher.PartitionRecords):  # type: ignore[misc]
                 records = self._read(most - len(taken))
             except NOT_READABLE as exc:
                 records = [self._unread(exc)]
-                taken.size_bytes += unpack.BATCH_BYTES_MAX  # the work was done up to there
+                taken.size_bytes += unpack.BATCH_BYTES_MAX  # it was unpacked up to there
             taken.size_bytes += unpacker.total_bytes - before
             taken += records
         return taken
@@ -89,7 +89,7 @@ class FetchedRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         return records
 
     def _unread(self, exc: Exception) -> UnreadBatch:
-        """Takes the place of the batch's records, those that were taken of it already excepted."""
+        """Takes the place of the batch's records, except for those that were taken already."""
         raw, batch = self._records.raw_batch(), self._batch
         self._end_batch()
         return UnreadBatch(
@@ -102,12 +102,12 @@ class FetchedRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         )
 
     def _end_batch(self) -> None:
-        # a batch knows its last offset, also where compaction took the last record
+        # a batch knows its last offset, even if compaction removed the last record
         self.next_fetch_offset = self._batch.next_offset
         self._batch = self._reading = None
 
     def _unpack_records(self) -> Iterator[Any]:
-        """The batches with records to be taken, in the place of the records themselves."""
+        """The batches that have records to take, in place of the records themselves."""
         committed = self._isolation_level == fetcher.READ_COMMITTED
         while self._records.has_next():
             batch = self._records.next_batch()
@@ -143,11 +143,11 @@ class Result(fetcher.FetchResult):  # type: ignore[misc]
 
 
 def behind_unreadable(raw: bytes, offset: int, unpacker: unpack.Unpacker) -> Skipped | None:
-    """What is skipped where another reader cannot read the batch that holds `offset`.
+    """What to skip if another reader cannot read the batch that holds `offset`.
 
-    That batch, and those behind it that `unpacker` cannot unpack: each would cost that reader as
-    long as the first. `raw`: what a broker gave of the log from `offset` on. None where that is not
-    the whole of a batch.
+    It is that batch, and the batches right after it that `unpacker` cannot unpack: each would hold
+    up that reader for as long as the first. `raw`: the log from `offset` on, as a broker gave it.
+    None if that is not a whole batch.
     """
     batches, end, count = raw_batches.RawBatches(raw), None, 0
     while batches.has_next():

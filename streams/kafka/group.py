@@ -2,7 +2,7 @@
 
 aiokafka keeps an error of its group coordinator for the next `getmany` and stands still until then.
 Faust never calls that: the worker would stay alive, outside the group, for ever. Here each error is
-answered at once:
+handled at once:
 
 - An error that a person must correct ends the worker, which says what to do.
 - After any other error the worker forgets its membership and joins the group anew. That also
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 RETRY_S = 0.5
 EXPELLED_MAX = 8  # times that the group may expel a static member within EXPELLED_WITHIN_S
 EXPELLED_WITHIN_S = 30.0
-ONE_EXPULSION_S = 0.2  # every request under way reports it; within this it counts once
+ONE_EXPULSION_S = 0.2  # every request under way reports one; within this time it counts once
 ADVICE: dict[type[BaseException], str] = {
     errors.GroupAuthorizationFailedError: "it may not use this group: give it the right Read on "
     "the group, see SECURITY.md",
@@ -46,7 +46,7 @@ ADVICE: dict[type[BaseException], str] = {
 
 
 class GroupErrors:
-    """Answers the errors of one consumer's group coordinator. `refuse` ends the worker."""
+    """Handles the errors of one consumer's group coordinator. `refuse` ends the worker."""
 
     def __init__(
         self, settings: Settings, coordinator: Any, refuse: Callable[[Exception], None]
@@ -70,7 +70,7 @@ class GroupErrors:
         self._coordinator.reset_generation()  # and joins again
 
     def _on_expelled(self) -> None:
-        """The membership is lost; aiokafka joins anew."""
+        """Note that the membership is lost; aiokafka joins again."""
         self._reset()
         now = time.monotonic()
         if not self._settings.instance_id or (
@@ -88,7 +88,7 @@ class GroupErrors:
             )
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """The coordinator's task ends at a shutdown only; without it there is no group."""
+        """End the worker if the coordinator's task failed: without it there is no group."""
         if not task.cancelled() and (exc := task.exception()) is not None:
             self._refuse(
                 GroupError(f"the consumer's group task died: {exc!r}. Start the worker again")

@@ -17,7 +17,7 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
-Committed = tuple[int, str]  # an offset, and the metadata that stands beside it
+Committed = tuple[int, str]  # an offset, and the metadata stored with it
 
 
 class GroupConsumer(Protocol):
@@ -56,11 +56,11 @@ class GroupConsumer(Protocol):
         ...
 
     def updates_end(self, number: int) -> int | None:
-        """The end of a partition of updates as far as it may be read; None: not known yet."""
+        """The end of a partition of updates as far as it may be read; None if not known yet."""
         ...
 
     def queries_end(self, number: int) -> int | None:
-        """The end of a partition of queries; None: not known yet."""
+        """The end of a partition of queries; None if it is not known yet."""
         ...
 
     def stop_delivery(self) -> None:

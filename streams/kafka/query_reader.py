@@ -1,18 +1,18 @@
-"""Queries come off Kafka through librdkafka; they need not wait for what aiokafka does in Python.
+"""Reads queries from Kafka through librdkafka, so that they need not wait for aiokafka's Python.
 
 aiokafka asks a broker for all of its partitions in one request, which Python writes and reads, and
-does not ask again before what came was taken: a query stands behind each request, and behind a
-backlog of updates. Here a thread waits for queries alone, and puts each poll into the channel of
-their Faust agent. Faust's conductor is left out, because it makes a task, a lock and three
-iterations of the loop of each poll. The group is aiokafka's, which says what partitions are ours,
-and commits.
+does not ask again until the answer has been taken: a query would wait behind each request, and
+behind a backlog of updates. Here a thread waits for queries alone, and puts each poll into the
+channel of their Faust agent. Faust's conductor is left out, because it needs a task, a lock and
+three iterations of the loop for each poll. The group belongs to aiokafka, which says which
+partitions are ours, and commits.
 
 A batch that librdkafka cannot read is skipped as a whole. librdkafka gives an error with the
-batch's first offset, reads nothing of the partition behind it, and fetches the same batch again
-every half second, for ever. It does not say where the batch ends: the broker is asked for that, by
-aiokafka, and the partition is read from there on. A seek ends librdkafka's pause, but not its fetch
-of the broker's other partitions, which may wait for FETCH_WAIT_MS. So the batches behind it that
-cannot be read either are skipped with it.
+batch's first offset, reads nothing of the partition after it, and fetches the same batch again
+every half second, for ever. It does not say where the batch ends: aiokafka asks the broker for
+that, and the thread reads the partition from there on. A seek ends librdkafka's pause, but not its
+fetch of the broker's other partitions, which may wait for FETCH_WAIT_MS. So if the batches after it
+cannot be read either, they are skipped together with it.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from ..partition.batch import Batch, Poll, Skipped
 log = logging.getLogger(__name__)
 _headers = operator.methodcaller("headers")  # a checked call: see `record_of`
 
-POLL_QUERIES = 64  # taken at once: about a millisecond of answers
-POLLS_AHEAD = 4  # on their way to the agent; with as many, nothing more is read
-IDLE_S = 0.05  # a poll that finds nothing; a query that arrives ends it at once
-BUFFERED_KIB = 8 << 10  # read ahead by librdkafka
-FETCH_BYTES_MAX = 1 << 20  # a response of a broker; a single batch may be larger
+POLL_QUERIES = 64  # queries that a poll takes: answering them takes about a millisecond
+POLLS_AHEAD = 4  # polls on their way to the agent; the thread reads no more than these
+IDLE_S = 0.05  # wait of an empty poll; a query that arrives ends it at once
+BUFFERED_KIB = 8 << 10  # that librdkafka reads ahead
+FETCH_BYTES_MAX = 1 << 20  # of a broker's response; a single batch may be larger
 PARTITION_FETCH_BYTES = 64 << 10  # of a partition, compressed: librdkafka unpacks all at once
-# What a batch of zstd may unpack to, because librdkafka holds zstd to the largest response. For
-# gzip, lz4 and snappy it has no such bound: see SECURITY.md.
+# The most that a zstd batch may unpack to: librdkafka limits it to the largest response's size. For
+# gzip, lz4 and snappy it has no such limit: see SECURITY.md.
 UNPACKED_BYTES_MAX = 4 << 20
-FETCH_WAIT_MS = 500  # an idle fetch; a query that arrives ends it at once
+FETCH_WAIT_MS = 500  # wait of an idle fetch; a query that arrives ends it at once
 FETCH_BACKOFF_MS = 1  # before the next fetch, when enough is buffered
 ENDS_INTERVAL_S = 1.0  # how often the partitions' ends are noted
 ERROR_LOG_S = 60.0
 CLOSE_TIMEOUT_S = 2.0
-BATCH_END_TIMEOUT_S = 1.0  # the broker's answer; the error comes again if there is none
+BATCH_END_TIMEOUT_S = 1.0  # for the broker's answer; the error comes again if there is none
 UNREADABLE = {KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._NOT_IMPLEMENTED}
 
 
@@ -104,12 +104,12 @@ class QueryChannel(faust.Channel):  # type: ignore[misc]
 class QueryReader:
     """A thread that reads the queries of this worker's partitions.
 
-    `put` runs on the loop with each poll; who takes it from there drops it unless its assignment is
-    `assignment`, and releases that one's room. `refuse` is called, on the loop, with what ends the
-    worker. `behind_unreadable` says, on the loop, what to skip where the batch that holds a
-    partition's offset cannot be read; None where it cannot be said yet.
-    The consumer is the thread's alone: confluent-kafka lets one call after the other into it, and
-    a poll that waits keeps all others out.
+    `put` runs on the loop with each poll. Its receiver releases the room of the poll's assignment,
+    and drops the poll unless that assignment is `assignment`. `refuse` is called on the loop with
+    the error that ends the worker. `behind_unreadable` says, on the loop, what to skip if the batch
+    that holds a partition's offset cannot be read; None if that is not known yet.
+    Only the thread uses the consumer: confluent-kafka runs one call after the other, and a poll
+    that waits blocks all others.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class QueryReader:
     def _read(self) -> None:
         assignment, positions, note_ends_at = None, {}, 0.0
         while not self._stopping.is_set():
-            if self.assignment is not assignment:  # assigned here, so that a poll is of one of them
+            if self.assignment is not assignment:  # so each poll belongs to one assignment
                 assignment = self.assignment
                 positions = dict(assignment.positions)
                 self._consumer.assign(
@@ -242,9 +242,9 @@ class QueryReader:
         return poll
 
     def _skip(self, number: int, offset: int, error: KafkaError) -> int | None:
-        """Read on behind the batch that holds `offset`, from the offset returned.
+        """Skip the batch that holds `offset`; returns the offset from which reading continues.
 
-        None: that could not be done yet; the error comes again in half a second.
+        None if that could not be done yet; the error comes again in half a second.
         """
         asked = asyncio.run_coroutine_threadsafe(
             self._behind_unreadable(number, offset), self._loop
@@ -256,8 +256,8 @@ class QueryReader:
         except (TimeoutError, KafkaException) as exc:
             asked.cancel()
             log.warning(
-                "query_batch_stays topic=%s partition=%d offset=%d: it cannot be read (%s) and not "
-                "be skipped yet (%r); it is tried again",
+                "query_batch_stays topic=%s partition=%d offset=%d: it cannot be read (%s), and "
+                "cannot be skipped yet (%r); the worker tries again",
                 self._topic,
                 number,
                 offset,
@@ -270,8 +270,8 @@ class QueryReader:
         metrics.QUERY_BATCHES_SKIPPED.inc(skipped.batches)
         log.warning(
             "query_batch_skipped topic=%s partition=%d offset=%d last_offset=%d batches=%d: %s. "
-            "The queries in there get no answer. Look for their producer, which compresses too "
-            "much into one batch, or not as Kafka's clients do",
+            "The queries in them get no answer. Look for their producer: it compresses too much "
+            "into one batch, or in another way than Kafka's clients do",
             self._topic,
             number,
             offset,
@@ -289,8 +289,8 @@ class QueryReader:
         elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             self._refuse(
                 GroupError(
-                    f"{self._topic}: it may not be read: the rights that a worker needs are in "
-                    "SECURITY.md"
+                    f"{self._topic}: this worker may not read it; SECURITY.md lists the rights "
+                    "that a worker needs"
                 )
             )
         elif time.monotonic() - self._error_logged > ERROR_LOG_S:

@@ -1,8 +1,8 @@
-"""Kafka's record batches as raw bytes, and header keys that are not UTF-8.
+"""Reads Kafka's record batches as raw bytes, even if header keys are not UTF-8.
 
-aiokafka decodes header keys as it reads a batch, and a key that is no UTF-8 makes it raise, at
-every start anew: whoever can write one record could stop the service for good. Such a batch is read
-a second time, by aiokafka's reader in plain Python, with the key's wrong bytes replaced.
+aiokafka decodes header keys as it reads a batch, and a key that is not UTF-8 makes it raise, at
+every start again: a producer of one such record could stop the service for good. Such a batch is
+read a second time, by aiokafka's reader in plain Python, with the key's wrong bytes replaced.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Text(bytes):
 
 
 class _Buffer(bytearray):
-    """Slices of it decode whatever they hold."""
+    """Bytes whose slices decode whatever they hold."""
 
     def __getitem__(self, index: Any) -> Any:
         value = super().__getitem__(index)
@@ -32,7 +32,7 @@ class _Buffer(bytearray):
 
 
 def reread(raw: bytes) -> Iterator[Any]:
-    """The records of a batch with header keys that are no text, from its first record on."""
+    """The records of a batch with header keys that are not text, from its first record on."""
     batch = _DefaultRecordBatchPy(raw)  # only this format has headers
     batch._maybe_uncompress()
     batch._buffer = _Buffer(batch._buffer)
@@ -40,7 +40,7 @@ def reread(raw: bytes) -> Iterator[Any]:
 
 
 class RawBatches:
-    """aiokafka's `MemoryRecords`, which also knows the bytes of the batch that it gave last."""
+    """aiokafka's `MemoryRecords`, which also has the bytes of the batch that it returned last."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw, self._records, self._begin, self._end = raw, MemoryRecords(raw), 0, 0

@@ -60,7 +60,7 @@ class ReplyProducer:
     # -- reply topics -------------------------------------------------------------------------
 
     def allowed(self, topic: str) -> bool:
-        """True if replies may ever go there; says nothing about the topic's existence."""
+        """True if replies may ever go there; the topic need not exist."""
         return (
             self._pattern.fullmatch(topic) is not None
             and topic not in self._own

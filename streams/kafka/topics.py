@@ -28,9 +28,9 @@ TIMEOUT_S = 15.0
 AWAY_TIMEOUT_S = 60.0  # how long a request is repeated while brokers come and go
 AWAY_PAUSE_S = 0.5
 DAY_MS = 86_400_000
-RETENTION_FLOOR_FACTOR = 20  # retention of `updates` in multiples of FLUSH_DELAY_S, at the least
+RETENTION_FLOOR_FACTOR = 20  # the least retention of `updates`, in multiples of FLUSH_DELAY_S
 BATCH_BYTES_MAX = 1 << 20  # a batch of records: librdkafka makes them up to 1,000,000 bytes
-HEADERS_BYTES = 64 << 10  # more than our headers of a dead letter take
+HEADERS_BYTES = 64 << 10  # more than the headers of a dead letter take
 LOGGED = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete"}
 
 
@@ -131,8 +131,8 @@ def commits(settings: Settings, places: list[TopicPartition]) -> list[TopicParti
     """The group's commits for these partitions; an offset below 0 means that there is none.
 
     A consumer that never joins asks, because AdminClient.list_consumer_group_offsets
-    (confluent-kafka 2.16) crashes the process while the brokers still make the group coordinator's
-    topic.
+    (confluent-kafka 2.16) crashes the process while the brokers are still making the group
+    coordinator's topic.
     """
     consumer = Consumer(settings.librdkafka(**{"group.id": settings.kafka_group, "log_level": 0}))
     try:
@@ -160,8 +160,8 @@ def check(settings: Settings) -> Topic:
         for setting, rule in required.items():
             if not rule.holds(configs[setting]):
                 raise TopicError(
-                    f"{name}: {setting} is {configs[setting]!r}, must be {rule.said}: {rule.why}. "
-                    "Set it with: readstates init"
+                    f"{name}: {setting} is {configs[setting]!r}, but must be {rule.said}: "
+                    f"{rule.why}. Set it with: readstates init"
                 )
     return updates
 

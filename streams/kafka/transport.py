@@ -61,9 +61,9 @@ THREAD_STOP_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 1.0
 HEARTBEAT_MS = 300  # a member hears of a rebalance this late, and all others wait for it
 FETCH_WAIT_MAX_MS = 100  # of an empty fetch: a partition that has room again may wait this long
-FETCH_WAIT_IDLE_MS = 1000  # the same after IDLE_AFTER_S without records; a fetch has a cost
+FETCH_WAIT_IDLE_MS = 1000  # the same after IDLE_AFTER_S without records: each fetch has a cost
 IDLE_AFTER_S = 1.0
-POLL_S = 0.05  # of an empty poll while a partition is held back, which may have room again
+POLL_S = 0.05  # of an empty poll while a partition is held back: it may have room again
 POLL_IDLE_S = 0.2  # of an empty poll while none is held back; a rebalance waits for it
 
 
@@ -161,7 +161,8 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Take the records fetched for these partitions, and move the positions past them.
 
         It must not wait, so that all records belong to one assignment. aiokafka's own wait may
-        outlive a rebalance, and then takes records of the next assignment that nobody would miss.
+        outlive a rebalance and then take records of the next assignment; nobody would notice that
+        those are missing.
         """
         if not states:
             return []
@@ -184,9 +185,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     @staticmethod
     async def _arrival(consumer: aiokafka.AIOKafkaConsumer, timeout_s: float) -> bool:
-        """Wait until records of any partition were fetched; False if none were. Raises the error
-        of a fetch.
-        """
+        """Wait for fetched records of any partition; False if none came. Raises a fetch's error."""
         waiter = consumer._fetcher._create_fetch_waiter()
         with consumer._subscription.fetch_context():
             await asyncio.wait([waiter], timeout=timeout_s)
@@ -207,7 +206,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             for tp, value in offsets.items()
             if tp in own
         }
-        if not ours or consumer._coordinator.generation <= 0:  # expelled: no longer a member
+        if not ours or consumer._coordinator.generation <= 0:  # expelled from the group
             return False
         try:
             await asyncio.wait_for(consumer.commit(ours), COMMIT_TIMEOUT_S)
@@ -227,9 +226,9 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return None if end is None else int(end)
 
     async def behind_unreadable(self, tp: TP, offset: int) -> Skipped | None:
-        """What to skip where the batch of queries that holds `offset` cannot be read.
+        """What to skip if the batch of queries that holds `offset` cannot be read.
 
-        None where the broker does not say.
+        None if the broker does not say.
         """
         return await self.call_thread(self._behind, tp, offset)  # type: ignore[no-any-return]
 
@@ -241,7 +240,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         size = PARTITION_FETCH_BYTES  # a broker gives the first batch whole, however large
         places = [(tp.topic, [(tp.partition, offset, size)])]
         request = FetchRequest(0, 1, size, READ_COMMITTED, places, rack_id="")
-        # Not over the connection of the updates' fetch, which waits there for up to a second.
+        # Another connection than that of the updates' fetch, which occupies it for up to a second.
         response = await client.send(node, request, group=ConnectionGroup.COORDINATION)
         raw: bytes = response.topics[0][1][0][-1] or b""
         return fetched_records.behind_unreadable(raw, offset, unpack.Unpacker(UNPACKED_BYTES_MAX))
@@ -297,7 +296,7 @@ class Consumer(GroupMembership, driver.Consumer):  # type: ignore[misc]
         return found
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Faust's watch over what it fetches: not for queries."""
+        """Leave queries out of Faust's monitoring, because Faust does not fetch them."""
         if tp.topic != self.app.read_states_settings.queries_topic:
             super().verify_event_path(now, tp)
 

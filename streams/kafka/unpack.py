@@ -1,11 +1,11 @@
-"""Compressed batches of the log, unpacked into a bounded space.
+"""Unpacks compressed batches of the log into a space of limited size.
 
-A batch of 80 KB may unpack to gigabytes, and says little of it beforehand: zstd and lz4 frames
-need not give their length, may follow one another, and may lie. So the length is not asked for.
-Each codec writes into a space of BATCH_BYTES_MAX, and stops where that is full.
+A batch of 80 KB may unpack to gigabytes, and its length cannot be relied on: zstd and lz4 frames
+need not state their length, may follow one another, and may lie. So the length is not asked for.
+Each codec writes into a space of BATCH_BYTES_MAX, and stops when that is full.
 
-`install` puts these functions in the place of aiokafka's, which have no bound. A batch then costs
-what it did: one call into the same library, and one copy of what came out.
+`install` puts these functions in the place of aiokafka's, which have no limit. A batch costs the
+same with either: one call into the same library, and one copy of the result.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import cramjam
 
 from ..errors import BatchTooLargeError, UnpackError
 
-# What a batch may unpack to: 16 times what the topic takes of it compressed, while updates in JSON
-# shrink to a quarter or a tenth; and 64 times the largest value that an update may have.
+# The most that a batch may unpack to: 16 times the largest compressed batch that the topic takes,
+# while updates in JSON shrink to a quarter or a tenth; and 64 times the largest value of an update.
 BATCH_BYTES_MAX = 16 << 20
 XERIAL = b"\x82SNAPPY\0"  # the framing in which Java and librdkafka write snappy
 XERIAL_HEADER_BYTES = 16
 GZIP_WINDOW = 31  # zlib's: a gzip header, and the largest window
-FULL = "failed to write whole buffer"  # how cramjam says that the space is used up
+FULL = "failed to write whole buffer"  # cramjam's error when the space is full
 MODULES = (
     "aiokafka.record.default_records",
     "aiokafka.record.legacy_records",
@@ -37,23 +37,23 @@ MODULES = (
 )
 
 
-GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4  # as a batch says it
+GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4  # as a batch names them
 
 
 class Unpacker:
-    """The four codecs, for one thread: they share the space.
+    """The four codecs, for one thread, because they share the space.
 
-    Each takes the compressed bytes and returns the others. Raises BatchTooLargeError where they
-    are more than `bytes_max`, and UnpackError where the bytes are not of that codec.
+    Each takes the compressed bytes and returns the unpacked ones. Raises BatchTooLargeError if
+    these are more than `bytes_max`, and UnpackError if the bytes are not of that codec.
     """
 
     def __init__(self, bytes_max: int = BATCH_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
-        self._space = memoryview(mmap.mmap(-1, bytes_max))  # memory only as far as it was used
+        self._space = memoryview(mmap.mmap(-1, bytes_max))  # takes only the memory that was used
         self.total_bytes = 0  # unpacked so far
 
     def unpacked(self, codec: int, data: Any) -> bytes:
-        """What a batch of that codec unpacks to; one of no codec is as it is."""
+        """The bytes that a batch of that codec unpacks to; without a codec, the same bytes."""
         codecs = {GZIP: self.gzip, SNAPPY: self.snappy, LZ4: self.lz4, ZSTD: self.zstd}
         return codecs[codec](data) if codec in codecs else data
 
@@ -74,13 +74,13 @@ class Unpacker:
             except struct.error as exc:
                 raise UnpackError(f"snappy: a block's length is cut off: {exc}") from exc
             if not 0 <= length <= len(view) - at - 4:
-                raise UnpackError(f"snappy: a block of {length} bytes where fewer are left")
+                raise UnpackError(f"snappy: a block of {length} bytes, but fewer are left")
             end += self._snappy_block(view[at + 4 : at + 4 + length], end)
             at += 4 + length
         return self._taken(end)
 
     def gzip(self, data: Any) -> bytes:
-        """Also of several members, one after the other, and zeros behind the last."""
+        """Also takes several members, one after the other, and zeros after the last."""
         parts, room = [], self._bytes_max
         while True:
             stream = zlib.decompressobj(GZIP_WINDOW)
@@ -125,7 +125,7 @@ class Unpacker:
 
 
 def install(unpacker: Unpacker) -> None:
-    """Make aiokafka's readers of batches, compiled and not, of each format, unpack this way."""
+    """Make all of aiokafka's batch readers (compiled or not, of each format) unpack this way."""
     codecs = {
         "gzip_decode": unpacker.gzip,
         "snappy_decode": unpacker.snappy,

@@ -26,17 +26,17 @@ class Record(Protocol):
 
 
 class UnreadBatch(NamedTuple):
-    """A batch of the log that cannot be read; among the records it is one that will be rejected.
+    """A batch of the log that cannot be read, as one record that will be rejected.
 
     It has no key and no value, so nothing takes it for an update. `offset` is the batch's last one:
-    it is held until the dead letter is kept, and the position is behind it once it was taken.
+    it is held until the dead letter is kept, and the position is after it once it was taken.
     """
 
     offset: int
     timestamp: int
     first: int  # its first offset
-    raw: bytes  # as it stands in the log
-    reason: str  # of schemas/dead_letters.py
+    raw: bytes  # as it is in the log
+    reason: str  # one of schemas/dead_letters.py
     text: str
     key: None = None
     value: None = None
@@ -44,9 +44,9 @@ class UnreadBatch(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """Batches of the log that are passed over without being read."""
+    """Batches of the log that are skipped without being read."""
 
-    end: int  # the offset behind them
+    end: int  # the offset after them
     batches: int
 
 
@@ -54,11 +54,11 @@ class Batch(NamedTuple):
     """Records of one partition, and the positions around them."""
 
     start: int  # the partition's position before these records
-    records: Sequence[Record]  # a list; empty where the log had control records only
+    records: Sequence[Record]  # a list; empty if the log had only control records
     end: int  # the position after them: the next offset to be fetched
-    taken_ns: int = 0  # when they came off the consumer, time.perf_counter_ns()
+    taken_ns: int = 0  # time.perf_counter_ns() when the consumer returned them
     last: bool = False  # `end` was the log's end when the broker sent them
-    size_bytes: int = 0  # of the log's batches that were begun for them, unpacked
+    size_bytes: int = 0  # of the log's batches that were begun for them, when unpacked
 
 
-Poll = list[tuple[int, Batch]]  # what one poll brought of one topic: (partition, batch)
+Poll = list[tuple[int, Batch]]  # the result of one poll of a topic: (partition, batch)

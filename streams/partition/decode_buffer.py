@@ -14,13 +14,13 @@ RUN_MAX = 256  # simple updates read and folded in one call
 
 
 class DecodeBuffer:
-    """Reads runs of simple updates into `numbers`; the table answers with `codes`.
+    """Reads runs of simple updates into `numbers`; the table puts its results into `codes`.
 
-    Nothing in it is needed after the run was folded, so all partitions of a worker share one.
+    Nothing in it is needed after a run has been folded, so all partitions of a worker share one.
     """
 
     def __init__(self) -> None:
         self.numbers = memoryview(array("q", bytes(8 * NUMBERS * RUN_MAX)))
         self.codes = bytearray(RUN_MAX)
-        read = FastDecoder(self.numbers).read  # it takes a list, which the records of a batch are
+        read = FastDecoder(self.numbers).read  # takes a list: a batch's records are one
         self.read = cast(Callable[[Sequence[Record], int, int, int], int], read)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .partition import Partition
 
 DEAD_LETTERS_PENDING_MAX = 10_000  # of a partition, not yet acknowledged by the broker
-DEAD_LETTERS_BYTES_MAX = 8 << 20  # of their values; the one that reaches it is the last
+DEAD_LETTERS_BYTES_MAX = 8 << 20  # of their values; the letter that reaches it is the last
 
 
 class KeptRecord(NamedTuple):
@@ -96,7 +96,7 @@ class Outcomes:
         self.dead_letters_bytes = 0  # of all of them
 
     def count(self, code: int, record: Record | KeptRecord) -> None:
-        """A record was folded, and the table returned `code`."""
+        """Count a record that was folded; `code` is the table's result."""
         counts = self.counts
         if code & CHANGED:
             counts.applied += 1
@@ -123,7 +123,7 @@ class Outcomes:
         self._effects.dead_letter(record, reason, text)
 
     def dead_letter_kept(self, offset: int) -> None:
-        """The broker has the dead letter of the record at `offset`."""
+        """Note that the broker has the dead letter of the record at `offset`."""
         self.dead_letters_bytes -= self.dead_letters_pending.pop(offset)
         self._progress.release(offset)  # P3: its dead letter was acknowledged
 

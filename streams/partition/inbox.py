@@ -21,7 +21,7 @@ class Inbox:
         self.index = 0
         self.records = 0  # not taken yet
         self.size_bytes = 0  # of `batches`
-        self.arrived_bytes = 0  # of all batches that ever came here
+        self.arrived_bytes = 0  # of all batches that ever arrived
         self._at_end = False  # the last batch taken whole reached the log's end
 
     def __len__(self) -> int:
@@ -34,7 +34,7 @@ class Inbox:
         return self._at_end and not self.batches
 
     def add(self, batch: Batch) -> None:
-        """Put a batch behind the others. Raises BatchGapError where it is not the next one."""
+        """Put a batch behind the others. Raises BatchGapError if it is not the next one."""
         if batch.start != self.next_arrival:  # P1
             raise BatchGapError(
                 f"partition {self._number}: a batch begins at offset {batch.start}, expected "
@@ -45,7 +45,7 @@ class Inbox:
         self.batches.append(batch)
         self.records += len(batch.records)
         self.size_bytes += batch.size_bytes
-        self.arrived_bytes += batch.size_bytes  # the last: another thread reads it before the sizes
+        self.arrived_bytes += batch.size_bytes  # last: another thread reads it before the sizes
 
     def drop_first(self) -> Batch:
         """Remove the first batch: all of its records were taken."""

@@ -6,8 +6,8 @@ The life of such a user:
                           ▲                                  │
                           └────────────── evicted ───────────┘
 
-  LOADING   The rows are asked for. Tickets number the requests: rows of an earlier request than
-            the user's last one are older than what was written since, and are dropped.
+  LOADING   The rows are asked for. Tickets number the requests: rows of any request but the user's
+            last one may be older than what was written since, and are dropped.
   LOADED    The rows are here. The table has no room for them yet.
   ADMITTED  The rows are in the table. Some parked updates have found no room there yet.
 
@@ -129,7 +129,7 @@ class Loading:
         )
 
     def loaded(self, user_id: int, ticket: int, rows: Sequence[Row]) -> None:
-        """A user's rows came from Cassandra (none: the user is new)."""
+        """Take a user's rows from Cassandra; no rows mean that the user is new."""
         pending = self.users.get(user_id)
         if pending is None or pending.ticket != ticket or pending.state is not State.LOADING:
             return
@@ -137,7 +137,7 @@ class Loading:
         self._admit(user_id, pending)
 
     def retry(self) -> None:
-        """Something was written out: try again whatever waited for room."""
+        """Try again whatever waits for room, after something was written out."""
         if not self._room.stalled:
             return
         self._room.end_stall()
@@ -178,7 +178,7 @@ class Loading:
             if code & DIRTIED:
                 progress.watermark.hold(offset)
             self._outcomes.count(code, KeptRecord(offset, b"%d" % user_id, value))
-            progress.release(offset)  # P3: what changed, and what is a dead letter, holds it anew
+            progress.release(offset)  # P3: a change or a dead letter holds it again
             self.parked_updates -= 1
             self.parked_bytes -= len(value)
         return True

@@ -46,7 +46,7 @@ from .room import Room
 from .waiting_queries import WaitingQueries
 from .write_out import Write, WriteOut
 
-OTHER_COST = 10  # share of a slice that a parked or not simple update takes; a simple one takes 1
+OTHER_COST = 10  # in a slice, a parked or non-simple update counts as this many simple ones
 RUN_MAX_COLD = 16  # length of a run while over a quarter of its users are not resident
 
 
@@ -102,16 +102,16 @@ class Partition:
 
     @property
     def all_durable(self) -> bool:
-        """True if all that is folded is in Cassandra: only parked updates still hold offsets."""
+        """True if everything folded is in Cassandra: only parked updates still hold offsets."""
         return len(self.watermark) == self.loading.parked_updates
 
     @property
     def wants_records(self) -> bool:
-        """False while enough waits in the inbox: the next fetch leaves this partition out."""
+        """False while the inbox is full: the next fetch then leaves this partition out."""
         return self.wants_after(self.inbox.arrived_bytes)
 
     def wants_after(self, pulled_bytes: int) -> bool:
-        """The same, where batches of so many bytes were sent here and may be on their way.
+        """The same, given the bytes of all batches sent here, some of which may be on their way.
 
         The consumer's thread calls it.
         """
@@ -125,7 +125,7 @@ class Partition:
 
     @property
     def held_back(self) -> bool:
-        """True while it waits for Cassandra, or for the broker to take dead letters."""
+        """True while the partition waits for Cassandra, or for the broker to take dead letters."""
         return (
             self.room.stalled
             or self.loading.parked_updates >= self._parked_max
@@ -144,7 +144,7 @@ class Partition:
         return self._outcomes.dead_letters_bytes
 
     def note_live_commit(self) -> None:
-        """The group knows by a commit that this owner is at work (P8)."""
+        """Note that the group knows by a commit that this owner is at work (P8)."""
         if not self.progress.live_committed:
             self.progress.live_committed = True
             self.queries.wake()
@@ -179,7 +179,7 @@ class Partition:
             self.write_out.behind_ms = now_ms - record.timestamp
         inbox.records -= taken
         progress.store()
-        if progress.position != before:  # also where only control records passed
+        if progress.position != before:  # even if only control records passed
             self.queries.wake()
         return taken
 
@@ -239,14 +239,14 @@ class Partition:
         return taken
 
     def _apply_one(self, record: Record) -> bool:
-        """Fold one record. False: not taken, there is no room for it yet."""
+        """Fold one record; False if it was not taken because there is no room for it yet."""
         table, offset = self.table, record.offset
         event, rejected = None, ("", "")
         try:
             event = decode_update(record.value)
         except DecodeError as exc:
             rejected = exc.reason, str(exc)
-        if event is None:  # outside the handler: an error from there would keep the record
+        if event is None:  # outside the handler, whose traceback would keep the record alive
             if isinstance(record, UnreadBatch):
                 rejected = record.reason, record.text
             self._outcomes.reject(record, *rejected)
@@ -272,7 +272,7 @@ class Partition:
         code = fold(table, user, event, self.progress.epoch_bits | (offset + 1))
         if code & NO_ROOM:
             self.room.make(slots_needed(table, user, event), keep=user)
-            return False  # the same record comes again, with room
+            return False  # the same record is taken again once there is room
         if code & DIRTIED:
             self.watermark.hold(offset)  # P3
         self._outcomes.count(code, record)
@@ -322,7 +322,7 @@ class Partition:
             self.loading.retry()
 
     def check(self) -> None:
-        """Assert what can be seen of P1-P8 in memory, between any two calls. O(what waits)."""
+        """Assert as much of P1-P8 as memory shows, between any two calls. O(what waits)."""
         self.inbox.check(self.position)
         self.loading.check()
         self._outcomes.check()

@@ -52,12 +52,12 @@ class Progress:
         return self.live_committed and self.position >= self.catch_up_to
 
     def hold(self, offset: int) -> None:
-        """The record at `offset` is neither in the table nor finished."""
+        """Note that the record at `offset` is neither in the table nor finished."""
         self.watermark.hold(offset)
         self._unfolded.hold(offset)
 
     def release(self, offset: int) -> None:
-        """The record at `offset` is finished, or its change holds the watermark by itself."""
+        """Note that the record is finished, or that its change holds the watermark by itself."""
         self.watermark.release(offset)  # P3: every caller is one of its three cases
         self._unfolded.release(offset)
 
@@ -73,7 +73,7 @@ class Progress:
     def check(self, unfolded: int, unwritten: int) -> None:
         """Assert P3, P6 and the order of positions, given how many records are unfinished.
 
-        `unfolded` of them are not in the table, `unwritten` holds are of changes not in Cassandra.
+        `unfolded` records are not in the table; `unwritten` holds are for changes not in Cassandra.
         """
         assert len(self._unfolded) == unfolded, f"P6: {len(self._unfolded)} holds, not {unfolded}"
         held = unfolded + unwritten

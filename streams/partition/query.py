@@ -15,7 +15,7 @@ from readstates.schemas.queries import Get
 ERROR_MARGIN_MS = 500
 ERROR_MARGIN_SHARE = 0.2
 ERROR_MARGIN_MIN_MS = 40
-SWEEP_MIN = 1024  # entries; with fewer, those of finished queries are not swept out
+SWEEP_MIN = 1024  # entries; below this, entries of finished queries are not swept out
 
 
 class Query:

@@ -12,7 +12,7 @@ EVICT_SCAN_MAX = 512  # users looked at from the cold end in one call of the tab
 
 
 class Room:
-    """Makes room in a table; `stalled` from a failure until something was written out."""
+    """Makes room in a table; `stalled` after a failure, until something is written out."""
 
     def __init__(self, table: Table) -> None:
         self._table = table

@@ -53,7 +53,7 @@ class WaitingQueries:
         self._loading.ask(query)
 
     def _required_position(self, query: Query) -> int:
-        """The position from which on a query may be answered (P4)."""
+        """The position at which a query may be answered (P4)."""
         catch_up_to, after = self._progress.catch_up_to, query.get.after_offset
         return catch_up_to if after is None else max(catch_up_to, after + 1)
 

@@ -8,7 +8,7 @@ W1: position(next) <= every held offset.
 W2: position never goes back.
 
 Offsets are counted in buckets of 2^BUCKET_BITS, so that millions of holds cost a few dozen
-numbers. The watermark is therefore exact when nothing is held, and otherwise low by less than one
+numbers. The watermark is therefore exact if nothing is held, and otherwise too low by less than one
 bucket, which only means that a few records are replayed and skipped.
 Cost: hold and release O(1); position O(1), but O(buckets held) after the lowest one went.
 """
@@ -61,7 +61,7 @@ class Watermark:
         return self.last
 
     def covers(self, position: int) -> bool:
-        """False where something in a bucket below `position` is held."""
+        """False if something in a bucket below `position` is held."""
         return not self._held or position >> BUCKET_BITS <= min(self._held)
 
     def check(self, next_offset: int) -> None:

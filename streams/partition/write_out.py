@@ -148,7 +148,7 @@ class WriteOut:
             self._progress.watermark.release(offset_of(write.first_version))  # P3
 
     def holds(self) -> int:
-        """How many changes hold the watermark, by the table and by what is under way.
+        """How many changes hold the watermark, counted in the table and in the writes under way.
 
         A user has one for the oldest change in the dirty queue, one for the oldest under way, and
         one for the oldest since.

@@ -19,7 +19,7 @@ CLEAN, LIVE = "clean", "live"  # what commit metadata says of the position in it
 
 
 def metadata_of(position: int, clean: bool) -> str:
-    """Commit metadata: the position that was shown, and whether its owner stopped there."""
+    """Commit metadata: the position that was answered from, and whether its owner stopped there."""
     return f"{CLEAN if clean else LIVE}:{position}"
 
 
@@ -41,8 +41,8 @@ class Commits:
     async def commit(
         self, consumer: GroupConsumer, owned: list[OwnedPartition], *, clean: bool = False
     ) -> bool:
-        """Commit the watermarks that moved. False: not committed; nothing is lost by it."""
-        async with self._under_way:  # W2: one at a time, an older commit must not come last
+        """Commit the watermarks that moved; False if that failed, by which nothing is lost."""
+        async with self._under_way:  # W2: one at a time, because an older commit must not come last
             return await self._commit(consumer, owned, clean)
 
     async def _commit(

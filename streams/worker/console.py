@@ -1,4 +1,4 @@
-"""`GET /`: the console, one page that reads `/metrics` and `/readyz` of its own worker and draws.
+"""`GET /`: the console, one page that draws charts of its own worker's `/metrics` and `/readyz`.
 
 How it works: `page/` has the parts. They are put into one document at the start, so that the page
 is one answer and requests only the endpoints. The browser keeps the history: a worker that nobody

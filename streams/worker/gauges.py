@@ -74,7 +74,7 @@ class ExportedGauges:
             table.evictions,
         )
         if item.state == state and not len(partition.watermark):
-            return  # of many partitions most have nothing new
+            return  # most of many partitions have nothing new
         counts = partition.counts
         series.applied.inc(counts.applied)
         for reason, skipped in metrics.SKIPPED.items():

@@ -55,7 +55,7 @@ class Endpoints(Service):  # type: ignore[misc]
         self._health, self._ready = health, ready
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
-        self._coming = 0  # accepted in this turn of the loop
+        self._coming = 0  # connections accepted in this turn of the loop
 
     async def on_start(self) -> None:
         app = web.Application(middlewares=[_one_answer])
@@ -77,7 +77,7 @@ class Endpoints(Service):  # type: ignore[misc]
             return _Refusal()
         handler = server()
         loop = asyncio.get_running_loop()
-        # `server` counts a connection only from the loop's next turn, and many may come in a turn
+        # `server` counts a connection only in the loop's next turn, and one turn may accept many
         self._coming += 1
         loop.call_soon(self._has_come)
         loop.call_later(CONNECTION_S, _abort, handler)

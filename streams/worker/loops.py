@@ -1,4 +1,4 @@
-"""The repeated work of a worker beside its agents, each part an endless coroutine.
+"""The repeated work of a worker beside its agents; each part is an endless coroutine.
 
 The service runs them as its tasks; the simulation runs them as tasks of a loop on virtual time.
 """
@@ -43,7 +43,7 @@ class BackgroundLoops:
             await asyncio.sleep(POLL_INTERVAL_S if dirty else IDLE_POLL_S)
 
     async def expire(self) -> None:
-        """End queries and requests to Cassandra whose time is up."""
+        """End the queries, and the requests to Cassandra, whose time is up."""
         while True:
             self._partitions.queries.expire()
             self._store.expire()

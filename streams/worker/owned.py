@@ -1,4 +1,4 @@
-"""A partition that this worker owns, with what surrounds its pure core."""
+"""A partition that this worker owns, with its table file and its progress in Kafka."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ class OwnedPartition:
     query_position: int  # the next offset of queries to be taken
     query_mark: Watermark  # held by the queries that are not finished
     committed: tuple[int, int] | None = None  # offsets of updates and queries committed last
-    pulled_bytes: int = 0  # of all batches of updates; the consumer's thread alone writes it
+    pulled_bytes: int = 0  # of all batches of updates; only the consumer's thread writes it

@@ -31,7 +31,7 @@ IDLE_WAIT_S = 0.1
 
 
 def wall_clock_ms() -> int:
-    """Wall clock, ms since the epoch: what brokers stamp records with."""
+    """Wall clock, ms since the epoch: brokers stamp records with the same."""
     return time.time_ns() // 1_000_000
 
 
@@ -54,7 +54,7 @@ class Partitions:
         self.write_behind = WriteBehind(store, settings, self.wake.set)
         self.loader = Loader(store, settings, self.wake.set)
         self.queries = QueryIntake(settings, self.owned, replies, now_ms)
-        # Effects of a partition. Every query ends in one of them: there is no call in between.
+        # Effects of a partition, bound directly: every query ends in one of them.
         self.answer, self.refuse = self.queries.answer, self.queries.refuse
         self._dead_letters = dead_letters
 
@@ -68,7 +68,7 @@ class Partitions:
         )
 
     def pulled(self, number: int, size_bytes: int) -> None:
-        """A batch of updates is on its way to `take_updates`. Called from the consumer's thread."""
+        """Note a batch of updates on its way to `take_updates`; the consumer's thread calls it."""
         owned = self.owned.get(number)
         if owned is not None:
             owned.pulled_bytes += size_bytes
@@ -113,7 +113,7 @@ class Partitions:
                     await asyncio.wait_for(self.wake.wait(), IDLE_WAIT_S)
 
     async def write_out(self) -> bool:
-        """Start the writes that are due; False where nothing is dirty at all."""
+        """Start the writes that are due; False if nothing is dirty at all."""
         partitions = [owned.partition for owned in self.active()]
         return await self.write_behind.step(partitions, now_ms=self.now_ms(), everything=False)
 

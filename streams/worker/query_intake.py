@@ -8,8 +8,8 @@ because a client may create the topic after it sent its first query.
 Q1: an owner finishes a query once: with a reply, with an error, or without an answer after its
     deadline. Only then is its offset released for the commit.
 Q2: nothing goes out at a query's deadline or after it.
-Q3: a reply is the fold of the log at the reply's version; a delta, added to what there was at
-    `since_version`, is the same.
+Q3: a reply is the fold of the log at the reply's version; so is a delta, added to the read states
+    as of `since_version`.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ class QueryIntake:
     # -- taking -------------------------------------------------------------------------------
 
     def take_queries(self, number: int, batch: Batch) -> None:
-        """A batch of queries arrived: answer, refuse or keep each.
+        """Take a batch of queries: answer, refuse or keep each.
 
-        Raises BatchGapError where queries are missing before it.
+        Raises BatchGapError if queries are missing before it.
         """
         owned = self._owned.get(number)
         if owned is None or owned.partition.closing:
@@ -187,7 +187,7 @@ class QueryIntake:
         incarnation = owned.partition.incarnation
         try:
             for _ in range(TOPIC_LOOKUPS_MAX):
-                if self._replies.exists(address):  # another query's lookup may have seen it
+                if self._replies.exists(address):  # another query's lookup may have found it
                     break
                 await self._replies.refresh()
         finally:

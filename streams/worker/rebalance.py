@@ -2,15 +2,16 @@
 
 Opening, after each assignment, in the barrier before the flow starts:
  1. read what is committed, with its metadata, and the log's start and end;
- 2. refuse all where a committed offset is below the epoch's first offset (E1), or outside the log:
-    Kafka lost data. A partition without a commit begins at the epoch's first offset;
+ 2. refuse all of them if a committed offset is below the epoch's first offset (E1), or is outside
+    the log because Kafka lost data. A partition without a commit begins at the epoch's first
+    offset;
  3. open the table file, closed clean or left by a process that died. It is used if its position is
     not below the committed offset or the log's start, nor above the log's end; otherwise it is
     dropped;
  4. start at the table's position, or the committed offset; dirty users in the table hold the
     committed offset;
- 5. queries wait until the partition has passed the last owner's position, which a clean handover
-    left in the metadata, or else the log's end as it is at the opening;
+ 5. queries wait until the partition has passed the last owner's position, if a clean handover left
+    it in the metadata, or otherwise the log's end at the time of the opening;
  6. commit, so that the metadata says that an owner is at work. Before that commit no query is
     answered and nothing is written out.
 
@@ -29,7 +30,7 @@ R1: a partition is opened by one path and handed over by one path; doing either 
     time has the effect of doing it once.
 R2: no query is answered, and nothing written out, before a commit of this owner says `live` (P8).
 R3: a position that a commit calls `clean` is never behind what any owner may have answered from,
-    also where an owner leaves before it has caught up with the one before it.
+    even if an owner leaves before it has caught up with the one before it.
 R4: a commit of another generation does not count (Kafka's own rule), and a write of another owner
     does no harm (its timestamp is its version). So an owner that has lost a partition without
     knowing it can neither lose nor double anything.
@@ -88,8 +89,8 @@ class Rebalancer:
     async def open(self, consumer: GroupConsumer) -> dict[TopicPartition, int]:
         """Open the assigned partitions that are not open; returns the seek position of each."""
         settings = self._settings
-        # R1: Faust seeks in its recovery, and at the same time where a fetch finds the flow
-        # stopped. A table opened by both would be leaked by one, locked against later openings.
+        # R1: Faust seeks in its recovery, and at the same time if a fetch finds the flow stopped.
+        # If both opened a table, one of them would leak it, locked against later openings.
         async with self._opening:
             assigned = {
                 place.partition
@@ -99,8 +100,8 @@ class Rebalancer:
             if max(assigned, default=0) >= self._partition_count:
                 raise EpochError(
                     f"{settings.updates_topic} got more partitions than {self._partition_count} "
-                    "while this worker runs: its users belong elsewhere now. Stop producers and "
-                    "workers, then: readstates init --new-epoch"
+                    "while this worker was running: users belong to other partitions now. Stop "
+                    "producers and workers, then run: readstates init --new-epoch"
                 )
             new = sorted(assigned - self._owned.keys())
             if new:
@@ -127,7 +128,7 @@ class Rebalancer:
         ends = await consumer.log_ends(updates + queries)
         if consumer.generation != generation or consumer.rebalancing:
             return  # the next assignment opens its own
-        # Step 2. Refuse where records of an earlier epoch would be folded, or Kafka lost data.
+        # Step 2. Refuse if records of an earlier epoch would be folded, or if Kafka lost data.
         for update in updates:
             first = self._epoch.first_offsets[update.partition]
             offset, _ = committed.setdefault(update, (max(starts[update], first), ""))
@@ -264,7 +265,7 @@ class Rebalancer:
     def _close(self, owned: OwnedPartition) -> None:
         partition, settings = owned.partition, self._settings
         self._owned.pop(partition.number, None)
-        partition.incarnation = -1  # P5: nothing that comes back from here on is taken
+        partition.incarnation = -1  # P5: results that come back from here on are dropped
         self._partitions.queries.drop_queries(partition)
         partition.progress.store()
         owned.file.close(clean=True)
@@ -272,7 +273,7 @@ class Rebalancer:
 
 
 def check_epoch(place: TopicPartition, committed: int, first: int, epoch: int) -> None:
-    """Raises EarlierEpochError where records of an earlier epoch would be folded (E1).
+    """Raises EarlierEpochError if records of an earlier epoch would be folded (E1).
 
     Beginning at the first offset instead would hide a loss: an epoch's commits begin there and only
     grow, so somebody moved this commit to have the records behind it folded again.
@@ -290,7 +291,7 @@ def check_epoch(place: TopicPartition, committed: int, first: int, epoch: int) -
 
 
 def check_commit(place: TopicPartition, committed: int, start: int, end: int) -> None:
-    """Raises DataLossError where the log no longer holds what is not yet durable."""
+    """Raises DataLossError if the log does not hold all records that are not yet durable."""
     if start <= committed <= end:
         return
     what = (

@@ -29,7 +29,7 @@ GIL_SWITCH_S = 0.0005  # a query must not wait 5 ms for the interpreter while a 
 
 
 def freeze_heap() -> None:
-    """Freeze all present objects: they live as long as the process, so none need be scanned."""
+    """Freeze all present objects: they live as long as the process, so none need scanning."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
@@ -67,13 +67,13 @@ class WorkerService(Service):  # type: ignore[misc]
     async def on_start(self) -> None:
         if self._store.commitlog_sync == "periodic":
             log.warning(
-                "cassandra_acknowledges_unsynced commitlog_sync=periodic: what Cassandra "
-                "acknowledged in its last moments is lost where all nodes that have a row are "
+                "cassandra_acknowledges_unsynced commitlog_sync=periodic: rows that Cassandra "
+                "acknowledged in its last moments are lost if all nodes that have them are "
                 "killed at once; set commitlog_sync to group in cassandra.yaml"
             )
         sys.setswitchinterval(GIL_SWITCH_S)
         freeze_heap()
-        metrics.CollectorPauses()  # after the start's own collection, which delays no query
+        metrics.CollectorPauses()  # after the collection of the start, which delays no query
 
     async def on_stop(self) -> None:
         self._delivery.close()
