@@ -49,7 +49,7 @@ from .stretches import Scale, Seen, World
 
 PARTITIONS = 8
 FLUSH_DELAY_S = 5.0
-CACHE_STATES = 6_000  # a partition: less than the users have, so that it evicts
+CACHE_STATES_PER_USER = 0.6  # of a partition's table: less than the users have, so it evicts
 USER_STATES_MAX = 1_000
 RESIDENTS = 400  # users who are asked for again and again; they stay in the table
 ABSENT_FROM = 2 * 10**18  # IDs of the absent users, above those of the traffic
@@ -88,7 +88,9 @@ def run(stack: Stack, folder: Path, scale: Scale, sender: Sender, traffic: Traff
     env = {
         **stack.env(),
         "READ_STATES_FLUSH_DELAY_S": str(FLUSH_DELAY_S),
-        "READ_STATES_CACHE_STATES": str(CACHE_STATES),
+        "READ_STATES_CACHE_STATES": str(
+            max(2 * USER_STATES_MAX, int(CACHE_STATES_PER_USER * scale.users))
+        ),
         "READ_STATES_USER_STATES_MAX": str(USER_STATES_MAX),
         "READ_STATES_CACHE_DIR": str(folder / "tables"),
     }
