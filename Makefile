@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml $(COMPILED)
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash ops/setup.sh
 	@touch $@
 
-demo: setup ## a real Kafka and Cassandra, a million updates, and the proof
+demo: setup ## steady traffic, a burst and a storm through a real Kafka and Cassandra, and the proof
 	@$(BIN)/python -m readstates.ops.demo
 
 test: setup ## every test, on a real Kafka and Cassandra; TESTS=tests/integration/test_stack.py for some

@@ -4,9 +4,9 @@
         offset = await client.ack(user_id=1, channel_id=2, message_id=3)
         reply = await client.get(1, after_offset=offset)
 
-A client has one confluent-kafka producer and one consumer, which reads the partitions of the reply
-topic from their end, without a group. A query is pending until its reply comes or its deadline
-passes; late and repeated replies are ignored. At most PENDING_MAX queries are pending at once.
+A client has a producer for updates, one for queries, and a consumer, which reads the reply topic
+from its end, without a group. A query is pending until its reply comes or its deadline passes; late
+and repeated replies are ignored. At most PENDING_MAX queries are pending at once.
 
 Identifiers (from 1), versions and offsets (from 0) are integers, timestamps ms since the epoch.
 """
@@ -107,13 +107,12 @@ class Client:
         self._loop = asyncio.get_running_loop()
         config = {
             "partitioner": "murmur2_random",
-            "enable.idempotence": True,
-            "linger.ms": 1,
             "allow.auto.create.topics": False,
-            # the timeout also ends the delivery: nothing arrives after an error
-            "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
+            "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),  # nothing arrives after an error
         }
-        self._producer = Producer({**config, **self._config})
+        more = {"enable.idempotence": True, "linger.ms": 1}, {"linger.ms": 0}
+        # A query does not wait for others, and may arrive twice: its second reply is ignored.
+        self._producer, self._asking = (Producer(config | one | self._config) for one in more)
         await asyncio.to_thread(self._connect)
         for target in (self._deliver, self._read):
             self._threads.append(threading.Thread(target=target, daemon=True))
@@ -161,6 +160,7 @@ class Client:
         self._stopping.set()
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
+        await asyncio.to_thread(self._asking.flush, DELIVERY_TIMEOUT_S)
         await asyncio.to_thread(self._producer.flush, DELIVERY_TIMEOUT_S)
         self._consumer.close()
         for future in self._pending.values():
@@ -173,6 +173,7 @@ class Client:
     def _deliver(self) -> None:
         while not self._stopping.is_set():
             self._producer.poll(POLL_S)
+            self._asking.poll(0)  # for its errors
 
     def _read(self) -> None:
         while not self._stopping.is_set():
@@ -229,7 +230,7 @@ class Client:
         deadline_ms = int((time.time() + deadline_s) * 1000)
         headers = query_headers(self._reply_topic, correlation_id, deadline_ms)
         try:
-            self._producer.produce(self._queries, value, key_bytes(user_id), headers=headers)
+            self._asking.produce(self._queries, value, key_bytes(user_id), headers=headers)
             reply = await asyncio.wait_for(future, deadline_s)
         except TimeoutError:
             raise TimeoutError(
@@ -260,9 +261,8 @@ class Client:
         def delivered(error: KafkaError | None, message: Message) -> None:
             self._loop.call_soon_threadsafe(_resolve, future, error, message.offset())
 
-        self._producer.produce(
-            self._updates, value, key_bytes(event.user_id), on_delivery=delivered
-        )
+        key = key_bytes(event.user_id)
+        self._producer.produce(self._updates, value, key, on_delivery=delivered)
         return await future  # the producer's own timeout ends it
 
     async def ack(self, /, user_id: int, channel_id: int, message_id: int, **fields: int) -> int:

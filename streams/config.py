@@ -76,7 +76,9 @@ class Settings:
         "Replication of the keyspace; only `readstates init` uses it.",
     )
     cassandra_timeout_s: float = _cassandra(5.0, "Time limit of one request.", "s", 0.1, 60)
-    loads_in_flight_max: int = _cassandra(16, "Load requests at once.", "requests", 1, 1024)
+    loads_in_flight_max: int = _cassandra(
+        16, "Load requests at once; a quarter is kept for queries.", "requests", 1, 1024
+    )
     load_batch_users: int = _cassandra(16, "Most users in one load request.", "users", 1, 100)
     load_retry_s: float = _cassandra(0.5, "Pause after a failed load.", "s", 0.01, 60)
 

@@ -200,8 +200,15 @@ class Asked:
 class OpenLoop:
     """Asks through one topic and reads replies from another; has its own threads and clients."""
 
-    def __init__(self, settings: Settings, queries_topic: str, reply_topic: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        queries_topic: str,
+        reply_topic: str,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
         self._topic, self._reply_topic = queries_topic, reply_topic
+        self._deadline_s = deadline_s
         self._producer = Producer(settings.librdkafka(**PRODUCER))
         self._consumer = Consumer(
             settings.librdkafka(
@@ -241,7 +248,6 @@ class OpenLoop:
         self._number += count
         self._seen.clear()
         reply_to = self._reply_topic.encode()
-        deadline = str(int((time.time() + DEADLINE_S) * 1000)).encode()
         produce, start = self._producer.produce, time.monotonic() + 0.05
         for number in range(count):
             record = queries[number % len(queries)]
@@ -256,7 +262,7 @@ class OpenLoop:
                 headers=[
                     (HEADER_REPLY_TOPIC, reply_to),
                     (HEADER_CORRELATION_ID, b"%d" % (first + number)),
-                    (HEADER_DEADLINE, deadline),
+                    (HEADER_DEADLINE, b"%d" % int((time.time() + self._deadline_s) * 1000)),
                 ],
             )
             asked.due.append(due)

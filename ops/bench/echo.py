@@ -8,14 +8,33 @@ header names. Reads nothing of the value, keeps nothing, commits nothing. Prints
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from confluent_kafka import Consumer, Message, Producer
 
 from readstates.schemas.headers import HEADER_CORRELATION_ID, HEADER_REPLY_TOPIC
+from readstates.streams.config import Settings
 
 from .asking import DRAIN_MESSAGES, PRODUCER
+
+
+@contextmanager
+def beside(settings: Settings, topic: str, size: int) -> Iterator[int]:
+    """An echo as a process of its own, ready and reading `topic`; yields its pid."""
+    arguments = [settings.kafka_bootstrap, topic, str(size)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "readstates.ops.bench.echo", *arguments], stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n", "the echo did not start"
+            yield process.pid
+        finally:
+            process.kill()
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ class World:
     def __init__(self) -> None:
         self.loads: list[tuple[Partition, int, int]] = []
 
-    def load(self, partition: Partition, user_id: int, ticket: int) -> None:
+    def load(self, partition: Partition, user_id: int, ticket: int, asked: bool) -> None:
         self.loads.append((partition, user_id, ticket))
 
     def dead_letter(self, partition: Partition, record: Any, reason: str, text: str) -> None:

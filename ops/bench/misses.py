@@ -74,8 +74,8 @@ class Asking(World):
         self._begun: dict[int, float] = {}
         self._all = asyncio.Event()
 
-    def load(self, partition: Partition, user_id: int, ticket: int) -> None:
-        self.loader.want(partition, user_id, ticket)
+    def load(self, partition: Partition, user_id: int, ticket: int, asked: bool) -> None:
+        self.loader.want(partition, user_id, ticket, asked=asked)
 
     def answer(self, query: Query, version: int, full: bool, rows: list[Row], hit: bool) -> None:
         assert len(rows) == STATES_A_USER

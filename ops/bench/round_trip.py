@@ -13,11 +13,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
 import click
 import orjson
@@ -28,7 +25,7 @@ from readstates.streams.config import Settings
 
 from ..local.worker import WorkerProcess
 from ..proof.traffic import Record, Traffic
-from . import asking
+from . import asking, echo
 from .asking import OpenLoop, quantile
 from .quantile_picture import draw
 from .suite import Goal, Suite
@@ -37,21 +34,6 @@ RATES = (100, 1_000, 5_000)  # queries per second
 WARM_UP_S = 1.0
 BACKLOG_RATE = 1_000
 BACKLOG_WARM_UP_S = 0.3  # after the worker continues
-
-
-@contextmanager
-def echo(settings: Settings, topic: str, size: int) -> Iterator[None]:
-    """The peer, ready and reading `topic`."""
-    arguments = [settings.kafka_bootstrap, topic, str(size)]
-    with subprocess.Popen(
-        [sys.executable, "-m", "readstates.ops.bench.echo", *arguments], stdout=subprocess.PIPE
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n", "the echo did not start"
-            yield
-        finally:
-            process.kill()
 
 
 def run(suite: Suite) -> None:
@@ -67,7 +49,7 @@ def run(suite: Suite) -> None:
         suite.measured["reply_bytes"] = size
         echoed = asking.make_topic(settings, "round-trip.echo", asking.PARTITIONS)
         reply_topic = asking.make_topic(settings, "round-trip.replies.bench")
-        with echo(settings, echoed, size):
+        with echo.beside(settings, echoed, size):
             loops = {
                 "ours": OpenLoop(settings, settings.queries_topic, reply_topic),
                 "echo": OpenLoop(settings, echoed, reply_topic),

@@ -63,7 +63,7 @@ class Nothing:
     def answer(self, _query: Any, _v: int, _full: bool, rows: list[Row], _hit: bool) -> None:
         self.rows = rows
 
-    def load(self, _partition: Partition, user_id: int, ticket: int) -> None:
+    def load(self, _partition: Partition, user_id: int, ticket: int, _asked: bool) -> None:
         self.loads.append((user_id, ticket))
 
     def dead_letter(self, _p: Partition, _record: Any, reason: str, text: str) -> None:

@@ -15,17 +15,18 @@ from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
 from readstates.streams.kafka import topics
 
-from ..demo.__main__ import ask
+from ..demo.asking import loop
 from ..local.owner import command
 from ..local.stack import Stack
 from ..local.worker import WorkerProcess
-from ..proof.sender import Sender
+from ..proof.sender import DAYS, USUAL, Sender
 from ..proof.traffic import Traffic
 from .browser import Browser
 from .png import smaller
 
 PARTITIONS, USERS, SEED = 8, 20_000, 1
 UPDATES_S, QUERIES_S = 2_000, 60
+DEADLINE_S = 10.0  # of a query: the outage shows which ones get an error
 WINDOWS = {"desk": (1280, 900, 1.0), "phone": (390, 844, 1.0)}
 SETTINGS = {
     "FLUSH_DELAY_S": 15,
@@ -66,16 +67,21 @@ async def photograph(
         await asyncio.sleep(15 * pace)
         await camera.take("rest")
         await browser.look(*WINDOWS["desk"][:2])
-        sender = Sender(settings, SEED, USERS, int(UPDATES_S * seconds), seconds)
-        sender.start()
-        asking = asyncio.create_task(ask(settings, traffic, int(QUERIES_S * seconds), seconds))
-        await asyncio.sleep(loaded_s)
-        await camera.take("load")
-        with stack.standing_still("cassandra"):
-            await asyncio.sleep(outage_s - 10)
-            await camera.take("outage")
-        await asking
-        await asyncio.to_thread(sender.join)
+        queries = list(traffic.queries(int(QUERIES_S * seconds)))
+        with (
+            Sender(SEED, USERS) as sender,
+            loop(settings, "pictures", settings.queries_topic, DEADLINE_S) as asker,
+        ):
+            sender.connect(settings)
+            sender.send(USUAL, int(UPDATES_S * seconds), seconds, days=DAYS)
+            asking = asyncio.create_task(asyncio.to_thread(asker.run, queries, QUERIES_S, seconds))
+            await asyncio.sleep(loaded_s)
+            await camera.take("load")
+            with stack.standing_still("cassandra"):
+                await asyncio.sleep(outage_s - 10)
+                await camera.take("outage")
+            await asking
+            await asyncio.to_thread(sender.wait)
         for complaint in browser.complaints:
             click.echo(f"the page complained: {complaint}")
     return camera.taken

@@ -10,9 +10,9 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from . import cql, credentials
+from . import archive, cql, credentials
 from .cluster import CASSANDRA, Cluster, Node
-from .settings import CASSANDRA_HEAP, CASSANDRA_JVM, CASSANDRA_SETTINGS
+from .settings import BRIEF_JVM, CASSANDRA_HEAP, CASSANDRA_JVM, CASSANDRA_SETTINGS
 
 # How long a joining node watches the ring first: the default of 30 s is for networks.
 JOINING_JVM = ("-Dcassandra.ring_delay_ms=5000",)
@@ -87,8 +87,9 @@ def command(cluster: Cluster, node: Node, java: str, lib: Path) -> list[str]:
         f"-Xms{CASSANDRA_HEAP}",
         f"-Xmx{CASSANDRA_HEAP}",
         *options,
-        *(f"-javaagent:{jar}" for jar in sorted(lib.glob("jamm-*.jar"))),
+        *(() if cluster.brief else _agents(lib)),
         *CASSANDRA_JVM,
+        *((*BRIEF_JVM, *archive.options(java, lib, CASSANDRA)) if cluster.brief else ()),
         *(SECURE_JVM if cluster.secure else ()),
         *(JOINING_JVM if len(cluster.of(CASSANDRA)) > 1 else ()),
         f"-Dcassandra.config={(conf / 'cassandra.yaml').as_uri()}",
@@ -103,6 +104,14 @@ def command(cluster: Cluster, node: Node, java: str, lib: Path) -> list[str]:
         str(lib / "*"),
         "org.apache.cassandra.service.CassandraDaemon",
     ]
+
+
+def _agents(lib: Path) -> list[str]:
+    """Jamm, which measures objects exactly; without it Cassandra estimates their sizes.
+
+    An archive of classes cannot be made or used beside an agent.
+    """
+    return [f"-javaagent:{jar}" for jar in sorted(lib.glob("jamm-*.jar"))]
 
 
 def answers(cluster: Cluster, node: Node, timeout_s: float) -> bool:

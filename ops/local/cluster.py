@@ -46,6 +46,7 @@ class Cluster:
     cluster_id: str
     nodes: tuple[Node, ...]
     secure: bool = False  # TLS and logins at every port; see credentials.py
+    brief: bool = False  # its servers live for minutes; see settings.py
 
     def of(self, role: str) -> tuple[Node, ...]:
         """The nodes of a role, by number."""
@@ -62,12 +63,14 @@ class Cluster:
 
     def as_dict(self) -> dict[str, Any]:
         nodes = [asdict(node) for node in self.nodes]
-        return {"cluster_id": self.cluster_id, "secure": self.secure, "nodes": nodes}
+        kind = {"secure": self.secure, "brief": self.brief}
+        return {"cluster_id": self.cluster_id, **kind, "nodes": nodes}
 
     @classmethod
     def from_dict(cls, data_dir: Path, value: dict[str, Any]) -> "Cluster":
         nodes = tuple(Node(**node) for node in value["nodes"])
-        return cls(data_dir, str(value["cluster_id"]), nodes, bool(value.get("secure")))
+        secure, brief = bool(value.get("secure")), bool(value.get("brief"))
+        return cls(data_dir, str(value["cluster_id"]), nodes, secure, brief)
 
 
 def new_cluster(

@@ -9,10 +9,10 @@ import subprocess
 from importlib import resources
 from pathlib import Path
 
-from . import credentials
+from . import archive, credentials
 from .cluster import KAFKA, Cluster, Node
 from .errors import StartFailed
-from .settings import KAFKA_HEAP, broker_settings
+from .settings import BRIEF_JVM, KAFKA_HEAP, broker_settings
 
 FORMAT_TIMEOUT_S = 60.0
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -77,7 +77,8 @@ def prepare(cluster: Cluster, node: Node, java: str, lib: Path) -> None:
     (conf / "log4j2.xml").write_text(template, "utf-8")
     if (cluster.state_dir(node) / "meta.properties").exists():
         return
-    argv = [*_java(java, cluster, node, lib, "128m"), "kafka.tools.StorageTool", "format"]
+    argv = [*_java(java, cluster, node, lib, "128m", *BRIEF_JVM)]
+    argv += ["kafka.tools.StorageTool", "format"]
     argv += ["--cluster-id", cluster.cluster_id, "--config", str(conf / "server.properties")]
     if cluster.secure:
         argv.append(f"@{_scram_users(conf, credentials.load(cluster.data_dir))}")
@@ -109,7 +110,8 @@ def _scram_users(conf: Path, known: credentials.Secrets) -> Path:
 def command(cluster: Cluster, node: Node, java: str, lib: Path) -> list[str]:
     """The command that starts the broker."""
     properties = cluster.conf_dir(node) / "server.properties"
-    return [*_java(java, cluster, node, lib, KAFKA_HEAP), "kafka.Kafka", str(properties)]
+    more = (*BRIEF_JVM, *archive.options(java, lib, KAFKA)) if cluster.brief else ()
+    return [*_java(java, cluster, node, lib, KAFKA_HEAP, *more), "kafka.Kafka", str(properties)]
 
 
 def answers(cluster: Cluster, node: Node, timeout_s: float) -> bool:
@@ -138,10 +140,11 @@ def answers(cluster: Cluster, node: Node, timeout_s: float) -> bool:
     return metadata.cluster_id == cluster.cluster_id and set(metadata.brokers) == brokers
 
 
-def _java(java: str, cluster: Cluster, node: Node, lib: Path, heap: str) -> list[str]:
+def _java(java: str, cluster: Cluster, node: Node, lib: Path, heap: str, *more: str) -> list[str]:
     return [
         java,
         f"-Xmx{heap}",
+        *more,
         "-XX:+UseParallelGC",  # batches of half a megabyte and more cost G1 twice the CPU
         "-XX:+ExitOnOutOfMemoryError",
         "-Djava.awt.headless=true",

@@ -89,6 +89,7 @@ class Owner:
         progress: Progress = lambda _line: None,
         *,
         secure: bool = False,
+        brief: bool = False,
     ) -> Stack:
         """Starts servers of this run in its folder, and waits for them; those that run stay.
 
@@ -98,7 +99,7 @@ class Owner:
         inner = os.environ[MARK]
         os.environ[MARK] = self._marks
         try:
-            made.up(brokers, cassandra_nodes, progress, secure=secure)
+            made.up(brokers, cassandra_nodes, progress, secure=secure, brief=brief)
         finally:
             os.environ[MARK] = inner
         return made

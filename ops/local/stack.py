@@ -17,7 +17,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,13 @@ class Stack:
         progress: Progress = lambda _line: None,
         *,
         secure: bool = False,
+        brief: bool = False,
     ) -> bool:
         """Starts what is not running; True if it started something, False if all ran already.
 
         Takes about 10 s, and the download (120 MB) the first time. `progress` gets a line at a
-        time. After an interrupt or a failure nothing runs that was not running before.
+        time. `brief`: the servers that it starts will live for minutes only (settings.BRIEF_JVM).
+        After an interrupt or a failure nothing runs that was not running before.
         """
         for count in (brokers, cassandra_nodes):
             if not 1 <= count <= NODES_MAX:
@@ -100,6 +102,7 @@ class Stack:
             known = state.load(self.data_dir)
             current = known or State(new_cluster(self.data_dir, brokers, cassandra_nodes, secure))
             self._check_kind(current.cluster, brokers, cassandra_nodes, secure)
+            current = replace(current, cluster=replace(current.cluster, brief=brief))
             current = start.without_dead(current)
             if all(n.name in current.processes for n in current.cluster.nodes):
                 start.wait(current, current.cluster.nodes, progress, time.monotonic(), quiet=True)

@@ -5,6 +5,7 @@
 - A message in a hot channel now and then mentions a crowd, most of them offline; another one is
   read by many people at once, who all acknowledge the same message (correlated acks).
 - Queries: most are session starts, which fetch everything; a third look at one screen.
+- `fill` gives every user read states in all of its channels; `crowds` is a storm of mentions.
 - `moments` spreads records over a time as a day does: busy hours and quiet ones.
 - 1 % of the records are bad: not JSON, wrong types, unknown types, foreign keys, no value, …
 """
@@ -14,8 +15,8 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, chain, islice, repeat
 from typing import Any, NamedTuple
 
 ZIPF_EXPONENT = 0.9
@@ -24,6 +25,8 @@ CHANNELS_A_USER_MAX = 24
 BAD_SHARE = 0.01
 CROWD = 300  # users that one message mentions
 CROWD_EVERY = 6000  # updates between two such messages
+STORM_CROWD = 1000  # users that a message of a storm mentions
+STORM_ABSENT_SHARE = 0.8  # of them
 READERS = 200  # users who read one message at once
 READERS_EVERY = 5000
 SESSION_ACKS = 6
@@ -62,9 +65,13 @@ def _zipf(count: int) -> list[float]:
 
 
 class Traffic:
-    """A seeded source of update records and of users who ask."""
+    """A seeded source of update records and of users who ask.
 
-    def __init__(self, seed: int, users: int) -> None:
+    `absent`: more users, of whom `updates` knows nothing.
+    """
+
+    def __init__(self, seed: int, users: int, absent: Sequence[int] = ()) -> None:
+        self._seed, self.absent = seed, absent
         self._random = random.Random(seed)
         self.user_ids = self._random.sample(range(10**17, 10**18), users)
         self._channel_ids = self._random.sample(range(10**17, 10**18), CHANNELS)
@@ -79,13 +86,15 @@ class Traffic:
         return self._random.choices(self.user_ids, cum_weights=self._user_weights, k=count)
 
     def channels_of(self, user_id: int) -> list[int]:
-        """The channels a user is in, busiest first; 1 … CHANNELS_A_USER_MAX of them."""
+        """The channels a user is in, busiest first; 1 … CHANNELS_A_USER_MAX of them.
+
+        They are the same whoever is asked about first, and in any process.
+        """
         channels = self._channels_of.get(user_id)
         if channels is None:
-            count = min(CHANNELS_A_USER_MAX, 1 + int(self._random.expovariate(1 / 8)))
-            drawn = self._random.choices(
-                self._channel_ids, cum_weights=self._channel_weights, k=count
-            )
+            own = random.Random(self._seed ^ user_id)
+            count = min(CHANNELS_A_USER_MAX, 1 + int(own.expovariate(1 / 8)))
+            drawn = own.choices(self._channel_ids, cum_weights=self._channel_weights, k=count)
             channels = self._channels_of[user_id] = list(dict.fromkeys(drawn))
         return channels
 
@@ -98,6 +107,25 @@ class Traffic:
                 sent += 1
                 if sent == count:
                     return
+
+    def fill(self, count: int) -> Iterator[Record]:
+        """A `bulk_ack` of all its channels for each of `count` users, the busiest of them last."""
+        users = [*self.absent, *reversed(self.user_ids)]
+        for user_id in users[:count]:
+            yield self._record(self._bulk_ack(user_id, lambda _channel: FIRST_MESSAGE_ID))
+
+    def crowds(self, count: int) -> Iterator[Record]:
+        """`count` mentions: each message mentions a crowd, most of them absent."""
+        absent = min(int(STORM_CROWD * STORM_ABSENT_SHARE), len(self.absent))
+        present = min(STORM_CROWD - absent, len(self.user_ids))
+        messages = (
+            self._mentions(
+                self._random.sample(self.absent, absent)
+                + self._random.sample(self.user_ids, present)
+            )
+            for _ in repeat(None)
+        )
+        return islice(chain.from_iterable(messages), count)
 
     def _burst(self, sent: int) -> Iterator[Record]:
         if sent and sent % CROWD_EVERY < SESSION_ACKS:
@@ -114,8 +142,14 @@ class Traffic:
                 yield self._record(self._event(user_id))
 
     def _crowd(self) -> Iterator[Record]:
+        yield from self._mentions(
+            self._random.sample(self.user_ids, min(CROWD, len(self.user_ids)))
+        )
+
+    def _mentions(self, user_ids: Sequence[int]) -> Iterator[Record]:
+        """A new message in the busiest channel mentions these users."""
         channel_id, message_id = self._channel_ids[0], self._next_message()
-        for user_id in self._random.sample(self.user_ids, min(CROWD, len(self.user_ids))):
+        for user_id in user_ids:
             yield self._record(
                 {
                     "type": "mention",
@@ -178,11 +212,7 @@ class Traffic:
         elif dice < 0.87:
             event.update(type="retract_mention", message_id=self._latest.get(channel_id, 1))
         elif dice < 0.91:
-            acks = [
-                {"channel_id": c, "message_id": self._message_in(c)}
-                for c in self.channels_of(user_id)
-            ]
-            event = {"type": "bulk_ack", "user_id": user_id, "acks": acks}
+            event = self._bulk_ack(user_id, self._message_in)
         elif dice < 0.94:
             event.update(
                 message_id=self._message_in(channel_id),
@@ -196,6 +226,10 @@ class Traffic:
         else:
             event = {"type": "delete_user", "user_id": user_id}
         return event
+
+    def _bulk_ack(self, user_id: int, message_in: Callable[[int], int]) -> dict[str, Any]:
+        acks = [{"channel_id": c, "message_id": message_in(c)} for c in self.channels_of(user_id)]
+        return {"type": "bulk_ack", "user_id": user_id, "acks": acks}
 
     def _record(self, event: dict[str, Any]) -> Record:
         user_id = event["user_id"]

@@ -34,8 +34,11 @@ class Effects(Protocol):
     An answer comes back as a call of a partition's method, never within the call that asks for it.
     """
 
-    def load(self, partition: Partition, user_id: int, ticket: int) -> None:
-        """Load a user's rows: `Partition.loaded`."""
+    def load(self, partition: Partition, user_id: int, ticket: int, asked: bool) -> None:
+        """Load a user's rows: `Partition.loaded`.
+
+        `asked`: a query waits for them. A user may be wanted first without it, then with it.
+        """
 
     def dead_letter(
         self, partition: Partition, record: Record | KeptRecord, reason: str, text: str
@@ -57,9 +60,9 @@ class OwnEffects:
         self._partition = weakref.ref(partition)
         self._effects = effects
 
-    def load(self, user_id: int, ticket: int) -> None:
+    def load(self, user_id: int, ticket: int, asked: bool) -> None:
         """See Effects."""
-        self._effects.load(self._own(), user_id, ticket)
+        self._effects.load(self._own(), user_id, ticket, asked)
 
     def dead_letter(self, record: Record | KeptRecord, reason: str, text: str) -> None:
         """See Effects."""

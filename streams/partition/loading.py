@@ -84,22 +84,34 @@ class Loading:
         self.parked_bytes = 0  # of their values
         self.waiting_for_room: dict[int, PendingUser] = {}
 
-    def load(self, user_id: int) -> PendingUser:
-        """Ask for the rows of a user who is neither resident nor pending."""
-        pending = self.users[user_id] = PendingUser()
-        self._request(user_id, pending)
-        return pending
+    def ask(self, query: Query) -> None:
+        """Keep a query until its user, who is not resident, was loaded."""
+        user_id = query.get.user_id
+        pending = self.users.get(user_id)
+        if pending is None:
+            pending = self.users[user_id] = PendingUser()
+            pending.queries[query] = None
+            self._request(user_id, pending)
+        else:
+            is_first = not pending.queries
+            pending.queries[query] = None
+            if is_first and pending.state is State.LOADING:
+                # once more, to be loaded before the users for whom only updates wait
+                self._own.load(user_id, pending.ticket, asked=True)
+        pending.warm = True
+        query.waits_for_store = True
 
     def _request(self, user_id: int, pending: PendingUser) -> None:
         self._tickets += 1
         pending.state, pending.ticket = State.LOADING, self._tickets
-        self._own.load(user_id, pending.ticket)
+        self._own.load(user_id, pending.ticket, asked=bool(pending.queries))
 
     def park(self, user_id: int, offset: int, value: bytes, *, warm: bool) -> None:
         """Hold an update back until its user is resident."""
         pending = self.users.get(user_id)
         if pending is None:
-            pending = self.load(user_id)
+            pending = self.users[user_id] = PendingUser()
+            self._request(user_id, pending)
         pending.updates.append((offset, value))  # P2
         pending.warm = pending.warm or warm
         self.parked_updates += 1

@@ -50,11 +50,7 @@ class WaitingQueries:
             self._table.touch(user)
             answer(self._effects, self._table, progress, query, user, hit=True)
             return
-        if pending is None:
-            pending = self._loading.load(user_id)
-        pending.warm = True
-        pending.queries[query] = None
-        query.waits_for_store = True
+        self._loading.ask(query)
 
     def _required_position(self, query: Query) -> int:
         """The position at which a query may be answered (P4)."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .partition import Partition
 
 COLD_USERS_AT_ONCE = 16  # written out together when the table has no room
+EARLY_DIVISOR = 20  # of the delay: a change goes so much earlier, along with one that is due
 MASK_32 = 0xFFFFFFFF  # the table keeps times modulo 2^32
 
 
@@ -58,7 +59,9 @@ class WriteOut:
     ) -> list[Write]:
         """Users to write out now: those that waited for `delay_ms`, and more under pressure.
 
-        Together they have `rows_max` rows or a few more, because a user is not divided.
+        Together they have `rows_max` rows or a few more, because a user is not divided. A user
+        whose time is nearly up goes along with one that is due, so that a quiet partition writes
+        full batches now and then, and not a row or two each time it is looked at.
         """
         table, now = self._table, now_ms & MASK_32
         writes: list[Write] = []
@@ -68,15 +71,16 @@ class WriteOut:
         if stalled:
             cold = table.cold_dirty(COLD_USERS_AT_ONCE)
             writes = [self._take_user(partition, user) for user in cold]
-        delay_ms = self._wait_ms(now, delay_ms)
+        due_ms = delay_ms = self._wait_ms(now, delay_ms)
         rows = sum(len(write.rows) for write in writes)
         while rows < rows_max and (user := table.dirty_head()):
             age_ms = (now - table.dirty_since_ms(user)) & MASK_32
-            if age_ms < delay_ms and table.dirty_states < dirty_max and not stalled:
+            if age_ms < due_ms and table.dirty_states < dirty_max and not stalled:
                 break
             write = self._take_user(partition, user)
             rows += len(write.rows) or 1
             writes.append(write)
+            due_ms = delay_ms - delay_ms // EARLY_DIVISOR
         return writes
 
     def _take_user(self, partition: Partition, user: int) -> Write:

@@ -119,8 +119,8 @@ class Partitions:
 
     # -- effects ------------------------------------------------------------------------------
 
-    def load(self, partition: Partition, user_id: int, ticket: int) -> None:
-        self.loader.want(partition, user_id, ticket)
+    def load(self, partition: Partition, user_id: int, ticket: int, asked: bool) -> None:
+        self.loader.want(partition, user_id, ticket, asked=asked)
 
     def dead_letter(self, partition: Partition, record: Rejected, reason: str, text: str) -> None:
         metrics.DEAD_LETTERS.labels(reason).inc()

@@ -17,13 +17,13 @@ from tests.support.wire import Wire
 @pytest.fixture(scope="session")
 def stack(owner: Owner) -> Stack:
     """A real Kafka and a real Cassandra."""
-    return owner.stack()
+    return owner.stack(brief=True)
 
 
 @pytest.fixture
 def own_stack(owner: Owner) -> Iterator[Stack]:
     """A stack that may be harmed; it makes room for the next one."""
-    made = owner.stack(f"own-{uuid.uuid4().hex[:8]}")
+    made = owner.stack(f"own-{uuid.uuid4().hex[:8]}", brief=True)
     yield made
     made.down(remove=True)
 

@@ -121,7 +121,7 @@ class World:
 
     # -- Effects
 
-    def load(self, partition: Partition, user_id: int, ticket: int) -> None:
+    def load(self, partition: Partition, user_id: int, ticket: int, asked: bool) -> None:
         self.loads.append((partition, partition.incarnation, user_id, ticket))
 
     def dead_letter(self, partition: Partition, record: Any, reason: str, text: str) -> None:

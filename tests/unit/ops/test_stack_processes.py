@@ -13,7 +13,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from readstates.ops.local import libs, process, stack, start, state
+from readstates.ops.local import (
+    archive,
+    cassandra,
+    kafka,
+    libs,
+    process,
+    stack,
+    start,
+    state,
+)
 from readstates.ops.local.cluster import Cluster, Node
 from readstates.ops.local.errors import NotRunning, StackError, StartFailed
 from readstates.ops.local.process import ProcessId, freeze, is_alive, spawn, stop, thaw
@@ -342,3 +351,29 @@ def test_frozen_means_that_no_thread_runs_any_more(
         assert not answers
     finally:
         stop([running])
+
+
+def test_only_servers_that_live_for_minutes_do_without_the_slow_compiler(
+    local: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "options", lambda java, lib, role: [f"-archive-of-{role}"])
+    monkeypatch.setattr(cassandra, "_agents", lambda _lib: ["-javaagent:jamm"])
+
+    def commands() -> list[list[str]]:
+        known = state.load(local.data_dir)
+        assert known is not None
+        made = known.cluster
+        return [
+            kafka.command(made, made.of("kafka")[0], "/java", Path("/lib")),
+            cassandra.command(made, made.of("cassandra")[0], "/java", Path("/lib")),
+        ]
+
+    local.up(brief=True)
+    for argv, role in zip(commands(), ("kafka", "cassandra"), strict=True):
+        assert {"-XX:TieredStopAtLevel=1", f"-archive-of-{role}"} <= set(argv)
+        assert "-javaagent:jamm" not in argv
+    local.down()
+    local.up()
+    for argv in commands():
+        assert not any(word.startswith(("-XX:TieredStop", "-archive-of")) for word in argv)
+    assert "-javaagent:jamm" in commands()[1]

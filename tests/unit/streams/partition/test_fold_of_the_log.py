@@ -133,7 +133,7 @@ class FaultyWorld(World):
 
     def load(self, *asked: Any) -> None:
         if asked:  # the effect
-            partition, user_id, ticket = asked
+            partition, user_id, ticket, _ = asked
             self.loads.append((partition, partition.incarnation, user_id, ticket))
             return
         if self.loads and self.random.random() < 0.6:  # read now, answer later, in any order

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from readstates.streams.partition.batch import Batch
+from readstates.streams.partition.write_out import EARLY_DIVISOR
 from tests.support.small_world import World, event
 
 DELAY_MS = 30_000
@@ -71,3 +72,27 @@ def test_what_waits_in_the_inbox_keeps_the_log_from_having_ended() -> None:
     made.feed(ack(1, HOUR_MS - DELAY_MS), last=True)
     made.partition.take(Batch(2, [ack(2, HOUR_MS - DELAY_MS)], 3))
     assert made.write_all(DELAY_MS) == 0
+
+
+def test_what_is_nearly_due_goes_along_with_what_is() -> None:
+    made = World()
+    users = (1, 2, 3)
+    early_ms = DELAY_MS // EARLY_DIVISOR
+    made.now_ms = HOUR_MS
+    made.feed(*[event(user - 1, user, channel_id=7, message_id=5) for user in users])
+    for _ in users:
+        made.load_next()
+    made.write_all()
+    for offset, user, since_ms in ((3, 1, 0), (4, 2, early_ms - 1), (5, 3, 1)):
+        made.now_ms += since_ms
+        made.feed(event(offset, user, channel_id=7, message_id=6))
+    made.now_ms = HOUR_MS + DELAY_MS - 1
+    assert made.write_all(DELAY_MS) == 0, "none is due"
+    made.now_ms += 1
+    assert made.write_all(DELAY_MS) == 3, "the first is due, the last is due early_ms later"
+    made.now_ms += 1
+    made.feed(event(6, 1, channel_id=7, message_id=7))
+    made.now_ms += early_ms + 1
+    made.feed(event(7, 2, channel_id=7, message_id=7))
+    made.now_ms += DELAY_MS - early_ms - 1
+    assert made.write_all(DELAY_MS) == 1, "the second waits for over early_ms less"
