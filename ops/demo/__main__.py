@@ -9,7 +9,7 @@ import click
 
 @click.command()
 @click.option("--updates", default=200_000, show_default=True, help="Updates of the burst.")
-@click.option("--queries", default=60, show_default=True, help="Queries of each kind, per second.")
+@click.option("--queries", default=25, show_default=True, help="Queries of each kind, per second.")
 @click.option("--users", default=10_000, show_default=True, help="Users with traffic.")
 @click.option("--seconds", default=24.0, show_default=True, help="Length of the steady stretch.")
 @click.option("--seed", default=1, show_default=True, help="The same seed sends the same traffic.")

@@ -31,10 +31,12 @@ from .proof import log_ends, wait_durable
 
 KINDS = (RESIDENT, ECHO, ABSENT, SELECT)
 BUSY_MAX = 2 / 3  # of the machine, in the steady stretch
-BUSY_AIM = 0.55  # what the rate is chosen for, because the load of a machine varies
-TRIAL_RATE, RATE_MIN = 3_000, 500  # updates per second
-TRIAL_S = 6.0
-TRIAL_SKIP_S = 2.0  # of it, until both servers run at the new rate
+BUSY_AIM = 0.6  # what the rate is chosen for, because the load of a machine varies
+TRIAL_RATE, RATE_MIN = 2_000, 300  # updates per second
+TRIALS_MAX = 3  # a slower rate each time
+TRIAL_STEP = 0.8  # of the rate that would be right if the cost were in proportion to it
+TRIAL_S = 4.0  # of one trial
+TRIAL_SKIP_S = 1.5  # of it, until both servers run at the new rate
 RESIDENT_PER_SECOND = 200
 STORM_S = 8.0
 STORM_MENTIONS = 20_000
@@ -64,7 +66,7 @@ class Scale:
     @property
     def absent(self) -> int:
         """Users of whom nothing comes; each is asked for only once or twice."""
-        return int(self.queries * (self.steady_s + TRIAL_S)) + 1
+        return int(self.queries * (self.steady_s + TRIALS_MAX * TRIAL_S)) + 1
 
 
 @dataclass
@@ -100,7 +102,7 @@ class World:
 
 def make_ahead(sender: Sender, scale: Scale) -> None:
     """Have all records made that are needed at a rate: making one costs more than sending it."""
-    sender.make(USUAL, int(TRIAL_RATE * TRIAL_S) + scale.steady_max + scale.updates)
+    sender.make(USUAL, TRIALS_MAX * int(TRIAL_RATE * TRIAL_S) + scale.steady_max + scale.updates)
     sender.make(CROWDS, STORM_MENTIONS)
 
 
@@ -150,9 +152,23 @@ def _wait_applied(world: World, user_id: int, offset: int, watched: Callable[[],
 
 
 def trial(world: World) -> int:
-    """The usual traffic for some seconds; the rate at which it leaves enough of the machine."""
-    count = int(TRIAL_RATE * TRIAL_S)
-    world.sender.send(USUAL, count, TRIAL_S)
+    """The usual traffic for some seconds at falling rates: the first that leaves enough over.
+
+    What a rate costs is not in proportion to it: the queries and the servers' own work stay.
+    """
+    rate = TRIAL_RATE
+    for _ in range(TRIALS_MAX):
+        busy = _busy_at(world, rate)
+        if busy is None:
+            return TRIAL_RATE // 2
+        if busy.share <= BUSY_AIM:
+            break
+        rate = max(RATE_MIN, int(rate * TRIAL_STEP * min(1.0, BUSY_AIM / busy.share)) // 100 * 100)
+    return rate
+
+
+def _busy_at(world: World, rate: int) -> Busy | None:
+    world.sender.send(USUAL, int(rate * TRIAL_S), TRIAL_S)
     asking = world.ask(TRIAL_S, *KINDS)
     with Progress() as progress:
         begin = time.monotonic()
@@ -161,14 +177,11 @@ def trial(world: World) -> int:
         world.machine.begin()
         while time.monotonic() - begin < TRIAL_S:
             time.sleep(0.1)
-            progress(f"warming up: {TRIAL_RATE:,} updates per second, to see how busy that is")
+            progress(f"warming up: {rate:,} updates per second, to see how busy that is")
         busy = world.machine.busy()
         asking.finish()
         world.sender.wait()
-    if busy is None:
-        return TRIAL_RATE // 2
-    spare = min(1.0, BUSY_AIM / max(busy.share, 0.01))
-    return max(RATE_MIN, int(TRIAL_RATE * spare) // 100 * 100)
+    return busy
 
 
 def steady(world: World, rate: int) -> Seen:

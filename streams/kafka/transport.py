@@ -60,8 +60,9 @@ COMMIT_TIMEOUT_S = 5.0
 THREAD_STOP_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 1.0
 HEARTBEAT_MS = 300  # a member hears of a rebalance this late, and all others wait for it
-FETCH_WAIT_MAX_MS = 100  # of an empty fetch: a partition that has room again may wait this long
-FETCH_WAIT_IDLE_MS = 1000  # the same after IDLE_AFTER_S without records: each fetch has a cost
+FETCH_GATHER_MS = 10  # a fetch waits so long for FETCH_GATHER_BYTES: each fetch costs about 1 ms
+FETCH_GATHER_BYTES = 32 << 10
+FETCH_WAIT_IDLE_MS = 1000  # after IDLE_AFTER_S without records a fetch waits so long for one
 IDLE_AFTER_S = 1.0
 POLL_S = 0.05  # of an empty poll while a partition is held back: it may have room again
 POLL_IDLE_S = 0.2  # of an empty poll while none is held back; a rebalance waits for it
@@ -91,7 +92,8 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             auto_offset_reset="none",  # the worker seeks; other values skip lost records
             max_poll_records=conf.broker_max_poll_records,
             max_partition_fetch_bytes=1 << 20,
-            fetch_max_wait_ms=FETCH_WAIT_MAX_MS,
+            fetch_max_wait_ms=FETCH_GATHER_MS,
+            fetch_min_bytes=FETCH_GATHER_BYTES,
             session_timeout_ms=int(settings.session_timeout_s * 1000),
             heartbeat_interval_ms=HEARTBEAT_MS,
             rebalance_timeout_ms=int(max(10.0, settings.session_timeout_s) * 1000),
@@ -134,9 +136,9 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         now_ns = time.perf_counter_ns()
         if poll:
             self._busy_until = now_ns + IDLE_AFTER_S * 1e9
-        consumer._fetcher._fetch_max_wait_ms = (
-            FETCH_WAIT_MAX_MS if now_ns < self._busy_until else FETCH_WAIT_IDLE_MS
-        )
+        busy = now_ns < self._busy_until
+        consumer._fetcher._fetch_max_wait_ms = FETCH_GATHER_MS if busy else FETCH_WAIT_IDLE_MS
+        consumer._fetcher._fetch_min_bytes = FETCH_GATHER_BYTES if busy else 1
         # Faust needs one partition for the event: the first one stands for all
         return {TP(topic, poll[0][0]): [poll]} if poll else {}
 
