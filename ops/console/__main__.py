@@ -1,12 +1,16 @@
 """`make pictures`: the console of a real worker at rest, under load and during an outage, as PNGs.
 
 Each state is seen on a desk and on a phone, light and dark: `<state>-<window>-<scheme>.png`. The
-outage is Cassandra standing still (SIGSTOP) while the load goes on.
+load is what this machine takes with ease. It runs for a while before the worker that is seen
+starts, because servers that were just started are slow. The outage is Cassandra standing still
+(SIGSTOP) while the load goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -25,12 +29,13 @@ from .browser import Browser
 from .png import smaller
 
 PARTITIONS, USERS, SEED = 8, 20_000, 1
-UPDATES_S, QUERIES_S = 2_000, 60
+UPDATES_S, QUERIES_S = 800, 25
+WARM_UP_S = 60.0
 DEADLINE_S = 10.0  # of a query: the outage shows which ones get an error
 WINDOWS = {"desk": (1280, 900, 1.0), "phone": (390, 844, 1.0)}
 SETTINGS = {
     "FLUSH_DELAY_S": 15,
-    "CACHE_STATES": 2_000,  # less than the users need, so that it evicts
+    "CACHE_STATES": 8_000,
     "USER_STATES_MAX": 500,
     "CASSANDRA_TIMEOUT_S": 2,
 }
@@ -53,13 +58,36 @@ class Camera:
                 self.taken.append(path)
 
 
+@contextmanager
+def load_of(settings: Settings, seconds: float) -> Iterator[Callable[[], Awaitable[None]]]:
+    """Updates and queries for so long; what is yielded waits for their end."""
+    queries = list(Traffic(SEED, USERS).queries(int(QUERIES_S * seconds)))
+    with (
+        Sender(SEED, USERS) as sender,
+        loop(settings, "pictures", settings.queries_topic, DEADLINE_S) as asker,
+    ):
+        sender.connect(settings)
+        sender.send(USUAL, int(UPDATES_S * seconds), seconds, days=DAYS)
+        asking = asyncio.create_task(asyncio.to_thread(asker.run, queries, QUERIES_S, seconds))
+
+        async def ended() -> None:
+            await asking
+            await asyncio.to_thread(sender.wait)
+
+        yield ended
+
+
+async def warm_up(settings: Settings, pace: float) -> None:
+    with load_of(settings, WARM_UP_S * pace) as under_load:
+        await under_load()
+
+
 async def photograph(
     stack: Stack, settings: Settings, found: Browser, url: str, target: Path, pace: float
 ) -> list[Path]:
-    """The three states, one after the other; about two and a half minutes times `pace`."""
-    loaded_s, outage_s = 75 * pace, 60 * pace
+    """The three states, one after the other; about three minutes times `pace`."""
+    loaded_s, outage_s = 120 * pace, 60 * pace
     seconds = loaded_s + outage_s + 15
-    traffic = Traffic(SEED, USERS)
     async with found as browser:
         camera = Camera(browser, target)
         await browser.look(*WINDOWS["desk"][:2])
@@ -67,21 +95,13 @@ async def photograph(
         await asyncio.sleep(15 * pace)
         await camera.take("rest")
         await browser.look(*WINDOWS["desk"][:2])
-        queries = list(traffic.queries(int(QUERIES_S * seconds)))
-        with (
-            Sender(SEED, USERS) as sender,
-            loop(settings, "pictures", settings.queries_topic, DEADLINE_S) as asker,
-        ):
-            sender.connect(settings)
-            sender.send(USUAL, int(UPDATES_S * seconds), seconds, days=DAYS)
-            asking = asyncio.create_task(asyncio.to_thread(asker.run, queries, QUERIES_S, seconds))
+        with load_of(settings, seconds) as under_load:
             await asyncio.sleep(loaded_s)
             await camera.take("load")
             with stack.standing_still("cassandra"):
                 await asyncio.sleep(outage_s - 10)
                 await camera.take("outage")
-            await asking
-            await asyncio.to_thread(sender.wait)
+            await under_load()
         for complaint in browser.complaints:
             click.echo(f"the page complained: {complaint}")
     return camera.taken
@@ -94,7 +114,7 @@ def pictures(target: str, pace: float) -> None:
     """The console at rest, under load and during an outage, as PNGs."""
     Path(target).mkdir(parents=True, exist_ok=True)
     with command("read-states-pictures-") as run:
-        stack = run.stack(progress=click.echo)
+        stack = run.stack(progress=click.echo, brief=True)
         env = {
             **stack.env(),
             **{f"READ_STATES_{name}": str(value) for name, value in SETTINGS.items()},
@@ -105,6 +125,11 @@ def pictures(target: str, pace: float) -> None:
         store = Store(settings)
         store.create_schema()
         store.close()
+        worker = WorkerProcess(env, run.folder / "worker.log").start()
+        worker.wait_ready()
+        click.echo(f"warming up, {WARM_UP_S * pace:.0f} s")
+        asyncio.run(warm_up(settings, pace))
+        worker.stop()
         worker = WorkerProcess(env, run.folder / "worker.log").start()
         worker.wait_ready()
         browser = Browser(run.folder / "browser")
