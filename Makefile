@@ -82,7 +82,7 @@ $(BIN)/promtool: | setup
 	@bash ops/promtool.sh $@
 
 image: setup ## the worker's image, and a worker's life in it, where docker or podman runs
-	@$(BIN)/python -m readstates.ops.image
+	@$(BIN)/python -m readstates.ops.image $(FLAGS)
 
 lock: setup ## ops/requirements.lock: what the image installs; UPGRADE=yes takes newer versions
 	@bash ops/lock.sh $(BIN)/python

@@ -51,7 +51,7 @@ class Shell:
         assert self._shell.stdout is not None
         self._shell.stdin.write(f'{line}\necho "-- $?"\n')
         self._shell.stdin.flush()
-        said = []
+        said: list[str] = []
         for text in self._shell.stdout:
             if text.startswith("-- "):
                 assert text == "-- 0\n", f"{line}: {text}{''.join(said)}"
