@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml $(COMPILED)
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash ops/setup.sh
 	@touch $@
 
-demo: setup ## steady traffic, a burst and a storm through a real Kafka and Cassandra, and the proof
+demo: setup ## three kinds of traffic through a real Kafka and Cassandra, and the proof (under two minutes)
 	@$(BIN)/python -m readstates.ops.demo
 
 test: setup ## every test, on a real Kafka and Cassandra; TESTS=tests/integration/test_stack.py for some
@@ -68,7 +68,7 @@ chaos: setup ## faults of every kind on three brokers, three nodes, three worker
 foreign: setup ## other people's Kafka clients, and generated models, against a real service
 	@nice -n 10 $(BIN)/python -m tests.foreign.run
 
-pictures: setup ## the console at rest, under load and in an outage, as PNGs (about four minutes)
+pictures: setup ## the console at rest, under load and in an outage, as PNGs (about six minutes)
 	@bash ops/chromium.sh
 	@$(BIN)/python -m readstates.ops.console
 
