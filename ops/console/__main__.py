@@ -59,12 +59,14 @@ class Camera:
 
 
 @contextmanager
-def load_of(settings: Settings, seconds: float) -> Iterator[Callable[[], Awaitable[None]]]:
-    """Updates and queries for so long; what is yielded waits for their end."""
+def load_of(
+    settings: Settings, name: str, seconds: float
+) -> Iterator[Callable[[], Awaitable[None]]]:
+    """Updates and queries for so long; what is yielded waits for their end. `name`: of the loop."""
     queries = list(Traffic(SEED, USERS).queries(int(QUERIES_S * seconds)))
     with (
         Sender(SEED, USERS) as sender,
-        loop(settings, "pictures", settings.queries_topic, DEADLINE_S) as asker,
+        loop(settings, name, settings.queries_topic, DEADLINE_S) as asker,
     ):
         sender.connect(settings)
         sender.send(USUAL, int(UPDATES_S * seconds), seconds, days=DAYS)
@@ -78,7 +80,7 @@ def load_of(settings: Settings, seconds: float) -> Iterator[Callable[[], Awaitab
 
 
 async def warm_up(settings: Settings, pace: float) -> None:
-    with load_of(settings, WARM_UP_S * pace) as under_load:
+    with load_of(settings, "warm-up", WARM_UP_S * pace) as under_load:
         await under_load()
 
 
@@ -95,7 +97,7 @@ async def photograph(
         await asyncio.sleep(15 * pace)
         await camera.take("rest")
         await browser.look(*WINDOWS["desk"][:2])
-        with load_of(settings, seconds) as under_load:
+        with load_of(settings, "pictures", seconds) as under_load:
             await asyncio.sleep(loaded_s)
             await camera.take("load")
             with stack.standing_still("cassandra"):
