@@ -79,7 +79,7 @@ class Settings:
     loads_in_flight_max: int = _cassandra(
         16, "Load requests at once; a quarter is kept for queries.", "requests", 1, 1024
     )
-    load_batch_users: int = _cassandra(16, "Most users in one load request.", "users", 1, 100)
+    load_batch_users: int = _cassandra(16, "Users in one load request, at most.", "users", 1, 100)
     load_retry_s: float = _cassandra(0.5, "Pause after a failed load.", "s", 0.01, 60)
 
     cache_dir: str = _table(
@@ -132,7 +132,7 @@ class Settings:
     )  # fmt: skip
     reply_bytes_max: int = _limit(1_000_000, "Largest size of a reply.", "bytes", 1024, 10**8)
     handover_timeout_s: float = _limit(
-        5.0, "Time to write out at a shutdown, once while serving and once afterwards.", "s", 0.1, 8
+        5.0, "Limit of each write-out at a shutdown: while serving, and afterwards.", "s", 0.1, 8
     )
     shutdown_timeout_s: float = _limit(20.0, "Time from SIGTERM to a forced end.", "s", 1, 300)
 
