@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, initializedcheck=False
 # mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return, type-arg, return"
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
-"""Makes index, lists and counts of a table file anew, before a `Table` works on it.
+"""Rebuilds the index, lists and counts of a table file, before a `Table` works on it.
 
 `rebuild` is for the table of a process that died: it finishes or undoes what was under way
 (layout.py, "After a death").
@@ -37,7 +37,7 @@ _C3 = cython.declare(u64, 0x165667B19E3779F9)
 
 
 def rebuild(buffer: object) -> None:
-    """Make the table of a process that died whole again; `verify` and `Table.recover` come next.
+    """Repair the table that a process left when it died; `verify` and `Table.recover` come next.
 
     Raises TableDamaged if a slot is not right: drop the file. O(slots).
     """

@@ -86,7 +86,7 @@ _DUPLICATE = cython.declare(i64, DUPLICATE)
 _TOO_MANY = cython.declare(i64, TOO_MANY)
 _NO_ROOM = cython.declare(i64, NO_ROOM)
 _ABSENT = cython.declare(i64, ABSENT)
-_UNORDERED = cython.declare(i64, -1)  # of `_load`
+_UNORDERED = cython.declare(i64, -1)  # returned by `_load`
 
 _USER = cython.declare(cython.int, layout.USER)
 _STATE = cython.declare(cython.int, layout.STATE)
@@ -1142,7 +1142,7 @@ class Table:
         return self._live_states[user]
 
     def floor(self, user: i64) -> int:
-        """No `since_version` below this is safe: the user was loaded or lost a state since then."""
+        """A `since_version` below this is not safe: the user was loaded, or lost a state, later."""
         return self._floor[user]
 
     def user_id(self, user: i64) -> int:

@@ -220,7 +220,7 @@ def _channels(channel_ids: list[Any]) -> tuple[int, ...]:
 
 
 def decode_query(value: bytes | None) -> Get:
-    """One query. Raises DecodeError, nothing else, whatever the bytes; with the user if it can."""
+    """One query. Raises only DecodeError, whatever the bytes; it names the user if it can."""
     body = _object(value)
     try:
         return _get(body)

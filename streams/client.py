@@ -8,7 +8,7 @@ A client has a producer for updates, one for queries, and a consumer, which read
 from its end, without a group. A query is pending until its reply comes or its deadline passes; late
 and repeated replies are ignored. At most PENDING_MAX queries are pending at once.
 
-Identifiers (from 1), versions and offsets (from 0) are integers, timestamps ms since the epoch.
+Identifiers (from 1), versions and offsets (from 0) are integers, and timestamps are in ms.
 """
 
 from __future__ import annotations

@@ -31,10 +31,10 @@ from .proof import log_ends, wait_durable
 
 KINDS = (RESIDENT, ECHO, ABSENT, SELECT)
 BUSY_MAX = 2 / 3  # of the machine, in the steady stretch
-BUSY_AIM = 0.6  # what the rate is chosen for, because the load of a machine varies
+BUSY_AIM = 0.6  # the share aimed at; lower, because the load of a machine varies
 TRIAL_RATE, RATE_MIN = 2_000, 300  # updates per second
 TRIALS_MAX = 3  # a slower rate each time
-TRIAL_STEP = 0.8  # of the rate that would be right if the cost were in proportion to it
+TRIAL_STEP = 0.8  # of the rate to choose if the cost were in proportion to it
 TRIAL_S = 4.0  # of one trial
 TRIAL_SKIP_S = 1.5  # of it, until both servers run at the new rate
 RESIDENT_PER_SECOND = 200
@@ -42,7 +42,7 @@ STORM_S = 8.0
 STORM_MENTIONS = 20_000
 BESIDE_S = 1.0  # how long queries go on beside a stretch that has no fixed length
 FILL_PER_SECOND = 1_500  # users; each gets some ten rows in a Cassandra that is still cold
-APPLIED_TIMEOUT_S = 5.0  # of one question whether an offset is applied
+APPLIED_TIMEOUT_S = 5.0  # of one query that asks whether an offset is applied
 STALL_S = 300.0  # without an answer to that: the demo gives up
 PARKED = "read_states_parked_updates"
 LOADED = "read_states_cassandra_loads_total{outcome=loaded}"
@@ -65,7 +65,7 @@ class Scale:
 
     @property
     def absent(self) -> int:
-        """Users of whom nothing comes; each is asked for only once or twice."""
+        """Users who get no updates; each is queried only once or twice."""
         return int(self.queries * (self.steady_s + TRIALS_MAX * TRIAL_S)) + 1
 
 
@@ -101,7 +101,7 @@ class World:
 
 
 def make_ahead(sender: Sender, scale: Scale) -> None:
-    """Have all records made that are needed at a rate: making one costs more than sending it."""
+    """Make all records of the timed stretches in advance: making one costs more than sending it."""
     sender.make(USUAL, TRIALS_MAX * int(TRIAL_RATE * TRIAL_S) + scale.steady_max + scale.updates)
     sender.make(CROWDS, STORM_MENTIONS)
 
@@ -152,9 +152,9 @@ def _wait_applied(world: World, user_id: int, offset: int, watched: Callable[[],
 
 
 def trial(world: World) -> int:
-    """The usual traffic for some seconds at falling rates: the first that leaves enough over.
+    """Try the usual traffic at falling rates; returns the first that leaves enough to spare.
 
-    What a rate costs is not in proportion to it: the queries and the servers' own work stay.
+    Its cost is not in proportion to it: queries and the servers' own work cost the same.
     """
     rate = TRIAL_RATE
     for _ in range(TRIALS_MAX):
