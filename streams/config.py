@@ -296,7 +296,7 @@ def tls_context(
         )
     except OSError as exc:
         raise ConfigError(f"{setting}: no CA certificates can be read from {ca}: {exc}") from exc
-    # Python leaves this to the system where a distribution builds it so, as Debian does.
+    # Some distributions, such as Debian, build Python to take this from the system's settings.
     context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
     if certificate:
         try:  # the empty password keeps OpenSSL from asking for one at the terminal

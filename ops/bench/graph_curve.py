@@ -61,7 +61,7 @@ from .heap_table import HeapTable
 
 TICK_S = 0.001
 UPDATES, ASKED, ARRIVALS = 10, 2, 2  # per tick: updates, queries of residents, users coming online
-CROWD, CROWD_TICKS = 2500, 250  # users that one message mentions; ticks between two
+CROWD, CROWD_TICKS = 2500, 250  # users that one message mentions; ticks between two such messages
 HOT_SHARE = 0.5  # of the residents: the users who have updates and queries
 LOADED_BEFORE = 100  # users who came online after this many may not be loaded yet
 COMMIT_TICKS = 1000

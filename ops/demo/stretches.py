@@ -2,9 +2,9 @@
 
 1. `fill` gives every user read states: more than the tables hold. The absent users come first, so
    they are the first to be evicted.
-2. `settle` makes some users resident and finds a rate at which the machine has processor to spare.
-3. `steady`, `burst` and `storm` each send updates of their kind, ask beside them, and return what
-   was seen.
+2. `make_resident` loads some users; `trial` finds a rate that leaves the machine a third to spare.
+3. `steady`, `burst` and `storm` each send their kind of updates, send queries at the same time, and
+   return what was seen.
 """
 
 from __future__ import annotations

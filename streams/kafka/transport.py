@@ -9,8 +9,8 @@ these parts of Faust:
   transactions) are explained, and any other gap is noticed (`BatchGapError`).
 - Back-pressure leaves a partition whose inbox is full out of the next fetch, and its records stay
   in the fetcher's buffer. Faust's own pause drops batches in the middle of a poll.
-- The rebalance hooks hand partitions over before they leave, and seek to where their tables stand
-  after they arrive. `streams/worker/rebalance.py` does that work; here it is only called.
+- The rebalance hooks hand partitions over before they leave and, after they arrive, seek to the
+  positions of their tables. `streams/worker/rebalance.py` does that work; here it is only called.
 - Commits carry metadata, are bounded in time, and report failure as False.
 - Queries are not fetched here but read by `streams/kafka/query_reader.py`, in the same group.
 - Errors of the group are handled (`streams/kafka/group.py`), which Faust does not do.
@@ -242,7 +242,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         size = PARTITION_FETCH_BYTES  # a broker gives the first batch whole, however large
         places = [(tp.topic, [(tp.partition, offset, size)])]
         request = FetchRequest(0, 1, size, READ_COMMITTED, places, rack_id="")
-        # Another connection than that of the updates' fetch, which occupies it for up to a second.
+        # On a connection of its own: a fetch of updates occupies the usual one for up to a second.
         response = await client.send(node, request, group=ConnectionGroup.COORDINATION)
         raw: bytes = response.topics[0][1][0][-1] or b""
         return fetched_records.behind_unreadable(raw, offset, unpack.Unpacker(UNPACKED_BYTES_MAX))

@@ -301,7 +301,7 @@ class Partition:
         return incarnation == self.incarnation and self.loading.wants(user_id, ticket)
 
     def dead_letter_kept(self, incarnation: int, offset: int) -> None:
-        """Note that the broker has the dead letter of `offset`."""
+        """Record that the broker has the dead letter of `offset`."""
         if incarnation == self.incarnation:  # P5
             self._outcomes.dead_letter_kept(offset)
 
