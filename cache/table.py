@@ -28,8 +28,8 @@ All of it is one file because a plain ack runs through six of these parts, and t
 inlines only within a file. If it were split over two compiled modules, every call between them
 would go through a table of pointers (an ack would cost 5 % more), and a memoryview is copied
 whenever it is handed from function to function. Code that an ack does not run through is elsewhere:
-`rebuild.py` opens a file after a death, `verify.py` checks it, `tablefile.py` has the file itself,
-and `fsck.py` has a second reader.
+`rebuild.py` opens a file after a death, `verify.py` checks one, `tablefile.py` opens and closes the
+file itself, and `fsck.py` is a second, independent reader of it.
 
 How it works. Each field of a slot is a view over all slots (`_version[slot]`); layout.FIELDS says
 where it stands. A user's and a state's fields share the same bytes: `_status` tells which it is.

@@ -208,7 +208,7 @@ _NAMES = {
 
 
 def _channels(channel_ids: list[Any]) -> tuple[int, ...]:
-    """Channel IDs, checked together. One by one would take a third of the time of a query of 50."""
+    """Channel IDs, checked together: one by one, 50 of them take a third of their query's time."""
     try:
         if _surely_ids(",".join(channel_ids)):
             return tuple(map(int, channel_ids))

@@ -61,7 +61,7 @@ from .heap_table import HeapTable
 
 TICK_S = 0.001
 UPDATES, ASKED, ARRIVALS = 10, 2, 2  # per tick: updates, queries of residents, users coming online
-CROWD, CROWD_TICKS = 2500, 250  # users that one message mentions; ticks between two such messages
+CROWD, CROWD_TICKS = 2500, 250  # users that one message mentions; ticks from one such to the next
 HOT_SHARE = 0.5  # of the residents: the users who have updates and queries
 LOADED_BEFORE = 100  # users who came online after this many may not be loaded yet
 COMMIT_TICKS = 1000
@@ -174,7 +174,7 @@ class Curve:
         first, evicted = self.ticks, self.table.evictions
         written = self.store.rows_written
         begin = clock()
-        # Set this before anything runs: steps of the last run are still ready, and read the time.
+        # Callbacks that the last run left behind still run, and read `origin`: set it before them.
         self.origin = begin + 0.01 - self.ticks * TICK_S
         self.loop.run_until_complete(self._drive(int(seconds / TICK_S)))
         took_s = clock() - begin
@@ -287,7 +287,7 @@ class Curve:
         return Record("queries", self.asked - 1, key, encode_query(get), ms, headers)
 
     def _replied(self, tick: int) -> None:
-        """Note a reply, unless its user came online: such a reply waited for the database."""
+        """Note a reply to a resident. One to a user who came online waited for the database."""
         if tick >= 0:
             self.measured.queries.append(clock() - self.origin - tick * TICK_S)
             self.measured.query_ticks.append(tick)

@@ -11,8 +11,8 @@ A batch that librdkafka cannot read is skipped as a whole. librdkafka gives an e
 batch's first offset, reads nothing of the partition after it, and fetches the same batch again
 every half second, for ever. It does not say where the batch ends: aiokafka asks the broker for
 that, and the thread reads the partition from there on. A seek ends librdkafka's pause, but not its
-fetch of the broker's other partitions, which may wait for FETCH_WAIT_MS. So if the batches after it
-cannot be read either, they are skipped together with it.
+fetch of the broker's other partitions, which may wait for FETCH_WAIT_MS. If the batches after the
+unreadable one cannot be read either, all of them are skipped together.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class QueryChannel(faust.Channel):  # type: ignore[misc]
 class QueryReader:
     """A thread that reads the queries of this worker's partitions.
 
-    `put` runs on the loop with each poll. Its receiver releases the room of the poll's assignment,
-    and drops the poll unless that assignment is `assignment`. `refuse` is called on the loop with
+    `put` runs on the loop with each poll. Its receiver frees the room that the poll took, and drops
+    a poll of any assignment but `assignment`. `refuse` is called on the loop with
     the error that ends the worker. `behind_unreadable` says, on the loop, what to skip if the batch
     that holds a partition's offset cannot be read; None if that is not known yet.
     Only the thread uses the consumer: confluent-kafka runs one call after the other, and a poll

@@ -242,7 +242,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         size = PARTITION_FETCH_BYTES  # a broker gives the first batch whole, however large
         places = [(tp.topic, [(tp.partition, offset, size)])]
         request = FetchRequest(0, 1, size, READ_COMMITTED, places, rack_id="")
-        # On a connection of its own: a fetch of updates occupies the usual one for up to a second.
+        # Another connection, because a fetch of updates may block the usual one for a second.
         response = await client.send(node, request, group=ConnectionGroup.COORDINATION)
         raw: bytes = response.topics[0][1][0][-1] or b""
         return fetched_records.behind_unreadable(raw, offset, unpack.Unpacker(UNPACKED_BYTES_MAX))

@@ -144,7 +144,7 @@ class Partition:
         return self._outcomes.dead_letters_bytes
 
     def note_live_commit(self) -> None:
-        """Note that the group knows by a commit that this owner is at work (P8)."""
+        """Record that a commit has told the group that this owner is at work (P8)."""
         if not self.progress.live_committed:
             self.progress.live_committed = True
             self.queries.wake()
@@ -318,7 +318,7 @@ class Partition:
             self.loading.retry()
 
     def check(self) -> None:
-        """Assert as much of P1-P8 as memory shows, between any two calls. O(what waits)."""
+        """Assert the parts of P1-P8 that memory can show. Costs O(what waits)."""
         self.inbox.check(self.position)
         self.loading.check()
         self._outcomes.check()

@@ -32,5 +32,5 @@ class Room:
         return False
 
     def end_stall(self) -> None:
-        """Note that something was written out: whatever needed room may be tried again."""
+        """Record that something was written out: whatever needed room may be tried again."""
         self.stalled = False

@@ -20,11 +20,12 @@ Handing over, at each revocation and at shutdown; running it twice does no harm:
     HANDOVER_TIMEOUT_S, so that little is left for step 2, during which no query is answered;
  1. the partitions take nothing more;
  2. write out the dirty users: at shutdown within HANDOVER_TIMEOUT_S, at a revocation within
-    REVOKED_WRITE_OUT_S, because the whole group stops until its last member is ready. Most
-    partitions come back to the same owner; the next owner of another one folds its log again;
+    REVOKED_WRITE_OUT_S, because the whole group stops until its last member is ready. That is
+    enough for most partitions, which come back to the same owner; a new owner of one folds again
+    what was not written out;
  3. commit the watermark, with the position reached;
  4. close the tables clean, each with the position from which a later run may continue. Changes that
-    were not written out in time are still dirty in the table, and the commit is still below them.
+    were not written out in time stay dirty in the table, and the commit stays below them.
 
 R1: a partition is opened by one path and handed over by one path; doing either twice at the same
     time has the effect of doing it once.
@@ -63,8 +64,8 @@ from .tables import Tables
 log = logging.getLogger(__name__)
 
 REVOKED_WRITE_OUT_S = 0.3
-WRITE_OUT_DELAY_AFTER_OPEN_S = 3.0  # for changes found in a table: catching up comes first
-EARLY_WRITE_OUT_UNTIL_AGE_S = 0.3  # the early write-out ends below this age
+WRITE_OUT_DELAY_AFTER_OPEN_S = 3.0  # of changes found in a table: catching up comes first
+EARLY_WRITE_OUT_UNTIL_AGE_S = 0.3  # step 0 ends when no change is older than this
 POLL_INTERVAL_S = 0.005
 
 
@@ -199,7 +200,7 @@ class Rebalancer:
         return OwnedPartition(partition, file, query_offset, Watermark(query_offset))
 
     def _share(self, limit: int) -> int:
-        """A partition's part of a limit; a worker that owns them all holds FULL_SHARES limits."""
+        """A partition's part of a limit. Together all partitions have FULL_SHARES limits."""
         return max(1, min(limit, limit * FULL_SHARES // max(1, self._partition_count)))
 
     # -- handing over -------------------------------------------------------------------------
