@@ -200,7 +200,7 @@ class Rebalancer:
         return OwnedPartition(partition, file, query_offset, Watermark(query_offset))
 
     def _share(self, limit: int) -> int:
-        """A partition's part of a limit. Together all partitions have FULL_SHARES limits."""
+        """A partition's part of a limit: all parts together are FULL_SHARES times the limit."""
         return max(1, min(limit, limit * FULL_SHARES // max(1, self._partition_count)))
 
     # -- handing over -------------------------------------------------------------------------
