@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from . import layout
-from .image import Image, NotATableFileError, State, User, checksum, key_hash
+from .image import Extension, Image, NotATableFileError, State, User, checksum, key_hash
+from .marks import DELETED, MARK, MARKS_MAX, TAG_SHIFT, UNCOUNTED, UNREAD
 
 PROBLEMS_MAX = 100  # a damaged file may break invariants thousands of times; the first are enough
 
@@ -39,6 +40,9 @@ def problems(image: Image, saved: bool) -> Iterator[str]:
     yield from _index(image)
     yield from _checksums(image)
     yield from _members(image)
+    yield from _extensions(image)
+    for slot, state in image.state.items():
+        yield from _marks(image, slot, state)
 
 
 def _free_list(image: Image) -> Iterator[str]:
@@ -56,7 +60,7 @@ def _free_list(image: Image) -> Iterator[str]:
     for slot in image.vacant:
         if slot < image.used and slot not in listed:
             yield f"I1: slot {slot} is free and not on the free list"
-    for slot in (*image.user, *image.state):
+    for slot in (*image.user, *image.state, *image.extension):
         if slot >= image.used:
             yield f"I1: slot {slot} is in use and not below 'ever used' ({image.used})"
 
@@ -102,7 +106,7 @@ def _reach(image: Image) -> list[int]:
 
 
 def _checksums(image: Image) -> Iterator[str]:
-    slots: dict[int, User | State] = {**image.user, **image.state}
+    slots: dict[int, User | State | Extension] = {**image.user, **image.state, **image.extension}
     for number, slot in slots.items():
         if slot.checksum != checksum(slot):
             yield f"I9: the checksum of slot {number} is wrong"
@@ -112,7 +116,7 @@ def _members(image: Image) -> Iterator[str]:
     """I3, I6, I7, I10, I11 and I12: users and their states."""
     owner_of: dict[int, int] = {}
     for number, user in image.user.items():
-        slot, before, alive = user.head, 0, 0
+        slot, before, shown, side, final = user.head, 0, 0, 0, False
         while slot:
             state = image.state.get(slot)
             if state is None or slot in owner_of or state.owner != number:
@@ -121,10 +125,17 @@ def _members(image: Image) -> Iterator[str]:
             if state.previous != before:
                 yield f"I3: slot {slot} does not link back to slot {before}"
             owner_of[slot] = number
-            alive += not state.status & layout.TOMBSTONE
+            shown += not state.status & (layout.TOMBSTONE | layout.HIDDEN)
+            side += bool(state.status & layout.HIDDEN) + len(list(_chain(image, slot)))
+            final |= bool(state.status & layout.HIDDEN) and state.channel_id == 0
             slot, before = state.next, slot
-        if alive != user.count:
-            yield f"I10: user slot {number} counts {user.count} read states and has {alive}"
+        if (shown, side) != (user.live, user.side):
+            yield (
+                f"I10: user slot {number} counts {user.live} read states and {user.side} other "
+                f"slots, and has {shown} and {side}"
+            )
+        if final != bool(user.status & layout.FINAL):
+            yield f"I15: user slot {number} is FINAL without its mark, or has it and is not"
         if user.status & layout.PARTIAL:
             yield f"I11: user slot {number} is PARTIAL"
         if user.delete_version and not user.status & (layout.QUEUED | layout.IN_FLIGHT):
@@ -140,6 +151,70 @@ def _members(image: Image) -> Iterator[str]:
         waits = image.user[owner_of[number]].status & (layout.QUEUED | layout.IN_FLIGHT)
         if state.status & layout.DIRTY and not waits:
             yield f"I6: slot {number} is dirty and its user is not queued"
+
+
+def _chain(image: Image, slot: int) -> Iterator[int]:
+    """The extensions of a read state, as far as they are some."""
+    state = image.state[slot]
+    following = state.last_mention_id if state.status & layout.EXTENDED else 0
+    seen: set[int] = set()
+    while following in image.extension and following not in seen:
+        yield following
+        seen.add(following)
+        following = image.extension[following].next
+
+
+def _extensions(image: Image) -> Iterator[str]:
+    """I14: each extension belongs to one state."""
+    left = set(image.extension)
+    for slot, state in image.state.items():
+        chain = list(_chain(image, slot))
+        if state.status & layout.EXTENDED and not chain:
+            yield f"I14: slot {slot} is EXTENDED and leads to no extension"
+        for extension in chain:
+            if extension not in left or image.extension[extension].owner != slot:
+                yield f"I14: extension {extension} does not belong to slot {slot}"
+            left.discard(extension)
+        if chain and (following := image.extension[chain[-1]].next):
+            yield f"I14: the extensions of slot {slot} lead to slot {following}, which is none"
+    for extension in left:
+        yield f"I14: extension {extension} belongs to no read state"
+
+
+def _marks(image: Image, slot: int, state: State) -> Iterator[str]:
+    """I15: what the entries say is what the fields say."""
+    entries: list[tuple[int, int, int]] = []  # tag, value, payload
+    for number in _chain(image, slot):
+        extension = image.extension[number]
+        if not 1 <= extension.entries <= layout.EXTENSION_ENTRIES:
+            yield f"I1: extension {number} has {extension.entries} entries"
+        pairs = zip(extension.numbers[::2], extension.numbers[1::2], strict=True)
+        for value, info in list(pairs)[: extension.entries]:
+            entries.append((info >> TAG_SHIFT, value, info & (1 << TAG_SHIFT) - 1))
+    if not state.status & layout.EXTENDED and state.mention_count:
+        entries.append((MARK, state.last_mention_id, 0))
+    marks = [entry for entry in entries if entry[0] == MARK]
+    special = {tag: (value, payload) for tag, value, payload in entries if tag != MARK}
+    above = max(
+        state.last_message_id,
+        special.get(UNCOUNTED, (0, 0))[0],
+        special.get(DELETED, (0, 0))[0],
+    )
+    count = sum(not rank & 1 for _, _, rank in marks) + special.get(UNCOUNTED, (0, 0))[1]
+    if entries != sorted(entries) or len(entries) != len(marks) + len(special):
+        yield f"I15: the entries of slot {slot} are not in order, each once"
+    if len(marks) > MARKS_MAX or special.keys() - {UNCOUNTED, UNREAD, DELETED}:
+        yield f"I15: slot {slot} has entries that are too many or unknown"
+    if any(value <= above for _, value, _ in marks):
+        yield f"I15: slot {slot} has a mark that is not above {above}"
+    if min(count, 2**32 - 1) != state.mention_count:
+        yield f"I15: slot {slot} counts {state.mention_count} mentions, its entries say {count}"
+    if not state.status & layout.EXTENDED and not state.mention_count and state.last_mention_id:
+        yield f"I15: slot {slot} has a last mention and no mentions"
+    fields = state.last_message_id, state.mention_count, state.pins_and_viewed, state.flags
+    hidden = bool(state.status & layout.HIDDEN)
+    if not state.status & layout.TOMBSTONE and any(fields) == hidden:
+        yield f"I15: slot {slot} is hidden, or its fields are zero, but not both"
 
 
 def _lru(image: Image) -> Iterator[str]:
@@ -182,7 +257,9 @@ def _list(
 
 
 def _counts(image: Image) -> Iterator[str]:
-    alive = [s for s in image.state.values() if not s.status & layout.TOMBSTONE]
+    hidden = layout.TOMBSTONE | layout.HIDDEN
+    alive = [s for s in image.state.values() if not s.status & hidden]
+    used = len(image.user) + len(image.state) + len(image.extension)
     for what, header, found in (
         ("users", image.users, len(image.user)),
         ("read states", image.states, len(alive)),
@@ -190,7 +267,7 @@ def _counts(image: Image) -> Iterator[str]:
          sum(bool(s.status & layout.DIRTY) for s in image.state.values())),
         ("queued users", image.dirty_users,
          sum(bool(u.status & layout.QUEUED) for u in image.user.values())),
-        ("free slots", image.free, image.slots - 1 - len(image.user) - len(image.state)),
+        ("free slots", image.free, image.slots - 1 - used),
     ):  # fmt: skip
         if header != found:
             yield f"I8: the header counts {header} {what}, there are {found}"

@@ -12,9 +12,16 @@ from dataclasses import dataclass
 from . import layout
 
 HEADER = struct.Struct("<8sII16sqq48s14qI4x36s4xq")
-USER_SLOT = struct.Struct("<4q7IBBH")
+USER_SLOT = struct.Struct("<4q5IHHIBBH")
 STATE_SLOT = struct.Struct("<4qQ5IBBH")
+EXTENSION_SLOT = struct.Struct("<6q3IBBH")
 MASK = 2**64 - 1
+STATE_BITS = layout.DIRTY | layout.TOMBSTONE | layout.EXTENDED | layout.HIDDEN
+IMPOSSIBLE = {  # a tombstone has no fields and no entries
+    layout.STATE | layout.TOMBSTONE | other | dirty
+    for other in (layout.EXTENDED, layout.HIDDEN, layout.EXTENDED | layout.HIDDEN)
+    for dirty in (0, layout.DIRTY)
+}
 C = (
     0x9E3779B97F4A7C15,
     0xC2B2AE3D27D4EB4F,
@@ -43,9 +50,32 @@ class User:
     younger: int
     older: int
     head: int
-    count: int
+    live_low: int
+    side_low: int
     dirty_since_ms: int
-    unused: int
+    count_tops: int
+    status: int
+    checksum: int
+
+    @property
+    def live(self) -> int:
+        """How many read states it counts as shown."""
+        return self.live_low | (self.count_tops & 15) << 16
+
+    @property
+    def side(self) -> int:
+        """How many slots it counts for hidden read states and extensions."""
+        return self.side_low | (self.count_tops >> 4) << 16
+
+
+@dataclass(frozen=True)
+class Extension:
+    """An extension slot as it is in the file; `numbers`: value and info of three entries."""
+
+    numbers: tuple[int, ...]
+    owner: int
+    next: int
+    entries: int
     status: int
     checksum: int
 
@@ -93,6 +123,7 @@ class Image:
         self.index = struct.unpack_from(f"<{self.entries}I", data, size - self.entries * 4)
         self.user: dict[int, User] = {}
         self.state: dict[int, State] = {}
+        self.extension: dict[int, Extension] = {}
         self.vacant: dict[int, int] = {}  # free slot: the next free one
         self.remains: list[int] = []  # free slots that are not zero but for their link
         self.odd: dict[int, int] = {}  # slot: its status, which is not a possible one
@@ -107,10 +138,19 @@ class Image:
     def _decode(self, slot: int) -> None:
         byte_offset = layout.HEADER_BYTES + slot * layout.SLOT_BYTES
         status = self.data[byte_offset + 61]
-        if status & (layout.USER | layout.STATE) == layout.USER and status < 128:
+        if status & (layout.USER | layout.STATE) == layout.USER and not status & (
+            128 | layout.DIRTY
+        ):
             self.user[slot] = User(*USER_SLOT.unpack_from(self.data, byte_offset))
-        elif status & ~(layout.DIRTY | layout.TOMBSTONE) == layout.STATE:
+        elif status & ~STATE_BITS == layout.STATE and status not in IMPOSSIBLE:
             self.state[slot] = State(*STATE_SLOT.unpack_from(self.data, byte_offset))
+        elif status == layout.EXTENSION:
+            *numbers, owner, following, _, entries, _, found = EXTENSION_SLOT.unpack_from(
+                self.data, byte_offset
+            )
+            self.extension[slot] = Extension(
+                tuple(numbers), owner, following, entries, status, found
+            )
         elif status == 0:
             self.vacant[slot] = State(*STATE_SLOT.unpack_from(self.data, byte_offset)).next
             if any(self.data[byte_offset : byte_offset + 52]) or any(
@@ -139,13 +179,16 @@ def key_hash(image: Image, slot: int) -> int:
     return mix(state.channel_id & MASK, (state.owner << 8 | state.kind) + 1)
 
 
-def checksum(slot: User | State) -> int:
+def checksum(slot: User | State | Extension) -> int:
     """The checksum that a slot should have."""
     numbers: tuple[int, ...]
     if isinstance(slot, User):
-        status = slot.status & (layout.USER | layout.PARTIAL)
-        tail = slot.unused << 8 | status
+        tail = slot.status & (layout.USER | layout.PARTIAL)
         numbers = (slot.user_id, slot.floor, slot.first_version, slot.delete_version, 0, 0, tail)
+    elif isinstance(slot, Extension):
+        tail = slot.owner << 16 | slot.entries << 8 | slot.status
+        first, *others = slot.numbers
+        numbers = (first + slot.next, *others, tail)
     else:
         tail = slot.owner << 16 | slot.kind << 8 | slot.status
         ids = (slot.channel_id, slot.last_message_id, slot.last_mention_id, slot.version)

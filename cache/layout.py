@@ -31,19 +31,30 @@ Header (byte_offset, type, meaning):
 State slot:                                   User slot:
     0   q    channel_id                           0   q    user_id
     8   q    last_message_id, 0: none             8   q    floor: no safe since_version below it
-    16  q    last_mention_id, 0: none             16  q    first_version not handed over, 0: none
+    16  q    last_mention_id, 0: none;            16  q    first_version not handed over, 0: none
+             EXTENDED: the first extension
     24  q    version                              24  q    delete_version, 0: none to be written
     32  Q    last_pin_timestamp (ms) << 16        32  u32  LRU next (colder)
              | last_viewed (days)                 36  u32  LRU previous (warmer)
     40  u32  mention_count                        40  u32  dirty next (younger)
     44  u32  flags                                44  u32  dirty previous (older)
     48  u32  owner: its user's slot               48  u32  first read state
-    52  u32  next of the same user                52  u32  live read states, tombstones not counted
+    52  u32  next of the same user                52  u16  shown read states, lower 16 of 20 bits
+                                                  54  u16  side slots, lower 16 of 20 bits
     56  u32  previous of the same user            56  u32  dirty since, ms modulo 2^32
-    60  u8   read_state_type                      60  u8   unused, 0
+    60  u8   read_state_type                      60  u8   the upper 4 bits: shown, side << 4
     61  u8   status                               61  u8   status
-    62  u16  checksum of bytes 0-51, 60-61        62  u16  checksum of bytes 0-31, 60-61
-                                                       with QUEUED and IN_FLIGHT left out
+    62  u16  checksum of bytes 0-51, 60-61        62  u16  checksum of bytes 0-31 and of
+                                                       status & (USER | PARTIAL)
+Extension slot, with more of a state's entries (marks.py) than its slot can say:
+    0   q q  entry, up to three times             52  u32  next extension of the same state, 0: none
+    48  u32  owner: its state's slot              60  u8   how many entries
+    61  u8   status: EXTENSION                    62  u16  checksum of bytes 0-55, 60-61
+
+A state that no reply has, since all its fields are zero, is HIDDEN; it has entries, or stands for a
+final deletion: type 0, channel 0. A user's side slots are its hidden states and their extensions,
+and those of its shown states.
+
 A free slot is all zero but for its `next` (byte 52), the next free one.
 
 Hash, modulo 2^64:  mix(a, b): x = a * C1;  x ^= x >> 32 ^ b;  x *= C2;  x ^= x >> 29;  x * C3
@@ -56,6 +67,7 @@ Checksums: with @n for the 64-bit number at byte_offset n, a user's sum and a st
     @0 * C1 + @8 * C2 + @16 * C3 + @24 * C4 + (byte @60 << 8 | status & (USER | PARTIAL)) * C7
     @0 * C1 + @8 * C2 + @16 * C3 + @24 * C4 + @32 * C5 + @40 * C6
         + (owner << 16 | read_state_type << 8 | status) * C7
+(an extension's + next * C1, a user's without its byte @60)
 and the checksum is the upper 16 bits of (sum ^ sum >> 32) * C1.
 
 Invariants:
@@ -70,10 +82,14 @@ Invariants:
     I7  a tombstone is dirty.
     I8  the header's counts are those of the slots.
     I9  every checksum is right.
-    I10 a user's live count is the number of its states that are not tombstones.
+    I10 a user's counts are those of its states that are neither tombstones nor hidden, and of its
+        side slots.
     I11 no user is PARTIAL, that is, being brought in or evicted, with some read states missing.
     I12 no state is older than its user's delete_version.
     I13 the position and its inverse agree.
+    I14 an extension is on the list of exactly one state, its owner, and that is EXTENDED.
+    I15 a state's entries are as M2-M4 (marks.py) say, they give its mention_count, and it is HIDDEN
+        exactly if its fields are zero. A user is FINAL exactly if it has the state (0, 0).
 
 After a death (SIGKILL, out of memory) the pages hold the stores that were made, up to some
 instant, so any prefix of an operation's stores may be found. Links, the index, counts, list ends,
@@ -91,6 +107,9 @@ follow from the rest (`rebuild.py`). The rest is right or known to be wrong, bec
       the tombstone's version shows that it was applied, and the floor is not raised again;
     - a read state is dirty with its new value, under the same checksum, until Cassandra has it, and
       it names its owner. The user's place in the queue follows from it;
+    - an extension is never changed while a sealed state leads to it (O6, O7), so a state's seal makes
+      all of a change at once; extensions that no state leads to are freed;
+    - a final deletion makes its mark before delete_version says that the deletion was folded (O3);
     - several entries of one event are sealed one by one. The event is folded again, because the
       position is stored after all of it; each entry's version shows whether it was applied.
 
@@ -101,7 +120,9 @@ a slot, because of the checksum, and between two slots except for these pairs:
     O3  delete_user  delete_version is sealed            before  the first read state is freed
     O4  delete       the raised floor is sealed          before  the tombstone is sealed
     O5  any          everything a slice does             before  the position moves past it
-In O1-O4 `table.py` has a `store_barrier()` between the two. In O5 they are separate calls from the
+    O6  any          new extensions are sealed           before  the state that leads to them is sealed
+    O7  any          a state is sealed                   before  its former extensions are freed
+In O1-O4, O6 and O7 `table.py` has a `store_barrier()` between the two. In O5 they are separate calls from the
 interpreter, across which no compiler moves a store. The order of the processor does not matter: a
 process that dies has made all stores of the instructions it executed.
 """
@@ -111,7 +132,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 MAGIC = b"RDSTATES"
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 HEADER_BYTES = 4096
 SLOT_BYTES = 64
 KEYSPACE_BYTES = 48
@@ -129,8 +150,13 @@ AT_CRC, AT_BOOT_ID, AT_POSITION_INVERTED = 208, 216, 256
 # how a file was left
 IN_USE, CLOSED_CLEAN, GIVEN_UP = 0, 1, 2
 
+EXTENSION_ENTRIES = 3  # in one extension
+
 # status bits
-USER, STATE, DIRTY, TOMBSTONE, QUEUED, IN_FLIGHT, PARTIAL = 1, 2, 4, 8, 16, 32, 64
+USER, STATE = 1, 2  # which of the two a slot is
+FINAL, QUEUED, IN_FLIGHT, PARTIAL = 8, 16, 32, 64  # of a user
+DIRTY, TOMBSTONE, EXTENDED, HIDDEN = 4, 8, 16, 32  # of a state
+EXTENSION = 128  # an extension has no other bit
 
 
 class Field(NamedTuple):
@@ -142,7 +168,7 @@ class Field(NamedTuple):
 
 FIELDS = {
     # of both kinds of slots
-    "type": Field(60, "B"),  # read_state_type; of a user unused
+    "type": Field(60, "B"),  # read_state_type; of an extension how many entries
     "status": Field(61, "B"),
     "checksum": Field(62, "H"),
     # of a user
@@ -155,7 +181,9 @@ FIELDS = {
     "younger": Field(40, "I"),  # dirty queue
     "older": Field(44, "I"),
     "first_state": Field(48, "I"),
-    "live_states": Field(52, "I"),
+    "live_states": Field(52, "H"),
+    "side_slots": Field(54, "H"),
+    "count_tops": Field(60, "B"),
     "dirty_since": Field(56, "I"),
     # of a state
     "channel_id": Field(0, "q"),

@@ -29,6 +29,10 @@ _DIRTY = cython.declare(cython.int, layout.DIRTY)
 _TOMBSTONE = cython.declare(cython.int, layout.TOMBSTONE)
 _IN_FLIGHT = cython.declare(cython.int, layout.IN_FLIGHT)
 _PARTIAL = cython.declare(cython.int, layout.PARTIAL)
+_FINAL = cython.declare(cython.int, layout.FINAL)
+_EXTENDED = cython.declare(cython.int, layout.EXTENDED)
+_HIDDEN = cython.declare(cython.int, layout.HIDDEN)
+_EXTENSION = cython.declare(cython.int, layout.EXTENSION)
 
 _MASK = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
 _C1 = cython.declare(u64, 0x9E3779B97F4A7C15)
@@ -75,10 +79,13 @@ class Rebuild:
     _first_version: i64[:]
     _delete_version: i64[:]
     _first_state: cython.uint[:]
-    _live_states: cython.uint[:]
+    _live_states: cython.ushort[:]
+    _side_slots: cython.ushort[:]
+    _count_tops: cython.uchar[:]
     # of a state
     _channel_id: i64[:]
     _version: i64[:]
+    _last_mention_id: i64[:]
     _owner: cython.uint[:]
     _next: cython.uint[:]
     _previous: cython.uint[:]
@@ -104,6 +111,8 @@ class Rebuild:
         self._status, self._type, self._user_id = v["status"], v["type"], v["user_id"]
         self._first_version, self._delete_version = v["first_version"], v["delete_version"]
         self._first_state, self._live_states = v["first_state"], v["live_states"]
+        self._side_slots, self._count_tops = v["side_slots"], v["count_tops"]
+        self._last_mention_id = v["last_mention_id"]
         self._channel_id, self._version, self._owner = v["channel_id"], v["version"], v["owner"]
         self._next, self._previous = v["next"], v["previous"]
 
@@ -189,15 +198,6 @@ class Rebuild:
             if steps > self._entries:
                 raise TableDamaged("I2: the index has no empty entry")
 
-    @cython.cfunc
-    @cython.inline
-    @cython.exceptval(-1)
-    def _after(self, slot: i64, steps: i64) -> i64:
-        """The next state on the user's list, or 0; `steps` counts from the list's head."""
-        if steps >= self.slots:
-            raise TableDamaged("I3: a user's list does not end")
-        return self._next[slot]
-
     # -- the passes ---------------------------------------------------------------------------
 
     def rebuild(self, whole: Any) -> None:
@@ -207,9 +207,9 @@ class Rebuild:
             whole.set_used(self._used)
             self._reset_users()
             self._wipe_states()
+            self._keep_extensions()
             self._users = whole.rebuild_lru(self._users)
             self._fill_index()
-            self._count_again()
             whole.rebuild_free_list()
         except (IndexError, ValueError) as exc:
             raise TableDamaged(f"a link leads out of the file: {exc}") from exc
@@ -236,6 +236,7 @@ class Rebuild:
                 status |= _IN_FLIGHT
             self._status[slot] = status
             self._first_state[slot] = 0
+            self._live_states[slot] = self._side_slots[slot] = self._count_tops[slot] = 0
             self._users += 1
 
     @cython.cfunc
@@ -298,30 +299,65 @@ class Rebuild:
         if head:
             self._previous[head] = slot
         self._first_state[owner] = slot
-        if not status & _TOMBSTONE:
-            self._live += 1
+        hidden: i64 = 1 if status & _HIDDEN else 0
+        shown: i64 = 0 if status & (_HIDDEN | _TOMBSTONE) else 1
+        self._live += shown
+        self._count(owner, shown, hidden + self._count_extensions(slot))
+        if hidden and self._channel_id[slot] == 0:
+            self._status[owner] |= _FINAL
         if status & _DIRTY:
             self._dirty += 1
             self._status[owner] |= _IN_FLIGHT
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _count_again(self) -> cython.int:
-        """Count the read states of users whose deletion may have been cut short."""
-        user: i64
-        for user in range(1, self._used):
-            if self._status[user] & _USER and self._delete_version[user]:
-                self._live_states[user] = self._count_live(user)
+    def _count(self, user: i64, live: i64, side: i64) -> cython.int:
+        """Add to a user's counts, which begin at 0."""
+        live += self._live_states[user] | (self._count_tops[user] & 15) << 16
+        side += self._side_slots[user] | (self._count_tops[user] >> 4) << 16
+        self._live_states[user] = live & 0xFFFF
+        self._side_slots[user] = side & 0xFFFF
+        self._count_tops[user] = (live >> 16) | (side >> 16) << 4
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _count_live(self, user: i64) -> i64:
-        slot: i64 = self._first_state[user]
-        live: i64 = 0
-        steps: i64 = 0
-        while slot:
-            if not self._status[slot] & _TOMBSTONE:
-                live += 1
-            slot = self._after(slot, steps)
-            steps += 1
-        return live
+    def _count_extensions(self, slot: i64) -> i64:
+        extension: i64 = self._last_mention_id[slot] if self._status[slot] & _EXTENDED else 0
+        count: i64 = 0
+        while extension:
+            count += 1
+            extension = self._next[extension]
+        return count
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _keep_extensions(self) -> cython.int:
+        """Wipe the extensions that no read state leads to. Their `previous` notes the others."""
+        slot: i64
+        for slot in range(1, self._used):
+            if self._status[slot] == _EXTENSION:
+                self._previous[slot] = 0
+        for slot in range(1, self._used):
+            if self._status[slot] & _STATE and self._status[slot] & _EXTENDED:
+                self._note_extensions(slot)
+        for slot in range(1, self._used):
+            if self._status[slot] == _EXTENSION:
+                if self._previous[slot] == 0:
+                    self._wipe(slot)
+                else:
+                    self._previous[slot] = 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _note_extensions(self, slot: i64) -> cython.int:
+        extension: i64 = self._last_mention_id[slot]
+        if extension == 0:
+            raise TableDamaged(f"I14: the state in slot {slot} has no extension")
+        while extension:
+            if (
+                self._status[extension] != _EXTENSION or self._owner[extension] != slot
+                or self._previous[extension]
+            ):
+                raise TableDamaged(f"I14: slot {extension} is no extension of slot {slot}")
+            self._previous[extension] = slot
+            extension = self._next[extension]

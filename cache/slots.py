@@ -27,6 +27,11 @@ _TOMBSTONE = cython.declare(cython.int, layout.TOMBSTONE)
 _QUEUED = cython.declare(cython.int, layout.QUEUED)
 _IN_FLIGHT = cython.declare(cython.int, layout.IN_FLIGHT)
 _PARTIAL = cython.declare(cython.int, layout.PARTIAL)
+_FINAL = cython.declare(cython.int, layout.FINAL)
+_EXTENDED = cython.declare(cython.int, layout.EXTENDED)
+_HIDDEN = cython.declare(cython.int, layout.HIDDEN)
+_EXTENSION = cython.declare(cython.int, layout.EXTENSION)
+_ENTRIES = cython.declare(i64, layout.EXTENSION_ENTRIES)
 
 # the two lists of users: the words of a slot (32 bits each) that lead away from their heads
 _WARM = cython.declare(i64, layout.FIELDS["colder"].byte_offset // 4)
@@ -102,9 +107,14 @@ class Slots:
             if self._owner[slot]:  # the other half of word 6 is the next free slot
                 raise TableDamaged(f"I1: the free slot {slot} is not zero")
         elif status & _STATE:
-            if status & ~(_STATE | _DIRTY | _TOMBSTONE):
+            if status & ~(_STATE | _DIRTY | _TOMBSTONE | _EXTENDED | _HIDDEN):
                 raise TableDamaged(f"I1: slot {slot} has status {status}")
-        elif not status & _USER or status & ~(_USER | _QUEUED | _IN_FLIGHT | _PARTIAL):
+            if status & _TOMBSTONE and status & (_EXTENDED | _HIDDEN):
+                raise TableDamaged(f"I1: slot {slot} has status {status}")
+        elif status & _USER:
+            if status & ~(_USER | _FINAL | _QUEUED | _IN_FLIGHT | _PARTIAL):
+                raise TableDamaged(f"I1: slot {slot} has status {status}")
+        elif status != _EXTENSION or not 0 < self._type[slot] <= _ENTRIES:
             raise TableDamaged(f"I1: slot {slot} has status {status}")
         return status
 
@@ -114,19 +124,22 @@ class Slots:
         """The checksum that a slot should have."""
         base: i64 = slot * 8
         status: u64 = self._status[slot]
-        tail: u64 = self._type[slot]
         x: u64 = (
             self._words[base] * _C1 + self._words[base + 1] * _C2
             + self._words[base + 2] * _C3 + self._words[base + 3] * _C4
         )
         if status & _USER:
-            x = (x + ((tail << 8) | (status & (_USER | _PARTIAL))) * _C7) & _MASK
+            x = (x + (status & (_USER | _PARTIAL)) * _C7) & _MASK
         else:
             owner: u64 = self._owner[slot]
+            tail: u64 = self._type[slot]
             tail = (owner << 16) | (tail << 8) | status
             x = (
                 x + self._words[base + 4] * _C5 + self._words[base + 5] * _C6 + tail * _C7
             ) & _MASK
+            if status == _EXTENSION:
+                following: u64 = self._next[slot]
+                x = (x + following * _C1) & _MASK
         return (((x ^ (x >> 32)) * _C1) & _MASK) >> 48
 
     @cython.cfunc

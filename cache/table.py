@@ -21,6 +21,7 @@ Contents, in this order:
     residents               touch, insert, evict, cold_dirty
     the life of a change    take, written, write_failed, recover
     the fold                ack, mention, … delete_user: one event each
+    events with marks       what those do to a read state that has entries, or gets some
     many events at once     fold_run
     reading                 states, get_some, …
 
@@ -36,13 +37,18 @@ where it stands. A user's and a state's fields share the same bytes: `_status` t
 The index `_index` is probed linearly from `hash * entries >> 32`; removal shifts entries back
 instead of leaving marks. List ends and counts live in the object and go to the header in `save`.
 
+A read state with no mark, or with one mention, is its slot alone. More entries than that
+(`marks.py` says what they are) stand in extensions: slots that only the read state leads to. They
+are never changed. New ones are made, then the read state is sealed with the new link, then the old
+ones are freed (O6, O7).
+
 The life of a change: a fold method marks the state DIRTY and queues its user; `take` gives the
 user's dirty rows to be written, and the user is then IN_FLIGHT; `written` clears DIRTY if the
 version is still the one that was written, and frees tombstones; a change that came meanwhile queues
 the user again.
 
-The invariants I1-I13 are in layout.py. Where one rests on the order of two stores (O1-O4 in "After
-a death"), there is a `store_barrier()` between them, and nowhere else.
+The invariants I1-I15 are in layout.py. Where one rests on the order of two stores (O1-O4, O6 and O7
+in "After a death"), there is a `store_barrier()` between them, and nowhere else.
 
 Compiled methods report an exception by their return value (`exceptval`), so that callers need not
 ask the interpreter after each call. That value is -1, or -2 for `_load`, and means nothing else.
@@ -55,6 +61,7 @@ from cython import ulonglong as u64
 
 from . import layout
 from .layout import TableDamaged
+from .marks import Marks
 
 if cython.compiled:
     from cython.cimports.store_barrier import store_barrier  # type: ignore[import-untyped]
@@ -95,6 +102,11 @@ _TOMBSTONE = cython.declare(cython.int, layout.TOMBSTONE)
 _QUEUED = cython.declare(cython.int, layout.QUEUED)
 _IN_FLIGHT = cython.declare(cython.int, layout.IN_FLIGHT)
 _PARTIAL = cython.declare(cython.int, layout.PARTIAL)
+_FINAL = cython.declare(cython.int, layout.FINAL)
+_EXTENDED = cython.declare(cython.int, layout.EXTENDED)
+_HIDDEN = cython.declare(cython.int, layout.HIDDEN)
+_EXTENSION = cython.declare(cython.int, layout.EXTENSION)
+_ENTRIES = cython.declare(i64, layout.EXTENSION_ENTRIES)
 
 # The ends of the two lists of users. An end's number is the index of the 32-bit word in a user slot
 # that links to the next user away from that end. `_ends[end]` is the user at that end, and
@@ -150,7 +162,9 @@ class Table:
     _colder: cython.uint[:]
     _warmer: cython.uint[:]
     _first_state: cython.uint[:]
-    _live_states: cython.uint[:]
+    _live_states: cython.ushort[:]  # lower 16 of 20 bits, as the next one
+    _side_slots: cython.ushort[:]
+    _count_tops: cython.uchar[:]  # the upper 4 bits of both
     _dirty_since: cython.uint[:]
     # of a state
     _channel_id: i64[:]
@@ -171,6 +185,8 @@ class Table:
     _views: dict
     _ends: i64[:]
     _prefetched: i64[:]  # what `_prefetch` and `_prefetch_states` found: users, index places
+    _marks: object  # of the read state that an event changes; see marks.py
+    _buffer: i64[:]  # its entries
     _prefetch_sink: i64  # takes the loaded values, or the compiler would leave the loads out
     _entries: i64
     _free_head: i64
@@ -191,6 +207,8 @@ class Table:
         self._attach(layout.views(buffer))
         self._ends = memoryview(bytearray(8 * (_YOUNGEST + 1))).cast("q")
         self._prefetched = memoryview(bytearray(8 * _BLOCK)).cast("q")
+        self._marks = Marks()
+        self._buffer = self._marks.entries
         self.user_states_max = user_states_max
         self.now_ms = self.evictions = 0
         self.slots = self._header[layout.AT_SLOTS // 8]
@@ -215,6 +233,7 @@ class Table:
         self._first_version, self._delete_version = v["first_version"], v["delete_version"]
         self._colder, self._warmer = v["colder"], v["warmer"]
         self._first_state, self._live_states = v["first_state"], v["live_states"]
+        self._side_slots, self._count_tops = v["side_slots"], v["count_tops"]
         self._channel_id, self._version, self._flags = v["channel_id"], v["version"], v["flags"]
         self._last_message_id, self._last_mention_id = v["last_message_id"], v["last_mention_id"]
         self._pins_and_viewed, self._last_viewed = v["pins_and_viewed"], v["last_viewed"]
@@ -381,19 +400,22 @@ class Table:
         """The checksum that a slot should have."""
         base: i64 = slot * 8
         status: u64 = self._status[slot]
-        tail: u64 = self._type[slot]
         x: u64 = (
             self._words[base] * _C1 + self._words[base + 1] * _C2
             + self._words[base + 2] * _C3 + self._words[base + 3] * _C4
         )
         if status & _USER:
-            x = (x + ((tail << 8) | (status & (_USER | _PARTIAL))) * _C7) & _MASK
+            x = (x + (status & (_USER | _PARTIAL)) * _C7) & _MASK
         else:
             owner: u64 = self._owner[slot]
+            tail: u64 = self._type[slot]
             tail = (owner << 16) | (tail << 8) | status
             x = (
                 x + self._words[base + 4] * _C5 + self._words[base + 5] * _C6 + tail * _C7
             ) & _MASK
+            if status == _EXTENSION:
+                following: u64 = self._next[slot]
+                x = (x + following * _C1) & _MASK
         return (((x ^ (x >> 32)) * _C1) & _MASK) >> 48
 
     @cython.cfunc
@@ -438,6 +460,15 @@ class Table:
     @cython.exceptval(-1)
     def _add_state(self, user: i64, kind: i64, channel_id: i64) -> i64:
         slot: i64 = self._new_slot()
+        self._fill_state(slot, user, kind, channel_id)
+        self._count_live(user, 1)
+        return slot
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _fill_state(self, slot: i64, user: i64, kind: i64, channel_id: i64) -> cython.int:
+        """Make a new slot a read state of the user; the caller counts and seals it."""
         self._channel_id[slot] = channel_id
         self._type[slot] = kind
         self._status[slot] = _STATE
@@ -447,23 +478,51 @@ class Table:
         if head:
             self._previous[head] = slot
         self._first_state[user] = slot
-        self._live_states[user] += 1
-        self.resident_states += 1
         self._index_add(slot)
-        return slot
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _live(self, user: i64) -> i64:
+        """How many read states of the user are shown."""
+        return self._live_states[user] | (self._count_tops[user] & 15) << 16
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _side(self, user: i64) -> i64:
+        """How many slots hidden read states and extensions of the user take."""
+        return self._side_slots[user] | (self._count_tops[user] >> 4) << 16
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _count_down(self, user: i64) -> cython.int:
-        if self._live_states[user] == 0:
+    def _count_live(self, user: i64, more: i64) -> cython.int:
+        count: i64 = self._live(user) + more
+        if count < 0:
             raise TableDamaged("I10: a user has more read states than it counts")
-        self._live_states[user] -= 1
-        self.resident_states -= 1
+        self._live_states[user] = count & 0xFFFF
+        self._count_tops[user] = (self._count_tops[user] & 0xF0) | (count >> 16)
+        self.resident_states += more
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _count_side(self, user: i64, more: i64) -> cython.int:
+        count: i64 = self._side(user) + more
+        if count < 0:
+            raise TableDamaged("I10: a user has more slots than it counts")
+        self._side_slots[user] = count & 0xFFFF
+        self._count_tops[user] = (self._count_tops[user] & 15) | (count >> 16) << 4
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _drop_state(self, user: i64, slot: i64) -> cython.int:
-        """Unlink and free a state or tombstone; the caller adjusts the counts."""
+        """Unlink and free a state or tombstone with its extensions, and count it no more."""
+        first: i64 = self._first_extension(slot)
+        status: cython.int = self._status[slot]
+        if status & _HIDDEN:
+            self._count_side(user, -1)
+        elif not status & _TOMBSTONE:
+            self._count_live(user, -1)
         self._index_drop(slot)
         following: i64 = self._next[slot]
         before: i64 = self._previous[slot]
@@ -474,6 +533,82 @@ class Table:
         if following:
             self._previous[following] = before
         self._free_slot(slot)
+        self._count_side(user, -self._free_extensions(first))
+
+    # -- extensions ---------------------------------------------------------------------------
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _first_extension(self, slot: i64) -> i64:
+        return self._last_mention_id[slot] if self._status[slot] & _EXTENDED else 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _free_extensions(self, extension: i64) -> i64:
+        """Free a read state's former extensions, from the first on; returns how many."""
+        count: i64 = 0
+        while extension:
+            if self._status[extension] != _EXTENSION:
+                raise TableDamaged(f"I14: slot {extension} is no extension")
+            following: i64 = self._next[extension]
+            self._free_slot(extension)
+            extension = following
+            count += 1
+        return count
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _read_entries(self, slot: i64) -> i64:
+        """Copy a read state's entries into `_buffer`; returns how many. O(entries)."""
+        count: i64 = 0
+        word: i64
+        if not self._status[slot] & _EXTENDED:
+            if self._mention_count[slot]:
+                self._buffer[0] = self._last_mention_id[slot]
+                self._buffer[1] = 0
+                count = 1
+            return count
+        extension: i64 = self._last_mention_id[slot]
+        while extension:
+            if self._status[extension] != _EXTENSION or self._owner[extension] != slot:
+                raise TableDamaged(f"I14: slot {extension} is no extension of slot {slot}")
+            self._check(extension)
+            used: i64 = self._type[extension]
+            for word in range(2 * used):
+                self._buffer[2 * count + word] = self._words[extension * 8 + word]
+            count += used
+            extension = self._next[extension]
+        return count
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _write_entries(self, slot: i64, count: i64) -> i64:
+        """Put `count` entries of `_buffer` into new extensions; returns the first one, or 0."""
+        word: i64
+        following: i64 = 0
+        while count > 0:
+            used: i64 = count % _ENTRIES or _ENTRIES
+            count -= used
+            extension: i64 = self._new_slot()
+            for word in range(2 * used):
+                self._words[extension * 8 + word] = self._buffer[2 * count + word]
+            self._status[extension] = _EXTENSION
+            self._type[extension] = used
+            self._owner[extension] = slot
+            self._next[extension] = following
+            self._seal(extension)
+            following = extension
+        return following
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _read_marks(self, slot: i64) -> cython.int:
+        """Read what `_marks` needs of a read state; slot 0 is one that does not exist."""
+        try:
+            self._marks.read(self._last_message_id[slot], self._read_entries(slot))
+        except (IndexError, ValueError) as exc:
+            raise TableDamaged(f"I15: the entries of slot {slot}: {exc}") from exc
 
     @cython.cfunc
     @cython.inline
@@ -566,36 +701,58 @@ class Table:
     def _load(self, user: i64, row: tuple, before: i64) -> i64:
         """Load one row; returns its new slot, or _UNORDERED if the rows are not in order.
 
-        `before`: the slot of the previous row, or 0. Rows in order, as the database has them, are
+        `before`: the slot of the row before, or 0. Rows in order, as the database has them, are
         not looked up, because none of them can be there twice.
         """
         kind: i64 = row[0]
         channel_id: i64 = row[1]
+        last_message_id: i64 = row[2]
+        last_mention_id: i64 = row[3]
         mention_count: i64 = row[4]
         last_pin_timestamp: i64 = row[5]
         flags: i64 = row[6]
         last_viewed: i64 = row[7]
+        entries: i64 = 0
         ordered: cython.bint = self._first_state[user] == before and (
             before == 0
             or kind > self._type[before]
             or (kind == self._type[before] and channel_id > self._channel_id[before])
         )
+        if row[9]:
+            entries = self._marks.read_extra(last_message_id, row[9])
+            mention_count = self._marks.mention_count()
+        elif mention_count >> 1 or last_mention_id <= last_message_id * mention_count:
+            last_mention_id = -last_mention_id
         if (
             kind >> 8 or mention_count >> 32 or last_pin_timestamp >> 48 or flags >> 32
-            or last_viewed >> 16
+            or last_viewed >> 16 or last_mention_id < 0
             or (not ordered and self._find_state(user, kind, channel_id))
         ):
             raise ValueError(
                 f"not a new, valid read state: type {kind} channel {channel_id} mentions "
                 f"{mention_count} pins {last_pin_timestamp} flags {flags} viewed {last_viewed}"
             )
-        slot: i64 = self._add_state(user, kind, channel_id)
-        self._last_message_id[slot] = row[2]
-        self._last_mention_id[slot] = row[3]
+        if 1 + (entries + _ENTRIES - 1) // _ENTRIES > self.free:
+            raise TableFull(f"{self.free} of {self.slots - 1} slots are free")
+        slot: i64 = self._new_slot()
+        self._fill_state(slot, user, kind, channel_id)
+        self._last_message_id[slot] = last_message_id
+        self._last_mention_id[slot] = last_mention_id
         self._version[slot] = row[8]
         self._pins_and_viewed[slot] = (last_pin_timestamp << 16) | last_viewed
         self._mention_count[slot] = mention_count
         self._flags[slot] = flags
+        if entries:
+            self._last_mention_id[slot] = self._write_entries(slot, entries)
+            self._status[slot] |= _EXTENDED
+            self._count_side(user, (entries + _ENTRIES - 1) // _ENTRIES)
+        if last_message_id or mention_count or last_pin_timestamp or flags or last_viewed:
+            self._count_live(user, 1)
+        else:
+            self._status[slot] |= _HIDDEN
+            self._count_side(user, 1)
+            if channel_id == 0:
+                self._status[user] |= _FINAL
         self._seal(slot)
         return slot if ordered else _UNORDERED
 
@@ -609,7 +766,7 @@ class Table:
         while self.free < needed and user and looked < scan_max:
             warmer: i64 = self._warmer[user]
             if user != keep and not self._status[user] & (_QUEUED | _IN_FLIGHT):
-                self.evictions += self._live_states[user]
+                self.evictions += self._live(user)
                 self._evict(user)
             user = warmer
             looked += 1
@@ -626,9 +783,12 @@ class Table:
         self._prefetch_states(slot)
         while slot:
             following: i64 = self._after(slot, steps)
+            first: i64 = self._first_extension(slot)
+            if not self._status[slot] & _HIDDEN:
+                self.resident_states -= 1
             self._index_drop(slot)
             self._free_slot(slot)
-            self.resident_states -= 1
+            self._free_extensions(first)
             slot = following
             steps += 1
         self._unlink(user, _WARM)
@@ -803,6 +963,8 @@ class Table:
         slot: i64
         newest: i64 = 0
         for slot in range(1, self._used):
+            if self._status[slot] == _EXTENSION:
+                continue
             version: i64 = self._floor[slot] if self._status[slot] & _USER else self._version[slot]
             if self._status[slot] and version > newest:
                 newest = version
@@ -828,32 +990,31 @@ class Table:
             return -_REPLAYED
         if value <= 0:
             return -_STALE
-        if self._live_states[user] >= self.user_states_max:
+        if self._live(user) >= self.user_states_max:
             return -_TOO_MANY
         if slot == 0:
             return self._add_state(user, kind, channel_id) if self.free else -_NO_ROOM
         self._status[slot] &= ~_TOMBSTONE & 0xFF  # its fields are zero since the deletion
-        self._live_states[user] += 1
-        self.resident_states += 1
+        self._count_live(user, 1)
         return slot
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _find_alive(self, user: i64, kind: i64, channel_id: i64, version: i64) -> i64:
-        """The slot of a live state to change; if there is none, a refusal's negated code."""
+    def _known(self, user: i64, kind: i64, channel_id: i64, version: i64) -> i64:
+        """The slot of a state or tombstone, 0 if there is none, or minus _REPLAYED."""
         slot: i64 = self._find_state(user, kind, channel_id)
         if version <= (self._version[slot] if slot else self._delete_version[user]):
             return -_REPLAYED
-        if not self._alive(slot):
-            return -_STALE
-        self._check(slot)
+        if slot:
+            self._check(slot)
         return slot
 
     @cython.cfunc
     @cython.inline
     @cython.exceptval(-1)
-    def _alive(self, slot: i64) -> cython.bint:
-        return slot != 0 and not self._status[slot] & _TOMBSTONE
+    def _shown(self, slot: i64) -> cython.bint:
+        """True for a read state that replies have."""
+        return slot != 0 and not self._status[slot] & (_TOMBSTONE | _HIDDEN)
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -874,70 +1035,37 @@ class Table:
         self, user: i64, kind: i64, channel_id: i64,
         message_id: i64, flags: i64, last_viewed: i64, version: i64,
     ) -> i64:
-        """A plain ack moves forward only, and clears the count if it covers the last mention."""
+        """A plain ack moves forward only, and the marks that it covers go."""
         slot: i64 = self._open(user, kind, channel_id, message_id, version)
         if slot < 0:
             return -slot
+        if self._status[slot] & (_EXTENDED | _HIDDEN):
+            return self._ack_marks(user, slot, message_id, flags, last_viewed, -1, version)
         if message_id < self._last_message_id[slot]:
             return _STALE
         changed: cython.bint = self._set_options(slot, flags, last_viewed)
         if message_id != self._last_message_id[slot]:
             self._last_message_id[slot] = message_id
             changed = True
-        if message_id >= self._last_mention_id[slot] and self._mention_count[slot]:
+        if self._mention_count[slot] and message_id >= self._last_mention_id[slot]:
             self._mention_count[slot] = 0
-            changed = True
-        return self._changed(user, slot, version) if changed else _DUPLICATE
-
-    @cython.ccall
-    @cython.exceptval(-1)
-    def mark_unread(
-        self, user: i64, kind: i64, channel_id: i64, message_id: i64, mention_count: i64,
-        flags: i64, last_viewed: i64, version: i64,
-    ) -> i64:
-        """Fold a manual ack: set the last message and the count, also backwards."""
-        slot: i64 = self._open(user, kind, channel_id, message_id, version)
-        if slot < 0:
-            return -slot
-        changed: cython.bint = self._set_options(slot, flags, last_viewed)
-        if message_id != self._last_message_id[slot]:
-            self._last_message_id[slot] = message_id
-            changed = True
-        if mention_count != self._mention_count[slot]:
-            self._mention_count[slot] = mention_count
+            self._last_mention_id[slot] = 0
             changed = True
         return self._changed(user, slot, version) if changed else _DUPLICATE
 
     @cython.ccall
     @cython.exceptval(-1)
     def mention(self, user: i64, kind: i64, channel_id: i64, message_id: i64, version: i64) -> i64:
-        """Count one more mention, unless its message was read or is the last one counted."""
+        """A message mentions the user, with edit 0."""
         slot: i64 = self._open(user, kind, channel_id, message_id, version)
         if slot < 0:
             return -slot
+        if self._mention_count[slot] or self._status[slot] & (_EXTENDED | _HIDDEN):
+            return self._mark(user, slot, kind, channel_id, message_id, 0, version)
         if message_id <= self._last_message_id[slot]:
             return _STALE
-        if message_id == self._last_mention_id[slot]:
-            return _DUPLICATE
-        changed: cython.bint = False
-        if self._mention_count[slot] < _U32_MAX:
-            self._mention_count[slot] += 1
-            changed = True
-        if message_id > self._last_mention_id[slot]:
-            self._last_mention_id[slot] = message_id
-            changed = True
-        return self._changed(user, slot, version) if changed else _DUPLICATE
-
-    @cython.ccall
-    @cython.exceptval(-1)
-    def retract(self, user: i64, kind: i64, channel_id: i64, message_id: i64, version: i64) -> i64:
-        """Count one mention less if the message is unread; never go below 0 or make a state."""
-        slot: i64 = self._find_alive(user, kind, channel_id, version)
-        if slot < 0:
-            return -slot
-        if message_id <= self._last_message_id[slot] or self._mention_count[slot] == 0:
-            return _STALE
-        self._mention_count[slot] -= 1
+        self._mention_count[slot] = 1
+        self._last_mention_id[slot] = message_id
         return self._changed(user, slot, version)
 
     @cython.ccall
@@ -952,32 +1080,74 @@ class Table:
         known: i64 = packed >> 16
         if timestamp <= known:
             return _STALE if timestamp < known else _DUPLICATE
-        self._pins_and_viewed[slot] = (wanted << 16) | (packed & 0xFFFF)
+        packed = (wanted << 16) | (packed & 0xFFFF)
+        if self._status[slot] & _HIDDEN:
+            return self._show(user, slot, packed, 0, version)
+        self._pins_and_viewed[slot] = packed
         return self._changed(user, slot, version)
 
     @cython.ccall
     @cython.exceptval(-1)
-    def delete(self, user: i64, kind: i64, channel_id: i64, version: i64) -> i64:
-        """Delete a read state: it is a tombstone until the deletion is written (I7).
-
-        Deleting a missing state also raises the floor. During a replay the database may already
-        lack it, while a client still shows it; only a full reply corrects that client.
-        """
-        slot: i64 = self._find_alive(user, kind, channel_id, version)
-        if slot == -_STALE:
-            self._raise_floor(user, version)
+    def set_options(
+        self, user: i64, kind: i64, channel_id: i64, flags: i64, last_viewed: i64, version: i64
+    ) -> i64:
+        """Set flags and last_viewed where given (KEEP: not given), without an ack."""
+        slot: i64 = self._open(user, kind, channel_id, max(flags, last_viewed), version)
         if slot < 0:
             return -slot
+        if self._last_message_id[slot] == 0:  # the read state may come to be shown, or cease to be
+            packed: u64 = self._pins_and_viewed[slot]
+            if last_viewed >= 0:
+                packed = (packed & (_MASK ^ 0xFFFF)) | last_viewed
+            if flags < 0:
+                flags = self._flags[slot]
+            if packed == self._pins_and_viewed[slot] and flags == self._flags[slot]:
+                return _DUPLICATE
+            return self._show(user, slot, packed, flags, version)
+        changed: cython.bint = self._set_options(slot, flags, last_viewed)
+        return self._changed(user, slot, version) if changed else _DUPLICATE
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def delete(self, user: i64, kind: i64, channel_id: i64, up_to: i64, version: i64) -> i64:
+        """Delete a read state: it is a tombstone until the deletion is written (I7).
+
+        With `up_to`, or 0, a message ID, it stays, hidden, and remembers that message. Deleting a
+        missing state also raises the floor. During a replay the database may already lack it,
+        while a client still shows it; only a full reply corrects that client.
+        """
+        slot: i64 = self._known(user, kind, channel_id, version)
+        if slot < 0:
+            return -slot
+        self._read_marks(slot)
+        deleted_up_to: i64 = self._marks.deleted_up_to
+        if deleted_up_to and up_to <= deleted_up_to:
+            return _DUPLICATE
+        if up_to:
+            self._marks.delete(up_to)
+            code: i64 = self._put(user, slot, kind, channel_id, 0, 0, version)
+            if code != _TOO_MANY:  # otherwise the user's slots are used up: nothing is remembered
+                return code
+        if slot == 0 or self._status[slot] & _TOMBSTONE:
+            self._raise_floor(user, version)
+            return _STALE
+        first: i64 = self._first_extension(slot)
+        if self._status[slot] & _HIDDEN:
+            self._count_side(user, -1)
+        else:
+            self._count_live(user, -1)
         self._last_message_id[slot] = 0
         self._last_mention_id[slot] = 0
         self._pins_and_viewed[slot] = 0
         self._mention_count[slot] = 0
         self._flags[slot] = 0
-        self._status[slot] |= _TOMBSTONE
-        self._count_down(user)
+        self._status[slot] = (self._status[slot] & (_STATE | _DIRTY)) | _TOMBSTONE
         self._raise_floor(user, version)
         store_barrier()  # O4: the floor is raised before the read state is a tombstone
-        return self._changed(user, slot, version)
+        code = self._changed(user, slot, version)
+        store_barrier()  # O7: the tombstone is sealed before its extensions are freed
+        self._count_side(user, -self._free_extensions(first))
+        return code
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -986,13 +1156,29 @@ class Table:
             self._floor[user] = version
         self._seal(user)
 
-    def delete_user(self, user: i64, version: i64) -> int:
+    def delete_user(self, user: i64, version: i64, final: cython.bint = False) -> int:
         """Remove all read states older than `version`; the deletion waits to be written.
 
-        O(read states of the user).
+        `final`: the user is marked, by a hidden read state of type 0 and channel 0, which no
+        channel has. O(read states of the user).
         """
         if version <= self._delete_version[user]:
             return _REPLAYED
+        mark: i64 = self._find_state(user, 0, 0)
+        if final and not (mark and self._version[mark] == version):
+            if self.free == 0:
+                return _NO_ROOM
+            if mark:
+                self._drop_clean(mark)
+                self._drop_state(user, mark)
+            mark = self._new_slot()
+            self._fill_state(mark, user, 0, 0)
+            self._status[mark] |= _HIDDEN
+            self._count_side(user, 1)
+            self._changed(user, mark, version)
+        if final:
+            self._status[user] |= _FINAL
+        store_barrier()  # O3: the mark is there before the deletion is noted
         self._delete_version[user] = version
         self._raise_floor(user, version)
         store_barrier()  # O3: the deletion is noted before the first read state goes
@@ -1001,15 +1187,256 @@ class Table:
         while slot:
             following: i64 = self._after(slot, steps)
             if self._version[slot] < version:
-                status: cython.int = self._status[slot]
-                if status & _DIRTY:
-                    self.dirty_states -= 1
-                if not status & _TOMBSTONE:
-                    self._count_down(user)
+                self._drop_clean(slot)
                 self._drop_state(user, slot)
             slot = following
             steps += 1
         return _CHANGED | self._user_changed(user, version)
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _drop_clean(self, slot: i64) -> cython.int:
+        """Count a read state that goes as dirty no more."""
+        if self._status[slot] & _DIRTY:
+            self.dirty_states -= 1
+
+    def restore_user(self, user: i64, version: i64) -> int:
+        """End a final deletion."""
+        mark: i64 = self._known(user, 0, 0, version)
+        if mark < 0:
+            return -mark
+        if mark == 0 or self._status[mark] & _TOMBSTONE:
+            return _STALE
+        self._status[user] &= ~_FINAL & 0xFF
+        self._status[mark] = (self._status[mark] & (_STATE | _DIRTY)) | _TOMBSTONE
+        self._count_side(user, -1)
+        return self._changed(user, mark, version)
+
+    # -- events with marks --------------------------------------------------------------------
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _put(
+        self, user: i64, slot: i64, kind: i64, channel_id: i64, packed: u64, flags: i64,
+        version: i64,
+    ) -> i64:
+        """Write a read state anew: its marks are in `_marks`; slot 0: there is none yet.
+
+        Extensions and hidden read states of a user take user_states_max slots at most. There a
+        mark is given up as if it were one too many. Refusals change nothing.
+        """
+        last_message_id: i64 = self._marks.last_message_id
+        status: cython.int = self._status[slot]  # slot 0 is all zero
+        hidden: cython.bint = not (
+            last_message_id or packed or flags or self._marks.mention_count()
+        )
+        was_shown: cython.bint = self._shown(slot)
+        if not hidden and not was_shown and self._live(user) >= self.user_states_max:
+            return _TOO_MANY
+        first: i64 = self._first_extension(slot)
+        before: i64 = self._count_extensions(first)
+        others: i64 = self._side(user) - before + hidden - bool(status & _HIDDEN)
+        entries: i64 = self._marks.write()
+        after: i64 = (entries + _ENTRIES - 1) // _ENTRIES
+        while others + after > self.user_states_max and after > 1 and after > before:
+            self._marks.give_up()
+            entries = self._marks.write()
+            after = (entries + _ENTRIES - 1) // _ENTRIES
+        if others + after > self.user_states_max and others + after > self._side(user):
+            return _TOO_MANY
+        if after + (slot == 0) > self.free:
+            return _NO_ROOM
+        if slot == 0:
+            slot = self._new_slot()
+            extension: i64 = self._write_entries(slot, entries)
+            self._fill_state(slot, user, kind, channel_id)
+        else:
+            extension = self._write_entries(slot, entries)
+        if was_shown and hidden:  # as a deletion: no reply to `since_version` can say it
+            self._raise_floor(user, version)
+        store_barrier()  # O4, O6: floor and extensions are sealed before the state that needs them
+        self._last_message_id[slot] = last_message_id
+        self._last_mention_id[slot] = extension if extension else self._marks.last_mention_id()
+        self._mention_count[slot] = self._marks.mention_count()
+        self._pins_and_viewed[slot] = packed
+        self._flags[slot] = flags
+        self._status[slot] = (
+            _STATE | status & _DIRTY | (_EXTENDED if extension else 0) | (_HIDDEN if hidden else 0)
+        )
+        code: i64 = self._changed(user, slot, version)
+        store_barrier()  # O7: the state is sealed before its former extensions are freed
+        self._free_extensions(first)
+        self._count_live(user, (not hidden) - was_shown)
+        self._count_side(user, others + after - self._side(user))
+        return code
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _count_extensions(self, extension: i64) -> i64:
+        count: i64 = 0
+        while extension:
+            count += 1
+            extension = self._next[extension]
+            if count > self.slots:
+                raise TableDamaged("I14: a read state's extensions do not end")
+        return count
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _show(self, user: i64, slot: i64, packed: u64, flags: i64, version: i64) -> i64:
+        """Set a state's other fields, unless it is deleted up to a message."""
+        self._read_marks(slot)
+        if self._marks.deleted_up_to:
+            return _STALE
+        return self._put(
+            user, slot, self._type[slot], self._channel_id[slot], packed, flags, version
+        )
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _ack_marks(
+        self, user: i64, slot: i64, message_id: i64, flags: i64, last_viewed: i64,
+        if_version: i64, version: i64,
+    ) -> i64:
+        self._read_marks(slot)
+        marks = self._marks
+        if message_id < marks.last_message_id or message_id <= marks.deleted_up_to:
+            return _STALE
+        if 0 <= if_version < marks.unread_version:
+            return _STALE
+        packed: u64 = self._pins_and_viewed[slot]
+        if last_viewed >= 0:
+            packed = (packed & (_MASK ^ 0xFFFF)) | last_viewed
+        if flags < 0:
+            flags = self._flags[slot]
+        if (
+            not marks.ack(message_id)
+            and flags == self._flags[slot] and packed == self._pins_and_viewed[slot]
+        ):
+            return _DUPLICATE
+        return self._put(
+            user, slot, self._type[slot], self._channel_id[slot], packed, flags, version
+        )
+
+    def ack_unless_unread(
+        self, user: i64, kind: i64, channel_id: i64, message_id: i64, flags: i64,
+        last_viewed: i64, if_version: i64, version: i64,
+    ) -> int:
+        """Fold a plain ack, unless a manual ack has marked the state unread after `if_version`."""
+        slot: i64 = self._known(user, kind, channel_id, version)
+        if slot > 0 and self._status[slot] & _EXTENDED:
+            return self._ack_marks(
+                user, slot, message_id, flags, last_viewed, if_version, version
+            )
+        return self.ack(user, kind, channel_id, message_id, flags, last_viewed, version)
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def mark(
+        self, user: i64, kind: i64, channel_id: i64, message_id: i64, rank: i64, version: i64
+    ) -> i64:
+        """Fold a mention or a retraction of any edit; `rank`: see marks.py."""
+        if rank == 0:
+            return self.mention(user, kind, channel_id, message_id, version)
+        slot: i64 = self._known(user, kind, channel_id, version)
+        if slot < 0:
+            return -slot
+        return self._mark(user, slot, kind, channel_id, message_id, rank, version)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _mark(
+        self, user: i64, slot: i64, kind: i64, channel_id: i64, message_id: i64, rank: i64,
+        version: i64,
+    ) -> i64:
+        self._read_marks(slot)
+        if message_id <= self._marks.last_message_id or message_id <= self._marks.deleted_up_to:
+            return _STALE
+        if not self._marks.mark(message_id, rank):
+            return _DUPLICATE
+        missing: cython.bint = slot == 0 or self._status[slot] & _TOMBSTONE != 0
+        if rank & 1 and missing and self._live(user) >= self.user_states_max:
+            return _STALE  # a retraction makes no read state at the limit
+        code: i64 = self._put(
+            user, slot, kind, channel_id, self._pins_and_viewed[slot], self._flags[slot], version
+        )
+        return _STALE if code == _TOO_MANY and rank & 1 and missing else code
+
+    def mark_unread(
+        self, user: i64, kind: i64, channel_id: i64, message_id: i64, mention_count: i64,
+        mention_ids: object, flags: i64, last_viewed: i64, version: i64,
+    ) -> int:
+        """Fold a manual ack. `mention_count` KEEP and `mention_ids` None are not given."""
+        slot: i64 = self._known(user, kind, channel_id, version)
+        if slot < 0:
+            return -slot
+        self._read_marks(slot)
+        marks = self._marks
+        if message_id <= marks.deleted_up_to:
+            return _STALE
+        packed: u64 = self._pins_and_viewed[slot]
+        if last_viewed >= 0:
+            packed = (packed & (_MASK ^ 0xFFFF)) | last_viewed
+        if flags < 0:
+            flags = self._flags[slot]
+        if (
+            not marks.mark_unread(message_id, mention_ids, mention_count)
+            and flags == self._flags[slot] and packed == self._pins_and_viewed[slot]
+        ):
+            return _DUPLICATE
+        marks.note_unread(version)
+        return self._put(user, slot, kind, channel_id, packed, flags, version)
+
+    def merge(
+        self, user: i64, kind: i64, channel_id: i64, last_message_id: i64, mention_ids: tuple,
+        mention_count: i64, timestamp: i64, flags: i64, last_viewed: i64, version: i64,
+    ) -> int:
+        """Keep the larger value of each field. KEEP, and 0 for the IDs, are not given."""
+        slot: i64 = self._known(user, kind, channel_id, version)
+        if slot < 0:
+            return -slot
+        self._read_marks(slot)
+        marks = self._marks
+        changed: cython.bint = False
+        if marks.deleted_up_to:
+            if max(last_message_id, max(mention_ids, default=0)) <= marks.deleted_up_to:
+                return _STALE
+            marks.come_back()
+            changed = True
+        if marks.merge(last_message_id, mention_ids, mention_count):
+            changed = True
+        known: u64 = self._pins_and_viewed[slot]
+        pins: i64 = known >> 16
+        viewed: i64 = known & 0xFFFF
+        flags_now: i64 = self._flags[slot]
+        packed: u64 = (max(timestamp, pins) << 16) | max(last_viewed, viewed)
+        flags = max(flags, flags_now)
+        if not changed and packed == known and flags == self._flags[slot]:
+            return _DUPLICATE
+        return self._put(user, slot, kind, channel_id, packed, flags, version)
+
+    def slots_needed(self, user: i64, kind: i64, channel_id: i64, more: i64) -> int:
+        """How many free slots a change needs at most that adds up to `more` entries."""
+        slot: i64 = self._find_state(user, kind, channel_id)
+        entries: i64 = self._read_entries(slot) if slot else 0
+        if more or entries > 1:
+            more = (entries + more + _ENTRIES - 1) // _ENTRIES
+        return more + (slot == 0)
+
+    def would_show(self, user: i64, kind: i64, channel_id: i64, message_id: i64) -> bool:
+        """True if an ack would make a read state that is shown, where none is."""
+        slot: i64 = self._find_state(user, kind, channel_id)
+        if slot == 0 or self._status[slot] & _TOMBSTONE:
+            return True
+        if not self._status[slot] & _HIDDEN:
+            return False
+        self._read_marks(slot)
+        return message_id > self._marks.deleted_up_to
+
+    def is_final(self, user: i64) -> bool:
+        """True if the user's deletion was final: no event but its end may be folded."""
+        return bool(self._status[user] & _FINAL)
 
     # -- many events at once ------------------------------------------------------------------
 
@@ -1030,7 +1457,9 @@ class Table:
             self._prefetch(events, begin, end)
             for index in range(begin, end):
                 user: i64 = self._prefetched[index - begin]
-                code: i64 = self._fold_one(events, index * 8, user) if user else _ABSENT
+                code: i64 = _ABSENT
+                if user and not self._status[user] & _FINAL:
+                    code = self._fold_one(events, index * 8, user)
                 if code == _NO_ROOM:
                     return index
                 codes[index] = code
@@ -1087,15 +1516,25 @@ class Table:
     def _row(self, slot: i64) -> tuple:
         self._check(slot)
         packed: u64 = self._pins_and_viewed[slot]
+        last_mention_id: i64 = self._last_mention_id[slot]
+        extra: bytes = b""
+        if self._status[slot] & _EXTENDED:
+            index: i64
+            count: i64 = self._read_entries(slot)
+            last_mention_id = 0
+            for index in range(count):
+                if not self._buffer[2 * index + 1] >> 40 and not self._buffer[2 * index + 1] & 1:
+                    last_mention_id = self._buffer[2 * index]
+            extra = self._marks.extra(count)
         return (
             self._type[slot], self._channel_id[slot], self._last_message_id[slot],
-            self._last_mention_id[slot], self._mention_count[slot], packed >> 16,
-            self._flags[slot], packed & 0xFFFF, self._version[slot],
+            last_mention_id, self._mention_count[slot], packed >> 16,
+            self._flags[slot], packed & 0xFFFF, self._version[slot], extra,
         )
 
     def has(self, user: i64, kind: i64, channel_id: i64) -> bool:
-        """True if the user has this read state."""
-        return bool(self._alive(self._find_state(user, kind, channel_id)))
+        """True if there is a slot of this read state, even if no reply has it."""
+        return bool(self._find_state(user, kind, channel_id))
 
     def get_some(self, user: i64, kind: i64, channel_ids: tuple) -> list:
         """The user's read states of these channels, in order. O(n log n).
@@ -1105,7 +1544,7 @@ class Table:
         rows: list = []
         for channel_id in sorted(channel_ids):
             slot: i64 = self._find_state(user, kind, channel_id)
-            if self._alive(slot):
+            if self._shown(slot):
                 rows.append(self._row(slot))
         return rows
 
@@ -1122,7 +1561,7 @@ class Table:
         last_channel: i64 = 0
         descending: cython.bint = True
         while slot:
-            if not self._status[slot] & _TOMBSTONE:
+            if not self._status[slot] & (_TOMBSTONE | _HIDDEN):
                 kind: i64 = self._type[slot]
                 channel_id: i64 = self._channel_id[slot]
                 if kind > last_kind or (kind == last_kind and channel_id > last_channel):
@@ -1139,7 +1578,7 @@ class Table:
 
     def count(self, user: i64) -> int:
         """How many read states the user has."""
-        return self._live_states[user]
+        return self._live(user)
 
     def floor(self, user: i64) -> int:
         """A `since_version` below this is not safe: the user was loaded, or lost a state, later."""

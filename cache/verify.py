@@ -17,6 +17,7 @@ from cython import ulonglong as u64
 
 from . import layout, slots
 from .layout import TableDamaged
+from .marks import Marks
 
 COMPILED: bool = cython.compiled
 
@@ -27,6 +28,10 @@ _TOMBSTONE = cython.declare(cython.int, layout.TOMBSTONE)
 _QUEUED = cython.declare(cython.int, layout.QUEUED)
 _IN_FLIGHT = cython.declare(cython.int, layout.IN_FLIGHT)
 _PARTIAL = cython.declare(cython.int, layout.PARTIAL)
+_FINAL = cython.declare(cython.int, layout.FINAL)
+_EXTENDED = cython.declare(cython.int, layout.EXTENDED)
+_HIDDEN = cython.declare(cython.int, layout.HIDDEN)
+_EXTENSION = cython.declare(cython.int, layout.EXTENSION)
 
 _MASK = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
 _C1 = cython.declare(u64, 0x9E3779B97F4A7C15)
@@ -72,10 +77,18 @@ class Verify:
     _first_version: i64[:]
     _delete_version: i64[:]
     _first_state: cython.uint[:]
-    _live_states: cython.uint[:]
+    _live_states: cython.ushort[:]
+    _side_slots: cython.ushort[:]
+    _count_tops: cython.uchar[:]
     # of a state
     _channel_id: i64[:]
     _version: i64[:]
+    _words: i64[:]
+    _last_message_id: i64[:]
+    _last_mention_id: i64[:]
+    _pins_and_viewed: u64[:]
+    _mention_count: cython.uint[:]
+    _flags: cython.uint[:]
     _owner: cython.uint[:]
     _next: cython.uint[:]
     _previous: cython.uint[:]
@@ -86,21 +99,30 @@ class Verify:
     _entries: i64
     slots: i64
     _used: i64
-    _live: i64  # read states, tombstones not counted
+    _live: i64  # read states that are shown
     _dirty: i64  # read states
+    _extensions: i64  # that read states lead to
+    _marks: object
+    _buffer: i64[:]  # its entries
 
     def __init__(self, views: dict) -> None:
         self._attach(views)
         self.slots = self._header[layout.AT_SLOTS // 8]
         self._entries = self._header[layout.AT_INDEX // 8]
         self._used = self._header[layout.AT_USED // 8]
-        self._live = self._dirty = 0
+        self._live = self._dirty = self._extensions = 0
+        self._marks = Marks()
+        self._buffer = self._marks.entries
 
     def _attach(self, v: dict) -> None:
-        self._index, self._header = v["index"], v["header"]
+        self._index, self._header, self._words = v["index"], v["header"], v["words"]
+        self._last_message_id, self._last_mention_id = v["last_message_id"], v["last_mention_id"]
+        self._pins_and_viewed, self._flags = v["pins_and_viewed"], v["flags"]
+        self._mention_count = v["mention_count"]
         self._status, self._type, self._user_id = v["status"], v["type"], v["user_id"]
         self._first_version, self._delete_version = v["first_version"], v["delete_version"]
         self._first_state, self._live_states = v["first_state"], v["live_states"]
+        self._side_slots, self._count_tops = v["side_slots"], v["count_tops"]
         self._channel_id, self._version, self._owner = v["channel_id"], v["version"], v["owner"]
         self._next, self._previous = v["next"], v["previous"]
 
@@ -200,7 +222,8 @@ class Verify:
         users: i64 = 0
         states: i64 = 0
         queued: i64 = 0
-        self._live = self._dirty = 0
+        extensions: i64 = 0
+        self._live = self._dirty = self._extensions = 0
         for slot in range(1, self._used):
             status = self._status[slot]
             if status & _USER:
@@ -211,7 +234,10 @@ class Verify:
             elif status & _STATE:
                 states += 1
                 self._verify_state(slot, status)
-        if (users, self._live, self._dirty, queued, self.slots - 1 - users - states) != (
+            elif status:
+                extensions += 1
+        free: i64 = self.slots - 1 - users - states - extensions
+        if (users, self._live, self._dirty, queued, free) != (
             self._header[layout.AT_USERS // 8],
             self._header[layout.AT_STATES // 8],
             self._header[layout.AT_DIRTY_STATES // 8],
@@ -221,12 +247,14 @@ class Verify:
             raise TableDamaged("I8: the header's counts differ from those of the slots")
         if listed != states:
             raise TableDamaged("I3: a state is not on its user's list")
+        if extensions != self._extensions:
+            raise TableDamaged("I14: an extension belongs to no state")
         self._verify_index(users + states)
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _verify_state(self, slot: i64, status: cython.int) -> cython.int:
-        """I2, I3, I6, I7 and I12 of one read state, which is counted."""
+        """I2, I3, I6, I7, I12, I14 and I15 of one read state, which is counted."""
         owner: i64 = self._owner[slot]
         if not self._status[owner] & _USER:
             raise TableDamaged(f"I3: the state in slot {slot} has no user")
@@ -240,29 +268,81 @@ class Verify:
                 raise TableDamaged(f"I6: slot {slot} is dirty, but its user is not")
         elif status & _TOMBSTONE:
             raise TableDamaged(f"I7: the tombstone in slot {slot} is clean")
-        if not status & _TOMBSTONE:
+        if not status & (_TOMBSTONE | _HIDDEN):
             self._live += 1
+        self._verify_marks(slot, status)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _verify_marks(self, slot: i64, status: cython.int) -> cython.int:
+        """I14 and I15 of one read state."""
+        last_message_id: i64 = self._last_message_id[slot]
+        mention_count: i64 = self._mention_count[slot]
+        count: i64 = 0
+        word: i64
+        extension: i64 = self._last_mention_id[slot] if status & _EXTENDED else 0
+        if status & _EXTENDED and extension == 0:
+            raise TableDamaged(f"I14: the state in slot {slot} has no extension")
+        while extension:
+            if self._status[extension] != _EXTENSION or self._owner[extension] != slot:
+                raise TableDamaged(f"I14: slot {extension} is no extension of slot {slot}")
+            for word in range(2 * self._type[extension]):
+                self._buffer[2 * count + word] = self._words[extension * 8 + word]
+            count += self._type[extension]
+            self._extensions += 1
+            extension = self._next[extension]
+        try:
+            self._marks.read(last_message_id, count)
+        except ValueError as exc:
+            raise TableDamaged(f"I15: slot {slot}: {exc}") from exc
+        if count:
+            if self._marks.write() != count or self._marks.mention_count() != mention_count:
+                raise TableDamaged(f"I15: the entries of slot {slot} are not those of its count")
+        elif mention_count > 1 or (
+            (self._last_mention_id[slot] > last_message_id) != (mention_count == 1)
+        ):
+            raise TableDamaged(f"I15: slot {slot} counts {mention_count} without entries")
+        empty: cython.bint = not (
+            last_message_id or mention_count or self._pins_and_viewed[slot] or self._flags[slot]
+        )
+        if status & _TOMBSTONE == 0 and empty != (status & _HIDDEN != 0):
+            raise TableDamaged(f"I15: slot {slot} is hidden, or its fields are zero, not both")
+        final: cython.bint = self._status[self._owner[slot]] & _FINAL != 0
+        if self._channel_id[slot] == 0 and status & _HIDDEN and not final:
+            raise TableDamaged(f"I15: the user of slot {slot} is not FINAL")
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _verify_user(self, user: i64, status: cython.int) -> i64:
-        """I2, I3, I5, I6, I10 and I11 of one user; returns the length of its list."""
+        """I2, I3, I5, I6, I10, I11 and I15 of one user; returns the length of its list."""
         slot: i64 = self._first_state[user]
         before: i64 = 0
         live: i64 = 0
+        side: i64 = 0
+        mark: i64 = 0
         steps: i64 = 0
         if self.find(self._user_id[user]) != user:
             raise TableDamaged(f"I2: the user in slot {user} is not found")
         while slot:
             if self._owner[slot] != user or self._previous[slot] != before:
                 raise TableDamaged(f"I3: slot {slot} is on the list of another user")
-            if not self._status[slot] & _TOMBSTONE:
+            if self._status[slot] & _HIDDEN:
+                side += 1
+                mark = mark or (self._channel_id[slot] == 0)
+            elif not self._status[slot] & _TOMBSTONE:
                 live += 1
+            side += self._count_extensions(slot)
             before = slot
             slot = self._after(slot, steps)
             steps += 1
-        if live != self._live_states[user]:
+        tops: i64 = self._count_tops[user]
+        if (
+            live != (self._live_states[user] | (tops & 15) << 16)
+            or side != (self._side_slots[user] | (tops >> 4) << 16)
+        ):
             raise TableDamaged(f"I10: the user in slot {user} counts wrong")
+        if status & _FINAL and not mark:
+            raise TableDamaged(f"I15: the user in slot {user} is FINAL without its mark")
         if status & _PARTIAL:
             raise TableDamaged(f"I11: the user in slot {user} is PARTIAL")
         if self._delete_version[user] and not status & (_QUEUED | _IN_FLIGHT):
@@ -270,6 +350,18 @@ class Verify:
         if status & _QUEUED and not (self._first_version[user] and not status & _IN_FLIGHT):
             raise TableDamaged(f"I5: the user in slot {user} is queued with nothing to write")
         return steps
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _count_extensions(self, slot: i64) -> i64:
+        extension: i64 = self._last_mention_id[slot] if self._status[slot] & _EXTENDED else 0
+        count: i64 = 0
+        while extension:
+            count += 1
+            extension = self._next[extension]
+            if count > self.slots:
+                raise TableDamaged(f"I14: the extensions of slot {slot} do not end")
+        return count
 
     @cython.cfunc
     @cython.exceptval(-1)

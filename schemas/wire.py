@@ -16,8 +16,10 @@ from .events import (
     CHANNEL_IDS_MAX,
     COUNT_MAX,
     DAYS_MAX,
+    EDIT_MAX,
     EVENT_BYTES_MAX,
     KEEP,
+    MENTION_IDS_MAX,
     SNOWFLAKE_MAX,
     TIMESTAMP_MAX,
     TYPE_MAX,
@@ -27,8 +29,11 @@ from .events import (
     DeleteUser,
     MarkUnread,
     Mention,
+    Merge,
     PinsAck,
+    RestoreUser,
     RetractMention,
+    SetOptions,
     Update,
 )
 from .queries import Get
@@ -119,9 +124,25 @@ def _ack(body: dict[str, Any], user_id: int) -> Update:
     if type(manual) is not bool:
         raise _wrong("manual", "true or false", manual)
     if not manual:
-        return Ack(user_id, channel_id, message_id, kind, flags, last_viewed)
-    count = _integer(body, "mention_count", COUNT_MAX, 0)
-    return MarkUnread(user_id, channel_id, message_id, count, kind, flags, last_viewed)
+        known = _id(body, "if_version", low=0) if "if_version" in body else KEEP
+        return Ack(user_id, channel_id, message_id, kind, flags, last_viewed, known)
+    ids = None
+    if "mention_ids" in body:
+        if "mention_count" in body:
+            raise _wrong("mention_ids", "either mention_count or mention_ids", body["mention_ids"])
+        ids = _mention_ids(body, message_id)
+    count = _integer(body, "mention_count", COUNT_MAX, KEEP)
+    return MarkUnread(user_id, channel_id, message_id, count, ids, kind, flags, last_viewed)
+
+
+def _mention_ids(body: dict[str, Any], above: int) -> tuple[int, ...]:
+    values = body["mention_ids"]
+    if not isinstance(values, list) or len(values) > MENTION_IDS_MAX:
+        raise _wrong("mention_ids", f"a list of at most {MENTION_IDS_MAX} IDs", values)
+    ids = {_identifier(each, f"mention_ids[{n}]", 1) for n, each in enumerate(values)}
+    if ids and min(ids) <= above:
+        raise _wrong("mention_ids", f"IDs above message_id {above}", min(ids))
+    return tuple(sorted(ids))
 
 
 def _bulk_ack(body: dict[str, Any], user_id: int) -> Update:
@@ -139,11 +160,14 @@ def _bulk_ack(body: dict[str, Any], user_id: int) -> Update:
 
 
 def _mention(body: dict[str, Any], user_id: int) -> Update:
-    return Mention(user_id, _id(body, "channel_id"), _id(body, "message_id"), _type(body))
+    edit = _integer(body, "edit", EDIT_MAX, 0)
+    return Mention(user_id, _id(body, "channel_id"), _id(body, "message_id"), _type(body), edit)
 
 
 def _retract(body: dict[str, Any], user_id: int) -> Update:
-    return RetractMention(user_id, _id(body, "channel_id"), _id(body, "message_id"), _type(body))
+    channel_id, message_id = _id(body, "channel_id"), _id(body, "message_id")
+    edit = _integer(body, "edit", EDIT_MAX, KEEP)
+    return RetractMention(user_id, channel_id, message_id, _type(body), edit)
 
 
 def _pins_ack(body: dict[str, Any], user_id: int) -> Update:
@@ -151,12 +175,42 @@ def _pins_ack(body: dict[str, Any], user_id: int) -> Update:
     return PinsAck(user_id, _id(body, "channel_id"), timestamp, _type(body))
 
 
+def _set(body: dict[str, Any], user_id: int) -> Update:
+    flags = _integer(body, "flags", COUNT_MAX, KEEP)
+    last_viewed = _integer(body, "last_viewed", DAYS_MAX, KEEP)
+    if flags == KEEP and last_viewed == KEEP:
+        raise _wrong("flags", "flags or last_viewed", None)
+    return SetOptions(user_id, _id(body, "channel_id"), _type(body), flags, last_viewed)
+
+
+def _merge(body: dict[str, Any], user_id: int) -> Update:
+    return Merge(
+        user_id,
+        _id(body, "channel_id"),
+        _type(body),
+        _id(body, "last_message_id", low=0) if "last_message_id" in body else KEEP,
+        _mention_ids(body, 0) if "mention_ids" in body else (),
+        _integer(body, "mention_count", COUNT_MAX, KEEP),
+        _integer(body, "last_pin_timestamp", TIMESTAMP_MAX, KEEP),
+        _integer(body, "flags", COUNT_MAX, KEEP),
+        _integer(body, "last_viewed", DAYS_MAX, KEEP),
+    )
+
+
 def _delete(body: dict[str, Any], user_id: int) -> Update:
-    return Delete(user_id, _id(body, "channel_id"), _type(body))
+    up_to = _id(body, "up_to") if "up_to" in body else KEEP
+    return Delete(user_id, _id(body, "channel_id"), _type(body), up_to)
 
 
-def _delete_user(_body: dict[str, Any], user_id: int) -> Update:
-    return DeleteUser(user_id)
+def _delete_user(body: dict[str, Any], user_id: int) -> Update:
+    final = body.get("final", False)
+    if type(final) is not bool:
+        raise _wrong("final", "true or false", final)
+    return DeleteUser(user_id, final)
+
+
+def _restore_user(_body: dict[str, Any], user_id: int) -> Update:
+    return RestoreUser(user_id)
 
 
 _FORMS = {
@@ -165,8 +219,11 @@ _FORMS = {
     "mention": _mention,
     "retract_mention": _retract,
     "pins_ack": _pins_ack,
+    "set": _set,
+    "merge": _merge,
     "delete": _delete,
     "delete_user": _delete_user,
+    "restore_user": _restore_user,
 }
 
 _PLAIN: dict[Any, Callable[..., Update]] = {_ack: Ack, _mention: Mention, _retract: RetractMention}
@@ -185,10 +242,12 @@ def encode_update(event: Update) -> bytes:
         body["manual"] = True
     for name in event.__struct_fields__[1:]:
         value = getattr(event, name)
-        if name.endswith("_id"):
-            body[name] = str(value)
-        elif value != KEEP and (name != "read_state_type" or value):
-            body[name] = value
+        if value == KEEP or value is None or (not value and name in _OMITTED_IF_ZERO):
+            continue
+        if name == "mention_ids":
+            body[name] = [str(message_id) for message_id in value]
+        else:
+            body[name] = str(value) if name in _AS_STRINGS else value
     return orjson.dumps(body)
 
 
@@ -199,9 +258,14 @@ _NAMES = {
     Mention: "mention",
     RetractMention: "retract_mention",
     PinsAck: "pins_ack",
+    SetOptions: "set",
+    Merge: "merge",
     Delete: "delete",
     DeleteUser: "delete_user",
+    RestoreUser: "restore_user",
 }
+_OMITTED_IF_ZERO = {"read_state_type", "edit", "final"}
+_AS_STRINGS = {"channel_id", "message_id", "last_message_id", "up_to", "if_version"}
 
 
 # -- queries --------------------------------------------------------------------------------------

@@ -6,27 +6,43 @@ that fold the same log get the same rows.
 
 from __future__ import annotations
 
+from readstates.cache.marks import FOR_GOOD
 from readstates.cache.table import CHANGED, DIRTIED, NO_ROOM, TOO_MANY, Table
 from readstates.schemas.events import (
+    KEEP,
     Ack,
     BulkAck,
     Delete,
     DeleteUser,
     MarkUnread,
     Mention,
+    Merge,
     PinsAck,
+    RestoreUser,
     RetractMention,
+    SetOptions,
     Update,
 )
 
 # Events that do not come from the user: they do not move the user to the warm end of the LRU.
-COLD_EVENTS = (Mention, RetractMention, Delete, DeleteUser)
+COLD_EVENTS = (Mention, RetractMention, Merge, Delete, DeleteUser, RestoreUser)
 
 
 def fold(table: Table, user: int, event: Update, version: int) -> int:
     """Apply an event to a resident user; returns the table's code. NO_ROOM changes nothing."""
     code: int
     match event:
+        case Ack() if event.if_version != KEEP:
+            code = table.ack_unless_unread(
+                user,
+                event.read_state_type,
+                event.channel_id,
+                event.message_id,
+                event.flags,
+                event.last_viewed,
+                event.if_version,
+                version,
+            )
         case Ack():
             code = table.ack(
                 user,
@@ -38,12 +54,14 @@ def fold(table: Table, user: int, event: Update, version: int) -> int:
                 version,
             )
         case Mention():
-            code = table.mention(
-                user, event.read_state_type, event.channel_id, event.message_id, version
+            rank = event.edit << 1
+            code = table.mark(
+                user, event.read_state_type, event.channel_id, event.message_id, rank, version
             )
         case RetractMention():
-            code = table.retract(
-                user, event.read_state_type, event.channel_id, event.message_id, version
+            rank = FOR_GOOD if event.edit == KEEP else event.edit << 1 | 1
+            code = table.mark(
+                user, event.read_state_type, event.channel_id, event.message_id, rank, version
             )
         case PinsAck():
             code = table.pins_ack(
@@ -56,25 +74,56 @@ def fold(table: Table, user: int, event: Update, version: int) -> int:
                 event.channel_id,
                 event.message_id,
                 event.mention_count,
+                event.mention_ids,
                 event.flags,
                 event.last_viewed,
                 version,
             )
         case BulkAck():
             code = _fold_bulk(table, user, event, version)
+        case SetOptions():
+            code = table.set_options(
+                user,
+                event.read_state_type,
+                event.channel_id,
+                event.flags,
+                event.last_viewed,
+                version,
+            )
+        case Merge():
+            code = _fold_merge(table, user, event, version)
         case Delete():
-            code = table.delete(user, event.read_state_type, event.channel_id, version)
+            up_to = max(event.up_to, 0)
+            code = table.delete(user, event.read_state_type, event.channel_id, up_to, version)
         case DeleteUser():
-            code = table.delete_user(user, version)
+            code = table.delete_user(user, version, event.final)
+        case RestoreUser():
+            code = table.restore_user(user, version)
+    return code
+
+
+def _fold_merge(table: Table, user: int, event: Merge, version: int) -> int:
+    code: int = table.merge(
+        user,
+        event.read_state_type,
+        event.channel_id,
+        max(event.last_message_id, 0),
+        event.mention_ids,
+        event.mention_count,
+        event.last_pin_timestamp,
+        event.flags,
+        event.last_viewed,
+        version,
+    )
     return code
 
 
 def _fold_bulk(table: Table, user: int, event: BulkAck, version: int) -> int:
     """Apply all entries or none: check the room and the user's limit before the first entry."""
-    new = slots_needed(table, user, event)
+    new = sum(table.would_show(user, *ack) for ack in event.acks)
     if new and table.count(user) + new > table.user_states_max:
         return TOO_MANY
-    if new > table.free:
+    if slots_needed(table, user, event) > table.free:
         return NO_ROOM
     total = 0
     for kind, channel, message in event.acks:
@@ -85,7 +134,22 @@ def _fold_bulk(table: Table, user: int, event: BulkAck, version: int) -> int:
 
 
 def slots_needed(table: Table, user: int, event: Update) -> int:
-    """How many free slots the event may need at most."""
-    if not isinstance(event, BulkAck):
-        return 1
-    return sum(not table.has(user, kind, channel) for kind, channel, _ in event.acks)
+    """How many free slots the event may need at most.
+
+    A read state with entries takes new slots for them before its old ones are free again.
+    """
+    match event:
+        case BulkAck():
+            new = sum(not table.has(user, kind, channel) for kind, channel, _ in event.acks)
+            return new + max(table.slots_needed(user, *ack[:2], 0) for ack in event.acks)
+        case Mention() | RetractMention() | SetOptions() | PinsAck() | Ack():
+            more = int(not isinstance(event, (Ack, PinsAck, SetOptions)))
+        case MarkUnread():
+            more = len(event.mention_ids or ()) + 2
+        case Merge():
+            more = len(event.mention_ids) + 1
+        case Delete():
+            more = int(event.up_to != KEEP)
+        case DeleteUser() | RestoreUser():
+            return 1
+    return int(table.slots_needed(user, event.read_state_type, event.channel_id, more))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import readstates.cache
-from readstates.cache import layout, rebuild, slots, table, tablefile
+from readstates.cache import layout, marks, rebuild, slots, table, tablefile
 from readstates.cache import verify as verify_module
 from readstates.cache.image import Image
 from readstates.cache.tablefile import TableIdentity, new_header
@@ -28,6 +28,7 @@ class Build:
     """The modules that are compiled, in one of their forms."""
 
     table: ModuleType
+    marks: ModuleType
     slots: ModuleType
     rebuild_module: ModuleType
     verify_module: ModuleType
@@ -62,19 +63,23 @@ def _from_source(name: str) -> ModuleType:
 
 
 def _plain() -> Build:
-    plain = Build(*map(_from_source, ("table", "slots", "rebuild", "verify")))
+    names = ("table", "marks", "slots", "rebuild", "verify")
+    plain = Build(*map(_from_source, names))
     for module in (plain.rebuild_module, plain.verify_module):
-        vars(module)["slots"] = plain.slots  # not the compiled one, which it imported
+        vars(module)["slots"] = plain.slots  # not the compiled ones, which they imported
+    for module in (plain.table, plain.verify_module):
+        vars(module)["Marks"] = plain.marks.Marks
     return plain
 
 
 PLAIN = _plain()
 BUILDS = {"plain": PLAIN}
 if table.COMPILED:
+    assert marks.COMPILED
     assert slots.COMPILED
     assert rebuild.COMPILED
     assert verify_module.COMPILED
-    BUILDS["compiled"] = Build(table, slots, rebuild, verify_module)
+    BUILDS["compiled"] = Build(table, marks, slots, rebuild, verify_module)
 
 
 def new_buffer(slots: int) -> bytearray:
