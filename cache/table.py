@@ -1549,32 +1549,78 @@ class Table:
         return rows
 
     def states(self, user: i64) -> list:
-        """All read states of a user by type and channel. O(n), or O(n log n) after changes.
+        """All read states of a user by type and channel; see `select`."""
+        return self.select(user, -1, -1, False, -1, 0, 0)
+
+    @cython.ccall
+    def select(
+        self, user: i64, kind: i64, since: i64, mentioned: cython.bint, after_kind: i64,
+        after_channel: i64, most: i64,
+    ) -> list:
+        """A user's read states by type and channel. O(n), or O(n log n) after changes.
+
+        `kind`: of this type only, -1 for all. `since`: with a larger version only. `mentioned`:
+        with a mention only. Only what comes after a type and channel; at most `most`, 0 for all.
 
         Rows are loaded in ascending order, each to the head of the list, so the list is descending:
         reversing it is enough unless later changes broke the order.
         """
-        rows: list = []
+        places: list = []
         slot: i64 = self._first_state[user]
         steps: i64 = 0
         last_kind: i64 = 256
         last_channel: i64 = 0
         descending: cython.bint = True
         while slot:
-            if not self._status[slot] & (_TOMBSTONE | _HIDDEN):
-                kind: i64 = self._type[slot]
-                channel_id: i64 = self._channel_id[slot]
-                if kind > last_kind or (kind == last_kind and channel_id > last_channel):
+            its_kind: i64 = self._type[slot]
+            channel_id: i64 = self._channel_id[slot]
+            if (
+                not self._status[slot] & (_TOMBSTONE | _HIDDEN)
+                and (kind < 0 or kind == its_kind)
+                and self._version[slot] > since
+                and (not mentioned or self._mention_count[slot])
+                and (
+                    its_kind > after_kind
+                    or (its_kind == after_kind and channel_id > after_channel)
+                )
+            ):
+                if its_kind > last_kind or (its_kind == last_kind and channel_id > last_channel):
                     descending = False
-                last_kind = kind
+                last_kind = its_kind
                 last_channel = channel_id
-                rows.append(self._row(slot))
+                places.append(slot)
             slot = self._after(slot, steps)
             steps += 1
-        rows.reverse()
+        places.reverse()
         if not descending:
-            rows.sort()
-        return rows
+            places.sort(key=self._place_in_replies)
+        if most:
+            del places[most:]
+        return [self._row(slot) for slot in places]
+
+    def _place_in_replies(self, slot: i64) -> tuple:
+        return self._type[slot], self._channel_id[slot]
+
+    def totals(self, user: i64, kind: i64) -> tuple:
+        """How many read states, how many with a mention, how many mentions. O(n)
+
+        `kind`: of this type only, -1 for all.
+        """
+        found: i64 = 0
+        mentioned: i64 = 0
+        mentions: i64 = 0
+        slot: i64 = self._first_state[user]
+        steps: i64 = 0
+        while slot:
+            if not self._status[slot] & (_TOMBSTONE | _HIDDEN) and (
+                kind < 0 or kind == self._type[slot]
+            ):
+                found += 1
+                mentioned += self._mention_count[slot] != 0
+                mentions += self._mention_count[slot]
+            slot = self._after(slot, steps)
+            steps += 1
+        return found, mentioned, mentions
 
     def count(self, user: i64) -> int:
         """How many read states the user has."""

@@ -7,15 +7,25 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
+LIMIT_MAX = 10_000  # read states of a page
+
 
 class Get(Struct, frozen=True, gc=False):
-    """A user's read states: all, of one type, of some channels, newer than a version."""
+    """A user's read states: all, of one type, of some channels, newer than a version.
+
+    `limit` and `after` (type, channel) make pages; the replies name the next one.
+    """
 
     user_id: int
     channel_ids: tuple[int, ...] | None = None
     read_state_type: int | None = None
     since_version: int | None = None
     after_offset: int | None = None
+    mentions: bool = False  # with the IDs of the messages that mention the user
+    mentioned: bool = False  # only read states with a mention
+    totals: bool = False  # with the sums of all that the user has
+    limit: int | None = None
+    after: tuple[int, int] | None = None
 
 
 def encode_query(query: Get) -> bytes:
@@ -29,4 +39,12 @@ def encode_query(query: Get) -> bytes:
         value = getattr(query, name)
         if value is not None:
             body[name] = str(value)
+    for name in ("mentions", "mentioned", "totals"):
+        if getattr(query, name):
+            body[name] = True
+    if query.limit is not None:
+        body["limit"] = query.limit
+    if query.after is not None:
+        kind, channel_id = query.after
+        body["after"] = {"read_state_type": kind, "channel_id": str(channel_id)}
     return orjson.dumps(body)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from .read_state import ReadState, Row
+from .read_state import ReadState, Row, mentions_of
 
 INVALID_QUERY = "invalid_query"
 STORE_UNAVAILABLE = "store_unavailable"
@@ -19,18 +19,41 @@ _ROW = (
     b'"last_mention_id":"%d","last_pin_timestamp":%d,"flags":%d,"last_viewed":%d,"version":"%d"}'
 )
 
+_TOTALS = b',"totals":{"read_states":%d,"mentioned":%d,"mentions":%d}'
+_NEXT = b',"next":{"read_state_type":%d,"channel_id":"%d"}'
+
+
+class Totals(NamedTuple):
+    """Sums of all read states that a user has (of one type, if the query names one)."""
+
+    read_states: int
+    mentioned: int  # read states with a mention
+    mentions: int
+
+
+class Answer(NamedTuple):
+    """What a reply says: read states by type and channel, as of `version`."""
+
+    version: int
+    full: bool
+    rows: list[Row]
+    totals: Totals | None = None
+    next: tuple[int, int] | None = None  # type and channel of the last row, if more follow
+
 
 class Reply(NamedTuple):
     """What a client gets: read states by type and channel, all of them where `full` is true.
 
     `version` says how far the user's partition was applied. Pass it as the next query's
-    `since_version`.
+    `since_version`. If `next` is given, more follow: pass it as the next query's `after`.
     """
 
     user_id: int
     version: int
     full: bool
     read_states: list[ReadState]
+    totals: Totals | None = None
+    next: tuple[int, int] | None = None
 
 
 class ErrorReply(NamedTuple):
@@ -41,14 +64,18 @@ class ErrorReply(NamedTuple):
     message: str
 
 
-def format_rows(rows: list[Row]) -> bytes:
+def format_rows(rows: list[Row], mentions: bool) -> bytes:
     """The rows as JSON objects with commas between them; used if `encode_rows` is not compiled."""
-    return b",".join(
-        [
-            _ROW % (channel, kind, last, count, last_mention, pins, flags, viewed, row_version)
-            for kind, channel, last, last_mention, count, pins, flags, viewed, row_version in rows
-        ]
-    )
+    return b",".join([_format_row(row, mentions) for row in rows])
+
+
+def _format_row(row: Row, mentions: bool) -> bytes:
+    kind, channel, last, last_mention, count, pins, flags, viewed, version, _ = row
+    text = _ROW % (channel, kind, last, count, last_mention, pins, flags, viewed, version)
+    if not mentions:
+        return text
+    ids = b",".join([b'"%d"' % message_id for message_id in mentions_of(row)])
+    return b'%s,"mentions":[%s]}' % (text[:-1], ids)
 
 
 try:
@@ -57,13 +84,15 @@ except ImportError:
     encode_rows = format_rows
 
 
-def encode_reply(user_id: int, version: int, full: bool, rows: list[Row]) -> bytes:
-    """A reply with `rows` in the given order. Costs about 0.3 µs per row, compiled."""
-    return b'{"user_id":"%d","version":"%d","full":%s,"read_states":[%s]}' % (
+def encode_reply(user_id: int, answer: Answer, mentions: bool) -> bytes:
+    """A reply, whose read states have `mentions` if asked. Costs about 0.3 µs per row, compiled."""
+    return b'{"user_id":"%d","version":"%d","full":%s,"read_states":[%s]%s%s}' % (
         user_id,
-        version,
-        b"true" if full else b"false",
-        encode_rows(rows),
+        answer.version,
+        b"true" if answer.full else b"false",
+        encode_rows(answer.rows, mentions),
+        b"" if answer.totals is None else _TOTALS % answer.totals,
+        b"" if answer.next is None else _NEXT % answer.next,
     )
 
 
@@ -99,12 +128,19 @@ def decode_reply(body: bytes) -> Reply | ErrorReply:
             int(reply["version"]),
             reply["full"],
             [_read_state(state) for state in reply["read_states"]],
+            Totals(**reply["totals"]) if "totals" in reply else None,
+            _next(reply["next"]) if "next" in reply else None,
         )
     except (KeyError, TypeError, OverflowError) as exc:
         raise ValueError(f"not a reply: {exc!r}") from None
 
 
+def _next(place: dict[str, Any]) -> tuple[int, int]:
+    return place["read_state_type"], int(place["channel_id"])
+
+
 def _read_state(state: dict[str, Any]) -> ReadState:
+    mentions = state.get("mentions")
     return ReadState(
         state["read_state_type"],
         int(state["channel_id"]),
@@ -115,4 +151,5 @@ def _read_state(state: dict[str, Any]) -> ReadState:
         state["flags"],
         state["last_viewed"],
         int(state["version"]),
+        None if mentions is None else tuple(map(int, mentions)),
     )

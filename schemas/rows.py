@@ -16,7 +16,9 @@ from cython.cimports.cpython.bytes import PyBytes_FromStringAndSize
 from cython.cimports.libc.stdlib import free, malloc
 from cython.cimports.libc.string import memcpy
 
-ROW_BYTES_MAX = cython.declare(cython.Py_ssize_t, 160 + 9 * 20)  # the names, nine numbers
+ROW_BYTES_MAX = cython.declare(cython.Py_ssize_t, 180 + 10 * 23)  # the names, nine numbers, an ID
+ENTRY_BYTES = cython.declare(cython.Py_ssize_t, 16)
+MENTION_BYTES_MAX = cython.declare(cython.Py_ssize_t, 23)  # 20 digits, quotes, a comma
 
 
 @cython.cfunc
@@ -43,9 +45,36 @@ def _number(at: cython.p_char, number: cython.ulonglong) -> cython.p_char:
     return at + 20 - first
 
 
-def encode_rows(rows: list) -> bytes:
-    """The rows, nine integers below 2^64 each, as JSON objects with commas between."""
-    start: cython.p_char = cython.cast(cython.p_char, malloc(len(rows) * ROW_BYTES_MAX + 1))
+@cython.cfunc
+@cython.exceptval(check=False)
+def _mentions(
+    at: cython.p_char, extra: cython.p_char, entries: cython.Py_ssize_t
+) -> cython.p_char:
+    """The mentioned marks among the entries of a read state; marks.py has their form."""
+    index: cython.Py_ssize_t
+    entry = cython.declare(cython.ulonglong[2])
+    first: cython.p_char = at
+    for index in range(entries):
+        memcpy(cython.address(entry[0]), extra + index * ENTRY_BYTES, ENTRY_BYTES)
+        if entry[1] >> 40 == 0 and entry[1] & 1 == 0:
+            if at != first:
+                at = _text(at, b",", 1)
+            at = _text(_number(_text(at, b'"', 1), entry[0]), b'"', 1)
+    return at
+
+
+def encode_rows(rows: list, mentions: cython.bint) -> bytes:
+    """The rows as JSON objects with commas between. Each has nine integers below 2^64, and bytes.
+
+    `mentions`: each object also has the IDs of the messages that mention the user.
+    """
+    size: cython.Py_ssize_t = len(rows) * ROW_BYTES_MAX + 1
+    extra: bytes
+    if mentions:
+        for row in rows:
+            extra = row[9]
+            size += len(extra) // ENTRY_BYTES * MENTION_BYTES_MAX
+    start: cython.p_char = cython.cast(cython.p_char, malloc(size))
     at: cython.p_char = start
     if start == cython.NULL:
         raise MemoryError
@@ -53,7 +82,7 @@ def encode_rows(rows: list) -> bytes:
         for row in rows:
             if at != start:
                 at = _text(at, b",", 1)
-            kind, channel, last, last_mention, count, pins, flags, viewed, version = row
+            kind, channel, last, last_mention, count, pins, flags, viewed, version, extra = row
             at = _number(_text(at, b'{"channel_id":"', 15), channel)
             at = _number(_text(at, b'","read_state_type":', 20), kind)
             at = _number(_text(at, b',"last_message_id":"', 20), last)
@@ -63,7 +92,15 @@ def encode_rows(rows: list) -> bytes:
             at = _number(_text(at, b',"flags":', 9), flags)
             at = _number(_text(at, b',"last_viewed":', 15), viewed)
             at = _number(_text(at, b',"version":"', 12), version)
-            at = _text(at, b'"}', 2)
+            at = _text(at, b'"', 1)
+            if mentions:
+                at = _text(at, b',"mentions":[', 13)
+                if extra:
+                    at = _mentions(at, extra, len(extra) // ENTRY_BYTES)
+                elif cython.cast(cython.ulonglong, count):
+                    at = _text(_number(_text(at, b'"', 1), last_mention), b'"', 1)
+                at = _text(at, b"]", 1)
+            at = _text(at, b"}", 1)
         return PyBytes_FromStringAndSize(start, at - start)
     finally:
         free(start)

@@ -36,7 +36,7 @@ from .events import (
     SetOptions,
     Update,
 )
-from .queries import Get
+from .queries import LIMIT_MAX, Get
 from .saved import SavedState
 
 SHOWN_MAX = 80  # characters of a wrong value that an error repeats
@@ -120,10 +120,7 @@ def _ack(body: dict[str, Any], user_id: int) -> Update:
     message_id = _id(body, "message_id")
     flags = _integer(body, "flags", COUNT_MAX, KEEP)
     last_viewed = _integer(body, "last_viewed", DAYS_MAX, KEEP)
-    manual = body.get("manual", False)
-    if type(manual) is not bool:
-        raise _wrong("manual", "true or false", manual)
-    if not manual:
+    if not _boolean(body, "manual"):
         known = _id(body, "if_version", low=0) if "if_version" in body else KEEP
         return Ack(user_id, channel_id, message_id, kind, flags, last_viewed, known)
     ids = None
@@ -203,10 +200,7 @@ def _delete(body: dict[str, Any], user_id: int) -> Update:
 
 
 def _delete_user(body: dict[str, Any], user_id: int) -> Update:
-    final = body.get("final", False)
-    if type(final) is not bool:
-        raise _wrong("final", "true or false", final)
-    return DeleteUser(user_id, final)
+    return DeleteUser(user_id, _boolean(body, "final"))
 
 
 def _restore_user(_body: dict[str, Any], user_id: int) -> Update:
@@ -318,7 +312,18 @@ def _get(body: dict[str, Any]) -> Get:
         _type(body) if "read_state_type" in body else None,
         _id(body, "since_version", low=0) if "since_version" in body else None,
         _id(body, "after_offset", low=0) if "after_offset" in body else None,
+        _boolean(body, "mentions"),
+        _boolean(body, "mentioned"),
+        _boolean(body, "totals"),
+        _integer(body, "limit", LIMIT_MAX, low=1) if "limit" in body else None,
+        _after(body["after"]) if "after" in body else None,
     )
+
+
+def _after(value: Any) -> tuple[int, int]:
+    if not isinstance(value, dict):
+        raise _wrong("after", "an object", value)
+    return _type(value, "after"), _id(value, "channel_id", "after")
 
 
 # -- saved read states ----------------------------------------------------------------------------
@@ -410,12 +415,21 @@ def _identifier(value: Any, field: str, low: int) -> int:
     return number
 
 
-def _integer(body: dict[str, Any], field: str, high: int, default: int | None = None) -> int:
+def _boolean(body: dict[str, Any], field: str) -> bool:
+    value = body.get(field, False)
+    if type(value) is not bool:
+        raise _wrong(field, "true or false", value)
+    return value
+
+
+def _integer(
+    body: dict[str, Any], field: str, high: int, default: int | None = None, low: int = 0
+) -> int:
     if default is not None and field not in body:
         return default
     value = body.get(field)
-    if type(value) is not int or not 0 <= value <= high:
-        raise _wrong(field, f"an integer 0 … {high}", value)
+    if type(value) is not int or not low <= value <= high:
+        raise _wrong(field, f"an integer {low} … {high}", value)
     return value
 
 

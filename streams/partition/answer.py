@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from readstates.cache.table import Table
-from readstates.schemas.read_state import TYPE, VERSION
+from readstates.schemas.queries import Get
+from readstates.schemas.read_state import CHANNEL, MENTION_COUNT, TYPE, VERSION, Row
+from readstates.schemas.replies import Answer, Totals
 
 from .effects import Effects
 from .progress import Progress
@@ -22,13 +24,30 @@ def answer(
     get, version = query.get, progress.epoch_bits | progress.position
     since = get.since_version
     full = since is None or since < table.floor(user) or since > version  # Q3
-    kind = get.read_state_type
+    above = -1 if since is None or full else since
+    rows = _rows(table, user, get, above)
+    totals = following = None
+    if get.limit is not None and len(rows) > get.limit:
+        del rows[get.limit :]
+        following = rows[-1][TYPE], rows[-1][CHANNEL]
+    if get.totals:
+        kind = get.read_state_type
+        totals = Totals(*table.totals(user, -1 if kind is None else kind))
+    effects.answer(query, Answer(version, full, rows, totals, following), hit)
+
+
+def _rows(table: Table, user: int, get: Get, above: int) -> list[Row]:
+    """The rows asked for with a version over `above`; of a page, one more, if there is one."""
+    kind, after = get.read_state_type, get.after or (-1, 0)
     if get.channel_ids is None:
-        rows = table.states(user)
-        if kind is not None:
-            rows = [row for row in rows if row[TYPE] == kind]
-    else:
-        rows = table.get_some(user, kind or 0, get.channel_ids)
-    if since is not None and not full:
-        rows = [row for row in rows if row[VERSION] > since]
-    effects.answer(query, version, full, rows, hit)
+        most = 0 if get.limit is None else get.limit + 1
+        wanted = -1 if kind is None else kind
+        rows: list[Row] = table.select(user, wanted, above, get.mentioned, *after, most)
+        return rows
+    return [
+        row
+        for row in table.get_some(user, kind or 0, get.channel_ids)
+        if row[VERSION] > above
+        and (row[MENTION_COUNT] or not get.mentioned)
+        and (row[TYPE], row[CHANNEL]) > after
+    ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from readstates.cache.table import CHANGED, DUPLICATE, REPLAYED, STALE, TOO_MANY
-from readstates.schemas.read_state import Row
+from readstates.schemas.replies import Answer
 
 from .batch import Record, UnreadBatch
 from .progress import Progress
@@ -45,7 +45,7 @@ class Effects(Protocol):
     ) -> None:
         """Keep a record that cannot be applied: `Partition.dead_letter_kept`."""
 
-    def answer(self, query: Query, version: int, full: bool, rows: list[Row], hit: bool) -> None:
+    def answer(self, query: Query, answer: Answer, hit: bool) -> None:
         """Reply to a query, whose user was resident if `hit`."""
 
 

@@ -21,13 +21,13 @@ from collections.abc import Callable, Mapping
 
 from readstates.schemas.headers import Headers, ReplyAddress, deadline_ms, reply_address
 from readstates.schemas.partitioner import misrouted, partition_of
-from readstates.schemas.read_state import Row
 from readstates.schemas.replies import (
     INVALID_QUERY,
     NOT_CAUGHT_UP,
     OVERLOADED,
     REPLY_TOO_LARGE,
     STORE_UNAVAILABLE,
+    Answer,
     encode_reply,
 )
 from readstates.schemas.wire import DecodeError, decode_query, key_bytes
@@ -223,9 +223,10 @@ class QueryIntake:
 
     # -- ending -------------------------------------------------------------------------------
 
-    def answer(self, query: Query, version: int, full: bool, rows: list[Row], hit: bool) -> None:
-        """Effect of a partition: reply with `rows`, the query's part of the fold at `version`."""
-        body = encode_reply(query.get.user_id, version, full, rows)
+    def answer(self, query: Query, answer: Answer, hit: bool) -> None:
+        """Effect of a partition: reply with its part of the fold."""
+        rows = answer.rows
+        body = encode_reply(query.get.user_id, answer, query.get.mentions)
         if len(body) > self._settings.reply_bytes_max:
             self.refuse(
                 query,
