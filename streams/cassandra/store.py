@@ -202,14 +202,14 @@ class Store:
         self._send(self._select, (user_ids,), Request(loaded, f"load users={len(rows)}", rows))
 
     def _warn_of_a_cut(self, by_user: dict[int, list[Row]]) -> None:
-        for user_id, rows in by_user.items():
-            if len(rows) == self._rows_max:
-                log.error(
-                    "load_cut_short user=%s rows=%s: the user has more read states than "
-                    "USER_STATES_MAX=%s allows, and those of the largest types and channels are "
-                    "missing from replies. Set USER_STATES_MAX at least as high as it was before",
-                    user_id, len(rows), self.settings.user_states_max,
-                )  # fmt: skip
+        cut = [user_id for user_id, rows in by_user.items() if len(rows) == self._rows_max]
+        log.error(
+            "load_cut_short users=%d rows_max=%d: a user has more read states than USER_STATES_MAX "
+            "(%d) allows; those of the largest types and channels are missing from replies. Set "
+            "USER_STATES_MAX as high as it was before. The level DEBUG names the users",
+            len(cut), self._rows_max, self.settings.user_states_max,
+        )  # fmt: skip
+        log.debug("load_cut_short user_ids=%s", cut)
 
     def write(self, changes: list[Change], done: Callable[[bool | None], None]) -> None:
         """Write one unlogged batch; `done` gets True if Cassandra acknowledged it, otherwise None.
