@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from .events import SNOWFLAKE_MAX, TYPE_MAX
 from .read_state import ReadState, Row, mentions_of
 
 INVALID_QUERY = "invalid_query"
@@ -21,6 +22,7 @@ _ROW = (
 
 _TOTALS = b',"totals":{"read_states":%d,"mentioned":%d,"mentions":%d}'
 _NEXT = b',"next":{"read_state_type":%d,"channel_id":"%d"}'
+NEXT_BYTES_MAX = len(_NEXT % (TYPE_MAX, SNOWFLAKE_MAX))
 
 
 class Totals(NamedTuple):

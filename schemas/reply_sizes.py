@@ -10,9 +10,8 @@ from bisect import bisect_right
 from itertools import accumulate
 
 from .queries import LIMIT_MAX
-from .replies import Answer
+from .replies import NEXT_BYTES_MAX, Answer
 
-NEXT_BYTES_MAX = 65  # of `next`, which a page has and a whole reply has not
 SPARE_SHARE = 8  # an advised page leaves one part in so many free
 
 
