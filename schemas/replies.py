@@ -108,18 +108,6 @@ def encode_error(user_id: int | None, code: str, message: str, limit: int | None
     return orjson.dumps({"user_id": None if user_id is None else str(user_id), "error": error})
 
 
-def too_large(reply_bytes: int, bound: str, limit: int | None) -> str:
-    """The text of REPLY_TOO_LARGE: what happened, and what the client, or the operator, can do."""
-    if limit is None:
-        advice = "not even one read state fits, so the operator has to raise that"
-    else:
-        advice = (
-            f'ask for pages: the same query with "limit": {limit}, and then with the "next" of '
-            'each reply as "after", until a reply has none'
-        )
-    return f"the reply has {reply_bytes} bytes, more than {bound} allows; {advice}"
-
-
 def wrap_faust(body: bytes, key: bytes | None, correlation_id: bytes) -> bytes:
     """A reply as Faust's `agent.ask` expects it; the record's own key is then null."""
     wrapped: dict[str, Any] = {

@@ -29,9 +29,8 @@ from readstates.schemas.replies import (
     STORE_UNAVAILABLE,
     Answer,
     encode_reply,
-    too_large,
 )
-from readstates.schemas.reply_sizes import limit_that_fits, shortened
+from readstates.schemas.reply_sizes import limit_that_fits, shortened, too_large
 from readstates.schemas.wire import DecodeError, decode_query, key_bytes
 
 from .. import metrics
