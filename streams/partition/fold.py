@@ -28,9 +28,14 @@ from readstates.schemas.events import (
 COLD_EVENTS = (Mention, RetractMention, Merge, Delete, DeleteUser, RestoreUser)
 
 
+DELETED_USER = 256  # a code as the table's: the user's deletion was final, the event is skipped
+
+
 def fold(table: Table, user: int, event: Update, version: int) -> int:
-    """Apply an event to a resident user; returns the table's code. NO_ROOM changes nothing."""
+    """Apply an event to a resident user; returns a code. NO_ROOM changes nothing."""
     code: int
+    if table.is_final(user) and not isinstance(event, RestoreUser):
+        return DELETED_USER
     match event:
         case Ack() if event.if_version != KEEP:
             code = table.ack_unless_unread(
