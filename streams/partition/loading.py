@@ -33,7 +33,7 @@ from .effects import Effects, KeptRecord, Outcomes, OwnEffects
 from .fold import fold, slots_needed
 from .progress import Progress
 from .query import Query
-from .room import Room, slots_of
+from .room import Room, floor_of, slots_of
 
 
 class State(Enum):
@@ -156,7 +156,8 @@ class Loading:
             if not self._room.make(slots_of(pending.rows), 0):
                 self.waiting_for_room[user_id] = pending
                 return
-            user = table.insert(user_id, self._progress.version, not pending.warm, pending.rows)
+            floor = floor_of(pending.rows, self._progress.version)
+            user = table.insert(user_id, floor, not pending.warm, pending.rows)
             pending.state, pending.rows = State.ADMITTED, ()
         if not self._fold_parked(user, user_id, pending):
             self.waiting_for_room[user_id] = pending
