@@ -33,7 +33,8 @@ from .effects import Effects, KeptRecord, Outcomes, OwnEffects
 from .fold import fold, slots_needed
 from .progress import Progress
 from .query import Query
-from .room import Room, floor_of, slots_of
+from .room import Room
+from .rows import floor_of, slots_of, without_unfinished_mark
 
 
 class State(Enum):
@@ -153,6 +154,7 @@ class Loading:
             self._request(user_id, pending)
             return
         if user == 0:
+            pending.rows = without_unfinished_mark(pending.rows)
             if not self._room.make(slots_of(pending.rows), 0):
                 self.waiting_for_room[user_id] = pending
                 return

@@ -6,32 +6,9 @@ then stalled: it takes no further slice, and the write-out starts with the colde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from readstates.cache.layout import EXTENSION_ENTRIES
 from readstates.cache.table import Table
-from readstates.schemas.read_state import ENTRY_BYTES, EXTRA, LAST_MESSAGE, LAST_VIEWED, VERSION, Row
 
 EVICT_SCAN_MAX = 512  # users looked at from the cold end in one call of the table
-
-
-def floor_of(rows: Sequence[Row], version: int) -> int:
-    """The version from which deltas of a user with these rows are safe, loaded at `version`.
-
-    In a replay a row may be newer than that. One that replies do not have may have been shown
-    until its own version, and a delta cannot say that it is gone.
-    """
-    hidden = (row[VERSION] for row in rows if not any(row[LAST_MESSAGE : LAST_VIEWED + 1]))
-    return max(version, *hidden, 0)
-
-
-def slots_of(rows: Sequence[Row]) -> int:
-    """How many slots a user with these rows takes: its own, the rows' and their entries'."""
-    slots = 1 + len(rows)
-    for row in rows:
-        if row[EXTRA]:
-            slots += -(-len(row[EXTRA]) // (ENTRY_BYTES * EXTENSION_ENTRIES))
-    return slots
 
 
 class Room:

@@ -18,7 +18,7 @@ from readstates.schemas import wire
 from readstates.streams.config import Settings
 from readstates.streams.errors import ConfigError
 from readstates.streams.partition.fold import CHANGE_SLOTS_MAX, fold, slots_needed
-from readstates.streams.partition.room import slots_of
+from readstates.streams.partition.rows import slots_of
 from tests.support.events import anything
 from tests.support.small_world import World, event, query
 from tests.support.table_builds import BUILDS, new_buffer, verify
