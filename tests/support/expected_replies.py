@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from readstates.ops.proof.oracle import Row
@@ -23,6 +23,11 @@ class Expected(NamedTuple):
 def shown(rows: list[Row]) -> list[Row]:
     """Those that a reply has: one field at least is not zero."""
     return [row for row in rows if any(row[2:8])]
+
+
+def places(rows: Iterable[Row]) -> list[Place]:
+    """Their types and channels."""
+    return [row[:2] for row in rows]
 
 
 def asked_for(query: dict[str, Any]) -> Callable[[Row], bool]:

@@ -60,7 +60,9 @@ class Log:
                 body = json.dumps({"type": "delete_user", "user_id": user_id}).encode()
                 self._add(offset, Record(b"%d" % user_id, body))
             elif rand.random() < ANYTHING_SHARE:
-                body = json.dumps({"user_id": user_id, **anything(rand, messages)}).encode()
+                body = json.dumps(
+                    {"user_id": user_id, **anything(rand, (1, messages), (1, 2, 3))}
+                ).encode()
                 self._add(offset, Record(b"%d" % user_id, body))
             else:
                 self._add(offset, sent)
