@@ -34,6 +34,7 @@ from .fold import fold, slots_needed
 from .progress import Progress
 from .query import Query
 from .room import Room
+from .rows import floor_of, slots_of, without_unfinished_mark
 
 
 class State(Enum):
@@ -153,10 +154,12 @@ class Loading:
             self._request(user_id, pending)
             return
         if user == 0:
-            if not self._room.make(1 + len(pending.rows), 0):
+            pending.rows = without_unfinished_mark(pending.rows)
+            if not self._room.make(slots_of(pending.rows), 0):
                 self.waiting_for_room[user_id] = pending
                 return
-            user = table.insert(user_id, self._progress.version, not pending.warm, pending.rows)
+            floor = floor_of(pending.rows, self._progress.version)
+            user = table.insert(user_id, floor, not pending.warm, pending.rows)
             pending.state, pending.rows = State.ADMITTED, ()
         if not self._fold_parked(user, user_id, pending):
             self.waiting_for_room[user_id] = pending
@@ -172,7 +175,7 @@ class Loading:
             event = decode_update(value)
             version = progress.epoch_bits | (offset + 1)
             while (code := fold(table, user, event, version)) & NO_ROOM:
-                if not self._room.make(slots_needed(table, user, event), user):
+                if not self._room.make_for_refused(slots_needed(table, user, event), user):
                     del pending.updates[:folded]
                     return False
             if code & DIRTIED:
