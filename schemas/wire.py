@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
+from msgspec.structs import fields
 
 from .events import (
     BULK_ACKS_MAX,
@@ -234,9 +235,9 @@ def encode_update(event: Update) -> bytes:
         return orjson.dumps(body)
     if isinstance(event, MarkUnread):
         body["manual"] = True
-    for name in event.__struct_fields__[1:]:
+    for name, default in _DEFAULTS[type(event)]:
         value = getattr(event, name)
-        if value == KEEP or value is None or (not value and name in _OMITTED_IF_ZERO):
+        if value == default:
             continue
         if name == "mention_ids":
             body[name] = [str(message_id) for message_id in value]
@@ -258,7 +259,14 @@ _NAMES = {
     DeleteUser: "delete_user",
     RestoreUser: "restore_user",
 }
-_OMITTED_IF_ZERO = {"read_state_type", "edit", "final"}
+_DEFAULTS: dict[Any, list[tuple[str, Any]]] = {
+    form: [
+        (field.name, field.default)  # NODEFAULT, which no value equals, where the field is required
+        for field in fields(form)
+        if field.name != "user_id"
+    ]
+    for form in _NAMES
+}
 _AS_STRINGS = {"channel_id", "message_id", "last_message_id", "up_to", "if_version"}
 
 
