@@ -118,12 +118,12 @@ async def test_advice_that_does_not_help_comes_to_an_end(
 
     async def ask(get: Get, _deadline_s: float) -> Reply:
         service.asked.append(get)
+        assert len(service.asked) <= PAGE_STATES.bit_length()
         raise QueryError("reply_too_large", "too large", advice)
 
     monkeypatch.setattr(service, "ask", ask)
     with pytest.raises(QueryError):
         await client_of(service, monkeypatch).get(7, [1])
-    assert len(service.asked) <= PAGE_STATES.bit_length()
 
 
 async def test_a_limit_asks_for_one_page(monkeypatch: pytest.MonkeyPatch) -> None:
