@@ -359,16 +359,28 @@ def decode_saved(line: bytes) -> list[tuple[int, SavedState]]:
 
 
 def _saved(body: dict[str, Any], where: str) -> SavedState:
+    mentions = _saved_mentions(body, where)
     return SavedState(
         _type(body, where),
         _id(body, "channel_id", where),
         _id(body, "last_message_id", where, low=0),
         _id(body, "last_mention_id", where, low=0) if "last_mention_id" in body else 0,
-        _integer(body, "mention_count", COUNT_MAX, 0),
+        _integer(body, "mention_count", COUNT_MAX, len(mentions or ())),
         _integer(body, "last_pin_timestamp", TIMESTAMP_MAX, 0),
         _integer(body, "flags", COUNT_MAX, 0),
         _integer(body, "last_viewed", DAYS_MAX, 0),
+        mentions,
     )
+
+
+def _saved_mentions(body: dict[str, Any], where: str) -> tuple[int, ...] | None:
+    if "mentions" not in body:
+        return None
+    field, values = f"{where}.mentions" if where else "mentions", body["mentions"]
+    if not isinstance(values, list):
+        raise _wrong(field, "a list of IDs", values)
+    ids = {_identifier(each, f"{field}[{number}]", 1) for number, each in enumerate(values)}
+    return tuple(sorted(ids))
 
 
 # -- fields ---------------------------------------------------------------------------------------
