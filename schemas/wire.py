@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
+from msgspec.structs import fields
 
 from .events import (
     BULK_ACKS_MAX,
@@ -234,9 +235,9 @@ def encode_update(event: Update) -> bytes:
         return orjson.dumps(body)
     if isinstance(event, MarkUnread):
         body["manual"] = True
-    for name in event.__struct_fields__[1:]:
+    for name, default in _DEFAULTS[type(event)]:
         value = getattr(event, name)
-        if value == KEEP or value is None or (not value and name in _OMITTED_IF_ZERO):
+        if value == default:
             continue
         if name == "mention_ids":
             body[name] = [str(message_id) for message_id in value]
@@ -258,7 +259,14 @@ _NAMES = {
     DeleteUser: "delete_user",
     RestoreUser: "restore_user",
 }
-_OMITTED_IF_ZERO = {"read_state_type", "edit", "final"}
+_DEFAULTS: dict[Any, list[tuple[str, Any]]] = {
+    form: [
+        (field.name, field.default)  # NODEFAULT, which no value equals, where the field is required
+        for field in fields(form)
+        if field.name != "user_id"
+    ]
+    for form in _NAMES
+}
 _AS_STRINGS = {"channel_id", "message_id", "last_message_id", "up_to", "if_version"}
 
 
@@ -351,16 +359,28 @@ def decode_saved(line: bytes) -> list[tuple[int, SavedState]]:
 
 
 def _saved(body: dict[str, Any], where: str) -> SavedState:
+    mentions = _saved_mentions(body, where)
     return SavedState(
         _type(body, where),
         _id(body, "channel_id", where),
         _id(body, "last_message_id", where, low=0),
         _id(body, "last_mention_id", where, low=0) if "last_mention_id" in body else 0,
-        _integer(body, "mention_count", COUNT_MAX, 0),
+        _integer(body, "mention_count", COUNT_MAX, len(mentions or ())),
         _integer(body, "last_pin_timestamp", TIMESTAMP_MAX, 0),
         _integer(body, "flags", COUNT_MAX, 0),
         _integer(body, "last_viewed", DAYS_MAX, 0),
+        mentions,
     )
+
+
+def _saved_mentions(body: dict[str, Any], where: str) -> tuple[int, ...] | None:
+    if "mentions" not in body:
+        return None
+    field, values = f"{where}.mentions" if where else "mentions", body["mentions"]
+    if not isinstance(values, list):
+        raise _wrong(field, "a list of IDs", values)
+    ids = {_identifier(each, f"{field}[{number}]", 1) for number, each in enumerate(values)}
+    return tuple(sorted(ids))
 
 
 # -- fields ---------------------------------------------------------------------------------------

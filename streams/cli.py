@@ -63,6 +63,11 @@ COMMANDS = {
         "replay",
         "Send the updates and queries of FILE, a recording, to the topics again.",
     ),
+    "restore-user": LazyCommand(
+        "readstates.streams.commands.restore_user",
+        "restore_user",
+        "Publish the end of a final deletion of USER.",
+    ),
     "rewind": LazyCommand(
         "readstates.streams.commands.rewind",
         "command",

@@ -1,14 +1,8 @@
-"""A client for producers and readers: `Client` for asyncio, `BlockingClient` for code without it.
+"""A client's connection to Kafka: producers, a consumer of replies, and the pending queries.
 
-    async with Client("127.0.0.1:9092", "read-states.replies.gateway-7") as client:
-        offset = await client.ack(user_id=1, channel_id=2, message_id=3)
-        reply = await client.get(1, after_offset=offset)
-
-A client has a producer for updates, one for queries, and a consumer, which reads the reply topic
-from its end, without a group. A query is pending until its reply comes or its deadline passes; late
-and repeated replies are ignored. At most PENDING_MAX queries are pending at once.
-
-Identifiers (from 1), versions and offsets (from 0) are integers, and timestamps are in ms.
+A producer for updates, one for queries, and a consumer, which reads the reply topic from its end,
+without a group. A query is pending until its reply comes or its deadline passes; late and repeated
+replies are ignored. At most PENDING_MAX queries are pending at once.
 """
 
 from __future__ import annotations
@@ -18,24 +12,17 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from readstates.schemas import events
 from readstates.schemas.headers import HEADER_CORRELATION_ID, query_headers
 from readstates.schemas.queries import Get, encode_query
-from readstates.schemas.replies import ErrorReply, Reply, decode_reply
-from readstates.schemas.wire import decode_update, encode_update, key_bytes
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from readstates.schemas.replies import OVERLOADED, ErrorReply, Reply, decode_reply
+from readstates.schemas.wire import key_bytes
 
 PENDING_MAX = 10_000  # queries
-DEADLINE_S = 5.0
 START_TIMEOUT_S = 15.0  # of each request to the brokers at the start
 DELIVERY_TIMEOUT_S = 30.0
 POLL_S = 0.1
@@ -48,41 +35,34 @@ class QueryError(Exception):
     """The service answered with an error; `code` says which, and what to do about it.
 
     After `invalid_query`, correct the query. After `store_unavailable` or `not_caught_up`, ask
-    again. After `overloaded`, ask again after a pause. After `reply_too_large`, ask for fewer
-    channels.
+    again. After `overloaded`, ask again after a pause. After `reply_too_large`, ask for `limit`
+    read states at once, if the service names one, or for fewer than before (`Client.get` without a
+    limit does so by itself).
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, limit: int | None = None) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
+        self.limit = limit
 
 
-class Client:
-    """Publishes updates and asks queries for any number of users; a process needs only one client.
-
-    `bootstrap`: brokers, `host:port,…`. `reply_topic`: the topic that gets the replies; the
-    service's REPLY_TOPICS must allow its name. It must exist, or `create_reply_topic` creates it
-    with one partition. `topic_prefix`: that of the service. `config`: more librdkafka settings, for
-    TLS and logins.
-
-    Use it as an async context manager, or call `start` and `close`; all on one event loop.
-    """
+class Connection:
+    """One client's producers and consumer; `Client` says what the arguments are."""
 
     def __init__(
         self,
         bootstrap: str,
         reply_topic: str,
-        *,
-        topic_prefix: str = "read-states",
-        create_reply_topic: bool = False,
-        config: dict[str, Any] | None = None,
+        topic_prefix: str,
+        create_reply_topic: bool,
+        config: dict[str, Any],
     ) -> None:
         self._failures: list[KafkaError] = []
         self._config = {
             "bootstrap.servers": bootstrap,
             "log_level": 0,  # errors are raised and not printed
             "error_cb": self._failures.append,
-            **(config or {}),
+            **config,
         }
         self._reply_topic = reply_topic
         self._updates, self._queries = f"{topic_prefix}.updates", f"{topic_prefix}.queries"
@@ -91,13 +71,6 @@ class Client:
         self._prefix, self._numbers = os.urandom(8), itertools.count()  # of correlation IDs
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-
-    async def __aenter__(self) -> Client:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        await self.close()
 
     async def start(self) -> None:
         """Connect to the brokers, and start the threads.
@@ -195,42 +168,20 @@ class Client:
             except ValueError as exc:
                 future.set_exception(exc)
 
-    # -- queries ------------------------------------------------------------------------------
+    # -- queries and updates ------------------------------------------------------------------
 
-    async def get(
-        self,
-        user_id: int,
-        channel_ids: Iterable[int] | None = None,
-        *,
-        read_state_type: int | None = None,
-        since_version: int | None = None,
-        after_offset: int | None = None,
-        deadline_s: float = DEADLINE_S,
-    ) -> Reply:
-        """The read states of a user, ordered by type and channel.
-
-        `channel_ids`: ask for these channels only, at most 1000, each once, of type 0 unless
-        `read_state_type` names another. Without it, the query asks for all of the user's read
-        states, of every type unless one is given. `since_version`: ask only for read states with a
-        larger version; take it from the last reply's `version`, and replace what you have if the
-        reply says `full`. `after_offset`: wait until the update at this offset, from `publish`, is
-        applied. `deadline_s`: how long to wait for the reply.
-
-        Costs a round trip through Kafka; queries do not wait for each other. Raises QueryError if
-        the service answers with an error, TimeoutError if no reply comes in time (is a worker
-        running?), and BufferError if the producer's queue is full (ask less at once).
-        """
+    async def ask(self, get: Get, deadline_s: float) -> Reply:
+        """One query and its reply; raises what `Client.get` says."""
         if len(self._pending) >= PENDING_MAX:
-            raise QueryError("overloaded", f"{PENDING_MAX} queries are pending in this client")
-        channels = None if channel_ids is None else tuple(channel_ids)
-        value = encode_query(Get(user_id, channels, read_state_type, since_version, after_offset))
+            raise QueryError(OVERLOADED, f"{PENDING_MAX} queries are pending in this client")
         correlation_id = self._prefix + next(self._numbers).to_bytes(8, "big")
         future: asyncio.Future[Reply | ErrorReply] = self._loop.create_future()
         self._pending[correlation_id] = future
         deadline_ms = int((time.time() + deadline_s) * 1000)
         headers = query_headers(self._reply_topic, correlation_id, deadline_ms)
+        value, key = encode_query(get), key_bytes(get.user_id)
         try:
-            self._asking.produce(self._queries, value, key_bytes(user_id), headers=headers)
+            self._asking.produce(self._queries, value, key, headers=headers)
             reply = await asyncio.wait_for(future, deadline_s)
         except TimeoutError:
             raise TimeoutError(
@@ -240,68 +191,18 @@ class Client:
         finally:
             self._pending.pop(correlation_id, None)
         if isinstance(reply, ErrorReply):
-            raise QueryError(reply.code, reply.message)
+            raise QueryError(reply.code, reply.message, reply.limit)
         return reply
 
-    # -- updates ------------------------------------------------------------------------------
-
-    async def publish(self, event: events.Update) -> int:
-        """Publish any event; returns its offset in `updates`, for `get(after_offset=…)`.
-
-        Returns when the brokers have it, which takes about a millisecond more than a round trip. So
-        publish many at once rather than one after the other. Raises ValueError for an event that
-        the service would refuse (correct it), KafkaException if the brokers did not take it within
-        DELIVERY_TIMEOUT_S (publish it again), and BufferError if the producer's queue is full
-        (publish less at once). The methods below raise the same errors.
-        """
-        value = encode_update(event)
-        decode_update(value)
+    async def publish(self, key: bytes, value: bytes) -> int:
+        """The offset of a record of `updates`; raises what `Client.publish` says."""
         future: asyncio.Future[int] = self._loop.create_future()
 
         def delivered(error: KafkaError | None, message: Message) -> None:
             self._loop.call_soon_threadsafe(_resolve, future, error, message.offset())
 
-        key = key_bytes(event.user_id)
         self._producer.produce(self._updates, value, key, on_delivery=delivered)
         return await future  # the producer's own timeout ends it
-
-    async def ack(self, /, user_id: int, channel_id: int, message_id: int, **fields: int) -> int:
-        """The user has read up to `message_id`; an older one changes nothing.
-
-        `fields`: `read_state_type` (0 … 255), `flags` (0 … 2^32-1), `last_viewed` (days).
-        """
-        return await self.publish(events.Ack(user_id, channel_id, message_id, **fields))
-
-    async def mark_unread(
-        self, user_id: int, channel_id: int, message_id: int, mention_count: int = 0
-    ) -> int:
-        """Set the last read message and the mention count as given, also backwards."""
-        return await self.publish(events.MarkUnread(user_id, channel_id, message_id, mention_count))
-
-    async def bulk_ack(self, user_id: int, acks: Iterable[tuple[int, int]]) -> int:
-        """Publish 1 … 1000 `(channel_id, message_id)` as one event: all are applied, or none."""
-        entries = tuple((0, channel, message) for channel, message in acks)
-        return await self.publish(events.BulkAck(user_id, entries))
-
-    async def mention(self, user_id: int, channel_id: int, message_id: int) -> int:
-        """The user was mentioned in a message."""
-        return await self.publish(events.Mention(user_id, channel_id, message_id))
-
-    async def retract_mention(self, user_id: int, channel_id: int, message_id: int) -> int:
-        """A message that mentioned the user was deleted."""
-        return await self.publish(events.RetractMention(user_id, channel_id, message_id))
-
-    async def pins_ack(self, user_id: int, channel_id: int, timestamp: int) -> int:
-        """The user has seen the pins of a channel up to `timestamp` (ms since the epoch)."""
-        return await self.publish(events.PinsAck(user_id, channel_id, timestamp))
-
-    async def delete(self, user_id: int, channel_id: int) -> int:
-        """The read state of a channel is gone: the user left it."""
-        return await self.publish(events.Delete(user_id, channel_id))
-
-    async def delete_user(self, user_id: int) -> int:
-        """All read states of the user are gone, also from the database."""
-        return await self.publish(events.DeleteUser(user_id))
 
 
 def create_reply_topic(admin: AdminClient, name: str) -> None:
@@ -322,64 +223,6 @@ def create_reply_topic(admin: AdminClient, name: str) -> None:
         if error.code() not in NOT_SHOWN_YET or time.monotonic() > end:
             raise ConnectionError(f"topic {name} was created but is not shown: {error.str()}")
         time.sleep(POLL_S)
-
-
-def _blocking(
-    method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[BlockingClient, P], T]:
-    """The same method, waiting for its result."""
-
-    @wraps(method)
-    def call(self: BlockingClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._wait(method(self._client, *args, **kwargs))
-
-    return call
-
-
-class BlockingClient:
-    """`Client` for code without asyncio: the same methods, each of which waits for its result.
-
-    Use it as a context manager, from any thread; its event loop runs in a thread of its own.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._client = Client(*args, **kwargs)
-
-    def __enter__(self) -> BlockingClient:
-        try:
-            self._wait(self._client.start())
-        except BaseException:
-            self._end_loop()
-            raise
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        try:
-            self._wait(self._client.close())
-        finally:
-            self._end_loop()
-
-    def _end_loop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    get = _blocking(Client.get)
-    publish = _blocking(Client.publish)
-    ack = _blocking(Client.ack)
-    mark_unread = _blocking(Client.mark_unread)
-    bulk_ack = _blocking(Client.bulk_ack)
-    mention = _blocking(Client.mention)
-    retract_mention = _blocking(Client.retract_mention)
-    pins_ack = _blocking(Client.pins_ack)
-    delete = _blocking(Client.delete)
-    delete_user = _blocking(Client.delete_user)
 
 
 def _reply_of(message: Message) -> tuple[bytes, bytes] | None:
