@@ -1565,7 +1565,7 @@ class Table:
         Rows are loaded in ascending order, each to the head of the list, so the list is descending:
         reversing it is enough unless later changes broke the order.
         """
-        places: list = []
+        found: list = []  # rows; of a page slots, because most of them are left out
         slot: i64 = self._first_state[user]
         steps: i64 = 0
         last_kind: i64 = 256
@@ -1588,15 +1588,16 @@ class Table:
                     descending = False
                 last_kind = its_kind
                 last_channel = channel_id
-                places.append(slot)
+                found.append(slot if most else self._row(slot))
             slot = self._after(slot, steps)
             steps += 1
-        places.reverse()
+        found.reverse()
         if not descending:
-            places.sort(key=self._place_in_replies)
+            found.sort(key=self._place_in_replies if most else None)
         if most:
-            del places[most:]
-        return [self._row(slot) for slot in places]
+            del found[most:]
+            return [self._row(slot) for slot in found]
+        return found
 
     def _place_in_replies(self, slot: i64) -> tuple:
         return self._type[slot], self._channel_id[slot]
