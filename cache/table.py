@@ -1164,6 +1164,7 @@ class Table:
         """
         if version <= self._delete_version[user]:
             return _REPLAYED
+        code: i64 = _CHANGED
         mark: i64 = self._find_state(user, 0, 0)
         if final and not (mark and self._version[mark] == version):
             if self.free == 0:
@@ -1175,7 +1176,7 @@ class Table:
             self._fill_state(mark, user, 0, 0)
             self._status[mark] |= _HIDDEN
             self._count_side(user, 1)
-            self._changed(user, mark, version)
+            code = self._changed(user, mark, version)
         if final:
             self._status[user] |= _FINAL
         store_barrier()  # O3: the mark is there before the deletion is noted
@@ -1191,7 +1192,7 @@ class Table:
                 self._drop_state(user, slot)
             slot = following
             steps += 1
-        return _CHANGED | self._user_changed(user, version)
+        return code | self._user_changed(user, version)
 
     @cython.cfunc
     @cython.inline
