@@ -39,7 +39,7 @@ DIGITS_MAX = 19  # of 2^63 - 1
 _ID = "(?:[1-9][0-9]{0,17}|[1-8][0-9]{18})"
 _surely_three_ids = re.compile(f"{_ID},{_ID},{_ID}").fullmatch
 _surely_ids = re.compile(f"{_ID}(?:,{_ID})*+").fullmatch
-SAVED_BYTES_MAX = 64 << 20  # of a line, which may be a whole reply of up to REPLY_BYTES_MAX
+SAVED_BYTES_MAX = 128 << 20  # of a line, which may be a whole reply of up to REPLY_BYTES_MAX
 
 _loads = orjson.loads
 
