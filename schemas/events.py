@@ -32,7 +32,7 @@ class Ack(Struct, frozen=True, gc=False):
 
 
 class MarkUnread(Struct, frozen=True, gc=False):
-    """An ack with `manual`: sets the last message and the count as given, also backwards."""
+    """An ack with `manual`: sets the last message and the count, even if that moves them back."""
 
     user_id: int
     channel_id: int

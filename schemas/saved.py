@@ -1,15 +1,14 @@
-"""A read state that comes from elsewhere, and the events that make it.
+"""A read state that was saved elsewhere, and the events that make it.
 
-The log has events, not states. So events make a state, beginning with a read state that does not
-exist:
+The log has events, not states. So a read state that does not exist yet is made by events:
 
 1. `mention` with `last_mention_id`, which only a mention sets;
 2. `ack` with `manual`, which sets `last_message_id`, `mention_count`, `flags` and `last_viewed` and
-   leaves `last_mention_id`;
+   keeps `last_mention_id`;
 3. `pins_ack` with `last_pin_timestamp`.
 
-No ack describes a channel that was never read (`last_message_id` 0): as many mentions make its
-count, at most MENTIONS_MAX.
+No ack describes a channel that was never read (`last_message_id` 0): its count is made by as many
+mentions, at most MENTIONS_MAX.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class SavedState(NamedTuple):
 def events_of(user_id: int, state: SavedState, *, replace: bool = False) -> Iterator[Update]:
     """The events that make `state` if there is none yet; no events if all of it is zero.
 
-    `replace`: a `delete` comes first, so that an old state may exist. Raises ValueError for a state
+    `replace`: a `delete` is first, so that an old state may exist. Raises ValueError for a state
     that no events can make.
     """
     kind, channel = state.read_state_type, state.channel_id
@@ -60,7 +59,7 @@ def events_of(user_id: int, state: SavedState, *, replace: bool = False) -> Iter
         )
     elif state.last_mention_id and state.mention_count == 0:
         yield RetractMention(user_id, channel, state.last_mention_id, kind)
-    else:  # an older message that is not the last one counted counts every time
+    else:  # a message below the last one counted is counted every time
         for _ in range(1, state.mention_count):
             yield Mention(user_id, channel, state.last_mention_id - 1, kind)
     if state.last_pin_timestamp:

@@ -5,8 +5,8 @@
         reply = await client.get(1, after_offset=offset)
 
 A client has a producer for updates, one for queries, and a consumer, which reads the reply topic
-from its end, without a group. A query is pending until its reply comes or its deadline passes; late
-and repeated replies are ignored. At most PENDING_MAX queries are pending at once.
+from its end, without a group. A query is pending until its reply arrives or its deadline passes;
+late and repeated replies are ignored. At most PENDING_MAX queries are pending at once.
 
 Identifiers (from 1), versions and offsets (from 0) are integers, and timestamps are in ms.
 """
@@ -58,14 +58,14 @@ class QueryError(Exception):
 
 
 class Client:
-    """Publishes updates and asks queries for any number of users; a process needs only one client.
+    """Publishes updates and sends queries for any number of users; one client per process will do.
 
     `bootstrap`: brokers, `host:port,…`. `reply_topic`: the topic that gets the replies; the
-    service's REPLY_TOPICS must allow its name. It must exist, or `create_reply_topic` creates it
-    with one partition. `topic_prefix`: that of the service. `config`: more librdkafka settings, for
-    TLS and logins.
+    service's REPLY_TOPICS must allow its name. The topic must exist, unless `create_reply_topic` is
+    set: then it is created, with one partition. `topic_prefix`: that of the service. `config`: more
+    librdkafka settings, for TLS and logins.
 
-    Use it as an async context manager, or call `start` and `close`; all on one event loop.
+    Use it as an async context manager, or call `start` and `close`. Call it on one event loop only.
     """
 
     def __init__(
@@ -102,16 +102,16 @@ class Client:
     async def start(self) -> None:
         """Connect to the brokers, and start the threads.
 
-        Raises ConnectionError within a few times START_TIMEOUT_S; it says what is missing.
+        Raises ConnectionError, which says what is missing, within a few times START_TIMEOUT_S.
         """
         self._loop = asyncio.get_running_loop()
         config = {
             "partitioner": "murmur2_random",
             "allow.auto.create.topics": False,
-            "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),  # nothing arrives after an error
+            "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),  # then the producer gives up
         }
         more = {"enable.idempotence": True, "linger.ms": 1}, {"linger.ms": 0}
-        # A query does not wait for others, and may arrive twice: its second reply is ignored.
+        # A query is sent at once, and may arrive twice: its second reply is ignored.
         self._producer, self._asking = (Producer(config | one | self._config) for one in more)
         await asyncio.to_thread(self._connect)
         for target in (self._deliver, self._read):
@@ -210,15 +210,15 @@ class Client:
         """The read states of a user, ordered by type and channel.
 
         `channel_ids`: ask for these channels only, at most 1000, each once, of type 0 unless
-        `read_state_type` names another. Without it, the query asks for all of the user's read
-        states, of every type unless one is given. `since_version`: ask only for read states with a
-        larger version; take it from the last reply's `version`, and replace what you have if the
-        reply says `full`. `after_offset`: wait until the update at this offset, from `publish`, is
-        applied. `deadline_s`: how long to wait for the reply.
+        `read_state_type` names another. Without `channel_ids`, the query asks for all of the user's
+        read states, of every type unless one is given. `since_version`: ask only for read states
+        with a larger version; take it from the last reply's `version`, and replace what you have if
+        the reply says `full`. `after_offset`: wait until the update at this offset, which `publish`
+        returned, has been applied. `deadline_s`: how long to wait for the reply.
 
         Costs a round trip through Kafka; queries do not wait for each other. Raises QueryError if
-        the service answers with an error, TimeoutError if no reply comes in time (is a worker
-        running?), and BufferError if the producer's queue is full (ask less at once).
+        the service answers with an error, TimeoutError if no reply arrives in time (is a worker
+        running?), and BufferError if the producer's queue is full (send fewer queries at once).
         """
         if len(self._pending) >= PENDING_MAX:
             raise QueryError("overloaded", f"{PENDING_MAX} queries are pending in this client")
@@ -234,7 +234,7 @@ class Client:
             reply = await asyncio.wait_for(future, deadline_s)
         except TimeoutError:
             raise TimeoutError(
-                f"no reply within {deadline_s} s: is a worker of {self._queries} running, and "
+                f"no reply within {deadline_s} s: is a worker for {self._queries} running, and "
                 f"does its REPLY_TOPICS allow {self._reply_topic}?"
             ) from None
         finally:
@@ -248,11 +248,11 @@ class Client:
     async def publish(self, event: events.Update) -> int:
         """Publish any event; returns its offset in `updates`, for `get(after_offset=…)`.
 
-        Returns when the brokers have it, which takes about a millisecond more than a round trip. So
-        publish many at once rather than one after the other. Raises ValueError for an event that
-        the service would refuse (correct it), KafkaException if the brokers did not take it within
-        DELIVERY_TIMEOUT_S (publish it again), and BufferError if the producer's queue is full
-        (publish less at once). The methods below raise the same errors.
+        Returns when the brokers have the event, which takes about 1 ms more than a round trip. So
+        publish many events at once, not one after the other. Raises ValueError for an event that
+        the service would refuse (correct it), KafkaException if the brokers have not taken it
+        within DELIVERY_TIMEOUT_S (publish it again), and BufferError if the producer's queue is
+        full (publish fewer events at once). The methods below raise the same errors.
         """
         value = encode_update(event)
         decode_update(value)
@@ -263,10 +263,10 @@ class Client:
 
         key = key_bytes(event.user_id)
         self._producer.produce(self._updates, value, key, on_delivery=delivered)
-        return await future  # the producer's own timeout ends it
+        return await future  # the producer's own timeout ends the wait
 
     async def ack(self, /, user_id: int, channel_id: int, message_id: int, **fields: int) -> int:
-        """The user has read up to `message_id`; an older one changes nothing.
+        """The user has read the channel up to `message_id`; an older message changes nothing.
 
         `fields`: `read_state_type` (0 … 255), `flags` (0 … 2^32-1), `last_viewed` (days).
         """
@@ -275,7 +275,7 @@ class Client:
     async def mark_unread(
         self, user_id: int, channel_id: int, message_id: int, mention_count: int = 0
     ) -> int:
-        """Set the last read message and the mention count as given, also backwards."""
+        """Set the last read message and the mention count, even if that moves them back."""
         return await self.publish(events.MarkUnread(user_id, channel_id, message_id, mention_count))
 
     async def bulk_ack(self, user_id: int, acks: Iterable[tuple[int, int]]) -> int:
@@ -296,11 +296,11 @@ class Client:
         return await self.publish(events.PinsAck(user_id, channel_id, timestamp))
 
     async def delete(self, user_id: int, channel_id: int) -> int:
-        """The read state of a channel is gone: the user left it."""
+        """Delete the read state of a channel that the user has left."""
         return await self.publish(events.Delete(user_id, channel_id))
 
     async def delete_user(self, user_id: int) -> int:
-        """All read states of the user are gone, also from the database."""
+        """Delete all read states of the user, including those in the database."""
         return await self.publish(events.DeleteUser(user_id))
 
 
@@ -320,14 +320,14 @@ def create_reply_topic(admin: AdminClient, name: str) -> None:
     end = time.monotonic() + START_TIMEOUT_S
     while error := admin.list_topics(name, timeout=START_TIMEOUT_S).topics[name].error:
         if error.code() not in NOT_SHOWN_YET or time.monotonic() > end:
-            raise ConnectionError(f"topic {name} was created but is not shown: {error.str()}")
+            raise ConnectionError(f"topic {name} was created but is not visible: {error.str()}")
         time.sleep(POLL_S)
 
 
 def _blocking(
     method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[BlockingClient, P], T]:
-    """The same method, waiting for its result."""
+    """The same method, which waits for its result."""
 
     @wraps(method)
     def call(self: BlockingClient, /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -24,9 +24,9 @@ FORMS = {  # of settings that become part of a topic's name, a file's name or a 
     "kafka_group": re.compile(r"[^/\0]{1,200}"),
     "cassandra_keyspace": re.compile(r"[A-Za-z][A-Za-z0-9_]{0,47}"),
 }
-# With more than this many partitions, the limits of a partition are divided among them.
+# If a topic has more partitions than this, they share this many times each limit.
 FULL_SHARES = 8
-SHARED = f"Divided among partitions when the topic has more than {FULL_SHARES}."
+SHARED = f"More than {FULL_SHARES} partitions share {FULL_SHARES} times as much."
 REPLY_LIKE = re.compile(r"^f-reply-|\.replies\.")
 
 
@@ -199,7 +199,7 @@ class Settings:
         return settings
 
     def check(self) -> None:
-        """Relations between settings. Raises ConfigError."""
+        """Check the relations between settings. Raises ConfigError."""
         if self.user_states_max * 2 > self.cache_states:
             raise ConfigError(
                 f"USER_STATES_MAX ({self.user_states_max}) may be at most half of CACHE_STATES "
@@ -208,7 +208,7 @@ class Settings:
         if self.handover_timeout_s >= self.session_timeout_s:
             raise ConfigError(
                 f"HANDOVER_TIMEOUT_S ({self.handover_timeout_s}) must be below SESSION_TIMEOUT_S "
-                f"({self.session_timeout_s}), or the group continues before the handover ends"
+                f"({self.session_timeout_s}), or the group moves on before the handover ends"
             )
         try:
             _ = self.reply_topic_pattern
@@ -253,7 +253,7 @@ def _with_files(environ: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def number_text(setting: Field[Any], value: float) -> str:
-    """`100,000,000`; without commas if the setting has no unit, as a port has none."""
+    """`100,000,000`; without commas if the setting has no unit, such as a port."""
     return f"{value:,.10g}" if setting.metadata["unit"] else f"{value:g}"
 
 

@@ -109,7 +109,7 @@ def _cluster(settings: Settings) -> Cluster:
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         connect_timeout=CONNECT_TIMEOUT_S,
         idle_heartbeat_interval=HEARTBEAT_S,
-        # the driver's own policy waits up to ten minutes between attempts, and gives up in the end
+        # the driver's own policy waits up to ten minutes between attempts, and gives up at last
         reconnection_policy=ExponentialReconnectionPolicy(1.0, RECONNECT_MAX_S, max_attempts=None),
     )
 
@@ -144,7 +144,7 @@ def patiently(query: str, run: Callable[[], Any], patience_s: float) -> Any:
             if time.monotonic() >= end_s:
                 raise StoreError(
                     f"Cassandra was too slow for {query!r}: {exc}. Look at its load and its log, "
-                    "and try again: what was done so far is found then"
+                    "and try again: that goes on from what has been done so far"
                 ) from exc
             log.warning("cassandra_slow error=%.200s", exc)
             time.sleep(TRY_AGAIN_S)

@@ -18,7 +18,7 @@ from readstates.schemas.read_state import Row
 
 Change = tuple[int, int, Row | None]  # user_id, version, row; see Store.write
 
-# The length of a value comes before it: a bigint has 8 bytes, an int 4, a smallint 2.
+# Each value is preceded by its length: a bigint has 8 bytes, an int 4, a smallint 2.
 _INSERT = struct.Struct(">iqihiqiqiqiqiqiqiiiqiq").pack
 _DELETE = struct.Struct(">iqiqihiq").pack
 _DELETE_USER = struct.Struct(">iqiq").pack

@@ -12,6 +12,7 @@ from readstates.schemas import events as e
 from readstates.schemas import wire
 from readstates.schemas.replies import encode_reply
 from readstates.schemas.saved import MENTIONS_MAX, SavedState, events_of
+from readstates.streams.config import Settings
 
 USER = 7
 # few users, channels and messages, so that events meet
@@ -52,6 +53,11 @@ def test_every_state_that_events_can_make(before: list[e.Update], there: list[e.
     fold(used, [event for one in saved for event in events_of(USER, one, replace=True)], len(there))
     places = {state[:2] for state in saved}
     assert [state for state in states(used) if state[:2] in places] == saved
+
+
+def test_a_saved_line_may_be_the_largest_reply_that_a_worker_may_send() -> None:
+    reply_bytes_max = Settings.__dataclass_fields__["reply_bytes_max"].metadata["range"][1]
+    assert reply_bytes_max + len(b"\r\n") <= wire.SAVED_BYTES_MAX
 
 
 large = st.builds(
