@@ -174,9 +174,13 @@ NOT_NEGATIVE = click.FloatRange(min=0)
 @click.command("plan")
 @click.option("--users", type=POSITIVE, required=True, help="Users with read states.")
 @click.option("--online", type=POSITIVE, required=True, help="Users who are online at the peak.")
-@click.option("--read-states-per-user", type=POSITIVE, required=True, help="Average number of read states per user.")
-@click.option("--updates-per-s", type=POSITIVE, required=True, help="Updates per second at the peak.")
-@click.option("--queries-per-s", type=NOT_NEGATIVE, required=True, help="Queries per second at the peak.")
+@click.option("--read-states-per-user", type=POSITIVE, required=True, help="Average of all users.")
+@click.option(
+    "--updates-per-s", type=POSITIVE, required=True, help="Updates per second at the peak."
+)
+@click.option(
+    "--queries-per-s", type=NOT_NEGATIVE, required=True, help="Queries per second at the peak."
+)
 @click.option(
     "--flush-delay-s", type=NOT_NEGATIVE, default=FLUSH_DELAY_S, show_default=True,
     help="FLUSH_DELAY_S of the workers.",

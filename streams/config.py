@@ -81,7 +81,9 @@ class Settings:
     loads_in_flight_max: int = _cassandra(
         16, "Load requests at once; a quarter of them is kept for queries.", "requests", 1, 1024
     )
-    load_batch_users: int = _cassandra(16, "Largest number of users in one load request.", "users", 1, 100)
+    load_batch_users: int = _cassandra(
+        16, "Largest number of users in one load request.", "users", 1, 100
+    )
     load_retry_s: float = _cassandra(0.5, "Pause after a failed load.", "s", 0.01, 60)
 
     cache_dir: str = _table(
@@ -104,13 +106,16 @@ class Settings:
         0.5, "Share of a table that may be dirty before changes are written early.", "", 0.01, 0.9
     )
     writes_in_flight_max: int = _write_behind(
-        128, "Batches under way at once; a quarter of this while no write is urgent.", "batches", 1, 1024
+        128, "Batches under way at once; a quarter of this while no write is urgent.",
+        "batches", 1, 1024,
+    )  # fmt: skip
+    write_batch_rows: int = _write_behind(
+        30, "Rows in a batch (30 rows take less than 5 KiB).", "rows", 1, 400
     )
-    write_batch_rows: int = _write_behind(30, "Rows in a batch (30 rows take less than 5 KiB).", "rows", 1, 400)
     write_retry_s: float = _write_behind(1.0, "Pause after a failed write.", "s", 0.01, 60)
 
     parked_max: int = _limit(
-        50_000, f"Updates that a partition holds back for users being loaded. {SHARED}",
+        50_000, f"Updates that a partition may hold back for users being loaded. {SHARED}",
         "updates", 1, 10**7,
     )  # fmt: skip
     parked_bytes_max: int = _limit(
@@ -118,7 +123,7 @@ class Settings:
         "bytes", 1 << 16, 1 << 32,
     )  # fmt: skip
     inbox_max: int = _limit(
-        2_000, f"Updates that a partition has received but not begun to apply. {SHARED}",
+        2_000, f"Updates that a partition may have received but not begun to apply. {SHARED}",
         "updates", 1, 10**6,
     )  # fmt: skip
     inbox_bytes_max: int = _limit(
@@ -137,8 +142,8 @@ class Settings:
     handover_timeout_s: float = _limit(
         5.0,
         "Time limit of each of a shutdown's two write-outs: while still serving, and afterwards.",
-        "s", 0.1, 8
-    )
+        "s", 0.1, 8,
+    )  # fmt: skip
     shutdown_timeout_s: float = _limit(20.0, "Time from SIGTERM to a forced end.", "s", 1, 300)
 
     http_host: str = _http("127.0.0.1", "Address of the console, /metrics, /healthz and /readyz.")

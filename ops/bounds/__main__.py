@@ -201,7 +201,7 @@ class Trials:
 
 @click.command()
 @click.option("--only", type=click.Choice(TRIALS), help="Run only this trial.")
-@click.option("--minutes-gone", default=5.0, show_default=True, help="Time for which Cassandra stands still.")
+@click.option("--minutes-gone", default=5.0, show_default=True, help="Minutes without Cassandra.")
 def bounds(only: str | None, minutes_gone: float) -> None:
     """Memory, errors and recovery of one worker under four kinds of flood."""
     good = True

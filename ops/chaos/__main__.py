@@ -17,9 +17,9 @@ from .world import NotHealthyError, World
 
 
 @click.command()
-@click.option("--faults", default=60, show_default=True, help="Number of faults, the last one included.")
+@click.option("--faults", default=60, show_default=True, help="Faults, the last one included.")
 @click.option("--minutes", default=0.0, help="Start no fault after this time. 0: no limit.")
-@click.option("--seed", default=1, show_default=True, help="Seed of traffic, faults and their order.")
+@click.option("--seed", default=1, show_default=True, help="Seed of traffic and faults.")
 @click.option("--updates-per-second", default=600.0, show_default=True)
 @click.option("--queries-per-second", default=30.0, show_default=True)
 @click.option(

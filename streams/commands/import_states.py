@@ -57,7 +57,7 @@ def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
 @click.option(
     "--replace", is_flag=True, help="Delete each read state first, so that the new one replaces it."
 )
-@click.option("--dry-run", is_flag=True, help="Check the file and count; send nothing.")
+@click.option("--dry-run", is_flag=True, help="Check the file and count the records; send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
 def import_states(file: Path, replace: bool, dry_run: bool, as_json: bool, **flags: Any) -> None:

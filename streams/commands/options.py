@@ -89,8 +89,8 @@ def describe(setting: Field[Any]) -> str:
     if setting.name in SECRETS:
         name = env_name(setting.name)
         text += (
-            f" Other users can see flags in `ps`: set {name} instead, or set {name}_FILE to the path "
-            "of a file."
+            f" Other users can see flags in `ps`: set {name} instead, or set {name}_FILE to the "
+            "path of a file."
         )
     known = "; ".join(fact for fact in facts if fact)
     return f"{text}  [{known}]" if known else text
