@@ -14,6 +14,6 @@ from .shell_client import shell_client
 @click.argument("user", type=int)
 @with_settings(*KAFKA_ONLY)
 def delete_user(user: int, **flags: Any) -> None:
-    """Publish the deletion of all read states of USER. Prints the record's offset."""
+    """Publish the deletion of all read states of USER. Print the record's offset."""
     with shell_client(flags) as client:
         click.echo(f"offset {client.delete_user(user)}")

@@ -57,30 +57,30 @@ def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
 @click.option(
     "--replace", is_flag=True, help="Delete each read state first, so that the new one replaces it."
 )
-@click.option("--dry-run", is_flag=True, help="Check the file and count; send nothing.")
+@click.option("--dry-run", is_flag=True, help="Check the file and count the records; send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
 def import_states(file: Path, replace: bool, dry_run: bool, as_json: bool, **flags: Any) -> None:
-    """Import the read states in FILE, JSON lines, through the updates topic.
+    """Import the read states in FILE (JSON lines) through the updates topic.
 
-    A line is one read state: {"user_id", "channel_id", "last_message_id"} and, if it has them,
-    "read_state_type", "mention_count", "last_mention_id", "last_pin_timestamp" [ms], "flags",
-    "last_viewed" [days]. Or a line is a whole reply, as `readstates get USER --json` prints it.
-    Each read state becomes one to three events that produce it; a channel that was never read
+    Each line is one read state, or a whole reply as `readstates get USER --json` prints it. A read
+    state is {"user_id", "channel_id", "last_message_id"} and, if it has them, "read_state_type",
+    "mention_count", "last_mention_id", "last_pin_timestamp" [ms], "flags", "last_viewed" [days].
+    Each read state becomes one to three events that recreate it; a channel that was never read
     ("last_message_id": 0) becomes as many events as it has mentions. If the read state exists
-    already, old and new values are mixed, unless --replace deletes it first. With --replace, an
+    already, old and new values are merged, unless --replace deletes it first. With --replace, an
     import can also be repeated.
 
     Two things are not carried over: "version" (the log gives new ones, so clients must not use an
-    old since_version), and which messages mention the user (only their count and the last one
-    are). The command refuses a line with a channel that was never read and has flags, last_viewed,
-    over 1000 mentions, or mentions without last_mention_id. It leaves out a read state that is all
-    zero. If a user would have more read states than USER_STATES_MAX, the updates become dead
-    letters: see readstates dead-letters list.
+    old since_version), and which messages mention the user (only their count and the last of them
+    are carried over). The command refuses a line with a channel that was never read and has flags,
+    last_viewed, over 1000 mentions, or mentions without last_mention_id. It leaves out a read state
+    whose values are all zero. If a user would have more read states than USER_STATES_MAX, the
+    updates become dead letters: see readstates dead-letters list.
 
     If any line is wrong, the command sends nothing and exits with 1. Otherwise it prints the last
-    offset of each partition: everything is applied when a query with that --after-offset is
-    answered.
+    offset of each partition. A partition has applied all of its records once it answers a query
+    with this offset as --after-offset.
     """
     from .sending import Progress
 
