@@ -24,8 +24,8 @@ Handing over, at each revocation and at shutdown; running it twice does no harm:
     partitions come back to the same owner, which still has the rest in its table; a new owner folds
     again what was not written out;
  3. commit the watermark, with the position reached;
- 4. close the tables cleanly, each with the position from which a later run may continue. Changes that
-    were not written out in time stay dirty in the table, and the commit stays below them.
+ 4. close the tables cleanly, each with the position from which a later run may continue. Changes
+    that were not written out in time stay dirty in the table, and the commit stays below them.
 
 R1: a partition is opened by one path and handed over by one path; doing either twice at the same
     time has the effect of doing it once.
