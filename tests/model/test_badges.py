@@ -49,7 +49,8 @@ def test_scenario(build: str, name: str, between: str) -> None:
         assert right_of(shown, scenario.channel) == step.right, number
         assert shown == world.oracle.shown(7)
         versions[number, "reply"] = 8 << 48 | world.offset
-        versions.update({(number, "read_state"): row[8] for row in shown})
+        for row in shown:
+            versions[number, "read_state"] = row[8]
         BETWEEN[between](world)
     world.check()
     world.check_database()
