@@ -34,7 +34,8 @@ Course = Iterator[None]  # goes one step forward each time; in between anything 
 def course(wire: Wire, name: str, scenario: Scenario) -> Course:
     """One scenario, for a user of its own."""
     user = new_user()
-    device, versions = Device(wire, user), {}
+    device = Device(wire, user)
+    versions: dict[tuple[int, str], str] = {}
     place = scenario.kind, scenario.channel
     for number, step in enumerate(scenario.steps, 1):
         known = {} if step.known is None else {"if_version": versions[step.known]}

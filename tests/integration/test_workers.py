@@ -54,7 +54,8 @@ def event_of(rng: random.Random, channel: int, clock: int) -> dict[str, Any]:
         known = str((8 << 48) + rng.randint(0, 5000))
         return {"type": "ack", **here, "message_id": message, "if_version": known}
     if draw < 0.82:
-        more = rng.choice([{"mention_count": rng.randint(0, 5)}, {"mention_ids": [clock + 1]}, {}])
+        count, ids = {"mention_count": rng.randint(0, 5)}, {"mention_ids": [clock + 1]}
+        more: dict[str, Any] = rng.choice([count, ids, {}])
         return {"type": "ack", **here, "message_id": message, "manual": True, **more}
     if draw < 0.90:
         return {"type": "retract_mention", **here, "message_id": message, "edit": rng.randint(0, 2)}
@@ -70,7 +71,8 @@ def event_of(rng: random.Random, channel: int, clock: int) -> dict[str, Any]:
         acks = [{"channel_id": str(c), "message_id": message} for c in range(1, channel + 1)]
         return {"type": "bulk_ack", "acks": acks}
     if draw < 0.99:
-        return {"type": "delete", **here, **rng.choice([{}, {"up_to": message}])}
+        up_to = rng.choice([{}, {"up_to": message}])
+        return {"type": "delete", **here, **up_to}
     return rng.choice(
         [
             {"type": "delete_user"},

@@ -17,8 +17,8 @@ BAD_ID = 2**62  # far above every other ID
 class Right(NamedTuple):
     """What a reply must say of the read state."""
 
-    count: int
-    mentions: list[int]  # IDs of the mentioned marks; `count` may be larger: see uncounted
+    mention_count: int
+    mentions: list[int]  # IDs of the mentioned marks; the count may be larger: see uncounted
     last: int
     flags: int = 0
     pins: int = 0
