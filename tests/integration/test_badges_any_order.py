@@ -70,6 +70,6 @@ def test_any_order(service: Service, messages: int) -> None:
     assert state["mentions"] == list(map(str, mentions))
     assert state["mention_count"] == len(mentions)
     service.wait_durable(wire.ends(wire.updates))
-    rows = [[without_version(row) for row in wire.rows.whole(user)] for user in users]
+    rows = [[without_version(row) for row in wire.rows.with_marks(user)] for user in users]
     assert all(each == rows[0] for each in rows)
     assert len(rows[0]) == 1
