@@ -22,8 +22,8 @@ import click
 from readstates.cache.layout import slots_for, table_size_bytes
 from readstates.schemas.events import Ack
 from readstates.schemas.queries import Get, encode_query
-from readstates.schemas.read_state import ReadState
-from readstates.schemas.replies import encode_reply
+from readstates.schemas.read_state import Row
+from readstates.schemas.replies import Answer, encode_reply
 from readstates.schemas.wire import encode_update, key_bytes
 from readstates.streams.config import Settings
 
@@ -67,11 +67,12 @@ def figures(changed: Mapping[str, float] | None = None) -> tuple[str, dict[str, 
 def record_sizes(read_states: float) -> tuple[int, int, int]:
     """Bytes in Kafka of an ack, a query for all of a user's read states, and its reply."""
     key = len(key_bytes(SNOWFLAKE)) + RECORD_BYTES
-    row = ReadState(0, SNOWFLAKE, SNOWFLAKE, SNOWFLAKE, 0, 0, 0, 0, SNOWFLAKE)
+    row: Row = (0, SNOWFLAKE, SNOWFLAKE, SNOWFLAKE, 0, 0, 0, 0, SNOWFLAKE, b"")
+    reply = Answer(SNOWFLAKE, True, [row] * ceil(read_states))
     return (
         key + len(encode_update(Ack(SNOWFLAKE, SNOWFLAKE, SNOWFLAKE))),
         key + len(encode_query(Get(SNOWFLAKE))),
-        key + len(encode_reply(SNOWFLAKE, SNOWFLAKE, True, [row] * ceil(read_states))),
+        key + len(encode_reply(SNOWFLAKE, reply, mentions=False)),
     )
 
 

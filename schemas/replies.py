@@ -57,11 +57,15 @@ class Reply(NamedTuple):
 
 
 class ErrorReply(NamedTuple):
-    """The service could not answer; `code` is one of the constants above."""
+    """The service could not answer; `code` is one of the constants above.
+
+    `limit`: with REPLY_TOO_LARGE, a `limit` for the query whose reply fits.
+    """
 
     user_id: int | None
     code: str
     message: str
+    limit: int | None = None
 
 
 def format_rows(rows: list[Row], mentions: bool) -> bytes:
@@ -96,10 +100,22 @@ def encode_reply(user_id: int, answer: Answer, mentions: bool) -> bytes:
     )
 
 
-def encode_error(user_id: int | None, code: str, message: str) -> bytes:
+def encode_error(user_id: int | None, code: str, message: str, limit: int | None = None) -> bytes:
     """An error reply."""
-    user = None if user_id is None else str(user_id)
-    return orjson.dumps({"user_id": user, "error": {"code": code, "message": message}})
+    error = {"code": code, "message": message} | ({} if limit is None else {"limit": limit})
+    return orjson.dumps({"user_id": None if user_id is None else str(user_id), "error": error})
+
+
+def too_large(reply_bytes: int, bound: str, limit: int | None) -> str:
+    """The text of REPLY_TOO_LARGE: what happened, and what the client, or the operator, can do."""
+    if limit is None:
+        advice = "not even one read state fits, so the operator has to raise that"
+    else:
+        advice = (
+            f'ask for pages: the same query with "limit": {limit}, and then with the "next" of '
+            'each reply as "after", until a reply has none'
+        )
+    return f"the reply has {reply_bytes} bytes, more than {bound} allows; {advice}"
 
 
 def wrap_faust(body: bytes, key: bytes | None, correlation_id: bytes) -> bytes:
@@ -122,7 +138,8 @@ def decode_reply(body: bytes) -> Reply | ErrorReply:
     try:
         if "error" in reply:
             user, error = reply["user_id"], reply["error"]
-            return ErrorReply(None if user is None else int(user), error["code"], error["message"])
+            user_id = None if user is None else int(user)
+            return ErrorReply(user_id, error["code"], error["message"], error.get("limit"))
         return Reply(
             int(reply["user_id"]),
             int(reply["version"]),

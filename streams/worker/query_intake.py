@@ -29,7 +29,9 @@ from readstates.schemas.replies import (
     STORE_UNAVAILABLE,
     Answer,
     encode_reply,
+    too_large,
 )
+from readstates.schemas.reply_sizes import limit_that_fits, shortened
 from readstates.schemas.wire import DecodeError, decode_query, key_bytes
 
 from .. import metrics
@@ -225,28 +227,29 @@ class QueryIntake:
 
     def answer(self, query: Query, answer: Answer, hit: bool) -> None:
         """Effect of a partition: reply with its part of the fold."""
-        rows = answer.rows
-        body = encode_reply(query.get.user_id, answer, query.get.mentions)
-        if len(body) > self._settings.reply_bytes_max:
-            self.refuse(
-                query,
-                REPLY_TOO_LARGE,
-                f"{len(rows)} read states are {len(body)} bytes, over the "
-                f"{self._settings.reply_bytes_max} allowed; ask for channel_ids, one "
-                "read_state_type, or since_version",
-            )
-            return
+        get, bytes_max = query.get, self._settings.reply_bytes_max
+        body = encode_reply(get.user_id, answer, get.mentions)
+        if len(body) > bytes_max:
+            # `limit` allows fewer read states than it says, so a page is made to fit.
+            page = None if get.limit is None else shortened(answer, body, bytes_max)
+            if page is None:
+                limit = limit_that_fits(body, bytes_max)
+                text = too_large(len(body), f"REPLY_BYTES_MAX ({bytes_max})", limit)
+                self.refuse(query, REPLY_TOO_LARGE, text, limit)
+                return
+            body = encode_reply(get.user_id, page, get.mentions)
         if self._now_ms() >= query.deadline_ms:  # Q2
             self._finish(query, "expired")
             return
-        self._replies.reply(query.address, query.key, body)
+        self._replies.reply(query.address, query.key, body, query.deadline_ms)
         metrics.QUERY_SERVICE_SECONDS.observe((time.perf_counter_ns() - query.taken_ns) / 1e9)
         metrics.QUERY_AGE_SECONDS.observe(max(0.0, time.time() - query.timestamp_ms / 1000))
         self._finish(query, "hit" if hit else "miss")
 
-    def refuse(self, query: Query, code: str, text: str) -> None:
+    def refuse(self, query: Query, code: str, text: str, limit: int | None = None) -> None:
         """A partition's effect: reply with an error."""
-        self._replies.error(query.address, query.key, query.get.user_id, code, text)
+        user_id, deadline_ms = query.get.user_id, query.deadline_ms
+        self._replies.error(query.address, query.key, user_id, code, text, limit, deadline_ms)
         self._finish(query, "error")
 
     def _finish(self, query: Query, outcome: str) -> None:

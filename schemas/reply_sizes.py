@@ -1,0 +1,53 @@
+"""How many read states of an encoded reply fit into so many bytes.
+
+The functions read the sizes from the reply's bytes, where `},{` separates the read states and
+nothing else. They also take a reply that is wrapped for Faust.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import accumulate
+
+from .queries import LIMIT_MAX
+from .replies import Answer
+
+NEXT_BYTES_MAX = 65  # of `next`, which a page has and a whole reply has not
+SPARE_SHARE = 8  # an advised page leaves one part in so many free
+
+
+def shortened(answer: Answer, reply: bytes, bytes_max: int) -> Answer | None:
+    """The beginning of an answer, as a page of at most `bytes_max`; None if no read state fits.
+
+    `reply` is the whole answer, encoded.
+    """
+    sizes, around = _sizes(reply)
+    count = bisect_right(list(accumulate(sizes)), bytes_max - around - NEXT_BYTES_MAX)
+    rows = answer.rows[:count]
+    return answer._replace(rows=rows, next=rows[-1][:2]) if rows else None
+
+
+def limit_that_fits(reply: bytes, bytes_max: int) -> int | None:
+    """A `limit` for the query of a reply that is too large; None if no limit helps.
+
+    As many of the reply's largest read states fit, so any page of them fits. A part of the bytes is
+    left free, because a read state may grow before its page is read. If the reply was itself a
+    page, a later page may have larger read states; its error then advises a smaller limit.
+    """
+    sizes, around = _sizes(reply)
+    together = list(accumulate(sorted(sizes, reverse=True)))
+    room = bytes_max - around - NEXT_BYTES_MAX
+    count = bisect_right(together, room - bytes_max // SPARE_SHARE)
+    if count == 0 and together and together[0] <= room:
+        count = 1
+    return min(count, LIMIT_MAX) or None
+
+
+def _sizes(reply: bytes) -> tuple[list[int], int]:
+    """Bytes of each read state, with its comma, and of everything around them. O(bytes)."""
+    begin = reply.find(b'[{"channel_id":"') + 2
+    end = reply.find(b"}]", begin)
+    if begin < 2 or end < 0:
+        return [], len(reply)
+    sizes = [len(row) + 3 for row in reply[begin:end].split(b"},{")]
+    return sizes, len(reply) - (end - begin) - 2
