@@ -21,6 +21,7 @@ REASONS = (
     "null_value",
     "too_large",
     "too_many_states",
+    "implausible_id",
 )
 
 HEADER_REASON = "reason"

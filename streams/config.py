@@ -27,6 +27,7 @@ FORMS = {  # of settings that become part of a topic's name, a file's name or a 
 # With more than this many partitions, the limits of a partition are divided among them.
 FULL_SHARES = 8
 SHARED = f"Divided among partitions when the topic has more than {FULL_SHARES}."
+IDS_UNCHECKED = -1  # the value of `id_epoch_ms` where it is not set
 REPLY_LIKE = re.compile(r"^f-reply-|\.replies\.")
 
 
@@ -121,6 +122,11 @@ class Settings:
     inbox_bytes_max: int = _limit(
         8 << 20, f"The same in bytes; the last fetch may exceed it. {SHARED}",
         "bytes", 1 << 16, 1 << 32,
+    )  # fmt: skip
+    id_epoch_ms: int = _limit(
+        IDS_UNCHECKED,
+        "Epoch of the message IDs (snowflakes): one of over 24 h ahead is refused. -1: unchecked.",
+        "ms", -1, 4 * 10**12,
     )  # fmt: skip
     queries_waiting_max: int = _limit(
         10_000, "Queries that may wait in a worker; more get `overloaded`.", "queries", 1, 10**6

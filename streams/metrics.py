@@ -187,7 +187,10 @@ QUERIES_ENDED = {  # looked up once, because `labels` costs more than counting
     outcome: QUERIES.labels(outcome)
     for outcome in ("hit", "miss", "expired", "error", "no_reply_address")
 }
-SKIPPED = {reason: UPDATES_SKIPPED.labels(reason) for reason in ("replayed", "stale", "duplicate")}
+SKIPPED = {
+    reason: UPDATES_SKIPPED.labels(reason)
+    for reason in ("replayed", "stale", "duplicate", "deleted_user")
+}
 for _outcome in ("loaded", "failed"):
     LOADS.labels(_outcome)
 for _reason in REASONS:

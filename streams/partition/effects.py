@@ -10,6 +10,7 @@ from readstates.cache.table import CHANGED, DUPLICATE, REPLAYED, STALE, TOO_MANY
 from readstates.schemas.replies import Answer
 
 from .batch import Record, UnreadBatch
+from .fold import DELETED_USER
 from .progress import Progress
 from .query import Query
 
@@ -82,6 +83,7 @@ class Counts:
     replayed: int = 0
     stale: int = 0
     duplicate: int = 0
+    deleted_user: int = 0
 
 
 class Outcomes:
@@ -96,7 +98,7 @@ class Outcomes:
         self.dead_letters_bytes = 0  # of all of them
 
     def count(self, code: int, record: Record | KeptRecord) -> None:
-        """Count a record that was folded; `code` is the table's result."""
+        """Count a record that was folded; `code` is the result of `fold`."""
         counts = self.counts
         if code & CHANGED:
             counts.applied += 1
@@ -112,6 +114,8 @@ class Outcomes:
             counts.duplicate += 1
         elif code & STALE:
             counts.stale += 1
+        elif code & DELETED_USER:
+            counts.deleted_user += 1
 
     def reject(self, record: Record | KeptRecord, reason: str, text: str) -> None:
         """Make a dead letter of a record; it holds its offset until the broker has the letter."""

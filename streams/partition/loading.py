@@ -33,7 +33,7 @@ from .effects import Effects, KeptRecord, Outcomes, OwnEffects
 from .fold import fold, slots_needed
 from .progress import Progress
 from .query import Query
-from .room import Room
+from .room import Room, slots_of
 
 
 class State(Enum):
@@ -153,7 +153,7 @@ class Loading:
             self._request(user_id, pending)
             return
         if user == 0:
-            if not self._room.make(1 + len(pending.rows), 0):
+            if not self._room.make(slots_of(pending.rows), 0):
                 self.waiting_for_room[user_id] = pending
                 return
             user = table.insert(user_id, self._progress.version, not pending.warm, pending.rows)
@@ -172,7 +172,7 @@ class Loading:
             event = decode_update(value)
             version = progress.epoch_bits | (offset + 1)
             while (code := fold(table, user, event, version)) & NO_ROOM:
-                if not self._room.make(slots_needed(table, user, event), user):
+                if not self._room.make_for_refused(slots_needed(table, user, event), user):
                     del pending.updates[:folded]
                     return False
             if code & DIRTIED:

@@ -41,6 +41,7 @@ from .effects import Effects, Outcomes, OwnEffects
 from .fold import COLD_EVENTS, fold, slots_needed
 from .inbox import Inbox
 from .loading import Loading
+from .plausible_ids import PlausibleIds
 from .progress import Progress
 from .room import Room
 from .waiting_queries import WaitingQueries
@@ -70,6 +71,7 @@ class Partition:
         inbox_bytes_max: int,
         reader: DecodeBuffer,
         effects: Effects,
+        ids: PlausibleIds | None = None,
     ) -> None:
         self.number, self.partitions = number, partitions
         self.table = table
@@ -78,6 +80,7 @@ class Partition:
         self._parked_max, self._parked_bytes_max = parked_max, parked_bytes_max
         self._inbox_max, self._inbox_bytes_max = inbox_max, inbox_bytes_max
         self._reader = reader
+        self._ids = ids  # None: message IDs are not checked
         self._run_max = RUN_MAX
         self._left = 0  # of the slice, see `run`
         own = OwnEffects(self, effects)
@@ -196,6 +199,8 @@ class Partition:
                 most = min(self._run_max, self._parked_max - loading.parked_updates, self._left)
                 stop = min(len(records), index + most)
                 run = read(records, index, stop, epoch_bits)
+                if run and self._ids is not None:
+                    run = self._ids.run(self._reader.numbers, records, index, run)
             if run:
                 before = loading.parked_updates
                 taken = self._apply_run(records, index, run)
@@ -229,13 +234,20 @@ class Partition:
                     record = records[index]
                     if code & ABSENT:
                         at = (index - begin) * fast_decoder.NUMBERS
-                        self._park(record, numbers[at], warm=not numbers[at + 7])
+                        if table.find(numbers[at]):  # resident: its deletion was final
+                            counts.deleted_user += 1
+                        else:
+                            self._park(record, numbers[at], warm=not numbers[at + 7])
                     else:
                         if code & DIRTIED:
                             self.watermark.hold(record.offset)  # P3
                         self._outcomes.count(code, record)
         if taken < count:
-            self.room.make(1, keep=table.find(numbers[taken * fast_decoder.NUMBERS]))
+            at = taken * fast_decoder.NUMBERS
+            user_id, kind, channel_id, _, _, _, _, is_mention = numbers[at : at + 8]
+            user = table.find(user_id)
+            slots = table.slots_needed(user, kind, channel_id, is_mention)
+            self.room.make_for_refused(slots, user)
         return taken
 
     def _apply_one(self, record: Record) -> bool:
@@ -256,6 +268,9 @@ class Partition:
             text = f"key {record.key!r:.80} is not {user_id}"
             self._outcomes.reject(record, "key_mismatch", text)
             return True
+        if self._ids is not None and (text := self._ids.refusal(event, record.timestamp)):
+            self._outcomes.reject(record, "implausible_id", text)
+            return True
         user = table.find(user_id)
         warm = not isinstance(event, COLD_EVENTS)
         if user == 0 or user_id in self.loading.users:  # P2
@@ -271,7 +286,7 @@ class Partition:
             table.touch(user)
         code = fold(table, user, event, self.progress.epoch_bits | (offset + 1))
         if code & NO_ROOM:
-            self.room.make(slots_needed(table, user, event), keep=user)
+            self.room.make_for_refused(slots_needed(table, user, event), user)
             return False  # the same record is taken again once there is room
         if code & DIRTIED:
             self.watermark.hold(offset)  # P3

@@ -6,9 +6,22 @@ then stalled: it takes no further slice, and the write-out starts with the colde
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from readstates.cache.layout import EXTENSION_ENTRIES
 from readstates.cache.table import Table
+from readstates.schemas.read_state import ENTRY_BYTES, EXTRA, Row
 
 EVICT_SCAN_MAX = 512  # users looked at from the cold end in one call of the table
+
+
+def slots_of(rows: Sequence[Row]) -> int:
+    """How many slots a user with these rows takes: its own, the rows' and their entries'."""
+    slots = 1 + len(rows)
+    for row in rows:
+        if row[EXTRA]:
+            slots += -(-len(row[EXTRA]) // (ENTRY_BYTES * EXTENSION_ENTRIES))
+    return slots
 
 
 class Room:
@@ -30,6 +43,13 @@ class Room:
                 return True
         self.stalled = True
         return False
+
+    def make_for_refused(self, slots: int, keep: int) -> bool:
+        """The same for `keep`, whose change found no room, so one slot more than are free.
+
+        Otherwise a count of slots that is too small would have the change refused for ever.
+        """
+        return self.make(max(slots, self._table.free + 1), keep)
 
     def end_stall(self) -> None:
         """Record that something was written out: whatever needed room may be tried again."""

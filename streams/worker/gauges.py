@@ -79,7 +79,8 @@ class ExportedGauges:
         series.applied.inc(counts.applied)
         for reason, skipped in metrics.SKIPPED.items():
             skipped.inc(getattr(counts, reason))
-        counts.applied = counts.replayed = counts.stale = counts.duplicate = 0
+            setattr(counts, reason, 0)
+        counts.applied = 0
         series.resident_states.set(table.resident_states)
         series.resident_users.set(table.resident_users)
         series.dirty_states.set(table.dirty_states)

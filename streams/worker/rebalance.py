@@ -50,11 +50,12 @@ from readstates.schemas.version import offset_of
 from .. import metrics
 from ..cassandra.epochs import Log
 from ..cassandra.write_behind import drain
-from ..config import FULL_SHARES
+from ..config import FULL_SHARES, IDS_UNCHECKED
 from ..errors import DataLossError, EarlierEpochError, EpochError
 from ..kafka.group_consumer import GroupConsumer, TopicPartition
 from ..partition.decode_buffer import DecodeBuffer
 from ..partition.partition import Partition
+from ..partition.plausible_ids import PlausibleIds
 from ..partition.watermark import Watermark
 from .commits import Commits, catch_up_target
 from .owned import OwnedPartition
@@ -81,6 +82,8 @@ class Rebalancer:
         self._partition_count = epoch.partitions
         self.commits = Commits(partitions.settings)
         self._reader = DecodeBuffer()
+        epoch_ms = self._settings.id_epoch_ms
+        self._ids = None if epoch_ms == IDS_UNCHECKED else PlausibleIds(epoch_ms)
         self._opening = asyncio.Lock()
         self._incarnations = 0
         self._rebalance_started: float | None = None
@@ -196,6 +199,7 @@ class Rebalancer:
             inbox_bytes_max=self._share(settings.inbox_bytes_max),
             effects=self._partitions,
             reader=self._reader,
+            ids=self._ids,
         )
         return OwnedPartition(partition, file, query_offset, Watermark(query_offset))
 
