@@ -25,6 +25,8 @@ COLUMNS = (  # that replies show
     "last_viewed",
     "version",
 )
+ENTRY = struct.Struct("=qQ")  # of the marks: a value, and tag << 40 | payload
+MARK, UNCOUNTED = 0, 1  # two of the tags
 FIRST_BYTES = 1 + len(COLUMNS)  # the place of the marks, after the user and the columns
 
 
@@ -43,7 +45,9 @@ class Rows:
             values = [value for value in row if value is not None]
             assert len(values) == len(row), f"a column is missing: {row}"
             user, *numbers = (int.from_bytes(v, "big", signed=True) for v in values[:FIRST_BYTES])
-            found.append((user, (*numbers, values[FIRST_BYTES]), values[FIRST_BYTES + 1 :]))
+            whole = (*numbers, values[FIRST_BYTES])
+            _check_marks(whole)
+            found.append((user, whole, values[FIRST_BYTES + 1 :]))
         return found
 
     def of(self, user: int) -> list[Row]:
@@ -67,12 +71,29 @@ class Rows:
         return found
 
     def all(self) -> dict[tuple[int, int, int], Row]:
-        """The whole table with marks, by (user, type, channel)."""
-        return {(user, *row[:2]): row for user, row, _ in self._select(())}
+        """The whole table with marks, by (user, type, channel); not the marks of `final`."""
+        return {(user, *row[:2]): row for user, row, _ in self._select(()) if row[1]}
+
+    def final(self) -> set[int]:
+        """Users whose deletion is marked as final."""
+        return {user for user, row, _ in self._select(()) if row[:2] == (0, 0)}
 
     def wait(self, user: int, expected: list[Row]) -> None:
         """Until Cassandra has these rows of the user, and no others."""
         until(lambda: self.of(user) == expected or None, f"rows of {user}: {expected}")
+
+
+def _check_marks(row: Row) -> None:
+    """The count and the last mention against the marks."""
+    entries = [
+        (value, info >> 40, info & (1 << 40) - 1) for value, info in ENTRY.iter_unpack(row[9])
+    ]
+    mentioned = [value for value, tag, rank in entries if tag == MARK and not rank & 1]
+    if not entries and row[4]:
+        mentioned = [row[3]]  # the fields alone say it
+    uncounted = sum(payload for _, tag, payload in entries if tag == UNCOUNTED)
+    assert row[4] == min(len(mentioned) + uncounted, 2**32 - 1), f"count and marks differ: {row}"
+    assert row[3] == max(mentioned, default=0), f"last mention and marks differ: {row}"
 
 
 def rows_of(reply: Reply) -> list[Row]:
