@@ -107,7 +107,7 @@ follow from the rest (`rebuild.py`). The rest is right or known to be wrong, bec
       the tombstone's version shows that it was applied, and the floor is not raised again;
     - a read state is dirty with its new value, under the same checksum, until Cassandra has it, and
       it names its owner. The user's place in the queue follows from it;
-    - an extension is never changed while a sealed state leads to it (O6, O7), so the seal of a state
+    - an extension is never changed while a sealed state leads to it (O6, O7): a state's seal
       makes all of a change at once; extensions that no state leads to are freed;
     - a final deletion makes its mark before delete_version says that the deletion was folded (O3);
     - several entries of one event are sealed one by one. The event is folded again, because the
