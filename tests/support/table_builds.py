@@ -6,6 +6,7 @@ What tests ask of a table and the service does not, is here too, by way of the b
 from __future__ import annotations
 
 import importlib.util
+import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +90,14 @@ def new_buffer(slots: int) -> bytearray:
     return buffer
 
 
+def entries(*each: tuple[int, int, int]) -> bytes:
+    """The entries of a read state as a row has them: tag, value and payload of each."""
+    packed = (struct.pack("<qQ", value, tag << 40 | payload) for tag, value, payload in each)
+    return b"".join(packed)
+
+
 def verify(table: Any) -> None:
-    """Check I1-I13 of a table in use, with the pass of its own build."""
+    """Check I1-I15 of a table in use, with the pass of its own build."""
     table.save()
     plain = isinstance(table, PLAIN.Table)
     (PLAIN if plain else verify_module).verify(table.buffer)
