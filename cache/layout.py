@@ -99,8 +99,8 @@ follow from the rest (`rebuild.py`). The rest is right or known to be wrong, bec
       is not zero (one in 65,536 of such moments, each a few ns long, passes). The file is dropped;
     - a read state without its user is damage, too;
     - a user is PARTIAL until its last read state is sealed (O1), and again before its first one is
-      freed (O2: otherwise its count would be wrong, and the file dropped). A PARTIAL user is clean,
-      and is evicted;
+      freed (O2): its counts are not under its checksum and would not tell what is missing. A
+      PARTIAL user is clean, and is evicted;
     - a deletion of a user is noted in delete_version before the first read state is freed (O3): a
       rebuild frees the older read states that are still there;
     - a deletion of a read state raises its user's floor first (O4): if the event is folded again,
