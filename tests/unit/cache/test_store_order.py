@@ -3,8 +3,8 @@
 The plain table is recorded store by store. What a death may leave is then everything before a
 barrier, and any part of the stores between it and the next one. Of all those parts are tried: each
 store made first, each made last, every run of changes of single slots made last, each change of a
-slot made first, and many drawn at random. The same without one of the barriers shows what it is for. That the compiled table has them
-is in `test_compiled_barriers.py`.
+slot made first, and many drawn at random. The same without one of the barriers shows what it is
+for. That the compiled table has them is in `test_compiled_barriers.py`.
 """
 
 from __future__ import annotations
