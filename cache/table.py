@@ -1227,9 +1227,10 @@ class Table:
     ) -> i64:
         """Write a read state anew: its marks are in `_marks`; slot 0: there is none yet.
 
-        Extensions and hidden read states of a user take user_states_max slots at most. There a
-        mark is given up as if it were one too many, and a read state that would be hidden is
-        deleted, and nothing of it remembered. Refusals change nothing.
+        Extensions and hidden read states of a user take user_states_max slots at most. Half of
+        them are only for first extensions, which a second mention needs, and for deletions: beyond
+        the other half a mark is given up as if it were one too many. Where a read state that would
+        be hidden has no slot, it is deleted, and nothing of it remembered. Refusals change nothing.
         """
         last_message_id: i64 = self._marks.last_message_id
         status: cython.int = self._status[slot]  # slot 0 is all zero
@@ -1244,7 +1245,7 @@ class Table:
         others: i64 = self._side(user) - before + hidden - bool(status & _HIDDEN)
         entries: i64 = self._marks.write()
         after: i64 = (entries + _ENTRIES - 1) // _ENTRIES
-        while others + after > self.user_states_max and after > 1 and after > before:
+        while others + after > self.user_states_max >> 1 and after > 1 and after > before:
             self._marks.give_up()
             entries = self._marks.write()
             after = (entries + _ENTRIES - 1) // _ENTRIES
@@ -1364,7 +1365,10 @@ class Table:
             return _DUPLICATE
         missing: cython.bint = slot == 0 or self._status[slot] & _TOMBSTONE != 0
         code: i64 = _TOO_MANY
-        if not (rank & 1 and missing and self._live(user) >= self.user_states_max):
+        if not (rank & 1 and missing) or (
+            self._live(user) < self.user_states_max
+            and self._side(user) < self.user_states_max >> 1  # the half that `_put` speaks of
+        ):
             code = self._put(
                 user, slot, kind, channel_id, self._pins_and_viewed[slot], self._flags[slot],
                 version,

@@ -194,6 +194,26 @@ def test_whatever_comes_the_table_has_what_the_interface_says(build: str) -> Non
         world.check_database()
 
 
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_mention_that_only_counts_brings_a_deleted_read_state_back(build: str) -> None:
+    """Its message is at or below one that was given up, and above the deleted ones."""
+    world = World(BUILDS[build])
+    world.apply({"type": "delete", "channel_id": 1, "up_to": 10})
+    for message in range(100, 165):
+        world.apply({"type": "retract_mention", "channel_id": 1, "message_id": message})
+    assert world.table.states(world.user) == []
+    world.apply({"type": "mention", "channel_id": 1, "message_id": 50})
+    (row,) = world.table.states(world.user)
+    assert row[2:5] == (10, 0, 1)
+    world.apply({"type": "set", "channel_id": 1, "flags": 5})
+    world.apply({"type": "ack", "channel_id": 1, "message_id": 60})
+    (row,) = world.table.states(world.user)
+    assert (row[2:5], row[6]) == ((60, 0, 1), 5)
+    world.reload()
+    world.check()
+    world.check_database()
+
+
 def test_all_orders_of_few_events() -> None:
     """Not sampled: a mention, its edit, its deletion, another mention and an ack, in each order."""
     events: list[dict[str, Any]] = [

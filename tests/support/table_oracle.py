@@ -154,7 +154,9 @@ class Oracle:
         row = user.rows.get(key)
         missing = row is None or row.tombstone
         code = TOO_MANY
-        if not missing or len(user.shown()) < self.user_states_max:
+        if not missing or (
+            len(user.shown()) < self.user_states_max and user.side() < self.user_states_max // 2
+        ):
             code = self._put(user_id, key, state, version)
         if code != TOO_MANY:
             return code
@@ -175,7 +177,7 @@ class Oracle:
         before = extensions(row.state) if row else 0
         others = user.side() - (row.side if row else 0) + (not state.shown)
         while (
-            others + extensions(state) > self.user_states_max
+            others + extensions(state) > self.user_states_max // 2
             and extensions(state) > max(1, before)
         ):  # fmt: skip
             smallest = min(state.marks)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 from readstates.cache import layout
+from readstates.streams.config import Settings
 from tests.support.table_builds import Build
 from tests.support.table_sample import sample
 
@@ -20,6 +22,12 @@ def dump(buffer: bytearray) -> str:
 def test_the_bytes_are_those_of_this_layout_version(build: Build) -> None:
     golden = GOLDEN / f"layout-{layout.LAYOUT_VERSION}.hex"
     assert dump(sample(build)) == golden.read_text(), "raise LAYOUT_VERSION, add a golden file"
+
+
+def test_the_counts_of_a_user_hold_the_largest_setting() -> None:
+    """They have 20 bits, and one more than the setting is for the mark of a final deletion."""
+    (setting,) = (f for f in fields(Settings) if f.name == "user_states_max")
+    assert setting.metadata["range"][1] + 1 < 1 << 20
 
 
 def test_sizes() -> None:

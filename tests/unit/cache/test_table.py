@@ -292,6 +292,59 @@ def test_the_limit_of_a_user(table: Any, user: int) -> None:
     assert table.count(user) == 6
 
 
+def test_memory_of_retractions_leaves_room_for_mentions(table: Any) -> None:
+    """They take half of a user's slots for hidden read states and extensions."""
+    user = table.insert(1, 0, False)
+    codes = [table.mark(user, 0, channel, 5, FOR_GOOD, channel) for channel in (1, 2, 3)]
+    assert codes == [CHANGED | DIRTIED, CHANGED, STALE]
+    for channel, code in ((10, CHANGED), (11, CHANGED), (12, TOO_MANY)):
+        assert table.mention(user, 0, channel, 1, 2 * channel) == CHANGED
+        assert table.mention(user, 0, channel, 2, 2 * channel + 1) == code
+    assert [row[4] for row in table.states(user)] == [2, 2, 1]
+    verify(table)
+
+
+def test_many_marks_leave_room_for_other_read_states(table: Any) -> None:
+    """The count stays right; what is given up is only counted."""
+    user = table.insert(1, 0, False)
+    for message in range(1, 21):
+        assert table.mention(user, 0, 1, message, message) & CHANGED
+    assert image(table).user[user].side == 3
+    assert (get(table, user, 0, 1)[4], len(mentions_of(get(table, user, 0, 1)))) == (20, 8)
+    for channel in (2, 3, 4):
+        for message in (1, 2):
+            assert table.mention(user, 0, channel, message, 10 * channel + message) == CHANGED
+    assert [row[4] for row in table.states(user)] == [20, 2, 2, 2]
+    verify(table)
+
+
+def test_a_retraction_that_has_no_slot_takes_its_mention_away(build: Build) -> None:
+    table = build.Table(new_buffer(41), 4)
+    user = table.insert(1, 0, False)
+    table.ack(user, 0, 1, 100, *KEEP2, 1)
+    table.mention(user, 0, 1, 105, 2)
+    table.mention(user, 0, 2, 105, 3)
+    for channel in (3, 4):
+        table.delete(user, 0, channel, 900, channel + 1)
+    assert image(table).user[user].side == 4
+    assert table.mark(user, 0, 1, 119, FOR_GOOD, 10) == STALE  # of another message
+    assert table.mark(user, 0, 1, 105, 3, 11) == CHANGED
+    assert get(table, user, 0, 1)[2:5] == (100, 0, 0)
+    assert table.mark(user, 0, 2, 105, FOR_GOOD, 12) == CHANGED
+    assert (get(table, user, 0, 2), table.floor(user)) == (None, 12)
+    assert table.set_options(user, 0, 5, 1, KEEP, 13) == CHANGED
+    assert table.set_options(user, 0, 5, 0, KEEP, 14) == CHANGED
+    assert (get(table, user, 0, 5), table.floor(user)) == (None, 14)
+    _, _, rows = table.take(user)
+    assert sorted(row[1] for deleted, row in rows if deleted) == [2, 5]
+    table.written(user, 0, rows)
+    # folded again after the database has lost it: whoever still shows it needs a whole reply
+    table.delete(user, 0, 3, 0, 13)
+    assert table.mark(user, 0, 2, 105, FOR_GOOD, 15) == STALE
+    assert table.floor(user) == 15
+    verify(table)
+
+
 def test_a_full_table_takes_nothing_and_says_so(build: Build) -> None:
     table = build.Table(new_buffer(4), 6)
     user = table.insert(1, 0, False)
