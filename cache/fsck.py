@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import layout
 from .image import Extension, Image, NotATableFileError, State, User, checksum, key_hash
-from .marks import DELETED, MARK, MARKS_MAX, TAG_SHIFT, UNCOUNTED, UNREAD
+from .marks import DELETED, FOR_GOOD, MARK, MARKS_MAX, TAG_SHIFT, UNCOUNTED, UNREAD
 
 PROBLEMS_MAX = 100  # a damaged file may break invariants thousands of times; the first are enough
 
@@ -205,6 +205,11 @@ def _marks(image: Image, slot: int, state: State) -> Iterator[str]:
         yield f"I15: the entries of slot {slot} are not in order, each once"
     if len(marks) > MARKS_MAX or special.keys() - {UNCOUNTED, UNREAD, DELETED}:
         yield f"I15: slot {slot} has entries that are too many or unknown"
+    most = {MARK: FOR_GOOD, UNCOUNTED: 2**32 - 1}
+    if any(payload > most.get(tag, 0) for tag, _, payload in entries):
+        yield f"I15: slot {slot} has an entry with an impossible payload"
+    if state.status & layout.EXTENDED and [(t, p) for t, _, p in entries] == [(MARK, 0)]:
+        yield f"I15: slot {slot} has an extension for a plain mention"
     if any(value <= above for _, value, _ in marks):
         yield f"I15: slot {slot} has a mark that is not above {above}"
     if min(count, 2**32 - 1) != state.mention_count:

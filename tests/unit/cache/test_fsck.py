@@ -31,6 +31,16 @@ def put(form: str, slot: int, field: int, value: int) -> Callable[[bytearray], N
     return change
 
 
+def each(*changes: Callable[[bytearray], None]) -> Callable[[bytearray], None]:
+    """Several changes, of which only one is damage."""
+
+    def change(buffer: bytearray) -> None:
+        for one in changes:
+            one(buffer)
+
+    return change
+
+
 def put_header(byte_offset: int, value: int) -> Callable[[bytearray], None]:
     """Overwrite a number of the header."""
     return lambda buffer: struct.pack_into("<q", buffer, byte_offset, value)
@@ -120,8 +130,29 @@ DAMAGE: list[tuple[str, Callable[[bytearray], None]]] = [
     ("I15", put("q", 12, 24, 1 << 35)),  # no such rank
     ("I15", put("q", 11, 24, 7 << 40)),  # no such tag
     ("I15", put("q", 11, 8, 3 << 40)),  # a mark after another tag
-    ("I15", put("q", 14, 8, 0)),  # the only entry is a plain mention (M3)
+    ("I15", put("q", 11, 8, 1 << 35)),
+    ("I15", put("q", 11, 24, 2 << 40 | 1)),  # a payload of what has none
+    (
+        "I15",
+        each(
+            put("q", 11, 0, 7), put("q", 11, 8, 2 << 40), put("q", 11, 16, 104), put("q", 11, 24, 0)
+        ),
+    ),  # tags out of order (M3)
+    ("I15", put("q", 14, 8, 0)),  # a mention that is not counted
+    (
+        "I15",
+        each(
+            put("q", 14, 8, 0),
+            put("I", 13, 40, 1),
+            put("H", 9, 52, 2),
+            put("H", 9, 54, 5),
+            put("B", 13, 61, layout.STATE | layout.DIRTY | layout.EXTENDED),
+            put_header(layout.AT_STATES, 6),
+        ),
+    ),  # it is counted, and has a slot of its own (M3)
+    ("I15", put("q", 4, 16, 1)),  # a last mention that was read, and none
     ("I15", put("I", 15, 44, 1)),  # deleted up to a message, and shown (M4)
+    ("I15", put("q", 11, 24, 3 << 40)),
     ("I15", put("q", 13, 8, 1)),  # hidden, and not all zero
     ("I15", put("B", 13, 61, layout.STATE | layout.DIRTY | layout.EXTENDED)),
     ("I15", put("B", 17, 61, layout.USER | layout.QUEUED)),  # the mark of a user not FINAL
