@@ -71,7 +71,6 @@ def test_a_final_deletion_leaves_a_mark_and_nothing_else(service: Service) -> No
     (mark,) = wire.rows.of(user)
     assert mark[:2] == (0, 0)
     assert mark[2 : len(COLUMNS) - 1] == (0,) * 6, "the mark says nothing of the user"
-    assert user in wire.rows.final()
 
     send({"type": "restore_user"})
     offset = send(mention(108))
