@@ -1,4 +1,4 @@
-"""How many read states of an encoded reply fit into so many bytes.
+"""How many read states of an encoded reply fit into so many bytes, and what its error says.
 
 The functions read the sizes from the reply's bytes, where `},{` separates the read states and
 nothing else. They also take a reply that is wrapped for Faust.
@@ -10,9 +10,8 @@ from bisect import bisect_right
 from itertools import accumulate
 
 from .queries import LIMIT_MAX
-from .replies import Answer
+from .replies import NEXT_BYTES_MAX, Answer
 
-NEXT_BYTES_MAX = 65  # of `next`, which a page has and a whole reply has not
 SPARE_SHARE = 8  # an advised page leaves one part in so many free
 
 
@@ -41,6 +40,18 @@ def limit_that_fits(reply: bytes, bytes_max: int) -> int | None:
     if count == 0 and together and together[0] <= room:
         count = 1
     return min(count, LIMIT_MAX) or None
+
+
+def too_large(reply_bytes: int, bound: str, limit: int | None) -> str:
+    """The text of REPLY_TOO_LARGE: what happened, and what the client, or the operator, can do."""
+    if limit is None:
+        advice = "not even one read state fits, so the operator has to raise that"
+    else:
+        advice = (
+            f'ask for pages: the same query with "limit": {limit}, and then with the "next" of '
+            'each reply as "after", until a reply has none'
+        )
+    return f"the reply has {reply_bytes} bytes, more than {bound} allows; {advice}"
 
 
 def _sizes(reply: bytes) -> tuple[list[int], int]:

@@ -23,6 +23,8 @@ FOR_GOOD = U32_MAX + 1  # the edit of a retraction without one: the message was 
 Key = tuple[int, int]  # read_state_type, channel_id
 Row = tuple[int, int, int, int, int, int, int, int, int, bytes]  # key, fields, version, extra
 
+Seen = tuple[int, int, int, int, int, int, int, int, int, tuple[int, ...]]  # with its mentions
+
 
 class BadError(Exception):
     """The event is not valid, or cannot be applied."""
@@ -285,6 +287,11 @@ class Oracle:
         """Those of `rows` that a reply has."""
         states = self.users.get(user_id, {})
         return [row for row in self.rows(user_id) if states[row[:2]].shown]
+
+    def seen(self, user_id: int) -> list[Seen]:
+        """What a reply with `mentions` has: no entries, but the messages that mention the user."""
+        states = self.users.get(user_id, {})
+        return [(*row[:9], tuple(states[row[:2]].mentions)) for row in self.shown(user_id)]
 
     def _valid(self, key: bytes | None, value: bytes | None) -> tuple[dict[str, Any], int]:
         if value is None or len(value) > 256 * 1024:

@@ -128,4 +128,4 @@ class Requests:
         for request, deadline in self._deadlines.items():
             if deadline > now:
                 break
-            self.answer(request, TimeoutError(f"no answer in {self._timeout_s} s"))
+            self.answer(request, TimeoutError(f"no answer within {self._timeout_s} s"))

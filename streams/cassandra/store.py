@@ -3,7 +3,7 @@
 Statements on the schema and the epoch block. Loads and writes are started here and answered on the
 event loop by `requests.py`. Every exception of the driver becomes a StoreError. Reads and writes
 are at LOCAL_QUORUM; every write carries its version as the write timestamp, so that a late or
-repeated one can never overwrite a newer one.
+repeated write can never overwrite a newer one.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Store:
         self._session = connect(settings)
 
     def close(self) -> None:
-        """End the session; callbacks of requests under way may not be called."""
+        """End the session; callbacks of requests under way may never be called."""
         self._session.cluster.shutdown()
 
     # -- schema and epoch ---------------------------------------------------------------------
@@ -98,7 +98,8 @@ class Store:
         *,
         new_epoch_from: Sequence[int] | None = None,
     ) -> Log:
-        """The epoch of this topic's log; the first topic of a keyspace sets it by an LWT.
+        """The epoch of this topic's log; a keyspace's first topic sets it by a lightweight
+        transaction.
 
         `new_epoch_from`: if the topic or its partition count has changed, a new epoch begins at
         these offsets of its partitions, above everything written so far. Raises EpochError if they
@@ -225,7 +226,7 @@ class Store:
     def group_of(self, user_id: int) -> object:
         """The user's group for batches: the node that is the first replica of its rows.
 
-        None if every node is a replica of everything. Costs some µs.
+        None if every node is a replica of everything. Costs a few µs.
         """
         metadata = self._session.cluster.metadata
         replicas = metadata.get_replicas(self.settings.cassandra_keyspace, _BIGINT(user_id))

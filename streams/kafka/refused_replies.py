@@ -30,8 +30,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from readstates.schemas.headers import HEADER_ERROR, ReplyAddress
-from readstates.schemas.replies import too_large
-from readstates.schemas.reply_sizes import limit_that_fits
+from readstates.schemas.reply_sizes import limit_that_fits, too_large
 
 from ..config import Settings
 from .delivery import Delivery

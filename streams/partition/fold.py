@@ -26,7 +26,7 @@ from readstates.schemas.events import (
     Update,
 )
 
-# Events that do not come from the user: they do not move the user to the warm end of the LRU.
+# Events that are not the user's own: they do not move the user to the warm end of the LRU.
 COLD_EVENTS = (Mention, RetractMention, Merge, Delete, DeleteUser, RestoreUser)
 
 
@@ -107,7 +107,10 @@ def fold(table: Table, user: int, event: Update, version: int) -> int:
             up_to = max(event.up_to, 0)
             code = table.delete(user, event.read_state_type, event.channel_id, up_to, version)
         case DeleteUser():
+            was_clean = not table.first_version(user)
             code = table.delete_user(user, version, event.final)
+            if code & CHANGED and was_clean:
+                code |= DIRTIED
         case RestoreUser():
             code = table.restore_user(user, version)
     return code

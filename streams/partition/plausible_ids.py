@@ -39,9 +39,7 @@ class PlausibleIds:
     def __init__(self, epoch_ms: int) -> None:
         self._epoch_ms = epoch_ms
 
-    def run(
-        self, numbers: memoryview, records: Sequence[Record], begin: int, count: int
-    ) -> int:
+    def run(self, numbers: memoryview, records: Sequence[Record], begin: int, count: int) -> int:
         """How many of `count` simple updates come before one that may be implausible.
 
         All are held against the bound of their smallest timestamp, so a few plausible ones may be

@@ -6,22 +6,9 @@ then stalled: it takes no further slice, and the write-out starts with the colde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from readstates.cache.layout import EXTENSION_ENTRIES
 from readstates.cache.table import Table
-from readstates.schemas.read_state import ENTRY_BYTES, EXTRA, Row
 
 EVICT_SCAN_MAX = 512  # users looked at from the cold end in one call of the table
-
-
-def slots_of(rows: Sequence[Row]) -> int:
-    """How many slots a user with these rows takes: its own, the rows' and their entries'."""
-    slots = 1 + len(rows)
-    for row in rows:
-        if row[EXTRA]:
-            slots += -(-len(row[EXTRA]) // (ENTRY_BYTES * EXTENSION_ENTRIES))
-    return slots
 
 
 class Room:

@@ -119,5 +119,5 @@ def test_unset_nothing_is_checked() -> None:
 
 def test_what_is_no_event_is_refused_for_that() -> None:
     world = world_of(1)
-    world.feed(record(0, b"1", b"{"), record(1, b"2", sent(1, "ack", **{}).value))
+    world.feed(record(0, b"1", b"{"), record(1, b"2", sent(1, "ack").value))
     assert [reason for *_, reason in world.dead] == ["invalid_json", "invalid_field"]

@@ -18,7 +18,7 @@ from readstates.schemas import wire
 from readstates.streams.config import Settings
 from readstates.streams.errors import ConfigError
 from readstates.streams.partition.fold import CHANGE_SLOTS_MAX, fold, slots_needed
-from readstates.streams.partition.room import slots_of
+from readstates.streams.partition.rows import slots_of
 from tests.support.events import anything
 from tests.support.small_world import World, event, query
 from tests.support.table_builds import BUILDS, new_buffer, verify
@@ -72,7 +72,7 @@ def test_every_event_finds_room_in_the_smallest_table(seed: int) -> None:
             user_id, fields = 2 + draw.randrange(OTHERS), {"channel_id": draw.randint(1, limit)}
             records.append(event(offset, user_id, "mention", message_id=offset + 1, **fields))
             continue
-        fields = anything(draw, draw.choice([30, 300]), channels=2 * limit)
+        fields = anything(draw, (1, draw.choice([30, 300])), range(1, 2 * limit))
         records.append(event(offset, 1, fields.pop("type"), **fields))
     drive(world, records)
     table = world.partition.table
@@ -127,7 +127,7 @@ def test_a_change_never_needs_more_than_was_said(build: str) -> None:
         table = BUILDS[build].Table(new_buffer(200), 1000)
         user, filler = table.insert(1, 0, False), 10**6
         for version in range(1, 120):
-            fields = anything(draw, 200, channels=4)
+            fields = anything(draw, (1, 200), range(1, 5))
             update = wire.decode_update(event(0, 1, fields.pop("type"), **fields).value)
             needed = slots_needed(table, user, update)
             assert needed <= CHANGE_SLOTS_MAX

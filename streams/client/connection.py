@@ -1,14 +1,20 @@
-"""A client for producers and readers: `Client` for asyncio, `BlockingClient` for code without it.
+"""A client's connection to Kafka: producers, a consumer of replies, and the pending queries.
 
+<<<<<<< HEAD:streams/client/connection.py
+A producer for updates, one for queries, and a consumer, which reads the reply topic from its end,
+without a group. A query is pending until its reply comes or its deadline passes; late and repeated
+replies are ignored. At most PENDING_MAX queries are pending at once.
+=======
     async with Client("127.0.0.1:9092", "read-states.replies.gateway-7") as client:
         offset = await client.ack(user_id=1, channel_id=2, message_id=3)
         reply = await client.get(1, after_offset=offset)
 
 A client has a producer for updates, one for queries, and a consumer, which reads the reply topic
-from its end, without a group. A query is pending until its reply comes or its deadline passes; late
-and repeated replies are ignored. At most PENDING_MAX queries are pending at once.
+from its end, without a group. A query is pending until its reply arrives or its deadline passes;
+late and repeated replies are ignored. At most PENDING_MAX queries are pending at once.
 
 Identifiers (from 1), versions and offsets (from 0) are integers, and timestamps are in ms.
+>>>>>>> main:streams/client.py
 """
 
 from __future__ import annotations
@@ -18,24 +24,17 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from readstates.schemas import events
 from readstates.schemas.headers import HEADER_CORRELATION_ID, query_headers
 from readstates.schemas.queries import Get, encode_query
-from readstates.schemas.replies import ErrorReply, Reply, decode_reply
-from readstates.schemas.wire import decode_update, encode_update, key_bytes
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from readstates.schemas.replies import OVERLOADED, ErrorReply, Reply, decode_reply
+from readstates.schemas.wire import key_bytes
 
 PENDING_MAX = 10_000  # queries
-DEADLINE_S = 5.0
 START_TIMEOUT_S = 15.0  # of each request to the brokers at the start
 DELIVERY_TIMEOUT_S = 30.0
 POLL_S = 0.1
@@ -48,41 +47,47 @@ class QueryError(Exception):
     """The service answered with an error; `code` says which, and what to do about it.
 
     After `invalid_query`, correct the query. After `store_unavailable` or `not_caught_up`, ask
-    again. After `overloaded`, ask again after a pause. After `reply_too_large`, ask for fewer
-    channels.
+    again. After `overloaded`, ask again after a pause. After `reply_too_large`, ask for `limit`
+    read states at once, if the service names one, or for fewer than before (`Client.get` without a
+    limit does so by itself).
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, limit: int | None = None) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
+        self.limit = limit
 
 
+<<<<<<< HEAD:streams/client/connection.py
+class Connection:
+    """One client's producers and consumer; `Client` says what the arguments are."""
+=======
 class Client:
-    """Publishes updates and asks queries for any number of users; a process needs only one client.
+    """Publishes updates and sends queries for any number of users; one client per process will do.
 
     `bootstrap`: brokers, `host:port,…`. `reply_topic`: the topic that gets the replies; the
-    service's REPLY_TOPICS must allow its name. It must exist, or `create_reply_topic` creates it
-    with one partition. `topic_prefix`: that of the service. `config`: more librdkafka settings, for
-    TLS and logins.
+    service's REPLY_TOPICS must allow its name. The topic must exist, unless `create_reply_topic` is
+    set: then it is created, with one partition. `topic_prefix`: that of the service. `config`: more
+    librdkafka settings, for TLS and logins.
 
-    Use it as an async context manager, or call `start` and `close`; all on one event loop.
+    Use it as an async context manager, or call `start` and `close`. Call it on one event loop only.
     """
+>>>>>>> main:streams/client.py
 
     def __init__(
         self,
         bootstrap: str,
         reply_topic: str,
-        *,
-        topic_prefix: str = "read-states",
-        create_reply_topic: bool = False,
-        config: dict[str, Any] | None = None,
+        topic_prefix: str,
+        create_reply_topic: bool,
+        config: dict[str, Any],
     ) -> None:
         self._failures: list[KafkaError] = []
         self._config = {
             "bootstrap.servers": bootstrap,
             "log_level": 0,  # errors are raised and not printed
             "error_cb": self._failures.append,
-            **(config or {}),
+            **config,
         }
         self._reply_topic = reply_topic
         self._updates, self._queries = f"{topic_prefix}.updates", f"{topic_prefix}.queries"
@@ -92,26 +97,19 @@ class Client:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    async def __aenter__(self) -> Client:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        await self.close()
-
     async def start(self) -> None:
         """Connect to the brokers, and start the threads.
 
-        Raises ConnectionError within a few times START_TIMEOUT_S; it says what is missing.
+        Raises ConnectionError, which says what is missing, within a few times START_TIMEOUT_S.
         """
         self._loop = asyncio.get_running_loop()
         config = {
             "partitioner": "murmur2_random",
             "allow.auto.create.topics": False,
-            "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),  # nothing arrives after an error
+            "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),  # then the producer gives up
         }
         more = {"enable.idempotence": True, "linger.ms": 1}, {"linger.ms": 0}
-        # A query does not wait for others, and may arrive twice: its second reply is ignored.
+        # A query is sent at once, and may arrive twice: its second reply is ignored.
         self._producer, self._asking = (Producer(config | one | self._config) for one in more)
         await asyncio.to_thread(self._connect)
         for target in (self._deliver, self._read):
@@ -195,8 +193,12 @@ class Client:
             except ValueError as exc:
                 future.set_exception(exc)
 
-    # -- queries ------------------------------------------------------------------------------
+    # -- queries and updates ------------------------------------------------------------------
 
+<<<<<<< HEAD:streams/client/connection.py
+    async def ask(self, get: Get, deadline_s: float) -> Reply:
+        """One query and its reply; raises what `Client.get` says."""
+=======
     async def get(
         self,
         user_id: int,
@@ -210,63 +212,69 @@ class Client:
         """The read states of a user, ordered by type and channel.
 
         `channel_ids`: ask for these channels only, at most 1000, each once, of type 0 unless
-        `read_state_type` names another. Without it, the query asks for all of the user's read
-        states, of every type unless one is given. `since_version`: ask only for read states with a
-        larger version; take it from the last reply's `version`, and replace what you have if the
-        reply says `full`. `after_offset`: wait until the update at this offset, from `publish`, is
-        applied. `deadline_s`: how long to wait for the reply.
+        `read_state_type` names another. Without `channel_ids`, the query asks for all of the user's
+        read states, of every type unless one is given. `since_version`: ask only for read states
+        with a larger version; take it from the last reply's `version`, and replace what you have if
+        the reply says `full`. `after_offset`: wait until the update at this offset, which `publish`
+        returned, has been applied. `deadline_s`: how long to wait for the reply.
 
         Costs a round trip through Kafka; queries do not wait for each other. Raises QueryError if
-        the service answers with an error, TimeoutError if no reply comes in time (is a worker
-        running?), and BufferError if the producer's queue is full (ask less at once).
+        the service answers with an error, TimeoutError if no reply arrives in time (is a worker
+        running?), and BufferError if the producer's queue is full (send fewer queries at once).
         """
+>>>>>>> main:streams/client.py
         if len(self._pending) >= PENDING_MAX:
-            raise QueryError("overloaded", f"{PENDING_MAX} queries are pending in this client")
-        channels = None if channel_ids is None else tuple(channel_ids)
-        value = encode_query(Get(user_id, channels, read_state_type, since_version, after_offset))
+            raise QueryError(OVERLOADED, f"{PENDING_MAX} queries are pending in this client")
         correlation_id = self._prefix + next(self._numbers).to_bytes(8, "big")
         future: asyncio.Future[Reply | ErrorReply] = self._loop.create_future()
         self._pending[correlation_id] = future
         deadline_ms = int((time.time() + deadline_s) * 1000)
         headers = query_headers(self._reply_topic, correlation_id, deadline_ms)
+        value, key = encode_query(get), key_bytes(get.user_id)
         try:
-            self._asking.produce(self._queries, value, key_bytes(user_id), headers=headers)
+            self._asking.produce(self._queries, value, key, headers=headers)
             reply = await asyncio.wait_for(future, deadline_s)
         except TimeoutError:
             raise TimeoutError(
-                f"no reply within {deadline_s} s: is a worker of {self._queries} running, and "
+                f"no reply within {deadline_s} s: is a worker for {self._queries} running, and "
                 f"does its REPLY_TOPICS allow {self._reply_topic}?"
             ) from None
         finally:
             self._pending.pop(correlation_id, None)
         if isinstance(reply, ErrorReply):
-            raise QueryError(reply.code, reply.message)
+            raise QueryError(reply.code, reply.message, reply.limit)
         return reply
 
+<<<<<<< HEAD:streams/client/connection.py
+    async def publish(self, key: bytes, value: bytes) -> int:
+        """The offset of a record of `updates`; raises what `Client.publish` says."""
+=======
     # -- updates ------------------------------------------------------------------------------
 
     async def publish(self, event: events.Update) -> int:
         """Publish any event; returns its offset in `updates`, for `get(after_offset=…)`.
 
-        Returns when the brokers have it, which takes about a millisecond more than a round trip. So
-        publish many at once rather than one after the other. Raises ValueError for an event that
-        the service would refuse (correct it), KafkaException if the brokers did not take it within
-        DELIVERY_TIMEOUT_S (publish it again), and BufferError if the producer's queue is full
-        (publish less at once). The methods below raise the same errors.
+        Returns when the brokers have the event, which takes about 1 ms more than a round trip. So
+        publish many events at once, not one after the other. Raises ValueError for an event that
+        the service would refuse (correct it), KafkaException if the brokers have not taken it
+        within DELIVERY_TIMEOUT_S (publish it again), and BufferError if the producer's queue is
+        full (publish fewer events at once). The methods below raise the same errors.
         """
         value = encode_update(event)
         decode_update(value)
+>>>>>>> main:streams/client.py
         future: asyncio.Future[int] = self._loop.create_future()
 
         def delivered(error: KafkaError | None, message: Message) -> None:
             self._loop.call_soon_threadsafe(_resolve, future, error, message.offset())
 
-        key = key_bytes(event.user_id)
         self._producer.produce(self._updates, value, key, on_delivery=delivered)
-        return await future  # the producer's own timeout ends it
+        return await future  # the producer's own timeout ends the wait
 
+<<<<<<< HEAD:streams/client/connection.py
+=======
     async def ack(self, /, user_id: int, channel_id: int, message_id: int, **fields: int) -> int:
-        """The user has read up to `message_id`; an older one changes nothing.
+        """The user has read the channel up to `message_id`; an older message changes nothing.
 
         `fields`: `read_state_type` (0 … 255), `flags` (0 … 2^32-1), `last_viewed` (days).
         """
@@ -275,7 +283,7 @@ class Client:
     async def mark_unread(
         self, user_id: int, channel_id: int, message_id: int, mention_count: int = 0
     ) -> int:
-        """Set the last read message and the mention count as given, also backwards."""
+        """Set the last read message and the mention count, even if that moves them back."""
         return await self.publish(events.MarkUnread(user_id, channel_id, message_id, mention_count))
 
     async def bulk_ack(self, user_id: int, acks: Iterable[tuple[int, int]]) -> int:
@@ -296,13 +304,14 @@ class Client:
         return await self.publish(events.PinsAck(user_id, channel_id, timestamp))
 
     async def delete(self, user_id: int, channel_id: int) -> int:
-        """The read state of a channel is gone: the user left it."""
+        """Delete the read state of a channel that the user has left."""
         return await self.publish(events.Delete(user_id, channel_id))
 
     async def delete_user(self, user_id: int) -> int:
-        """All read states of the user are gone, also from the database."""
+        """Delete all read states of the user, including those in the database."""
         return await self.publish(events.DeleteUser(user_id))
 
+>>>>>>> main:streams/client.py
 
 def create_reply_topic(admin: AdminClient, name: str) -> None:
     """Create a reply topic with one partition if it is missing, and wait until the brokers show it.
@@ -320,14 +329,16 @@ def create_reply_topic(admin: AdminClient, name: str) -> None:
     end = time.monotonic() + START_TIMEOUT_S
     while error := admin.list_topics(name, timeout=START_TIMEOUT_S).topics[name].error:
         if error.code() not in NOT_SHOWN_YET or time.monotonic() > end:
-            raise ConnectionError(f"topic {name} was created but is not shown: {error.str()}")
+            raise ConnectionError(f"topic {name} was created but is not visible: {error.str()}")
         time.sleep(POLL_S)
 
 
+<<<<<<< HEAD:streams/client/connection.py
+=======
 def _blocking(
     method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[BlockingClient, P], T]:
-    """The same method, waiting for its result."""
+    """The same method, which waits for its result."""
 
     @wraps(method)
     def call(self: BlockingClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -382,6 +393,7 @@ class BlockingClient:
     delete_user = _blocking(Client.delete_user)
 
 
+>>>>>>> main:streams/client.py
 def _reply_of(message: Message) -> tuple[bytes, bytes] | None:
     """(correlation ID, body) of a reply; None for anything else."""
     if message.error() is not None:
