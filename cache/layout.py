@@ -107,8 +107,8 @@ follow from the rest (`rebuild.py`). The rest is right or known to be wrong, bec
       the tombstone's version shows that it was applied, and the floor is not raised again;
     - a read state is dirty with its new value, under the same checksum, until Cassandra has it, and
       it names its owner. The user's place in the queue follows from it;
-    - an extension is never changed while a sealed state leads to it (O6, O7), so a state's seal makes
-      all of a change at once; extensions that no state leads to are freed;
+    - an extension is never changed while a sealed state leads to it (O6, O7): a state's seal
+      makes all of a change at once; extensions that no state leads to are freed;
     - a final deletion makes its mark before delete_version says that the deletion was folded (O3);
     - several entries of one event are sealed one by one. The event is folded again, because the
       position is stored after all of it; each entry's version shows whether it was applied.
@@ -120,11 +120,11 @@ slot, because of the checksum, and between two slots except for these pairs:
     O3  delete_user  delete_version is sealed            before  the first read state is freed
     O4  delete       the raised floor is sealed          before  the tombstone is sealed
     O5  any          everything a slice does             before  the position moves past it
-    O6  any          new extensions are sealed           before  the state that leads to them is sealed
+    O6  any          new extensions are sealed           before  the state that leads to them is
     O7  any          a state is sealed                   before  its former extensions are freed
-In O1-O4, O6 and O7 `table.py` has a `store_barrier()` between the two. In O5 they are separate calls from the
-interpreter, across which no compiler moves a store. The order of the processor does not matter: a
-process that dies has made all stores of the instructions it executed.
+In O1-O4, O6 and O7 `table.py` has a `store_barrier()` between the two. In O5 they are separate
+calls from the interpreter, across which no compiler moves a store. The order of the processor does
+not matter: a process that dies has made all stores of the instructions it executed.
 """
 
 from __future__ import annotations

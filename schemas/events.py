@@ -129,7 +129,7 @@ class Delete(Struct, frozen=True, gc=False):
 
 
 class DeleteUser(Struct, frozen=True, gc=False):
-    """All of the user's read states are deleted. `final`: until RestoreUser, every event is skipped."""
+    """Deletes all of the user's read states. `final`: events are then skipped until RestoreUser."""
 
     user_id: int
     final: bool = False

@@ -1,20 +1,8 @@
 """A client's connection to Kafka: producers, a consumer of replies, and the pending queries.
 
-<<<<<<< HEAD:streams/client/connection.py
 A producer for updates, one for queries, and a consumer, which reads the reply topic from its end,
 without a group. A query is pending until its reply comes or its deadline passes; late and repeated
 replies are ignored. At most PENDING_MAX queries are pending at once.
-=======
-    async with Client("127.0.0.1:9092", "read-states.replies.gateway-7") as client:
-        offset = await client.ack(user_id=1, channel_id=2, message_id=3)
-        reply = await client.get(1, after_offset=offset)
-
-A client has a producer for updates, one for queries, and a consumer, which reads the reply topic
-from its end, without a group. A query is pending until its reply arrives or its deadline passes;
-late and repeated replies are ignored. At most PENDING_MAX queries are pending at once.
-
-Identifiers (from 1), versions and offsets (from 0) are integers, and timestamps are in ms.
->>>>>>> main:streams/client.py
 """
 
 from __future__ import annotations
@@ -58,21 +46,8 @@ class QueryError(Exception):
         self.limit = limit
 
 
-<<<<<<< HEAD:streams/client/connection.py
 class Connection:
     """One client's producers and consumer; `Client` says what the arguments are."""
-=======
-class Client:
-    """Publishes updates and sends queries for any number of users; one client per process will do.
-
-    `bootstrap`: brokers, `host:port,…`. `reply_topic`: the topic that gets the replies; the
-    service's REPLY_TOPICS must allow its name. The topic must exist, unless `create_reply_topic` is
-    set: then it is created, with one partition. `topic_prefix`: that of the service. `config`: more
-    librdkafka settings, for TLS and logins.
-
-    Use it as an async context manager, or call `start` and `close`. Call it on one event loop only.
-    """
->>>>>>> main:streams/client.py
 
     def __init__(
         self,
@@ -195,34 +170,8 @@ class Client:
 
     # -- queries and updates ------------------------------------------------------------------
 
-<<<<<<< HEAD:streams/client/connection.py
     async def ask(self, get: Get, deadline_s: float) -> Reply:
         """One query and its reply; raises what `Client.get` says."""
-=======
-    async def get(
-        self,
-        user_id: int,
-        channel_ids: Iterable[int] | None = None,
-        *,
-        read_state_type: int | None = None,
-        since_version: int | None = None,
-        after_offset: int | None = None,
-        deadline_s: float = DEADLINE_S,
-    ) -> Reply:
-        """The read states of a user, ordered by type and channel.
-
-        `channel_ids`: ask for these channels only, at most 1000, each once, of type 0 unless
-        `read_state_type` names another. Without `channel_ids`, the query asks for all of the user's
-        read states, of every type unless one is given. `since_version`: ask only for read states
-        with a larger version; take it from the last reply's `version`, and replace what you have if
-        the reply says `full`. `after_offset`: wait until the update at this offset, which `publish`
-        returned, has been applied. `deadline_s`: how long to wait for the reply.
-
-        Costs a round trip through Kafka; queries do not wait for each other. Raises QueryError if
-        the service answers with an error, TimeoutError if no reply arrives in time (is a worker
-        running?), and BufferError if the producer's queue is full (send fewer queries at once).
-        """
->>>>>>> main:streams/client.py
         if len(self._pending) >= PENDING_MAX:
             raise QueryError(OVERLOADED, f"{PENDING_MAX} queries are pending in this client")
         correlation_id = self._prefix + next(self._numbers).to_bytes(8, "big")
@@ -245,24 +194,8 @@ class Client:
             raise QueryError(reply.code, reply.message, reply.limit)
         return reply
 
-<<<<<<< HEAD:streams/client/connection.py
     async def publish(self, key: bytes, value: bytes) -> int:
         """The offset of a record of `updates`; raises what `Client.publish` says."""
-=======
-    # -- updates ------------------------------------------------------------------------------
-
-    async def publish(self, event: events.Update) -> int:
-        """Publish any event; returns its offset in `updates`, for `get(after_offset=…)`.
-
-        Returns when the brokers have the event, which takes about 1 ms more than a round trip. So
-        publish many events at once, not one after the other. Raises ValueError for an event that
-        the service would refuse (correct it), KafkaException if the brokers have not taken it
-        within DELIVERY_TIMEOUT_S (publish it again), and BufferError if the producer's queue is
-        full (publish fewer events at once). The methods below raise the same errors.
-        """
-        value = encode_update(event)
-        decode_update(value)
->>>>>>> main:streams/client.py
         future: asyncio.Future[int] = self._loop.create_future()
 
         def delivered(error: KafkaError | None, message: Message) -> None:
@@ -271,47 +204,6 @@ class Client:
         self._producer.produce(self._updates, value, key, on_delivery=delivered)
         return await future  # the producer's own timeout ends the wait
 
-<<<<<<< HEAD:streams/client/connection.py
-=======
-    async def ack(self, /, user_id: int, channel_id: int, message_id: int, **fields: int) -> int:
-        """The user has read the channel up to `message_id`; an older message changes nothing.
-
-        `fields`: `read_state_type` (0 … 255), `flags` (0 … 2^32-1), `last_viewed` (days).
-        """
-        return await self.publish(events.Ack(user_id, channel_id, message_id, **fields))
-
-    async def mark_unread(
-        self, user_id: int, channel_id: int, message_id: int, mention_count: int = 0
-    ) -> int:
-        """Set the last read message and the mention count, even if that moves them back."""
-        return await self.publish(events.MarkUnread(user_id, channel_id, message_id, mention_count))
-
-    async def bulk_ack(self, user_id: int, acks: Iterable[tuple[int, int]]) -> int:
-        """Publish 1 … 1000 `(channel_id, message_id)` as one event: all are applied, or none."""
-        entries = tuple((0, channel, message) for channel, message in acks)
-        return await self.publish(events.BulkAck(user_id, entries))
-
-    async def mention(self, user_id: int, channel_id: int, message_id: int) -> int:
-        """The user was mentioned in a message."""
-        return await self.publish(events.Mention(user_id, channel_id, message_id))
-
-    async def retract_mention(self, user_id: int, channel_id: int, message_id: int) -> int:
-        """A message that mentioned the user was deleted."""
-        return await self.publish(events.RetractMention(user_id, channel_id, message_id))
-
-    async def pins_ack(self, user_id: int, channel_id: int, timestamp: int) -> int:
-        """The user has seen the pins of a channel up to `timestamp` (ms since the epoch)."""
-        return await self.publish(events.PinsAck(user_id, channel_id, timestamp))
-
-    async def delete(self, user_id: int, channel_id: int) -> int:
-        """Delete the read state of a channel that the user has left."""
-        return await self.publish(events.Delete(user_id, channel_id))
-
-    async def delete_user(self, user_id: int) -> int:
-        """Delete all read states of the user, including those in the database."""
-        return await self.publish(events.DeleteUser(user_id))
-
->>>>>>> main:streams/client.py
 
 def create_reply_topic(admin: AdminClient, name: str) -> None:
     """Create a reply topic with one partition if it is missing, and wait until the brokers show it.
@@ -333,67 +225,6 @@ def create_reply_topic(admin: AdminClient, name: str) -> None:
         time.sleep(POLL_S)
 
 
-<<<<<<< HEAD:streams/client/connection.py
-=======
-def _blocking(
-    method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[BlockingClient, P], T]:
-    """The same method, which waits for its result."""
-
-    @wraps(method)
-    def call(self: BlockingClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._wait(method(self._client, *args, **kwargs))
-
-    return call
-
-
-class BlockingClient:
-    """`Client` for code without asyncio: the same methods, each of which waits for its result.
-
-    Use it as a context manager, from any thread; its event loop runs in a thread of its own.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._client = Client(*args, **kwargs)
-
-    def __enter__(self) -> BlockingClient:
-        try:
-            self._wait(self._client.start())
-        except BaseException:
-            self._end_loop()
-            raise
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        try:
-            self._wait(self._client.close())
-        finally:
-            self._end_loop()
-
-    def _end_loop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    get = _blocking(Client.get)
-    publish = _blocking(Client.publish)
-    ack = _blocking(Client.ack)
-    mark_unread = _blocking(Client.mark_unread)
-    bulk_ack = _blocking(Client.bulk_ack)
-    mention = _blocking(Client.mention)
-    retract_mention = _blocking(Client.retract_mention)
-    pins_ack = _blocking(Client.pins_ack)
-    delete = _blocking(Client.delete)
-    delete_user = _blocking(Client.delete_user)
-
-
->>>>>>> main:streams/client.py
 def _reply_of(message: Message) -> tuple[bytes, bytes] | None:
     """(correlation ID, body) of a reply; None for anything else."""
     if message.error() is not None:
