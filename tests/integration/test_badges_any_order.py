@@ -63,7 +63,7 @@ def without_version(found: dict[str, Any] | tuple[Any, ...]) -> Any:
     return (*found[:8], *found[9:])
 
 
-@pytest.mark.parametrize(("messages", "count"), [(2, 8), (8, 24), (64, 60)])
+@pytest.mark.parametrize(("messages", "count"), [(4, 16), (8, 24), (64, 60)])
 def test_any_order(service: Service, messages: int, count: int) -> None:
     wire, draw = service.wire, random.Random(messages)
     events = telling(draw, messages, count)
