@@ -127,15 +127,14 @@ def narrow(service: Service) -> Iterator[Reader]:
 
 @pytest.fixture(scope="module")
 def mentioned_user(service: Service) -> int:
-    """A user whose first channels have 64 mentions each, and the others one."""
+    """A user whose first and last channels have 64 mentions each, and the others one."""
     wire, user = service.wire, new_user()
     for channel in range(CHANNELS):
-        above = LARGE_ID + 100 * channel
-        ids = [str(above + n) for n in range(1, 65 if channel < 10 else 2)]
-        event = {"type": "ack", "manual": True, "channel_id": str(LARGE_ID + channel)}
-        event |= {"message_id": str(above), "mention_ids": ids}
+        ids = range(LARGE_ID, LARGE_ID + (64 if channel in (0, CHANNELS - 1) else 1))
+        event = {"type": "merge", "channel_id": LARGE_ID + channel, "mention_ids": list(ids)}
         offset = wire.produce_update(user, event)
-    assert len(wire.get(user, after_offset=offset).states) == CHANNELS
+    found = wire.get(user, after_offset=offset, mentions=True).states
+    assert [len(state["mentions"]) for state in found] == [64, *[1] * (CHANNELS - 2), 64]
     return user
 
 
