@@ -173,22 +173,32 @@ NOT_NEGATIVE = click.FloatRange(min=0)
 
 
 @click.command("plan")
-@click.option("--users", type=POSITIVE, required=True, help="users with read states")
-@click.option("--online", type=POSITIVE, required=True, help="users who are online at the peak")
-@click.option("--read-states-per-user", type=POSITIVE, required=True, help="on average")
-@click.option("--updates-per-s", type=POSITIVE, required=True, help="at the peak")
-@click.option("--queries-per-s", type=NOT_NEGATIVE, required=True, help="at the peak")
-@click.option("--flush-delay-s", type=NOT_NEGATIVE, default=FLUSH_DELAY_S, show_default=True)
-@click.option("--worker-memory-gb", type=POSITIVE, default=16.0, show_default=True, help="[10^9 B]")
+@click.option("--users", type=POSITIVE, required=True, help="Users with read states.")
+@click.option("--online", type=POSITIVE, required=True, help="Users who are online at the peak.")
+@click.option("--read-states-per-user", type=POSITIVE, required=True, help="Average of all users.")
+@click.option(
+    "--updates-per-s", type=POSITIVE, required=True, help="Updates per second at the peak."
+)
+@click.option(
+    "--queries-per-s", type=NOT_NEGATIVE, required=True, help="Queries per second at the peak."
+)
+@click.option(
+    "--flush-delay-s", type=NOT_NEGATIVE, default=FLUSH_DELAY_S, show_default=True,
+    help="FLUSH_DELAY_S of the workers.",
+)  # fmt: skip
+@click.option(
+    "--worker-memory-gb", type=POSITIVE, default=16.0, show_default=True,
+    help="Memory of a worker, in units of 10^9 bytes.",
+)  # fmt: skip
 @click.option(
     "--set", "changed", multiple=True, metavar="NAME=VALUE", callback=_changes,
-    help="replace a figure in the list that the command prints",
+    help="Replace a figure in the list that the command prints; repeatable.",
 )  # fmt: skip
 def command(changed: dict[str, float], **given: float) -> None:
-    """Compute the partitions, workers, tables and traffic that a load needs.
+    """Compute the partitions, workers and tables that a load needs, and its traffic.
 
-    It also prints the figures behind the result: what was measured, on which machine, and what is
-    assumed.
+    The command also prints the figures behind the result: what was measured, on which machine, and
+    what is assumed.
     """
     for line in report(Load(**given), changed):
         click.echo(line)

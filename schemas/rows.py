@@ -3,14 +3,14 @@
 #   (Cython publishes no types, and C pointers are none of Python's)
 """Read states of a reply as JSON: in Python, formatting the numbers is a third of a query's cost.
 
-This module exists only compiled: it writes through C pointers into memory that it has measured
-before. Without it `replies.py` formats in Python; a test compares the two.
+This module works only when compiled: it writes through C pointers into memory that is large enough
+for every row. Without this module `replies.py` formats in Python; a test compares the two.
 """
 
 import cython
 
 if not cython.compiled:
-    raise ImportError("rows.py is there for compiling")
+    raise ImportError("rows.py works only when compiled")
 
 from cython.cimports.cpython.bytes import PyBytes_FromStringAndSize
 from cython.cimports.libc.stdlib import free, malloc

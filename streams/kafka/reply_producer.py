@@ -47,7 +47,7 @@ class ReplyProducer:
     Success reports are off: handling one costs as much as sending, and competes with the event loop
     for the interpreter. The producer is not idempotent, because librdkafka's thread would then spin
     while requests are under way and more replies wait. So a reply whose acknowledgment is lost may
-    come twice. At most one request is under way to each broker, which keeps the order of replies
+    arrive twice. At most one request is under way to each broker, which keeps the order of replies
     and lets replies that are ready at the same time share a request.
     """
 
@@ -77,7 +77,7 @@ class ReplyProducer:
         return partitions is not None and (address.partition or 0) < partitions
 
     async def refresh(self) -> None:
-        """Ask the cluster for its topics; callers at the same time share one request."""
+        """Ask the cluster for its topics; simultaneous callers share one request."""
         if self._refreshing is None:
             self._refreshing = asyncio.create_task(self._refresh())
         await asyncio.shield(self._refreshing)
@@ -102,7 +102,7 @@ class ReplyProducer:
     def reply(
         self, address: ReplyAddress, key: bytes | None, body: bytes, deadline_ms: int
     ) -> None:
-        """Hand a reply to the producer, whose thread sends it; costs some µs."""
+        """Hand a reply to the producer, whose thread sends it; costs a few µs."""
         self._send(address, key, body, [], deadline_ms)
 
     def error(

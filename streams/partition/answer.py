@@ -18,7 +18,7 @@ def answer(
     """Answer with the user's read states in the table, as of the partition's position.
 
     The answer is complete (`full`) if `since_version` cannot be relied on: it is older than what
-    the table knows of the user, or newer than the position (it comes from another log or from a
+    the table knows of the user, or newer than the position (then it is from another log, or from a
     zombie). So is every answer with `mentioned`: a read state whose mentions were read since then
     is not in it, and only a complete answer says so.
     """

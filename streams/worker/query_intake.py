@@ -2,8 +2,8 @@
 
 How it works. `take_queries` reads the reply address, the deadline and the question of each record
 and asks the query's partition, which answers at once (`answer`) or keeps the query. `expire` ends
-queries that waited too long. An unknown reply topic is first looked up in the cluster's metadata,
-because a client may create the topic after it sent its first query.
+queries that have waited too long. An unknown reply topic is first looked up in the cluster's
+metadata, because a client may create the topic just before its first query.
 
 Q1: an owner finishes a query once: with a reply, with an error, or without an answer after its
     deadline. Only then is its offset released for the commit.
@@ -186,7 +186,7 @@ class QueryIntake:
         headers: Headers,
         taken_ns: int,
     ) -> None:
-        """Ask the cluster for a reply topic that was not seen yet, then read or drop the query."""
+        """Ask the cluster for a reply topic not seen before, then read or drop the query."""
         incarnation = owned.partition.incarnation
         try:
             for _ in range(TOPIC_LOOKUPS_MAX):
@@ -278,7 +278,7 @@ class QueryIntake:
                 self.refuse(query, NOT_CAUGHT_UP, _why_not(owned.partition, query))
 
     def drop_queries(self, partition: Partition) -> None:
-        """Drop the waiting queries of a partition that leaves: its next owner reads them (Q1)."""
+        """Drop the waiting queries of a partition being handed over: the next owner reads them."""
         for query in partition.queries.unanswered():
             query.done = True
             self.waiting -= query.waiting
