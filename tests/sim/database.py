@@ -1,8 +1,8 @@
 """The database of all workers, and the store through which one of them reaches it.
 
 Rows are kept by write timestamp, as Cassandra does: the larger one wins, whatever comes last; a
-deletion of a user hides rows that are older than its version. A batch is not atomic: the changes of one user
-are, those of another come at another moment, or never.
+deletion of a user hides rows that are older than its version. A batch is not atomic: the changes of
+one user are, those of another come at another moment, or never.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ def test_every_event_finds_room_in_the_smallest_table(seed: int) -> None:
             user_id, fields = 2 + draw.randrange(OTHERS), {"channel_id": draw.randint(1, limit)}
             records.append(event(offset, user_id, "mention", message_id=offset + 1, **fields))
             continue
-        fields = anything(draw, (1, draw.choice([30, 300])), range(1, 2 * limit))
-        records.append(event(offset, 1, fields.pop("type"), **fields))
+        more = anything(draw, (1, draw.choice([30, 300])), range(1, 2 * limit))
+        records.append(event(offset, 1, more.pop("type"), **more))
     drive(world, records)
     table = world.partition.table
     verify(table)
