@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from .events import SNOWFLAKE_MAX, TYPE_MAX
 from .read_state import ReadState, Row, mentions_of
 
 INVALID_QUERY = "invalid_query"
@@ -21,6 +22,7 @@ _ROW = (
 
 _TOTALS = b',"totals":{"read_states":%d,"mentioned":%d,"mentions":%d}'
 _NEXT = b',"next":{"read_state_type":%d,"channel_id":"%d"}'
+NEXT_BYTES_MAX = len(_NEXT % (TYPE_MAX, SNOWFLAKE_MAX))
 
 
 class Totals(NamedTuple):
@@ -42,7 +44,7 @@ class Answer(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a client gets: read states by type and channel, all of them where `full` is true.
+    """What a client gets: read states in order of type and channel, all of them if `full` is true.
 
     `version` says how far the user's partition was applied. Pass it as the next query's
     `since_version`. If `next` is given, more follow: pass it as the next query's `after`.
@@ -57,11 +59,15 @@ class Reply(NamedTuple):
 
 
 class ErrorReply(NamedTuple):
-    """The service could not answer; `code` is one of the constants above."""
+    """The service could not answer; `code` is one of the constants above.
+
+    `limit`: with REPLY_TOO_LARGE, a `limit` for the query whose reply fits.
+    """
 
     user_id: int | None
     code: str
     message: str
+    limit: int | None = None
 
 
 def format_rows(rows: list[Row], mentions: bool) -> bytes:
@@ -96,10 +102,10 @@ def encode_reply(user_id: int, answer: Answer, mentions: bool) -> bytes:
     )
 
 
-def encode_error(user_id: int | None, code: str, message: str) -> bytes:
+def encode_error(user_id: int | None, code: str, message: str, limit: int | None = None) -> bytes:
     """An error reply."""
-    user = None if user_id is None else str(user_id)
-    return orjson.dumps({"user_id": user, "error": {"code": code, "message": message}})
+    error = {"code": code, "message": message} | ({} if limit is None else {"limit": limit})
+    return orjson.dumps({"user_id": None if user_id is None else str(user_id), "error": error})
 
 
 def wrap_faust(body: bytes, key: bytes | None, correlation_id: bytes) -> bytes:
@@ -114,7 +120,7 @@ def wrap_faust(body: bytes, key: bytes | None, correlation_id: bytes) -> bytes:
 
 
 def decode_reply(body: bytes) -> Reply | ErrorReply:
-    """A reply as a client reads it, identifiers as integers.
+    """A reply as a client reads it, with identifiers as integers.
 
     Raises ValueError, nothing else, for what is not a reply.
     """
@@ -122,7 +128,8 @@ def decode_reply(body: bytes) -> Reply | ErrorReply:
     try:
         if "error" in reply:
             user, error = reply["user_id"], reply["error"]
-            return ErrorReply(None if user is None else int(user), error["code"], error["message"])
+            user_id = None if user is None else int(user)
+            return ErrorReply(user_id, error["code"], error["message"], error.get("limit"))
         return Reply(
             int(reply["user_id"]),
             int(reply["version"]),

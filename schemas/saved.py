@@ -1,15 +1,12 @@
-"""A read state that comes from elsewhere, and the events that make it.
+"""A read state that was saved elsewhere, and the events that make it.
 
-The log has events, not states. So events make a state, beginning with a read state that does not
-exist:
+The log has events, not states. A `merge` keeps the larger value of each field, so an old snapshot
+never takes away what is newer. To replace a read state, a `delete` comes before it.
 
-1. `mention` with `last_mention_id`, which only a mention sets;
-2. `ack` with `manual`, which sets `last_message_id`, `mention_count`, `flags` and `last_viewed` and
-   leaves `last_mention_id`;
-3. `pins_ack` with `last_pin_timestamp`.
-
-No ack describes a channel that was never read (`last_message_id` 0): as many mentions make its
-count, at most MENTIONS_MAX.
+A state tells which unread messages mention the user (`mentions`), or only how many there are and
+the last one. Messages that are known become marks, the newest MENTION_IDS_MAX of them. The rest is
+a mere number, which the next ack takes away. Only with a last message does `merge` take a number,
+so a channel that was never read gets message 1 as its last one, if it needs a number.
 """
 
 from __future__ import annotations
@@ -17,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .events import Delete, MarkUnread, Mention, PinsAck, RetractMention, Update
+from .events import KEEP, MENTION_IDS_MAX, Delete, Merge, Update
 
-MENTIONS_MAX = 1000  # events for the count of one channel that was never read
+FIRST_MESSAGE = 1  # no channel has a message of this ID that somebody could miss
 
 
 class SavedState(NamedTuple):
@@ -33,49 +30,49 @@ class SavedState(NamedTuple):
     last_pin_timestamp: int = 0  # ms
     flags: int = 0
     last_viewed: int = 0  # days
+    mentions: tuple[int, ...] | None = None  # message IDs; None where they are not known
 
 
 def events_of(user_id: int, state: SavedState, *, replace: bool = False) -> Iterator[Update]:
-    """The events that make `state` if there is none yet; no events if all of it is zero.
+    """The events that bring `state` in: one, or none if all of it is zero.
 
-    `replace`: a `delete` comes first, so that an old state may exist. Raises ValueError for a state
-    that no events can make.
+    `replace`: a `delete` comes first, so that what is there goes. Raises ValueError for mentions
+    that cannot be: those of messages that were read, or more than the count.
     """
-    kind, channel = state.read_state_type, state.channel_id
-    if state.last_message_id == 0:
-        _check_never_read(state)
+    kind, channel, last = state.read_state_type, state.channel_id, state.last_message_id
+    ids = _known_mentions(state)
+    marks = ids[-MENTION_IDS_MAX:]
+    count = KEEP
+    if state.mention_count > len(marks):
+        last, count = max(last, FIRST_MESSAGE), state.mention_count
+        marks = tuple(each for each in marks if each > last)
+    merge = Merge(
+        user_id,
+        channel,
+        kind,
+        last or KEEP,
+        marks,
+        count,
+        state.last_pin_timestamp or KEEP,
+        state.flags or KEEP,
+        state.last_viewed or KEEP,
+    )
     if replace:
         yield Delete(user_id, channel, kind)
-    if state.last_mention_id:
-        yield Mention(user_id, channel, state.last_mention_id, kind)
-    if state.last_message_id:
-        yield MarkUnread(
-            user_id,
-            channel,
-            state.last_message_id,
-            state.mention_count,
-            kind,
-            state.flags,
-            state.last_viewed,
-        )
-    elif state.last_mention_id and state.mention_count == 0:
-        yield RetractMention(user_id, channel, state.last_mention_id, kind)
-    else:  # an older message that is not the last one counted counts every time
-        for _ in range(1, state.mention_count):
-            yield Mention(user_id, channel, state.last_mention_id - 1, kind)
-    if state.last_pin_timestamp:
-        yield PinsAck(user_id, channel, state.last_pin_timestamp, kind)
+    if merge != Merge(user_id, channel, kind):
+        yield merge
 
 
-def _check_never_read(state: SavedState) -> None:
-    if state.flags or state.last_viewed:
-        raise ValueError("flags and last_viewed need a last_message_id: only an ack sets them")
-    if state.mention_count and not state.last_mention_id:
-        raise ValueError("a mention_count with neither last_message_id nor last_mention_id")
-    if state.mention_count > 1 and state.last_mention_id == 1:
-        raise ValueError("message 1, never read, cannot have been mentioned more than once")
-    if state.mention_count > MENTIONS_MAX:
+def _known_mentions(state: SavedState) -> tuple[int, ...]:
+    """The unread messages that are known to mention the user, ascending."""
+    if state.mentions is None:
+        unread = state.mention_count > 0 and state.last_mention_id > state.last_message_id
+        return (state.last_mention_id,) if unread else ()
+    ids = tuple(sorted(set(state.mentions)))
+    if ids and ids[0] <= state.last_message_id:
+        raise ValueError(f"mentions has message {ids[0]}, but {state.last_message_id} was read")
+    if len(ids) > state.mention_count:
         raise ValueError(
-            f"mention_count {state.mention_count} without last_message_id takes as many events; "
-            f"at most {MENTIONS_MAX} are made"
+            f"mentions has {len(ids)} messages, mention_count is {state.mention_count}"
         )
+    return ids

@@ -1,6 +1,6 @@
 """Decodes bytes into events and queries, and encodes them. It accepts or rejects; it never guesses.
 
-Its errors name the field, the expected value and the value that is there.
+Its errors name the field, the expected value and the value found there.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
+from msgspec.structs import fields
 
 from .events import (
     BULK_ACKS_MAX,
@@ -39,12 +40,12 @@ from .events import (
 from .queries import LIMIT_MAX, Get
 from .saved import SavedState
 
-SHOWN_MAX = 80  # characters of a wrong value that an error repeats
+SHOWN_MAX = 80  # characters of a wrong value that an error shows
 DIGITS_MAX = 19  # of 2^63 - 1
 _ID = "(?:[1-9][0-9]{0,17}|[1-8][0-9]{18})"
 _surely_three_ids = re.compile(f"{_ID},{_ID},{_ID}").fullmatch
 _surely_ids = re.compile(f"{_ID}(?:,{_ID})*+").fullmatch
-SAVED_BYTES_MAX = 64 << 20  # a line; a reply has at most REPLY_BYTES_MAX
+SAVED_BYTES_MAX = 128 << 20  # of a line, which may be a whole reply of up to REPLY_BYTES_MAX
 
 _loads = orjson.loads
 
@@ -52,7 +53,7 @@ _loads = orjson.loads
 class DecodeError(ValueError):
     """A value is not valid. `reason` is a dead-letter reason; `field` names the wrong field.
 
-    `user_id` is that of a query with a wrong field; None if it cannot be read.
+    `user_id` is that of a query with a wrong field; None if the ID cannot be read.
     """
 
     def __init__(self, reason: str, field: str, message: str) -> None:
@@ -75,8 +76,8 @@ def decode_update(value: bytes | None) -> Update:
 
     The three IDs of a simple ack, mention or retraction are checked together. Checking them one by
     one takes a quarter longer, which would slow down retractions and a client's `publish`. In a
-    compiled worker `fast_decoder.py` reads simple acks and mentions of resident users, so they do
-    not come here. Costs about 1 µs in addition to `orjson.loads`.
+    compiled worker `fast_decoder.py` reads simple acks and mentions of resident users instead.
+    Costs about 1 µs in addition to `orjson.loads`.
     """
     body = _object(value)
     kind = body.get("type")
@@ -99,7 +100,7 @@ def _is_ts(value: Any) -> bool:
 
 
 def _simple_ids(user: Any, channel: Any, message: Any) -> tuple[int, int, int] | None:
-    """Three IDs as integers; None if one of them may be wrong or has another type."""
+    """Three IDs as integers; None if one may be wrong, or if they are not all of one type."""
     if type(user) is str and type(channel) is str and type(message) is str:
         if _surely_three_ids(f"{user},{channel},{message}"):
             return int(user), int(channel), int(message)
@@ -224,7 +225,7 @@ _PLAIN: dict[Any, Callable[..., Update]] = {_ack: Ack, _mention: Mention, _retra
 
 
 def encode_update(event: Update) -> bytes:
-    """An event as JSON, identifiers as strings, omitted fields left out."""
+    """An event as JSON, with identifiers as strings, and without the fields that are not set."""
     body: dict[str, Any] = {"type": _NAMES[type(event)], "user_id": str(event.user_id)}
     if isinstance(event, BulkAck):
         body["acks"] = [
@@ -234,9 +235,9 @@ def encode_update(event: Update) -> bytes:
         return orjson.dumps(body)
     if isinstance(event, MarkUnread):
         body["manual"] = True
-    for name in event.__struct_fields__[1:]:
+    for name, default in _DEFAULTS[type(event)]:
         value = getattr(event, name)
-        if value == KEEP or value is None or (not value and name in _OMITTED_IF_ZERO):
+        if value == default:
             continue
         if name == "mention_ids":
             body[name] = [str(message_id) for message_id in value]
@@ -258,7 +259,14 @@ _NAMES = {
     DeleteUser: "delete_user",
     RestoreUser: "restore_user",
 }
-_OMITTED_IF_ZERO = {"read_state_type", "edit", "final"}
+_DEFAULTS: dict[Any, list[tuple[str, Any]]] = {
+    form: [
+        (field.name, field.default)  # NODEFAULT, which no value equals, where the field is required
+        for field in fields(form)
+        if field.name != "user_id"
+    ]
+    for form in _NAMES
+}
 _AS_STRINGS = {"channel_id", "message_id", "last_message_id", "up_to", "if_version"}
 
 
@@ -266,7 +274,7 @@ _AS_STRINGS = {"channel_id", "message_id", "last_message_id", "up_to", "if_versi
 
 
 def _channels(channel_ids: list[Any]) -> tuple[int, ...]:
-    """Channel IDs, checked together: one by one, 50 of them take a third of their query's time."""
+    """Channel IDs, checked together: one by one, 50 would take a third of the query's time."""
     try:
         if _surely_ids(",".join(channel_ids)):
             return tuple(map(int, channel_ids))
@@ -278,7 +286,7 @@ def _channels(channel_ids: list[Any]) -> tuple[int, ...]:
 
 
 def decode_query(value: bytes | None) -> Get:
-    """One query. Raises only DecodeError, whatever the bytes; it names the user if it can."""
+    """One query. Raises only DecodeError, whatever the bytes, with the user if it can be read."""
     body = _object(value)
     try:
         return _get(body)
@@ -351,16 +359,28 @@ def decode_saved(line: bytes) -> list[tuple[int, SavedState]]:
 
 
 def _saved(body: dict[str, Any], where: str) -> SavedState:
+    mentions = _saved_mentions(body, where)
     return SavedState(
         _type(body, where),
         _id(body, "channel_id", where),
         _id(body, "last_message_id", where, low=0),
         _id(body, "last_mention_id", where, low=0) if "last_mention_id" in body else 0,
-        _integer(body, "mention_count", COUNT_MAX, 0),
+        _integer(body, "mention_count", COUNT_MAX, len(mentions or ())),
         _integer(body, "last_pin_timestamp", TIMESTAMP_MAX, 0),
         _integer(body, "flags", COUNT_MAX, 0),
         _integer(body, "last_viewed", DAYS_MAX, 0),
+        mentions,
     )
+
+
+def _saved_mentions(body: dict[str, Any], where: str) -> tuple[int, ...] | None:
+    if "mentions" not in body:
+        return None
+    field, values = f"{where}.mentions" if where else "mentions", body["mentions"]
+    if not isinstance(values, list):
+        raise _wrong(field, "a list of IDs", values)
+    ids = {_identifier(each, f"{field}[{number}]", 1) for number, each in enumerate(values)}
+    return tuple(sorted(ids))
 
 
 # -- fields ---------------------------------------------------------------------------------------

@@ -12,8 +12,12 @@ from .shell_client import shell_client
 
 @click.command("delete-user", cls=SettingsCommand)
 @click.argument("user", type=int)
+@click.option("--final", is_flag=True, help="Skip every later event of USER, too.")
 @with_settings(*KAFKA_ONLY)
-def delete_user(user: int, **flags: Any) -> None:
-    """Publish the deletion of all read states of USER. Prints the record's offset."""
+def delete_user(user: int, final: bool, **flags: Any) -> None:
+    """Publish the deletion of all read states of USER. Print the record's offset.
+
+    With --final, events of USER that come later are skipped, until `readstates restore-user`.
+    """
     with shell_client(flags) as client:
-        click.echo(f"offset {client.delete_user(user)}")
+        click.echo(f"offset {client.delete_user(user, final=final)}")

@@ -55,36 +55,45 @@ def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
 @click.command("import", cls=SettingsCommand)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--replace", is_flag=True, help="Delete each read state first, so that the new one replaces it."
+    "--mode",
+    type=click.Choice(["newer", "replace"]),
+    default="newer",
+    show_default=True,
+    help="newer: of each field, the larger value stays. replace: delete each read state first.",
 )
-@click.option("--dry-run", is_flag=True, help="Check the file and count; send nothing.")
+@click.option("--dry-run", is_flag=True, help="Check the file and count the records; send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
-def import_states(file: Path, replace: bool, dry_run: bool, as_json: bool, **flags: Any) -> None:
+def import_states(file: Path, mode: str, dry_run: bool, as_json: bool, **flags: Any) -> None:
     """Import the read states in FILE, JSON lines, through the updates topic.
 
     A line is one read state: {"user_id", "channel_id", "last_message_id"} and, if it has them,
-    "read_state_type", "mention_count", "last_mention_id", "last_pin_timestamp" [ms], "flags",
-    "last_viewed" [days]. Or a line is a whole reply, as `readstates get USER --json` prints it.
-    Each read state becomes one to three events that produce it; a channel that was never read
-    ("last_message_id": 0) becomes as many events as it has mentions. If the read state exists
-    already, old and new values are mixed, unless --replace deletes it first. With --replace, an
-    import can also be repeated.
+    "read_state_type", "mentions" (IDs of the unread messages that mention the user),
+    "mention_count", "last_mention_id", "last_pin_timestamp" [ms], "flags", "last_viewed" [days]. Or
+    a line is a whole reply, as `readstates get USER --mentions --json` prints it.
 
-    Two things are not carried over: "version" (the log gives new ones, so clients must not use an
-    old since_version), and which messages mention the user (only their count and the last one
-    are). The command refuses a line with a channel that was never read and has flags, last_viewed,
-    over 1000 mentions, or mentions without last_mention_id. It leaves out a read state that is all
-    zero. If a user would have more read states than USER_STATES_MAX, the updates become dead
-    letters: see readstates dead-letters list.
+    An import may be repeated, and an old file does no harm: each read state becomes one `merge`, in
+    which every field keeps the larger value, so that what users have read since stays read. With
+    --mode replace, a `delete` comes before it, and the read state becomes that of the file, even if
+    it is older. In both modes, a user that was deleted for good, and a read state that was deleted
+    up to a message, stay so.
+
+    Give "mentions" if you can: then reading or deleting a message later takes away the right ones.
+    Of a mere "mention_count" only the last mention is known, and the next ack takes the others
+    away. The newest 64 mentions of a read state are kept by their IDs, the others as a number. A
+    channel that was never read ("last_message_id": 0) and needs such a number gets 1 as its
+    last_message_id. "version" is not carried over: the log gives new ones, so clients must not use
+    an old since_version. The command leaves out a read state that is all zero. If a user would have
+    more read states than USER_STATES_MAX, the updates become dead letters: see readstates
+    dead-letters list.
 
     If any line is wrong, the command sends nothing and exits with 1. Otherwise it prints the last
-    offset of each partition: everything is applied when a query with that --after-offset is
-    answered.
+    offset of each partition. A partition has applied all of its records once it answers a query
+    with this offset as --after-offset.
     """
     from .sending import Progress
 
-    settings = settings_of(flags)
+    settings, replace = settings_of(flags), mode == "replace"
     checked, events, errors = Progress("lines checked"), 0, 0
     for number, line in lines_of(file):
         try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .partition import Partition
 
 DEAD_LETTERS_PENDING_MAX = 10_000  # of a partition, not yet acknowledged by the broker
-DEAD_LETTERS_BYTES_MAX = 8 << 20  # of their values; the letter that reaches it is the last
+DEAD_LETTERS_BYTES_MAX = 8 << 20  # of their values; the letter that reaches this is the last
 
 
 class KeptRecord(NamedTuple):
@@ -32,13 +32,13 @@ class KeptRecord(NamedTuple):
 class Effects(Protocol):
     """The requests of a partition to the world.
 
-    An answer comes back as a call of a partition's method, never within the call that asks for it.
+    An answer is a later call of a partition's method, never within the call that asks for it.
     """
 
     def load(self, partition: Partition, user_id: int, ticket: int, asked: bool) -> None:
         """Load a user's rows: `Partition.loaded`.
 
-        `asked`: a query waits for them. A user may be wanted first without it, then with it.
+        `asked`: a query waits for them. A user may first be loaded for updates, then for a query.
         """
 
     def dead_letter(

@@ -26,7 +26,7 @@ from readstates.schemas.events import (
     Update,
 )
 
-# Events that do not come from the user: they do not move the user to the warm end of the LRU.
+# Events that are not the user's own: they do not move the user to the warm end of the LRU.
 COLD_EVENTS = (Mention, RetractMention, Merge, Delete, DeleteUser, RestoreUser)
 
 

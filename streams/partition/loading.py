@@ -86,7 +86,7 @@ class Loading:
         self.waiting_for_room: dict[int, PendingUser] = {}
 
     def ask(self, query: Query) -> None:
-        """Keep a query until its user, who is not resident, was loaded."""
+        """Keep a query until its user, who is not resident, has been loaded."""
         user_id = query.get.user_id
         pending = self.users.get(user_id)
         if pending is None:
@@ -97,7 +97,7 @@ class Loading:
             is_first = not pending.queries
             pending.queries[query] = None
             if is_first and pending.state is State.LOADING:
-                # once more, to be loaded before the users for whom only updates wait
+                # Ask again: this user is then loaded before those for whom only updates wait.
                 self._own.load(user_id, pending.ticket, asked=True)
         pending.warm = True
         query.waits_for_store = True
@@ -187,7 +187,7 @@ class Loading:
         return True
 
     def forget(self, query: Query) -> bool:
-        """End a query whose time is up; True if it waited here."""
+        """End a query whose time is up; True if it was waiting here."""
         user_id = query.get.user_id
         pending = self.users.get(user_id)
         if pending is None or query not in pending.queries:

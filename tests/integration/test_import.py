@@ -21,16 +21,20 @@ CHANNELS: list[list[dict[str, Any]]] = [
         {"type": "mention", "message_id": "14"},
     ],
     [{"type": "mention", "message_id": str(n)} for n in (7, 9, 8)],
-    [{"type": "mention", "message_id": "7"}, {"type": "retract_mention", "message_id": "7"}],
+    [
+        {"type": "mention", "message_id": "7"},
+        {"type": "mention", "message_id": "8"},
+        {"type": "retract_mention", "message_id": "7"},
+    ],
     [{"type": "ack", "message_id": "9", "manual": True, "mention_count": 2**32 - 1, "flags": 1}],
     [{"type": "pins_ack", "timestamp": 2**48 - 1}],
+    [{"type": "set", "flags": 2}],
     [
         {"type": "mention", "message_id": str(2**63 - 1), "read_state_type": 2},
         {"type": "ack", "message_id": "1", "read_state_type": 2},
         {"type": "pins_ack", "timestamp": 5, "read_state_type": 2},
     ],
 ]
-COUNTED = 1 + 2 + 3 + 2 + 1 + 1 + 3  # the events that an import makes of these
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def fill(wire: Wire, user: int) -> Reply:
     for channel, events in enumerate(CHANNELS, 100):
         for event in events:
             offset = wire.produce_update(user, {"channel_id": str(channel), **event})
-    return wire.get(user, after_offset=offset)
+    return wire.get(user, after_offset=offset, mentions=True)
 
 
 def without_versions(reply: Reply) -> list[dict[str, Any]]:
@@ -70,45 +74,66 @@ def test_export_and_import(wire: Wire, fresh: Service, tmp_path: Path) -> None:
                 out.writelines(json.dumps(state) + "\n" for state in states)
             out.write("\n")
 
+    records = 5 * len(CHANNELS)
     done = fresh.cli("import", str(file), "--dry-run")
-    assert (done.returncode, done.stdout) == (0, f"{5 * COUNTED} records, none sent\n")
+    assert (done.returncode, done.stdout) == (0, f"{records} records, none sent\n")
     assert fresh.wire.ends(fresh.wire.updates) == [0] * PARTITIONS
 
     done = fresh.cli("import", str(file), "--json")
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     ends = fresh.wire.ends(fresh.wire.updates)
-    assert printed["records"] == sum(ends) == 5 * COUNTED
+    assert printed["records"] == sum(ends) == records
     assert printed["last_offsets"] == {str(n): str(end - 1) for n, end in enumerate(ends) if end}
     for user, reply in replies.items():
         last = int(printed["last_offsets"][str(partition_of(user))])
-        found = fresh.wire.get(user, after_offset=last)
+        found = fresh.wire.get(user, after_offset=last, mentions=True)
         assert without_versions(found) == without_versions(reply)
         assert len(found.states) == len(CHANNELS)
 
-    # again, over states that have changed since
     user, reply = next(iter(replies.items()))
+    read_on(fresh.wire, user, reply)
+
+    # an old snapshot changes nothing of what is newer
+    newer = fresh.wire.get(user, mentions=True)
+    found = again(fresh, file, user)
+    read = [state for state in found.states if state["last_message_id"] == "99"]
+    assert len(read) == len(CHANNELS) - 1
+    assert [(s["mention_count"], s["mentions"]) for s in read] == [(0, [])] * len(read)
+    assert found.states == newer.states
+
+    # to replace, it has to be told so
+    found = again(fresh, file, user, "--mode", "replace")
+    assert without_versions(found) == without_versions(reply)
+
+
+def read_on(wire: Wire, user: int, reply: Reply) -> None:
+    """The user reads all that there is, but for what mentions them in a message yet to come."""
     for state in reply.states:
         place = {name: state[name] for name in ("channel_id", "read_state_type")}
-        fresh.wire.produce(user, {"type": "ack", "message_id": "99", **place})
-    done = fresh.cli("import", str(file), "--replace")
+        if int(state["last_mention_id"]) < 99:
+            wire.produce_update(user, {"type": "ack", "message_id": "99", **place})
+
+
+def again(service: Service, file: Path, user: int, *options: str) -> Reply:
+    done = service.cli("import", str(file), *options)
     assert done.returncode == 0, done.stderr
-    last = fresh.wire.ends(fresh.wire.updates)[partition_of(user)] - 1
+    last = service.wire.ends(service.wire.updates)[partition_of(user)] - 1
     assert f"partition {partition_of(user)}: up to offset {last}\n" in done.stdout
-    assert without_versions(fresh.wire.get(user, after_offset=last)) == without_versions(reply)
+    return service.wire.get(user, after_offset=last, mentions=True)
 
 
 def test_nothing_is_sent_of_a_file_with_a_wrong_line(service: Service, tmp_path: Path) -> None:
     file = tmp_path / "wrong.jsonl"
     good = '{"user_id":"1","channel_id":"2","last_message_id":"3"}\n'
     file.write_text(
-        good + "\n" + good.replace('"3"', '"x"') + good.replace('"3"}', '"0","flags":1}')
+        good + "\n" + good.replace('"3"', '"x"') + good.replace('"3"}', '"3","mentions":[3]}')
     )
     before = service.wire.ends(service.wire.updates)
     done = service.cli("import", str(file))
     assert done.returncode == 1
     assert "line 3: last_message_id: expected an integer 0 " in done.stderr
-    assert "line 4: flags and last_viewed need a last_message_id" in done.stderr
+    assert "line 4: mentions has message 3, but 3 was read" in done.stderr
     assert "2 lines" in done.stderr
     assert "nothing was sent" in done.stderr
     assert service.wire.ends(service.wire.updates) == before

@@ -14,14 +14,16 @@ from jsonschema import Draft7Validator
 
 from readstates.schemas import events as e
 from readstates.schemas import replies, wire
-from readstates.schemas.queries import Get, encode_query
+from readstates.schemas.queries import LIMIT_MAX, Get, encode_query
+from readstates.schemas.read_state import Row
 from tests.support.json_schemas import FILES, validator
-from tests.support.wire_forms import EVENTS, GOLDEN
+from tests.support.wire_forms import BIG, EVENTS, GOLDEN
 from tests.unit.schemas.test_wire_random import FIELDS, events, json_values, queries
 
 UPDATE, QUERY, REPLY = validator("update.json"), validator("query.json"), validator("reply.json")
 UPDATES = FILES["update.json"]["definitions"]
-READ_STATE = FILES["reply.json"]["definitions"]["read_state"]
+REPLIES = FILES["reply.json"]["definitions"]
+READ_STATE = REPLIES["read_state"]
 
 
 def decodes(decode: Callable[[bytes], object], value: bytes) -> bool:
@@ -33,10 +35,15 @@ def decodes(decode: Callable[[bytes], object], value: bytes) -> bool:
 
 
 def beyond_json_schema(value: Any) -> bool:
-    """What JSON Schema cannot say: 1.0 is an integer to it, and "1" and 1 are two channels."""
+    """What JSON Schema cannot say: 1.0 is an integer to it, and "1" and 1 are two channels.
+
+    Nor can it say that the `mention_ids` of a manual ack are above its `message_id`.
+    """
     if isinstance(value, float):
         return value.is_integer()
     if isinstance(value, dict):
+        if value.get("type") == "ack" and value.get("mention_ids") and value.get("manual") is True:
+            return True
         channels = value.get("channel_ids")
         if isinstance(channels, list) and len({str(one) for one in channels}) < len(channels):
             return True
@@ -100,6 +107,9 @@ LISTS = [
     *([ACK] * count for count in (0, 1, 1000, 1001)),
     *(list(range(1, count)) for count in (1001, 1002)),
     *([{**ACK, "read_state_type": kind}] for kind in (255, 256)),
+    *([BIG] * count for count in (64, 65)),
+    ACK,
+    {**ACK, "read_state_type": 256},
 ]
 
 
@@ -141,13 +151,15 @@ def test_the_pattern_of_an_identifier_ends_where_it_must(number: int) -> None:
 
 
 def test_the_field_names_are_those_of_the_code() -> None:
-    encoded = {name: set(orjson.loads(wire.encode_update(EVENTS[name]))) for name in EVENTS}
+    written: dict[str, set[str]] = {}
+    for event in EVENTS.values():
+        body = orjson.loads(wire.encode_update(event))
+        name = "ack_manual" if body.get("manual") else body["type"]
+        written.setdefault(name, set()).update(body)
+        written[name] |= {"read_state_type"} & set(event.__struct_fields__)
     named = {name: set(form["properties"]) - {"ts"} for name, form in UPDATES.items()}
-    for name, fields in named.items():
-        more = {name, f"{name}_all_fields", f"{name}_typed"}
-        alike = (f for other, f in encoded.items() if other in more)
-        written = set().union(*alike) | ({"read_state_type"} if "channel_id" in fields else set())
-        assert fields - ({"manual"} if name == "ack" else set()) == written, name
+    named["ack"] -= {"manual"}
+    assert named == written
     assert set(UPDATES) - {"ack_manual"} == set(wire._FORMS)
     assert set(FILES["query.json"]["properties"]) == {"type", *Get.__struct_fields__}
 
@@ -155,21 +167,61 @@ def test_the_field_names_are_those_of_the_code() -> None:
 def test_defaults_are_those_of_the_code() -> None:
     types = FILES["types.json"]["definitions"]
     assert types["read_state_type"]["default"] == e.Ack(1, 1, 1).read_state_type
-    assert types["count"]["default"] == e.MarkUnread(1, 1, 1).mention_count
     assert UPDATES["ack"]["properties"]["manual"]["default"] is False
+    assert UPDATES["delete_user"]["properties"]["final"]["default"] is e.DeleteUser(1).final
+    for name in ("mentions", "mentioned", "totals"):
+        default = FILES["query.json"]["properties"][name]["default"]
+        assert default is getattr(Get(1), name)
+
+
+def test_limits_are_those_of_the_code() -> None:
+    types = FILES["types.json"]["definitions"]
+    assert types["limit"]["maximum"] == LIMIT_MAX
+    assert types["mention_ids"]["maxItems"] == e.MENTION_IDS_MAX
+    assert types["edit"]["maximum"] == e.EDIT_MAX
+
+
+def test_mentions_are_given_as_ids_or_as_a_count() -> None:
+    body = {"type": "ack", "user_id": 1, "channel_id": 1, "message_id": 3, "manual": True}
+    for more, valid in (
+        ({}, True),
+        ({"mention_ids": [4, "5"]}, True),
+        ({"mention_ids": []}, True),
+        ({"mention_count": 2}, True),
+        ({"mention_ids": [], "mention_count": 0}, False),
+        ({"mention_ids": list(range(4, 68))}, True),
+        ({"mention_ids": list(range(4, 69))}, False),
+    ):
+        whole = {**body, **more}
+        assert UPDATE.is_valid(whole) == valid, more
+        assert decodes(wire.decode_update, orjson.dumps(whole)) == valid, more
+    assert not decodes(wire.decode_update, orjson.dumps({**body, "mention_ids": [3]}))
 
 
 def test_a_reply_has_the_fields_that_the_schema_names_and_no_other() -> None:
-    row = (0, 1, 0, 0, 0, 0, 0, 0, 1)
-    body = json.loads(replies.encode_reply(1, 0, True, [row]))
-    REPLY.validate(body)
-    assert (
-        set(body["read_states"][0]) == set(READ_STATE["required"]) == set(READ_STATE["properties"])
-    )
-    assert set(body) == set(FILES["reply.json"]["definitions"]["reply"]["required"])
-    for name in READ_STATE["required"]:
-        lacking = {**body, "read_states": [{**body["read_states"][0], name: None}]}
-        assert not REPLY.is_valid(lacking), name
+    row: Row = (0, 1, 0, 0, 0, 0, 0, 0, 1, b"")
+    plain = replies.Answer(0, True, [row])
+    full = replies.Answer(0, True, [row], replies.Totals(1, 0, 0), (0, 1))
+    for answer, mentions, fields in ((plain, False, "required"), (full, True, "properties")):
+        body = json.loads(replies.encode_reply(1, answer, mentions))
+        REPLY.validate(body)
+        (state,) = body["read_states"]
+        assert set(state) == set(READ_STATE[fields])
+        assert set(body) == set(REPLIES["reply"][fields])
+        for name in state:
+            assert not REPLY.is_valid({**body, "read_states": [{**state, name: None}]}), name
+        for part in ("totals", "next"):
+            for name in body.get(part, ()):
+                wrong = {**body, part: {**body[part], name: None}}
+                assert not REPLY.is_valid(wrong), name
+
+
+def test_an_error_may_advise_a_limit() -> None:
+    for limit, valid in ((None, True), (1, True), (LIMIT_MAX, True), (LIMIT_MAX + 1, False)):
+        body = json.loads(replies.encode_error(1, replies.REPLY_TOO_LARGE, "…", limit))
+        assert REPLY.is_valid(body) == valid, limit
+        fields = "required" if limit is None else "properties"
+        assert set(body["error"]) == set(REPLIES["error_body"][fields])
 
 
 def test_error_codes_are_those_of_the_code() -> None:
@@ -225,6 +277,9 @@ def test_every_identifier_in_a_reply_is_a_string() -> None:
     """Nothing to choose from: a generated field is a string."""
     types = FILES["types.json"]["definitions"]
     for name, form in READ_STATE["properties"].items():
+        if name == "mentions":
+            assert form["items"] == {"$ref": "types.json#/definitions/id_text"}
+            continue
         written = types[form["$ref"].rpartition("/")[2]]
         assert written["type"] == ("string" if name in STRINGS else "integer"), name
 
@@ -232,4 +287,5 @@ def test_every_identifier_in_a_reply_is_a_string() -> None:
 def test_the_count_of_a_manual_ack_is_a_property_like_others() -> None:
     form = UPDATES["ack_manual"]
     assert form["properties"]["mention_count"] == {"$ref": "types.json#/definitions/count"}
+    assert form["properties"]["mention_ids"] == {"$ref": "types.json#/definitions/mention_ids"}
     assert not {"if", "then", "else"} & {key for part in ALL for key in part}

@@ -136,7 +136,7 @@ def test_ts_is_checked_and_dropped(base: dict[str, Any]) -> None:
 
 def test_manual() -> None:
     assert decode_update(orjson.dumps({**ACK, "manual": False})) == e.Ack(1, 2, 3)
-    assert decode_update(orjson.dumps({**ACK, "manual": True})) == e.MarkUnread(1, 2, 3, 0)
+    assert decode_update(orjson.dumps({**ACK, "manual": True})) == e.MarkUnread(1, 2, 3)
     bad: object
     for bad in (None, 0, 1, "true", []):
         assert refused(orjson.dumps({**ACK, "manual": bad})).field == "manual"

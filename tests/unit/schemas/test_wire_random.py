@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from readstates.schemas import events as e
 from readstates.schemas import wire
-from readstates.schemas.queries import Get, encode_query
+from readstates.schemas.queries import LIMIT_MAX, Get, encode_query
 from tests.support.wire_forms import EVENTS, GOLDEN
 
 T = TypeVar("T")
@@ -26,19 +26,49 @@ days = st.just(e.KEEP) | st.integers(0, e.DAYS_MAX)
 acks = st.dictionaries(st.tuples(kinds, ids), ids, min_size=1, max_size=20).map(
     lambda merged: tuple((*key, message) for key, message in merged.items())
 )
+optional_ids = st.just(e.KEEP) | st.integers(0, e.SNOWFLAKE_MAX)
+mention_ids = st.lists(ids, unique=True, max_size=e.MENTION_IDS_MAX).map(sorted).map(tuple)
+
+
+def manual_ack(*given: int, above: list[int]) -> e.MarkUnread:
+    """With the IDs of mentions, each of which is above the message."""
+    user, channel, message, *options = given
+    mentions = tuple(sorted({min(message + each, e.SNOWFLAKE_MAX) for each in above}))
+    return e.MarkUnread(user, channel, min(message, 2**62), e.KEEP, mentions, *options)
+
+
 events = st.one_of(
-    st.builds(e.Ack, ids, ids, ids, kinds, flags, days),
-    st.builds(e.MarkUnread, ids, ids, ids, counts, kinds, flags, days),
+    st.builds(e.Ack, ids, ids, ids, kinds, flags, days, optional_ids),
+    st.builds(e.MarkUnread, ids, ids, ids, flags, st.none(), kinds, flags, days),
+    st.builds(
+        manual_ack,
+        *(ids, ids, ids, kinds, flags, days),
+        above=st.lists(ids, max_size=e.MENTION_IDS_MAX),
+    ),
     st.builds(e.BulkAck, ids, acks),
-    st.builds(e.Mention, ids, ids, ids, kinds),
-    st.builds(e.RetractMention, ids, ids, ids, kinds),
+    st.builds(e.Mention, ids, ids, ids, kinds, counts),
+    st.builds(e.RetractMention, ids, ids, ids, kinds, flags),
     st.builds(e.PinsAck, ids, ids, st.integers(0, e.TIMESTAMP_MAX), kinds),
-    st.builds(e.Delete, ids, ids, kinds),
-    st.builds(e.DeleteUser, ids),
+    st.builds(e.SetOptions, ids, ids, kinds, counts, days),
+    st.builds(e.SetOptions, ids, ids, kinds, flags, st.integers(0, e.DAYS_MAX)),
+    st.builds(
+        e.Merge,
+        *(ids, ids, kinds, optional_ids, mention_ids, flags),
+        *(st.just(e.KEEP) | st.integers(0, e.TIMESTAMP_MAX), flags, days),
+    ),
+    st.builds(e.Delete, ids, ids, kinds, st.just(e.KEEP) | ids),
+    st.builds(e.DeleteUser, ids, st.booleans()),
+    st.builds(e.RestoreUser, ids),
 )
 numbers = st.none() | st.integers(0, e.SNOWFLAKE_MAX)
 channels = st.none() | st.lists(ids, unique=True, max_size=20).map(tuple)
-queries = st.builds(Get, ids, channels, st.none() | kinds, numbers, numbers)
+queries = st.builds(
+    Get,
+    *(ids, channels, st.none() | kinds, numbers, numbers),
+    *(st.booleans(), st.booleans(), st.booleans()),
+    st.none() | st.integers(1, LIMIT_MAX),
+    st.none() | st.tuples(kinds, ids),
+)
 REASONS = {"null_value", "too_large", "invalid_json", "invalid_field", "unknown_type"}
 
 
@@ -88,9 +118,10 @@ json_values = st.recursive(
 FIELDS = [
     *("type", "user_id", "channel_id", "message_id", "read_state_type", "flags", "last_viewed"),
     *("manual", "mention_count", "acks", "timestamp", "ts", "channel_ids", "since_version"),
-    "after_offset",
+    *("after_offset", "edit", "if_version", "mention_ids", "last_message_id", "up_to", "final"),
+    *("last_pin_timestamp", "mentions", "mentioned", "totals", "limit", "after"),
 ]
-TYPES = st.sampled_from(["ack", "bulk_ack", "mention", "pins_ack", "delete", "get"])
+TYPES = st.sampled_from([*wire._FORMS, "get"])
 
 
 @settings(deadline=None)  # a loaded machine is no failure

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from readstates.streams import client as client_module
-from readstates.streams.client import Client
+from readstates.streams.client import Client, connection
 
 
 class Recorder:
@@ -38,9 +37,11 @@ class Recorder:
 
 async def test_queries_and_updates_have_a_producer_each(monkeypatch: pytest.MonkeyPatch) -> None:
     Recorder.made = []
-    monkeypatch.setattr(client_module, "Producer", Recorder)
+    monkeypatch.setattr(connection, "Producer", Recorder)
     consumer = SimpleNamespace(poll=lambda _s: None, consume=lambda *_: [], close=lambda: None)
-    monkeypatch.setattr(Client, "_connect", lambda self: setattr(self, "_consumer", consumer))
+    monkeypatch.setattr(
+        connection.Connection, "_connect", lambda self: setattr(self, "_consumer", consumer)
+    )
     async with Client("127.0.0.1:1", "replies", config={"client.id": "mine"}) as client:
         assert await client.ack(1, 2, 3) == 7
         with pytest.raises(TimeoutError):

@@ -1,0 +1,22 @@
+"""`readstates restore-user`: the end of a final deletion, from the shell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import KAFKA_ONLY, SettingsCommand, with_settings
+from .shell_client import shell_client
+
+
+@click.command("restore-user", cls=SettingsCommand)
+@click.argument("user", type=int)
+@with_settings(*KAFKA_ONLY)
+def restore_user(user: int, **flags: Any) -> None:
+    """Publish the end of a final deletion of USER. Prints the record's offset.
+
+    What was deleted does not come back; events that come from now on count.
+    """
+    with shell_client(flags) as client:
+        click.echo(f"offset {client.restore_user(user)}")
