@@ -2,7 +2,7 @@
 
 It only reads. The header of a file that was not closed clean has no current counts and list ends
 (they are in the process), so for such a file I4, I5, I8 and the free list are not checked. One of
-its slots may be half changed, because a process uses the file or died while it did. The next
+its slots may be half changed, because a process is using it, or died while it did. The next
 `open_table` decides whether the file of a process that died can be repaired.
 """
 
@@ -50,7 +50,7 @@ def _free_list(image: Image) -> Iterator[str]:
     slot = image.free_head
     while slot:
         if slot in listed:
-            yield f"I1: the free list comes back to slot {slot}"
+            yield f"I1: the free list returns to slot {slot}"
             break
         if slot not in image.vacant or slot >= image.used:
             yield f"I1: slot {slot} is on the free list and not a free slot that was used"
@@ -290,7 +290,7 @@ def check_bytes(data: bytes, *, saved: bool | None = None) -> list[str]:
 def check(path: Path) -> list[str]:
     """The problems of a table file; none if it is sound. Raises OSError, NotATableFileError.
 
-    Reads the whole file into memory and takes some seconds for a million slots.
+    Reads the whole file into memory and takes a few seconds for a million slots.
     """
     return check_bytes(path.read_bytes())
 

@@ -1,7 +1,7 @@
 """Decodes a table file for checking, independently of the table.
 
-It uses nothing of the compiled modules, not even their hash, and only the places in the header of
-layout.py. A mistake in one of them therefore shows as a difference between the two readers.
+It uses nothing of the compiled modules, not even their hash, and only the constants of layout.py. A
+mistake in either reader therefore shows as a difference between the two.
 """
 
 from __future__ import annotations

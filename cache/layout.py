@@ -10,7 +10,7 @@ is in the file, so that the file can be checked without the table's code (`fsck.
 Header (byte_offset, type, meaning):
     0   8s   magic
     8   u32  layout version
-    12  u32  how it was left: 0 in use or died, 1 closed clean, 2 given up: never used again
+    12  u32  how the file was left: 0 in use or died, 1 closed clean, 2 given up: never used again
     16  16s  topic UUID
     32  q    epoch
     40  q    partition
@@ -26,7 +26,7 @@ Header (byte_offset, type, meaning):
     200 q    slots ever used: those above were never touched and are on no list
     208 u32  CRC-32 of everything after the header, then bytes 16-207; written by a clean close
     216 36s  boot ID of the machine that wrote it
-    256 q    position with every bit inverted, stored after it
+    256 q    position with every bit inverted, stored after the position
 
 State slot:                                   User slot:
     0   q    channel_id                           0   q    user_id
@@ -74,7 +74,7 @@ Invariants:
     I1  every slot below "ever used" is free and on the free list, a user, or a state: exactly one.
         A free slot, and one never used, is zero but for its `next`.
     I2  every user and every state is found through the index, and the index holds nothing else.
-    I3  every state's owner is a user, and it is on that user's list exactly once.
+    I3  every state's owner is a user, and the state is on that user's list exactly once.
     I4  every user is on the LRU list exactly once.
     I5  a user is QUEUED if and only if it is on the dirty queue; then it has a first_version and is
         not IN_FLIGHT.
@@ -98,33 +98,33 @@ follow from the rest (`rebuild.py`). The rest is right or known to be wrong, bec
     - a slot is sealed by its checksum: a half-changed slot has a wrong one, and a half-freed slot
       is not zero (one in 65,536 of such moments, each a few ns long, passes). The file is dropped;
     - a read state without its user is damage, too;
-    - a user is PARTIAL until its last read state has come (O1), and again before its first one goes
-      (O2: otherwise its count would be wrong, and the file dropped). A PARTIAL user is clean: it is
-      evicted;
-    - a deletion of a user is noted in delete_version before the first read state goes (O3): older
-      read states that are still there go too;
+    - a user is PARTIAL until its last read state is sealed (O1), and again before its first one is
+      freed (O2: otherwise its count would be wrong, and the file dropped). A PARTIAL user is clean,
+      and is evicted;
+    - a deletion of a user is noted in delete_version before the first read state is freed (O3): a
+      rebuild frees the older read states that are still there;
     - a deletion of a read state raises its user's floor first (O4): if the event is folded again,
       the tombstone's version shows that it was applied, and the floor is not raised again;
     - a read state is dirty with its new value, under the same checksum, until Cassandra has it, and
       it names its owner. The user's place in the queue follows from it;
-    - an extension is never changed while a sealed state leads to it (O6, O7), so a state's seal makes
-      all of a change at once; extensions that no state leads to are freed;
+    - an extension is never changed while a sealed state leads to it (O6, O7): a state's seal
+      makes all of a change at once; extensions that no state leads to are freed;
     - a final deletion makes its mark before delete_version says that the deletion was folded (O3);
     - several entries of one event are sealed one by one. The event is folded again, because the
       position is stored after all of it; each entry's version shows whether it was applied.
 
-A compiler may make stores in another order than the program text has them. That is harmless within
-a slot, because of the checksum, and between two slots except for these pairs:
+A compiler may make stores in a different order from the program text. That is harmless within a
+slot, because of the checksum, and between two slots except for these pairs:
     O1  insert       the last read state is sealed       before  PARTIAL is taken from its user
     O2  evict        PARTIAL is sealed                   before  the first read state is freed
     O3  delete_user  delete_version is sealed            before  the first read state is freed
     O4  delete       the raised floor is sealed          before  the tombstone is sealed
     O5  any          everything a slice does             before  the position moves past it
-    O6  any          new extensions are sealed           before  the state that leads to them is sealed
+    O6  any          new extensions are sealed           before  the state that leads to them is
     O7  any          a state is sealed                   before  its former extensions are freed
-In O1-O4, O6 and O7 `table.py` has a `store_barrier()` between the two. In O5 they are separate calls from the
-interpreter, across which no compiler moves a store. The order of the processor does not matter: a
-process that dies has made all stores of the instructions it executed.
+In O1-O4, O6 and O7 `table.py` has a `store_barrier()` between the two. In O5 they are separate
+calls from the interpreter, across which no compiler moves a store. The order of the processor does
+not matter: a process that dies has made all stores of the instructions it executed.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 `rebuild` is for the table of a process that died: it finishes or undoes what was under way
 (layout.py, "After a death").
 
-This is plain Python that Cython compiles as it stands, like `table.py`, because a start looks at
+This is plain Python that Cython compiles unchanged, like `table.py`, because a start looks at
 millions of slots. It works on the buffer alone, including the counts and list ends in its header.
 The hash and the look-ups are copies of the table's, because calls between two compiled modules are
 not inlined; `tests/unit/cache/test_definitions.py` checks that all copies have the same text.
@@ -14,7 +14,7 @@ not inlined; `tests/unit/cache/test_definitions.py` checks that all copies have 
 
 from typing import Any
 
-import cython  # type: ignore[import-untyped]  # it publishes none
+import cython  # type: ignore[import-untyped]  # Cython publishes no types
 from cython import longlong as i64
 from cython import ulonglong as u64
 
@@ -41,7 +41,7 @@ _C3 = cython.declare(u64, 0x165667B19E3779F9)
 
 
 def rebuild(buffer: object) -> None:
-    """Repair the table that a process left when it died; `verify` and `Table.recover` come next.
+    """Repair the table of a process that died; then call `verify` and `Table.recover`.
 
     Raises TableDamaged if a slot is not right: drop the file. O(slots).
     """
@@ -270,7 +270,7 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _fill_index(self) -> cython.int:
-        """Index users first, because each state is put on its user's list at once."""
+        """Index all users, then all states; each state is also put on its user's list."""
         place: i64
         slot: i64
         for place in range(self._entries):
@@ -279,7 +279,7 @@ class Rebuild:
             if not self._status[slot] & _USER:
                 continue
             if self.find(self._user_id[slot]):
-                raise TableDamaged(f"I2: the user in slot {slot} is there twice")
+                raise TableDamaged(f"I2: the user in slot {slot} is in the table twice")
             self._index_add(slot)
         for slot in range(1, self._used):
             if self._status[slot] & _STATE:
@@ -291,7 +291,7 @@ class Rebuild:
         status: cython.int = self._status[slot]
         owner: i64 = self._owner[slot]
         if self._find_state(owner, self._type[slot], self._channel_id[slot]):
-            raise TableDamaged(f"I2: the state in slot {slot} is there twice")
+            raise TableDamaged(f"I2: the state in slot {slot} is in the table twice")
         self._index_add(slot)
         head: i64 = self._first_state[owner]
         self._next[slot] = head

@@ -6,12 +6,12 @@
 They check each slot by itself: its status (I1) and its checksum (I9). They also make anew
 (`rebuild`) or check (`verify`) the lists that lead through all slots: LRU, dirty queue, free list.
 
-This is plain Python that Cython compiles as it stands, like `table.py`, because a start looks at
+This is plain Python that Cython compiles unchanged, like `table.py`, because a start looks at
 millions of slots. The checksum is a copy of the table's, because calls between two compiled modules
 are not inlined; `tests/unit/cache/test_definitions.py` checks that both have the same text.
 """
 
-import cython  # type: ignore[import-untyped]  # it publishes none
+import cython  # type: ignore[import-untyped]  # Cython publishes no types
 from cython import longlong as i64
 from cython import ulonglong as u64
 
@@ -33,7 +33,7 @@ _HIDDEN = cython.declare(cython.int, layout.HIDDEN)
 _EXTENSION = cython.declare(cython.int, layout.EXTENSION)
 _ENTRIES = cython.declare(i64, layout.EXTENSION_ENTRIES)
 
-# the two lists of users: the words of a slot (32 bits each) that lead away from their heads
+# the two lists of users: the words of a slot (32 bits each) that link away from the lists' heads
 _WARM = cython.declare(i64, layout.FIELDS["colder"].byte_offset // 4)
 _OLDEST = cython.declare(i64, layout.FIELDS["younger"].byte_offset // 4)
 _BROKEN = cython.declare(i64, -1)  # of `_walk`
@@ -184,7 +184,7 @@ class Slots:
     @cython.cfunc
     @cython.exceptval(-1)
     def _find_lru(self, users: i64) -> i64:
-        """The warm end of the LRU; if the list is broken, of a new one made by slot number."""
+        """The warm end of the LRU; if that list is broken, the head of a new one of all users."""
         user: i64
         head: i64 = 0
         for user in range(1, self._used):
@@ -199,7 +199,7 @@ class Slots:
         return head
 
     def rebuild_free_list(self) -> None:
-        """Link the free ones among the slots that were ever used."""
+        """Link the free slots among those that were ever used."""
         slot: i64
         head: i64 = 0
         free: i64 = self.slots - self._used

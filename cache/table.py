@@ -1,21 +1,21 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, initializedcheck=False
 # mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return, type-arg, return"
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
-"""The table of one partition: wholly resident users and their read states in one mapped buffer.
+"""The table of one partition: its resident users, with all their read states, in a mapped buffer.
 
-This is plain Python that Cython compiles as it stands; `COMPILED` says which of the two runs. No
+This is plain Python that Cython compiles unchanged; `COMPILED` says whether it is compiled. No
 entry is a Python object: entries are numbers in the slots that `layout.py` describes, and links are
-slot numbers, so the collector has nothing to scan. The LRU is a list of users: a user is resident
-with all its read states or not at all.
+slot numbers, so the collector has nothing to scan. The LRU is a list of users, because a user is
+resident with all its read states or not at all.
 
 A "user" in this interface is its slot number, valid until the user is evicted. Fold methods return
-a set of the bits below. Costs are O(1) unless said otherwise. Damage raises IndexError or
+a set of the bits below. Costs are O(1) unless stated otherwise. Damage raises IndexError or
 TableDamaged: bounds are checked, checksums are checked where a state is read or folded into, and
 no walk is longer than the table.
 
 Contents, in this order:
     opening and closing     the views of the buffer, counts and list ends
-    index                   find, _find_state, and the entries' coming and going
+    index                   find, _find_state, adding and removing entries
     slots                   checksums, taking and freeing a slot, a user's list of read states
     lists                   _link and _unlink, for the LRU and the dirty queue
     residents               touch, insert, evict, cold_dirty
@@ -29,12 +29,12 @@ All of it is one file because a plain ack runs through six of these parts, and t
 inlines only within a file. If it were split over two compiled modules, every call between them
 would go through a table of pointers (an ack would cost 5 % more), and a memoryview is copied
 whenever it is handed from function to function. Code that an ack does not run through is elsewhere:
-`rebuild.py` opens a file after a death, `verify.py` checks one, `tablefile.py` opens and closes the
-file itself, and `fsck.py` is a second, independent reader of it.
+`rebuild.py` repairs a file whose process died, `verify.py` checks one, `tablefile.py` opens and
+closes the file itself, and `fsck.py` is a second, independent reader of such files.
 
 How it works. Each field of a slot is a view over all slots (`_version[slot]`); layout.FIELDS says
-where it stands. A user's and a state's fields share the same bytes: `_status` tells which it is.
-The index `_index` is probed linearly from `hash * entries >> 32`; removal shifts entries back
+where it is. A user's and a state's fields share the same bytes: `_status` tells which kind a slot
+is. The index `_index` is probed linearly from `hash * entries >> 32`; removal shifts entries back
 instead of leaving marks. List ends and counts live in the object and go to the header in `save`.
 
 A read state with no mark, or with one mention, is its slot alone. More entries than that
@@ -44,8 +44,8 @@ ones are freed (O6, O7).
 
 The life of a change: a fold method marks the state DIRTY and queues its user; `take` gives the
 user's dirty rows to be written, and the user is then IN_FLIGHT; `written` clears DIRTY if the
-version is still the one that was written, and frees tombstones; a change that came meanwhile queues
-the user again.
+version is still the one that was written, and frees tombstones; a change made meanwhile queues the
+user again.
 
 The invariants I1-I15 are in layout.py. Where one rests on the order of two stores (O1-O4, O6 and O7
 in "After a death"), there is a `store_barrier()` between them, and nowhere else.
@@ -55,7 +55,7 @@ ask the interpreter after each call. That value is -1, or -2 for `_load`, and me
 That is why methods without a result return an int, which is 0.
 """
 
-import cython  # type: ignore[import-untyped]  # it publishes none
+import cython  # type: ignore[import-untyped]  # Cython publishes no types
 from cython import longlong as i64
 from cython import ulonglong as u64
 
@@ -68,14 +68,14 @@ if cython.compiled:
 else:
 
     def store_barrier() -> None:
-        """Nothing: the interpreter makes stores in the order of the program."""
+        """Do nothing: the interpreter makes stores in the order of the program."""
 
 
 COMPILED: bool = cython.compiled
 
 CHANGED = 1  # a field of a read state changed its value, or read states were removed
 DIRTIED = 2  # the user was clean, and this is its first unwritten change
-REPLAYED = 4  # the version is not newer than what is there
+REPLAYED = 4  # the version is not newer than the stored one
 STALE = 8  # an older message or timestamp, or nothing to act on
 DUPLICATE = 16  # nothing would change
 TOO_MANY = 32  # the user has user_states_max read states
@@ -108,9 +108,9 @@ _HIDDEN = cython.declare(cython.int, layout.HIDDEN)
 _EXTENSION = cython.declare(cython.int, layout.EXTENSION)
 _ENTRIES = cython.declare(i64, layout.EXTENSION_ENTRIES)
 
-# The ends of the two lists of users. An end's number is the index of the 32-bit word in a user slot
-# that links to the next user away from that end. `_ends[end]` is the user at that end, and
-# `end ^ 1` is the other end of the same list.
+# The ends of the two lists of users. An end's number is the index of a 32-bit word in a user slot:
+# the one that links to the next user as the list is walked from that end. `_ends[end]` is the user
+# at that end, and `end ^ 1` is the other end of the same list.
 _WARM = cython.declare(i64, layout.FIELDS["colder"].byte_offset // 4)
 _COLD = cython.declare(i64, layout.FIELDS["warmer"].byte_offset // 4)
 _OLDEST = cython.declare(i64, layout.FIELDS["younger"].byte_offset // 4)
@@ -147,7 +147,7 @@ def _mix(a: u64, b: u64) -> u64:
 @cython.final
 @cython.cclass
 class Table:
-    """See the module. `buffer`: a formatted, writable file of layout.py's form."""
+    """See the module. `buffer`: a writable table file, formatted as layout.py describes."""
 
     # both kinds of slots
     _words: i64[:]  # all slots as numbers of 64 bits, eight each
@@ -346,7 +346,7 @@ class Table:
             from_hole: i64 = place - hole
             if from_hole < 0:
                 from_hole += self._entries
-            if from_home >= from_hole:  # otherwise a probe would not find it in the hole
+            if from_home >= from_hole:  # otherwise a probe would not find the entry in the hole
                 self._index[hole] = entry
                 hole = place
         self._index[hole] = 0
@@ -670,9 +670,9 @@ class Table:
     def insert(self, user_id: i64, floor: i64, cold: cython.bint, rows: object = ()) -> int:
         """Make a user resident and clean, with all its read states as the database has them.
 
-        `cold`: at the cold end of the LRU. `rows`: ReadState tuples of `schemas.replies`. Raises
-        TableFull, and ValueError for a user who is resident, a number that its field cannot hold
-        or a read state given twice; after an error nothing has been inserted. O(rows).
+        `cold`: put the user at the cold end of the LRU. `rows`: ReadState tuples of
+        `schemas.replies`. Raises TableFull, and ValueError for a user who is resident, a number out
+        of its field's range or a repeated read state; then nothing has been inserted. O(rows).
         """
         if self.find(user_id):
             raise ValueError(f"user {user_id} is resident")
@@ -691,7 +691,7 @@ class Table:
         except (TableFull, ValueError, OverflowError):
             self._evict(user)
             raise
-        store_barrier()  # O1: its last read state is there before PARTIAL is cleared
+        store_barrier()  # O1: the last read state is sealed before PARTIAL is cleared
         self._status[user] &= ~_PARTIAL & 0xFF
         self._seal(user)
         return user
@@ -777,7 +777,7 @@ class Table:
     def _evict(self, user: i64) -> cython.int:
         self._status[user] |= _PARTIAL
         self._seal(user)
-        store_barrier()  # O2: the user is PARTIAL before its first read state goes
+        store_barrier()  # O2: PARTIAL is sealed before the first read state is freed
         slot: i64 = self._first_state[user]
         steps: i64 = 0
         self._prefetch_states(slot)
@@ -841,7 +841,7 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _user_changed(self, user: i64, version: i64) -> i64:
-        """Note a change of the user; returns DIRTIED if it is its first unwritten one."""
+        """Note a change to a user; returns DIRTIED if it is the user's first unwritten one."""
         if self._first_version[user]:
             return 0
         self._first_version[user] = version
@@ -863,11 +863,11 @@ class Table:
         return _CHANGED | self._user_changed(user, version)
 
     def dirty_head(self) -> int:
-        """The user that waits longest to be written out, or 0."""
+        """The user that has waited longest to be written out, or 0."""
         return self._ends[_OLDEST]
 
     def dirty_since_ms(self, user: i64) -> int:
-        """`now_ms` of the user's first unwritten change, modulo 2^32."""
+        """`now_ms` at the user's first unwritten change, modulo 2^32."""
         return self._dirty_since[user]
 
     def first_version(self, user: i64) -> int:
@@ -875,9 +875,9 @@ class Table:
         return self._first_version[user]
 
     def take(self, user: i64) -> tuple:
-        """Take a queued user's changes to write them: (first_version, delete_version, rows).
+        """Take a queued user's changes for writing: (first_version, delete_version, rows).
 
-        `rows`: (deleted, ReadState) for each dirty one. They stay dirty until `written`.
+        `rows`: (deleted, ReadState) for each dirty read state, which stays dirty until `written`.
         O(read states of the user).
         """
         if not self._status[user] & _QUEUED:
@@ -901,9 +901,9 @@ class Table:
         return first_version, self._delete_version[user], rows
 
     def written(self, user: i64, delete_version: i64, rows: list) -> None:
-        """The rows of `take` are in the database: those that did not change since are clean."""
+        """The rows of `take` are in the database: those that have not changed since are clean."""
         if not self._status[user] & _IN_FLIGHT:
-            raise ValueError(f"nothing of slot {user} is being written")
+            raise ValueError(f"no write of slot {user} is under way")
         for deleted, row in rows:
             slot: i64 = self._find_state(user, row[0], row[1])
             if not slot or self._version[slot] != row[8] or not self._status[slot] & _DIRTY:
@@ -927,7 +927,7 @@ class Table:
         `first_version`, `since_ms`: the values at `take`; they are older than any change since.
         """
         if not self._status[user] & _IN_FLIGHT:
-            raise ValueError(f"nothing of slot {user} is being written")
+            raise ValueError(f"no write of slot {user} is under way")
         self._status[user] &= ~_IN_FLIGHT & 0xFF
         self._first_version[user] = first_version
         self._dirty_since[user] = since_ms & _U32_MAX
@@ -935,10 +935,10 @@ class Table:
         self._queue_add(user, _OLDEST)
 
     def recover(self, first_version: i64) -> int:
-        """After opening a used file: queue every user not known to be in the database.
+        """After opening a used file: queue every user whose changes may not be in the database.
 
         `first_version`: the version of the committed offset. The first versions of writes that were
-        under way are lost, but none of them is older. The users' wait counts from `now_ms`. Returns
+        under way are lost, but none is older than it. Each user's wait starts at `now_ms`. Returns
         how many users are queued: each of them holds back the commit. O(users).
         """
         user: i64 = self._ends[_WARM]
@@ -975,9 +975,9 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _open(self, user: i64, kind: i64, channel_id: i64, value: i64, version: i64) -> i64:
-        """The slot of a live state to change, added if it is missing; or a refusal's negated code.
+        """The slot of a live state to change, added if missing; if refused, the negated code.
 
-        `value`: the value that the event would set. A missing state is not made for a value of 0.
+        `value`: the value that the event would set. A missing state is not added for a value of 0.
         """
         slot: i64 = self._find_state(user, kind, channel_id)
         if slot:
@@ -1164,6 +1164,7 @@ class Table:
         """
         if version <= self._delete_version[user]:
             return _REPLAYED
+        code: i64 = _CHANGED
         mark: i64 = self._find_state(user, 0, 0)
         if final and not (mark and self._version[mark] == version):
             if self.free == 0:
@@ -1175,13 +1176,13 @@ class Table:
             self._fill_state(mark, user, 0, 0)
             self._status[mark] |= _HIDDEN
             self._count_side(user, 1)
-            self._changed(user, mark, version)
+            code = self._changed(user, mark, version)
         if final:
             self._status[user] |= _FINAL
         store_barrier()  # O3: the mark is there before the deletion is noted
         self._delete_version[user] = version
         self._raise_floor(user, version)
-        store_barrier()  # O3: the deletion is noted before the first read state goes
+        store_barrier()  # O3: delete_version is sealed before the first read state is freed
         slot: i64 = self._first_state[user]
         steps: i64 = 0
         while slot:
@@ -1191,7 +1192,7 @@ class Table:
                 self._drop_state(user, slot)
             slot = following
             steps += 1
-        return _CHANGED | self._user_changed(user, version)
+        return code | self._user_changed(user, version)
 
     @cython.cfunc
     @cython.inline
@@ -1445,10 +1446,10 @@ class Table:
     def fold_run(self, events: i64[:], count: i64, codes: cython.uchar[:]) -> i64:
         """Fold events into their users; an ack also touches its user. Returns how many were taken.
 
-        `events`: eight numbers each, as `schemas/fast_decoder.py` has them. `codes` get the result
-        of `ack` or `mention`, or ABSENT. Stops before an event that finds no room. A block's events
-        are looked up together first, so that the processor waits for their memory once, instead of
-        once for each event.
+        `events`: eight numbers each, as `schemas/fast_decoder.py` has them. `codes` receives the
+        result of each `ack` or `mention`, or ABSENT. Stops before an event that finds no room. The
+        events of a block are looked up together first, so that the processor waits for their memory
+        once, instead of once for each event.
         """
         begin: i64 = 0
         index: i64
@@ -1487,7 +1488,7 @@ class Table:
     def _prefetch(self, events: i64[:], begin: i64, end: i64) -> cython.int:
         """Find the users of events[begin:end], and touch the memory that folding them will need.
 
-        Each loop's loads do not wait for one another, so their cache misses overlap.
+        The loads within a loop do not wait for one another, so their cache misses overlap.
         """
         index: i64
         sink: i64 = 0
@@ -1537,7 +1538,7 @@ class Table:
         return bool(self._find_state(user, kind, channel_id))
 
     def get_some(self, user: i64, kind: i64, channel_ids: tuple) -> list:
-        """The user's read states of these channels, in order. O(n log n).
+        """The user's read states of one type in these channels, by channel ID. O(n log n).
 
         Each is a tuple with the fields of `readstates.schemas.replies.ReadState`, as in `states`.
         """
@@ -1562,10 +1563,10 @@ class Table:
         `kind`: of this type only, -1 for all. `since`: with a larger version only. `mentioned`:
         with a mention only. Only what comes after a type and channel; at most `most`, 0 for all.
 
-        Rows are loaded in ascending order, each to the head of the list, so the list is descending:
-        reversing it is enough unless later changes broke the order.
+        Rows are loaded in ascending order, each to the head of the list, so the list is in
+        descending order. Reversing it is enough, unless later changes have broken that order.
         """
-        places: list = []
+        found: list = []  # rows; of a page slots, because most of them are left out
         slot: i64 = self._first_state[user]
         steps: i64 = 0
         last_kind: i64 = 256
@@ -1588,15 +1589,16 @@ class Table:
                     descending = False
                 last_kind = its_kind
                 last_channel = channel_id
-                places.append(slot)
+                found.append(slot if most else self._row(slot))
             slot = self._after(slot, steps)
             steps += 1
-        places.reverse()
+        found.reverse()
         if not descending:
-            places.sort(key=self._place_in_replies)
+            found.sort(key=self._place_in_replies if most else None)
         if most:
-            del places[most:]
-        return [self._row(slot) for slot in places]
+            del found[most:]
+            return [self._row(slot) for slot in found]
+        return found
 
     def _place_in_replies(self, slot: i64) -> tuple:
         return self._type[slot], self._channel_id[slot]
@@ -1627,7 +1629,7 @@ class Table:
         return self._live(user)
 
     def floor(self, user: i64) -> int:
-        """A `since_version` below this is not safe: the user was loaded, or lost a state, later."""
+        """A `since_version` below this is unsafe: the user was loaded or lost a state after it."""
         return self._floor[user]
 
     def user_id(self, user: i64) -> int:

@@ -6,22 +6,23 @@ committed offset.
 
 Opening:
     0 remove a file that others may have read or written (`_shared`): a process that has it open
-      could still do so, whatever its mode becomes.
+      could still do so, even if the file's mode is changed.
     1 lock the file (flock) for as long as it is mapped. The lock of a process that died is gone,
-      but the lock of a stopped process is not. A process that does not get the lock works in a
-      private file without a name, so two processes never share one.
-    2 use the file again if it has the same log, layout and size, and if it was closed clean with
-      the right checksum of the whole, or was left by a process that died since this boot of the
-      machine, so that every store it made is there. Otherwise reserve the space anew before
-      mapping, because a full tmpfs raises nothing and kills the process with SIGBUS.
-    3 map it, every page at once if the system can, and clear the mark "closed clean" (on
+      but the lock of a suspended process is not. A process that does not get the lock works in a
+      private file without a name, so two processes never share a file.
+    2 use the file again if it has the same log, layout and size, and was either closed clean, with
+      the right checksum of the whole, or left by a process that died in this boot of the machine,
+      so that every store it made is there. Otherwise reserve the space anew before mapping, because
+      a full tmpfs raises nothing and kills the process with SIGBUS.
+    3 map the file, every page at once if the system can, and clear the mark "closed clean" (on
       disk) before the first change.
-    4 if its process died, trust only the slots and the position, and make the rest anew
+    4 if the file's process died, trust only the slots and the position, and make the rest anew
       (`rebuild.py`).
-    5 check the invariants of layout.py (`verify.py`); damage leads back to 2, with a new
-      file.
-The owner knows the committed offset; it then queues again the changes that were dirty or under way
-(`Table.recover`).
+    5 check the invariants of layout.py (`verify.py`); if the file is damaged, go back to 2 with a
+      new one.
+The owner, which knows the committed offset, then queues again the changes that were dirty or under
+way (`Table.recover`).
+
 Closing clean writes the checksum, then the mark. If a power cut keeps the mark and loses some of
 the rest, the checksum is wrong. A power cut while the file is open changes the boot ID.
 """
@@ -56,7 +57,7 @@ PRIVATE = "another process holds the file"
 
 
 class CacheDirFullError(OSError):
-    """The folder of the table files has no room for another one."""
+    """The folder of the table files has no room for another file."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class TableIdentity:
 class TableFile:
     """A mapped table, locked until `close`.
 
-    `warm`: it holds what its last owner left there; `why`: why it does or does not.
+    `warm`: the table holds what its last owner left; `why`: why it does or does not.
     `private`: the path was held by another process, so this one works in a file without a name.
     """
 
@@ -93,9 +94,9 @@ class TableFile:
     def close(self, clean: bool) -> None:
         """Unmap and unlock; a second call does nothing.
 
-        `clean`: the next `open_table` may use the file, from the position that it holds; otherwise
-        it will not use the file, whatever it holds. A clean close computes a checksum of the whole
-        file: some 10 ms for 200,000 read states.
+        `clean`: the next `open_table` may use the file, from the position in it; if not `clean`, it
+        replaces the file, whatever is in it. A clean close computes a checksum of the whole file:
+        about 10 ms for 200,000 read states.
         """
         if self._file < 0:
             return
@@ -118,7 +119,7 @@ def open_table(
     `now_ms`: the clock of the dirty queue (`Table.now_ms`). If the file was used before
     (`TableFile.warm`), call `Table.recover` next. Raises CacheDirFullError if there is no room for
     the file, and OSError if the folder is not usable. Reserving the space, or checking the whole
-    content, costs some 50 ms for 200,000 read states.
+    content, costs about 50 ms for 200,000 read states.
     """
     slots = layout.slots_for(states)
     shared = _shared(path)
@@ -150,7 +151,7 @@ def _shared(path: Path) -> str:
     if stat.S_IMODE(found.st_mode) != FILE_MODE:
         return f"its mode is {stat.S_IMODE(found.st_mode):o}, not {FILE_MODE:o}"
     if found.st_nlink != 1:
-        return f"it has {found.st_nlink} names: it may be another file of ours"
+        return f"it has {found.st_nlink} hard links: it may also be another file of ours"
     return ""
 
 
@@ -212,7 +213,7 @@ def _why(file: int, identity: TableIdentity, slots: int) -> str:
     if size == 0:
         return "new"
     if size != layout.table_size_bytes(slots):
-        return f"{size} bytes, expected {layout.table_size_bytes(slots)}: other CACHE_STATES"
+        return f"{size} bytes, expected {layout.table_size_bytes(slots)}: CACHE_STATES differs"
     with mmap.mmap(file, size, prot=mmap.PROT_READ) as mapped:
         magic, version, left = struct.unpack_from("<8sII", mapped, layout.AT_MAGIC)
         if (magic, version) != (layout.MAGIC, layout.LAYOUT_VERSION):
@@ -225,7 +226,7 @@ def _why(file: int, identity: TableIdentity, slots: int) -> str:
         if left == layout.IN_USE:
             booted = mapped[layout.AT_BOOT_ID : layout.AT_BOOT_ID + layout.BOOT_ID_BYTES]
             if booted == NO_BOOT_ID or booted != boot_id():
-                return "not closed clean, and the machine may have started again since"
+                return "not closed clean, and the machine may have rebooted since"
             return DIED
         if left != layout.CLOSED_CLEAN:
             return "given up by its owner"
@@ -269,7 +270,7 @@ def new_header(identity: TableIdentity, slots: int) -> bytes:
 
 
 def boot_id() -> bytes:
-    """An ID of this boot of the machine, 36 bytes; zeros if the kernel names none."""
+    """An ID of this boot of the machine, 36 bytes; zeros if the kernel has none."""
     try:
         text = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     except OSError:
@@ -281,8 +282,8 @@ def own_folder(path: Path) -> Path:
     """Make the folder of the table files, or check that nobody else can use it; returns it.
 
     The usual place is open to every user of the machine: another user who made the folder first
-    could read personal data there, or put other files in its place. A folder that others may enter
-    is refused and its mode is left as it is, because others may need it (a home, for example).
+    could read personal data there, or replace the files. A folder that others may enter is refused,
+    and its mode is left as it is, because others may need the folder (a home, for example).
     Raises OSError.
     """
     path.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
@@ -295,7 +296,7 @@ def own_folder(path: Path) -> Path:
         may = "write in" if found.st_mode & 0o022 else "look into"
         why = (
             f"others may {may} it (mode {stat.S_IMODE(found.st_mode):o}): chmod 700, or name a "
-            "folder inside it, which is then made"
+            "folder inside it, which will then be created"
         )
     else:
         return path

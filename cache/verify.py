@@ -3,7 +3,7 @@
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
 """Checks the invariants I1-I13 of layout.py in a table file, before a `Table` works on it.
 
-This is plain Python that Cython compiles as it stands, like `table.py`, because a start looks at
+This is plain Python that Cython compiles unchanged, like `table.py`, because a start looks at
 millions of slots. It works on the buffer alone, including the counts and list ends in its header.
 The hash and the look-ups are copies of the table's, because calls between two compiled modules are
 not inlined; `tests/unit/cache/test_definitions.py` checks that all copies have the same text.
@@ -11,7 +11,7 @@ not inlined; `tests/unit/cache/test_definitions.py` checks that all copies have 
 
 from typing import Any
 
-import cython  # type: ignore[import-untyped]  # it publishes none
+import cython  # type: ignore[import-untyped]  # Cython publishes no types
 from cython import longlong as i64
 from cython import ulonglong as u64
 
@@ -340,7 +340,7 @@ class Verify:
             live != (self._live_states[user] | (tops & 15) << 16)
             or side != (self._side_slots[user] | (tops >> 4) << 16)
         ):
-            raise TableDamaged(f"I10: the user in slot {user} counts wrong")
+            raise TableDamaged(f"I10: the user in slot {user} counts its slots wrong")
         if status & _FINAL and not mark:
             raise TableDamaged(f"I15: the user in slot {user} is FINAL without its mark")
         if status & _PARTIAL:

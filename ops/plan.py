@@ -22,8 +22,8 @@ import click
 from readstates.cache.layout import slots_for, table_size_bytes
 from readstates.schemas.events import Ack
 from readstates.schemas.queries import Get, encode_query
-from readstates.schemas.read_state import ReadState
-from readstates.schemas.replies import encode_reply
+from readstates.schemas.read_state import Row
+from readstates.schemas.replies import Answer, encode_reply
 from readstates.schemas.wire import encode_update, key_bytes
 from readstates.streams.config import Settings
 
@@ -67,11 +67,12 @@ def figures(changed: Mapping[str, float] | None = None) -> tuple[str, dict[str, 
 def record_sizes(read_states: float) -> tuple[int, int, int]:
     """Bytes in Kafka of an ack, a query for all of a user's read states, and its reply."""
     key = len(key_bytes(SNOWFLAKE)) + RECORD_BYTES
-    row = ReadState(0, SNOWFLAKE, SNOWFLAKE, SNOWFLAKE, 0, 0, 0, 0, SNOWFLAKE)
+    row: Row = (0, SNOWFLAKE, SNOWFLAKE, SNOWFLAKE, 0, 0, 0, 0, SNOWFLAKE, b"")
+    reply = Answer(SNOWFLAKE, True, [row] * ceil(read_states))
     return (
         key + len(encode_update(Ack(SNOWFLAKE, SNOWFLAKE, SNOWFLAKE))),
         key + len(encode_query(Get(SNOWFLAKE))),
-        key + len(encode_reply(SNOWFLAKE, SNOWFLAKE, True, [row] * ceil(read_states))),
+        key + len(encode_reply(SNOWFLAKE, reply, mentions=False)),
     )
 
 
@@ -172,22 +173,32 @@ NOT_NEGATIVE = click.FloatRange(min=0)
 
 
 @click.command("plan")
-@click.option("--users", type=POSITIVE, required=True, help="users with read states")
-@click.option("--online", type=POSITIVE, required=True, help="users who are online at the peak")
-@click.option("--read-states-per-user", type=POSITIVE, required=True, help="on average")
-@click.option("--updates-per-s", type=POSITIVE, required=True, help="at the peak")
-@click.option("--queries-per-s", type=NOT_NEGATIVE, required=True, help="at the peak")
-@click.option("--flush-delay-s", type=NOT_NEGATIVE, default=FLUSH_DELAY_S, show_default=True)
-@click.option("--worker-memory-gb", type=POSITIVE, default=16.0, show_default=True, help="[10^9 B]")
+@click.option("--users", type=POSITIVE, required=True, help="Users with read states.")
+@click.option("--online", type=POSITIVE, required=True, help="Users who are online at the peak.")
+@click.option("--read-states-per-user", type=POSITIVE, required=True, help="Average of all users.")
+@click.option(
+    "--updates-per-s", type=POSITIVE, required=True, help="Updates per second at the peak."
+)
+@click.option(
+    "--queries-per-s", type=NOT_NEGATIVE, required=True, help="Queries per second at the peak."
+)
+@click.option(
+    "--flush-delay-s", type=NOT_NEGATIVE, default=FLUSH_DELAY_S, show_default=True,
+    help="FLUSH_DELAY_S of the workers.",
+)  # fmt: skip
+@click.option(
+    "--worker-memory-gb", type=POSITIVE, default=16.0, show_default=True,
+    help="Memory of a worker, in units of 10^9 bytes.",
+)  # fmt: skip
 @click.option(
     "--set", "changed", multiple=True, metavar="NAME=VALUE", callback=_changes,
-    help="replace a figure in the list that the command prints",
+    help="Replace a figure in the list that the command prints; repeatable.",
 )  # fmt: skip
 def command(changed: dict[str, float], **given: float) -> None:
-    """Compute the partitions, workers, tables and traffic that a load needs.
+    """Compute the partitions, workers and tables that a load needs, and its traffic.
 
-    It also prints the figures behind the result: what was measured, on which machine, and what is
-    assumed.
+    The command also prints the figures behind the result: what was measured, on which machine, and
+    what is assumed.
     """
     for line in report(Load(**given), changed):
         click.echo(line)

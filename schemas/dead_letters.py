@@ -2,7 +2,7 @@
 
 Key and value are kept unchanged, except that a value is cut if no broker takes it as a whole. The
 headers, all ASCII, hold the rest. A batch that cannot be read, or unpacks to too much, is one dead
-letter: its value is the batch as it stands in the log, its key is null, and two headers give its
+letter: its value is the batch as it is in the log, its key is null, and two headers give its
 first and last offset.
 """
 

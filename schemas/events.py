@@ -39,7 +39,7 @@ class Ack(Struct, frozen=True, gc=False):
 
 
 class MarkUnread(Struct, frozen=True, gc=False):
-    """An ack with `manual`: sets the last message and the mentions as given, also backwards.
+    """An ack with `manual`: sets the last message and the mentions, even if that moves them back.
 
     At most one of `mention_count` and `mention_ids` is given. Without either, the marks above the
     message stay.
@@ -129,7 +129,7 @@ class Delete(Struct, frozen=True, gc=False):
 
 
 class DeleteUser(Struct, frozen=True, gc=False):
-    """All of the user's read states are deleted. `final`: until RestoreUser, every event is skipped."""
+    """Deletes all of the user's read states. `final`: events are then skipped until RestoreUser."""
 
     user_id: int
     final: bool = False

@@ -3,7 +3,7 @@
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
 """Reads the commonest updates, simple acks and mentions, straight into numbers, without objects.
 
-Cython compiles this module as it stands, like the table; `COMPILED` says whether it is compiled. It
+Cython compiles this module unchanged, like the table; `COMPILED` says whether it is compiled. It
 reads less than JSON: one object with `type` ("ack" or "mention"), `user_id`, `channel_id`,
 `message_id` and perhaps `ts`, each once and in any order. The identifiers are decimal, with or
 without quotes, there is at most one space after a colon or comma, and the record's key has the same
@@ -14,7 +14,7 @@ every simple update as the same values; a test compares the two.
 
 from typing import Any
 
-import cython  # type: ignore[import-untyped]  # it publishes none
+import cython  # type: ignore[import-untyped]  # Cython publishes no types
 
 COMPILED: bool = cython.compiled
 
@@ -30,7 +30,7 @@ _TS = cython.declare(cython.int, 16)
 @cython.final
 @cython.cclass
 class FastDecoder:
-    """Reads records into `numbers`, 64-bit signed and writable, NUMBERS a record."""
+    """Reads records into `numbers`, 64-bit signed and writable, NUMBERS for each record."""
 
     _numbers: cython.longlong[:]
     _at: cython.longlong  # the next byte
@@ -59,7 +59,7 @@ class FastDecoder:
             try:
                 if not self._read(key, value, (index - begin) * 8):
                     return index - begin
-            except IndexError:  # it ends too early
+            except IndexError:  # the value ends too early
                 return index - begin
             self._numbers[(index - begin) * 8 + 6] = epoch_bits | (record.offset + 1)
         return stop - begin
@@ -127,7 +127,7 @@ class FastDecoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _name(self, value: bytes) -> cython.int:
-        """The field whose name and colon are next; 0 if it is another one."""
+        """The field whose name and colon are next; 0 if it is none of the five."""
         field: cython.int
         char: cython.int = value[self._at + 1]
         if char == 0x75:
@@ -159,7 +159,7 @@ class FastDecoder:
     ) -> cython.longlong:
         """An integer low … 2^63 - 1, quoted or not (not where `low` is 0); -1 for anything else.
 
-        `is_key`: its digits must be those of the key.
+        `is_key`: the digits must be those of the key.
         """
         quoted: cython.bint = low == 1 and value[self._at] == 0x22
         number: cython.ulonglong = 0

@@ -27,7 +27,7 @@ DEADLINE_DEFAULT_MS = 5_000
 DEADLINE_MAX_MS = 60_000
 DEADLINE_DIGITS_MAX = 18
 CORRELATION_ID_BYTES_MAX = 4096
-TOPIC_NAME = re.compile(rb"[A-Za-z0-9._-]{1,249}")  # what Kafka takes; no other can exist
+TOPIC_NAME = re.compile(rb"[A-Za-z0-9._-]{1,249}")  # what Kafka takes; no other name can exist
 
 Headers = Mapping[str, bytes | None] | Iterable[tuple[str, bytes | None]]
 

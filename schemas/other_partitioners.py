@@ -1,8 +1,8 @@
-"""Tells from where records are which partitioner their producer had.
+"""Finds out which partitioner a producer used, from the partitions that its records are in.
 
-A producer's partitioner is a function of key and number of partitions, so a wrong one that is known
-explains where each of its records is. A single record proves little: with N partitions one in N
-is where a wrong function would put it, too. Twenty users are proof.
+A partitioner is a function of the key and the number of partitions, so the right guess explains
+where each record is. A single record proves little: with N partitions, a wrong guess explains one
+record in N, too. Twenty users are proof.
 """
 
 from __future__ import annotations

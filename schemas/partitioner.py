@@ -8,7 +8,7 @@ _MASK = 0xFFFFFFFF
 
 
 def murmur2(key: bytes) -> int:
-    """The 32-bit hash of Kafka's Java client, unsigned. Some µs for a 19-digit key."""
+    """The 32-bit hash of Kafka's Java client, unsigned. A few µs for a 19-digit key."""
     length = len(key)
     hashed = _SEED ^ length
     whole = length & ~3
@@ -28,7 +28,7 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 
 def misrouted(user_id: int, here: int, right: int) -> str:
-    """What is wrong with a record of this user in partition `here`, and what its producer sets."""
+    """What is wrong with a record of this user in partition `here`, and what to do about it."""
     return (
         f"the record of user {user_id} is in partition {here} and belongs in partition {right}: "
         "set the Java client's partitioner in the producer (librdkafka: "

@@ -29,7 +29,7 @@ class Get(Struct, frozen=True, gc=False):
 
 
 def encode_query(query: Get) -> bytes:
-    """A query as JSON, identifiers as strings, fields that are None left out."""
+    """A query as JSON, with identifiers as strings, and without the fields that are None."""
     body: dict[str, Any] = {"type": "get", "user_id": str(query.user_id)}
     if query.channel_ids is not None:
         body["channel_ids"] = [str(channel_id) for channel_id in query.channel_ids]

@@ -24,6 +24,7 @@ VERSION = 8
 EXTRA = 9  # what is remembered of single messages, in entries of 16 bytes: see cache/marks.py
 
 _ENTRY = struct.Struct("=qQ")  # a message ID, and tag << 40 | rank; a mention has an even rank
+ENTRY_BYTES = _ENTRY.size
 
 
 class ReadState(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from .events import SNOWFLAKE_MAX, TYPE_MAX
 from .read_state import ReadState, Row, mentions_of
 
 INVALID_QUERY = "invalid_query"
@@ -21,6 +22,7 @@ _ROW = (
 
 _TOTALS = b',"totals":{"read_states":%d,"mentioned":%d,"mentions":%d}'
 _NEXT = b',"next":{"read_state_type":%d,"channel_id":"%d"}'
+NEXT_BYTES_MAX = len(_NEXT % (TYPE_MAX, SNOWFLAKE_MAX))
 
 
 class Totals(NamedTuple):
@@ -42,7 +44,7 @@ class Answer(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a client gets: read states by type and channel, all of them where `full` is true.
+    """What a client gets: read states in order of type and channel, all of them if `full` is true.
 
     `version` says how far the user's partition was applied. Pass it as the next query's
     `since_version`. If `next` is given, more follow: pass it as the next query's `after`.
@@ -118,7 +120,7 @@ def wrap_faust(body: bytes, key: bytes | None, correlation_id: bytes) -> bytes:
 
 
 def decode_reply(body: bytes) -> Reply | ErrorReply:
-    """A reply as a client reads it, identifiers as integers.
+    """A reply as a client reads it, with identifiers as integers.
 
     Raises ValueError, nothing else, for what is not a reply.
     """

@@ -3,22 +3,26 @@
 #   (Cython publishes no types, and C pointers are none of Python's)
 """Read states of a reply as JSON: in Python, formatting the numbers is a third of a query's cost.
 
-This module exists only compiled: it writes through C pointers into memory that it has measured
-before. Without it `replies.py` formats in Python; a test compares the two.
+This module works only when compiled: it writes through C pointers into memory that is large enough
+for every row. Without this module `replies.py` formats in Python; a test compares the two.
 """
 
 import cython
 
 if not cython.compiled:
-    raise ImportError("rows.py is there for compiling")
+    raise ImportError("rows.py works only when compiled")
 
 from cython.cimports.cpython.bytes import PyBytes_FromStringAndSize
 from cython.cimports.libc.stdlib import free, malloc
 from cython.cimports.libc.string import memcpy
 
-ROW_BYTES_MAX = cython.declare(cython.Py_ssize_t, 180 + 10 * 23)  # the names, nine numbers, an ID
-ENTRY_BYTES = cython.declare(cython.Py_ssize_t, 16)
-MENTION_BYTES_MAX = cython.declare(cython.Py_ssize_t, 23)  # 20 digits, quotes, a comma
+ROW_BYTES_MAX = 180 + 10 * 23  # the names, nine numbers, the ID of a mention without an entry
+MENTION_BYTES_MAX = 23  # 20 digits, quotes, a comma
+ENTRY_BYTES = 16
+
+_ROW_BYTES_MAX = cython.declare(cython.Py_ssize_t, ROW_BYTES_MAX)
+_MENTION_BYTES_MAX = cython.declare(cython.Py_ssize_t, MENTION_BYTES_MAX)
+_ENTRY_BYTES = cython.declare(cython.Py_ssize_t, ENTRY_BYTES)
 
 
 @cython.cfunc
@@ -55,7 +59,7 @@ def _mentions(
     entry = cython.declare(cython.ulonglong[2])
     first: cython.p_char = at
     for index in range(entries):
-        memcpy(cython.address(entry[0]), extra + index * ENTRY_BYTES, ENTRY_BYTES)
+        memcpy(cython.address(entry[0]), extra + index * _ENTRY_BYTES, _ENTRY_BYTES)
         if entry[1] >> 40 == 0 and entry[1] & 1 == 0:
             if at != first:
                 at = _text(at, b",", 1)
@@ -68,12 +72,12 @@ def encode_rows(rows: list, mentions: cython.bint) -> bytes:
 
     `mentions`: each object also has the IDs of the messages that mention the user.
     """
-    size: cython.Py_ssize_t = len(rows) * ROW_BYTES_MAX + 1
+    size: cython.Py_ssize_t = len(rows) * _ROW_BYTES_MAX + 1
     extra: bytes
     if mentions:
         for row in rows:
             extra = row[9]
-            size += len(extra) // ENTRY_BYTES * MENTION_BYTES_MAX
+            size += len(extra) // _ENTRY_BYTES * _MENTION_BYTES_MAX
     start: cython.p_char = cython.cast(cython.p_char, malloc(size))
     at: cython.p_char = start
     if start == cython.NULL:
@@ -96,7 +100,7 @@ def encode_rows(rows: list, mentions: cython.bint) -> bytes:
             if mentions:
                 at = _text(at, b',"mentions":[', 13)
                 if extra:
-                    at = _mentions(at, extra, len(extra) // ENTRY_BYTES)
+                    at = _mentions(at, extra, len(extra) // _ENTRY_BYTES)
                 elif cython.cast(cython.ulonglong, count):
                     at = _text(_number(_text(at, b'"', 1), last_mention), b'"', 1)
                 at = _text(at, b"]", 1)

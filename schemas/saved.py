@@ -1,4 +1,4 @@
-"""A read state that comes from elsewhere, and the events that make it.
+"""A read state that was saved elsewhere, and the events that make it.
 
 The log has events, not states. A `merge` keeps the larger value of each field, so an old snapshot
 never takes away what is newer. To replace a read state, a `delete` comes before it.

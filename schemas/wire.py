@@ -1,6 +1,6 @@
 """Decodes bytes into events and queries, and encodes them. It accepts or rejects; it never guesses.
 
-Its errors name the field, the expected value and the value that is there.
+Its errors name the field, the expected value and the value found there.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from .events import (
 from .queries import LIMIT_MAX, Get
 from .saved import SavedState
 
-SHOWN_MAX = 80  # characters of a wrong value that an error repeats
+SHOWN_MAX = 80  # characters of a wrong value that an error shows
 DIGITS_MAX = 19  # of 2^63 - 1
 _ID = "(?:[1-9][0-9]{0,17}|[1-8][0-9]{18})"
 _surely_three_ids = re.compile(f"{_ID},{_ID},{_ID}").fullmatch
 _surely_ids = re.compile(f"{_ID}(?:,{_ID})*+").fullmatch
-SAVED_BYTES_MAX = 64 << 20  # a line; a reply has at most REPLY_BYTES_MAX
+SAVED_BYTES_MAX = 128 << 20  # of a line, which may be a whole reply of up to REPLY_BYTES_MAX
 
 _loads = orjson.loads
 
@@ -53,7 +53,7 @@ _loads = orjson.loads
 class DecodeError(ValueError):
     """A value is not valid. `reason` is a dead-letter reason; `field` names the wrong field.
 
-    `user_id` is that of a query with a wrong field; None if it cannot be read.
+    `user_id` is that of a query with a wrong field; None if the ID cannot be read.
     """
 
     def __init__(self, reason: str, field: str, message: str) -> None:
@@ -76,8 +76,8 @@ def decode_update(value: bytes | None) -> Update:
 
     The three IDs of a simple ack, mention or retraction are checked together. Checking them one by
     one takes a quarter longer, which would slow down retractions and a client's `publish`. In a
-    compiled worker `fast_decoder.py` reads simple acks and mentions of resident users, so they do
-    not come here. Costs about 1 µs in addition to `orjson.loads`.
+    compiled worker `fast_decoder.py` reads simple acks and mentions of resident users instead.
+    Costs about 1 µs in addition to `orjson.loads`.
     """
     body = _object(value)
     kind = body.get("type")
@@ -100,7 +100,7 @@ def _is_ts(value: Any) -> bool:
 
 
 def _simple_ids(user: Any, channel: Any, message: Any) -> tuple[int, int, int] | None:
-    """Three IDs as integers; None if one of them may be wrong or has another type."""
+    """Three IDs as integers; None if one may be wrong, or if they are not all of one type."""
     if type(user) is str and type(channel) is str and type(message) is str:
         if _surely_three_ids(f"{user},{channel},{message}"):
             return int(user), int(channel), int(message)
@@ -225,7 +225,7 @@ _PLAIN: dict[Any, Callable[..., Update]] = {_ack: Ack, _mention: Mention, _retra
 
 
 def encode_update(event: Update) -> bytes:
-    """An event as JSON, identifiers as strings, omitted fields left out."""
+    """An event as JSON, with identifiers as strings, and without the fields that are not set."""
     body: dict[str, Any] = {"type": _NAMES[type(event)], "user_id": str(event.user_id)}
     if isinstance(event, BulkAck):
         body["acks"] = [
@@ -274,7 +274,7 @@ _AS_STRINGS = {"channel_id", "message_id", "last_message_id", "up_to", "if_versi
 
 
 def _channels(channel_ids: list[Any]) -> tuple[int, ...]:
-    """Channel IDs, checked together: one by one, 50 of them take a third of their query's time."""
+    """Channel IDs, checked together: one by one, 50 would take a third of the query's time."""
     try:
         if _surely_ids(",".join(channel_ids)):
             return tuple(map(int, channel_ids))
@@ -286,7 +286,7 @@ def _channels(channel_ids: list[Any]) -> tuple[int, ...]:
 
 
 def decode_query(value: bytes | None) -> Get:
-    """One query. Raises only DecodeError, whatever the bytes; it names the user if it can."""
+    """One query. Raises only DecodeError, whatever the bytes, with the user if it can be read."""
     body = _object(value)
     try:
         return _get(body)

@@ -1,8 +1,8 @@
 """The two Faust agents: one hands updates to their partitions, the other queries to the intake.
 
 An event is the result of one poll of a topic: a list of (partition, batch). The agents drop events
-of an earlier generation of the group, or of an earlier assignment of queries: their partitions are
-with another owner, or were opened anew and are read again from their position.
+of an earlier generation of the group, or of an earlier assignment of queries: their partitions have
+another owner, or have been opened again and are read from their position.
 """
 
 from __future__ import annotations

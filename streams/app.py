@@ -68,7 +68,7 @@ def build(settings: Settings) -> App:
 
 def run(settings: Settings, loglevel: str, log_format: str) -> int:
     """Run a worker until a signal or an error; returns the exit status."""
-    uvloop.install()  # halves the cost of an iteration; comes first, because a loop is kept
+    uvloop.install()  # halves the cost of an iteration; must be first, because a loop is kept
     try:
         app = build(settings)
     except ReadStatesError as exc:

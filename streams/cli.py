@@ -41,7 +41,7 @@ COMMANDS = {
     "import": LazyCommand(
         "readstates.streams.commands.import_states",
         "import_states",
-        "Import the read states in FILE, JSON lines, through the updates topic.",
+        "Import the read states in FILE (JSON lines) through the updates topic.",
     ),
     "init": LazyCommand(
         "readstates.streams.commands.init",
@@ -51,7 +51,7 @@ COMMANDS = {
     "plan": LazyCommand(
         "readstates.ops.plan",
         "command",
-        "Compute the partitions, workers, tables and traffic that a load needs.",
+        "Compute the partitions, workers and tables that a load needs, and its traffic.",
     ),
     "record": LazyCommand(
         "readstates.streams.commands.record",

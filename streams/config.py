@@ -24,9 +24,10 @@ FORMS = {  # of settings that become part of a topic's name, a file's name or a 
     "kafka_group": re.compile(r"[^/\0]{1,200}"),
     "cassandra_keyspace": re.compile(r"[A-Za-z][A-Za-z0-9_]{0,47}"),
 }
-# With more than this many partitions, the limits of a partition are divided among them.
+# If a topic has more partitions than this, they share this many times each limit.
 FULL_SHARES = 8
-SHARED = f"Divided among partitions when the topic has more than {FULL_SHARES}."
+SHARED = f"More than {FULL_SHARES} partitions share {FULL_SHARES} times as much."
+IDS_UNCHECKED = -1  # the value of `id_epoch_ms` where it is not set
 REPLY_LIKE = re.compile(r"^f-reply-|\.replies\.")
 
 
@@ -47,22 +48,22 @@ _kafka, _cassandra, _table, _write_behind, _limit, _http = (
 class Settings:
     """What a worker needs to know. Build it with `Settings.load`, which checks ranges."""
 
-    kafka_bootstrap: str = _kafka("127.0.0.1:9092", "Brokers to connect to first: host:port,…")
-    kafka_config: str = _kafka("", "More librdkafka settings, for TLS and logins: key=value,…")
+    kafka_bootstrap: str = _kafka("127.0.0.1:9092", "Brokers to connect to first (host:port,…).")
+    kafka_config: str = _kafka("", "More librdkafka settings (key=value,…), for TLS and logins.")
     kafka_group: str = _kafka("read-states", "Consumer group of the workers.")
     topic_prefix: str = _kafka("read-states", "Prefix of the topics' names.")
     reply_topics: str = _kafka(
         "", r"Regular expression for reply topics. Empty: <TOPIC_PREFIX>\.replies\..*|f-reply-.*"
     )
     instance_id: str = _kafka(
-        "", "Name of this worker for static membership: a quick restart then moves no partitions."
+        "", "Name of this worker for static membership, so that a quick restart moves no partition."
     )
     session_timeout_s: float = _kafka(
-        10.0, "Kafka reassigns a worker's partitions after this much silence.", "s", 1, 300
+        10.0, "Silence after which Kafka reassigns a worker's partitions.", "s", 1, 300
     )
     commit_interval_s: float = _kafka(1.0, "Time between two commits of offsets.", "s", 0.05, 60)
 
-    cassandra_hosts: str = _cassandra("127.0.0.1", "Nodes to connect to first: host,host,…")
+    cassandra_hosts: str = _cassandra("127.0.0.1", "Nodes to connect to first (host,host,…).")
     cassandra_port: int = _cassandra(9042, "Native protocol port.", "", 1, 65535)
     cassandra_keyspace: str = _cassandra("read_states", "Keyspace of the tables.")
     cassandra_local_dc: str = _cassandra("", "Local data centre. Empty: the first host's.")
@@ -70,16 +71,20 @@ class Settings:
     cassandra_password: str = _cassandra("", "Password.")
     cassandra_tls_ca: str = _cassandra("", "CA certificates of the nodes (PEM). Empty: no TLS.")
     cassandra_tls_cert: str = _cassandra("", "Client certificate (PEM), if the nodes ask for one.")
-    cassandra_tls_key: str = _cassandra("", "Its key (PEM, no password). Empty: in the same file.")
+    cassandra_tls_key: str = _cassandra(
+        "", "Key of the client certificate (PEM, no password). Empty: in the certificate's file."
+    )
     cassandra_replication: str = _cassandra(
         "{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}",
         "Replication of the keyspace; only `readstates init` uses it.",
     )
     cassandra_timeout_s: float = _cassandra(5.0, "Time limit of one request.", "s", 0.1, 60)
     loads_in_flight_max: int = _cassandra(
-        16, "Load requests at once; a quarter is kept for queries.", "requests", 1, 1024
+        16, "Load requests at once; a quarter of them is kept for queries.", "requests", 1, 1024
     )
-    load_batch_users: int = _cassandra(16, "Users in one load request, at most.", "users", 1, 100)
+    load_batch_users: int = _cassandra(
+        16, "Largest number of users in one load request.", "users", 1, 100
+    )
     load_retry_s: float = _cassandra(0.5, "Pause after a failed load.", "s", 0.01, 60)
 
     cache_dir: str = _table(
@@ -90,7 +95,8 @@ class Settings:
     )
     user_states_max: int = _table(
         50_000,
-        "Read states of one user, at most half of CACHE_STATES; the default is lowered to fit.",
+        "Largest number of read states that one user may have; no more than half of CACHE_STATES, "
+        "to which a higher default is lowered.",
         "read states", 1, 10**7,
     )  # fmt: skip
 
@@ -98,32 +104,40 @@ class Settings:
         30.0, "How long a change may wait before it is written to Cassandra.", "s", 0, 3600
     )
     dirty_share_max: float = _write_behind(
-        0.5, "Share of a table that may be dirty before the delay is cut short.", "", 0.01, 0.9
+        0.5, "Share of a table that may be dirty before changes are written early.", "", 0.01, 0.9
     )
     writes_in_flight_max: int = _write_behind(
-        128, "Batches under way at once; a quarter while none is urgent.", "batches", 1, 1024
+        128, "Batches under way at once; a quarter of this while no write is urgent.",
+        "batches", 1, 1024,
+    )  # fmt: skip
+    write_batch_rows: int = _write_behind(
+        30, "Rows in a batch (30 rows take less than 5 KiB).", "rows", 1, 400
     )
-    write_batch_rows: int = _write_behind(30, "Rows in a batch (30: under 5 KiB).", "rows", 1, 400)
     write_retry_s: float = _write_behind(1.0, "Pause after a failed write.", "s", 0.01, 60)
 
     parked_max: int = _limit(
-        50_000, f"Updates that a partition holds back for users being loaded. {SHARED}",
+        50_000, f"Updates that a partition may hold back for users being loaded. {SHARED}",
         "updates", 1, 10**7,
     )  # fmt: skip
     parked_bytes_max: int = _limit(
-        32 << 20, f"The same in bytes; the last slice may exceed it. {SHARED}",
+        32 << 20, f"The same limit in bytes; the last slice may exceed it. {SHARED}",
         "bytes", 1 << 16, 1 << 32,
     )  # fmt: skip
     inbox_max: int = _limit(
-        2_000, f"Updates that a partition has received but not begun to apply. {SHARED}",
+        2_000, f"Updates that a partition may have received but not begun to apply. {SHARED}",
         "updates", 1, 10**6,
     )  # fmt: skip
     inbox_bytes_max: int = _limit(
-        8 << 20, f"The same in bytes; the last fetch may exceed it. {SHARED}",
+        8 << 20, f"The same limit in bytes; the last fetch may exceed it. {SHARED}",
         "bytes", 1 << 16, 1 << 32,
     )  # fmt: skip
+    id_epoch_ms: int = _limit(
+        IDS_UNCHECKED,
+        "Epoch of the message IDs (snowflakes): one of over 24 h ahead is refused. -1: unchecked.",
+        "ms", -1, 4 * 10**12,
+    )  # fmt: skip
     queries_waiting_max: int = _limit(
-        10_000, "Queries that may wait in a worker; more get `overloaded`.", "queries", 1, 10**6
+        10_000, "Queries that may wait in a worker; any more get `overloaded`.", "queries", 1, 10**6
     )
     slice_updates: int = _limit(
         200,
@@ -132,8 +146,10 @@ class Settings:
     )  # fmt: skip
     reply_bytes_max: int = _limit(1_000_000, "Largest size of a reply.", "bytes", 1024, 10**8)
     handover_timeout_s: float = _limit(
-        5.0, "Limit of each write-out at a shutdown: while serving, and afterwards.", "s", 0.1, 8
-    )
+        5.0,
+        "Time limit of each of a shutdown's two write-outs: while still serving, and afterwards.",
+        "s", 0.1, 8,
+    )  # fmt: skip
     shutdown_timeout_s: float = _limit(20.0, "Time from SIGTERM to a forced end.", "s", 1, 300)
 
     http_host: str = _http("127.0.0.1", "Address of the console, /metrics, /healthz and /readyz.")
@@ -199,7 +215,7 @@ class Settings:
         return settings
 
     def check(self) -> None:
-        """Relations between settings. Raises ConfigError."""
+        """Check the relations between settings. Raises ConfigError."""
         if self.user_states_max * 2 > self.cache_states:
             raise ConfigError(
                 f"USER_STATES_MAX ({self.user_states_max}) may be at most half of CACHE_STATES "
@@ -208,7 +224,7 @@ class Settings:
         if self.handover_timeout_s >= self.session_timeout_s:
             raise ConfigError(
                 f"HANDOVER_TIMEOUT_S ({self.handover_timeout_s}) must be below SESSION_TIMEOUT_S "
-                f"({self.session_timeout_s}), or the group continues before the handover ends"
+                f"({self.session_timeout_s}), or the group moves on before the handover ends"
             )
         try:
             _ = self.reply_topic_pattern
@@ -253,7 +269,7 @@ def _with_files(environ: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def number_text(setting: Field[Any], value: float) -> str:
-    """`100,000,000`; without commas if the setting has no unit, as a port has none."""
+    """`100,000,000`; without commas if the setting has no unit, such as a port."""
     return f"{value:,.10g}" if setting.metadata["unit"] else f"{value:g}"
 
 

@@ -6,7 +6,7 @@ ReadStatesError
 ├── EpochError           refuse to start: this is not the topic the database was written from
 ├── EarlierEpochError    refuse to start: a commit is below the epoch's first offset
 ├── GroupError           end the worker: the group refuses it, or another worker has its name
-├── RewindError          end the command: workers run, or the log or the epoch begins later
+├── RewindError          end the command: workers are running, or the log or the epoch begins later
 ├── DataLossError        refuse to start: Kafka has lost records that were not yet in Cassandra
 ├── BatchGapError        stop the worker: records were lost between Kafka and the partition
 ├── UnpackError          make a dead letter of the batch: it is not what its codec writes

@@ -144,7 +144,7 @@ PARKED_BYTES = Gauge(
     "read_states_parked_bytes", "bytes of the updates that are held back", ["partition"]
 )
 INBOX_BYTES = Gauge(
-    "read_states_inbox_bytes", "bytes of the updates that were not folded yet", ["partition"]
+    "read_states_inbox_bytes", "bytes of the updates that are not folded yet", ["partition"]
 )
 DEAD_LETTERS_BYTES = Gauge(
     "read_states_dead_letters_waiting_bytes",
@@ -187,7 +187,10 @@ QUERIES_ENDED = {  # looked up once, because `labels` costs more than counting
     outcome: QUERIES.labels(outcome)
     for outcome in ("hit", "miss", "expired", "error", "no_reply_address")
 }
-SKIPPED = {reason: UPDATES_SKIPPED.labels(reason) for reason in ("replayed", "stale", "duplicate")}
+SKIPPED = {
+    reason: UPDATES_SKIPPED.labels(reason)
+    for reason in ("replayed", "stale", "duplicate", "deleted_user")
+}
 for _outcome in ("loaded", "failed"):
     LOADS.labels(_outcome)
 for _reason in REASONS:
@@ -195,7 +198,7 @@ for _reason in REASONS:
 
 
 class CollectorPauses:
-    """Times every collection of CPython's collector, from here on.
+    """Times every collection of CPython's collector from its own creation on.
 
     A pause is measured by the clock, because a query waits that long. If more threads run than
     there are cores, the collecting thread may lose its core: its CPU time tells the two cases
@@ -252,7 +255,7 @@ class OfPartition:
 
 
 def forget_partition(number: int, updates_topic: str, queries_topic: str) -> None:
-    """Drop the gauges that a partition has when it leaves this worker."""
+    """Drop the gauges of a partition that has left this worker."""
     # Older versions of prometheus_client raise KeyError for a series that is not there.
     label = str(number)
     for gauge in PARTITION_GAUGES:

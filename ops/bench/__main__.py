@@ -35,13 +35,13 @@ BENCHES = (  # in the order in which they run
 
 @click.command()
 @click.argument("benches", nargs=-1, type=click.Choice(BENCHES))
-@click.option("--quick", is_flag=True, help="smaller and fewer rounds")
+@click.option("--quick", is_flag=True, help="Run fewer and smaller rounds.")
 @click.option(
     "--report-dir",
     type=click.Path(path_type=Path),
     default=Path("build/bench"),
     show_default=True,
-    help="where BENCH.json, the pictures and table.md go",
+    help="Folder for BENCH.json, the pictures and table.md.",
 )
 def bench(benches: tuple[str, ...], quick: bool, report_dir: Path) -> None:
     """Run BENCHES (default: all). Exits 1 if a goal was not met or a bench did not end."""

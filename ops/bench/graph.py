@@ -209,10 +209,10 @@ def _lines(suite: Suite, heap: Curve, ours: Curve, full: dict[str, dict[int, flo
 
 
 @click.command()
-@click.option("--states", default=STATES, show_default=True, help="read states")
-@click.option("--seconds", default=60, show_default=True, help="a curve")
+@click.option("--states", default=STATES, show_default=True, help="Number of read states.")
+@click.option("--seconds", default=60, show_default=True, help="Length of a curve.")
 @click.option("--freeze", default="start", type=click.Choice(["start", "never", "full"]))
-@click.option("--kind", "kinds", multiple=True, default=(HEAP, OURS), help="heap, ours or both")
+@click.option("--kind", "kinds", multiple=True, default=(HEAP, OURS), help="Draw this curve.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=Path("build/bench"))
 def main(states: int, seconds: int, freeze: str, kinds: tuple[str, ...], folder: Path) -> None:
     """Draw another graph: nothing frozen and CPython's thresholds, or all frozen once full."""

@@ -1,17 +1,19 @@
 """One curve of the graph, in a process of its own: the service's code on a timetable.
 
-    python -m readstates.ops.bench.graph_curve ours|heap start|never|full STATES FLUSH_S CORE
+    python -m readstates.ops.bench.graph_curve KIND FREEZE STATES FLUSH_S CORE FOLDER
 
-Obeys orders on standard input, and answers each with one line of JSON:
-    fill        fill the table with users, and force full collections when an eighth, a quarter,
-                half and all of it is full
+KIND is `ours` or `heap`, FREEZE is `start`, `never` or `full`, and CORE is a number or `any`. The
+table's file is created in FOLDER, which is removed once the table is open. Orders arrive on
+standard input; each is answered with one line of JSON:
+    fill        fill the table with users, and force full collections when it is an eighth, a
+                quarter, half and completely full
     run S       run S seconds of the timetable
 
 In each millisecond of the timetable there are updates and queries of resident users, and queries of
-users who come online and are loaded; each of these evicts the coldest user. Four times per second a
+users who come online and are loaded; each arrival evicts the coldest user. Four times per second a
 message mentions a crowd, all at once. The fold, the queries, the loader and the write-behind are
 the worker's (`Partitions`, `BackgroundLoops`), on an asyncio loop. Lists stand in for Kafka. The
-stand-in for Cassandra answers after two milliseconds, with rows that are made while nothing is due
+stand-in for Cassandra answers after two milliseconds, with rows that are made while no work is due
 (`graph_traffic.py`).
 
 A query's latency counts from the moment when it was due, so it includes a wait behind a pause.
@@ -61,24 +63,24 @@ from .heap_table import HeapTable
 
 TICK_S = 0.001
 UPDATES, ASKED, ARRIVALS = 10, 2, 2  # per tick: updates, queries of residents, users coming online
-CROWD, CROWD_TICKS = 2500, 250  # users that one message mentions; ticks from one such to the next
+CROWD, CROWD_TICKS = 2500, 250  # users that one message mentions; ticks between such messages
 HOT_SHARE = 0.5  # of the residents: the users who have updates and queries
-LOADED_BEFORE = 100  # users who came online after this many may not be loaded yet
+LOADED_BEFORE = 100  # how many of the last users to come online may not be loaded yet
 COMMIT_TICKS = 1000
 START = 10**10  # the log's position at the beginning; rows of the database are older
 WALL_MS = 1_800_000_000_000
-PAUSE_S = 0.0002  # shorter ones are only counted
-COLLECTIONS = 3  # forced ones at each size
+PAUSE_S = 0.0002  # shorter pauses are only counted
+COLLECTIONS = 3  # how many are forced at each size
 
 clock = time.perf_counter
 
 
 class Measured:
-    """The measurements of one order `run`."""
+    """The measurements of one `run` order."""
 
     def __init__(self) -> None:
-        self.queries, self.query_ticks = array("d"), array("q")  # of residents
-        self.updates = array("d")  # the last one of each batch
+        self.queries, self.query_ticks = array("d"), array("q")  # latencies of residents' queries
+        self.updates = array("d")  # latencies of the last update of each batch
         self.noop = array("d")  # the slowest no-op of each tick
         self.idle_s = 0.0
         self.turn = (0.0, 0.0)  # the longest turn of the loop: wall clock, CPU
@@ -133,7 +135,7 @@ class Curve:
         self.folding: deque[tuple[int, float]] = deque()  # batches: end, and when they were due
         self.ticks = 0
         self.random = random.Random(1)
-        self.origin = 0.0  # of this process's own time, which stands still between two runs
+        self.origin = 0.0  # of this process's own time, which stops between two runs
         self.pauses: list[tuple[float, int, float]] = []  # at, generation, seconds
         self._collecting = 0.0
         self.measured = Measured()
@@ -143,7 +145,7 @@ class Curve:
         return WALL_MS + int((clock() - self.origin) * 1000)
 
     def on_collection(self, phase: str, info: dict[str, int]) -> None:
-        """CPython's collector begins or ends."""
+        """Note that CPython's collector begins or ends."""
         if phase == "start":
             self._collecting = clock()
         else:
@@ -153,7 +155,7 @@ class Curve:
     # -- filling ------------------------------------------------------------------------------
 
     def fill(self) -> dict[str, Any]:
-        """Fill the table; returns the pauses of full collections on the way, by read states."""
+        """Fill the table; returns the pauses of full collections, by number of resident states."""
         pauses: dict[int, list[float]] = {}
         sizes = [self.states // part for part in (8, 4, 2, 1)]
         table, slots = self.table, 1 + STATES_A_USER
@@ -174,7 +176,7 @@ class Curve:
         first, evicted = self.ticks, self.table.evictions
         written = self.store.rows_written
         begin = clock()
-        # Callbacks that the last run left behind still run, and read `origin`: set it before them.
+        # Callbacks that the last run left behind still run, and read `origin`: set it first.
         self.origin = begin + 0.01 - self.ticks * TICK_S
         self.loop.run_until_complete(self._drive(int(seconds / TICK_S)))
         took_s = clock() - begin
@@ -227,7 +229,7 @@ class Curve:
         self.ticks += 1
 
     async def _turn(self, measured: Measured) -> None:
-        """Run whatever is ready, once: a query may have to wait for such a turn."""
+        """Run once whatever is ready, and time it, because a query may have to wait that long."""
         cpu, began = time.thread_time(), clock()
         await asyncio.sleep(0)
         ended = clock()
@@ -287,7 +289,7 @@ class Curve:
         return Record("queries", self.asked - 1, key, encode_query(get), ms, headers)
 
     def _replied(self, tick: int) -> None:
-        """Note a reply to a resident. One to a user who came online waited for the database."""
+        """Note a reply to a resident. Others had to wait for the database, and are not noted."""
         if tick >= 0:
             self.measured.queries.append(clock() - self.origin - tick * TICK_S)
             self.measured.query_ticks.append(tick)
@@ -329,7 +331,7 @@ def main() -> None:
     if freeze == "start":
         freeze_heap()
     curve = Curve(kind, int(states), float(flush_delay_s), Path(folder))
-    shutil.rmtree(folder)  # the table needs no name: it is gone with this process
+    shutil.rmtree(folder)  # the table needs no name: it disappears with this process
     for order in sys.stdin:
         what, *args = order.split()
         if what == "fill":

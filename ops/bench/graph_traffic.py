@@ -44,10 +44,10 @@ def channel_id(number: int, place: int) -> int:
 
 
 def rows_of(number: int) -> Any:
-    """The user's rows in the database: ReadStates as plain tuples, as the driver gives them."""
+    """The user's rows in the database: Rows, as the driver gives them."""
     first = number * STATES_A_USER
     return [
-        (0, channel_id(number, k), 10**18 + first + k, 0, 0, 0, 0, 0, version_of(8, first + k))
+        (0, channel_id(number, k), 10**18 + first + k, 0, 0, 0, 0, 0, version_of(8, first + k), b"")
         for k in range(STATES_A_USER)
     ]
 
@@ -94,7 +94,7 @@ class Output:
     def exists(self, address: Any) -> bool:
         return True
 
-    def reply(self, address: Any, key: bytes | None, body: bytes) -> None:
+    def reply(self, address: Any, key: bytes | None, body: bytes, deadline_ms: int) -> None:
         self.replied(int(address.correlation_id))
 
     def error(self, *_: Any) -> None:

@@ -244,7 +244,7 @@ class HeapTable:
     # -- the dirty queue ----------------------------------------------------------------------
 
     def dirty_head(self) -> Any:
-        """The user that waits longest to be written out, or 0."""
+        """The user that has waited longest to be written out, or 0."""
         return next(iter(self._queue), 0)
 
     def dirty_since_ms(self, user: User) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from readstates.cache.tablefile import TableIdentity, open_table
-from readstates.schemas.read_state import Row
+from readstates.schemas.replies import Answer
 from readstates.streams.cassandra.store import Store
 from readstates.streams.cassandra.write_behind import WriteBehind
 from readstates.streams.config import Settings
@@ -51,9 +51,7 @@ class World:
     def dead_letter(self, partition: Partition, record: Any, reason: str, text: str) -> None:
         partition.dead_letter_kept(partition.incarnation, record.offset)
 
-    def answer(
-        self, query: Query, version: int, full: bool, rows: list[Row], hit: bool
-    ) -> None: ...
+    def answer(self, query: Query, answer: Answer, hit: bool) -> None: ...
 
 
 class Local:

@@ -1,30 +1,30 @@
-"""Ingest: a backlog of updates of resident users, write-out to Cassandra on, to the last commit.
+"""Ingest: folds a backlog of updates of resident users and writes it out, up to the last commit.
 
     make bench BENCHES=ingest
 
-These take turns in one run, from the same offsets of the same topic of the same broker:
+These contenders take turns in one run, from the same offsets of the same topic and broker:
 
 - ours with every user resident: a worker has folded the warm part (`backlog.py`) and stopped; a
   round begins with a copy of its tables. The bench checks that no user was loaded.
-- ours with every user cold: no tables, and the rows of the warm part in Cassandra. It has no goal.
+- ours with every user cold: no tables, and the rows of the warm part in Cassandra. No goal is set.
 - stock Faust with a dict, quixstreams (RocksDB, changelog), Kafka Streams (one thread, RocksDB,
   changelog), each with the same fold; and the limit: a bare consumer that only decodes.
 
-Ours is timed from the log line that says that the partitions were opened until a reader sees the
-last update of every partition (queries with `after_offset`, sent at the start), and until the
-committed offsets are the log's ends. Every change is then in Cassandra, which shares the two cores
-and needs most of that time for itself (its CPU seconds are in the JSON). The peers are timed from
+Ours is timed from the log line that says that the partitions were opened, to two moments: readers
+have seen the last update of every partition (queries with `after_offset`, sent at the start), and
+the committed offsets are the log's ends. Every change is then in Cassandra, which shares the two
+cores and is busy for most of that time (its CPU seconds are in the JSON). The peers are timed from
 their first event to their last, without waiting for commits and changelogs, and write nothing to a
 database; their stores are empty at the start. Each of these differences is in the peers' favour.
 
-In the full form FLUSH_DELAY_S is 30, its default. A backlog younger than that would keep its last
-changes back for as long. An older one is written out when it is folded (`Partition.take_writes`),
-because its changes have waited long enough; the peers' turns before ours make it older. The quick
-form ends too early for that, and sets 1 s. `rows_written` says how many rows the backlog became:
-the longer the delay compared with the time of the fold, the fewer. A worker that gets the same
-updates at their own pace writes more rows.
+In the full form FLUSH_DELAY_S is 30, its default. A backlog younger than that would hold its last
+changes back that long. An older one is written out once it is folded (`Partition.take_writes`),
+because its changes have waited long enough. Ours is older, since the peers take their turns first.
+The quick form ends too early for that, and sets 1 s. `rows_written` says how many rows the backlog
+became: the longer the delay compared with the time of the fold, the fewer. A worker that gets the
+same updates in real time writes more rows.
 
-CPU seconds are those of the process that folds: the broker's and Cassandra's are not in them,
+CPU seconds are those of the process that folds: the broker's and Cassandra's are not included,
 although all share the machine.
 """
 
@@ -64,7 +64,7 @@ RESIDENT, COLD = "ours, resident", "ours, cold"
 STOCK, QUIX, STREAMS, LIMIT = "stock Faust", "quixstreams", "Kafka Streams", "the limit"
 GOALS = {STOCK: 20, QUIX: 8, STREAMS: 3, LIMIT: 0.5}
 USERS, USERS_QUICK = 50_000, 10_000
-SIZES = {  # updates: in full, quick
+SIZES = {  # updates in the full form, and in the quick form
     RESIDENT: (2_000_000, 200_000),
     COLD: (2_000_000, 200_000),
     STOCK: (200_000, 20_000),
@@ -77,8 +77,8 @@ SIZES = {  # updates: in full, quick
 class Bench:
     """One stack with the log, and the runners.
 
-    `cpu_s` (CPU seconds per million updates) and `seen` (updates per second until readers see the
-    last ones) are kept by contender and round.
+    `cpu_s` (CPU seconds per million updates) and `seen` (updates per second until readers see all)
+    are kept by contender and round.
     """
 
     def __init__(self, suite: Suite, stack: Stack) -> None:
@@ -105,7 +105,7 @@ class Bench:
         suite, updates = self._suite, self._size(RESIDENT)
         topics.create(self._settings, PARTITIONS, 1)
         traffic = Traffic(SEED, USERS_QUICK if suite.quick else USERS)
-        suite.say(f"filling {updates:,} updates of {len(traffic.user_ids):,} users")
+        suite.say(f"filling the log: {updates:,} updates of {len(traffic.user_ids):,} users")
         produce(self._settings, warm_part(traffic))
         for keyspace in ["resident", *(f"cold_{number}" for number in range(suite.rounds))]:
             self._warm(keyspace)
@@ -125,7 +125,7 @@ class Bench:
             log.close()
 
     def _warm(self, keyspace: str) -> None:
-        """Let a worker of that group and keyspace fold the whole log, and stop it."""
+        """Let a worker of the group and keyspace of this name fold the whole log, and stop it."""
         env = self._env | {
             "READ_STATES_KAFKA_GROUP": keyspace,
             "READ_STATES_CASSANDRA_KEYSPACE": keyspace,
@@ -148,7 +148,7 @@ class Bench:
         start = time.monotonic()
         while not what():
             if worker.returncode is not None or time.monotonic() - start > TIMEOUT_S:
-                raise click.ClickException(f"the worker did not do it: {worker.output()[-2000:]}")
+                raise click.ClickException(f"the worker ended or hung: {worker.output()[-2000:]}")
             time.sleep(poll_s)
 
     def _until_committed(self, worker: WorkerProcess, log: Log, ends: list[int]) -> None:
@@ -202,7 +202,7 @@ class Bench:
         return self._size(name) / took_s
 
     def peer(self, name: str, argv: list[str], number: int, env: dict[str, str]) -> float:
-        """Updates per second of a peer's process; it gets broker, topic, group, count, folder."""
+        """Updates per second of a peer; its arguments: broker, topic, group, count, folder."""
         count, group = self._size(name), f"{name.replace(' ', '-')}-{number}"
         log = Log(self._settings, group)
         log.begin_at(self._begin)
@@ -217,7 +217,7 @@ class Bench:
             timeout=TIMEOUT_S,
             check=False,
         )
-        if state.exists():  # the next one may need the room
+        if state.exists():  # the next peer may need the room
             shutil.rmtree(state)
         if done.returncode:
             raise click.ClickException(f"{name} failed: {done.stderr[-2000:]}")
@@ -252,7 +252,7 @@ def cpu_s_of(pid: int) -> float:
 
 
 def picture(path: Path, rates: dict[str, list[float]], cpu_s: dict[str, list[float]]) -> None:
-    """Draw two bars each: medians of updates per second and CPU seconds per million updates."""
+    """Draw two bars per contender: medians of updates per second and of CPU s per million."""
     import statistics
 
     import matplotlib  # type: ignore[import-not-found]  # installed by peers.sh
@@ -282,7 +282,7 @@ def picture(path: Path, rates: dict[str, list[float]], cpu_s: dict[str, list[flo
 
 
 def run(suite: Suite) -> None:
-    """Run all of them in turn, in several rounds."""
+    """Run all contenders in turn, in several rounds."""
     peers = Path(os.environ["PEERS"]).resolve()
     bench = Bench(suite, suite.owner.stack(progress=suite.say))
     bench.prepare()
@@ -297,7 +297,7 @@ def run(suite: Suite) -> None:
         suite.line(what, ours, peer, theirs, "updates/s", Goal(goal))
     for peer in GOALS:
         ours, theirs = bench.seen[RESIDENT], rates[peer]
-        suite.line("resident users, until readers see it", ours, peer, theirs, "updates/s")
+        suite.line("resident users, until readers see all", ours, peer, theirs, "updates/s")
     suite.line("cold users, to the last commit", rates[COLD], LIMIT, rates[LIMIT], "updates/s")
     cpu_s = bench.cpu_s
     suite.line("CPU s per 10^6 updates", cpu_s[RESIDENT], STREAMS, cpu_s[STREAMS], "s")

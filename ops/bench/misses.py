@@ -24,7 +24,7 @@ from typing import Any
 
 from readstates.schemas.headers import ReplyAddress
 from readstates.schemas.queries import Get
-from readstates.schemas.read_state import ReadState, Row
+from readstates.schemas.replies import Answer
 from readstates.streams.cassandra.loader import Loader
 from readstates.streams.cassandra.row_bytes import Change
 from readstates.streams.cassandra.store import Store
@@ -47,7 +47,7 @@ async def fill(store: Store, users: int) -> None:
     room = asyncio.Semaphore(FILL_IN_FLIGHT)
     version = (EPOCH << 48) | 1
     rows: Iterator[Change] = (
-        (user, version, ReadState(0, 10**17 + place, 10**18, 0, 0, 0, 0, 0, version))
+        (user, version, (0, 10**17 + place, 10**18, 0, 0, 0, 0, 0, version, b""))
         for user in range(FIRST_USER, FIRST_USER + users)
         for place in range(STATES_A_USER)
     )
@@ -77,8 +77,8 @@ class Asking(World):
     def load(self, partition: Partition, user_id: int, ticket: int, asked: bool) -> None:
         self.loader.want(partition, user_id, ticket, asked=asked)
 
-    def answer(self, query: Query, version: int, full: bool, rows: list[Row], hit: bool) -> None:
-        assert len(rows) == STATES_A_USER
+    def answer(self, query: Query, answer: Answer, hit: bool) -> None:
+        assert len(answer.rows) == STATES_A_USER
         self.took_s.append(time.perf_counter() - self._begun.pop(query.get.user_id))
         self._next()
 

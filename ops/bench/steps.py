@@ -28,7 +28,7 @@ from readstates.cache.table import Table
 from readstates.cache.tablefile import TableIdentity, new_header
 from readstates.schemas.headers import deadline_ms, reply_address
 from readstates.schemas.read_state import Row
-from readstates.schemas.replies import encode_reply
+from readstates.schemas.replies import Answer, encode_reply
 from readstates.schemas.wire import decode_query, decode_update
 from readstates.streams import metrics
 from readstates.streams.kafka.fetched_records import FetchedRecords
@@ -60,8 +60,8 @@ class Nothing:
         self.rows: list[Row] = []
         self.loads: list[tuple[int, int]] = []  # user ID, ticket
 
-    def answer(self, _query: Any, _v: int, _full: bool, rows: list[Row], _hit: bool) -> None:
-        self.rows = rows
+    def answer(self, _query: Any, answer: Answer, _hit: bool) -> None:
+        self.rows = answer.rows
 
     def load(self, _partition: Partition, user_id: int, ticket: int, _asked: bool) -> None:
         self.loads.append((user_id, ticket))
@@ -242,9 +242,11 @@ def _queries(
     rows = effects.rows
     assert len(rows) == STATES
     steps[f"query: encode the reply of {STATES} read states"] = timed(
-        lambda: [encode_reply(get.user_id, 1, True, rows) for get in gets], USERS, rounds
+        lambda: [encode_reply(get.user_id, Answer(1, True, rows), get.mentions) for get in gets],
+        USERS,
+        rounds,
     )
-    body = encode_reply(gets[0].user_id, 1, True, rows)
+    body = encode_reply(gets[0].user_id, Answer(1, True, rows), False)
     producer = Producer(NOWHERE)  # its queue is never sent, and is dropped at the end
     steps["query: hand the reply to the producer"] = timed(
         lambda: [

@@ -200,8 +200,8 @@ class Trials:
 
 
 @click.command()
-@click.option("--only", type=click.Choice(TRIALS), help="one trial")
-@click.option("--minutes-gone", default=5.0, show_default=True, help="Cassandra stands still")
+@click.option("--only", type=click.Choice(TRIALS), help="Run only this trial.")
+@click.option("--minutes-gone", default=5.0, show_default=True, help="Minutes without Cassandra.")
 def bounds(only: str | None, minutes_gone: float) -> None:
     """Memory, errors and recovery of one worker under four kinds of flood."""
     good = True

@@ -17,22 +17,22 @@ from .world import NotHealthyError, World
 
 
 @click.command()
-@click.option("--faults", default=60, show_default=True, help="how many, the last one included")
-@click.option("--minutes", default=0.0, help="start no fault after so many; 0: no limit")
-@click.option("--seed", default=1, show_default=True, help="draws traffic, faults and their order")
+@click.option("--faults", default=60, show_default=True, help="Faults, the last one included.")
+@click.option("--minutes", default=0.0, help="Start no fault after this time. 0: no limit.")
+@click.option("--seed", default=1, show_default=True, help="Seed of traffic and faults.")
 @click.option("--updates-per-second", default=600.0, show_default=True)
 @click.option("--queries-per-second", default=30.0, show_default=True)
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="state and logs, kept at the end; default: a temporary folder that is removed",
+    help="Folder for state and logs, which are kept. Default: a temporary folder that is removed.",
 )
 @click.option(
     "--report-dir",
     type=click.Path(path_type=Path),
     default=Path("build/chaos"),
     show_default=True,
-    help="where chaos.svg and chaos.json go",
+    help="Folder for chaos.svg and chaos.json.",
 )
 def chaos(
     faults: int,

@@ -21,8 +21,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from ..proof.oracle import Row
+from ..proof.oracle import Seen
 
+VERSION = 8  # where it stands in what was seen
 ZOMBIE = "zombie"
 LATE_S = 0.1  # between the service's look at its clock and the stamp on its reply
 IN_TIME_S = 1.0  # a query that a broker took later than this before its deadline may be dropped
@@ -57,16 +58,16 @@ class Asked:
     error: str | None = None
     version: int = 0
     full: bool = True
-    digest: int = 0  # of the reply's rows
+    digest: int = 0  # of the reply's read states, as `expected` has them
     again_s: list[float] = field(default_factory=list)  # further answers
 
-    def expected(self, rows: list[Row]) -> list[Row]:
-        """Which of the user's rows this query asks for."""
+    def expected(self, states: list[Seen]) -> list[Seen]:
+        """Which of the user's read states this query asks for."""
         if self.channels is not None:
-            rows = [row for row in rows if row[0] == 0 and row[1] in self.channels]
+            states = [state for state in states if state[0] == 0 and state[1] in self.channels]
         if not self.full and self.since is not None:
-            rows = [row for row in rows if row[-1] > self.since]
-        return rows
+            states = [state for state in states if state[VERSION] > self.since]
+        return states
 
 
 @dataclass(frozen=True)

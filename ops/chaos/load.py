@@ -1,7 +1,7 @@
 """The load, all the time: updates, queries, and a look at the lag each second. Plain Kafka clients.
 
-Updates come from the demo's traffic: all eight forms, 1 % of them bad. Every fifth user's go out
-through a producer that retries without idempotence, so the log may hold a record twice.
+Updates come from the demo's traffic: all types of events, 1 % of them bad. Every fifth user's go
+out through a producer that retries without idempotence, so the log may hold a record twice.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import random
 import threading
 import time
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from readstates.schemas.partitioner import partition_of
 from readstates.streams.config import Settings
 
-from ..proof.oracle import Row
+from ..proof.oracle import Seen
 from ..proof.steady import Steady
 from ..proof.traffic import Traffic
 from . import kafka
@@ -175,7 +175,7 @@ class Queries(Ticking):
         self._producer.poll(0)
 
     def _ask(self, user_id: int) -> None:
-        body: dict[str, Any] = {"type": "get", "user_id": str(user_id)}
+        body: dict[str, Any] = {"type": "get", "user_id": str(user_id), "mentions": True}
         version, channels = self._known.get(user_id, (None, []))
         sent_s, number = time.monotonic(), len(self.asked)
         key = b"%d" % user_id
@@ -252,9 +252,10 @@ class Queries(Ticking):
             raise self.failure
 
 
-def _row(state: dict[str, Any]) -> Row:
+def _row(state: dict[str, Any]) -> Seen:
     fields = (int(state[name]) for name in FIELDS)
-    return cast(Row, (state["read_state_type"], int(state["channel_id"]), *fields))
+    mentions = tuple(int(message_id) for message_id in state["mentions"])
+    return (state["read_state_type"], int(state["channel_id"]), *fields, mentions)
 
 
 class Lag(Ticking):

@@ -2,7 +2,8 @@
 
 1. Every record that a broker acknowledged is in the log. One may be there twice: some producers
    retry without idempotence.
-2. Every read state in Cassandra is the fold's, its version too, and nothing else is there.
+2. Every read state in Cassandra is the fold's, with its version and its marks, and so is the mark
+   of each final deletion; nothing else is there.
 3. Every reply is what the fold was at the reply's version.
 4. Dead letters are the records that the fold refuses, byte for byte, and no others.
 """
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ..proof.oracle import Oracle, Row
-from .history import Asked
+from .history import VERSION, Asked
 
 MENTION_COUNT = 4  # where it stands in a row
 OFFSET_MASK = (1 << 48) - 1
@@ -96,7 +97,7 @@ def _check_replies(done: Folded, waiting: list[tuple[int, Asked]], offset: int) 
     """Those that were given when `offset` was the next record to be applied, or before."""
     while waiting and waiting[-1][0] <= offset:
         position, query = waiting.pop()
-        expected = query.expected(done.oracle.rows(query.user_id))
+        expected = query.expected(done.oracle.seen(query.user_id))
         done.replies_checked += 1
         if hash(tuple(expected)) != query.digest:
             done.replies_wrong.append(f"not the fold at offset {position}: {query}")
@@ -104,7 +105,7 @@ def _check_replies(done: Folded, waiting: list[tuple[int, Asked]], offset: int) 
 
 def compare(oracle: Oracle, found: Iterable[tuple[int, Row]]) -> Differences:
     """Every read state of Cassandra, as (user, row), against the fold, both ways."""
-    expected = {(user, *row[:2]): row for user in oracle.users for row in oracle.rows(user)}
+    expected = {(user, *row[:2]): row for user in oracle.users for row in oracle.stored(user)}
     result = Differences(compared=len(expected))
     for user_id, row in found:
         wanted = expected.pop((user_id, *row[:2]), None)
@@ -118,7 +119,7 @@ def compare(oracle: Oracle, found: Iterable[tuple[int, Row]]) -> Differences:
 def _count(result: Differences, user_id: int, found: Row | None, wanted: Row | None) -> None:
     if wanted is None:
         result.extra += 1
-    elif found is None or found[-1] < wanted[-1]:
+    elif found is None or found[VERSION] < wanted[VERSION]:
         result.lost += 1
     elif found[MENTION_COUNT] > wanted[MENTION_COUNT]:
         result.doubled += 1

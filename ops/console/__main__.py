@@ -110,8 +110,8 @@ async def photograph(
 
 
 @click.command()
-@click.option("--target", default="build/pictures", show_default=True, help="folder for the PNGs")
-@click.option("--pace", default=1.0, show_default=True, help="how long it waits, times")
+@click.option("--target", default="build/pictures", show_default=True, help="Folder for the PNGs.")
+@click.option("--pace", default=1.0, show_default=True, help="Factor by which it waits longer.")
 def pictures(target: str, pace: float) -> None:
     """The console at rest, under load and during an outage, as PNGs."""
     Path(target).mkdir(parents=True, exist_ok=True)

@@ -8,16 +8,16 @@ import click
 
 
 @click.command()
-@click.option("--updates", default=200_000, show_default=True, help="Updates of the burst.")
-@click.option("--queries", default=25, show_default=True, help="Queries of each kind, per second.")
+@click.option("--updates", default=200_000, show_default=True, help="Updates in the burst.")
+@click.option("--queries", default=25, show_default=True, help="Queries of each kind per second.")
 @click.option("--users", default=10_000, show_default=True, help="Users with traffic.")
 @click.option("--seconds", default=24.0, show_default=True, help="Length of the steady stretch.")
 @click.option("--seed", default=1, show_default=True, help="The same seed sends the same traffic.")
 def demo(updates: int, queries: int, users: int, seconds: float, seed: int) -> None:
     """Start everything on this machine, send sample traffic, and check the result.
 
-    It starts a real Kafka, a real Cassandra and a worker, and stops them at the end. Exit status:
-    0 only if every read state in Cassandra equals a fold of the whole log.
+    The demo starts a real Kafka, a real Cassandra and a worker, and stops them at the end. The exit
+    status is 0 only if every read state in Cassandra equals a fold of the whole log.
     """
     from .stages import play  # here, because --help works without the packages of a worker
 

@@ -83,7 +83,7 @@ def fold_log(settings: Settings, ends: dict[int, int], progress: Progress) -> Or
 def compare(store: Store, oracle: Oracle, progress: Progress) -> tuple[int, list[str]]:
     """Every row of Cassandra against the oracle, both ways; the differences in words."""
     expected = {
-        (user_id, *row[:2]): row for user_id in oracle.users for row in oracle.rows(user_id)
+        (user_id, *row[:2]): row for user_id in oracle.users for row in oracle.stored(user_id)
     }
     count, differences = len(expected), []
     for user_id, row in store.read_all():

@@ -1,4 +1,4 @@
-"""`make drills`: each alert fires by its real cause and is silent after its runbook's fix.
+"""`make drills`: each alert fires from a real cause and is silent after its runbook's fix.
 
 On a real Kafka, Cassandra, worker and Prometheus, with a clock SCALE times faster (`scaled.py`).
 Beside it every query of every dashboard's panel must return data, and every query of the runbooks
@@ -164,18 +164,19 @@ def table(verdicts: list[Verdict]) -> None:
     multiple=True,
     type=click.Choice(scaled.alerts()),
     metavar="ALERT",
-    help="the drills that have this alert; may be repeated",
+    help="Run only the drills that have this alert; repeatable.",
 )
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="state and logs, kept at the end; new or empty. Default: a temporary folder that is "
-    "removed",
+    help="New or empty folder for state and logs, which are kept. Default: a temporary folder that "
+    "is removed.",
 )
 def drills(only: tuple[str, ...], data_dir: Path | None) -> None:
-    """Each alert fires by its real cause, and is silent after its runbook's fix.
+    """Make each alert fire from a real cause, and apply the fix of its runbook.
 
-    It must fire until the fix, and stay silent for a while after it. Exits 0 only if all did.
+    An alert must fire until the fix, and stay silent for a while after it. The exit status is 0
+    only if every alert did.
     """
     if data_dir is not None:
         data_dir.mkdir(parents=True, exist_ok=True)

@@ -46,13 +46,13 @@ LEAKY = "readstates.ops.drills.leaky"
 DRILLS = (
     Drill(
         "the worker is killed three times",
-        "the kills stop; then time passes",
+        "the kills stop, and time passes",
         ("ReadStatesRestartLoop",),
         _three_restarts,
         lambda _world: None,  # it is silent when the first restart is older than its window
     ),
     Drill(
-        "a producer sends what is not JSON",
+        "a producer sends values that are not JSON",
         "mend the producer",
         ("ReadStatesDeadLetters", "ReadStatesDeadLettersMany"),
         lambda world: world.set(bad_s=40.0),
@@ -66,7 +66,7 @@ DRILLS = (
         lambda world: world.set(hot_s=0.0),
     ),
     Drill(
-        "a reply topic takes records of 100 bytes only",
+        "a reply topic takes no record over 100 bytes",
         "raise its max.message.bytes",
         ("ReadStatesRepliesFail",),
         lambda world: world.set(reply_topic=SMALL_REPLIES),
@@ -81,7 +81,7 @@ DRILLS = (
     ),
     Drill(
         "Cassandra stands still (SIGSTOP)",
-        "Cassandra goes on (SIGCONT)",
+        "Cassandra continues (SIGCONT)",
         (
             "ReadStatesCassandraWritesFail",
             "ReadStatesCassandraLoadsFail",
@@ -96,8 +96,8 @@ DRILLS = (
         _on,
     ),
     Drill(
-        "a library keeps lists and goes on making them",
-        "restart the worker, without it",
+        "a library keeps making lists and never drops them",
+        "restart the worker without the library",
         ("ReadStatesCollectorPauses", "ReadStatesMemoryHigh"),
         lambda world: world.restart_worker(LEAKY),
         lambda world: world.restart_worker(),

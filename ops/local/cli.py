@@ -33,7 +33,11 @@ def stack() -> None:
 @click.option(
     "--cassandra-nodes", type=_count, default=1, show_default=True, help="Cassandra nodes."
 )
-@click.option("--secure", is_flag=True, help="Use TLS and logins at every port; `env` prints them.")
+@click.option(
+    "--secure",
+    is_flag=True,
+    help="Use TLS and logins at every port; `env` prints the settings for them.",
+)
 def up(data_dir: Path, brokers: int, cassandra_nodes: int, secure: bool) -> None:
     """Start the stack and wait until it answers. Safe to repeat."""
     begin = time.monotonic()
@@ -50,7 +54,7 @@ def up(data_dir: Path, brokers: int, cassandra_nodes: int, secure: bool) -> None
 
 @stack.command()
 @_data_dir
-@click.option("--remove", is_flag=True, help="Delete its data, too.")
+@click.option("--remove", is_flag=True, help="Delete the data of the stack, too.")
 def down(data_dir: Path, remove: bool) -> None:
     """Stop the stack. Its data stays unless --remove is given."""
     with spoken_errors():

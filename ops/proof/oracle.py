@@ -23,6 +23,8 @@ FOR_GOOD = U32_MAX + 1  # the edit of a retraction without one: the message was 
 Key = tuple[int, int]  # read_state_type, channel_id
 Row = tuple[int, int, int, int, int, int, int, int, int, bytes]  # key, fields, version, extra
 
+Seen = tuple[int, int, int, int, int, int, int, int, int, tuple[int, ...]]  # with its mentions
+
 
 class BadError(Exception):
     """The event is not valid, or cannot be applied."""
@@ -230,18 +232,27 @@ FOLDS = {
     "set": State.set,
     "merge": State.merge,
 }
+MESSAGES = {  # the fields of each type that name messages
+    "ack": ("message_id",),
+    "mention": ("message_id",),
+    "retract_mention": ("message_id",),
+    "merge": ("last_message_id", "mention_ids"),
+    "delete": ("up_to",),
+    "bulk_ack": ("acks",),
+}
 TYPES = {*FOLDS, "bulk_ack", "delete", "delete_user", "restore_user"}
 
 
 class Oracle:
     """`apply` records in log order; `users[user][(type, channel)]` is a State.
 
-    `final`: the users whose deletion was final. `id_epoch_ms`: the setting ID_EPOCH_MS.
+    `final`: the users whose deletion was final, each with the version of that event.
+    `id_epoch_ms`: the setting ID_EPOCH_MS.
     """
 
     def __init__(self, user_states_max: int = 10**9, id_epoch_ms: int | None = None) -> None:
         self.users: dict[int, dict[Key, State]] = {}
-        self.final: set[int] = set()
+        self.final: dict[int, int] = {}
         self.bad = 0
         self._max = user_states_max
         self._id_epoch_ms = id_epoch_ms
@@ -258,8 +269,14 @@ class Oracle:
         except BadError:
             self.bad += 1
 
+    def stored(self, user_id: int) -> list[Row]:
+        """What the database must have; of a final deletion only its mark, which no channel has."""
+        if user_id in self.final:
+            return [(0, 0, 0, 0, 0, 0, 0, 0, self.final[user_id], b"")]
+        return self.rows(user_id)
+
     def rows(self, user_id: int) -> list[Row]:
-        """What the database must have: key, fields, version, extra; by type and channel."""
+        """All read states: key, fields, version, extra; by type and channel."""
         states = self.users.get(user_id, {})
         return [
             (*key, *state.fields(), state.version, state.extra())
@@ -270,6 +287,11 @@ class Oracle:
         """Those of `rows` that a reply has."""
         states = self.users.get(user_id, {})
         return [row for row in self.rows(user_id) if states[row[:2]].shown]
+
+    def seen(self, user_id: int) -> list[Seen]:
+        """What a reply with `mentions` has: no entries, but the messages that mention the user."""
+        states = self.users.get(user_id, {})
+        return [(*row[:9], tuple(states[row[:2]].mentions)) for row in self.shown(user_id)]
 
     def _valid(self, key: bytes | None, value: bytes | None) -> tuple[dict[str, Any], int]:
         if value is None or len(value) > 256 * 1024:
@@ -287,20 +309,23 @@ class Oracle:
 
     def _check_plausible(self, event: dict[str, Any], timestamp_ms: int) -> None:
         assert self._id_epoch_ms is not None
-        named = [event.get(name, 0) for name in ("message_id", "last_message_id", "up_to")]
-        named += event.get("mention_ids", [])
-        named += [ack.get("message_id", 0) for ack in event.get("acks", [])]
-        for each in named:
-            if (_id(each, 0) >> 22) + self._id_epoch_ms > timestamp_ms + DAY_MS:
-                raise BadError
+        names = MESSAGES.get(event["type"], ())
+        if event.get("manual"):
+            names = ("message_id", "mention_ids")
+        for name in names:
+            named = event.get(name, 0)
+            for each in named if isinstance(named, list) else [named]:
+                message_id = each.get("message_id") if isinstance(each, dict) else each
+                if (_id(message_id, 0) >> 22) + self._id_epoch_ms > timestamp_ms + DAY_MS:
+                    raise BadError
 
     def _fold(self, event: dict[str, Any], user_id: int, version: int) -> None:
         kind = event["type"]
         states = self.users.setdefault(user_id, {})
         if kind == "delete_user":
-            self._delete_user(event, user_id)
+            self._delete_user(event, user_id, version)
         elif kind == "restore_user":
-            self.final.discard(user_id)
+            self.final.pop(user_id, None)
         elif kind == "bulk_ack":
             self._bulk(user_id, states, event.get("acks"), version)
         else:
@@ -313,13 +338,13 @@ class Oracle:
             fold(new, event, version)  # type: ignore[operator]  # functions of a State
             self._put(user_id, states, {where: new}, version)
 
-    def _delete_user(self, event: dict[str, Any], user_id: int) -> None:
+    def _delete_user(self, event: dict[str, Any], user_id: int, version: int) -> None:
         final = event.get("final", False)
         if not isinstance(final, bool):
             raise BadError
         self.users[user_id] = {}
         if final:
-            self.final.add(user_id)
+            self.final.setdefault(user_id, version)
 
     def _delete(
         self,

@@ -4,6 +4,9 @@
 - Sessions: a user comes online, fetches everything, then acknowledges channels in a run.
 - A message in a hot channel now and then mentions a crowd, most of them offline; another one is
   read by many people at once, who all acknowledge the same message (correlated acks).
+- Events overtake one another, as they do where several systems produce them: a mention arrives
+  after its message was deleted or edited, or after its channel was left. Some records are sent
+  twice. In one hot channel some users have more unread mentions than are kept one by one.
 - Queries: most are session starts, which fetch everything; a third look at one screen.
 - `fill` gives every user read states in all of its channels; `crowds` is a storm of mentions.
 - `moments` spreads records over a time as a day does: busy hours and quiet ones.
@@ -15,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, chain, islice, repeat
 from typing import Any, NamedTuple
@@ -30,6 +34,28 @@ STORM_ABSENT_SHARE = 0.8  # of them
 READERS = 200  # users who read one message at once
 READERS_EVERY = 5000
 SESSION_ACKS = 6
+BUSY_MENTIONS = 80  # unread ones of one user in the hot channel
+BUSY_EVERY = 7000
+REPEATED_SHARE = 0.005  # of the records: a producer without idempotence sends them twice
+LATER_SHARE = 0.3  # of the records, one that is due comes before
+KINDS = {  # how often, of 1,000 events
+    "ack": 620,
+    "mention": 190,
+    "retract": 35,
+    "edited": 15,
+    "bulk": 40,
+    "unread": 25,
+    "pins": 35,
+    "options": 5,
+    "import": 5,
+    "leave": 29,
+    "delete_user": 1,
+}
+KIND_WEIGHTS = tuple(accumulate(KINDS.values()))
+OPTIONS_SHARE = 0.08  # of the acks
+OVERTAKING_SHARE = 0.3  # of the retractions
+UP_TO_SHARE = 0.5  # of the deletions
+FINAL_SHARE = 0.5  # of the deletions of users
 SCREEN_CHANNELS = 20
 SCREEN_SHARE = 1 / 3  # of the queries
 SWING = 0.6  # a busy hour has 1 + SWING times the mean, a quiet one 1 - SWING
@@ -79,6 +105,8 @@ class Traffic:
         self._channel_weights = _zipf(CHANNELS)
         self._channels_of: dict[int, list[int]] = {}
         self._latest: dict[int, int] = {}
+        self._quiet = set(self.user_ids[users // 2 :])
+        self._later: deque[dict[str, Any]] = deque()  # events that come late
         self._message_id = FIRST_MESSAGE_ID
 
     def users(self, count: int) -> list[int]:
@@ -103,8 +131,10 @@ class Traffic:
         sent = 0
         while sent < count:
             for record in self._burst(sent):
-                yield record
-                sent += 1
+                again = 1 + (self._random.random() < REPEATED_SHARE)
+                for _ in range(min(again, count - sent)):
+                    yield record
+                    sent += 1
                 if sent == count:
                     return
 
@@ -134,12 +164,19 @@ class Traffic:
         if sent and sent % READERS_EVERY < SESSION_ACKS:
             yield from self._readers()
             return
+        if sent and sent % BUSY_EVERY < SESSION_ACKS:
+            busy = self.users(1)
+            for _ in range(BUSY_MENTIONS):
+                yield from self._mentions(busy)
+            return
         (user_id,) = self.users(1)
         for _ in range(1 + int(self._random.expovariate(1 / SESSION_ACKS))):
             if self._random.random() < BAD_SHARE:
                 yield self._bad(user_id)
             else:
                 yield self._record(self._event(user_id))
+            if self._later and self._random.random() < LATER_SHARE:
+                yield self._record(self._later.popleft())
 
     def _crowd(self) -> Iterator[Record]:
         yield from self._mentions(
@@ -198,34 +235,81 @@ class Traffic:
         return self._latest[channel_id]
 
     def _event(self, user_id: int) -> dict[str, Any]:
-        rand = self._random
         channel_id = self._channel(user_id)
         event: dict[str, Any] = {"type": "ack", "user_id": user_id, "channel_id": channel_id}
-        dice = rand.random()
-        if dice < 0.66:
-            event["message_id"] = self._message_in(channel_id)
-            if dice < 0.05:
-                event["last_viewed"] = 4000 + int(dice * 1000)
-                event["flags"] = 1
-        elif dice < 0.84:
-            event.update(type="mention", message_id=self._message_in(channel_id))
-        elif dice < 0.87:
-            event.update(type="retract_mention", message_id=self._latest.get(channel_id, 1))
-        elif dice < 0.91:
-            event = self._bulk_ack(user_id, self._message_in)
-        elif dice < 0.94:
-            event.update(
-                message_id=self._message_in(channel_id),
-                manual=True,
-                mention_count=rand.randint(0, 3),
-            )
-        elif dice < 0.98:
-            event.update(type="pins_ack", timestamp=1_700_000_000_000 + rand.randint(0, 10**9))
-        elif dice < 0.9995:
-            event["type"] = "delete"
-        else:
-            event = {"type": "delete_user", "user_id": user_id}
+        (kind,) = self._random.choices(tuple(KINDS), cum_weights=KIND_WEIGHTS)
+        getattr(self, f"_{kind}")(event)
         return event
+
+    def _ack(self, event: dict[str, Any]) -> None:
+        event["message_id"] = self._message_in(event["channel_id"])
+        if self._random.random() < OPTIONS_SHARE:
+            event.update(flags=1, last_viewed=4000 + self._random.randint(0, 50))
+
+    def _mention(self, event: dict[str, Any]) -> None:
+        event.update(type="mention", message_id=self._message_in(event["channel_id"]))
+
+    def _retract(self, event: dict[str, Any]) -> None:
+        """A message was deleted: the last one, or one whose mention comes later."""
+        event["type"] = "retract_mention"
+        event["message_id"] = self._latest.get(event["channel_id"], 1)
+        if self._random.random() < OVERTAKING_SHARE:
+            event["message_id"] = self._next_message()
+            self._later.append({**event, "type": "mention"})
+
+    def _edited(self, event: dict[str, Any]) -> None:
+        """A message's mention is taken out by an edit; another edit may put it back."""
+        event["message_id"] = self._message_in(event["channel_id"])
+        event.update(type="retract_mention", edit=self._random.choice((1, 3)))
+        self._later.append({**event, "type": "mention", "edit": 2})
+
+    def _bulk(self, event: dict[str, Any]) -> None:
+        del event["channel_id"]
+        event.update(self._bulk_ack(event["user_id"], self._message_in))
+
+    def _unread(self, event: dict[str, Any]) -> None:
+        event.update(message_id=self._message_in(event["channel_id"]), manual=True)
+        dice = self._random.random()
+        if dice < 0.4:
+            event["mention_count"] = self._random.randint(0, 3)
+        elif dice < 0.8:
+            event["mention_ids"] = [event["message_id"] + n for n in range(1, 4)]
+            self._later.append(self._automatic_ack(event))
+
+    def _automatic_ack(self, event: dict[str, Any]) -> dict[str, Any]:
+        """An ack that was under way when the channel was marked unread, so of a lower version."""
+        names = ("type", "user_id", "channel_id")
+        ack = {name: event[name] for name in names}
+        return {**ack, "message_id": event["message_id"] + 9, "if_version": 1}
+
+    def _pins(self, event: dict[str, Any]) -> None:
+        event["type"] = "pins_ack"
+        event["timestamp"] = 1_700_000_000_000 + self._random.randint(0, 10**9)
+
+    def _options(self, event: dict[str, Any]) -> None:
+        event.update(type="set", flags=self._random.randint(0, 3))
+
+    def _import(self, event: dict[str, Any]) -> None:
+        """What another system knew of the channel some time ago."""
+        last = max(1, self._message_in(event["channel_id"]) - self._random.randint(0, 1 << 24))
+        event.update(type="merge", last_message_id=last, mention_count=self._random.randint(0, 3))
+        event["mention_ids"] = [last + self._random.randint(1, 1 << 22)]
+
+    def _leave(self, event: dict[str, Any]) -> None:
+        """Left, or closed: what comes late about the messages until then changes nothing."""
+        event.update(type="delete")
+        if self._random.random() < UP_TO_SHARE:
+            message_id = self._latest.get(event["channel_id"], 1)
+            self._later.append({**event, "type": "mention", "message_id": message_id})
+            event["up_to"] = message_id
+
+    def _delete_user(self, event: dict[str, Any]) -> None:
+        del event["channel_id"]
+        event["type"] = "delete_user"
+        if self._random.random() < FINAL_SHARE:
+            event["final"] = True
+            if event["user_id"] not in self._quiet:  # the account comes back
+                self._later.append({"type": "restore_user", "user_id": event["user_id"]})
 
     def _bulk_ack(self, user_id: int, message_in: Callable[[int], int]) -> dict[str, Any]:
         acks = [{"channel_id": c, "message_id": message_in(c)} for c in self.channels_of(user_id)]
@@ -235,7 +319,8 @@ class Traffic:
         user_id = event["user_id"]
         if self._random.random() < 0.5:  # half of the producers write IDs as strings
             event = {
-                key: str(value) if key.endswith("_id") else value for key, value in event.items()
+                key: str(value) if key.endswith("_id") or key == "up_to" else value
+                for key, value in event.items()
             }
         return Record(b"%d" % user_id, json.dumps(event, separators=(",", ":")).encode())
 

@@ -5,9 +5,9 @@ When more users wait than requests are free, up to LOAD_BATCH_USERS share a requ
 user costs less when many of them are not resident.
 
 One message that mentions a crowd makes thousands of loads for which only updates wait. Users whom a
-query waits for go before them and find a request free: the others get three quarters of the
+query waits for are loaded before them and find a request free: the others get three quarters of the
 requests, and one quarter while a query's user is being loaded, because the database would otherwise
-answer that one last. That quarter is theirs, so that queries do not hold up updates for ever.
+answer that load last. That quarter is reserved, so that queries do not hold up updates for ever.
 """
 
 from __future__ import annotations

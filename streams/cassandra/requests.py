@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..errors import StoreError
+from .loaded_rows import add_rows
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +75,8 @@ class Requests:
     def _page(self, rows: Any, request: Request, future: PagedFuture) -> None:
         error: Exception | None = None
         try:
-            for row in rows or ():
-                request.result[row[0]].append(row[1:])
+            if rows:
+                add_rows(rows, request.result)
             if future.has_more_pages:
                 future.start_fetching_next_page()
                 return
@@ -127,4 +128,4 @@ class Requests:
         for request, deadline in self._deadlines.items():
             if deadline > now:
                 break
-            self.answer(request, TimeoutError(f"no answer in {self._timeout_s} s"))
+            self.answer(request, TimeoutError(f"no answer within {self._timeout_s} s"))

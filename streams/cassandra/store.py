@@ -3,11 +3,12 @@
 Statements on the schema and the epoch block. Loads and writes are started here and answered on the
 event loop by `requests.py`. Every exception of the driver becomes a StoreError. Reads and writes
 are at LOCAL_QUORUM; every write carries its version as the write timestamp, so that a late or
-repeated one can never overwrite a newer one.
+repeated write can never overwrite a newer one.
 """
 
 from __future__ import annotations
 
+import logging
 import struct
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -22,17 +23,16 @@ from ..config import Settings
 from ..errors import StoreError
 from .driver import DRIVER_ERRORS, connect, is_invalid_request, packed_batch, patiently, prepare
 from .epochs import Log, is_last, present_log
+from .loaded_rows import COLUMNS, SELECTED, user_and_row
 from .requests import Request, Requests
 from .row_bytes import Change, RowBytes
 
-COLUMNS = (
-    "read_state_type, channel_id, last_message_id, last_mention_id, mention_count, "
-    "last_pin_timestamp, flags, last_viewed, version"
-)
 PAGE_ROWS = 5000
 STATEMENT_TIMEOUT_S = 10.0  # of a statement on the schema or the epoch
 READ_ALL_TIMEOUT_S = 60.0  # of one page
 PATIENCE_S = 30.0  # at a start, how long a statement is repeated if Cassandra is too slow for it
+
+log = logging.getLogger(__name__)
 
 _BIGINT = struct.Struct(">q").pack
 
@@ -47,11 +47,13 @@ class Store:
         self.settings = settings
         self.broken: Callable[[Exception], None] = _raise
         self.commitlog_sync = ""  # how the nodes acknowledge; empty if not known
+        # Shown and hidden read states, and one more: a load that has so many was cut short.
+        self._rows_max = 2 * settings.user_states_max + 1
         self._requests = Requests(settings.cassandra_timeout_s, lambda exc: self.broken(exc))
         self._session = connect(settings)
 
     def close(self) -> None:
-        """End the session; callbacks of requests under way may not be called."""
+        """End the session; callbacks of requests under way may never be called."""
         self._session.cluster.shutdown()
 
     # -- schema and epoch ---------------------------------------------------------------------
@@ -96,7 +98,8 @@ class Store:
         *,
         new_epoch_from: Sequence[int] | None = None,
     ) -> Log:
-        """The epoch of this topic's log; the first topic of a keyspace sets it by an LWT.
+        """The epoch of this topic's log; a keyspace's first topic sets it by a lightweight
+        transaction.
 
         `new_epoch_from`: if the topic or its partition count has changed, a new epoch begins at
         these offsets of its partitions, above everything written so far. Raises EpochError if they
@@ -147,16 +150,16 @@ class Store:
         where = "WHERE user_id = ? AND read_state_type = ? AND channel_id = ?"
         try:
             self._insert = self._prepare(
-                f"INSERT INTO {table} (user_id, {COLUMNS}) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
+                f"INSERT INTO {table} (user_id, {COLUMNS}, mentions) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
             )
             self._delete = self._prepare(f"DELETE FROM {table} USING TIMESTAMP ? {where}")
             self._delete_user = self._prepare(
                 f"DELETE FROM {table} USING TIMESTAMP ? WHERE user_id = ?"
             )
             self._select = self._prepare(
-                f"SELECT user_id, {COLUMNS} FROM {table} WHERE user_id IN ? "
-                f"PER PARTITION LIMIT {self.settings.user_states_max}"
+                f"SELECT {SELECTED} FROM {table} WHERE user_id IN ? "
+                f"PER PARTITION LIMIT {self._rows_max}"
             )
         except DRIVER_ERRORS as exc:
             raise StoreError(
@@ -190,15 +193,31 @@ class Store:
 
         A user without rows has an empty list. Called on the event loop, like `done`.
         """
+
+        def loaded(by_user: dict[int, list[Row]] | None) -> None:
+            if by_user and any(len(rows) == self._rows_max for rows in by_user.values()):
+                self._warn_of_a_cut(by_user)
+            done(by_user)
+
         rows: dict[int, list[Row]] = {user_id: [] for user_id in user_ids}
-        self._send(self._select, (user_ids,), Request(done, f"load users={len(rows)}", rows))
+        self._send(self._select, (user_ids,), Request(loaded, f"load users={len(rows)}", rows))
+
+    def _warn_of_a_cut(self, by_user: dict[int, list[Row]]) -> None:
+        cut = [user_id for user_id, rows in by_user.items() if len(rows) == self._rows_max]
+        log.error(
+            "load_cut_short users=%d rows_max=%d: a user has more read states than USER_STATES_MAX "
+            "(%d) allows; those of the largest types and channels are missing from replies. Set "
+            "USER_STATES_MAX as high as it was before. The level DEBUG names the users",
+            len(cut), self._rows_max, self.settings.user_states_max,
+        )  # fmt: skip
+        log.debug("load_cut_short user_ids=%s", cut)
 
     def write(self, changes: list[Change], done: Callable[[bool | None], None]) -> None:
         """Write one unlogged batch; `done` gets True if Cassandra acknowledged it, otherwise None.
 
         A change is (user_id, version, row). If its version is positive, the row is set. If it is
         negative, the row is deleted, and only its type and channel count. If there is no row, all
-        read states of the user up to `version` are deleted.
+        read states of the user that are older than `version` are deleted.
         """
         routing_key, keyspace = _BIGINT(changes[0][0]), self._insert.keyspace
         batch = packed_batch(self._row_bytes.pack(changes), routing_key, keyspace)
@@ -207,7 +226,7 @@ class Store:
     def group_of(self, user_id: int) -> object:
         """The user's group for batches: the node that is the first replica of its rows.
 
-        None if every node is a replica of everything. Costs some µs.
+        None if every node is a replica of everything. Costs a few µs.
         """
         metadata = self._session.cluster.metadata
         replicas = metadata.get_replicas(self.settings.cassandra_keyspace, _BIGINT(user_id))
@@ -230,12 +249,16 @@ class Store:
         self._requests.expire()
 
     def read_all(self) -> Iterable[tuple[int, Row]]:
-        """Every (user, read state) of the keyspace, page by page; for checks."""
+        """Every (user, read state) of the keyspace, page by page; for checks.
+
+        Hidden read states are among them. A user whose deletion was final has one alone, of type 0
+        and channel 0.
+        """
         table = f"{self.settings.cassandra_keyspace}.read_states"
         for row in self._session.execute(
-            f"SELECT user_id, {COLUMNS} FROM {table}", timeout=READ_ALL_TIMEOUT_S
+            f"SELECT {SELECTED} FROM {table}", timeout=READ_ALL_TIMEOUT_S
         ):
-            yield row[0], row[1:]
+            yield user_and_row(row)
 
 
 def logs_of(settings: Settings) -> dict[str, Log]:

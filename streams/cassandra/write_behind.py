@@ -1,7 +1,7 @@
 """Write-behind: changed users, oldest first, coalesced into rows, batched, written, retried.
 
 1. Each partition hands out the users whose oldest change has waited for FLUSH_DELAY_S; all dirty
-   users, if the partition leaves; or as many more as it needs under pressure.
+   users, if the partition is being handed over; or as many more as it needs under pressure.
 2. Their rows are packed into batches of at most WRITE_BATCH_ROWS, each for the users of one
    replica: a batch may hold several users, and a user may span batches.
 3. At most WRITES_IN_FLIGHT_MAX batches are under way. While writing is not urgent (only

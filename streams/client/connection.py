@@ -75,16 +75,16 @@ class Connection:
     async def start(self) -> None:
         """Connect to the brokers, and start the threads.
 
-        Raises ConnectionError within a few times START_TIMEOUT_S; it says what is missing.
+        Raises ConnectionError, which says what is missing, within a few times START_TIMEOUT_S.
         """
         self._loop = asyncio.get_running_loop()
         config = {
             "partitioner": "murmur2_random",
             "allow.auto.create.topics": False,
-            "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),  # nothing arrives after an error
+            "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),  # then the producer gives up
         }
         more = {"enable.idempotence": True, "linger.ms": 1}, {"linger.ms": 0}
-        # A query does not wait for others, and may arrive twice: its second reply is ignored.
+        # A query is sent at once, and may arrive twice: its second reply is ignored.
         self._producer, self._asking = (Producer(config | one | self._config) for one in more)
         await asyncio.to_thread(self._connect)
         for target in (self._deliver, self._read):
@@ -185,7 +185,7 @@ class Connection:
             reply = await asyncio.wait_for(future, deadline_s)
         except TimeoutError:
             raise TimeoutError(
-                f"no reply within {deadline_s} s: is a worker of {self._queries} running, and "
+                f"no reply within {deadline_s} s: is a worker for {self._queries} running, and "
                 f"does its REPLY_TOPICS allow {self._reply_topic}?"
             ) from None
         finally:
@@ -202,7 +202,7 @@ class Connection:
             self._loop.call_soon_threadsafe(_resolve, future, error, message.offset())
 
         self._producer.produce(self._updates, value, key, on_delivery=delivered)
-        return await future  # the producer's own timeout ends it
+        return await future  # the producer's own timeout ends the wait
 
 
 def create_reply_topic(admin: AdminClient, name: str) -> None:
@@ -221,7 +221,7 @@ def create_reply_topic(admin: AdminClient, name: str) -> None:
     end = time.monotonic() + START_TIMEOUT_S
     while error := admin.list_topics(name, timeout=START_TIMEOUT_S).topics[name].error:
         if error.code() not in NOT_SHOWN_YET or time.monotonic() > end:
-            raise ConnectionError(f"topic {name} was created but is not shown: {error.str()}")
+            raise ConnectionError(f"topic {name} was created but is not visible: {error.str()}")
         time.sleep(POLL_S)
 
 

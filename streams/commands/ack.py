@@ -17,7 +17,7 @@ from .shell_client import shell_client
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
 def ack(user: int, channel: int, message: int, as_json: bool, **flags: Any) -> None:
-    """Publish an ack: USER has read CHANNEL up to MESSAGE. Prints the record's offset."""
+    """Publish an ack: USER has read CHANNEL up to MESSAGE. Print the record's offset."""
     import orjson
 
     with shell_client(flags) as client:

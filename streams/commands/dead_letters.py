@@ -48,7 +48,9 @@ _reasons = click.option(
 )
 
 
-@dead_letters.command("list", cls=SettingsCommand)
+@dead_letters.command(
+    "list", cls=SettingsCommand, short_help="Show dead letters, and count them by reason."
+)
 @_reasons
 @click.option(
     "--limit",
@@ -94,14 +96,16 @@ def _say_counts(what: str, counts: Counter[str]) -> None:
     click.echo(f"{counts.total()} {what}" + (f": {each}" if each else ""), err=True)
 
 
-@dead_letters.command("partitioner", cls=SettingsCommand)
+@dead_letters.command(
+    "partitioner", cls=SettingsCommand, short_help="Say which partitioner misrouted the records."
+)
 @with_settings(*KAFKA_ONLY)
 def partitioner(**flags: Any) -> None:
     """Say which partitioner chose the partitions of the misrouted records.
 
     The command compares where the records are with where known partitioners would put them, and
-    shows for how many users each is right. The likeliest is first. It needs records of some twenty
-    users: a single one proves little. The command changes nothing.
+    shows for how many users each partitioner is right, the likeliest first. The records of a single
+    user prove little: about twenty users are needed. The command changes nothing.
     """
     from ..kafka.admin import connect_admin
     from ..kafka.topics import describe
@@ -121,7 +125,9 @@ def partitioner(**flags: Any) -> None:
         click.echo(f"{found.users:>6} {found.name:<24} {found.remedy}")
 
 
-@dead_letters.command("resend", cls=SettingsCommand)
+@dead_letters.command(
+    "resend", cls=SettingsCommand, short_help="Send dead letters to `updates` again."
+)
 @_reasons
 @click.option("--partition", type=click.IntRange(0), help="Send only records of this partition.")
 @click.option("--offset", type=click.IntRange(0), help="Send only this offset; needs --partition.")
@@ -141,11 +147,11 @@ def resend(
     """Send dead letters to `updates` again, unchanged, to the right partition.
 
     The command sends the records that may succeed this time: misrouted (their producer had another
-    partitioner) and too_many_states (the user has deleted some, or USER_STATES_MAX is larger). The
-    others would be rejected again; --force sends them nevertheless, but never one whose value was
-    cut, nor a whole batch that could not be read. The records are applied as new events, after
-    everything that was sent since. The dead letters stay in their topic: a second resend sends them
-    a second time.
+    partitioner) and too_many_states (the user's read states have become fewer, or USER_STATES_MAX
+    has been raised). The others would be rejected again; --force sends them nevertheless, but never
+    one whose value was cut, nor a whole batch that could not be read. The records are applied as
+    new events, after everything that was sent since. The dead letters stay in their topic, so a
+    second resend sends them a second time.
 
     A misrouted record from before a change of partitions is not sent: it was in the right partition
     at that time, and was applied. If a record was misrouted even then, send it with --partition,

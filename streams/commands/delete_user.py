@@ -15,7 +15,7 @@ from .shell_client import shell_client
 @click.option("--final", is_flag=True, help="Skip every later event of USER, too.")
 @with_settings(*KAFKA_ONLY)
 def delete_user(user: int, final: bool, **flags: Any) -> None:
-    """Publish the deletion of all read states of USER. Prints the record's offset.
+    """Publish the deletion of all read states of USER. Print the record's offset.
 
     With --final, events of USER that come later are skipped, until `readstates restore-user`.
     """

@@ -61,7 +61,7 @@ def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
     show_default=True,
     help="newer: of each field, the larger value stays. replace: delete each read state first.",
 )
-@click.option("--dry-run", is_flag=True, help="Check the file and count; send nothing.")
+@click.option("--dry-run", is_flag=True, help="Check the file and count the records; send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
 def import_states(file: Path, mode: str, dry_run: bool, as_json: bool, **flags: Any) -> None:
@@ -88,8 +88,8 @@ def import_states(file: Path, mode: str, dry_run: bool, as_json: bool, **flags: 
     dead-letters list.
 
     If any line is wrong, the command sends nothing and exits with 1. Otherwise it prints the last
-    offset of each partition: everything is applied when a query with that --after-offset is
-    answered.
+    offset of each partition. A partition has applied all of its records once it answers a query
+    with this offset as --after-offset.
     """
     from .sending import Progress
 

@@ -32,13 +32,14 @@ USED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_replication")
 @click.option(
     "--new-epoch",
     is_flag=True,
-    help="Begin a new epoch, with more partitions or in another topic: see above.",
+    help="Begin a new epoch, with more partitions or in another topic (see above).",
 )
 @click.option(
     "--first-offsets",
     callback=lambda _context, _option, text: offsets_in(text),
     metavar="OFFSET,…",
-    help="First offset of each partition in the present epoch. Give them only if an error asks.",
+    help="First offset of each partition in the present epoch. Give these offsets only if an error "
+    "message asks for them.",
 )
 @with_settings(*USED)
 def init(
@@ -51,8 +52,8 @@ def init(
     """Create or upgrade the topics and the Cassandra schema; safe to repeat.
 
     To add partitions, stop the producers, wait until everything is in Cassandra, stop the workers,
-    run this command with --partitions and --new-epoch, and start them again. The command refuses
-    any step that would lose an update.
+    run this command with --partitions and --new-epoch, and start the workers and the producers
+    again. The command refuses any step that would lose an update.
     """
     from ..cassandra.store import Store
     from ..errors import TopicError

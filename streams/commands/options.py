@@ -88,7 +88,10 @@ def describe(setting: Field[Any]) -> str:
     text = setting.metadata["help"]
     if setting.name in SECRETS:
         name = env_name(setting.name)
-        text += f" `ps` shows flags to others: set {name}, or {name}_FILE to the path of a file."
+        text += (
+            f" Other users can see flags in `ps`: set {name} instead, or set {name}_FILE to the "
+            "path of a file."
+        )
     known = "; ".join(fact for fact in facts if fact)
     return f"{text}  [{known}]" if known else text
 

@@ -45,10 +45,10 @@ IDLE_S = 0.2
 def record(file: Path, seconds: float | None, records_max: int, force: bool, **flags: Any) -> None:
     """Record in FILE the updates and queries that arrive from now on.
 
-    `readstates replay` sends them again. FILE keeps the order of arrival and the gaps, to the
-    millisecond; replies are not recorded. The command reads beside the workers, without a group,
-    and changes nothing. FILE holds users' IDs and what they read: only its owner can read it, and
-    it deserves the same care as the topics.
+    `readstates replay` sends them again. FILE keeps the order of arrival and the gaps between
+    arrivals, to the millisecond; replies are not recorded. The command reads alongside the workers,
+    without a group, and changes nothing. FILE holds users' IDs and what they have read. Only its
+    owner can read it, and it deserves the same care as the topics.
     """
     from ..kafka.admin import connect_admin
     from .reading import open_reader

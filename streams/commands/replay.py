@@ -139,12 +139,12 @@ def without_after_offset(value: bytes | None) -> bytes | None:
 def replay(file: Path, speed: float, wait_s: float, as_json: bool, **flags: Any) -> None:
     """Send the updates and queries of FILE, a recording, to the topics again.
 
-    The command keeps their order and their gaps, and divides the gaps by --speed. The updates are
-    new events, applied after everything that is there: replay into a separate service, not into the
-    recorded one. Queries are asked anew, with the replay's own reply topic and without
-    after_offset. Round trips count from the time at which a query was due. The exit status is 1 if
-    the brokers refuse a record; errors of queries and missing replies are only counted, because the
-    recorded service may have had them, too.
+    The command keeps their order, and divides the gaps between them by --speed. The updates are new
+    events, applied after everything that is already in the topic, so replay into a separate
+    service, not into the recorded one. Queries are asked anew, with the replay's own reply topic
+    and without after_offset. Round trips are measured from the time at which a query was due. The
+    exit status is 1 if the brokers refuse a record; errors of queries and missing replies are only
+    counted, because the recorded service may have had them, too.
     """
     settings = settings_of(flags)
     try:

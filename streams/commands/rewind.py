@@ -142,9 +142,10 @@ def command(
     """Replay updates from an earlier time or offset, after a database restore.
 
     First stop all workers and delete their table files. Going too far back is safe within the
-    present epoch, because a row skips what it already has. The command refuses to go back to
-    records from before the epoch (before a change of partitions). Commits only move back; but if
-    somebody has put one below the epoch's first offset by hand, it moves up to that offset.
+    present epoch, because updates that a row already contains are skipped. The command refuses to
+    go back to records from before the epoch (before a change of partitions or topic). It never
+    moves a commit forward, with one exception: if somebody has put a commit below the epoch's first
+    offset by hand, the command moves this commit up to that offset.
     """
     if [to_time is None, to_offset is None, not to_epoch_start].count(False) != 1:
         raise click.UsageError("give one of --to-time, --to-offset and --to-epoch-start")

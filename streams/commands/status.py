@@ -45,12 +45,11 @@ def status(as_json: bool, **flags: Any) -> None:
 
     "not committed" counts the records of updates between the commit and the log's end. Most of them
     are applied, but they are not known to be in Cassandra; while all is well, they are at most
-    FLUSH_DELAY_S old. "queries lag" counts the queries that are not answered. The metadata of a
-    commit says how far its owner had applied the log: live:OFFSET while it runs, clean:OFFSET after
-    an orderly end.
+    FLUSH_DELAY_S old. "queries lag" counts the queries that are not answered yet. The metadata of a
+    commit says how far the partition's owner had applied the log: live:OFFSET while the owner runs,
+    clean:OFFSET after an orderly end.
 
-    The command does not look at latency, failed loads and writes, and dead letters: see the
-    metrics.
+    The command does not look at latency, failed loads or writes, or dead letters: see the metrics.
 
     Exit status: 0 nothing is wrong; 1 something is wrong or does not answer; 2 wrong usage.
     """

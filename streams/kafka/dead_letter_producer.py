@@ -1,7 +1,7 @@
 """Sends dead letters: updates that cannot be applied, kept with their reason in a separate topic.
 
-A dead letter holds the offset of its update until the broker has it, so it is sent again until
-then.
+A dead letter holds the offset of its update until the broker has the letter, which is sent again
+until then.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class DeadLetterProducer:
     ) -> None:
         """Keep an update with its reason; `kept` is called on the loop once the broker has it.
 
-        It is sent again until then. An update that is too large for the topic (it came compressed)
-        is `cut`, and a header says how long it was. A batch that cannot be read is kept as it is in
-        the log, under its first offset.
+        The letter is sent again until then. An update that is too large for the topic (it arrived
+        compressed) is `cut`, and a header says how long it was. A batch that cannot be read is kept
+        as it is in the log, under its first offset.
         """
         loop = asyncio.get_running_loop()
         value, offset, last, length = record.value, record.offset, None, 0

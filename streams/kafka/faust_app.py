@@ -2,7 +2,7 @@
 
 - `App` refuses to go on after an error of ours, and hands over at SIGTERM: Faust does not call the
   revoke hook then.
-- `WorkerProcess` starts the clock of the shutdown at the signal, even while it is starting.
+- `WorkerProcess` starts the clock of the shutdown at the signal, even if it is still starting.
 - `ConsumerOnly` leaves out Faust's producer, which nothing uses: `ReplyProducer` sends replies.
 - `NoTables` leaves out the second that Faust waits at each start for its own tables to register.
 - `_settings` says which of Faust's features are off or bounded.
@@ -47,7 +47,7 @@ class ConsumerOnly(faust.App.BootStrategy):  # type: ignore[misc]
 
 
 class NoTables(TableManager):  # type: ignore[misc]
-    """Like Faust's, but without the second that it sleeps first."""
+    """Like Faust's own, but it does not sleep for a second first."""
 
     async def on_start(self) -> None:
         if not self.should_stop:
@@ -156,7 +156,7 @@ def credentials(settings: Settings) -> Any:
 
 
 class WorkerProcess(faust.Worker):  # type: ignore[misc]
-    """See the module. Our own logging is set up already, so Faust's is left out."""
+    """See the module. Our own logging has been set up, so Faust's is left out."""
 
     def __init__(self, app: App, loglevel: str) -> None:
         super().__init__(

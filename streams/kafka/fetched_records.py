@@ -6,7 +6,7 @@ This takes the place of aiokafka's own reading of a fetch. Three things differ:
   `ConsumerRecord`, which adds topic, partition and sizes. That costs twice as much as the rest of
   reading the record, and a `Batch` already has topic and partition.
 - A batch that cannot be read, or unpacks to more than `unpack.BATCH_BYTES_MAX`, becomes one
-  `UnreadBatch` among the records. An exception would end the worker, at each start again.
+  `UnreadBatch` among the records. An exception would end the worker, again at each start.
 - `take` stops once TAKEN_BYTES_MAX are unpacked, so that many small batches that unpack to a large
   size cost no more memory, and hold up the consumer's thread no longer, than a single one.
 """
@@ -44,8 +44,8 @@ class FetchedRecords(fetcher.PartitionRecords):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        self._batch: Any = None  # being read, by:
-        self._reading: Iterator[Any] | None = None
+        self._batch: Any = None  # the batch that is being read
+        self._reading: Iterator[Any] | None = None  # of its records
         self.done = False
 
     def take(self, most: int) -> Taken:
@@ -63,7 +63,7 @@ class FetchedRecords(fetcher.PartitionRecords):  # type: ignore[misc]
                 records = self._read(most - len(taken))
             except NOT_READABLE as exc:
                 records = [self._unread(exc)]
-                taken.size_bytes += unpack.BATCH_BYTES_MAX  # it was unpacked up to there
+                taken.size_bytes += unpack.BATCH_BYTES_MAX  # it was unpacked up to that limit
             taken.size_bytes += unpacker.total_bytes - before
             taken += records
         return taken
@@ -72,7 +72,7 @@ class FetchedRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         """The next records of the batch."""
         try:
             if self._reading is None:
-                self._reading = chain(self._batch)  # aiokafka's may be asked for iter() once
+                self._reading = chain(self._batch)  # aiokafka's batch may be iterated only once
             records = list(islice(self._reading, most))
         except UnicodeDecodeError:
             self._reading = raw_batches.reread(self._records.raw_batch())
@@ -145,9 +145,9 @@ class Result(fetcher.FetchResult):  # type: ignore[misc]
 def behind_unreadable(raw: bytes, offset: int, unpacker: unpack.Unpacker) -> Skipped | None:
     """What to skip if another reader cannot read the batch that holds `offset`.
 
-    It is that batch, and the batches right after it that `unpacker` cannot unpack: each would hold
-    up that reader for as long as the first. `raw`: the log from `offset` on, as a broker gave it.
-    None if that is not a whole batch.
+    Skip that batch, and the batches right after it that `unpacker` cannot unpack: each would hold
+    up the other reader for as long as the first. `raw`: the log from `offset` on, as a broker sent
+    it. None if `raw` has no whole batch.
     """
     batches, end, count = raw_batches.RawBatches(raw), None, 0
     while batches.has_next():

@@ -1,7 +1,7 @@
 """Errors of the consumer group, which aiokafka leaves to the next poll.
 
-aiokafka keeps an error of its group coordinator for the next `getmany` and stands still until then.
-Faust never calls that: the worker would stay alive, outside the group, for ever. Here each error is
+aiokafka keeps an error of its group coordinator for the next `getmany` and does nothing until then.
+Faust never calls it: the worker would stay alive, outside the group, for ever. Here each error is
 handled at once:
 
 - An error that a person must correct ends the worker, which says what to do.
@@ -33,15 +33,15 @@ EXPELLED_MAX = 8  # times that the group may expel a static member within EXPELL
 EXPELLED_WITHIN_S = 30.0
 ONE_EXPULSION_S = 0.2  # every request under way reports one; within this time it counts once
 ADVICE: dict[type[BaseException], str] = {
-    errors.GroupAuthorizationFailedError: "it may not use this group: give it the right Read on "
-    "the group, see SECURITY.md",
-    errors.TopicAuthorizationFailedError: "it may not read the topics: the rights that a worker "
-    "needs are in SECURITY.md",
+    errors.GroupAuthorizationFailedError: "this worker is not allowed to use the group: give it "
+    "the right Read on the group, see SECURITY.md",
+    errors.TopicAuthorizationFailedError: "this worker is not allowed to read the topics: the "
+    "rights that a worker needs are in SECURITY.md",
     errors.InvalidSessionTimeoutError: "SESSION_TIMEOUT_S is outside what the brokers allow: look "
     "at their group.min.session.timeout.ms and group.max.session.timeout.ms",
     errors.InconsistentGroupProtocolError: "the group has members of another kind: set another "
     "KAFKA_GROUP",
-    errors.InvalidGroupIdError: "KAFKA_GROUP is not a name that Kafka takes",
+    errors.InvalidGroupIdError: "KAFKA_GROUP is not a name that Kafka accepts",
 }
 
 
@@ -82,7 +82,7 @@ class GroupErrors:
             self._refuse(
                 GroupError(
                     f"group {self._settings.kafka_group} has put this worker out {EXPELLED_MAX} "
-                    f"times within {EXPELLED_WITHIN_S:g} s: another process is at work under the "
+                    f"times within {EXPELLED_WITHIN_S:g} s: another process is using the "
                     f"INSTANCE_ID {self._settings.instance_id!r}. Each worker needs its own"
                 )
             )

@@ -48,7 +48,7 @@ class GroupConsumer(Protocol):
         ...
 
     async def log_ends(self, places: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """The offset after the last record, asked from the broker."""
+        """The offset after the last record, as the broker reports it."""
         ...
 
     async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:

@@ -2,7 +2,7 @@
 
 librdkafka (replies, dead letters, administration) takes KAFKA_CONFIG as it is. Faust's consumer is
 aiokafka, which has other names for the same settings: `login` translates them. A setting that it
-cannot translate is refused, so that the consumer is never less safe than the producer beside it.
+cannot translate is refused, so that the consumer is never less safe than the worker's producers.
 """
 
 from __future__ import annotations

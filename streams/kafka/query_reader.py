@@ -1,15 +1,15 @@
 """Reads queries from Kafka through librdkafka, so that they need not wait for aiokafka's Python.
 
-aiokafka asks a broker for all of its partitions in one request, which Python writes and reads, and
-does not ask again until the answer has been taken: a query would wait behind each request, and
-behind a backlog of updates. Here a thread waits for queries alone, and puts each poll into the
-channel of their Faust agent. Faust's conductor is left out, because it needs a task, a lock and
-three iterations of the loop for each poll. The group belongs to aiokafka, which says which
-partitions are ours, and commits.
+aiokafka asks a broker for all partitions in one request. Python writes it and reads the response,
+and aiokafka does not ask again until the response has been taken: a query would wait behind each
+request, and behind a backlog of updates. Here a thread waits for nothing but queries, and puts each
+poll into the channel of the queries' Faust agent. Faust's conductor is left out, because it needs a
+task, a lock and three iterations of the loop for each poll. Group membership is left to aiokafka:
+it says which partitions are ours, and commits.
 
-A batch that librdkafka cannot read is skipped as a whole. librdkafka gives an error with the
+A batch that librdkafka cannot read is skipped as a whole. librdkafka reports an error with the
 batch's first offset, reads nothing of the partition after it, and fetches the same batch again
-every half second, for ever. It does not say where the batch ends: aiokafka asks the broker for
+every half second, for ever. It does not say where the batch ends, so aiokafka asks the broker for
 that, and the thread reads the partition from there on. A seek ends librdkafka's pause, but not its
 fetch of the broker's other partitions, which may wait for FETCH_WAIT_MS. If the batches after the
 unreadable one cannot be read either, all of them are skipped together.
@@ -38,20 +38,20 @@ log = logging.getLogger(__name__)
 _headers = operator.methodcaller("headers")  # a checked call: see `record_of`
 
 POLL_QUERIES = 64  # queries that a poll takes: answering them takes about a millisecond
-POLLS_AHEAD = 4  # polls on their way to the agent; the thread reads no more than these
-IDLE_S = 0.05  # wait of an empty poll; a query that arrives ends it at once
+POLLS_AHEAD = 4  # polls on their way to the agent; the thread reads no further ahead
+IDLE_S = 0.05  # wait of an empty poll; a query that arrives ends the wait at once
 BUFFERED_KIB = 8 << 10  # that librdkafka reads ahead
 FETCH_BYTES_MAX = 1 << 20  # of a broker's response; a single batch may be larger
 PARTITION_FETCH_BYTES = 64 << 10  # of a partition, compressed: librdkafka unpacks all at once
-# The most that a zstd batch may unpack to: librdkafka limits it to the largest response's size. For
-# gzip, lz4 and snappy it has no such limit: see SECURITY.md.
+# The most that a zstd batch may unpack to: librdkafka limits it to the largest response allowed.
+# For gzip, lz4 and snappy librdkafka has no such limit: see SECURITY.md.
 UNPACKED_BYTES_MAX = 4 << 20
-FETCH_WAIT_MS = 500  # wait of an idle fetch; a query that arrives ends it at once
+FETCH_WAIT_MS = 500  # wait of an idle fetch; a query that arrives ends the wait at once
 FETCH_BACKOFF_MS = 1  # before the next fetch, when enough is buffered
 ENDS_INTERVAL_S = 1.0  # how often the partitions' ends are noted
 ERROR_LOG_S = 60.0
 CLOSE_TIMEOUT_S = 2.0
-BATCH_END_TIMEOUT_S = 1.0  # for the broker's answer; the error comes again if there is none
+BATCH_END_TIMEOUT_S = 1.0  # for the broker's answer; without one, librdkafka repeats the error
 UNREADABLE = {KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._NOT_IMPLEMENTED}
 
 
@@ -76,9 +76,9 @@ class QueryAssignment:
 class QueryChannel(faust.Channel):  # type: ignore[misc]
     """The queue from the reader's thread to the agent; one event carries everything queued.
 
-    While a backlog of updates is folded, the agent runs only now and then. POLLS_AHEAD limits the
-    polls that wait. Faust empties its own queue when the flow resumes after a rebalance; this queue
-    is not emptied.
+    While a backlog of updates is being folded, the agent runs only now and then. POLLS_AHEAD limits
+    the polls that wait. Faust empties its own queue when the flow resumes after a rebalance; this
+    queue is not emptied.
     """
 
     _queue: Any = None
@@ -104,12 +104,12 @@ class QueryChannel(faust.Channel):  # type: ignore[misc]
 class QueryReader:
     """A thread that reads the queries of this worker's partitions.
 
-    `put` runs on the loop with each poll. Its receiver frees the room that the poll took, and drops
-    a poll of any assignment but `assignment`. `refuse` is called on the loop with
-    the error that ends the worker. `behind_unreadable` says, on the loop, what to skip if the batch
-    that holds a partition's offset cannot be read; None if that is not known yet.
-    Only the thread uses the consumer: confluent-kafka runs one call after the other, and a poll
-    that waits blocks all others.
+    `put` is called on the loop with each poll. Whoever takes the poll releases its place in
+    `QueryAssignment.room`, and drops the poll if its assignment is no longer `assignment`. `refuse`
+    is called on the loop with the error that ends the worker. `behind_unreadable` says, on the
+    loop, what to skip if the batch that holds a partition's offset cannot be read; None if that is
+    not known yet. Only the thread uses the consumer: confluent-kafka runs one call after the other,
+    and a poll that waits blocks all other calls.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class QueryReader:
             self._settings.librdkafka(
                 **{
                     "client.id": "read-states-queries",
-                    "group.id": self._settings.kafka_group,  # which it does not join
+                    "group.id": self._settings.kafka_group,  # a group that it does not join
                     "enable.auto.commit": False,
                     "enable.auto.offset.store": False,
                     "auto.offset.reset": "error",
@@ -186,7 +186,7 @@ class QueryReader:
     def _read(self) -> None:
         assignment, positions, note_ends_at = None, {}, 0.0
         while not self._stopping.is_set():
-            if self.assignment is not assignment:  # so each poll belongs to one assignment
+            if self.assignment is not assignment:  # so that each poll belongs to one assignment
                 assignment = self.assignment
                 positions = dict(assignment.positions)
                 self._consumer.assign(
@@ -244,7 +244,7 @@ class QueryReader:
     def _skip(self, number: int, offset: int, error: KafkaError) -> int | None:
         """Skip the batch that holds `offset`; returns the offset from which reading continues.
 
-        None if that could not be done yet; the error comes again in half a second.
+        None if that could not be done yet; librdkafka repeats the error in half a second.
         """
         asked = asyncio.run_coroutine_threadsafe(
             self._behind_unreadable(number, offset), self._loop
@@ -271,7 +271,7 @@ class QueryReader:
         log.warning(
             "query_batch_skipped topic=%s partition=%d offset=%d last_offset=%d batches=%d: %s. "
             "The queries in them get no answer. Look for their producer: it compresses too much "
-            "into one batch, or in another way than Kafka's clients do",
+            "into one batch, or compresses in a different way from Kafka's clients",
             self._topic,
             number,
             offset,
@@ -289,8 +289,8 @@ class QueryReader:
         elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             self._refuse(
                 GroupError(
-                    f"{self._topic}: this worker may not read it; SECURITY.md lists the rights "
-                    "that a worker needs"
+                    f"{self._topic}: this worker is not allowed to read it; SECURITY.md lists the "
+                    "rights that a worker needs"
                 )
             )
         elif time.monotonic() - self._error_logged > ERROR_LOG_S:
@@ -303,16 +303,16 @@ def lost(places: str) -> DataLossError:
     return DataLossError(
         f"{places}: the next offset to be read is outside the log: retention or a deletion removed "
         "records not yet applied, or the topic was replaced. The worker stops and changes "
-        "nothing; its start will say which records are gone"
+        "nothing; when started again, it will say which records are gone"
     )
 
 
 def record_of(message: Message) -> QueryRecord:
-    """Make the record of a query; about 1 µs. Headers with a key that is not text count as none.
+    """Make the record of a query; about 1 µs. If a header's key is not text, it has no headers.
 
     confluent-kafka returns such headers with an error pending. A checked call reports that as a
     SystemError. CPython does not check `message.headers()` once it has specialised the call, and
-    the error would then come up somewhere later.
+    the error would then surface later, in unrelated code.
     """
     try:
         headers = _headers(message) or []

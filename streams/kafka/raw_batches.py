@@ -1,7 +1,7 @@
 """Reads Kafka's record batches as raw bytes, even if header keys are not UTF-8.
 
-aiokafka decodes header keys as it reads a batch, and a key that is not UTF-8 makes it raise, at
-every start again: a producer of one such record could stop the service for good. Such a batch is
+aiokafka decodes header keys as it reads a batch, and a key that is not UTF-8 makes it raise, again
+at every start: a producer of one such record could stop the service for good. Such a batch is
 read a second time, by aiokafka's reader in plain Python, with the key's wrong bytes replaced.
 """
 

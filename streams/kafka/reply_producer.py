@@ -3,7 +3,8 @@
 A reply goes only to a topic that fully matches REPLY_TOPICS, exists, and is none of the service's
 own: a client that can write queries must not be able to make the service write elsewhere. This
 module never creates a topic. It knows topics from the cluster's metadata, which it requests as a
-whole at most once per second. It does not retry replies beyond the producer's own retries; a client
+whole at most once per second. A reply that is too large for its topic becomes an error
+(`refused_replies.py`). Other replies are not retried beyond the producer's own retries; a client
 that misses a reply asks again.
 """
 
@@ -12,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any
+from functools import partial
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from readstates.schemas.headers import (
     DIALECT_FAUST,
@@ -22,15 +23,17 @@ from readstates.schemas.headers import (
     HEADER_ERROR,
     ReplyAddress,
 )
-from readstates.schemas.replies import encode_error, wrap_faust
+from readstates.schemas.replies import REPLY_TOO_LARGE, encode_error, wrap_faust
 
 from ..config import Settings
-from .delivery import Delivery
+from .delivery import MESSAGE_BYTES_MAX, Delivery
+from .refused_replies import TOO_LARGE, RefusedReplies, Sent
 
 log = logging.getLogger(__name__)
 
 TOPICS_REFRESH_S = 1.0  # the shortest time between two requests for the cluster's topics
 TOPICS_TIMEOUT_S = 5.0
+NO_DEADLINE_MS = 1 << 63  # of an error whose query could not be read
 TOPIC_GONE = {
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._UNKNOWN_PARTITION,
@@ -44,13 +47,14 @@ class ReplyProducer:
     Success reports are off: handling one costs as much as sending, and competes with the event loop
     for the interpreter. The producer is not idempotent, because librdkafka's thread would then spin
     while requests are under way and more replies wait. So a reply whose acknowledgment is lost may
-    come twice. At most one request is under way to each broker, which keeps the order of replies
+    arrive twice. At most one request is under way to each broker, which keeps the order of replies
     and lets replies that are ready at the same time share a request.
     """
 
     def __init__(self, settings: Settings, delivery: Delivery) -> None:
         self._delivery = delivery
         self._producer = delivery.producer({"delivery.report.only.error": True, "max.in.flight": 1})
+        self._refused = RefusedReplies(settings, delivery, self._too_large)
         self._pattern = settings.reply_topic_pattern
         self._own = {settings.updates_topic, settings.queries_topic, settings.dead_letters_topic}
         self._topics: dict[str, int] = {}  # partitions by name, of those allowed
@@ -73,7 +77,7 @@ class ReplyProducer:
         return partitions is not None and (address.partition or 0) < partitions
 
     async def refresh(self) -> None:
-        """Ask the cluster for its topics; callers at the same time share one request."""
+        """Ask the cluster for its topics; simultaneous callers share one request."""
         if self._refreshing is None:
             self._refreshing = asyncio.create_task(self._refresh())
         await asyncio.shield(self._refreshing)
@@ -95,16 +99,25 @@ class ReplyProducer:
 
     # -- sending ------------------------------------------------------------------------------
 
-    def reply(self, address: ReplyAddress, key: bytes | None, body: bytes) -> None:
-        """Hand a reply to the producer, whose thread sends it; costs some µs."""
-        self._send(address, key, body, [])
+    def reply(
+        self, address: ReplyAddress, key: bytes | None, body: bytes, deadline_ms: int
+    ) -> None:
+        """Hand a reply to the producer, whose thread sends it; costs a few µs."""
+        self._send(address, key, body, [], deadline_ms)
 
     def error(
-        self, address: ReplyAddress, key: bytes | None, user_id: int | None, code: str, text: str
+        self,
+        address: ReplyAddress,
+        key: bytes | None,
+        user_id: int | None,
+        code: str,
+        text: str,
+        limit: int | None = None,
+        deadline_ms: int = NO_DEADLINE_MS,
     ) -> None:
         """Hand an error reply to the producer."""
-        body = encode_error(user_id, code, text)
-        self._send(address, key, body, [(HEADER_ERROR, code.encode())])
+        body = encode_error(user_id, code, text, limit)
+        self._send(address, key, body, [(HEADER_ERROR, code.encode())], deadline_ms)
 
     def _send(
         self,
@@ -112,23 +125,52 @@ class ReplyProducer:
         key: bytes | None,
         body: bytes,
         headers: list[tuple[str, bytes]],
+        deadline_ms: int,
     ) -> None:
+        record_key = key
         if address.dialect == DIALECT_FAUST:
-            body, key = wrap_faust(body, key, address.correlation_id or b""), None
+            body, record_key = wrap_faust(body, key, address.correlation_id or b""), None
         elif address.correlation_id is not None:
             headers.append((HEADER_CORRELATION_ID, address.correlation_id))
         placement: dict[str, int] = {}
         if address.partition is not None:
             placement["partition"] = address.partition
+        delivered = partial(self._delivered, address, key, headers, deadline_ms)
         try:
             self._producer.produce(
-                address.topic, body, key, headers=headers, on_delivery=self._delivered, **placement
+                address.topic, body, record_key, headers=headers, on_delivery=delivered, **placement
             )
-        except (BufferError, KafkaException) as exc:
+        except KafkaException as exc:
+            sent = Sent(address, key, headers, deadline_ms)
+            if exc.args[0].code() in TOO_LARGE and not sent.is_error:
+                what = f"the worker's producer ({MESSAGE_BYTES_MAX})"
+                bytes_max = MESSAGE_BYTES_MAX - sent.bytes_around
+                self._refused.refuse(sent, address.topic, body, what, bytes_max)
+            else:
+                self._delivery.failed(address.topic, exc)
+        except BufferError as exc:
             self._delivery.failed(address.topic, exc)
 
-    def _delivered(self, error: Any, message: Any) -> None:
-        if error is not None:
-            if error.code() in TOPIC_GONE:
-                self._topics.pop(message.topic(), None)  # look it up before writing there again
-            self._delivery.failed(message.topic(), error)
+    def _delivered(
+        self,
+        address: ReplyAddress,
+        key: bytes | None,
+        headers: list[tuple[str, bytes]],
+        deadline_ms: int,
+        error: KafkaError | None,
+        message: Message,
+    ) -> None:
+        """Take a failure report, in the thread that polls the producers."""
+        if error is None:
+            return
+        if error.code() in TOO_LARGE:
+            sent = Sent(address, key, headers, deadline_ms)
+            self._refused.send_again(sent, error, message)
+            return
+        if error.code() in TOPIC_GONE:
+            self._topics.pop(address.topic, None)  # look it up before writing there again
+        self._delivery.failed(address.topic, error)
+
+    def _too_large(self, sent: Sent, text: str, limit: int | None) -> None:
+        user_id = None if sent.key is None else int(sent.key)  # the key of an answered query
+        self.error(sent.address, sent.key, user_id, REPLY_TOO_LARGE, text, limit, sent.deadline_ms)

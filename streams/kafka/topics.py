@@ -25,7 +25,7 @@ from .admin import connect_admin
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 15.0
-AWAY_TIMEOUT_S = 60.0  # how long a request is repeated while brokers come and go
+AWAY_TIMEOUT_S = 60.0  # how long a request is repeated while brokers are away
 AWAY_PAUSE_S = 0.5
 DAY_MS = 86_400_000
 RETENTION_FLOOR_FACTOR = 20  # the least retention of `updates`, in multiples of FLUSH_DELAY_S
@@ -131,7 +131,7 @@ def commits(settings: Settings, places: list[TopicPartition]) -> list[TopicParti
     """The group's commits for these partitions; an offset below 0 means that there is none.
 
     A consumer that never joins asks, because AdminClient.list_consumer_group_offsets
-    (confluent-kafka 2.16) crashes the process while the brokers are still making the group
+    (confluent-kafka 2.16) crashes the process while the brokers are still creating the group
     coordinator's topic.
     """
     consumer = Consumer(settings.librdkafka(**{"group.id": settings.kafka_group, "log_level": 0}))
@@ -167,7 +167,7 @@ def check(settings: Settings) -> Topic:
 
 
 class Rule(NamedTuple):
-    """The rule of a topic setting: it must be `value`, or if that is a number, at least that."""
+    """The rule of a topic setting: it must be `value`, or at least that if `at_least` is set."""
 
     value: str
     why: str
@@ -266,8 +266,8 @@ def _answer(ask: Callable[[], Any], what: str) -> Any:
                 raise
             if time.monotonic() > end:
                 raise TopicError(
-                    f"{what}: Kafka did not say within {AWAY_TIMEOUT_S:g} s ({exc}). Look whether "
-                    "all brokers and a controller run, then start this again"
+                    f"{what}: Kafka did not answer within {AWAY_TIMEOUT_S:g} s ({exc}). Check "
+                    "that all brokers and a controller are running, then start this again"
                 ) from exc
             log.warning("kafka_away waiting_for=%r error=%r", what, str(exc))
         time.sleep(AWAY_PAUSE_S)

@@ -7,15 +7,15 @@ these parts of Faust:
 - `_fetch_records` returns updates as one `Poll`: a `Batch` of each partition. A batch has the
   partition's position before and after it, so that the offsets it skips (control records, aborted
   transactions) are explained, and any other gap is noticed (`BatchGapError`).
-- Back-pressure leaves a partition whose inbox is full out of the next fetch, and its records stay
-  in the fetcher's buffer. Faust's own pause drops batches in the middle of a poll.
-- The rebalance hooks hand partitions over before they leave and, after they arrive, seek to the
-  positions of their tables. `streams/worker/rebalance.py` does that work; here it is only called.
+- Back-pressure leaves any partition whose inbox is full out of the next poll; its records stay in
+  the fetcher's buffer. Faust's own pause drops batches in the middle of a poll.
+- The rebalance hooks hand partitions over before they are revoked, and seek to the tables'
+  positions after partitions are assigned. `streams/worker/rebalance.py` does the work.
 - Commits carry metadata, are bounded in time, and report failure as False.
 - Queries are not fetched here but read by `streams/kafka/query_reader.py`, in the same group.
 - Errors of the group are handled (`streams/kafka/group.py`), which Faust does not do.
-- At a shutdown the consumer leaves the group itself, so that the others need not wait for the end
-  of its session.
+- On shutdown the consumer leaves the group of its own accord, so that the other members need not
+  wait for the end of its session.
 
 `streams/kafka/group_membership.py` has the methods that the worker calls.
 """
@@ -59,13 +59,13 @@ NAME = "read-states"
 COMMIT_TIMEOUT_S = 5.0
 THREAD_STOP_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 1.0
-HEARTBEAT_MS = 300  # a member may hear of a rebalance only after this, and all others wait
-FETCH_GATHER_MS = 10  # a fetch waits this long for FETCH_GATHER_BYTES: each costs about 1 ms
+HEARTBEAT_MS = 300  # a member may hear of a rebalance this late, and all others wait for it
+FETCH_GATHER_MS = 10  # a fetch waits this long for FETCH_GATHER_BYTES, as each costs about 1 ms
 FETCH_GATHER_BYTES = 32 << 10
-FETCH_WAIT_IDLE_MS = 1000  # after IDLE_AFTER_S without records, a fetch waits this long for one
+FETCH_WAIT_IDLE_MS = 1000  # after IDLE_AFTER_S without records, a fetch waits for one this long
 IDLE_AFTER_S = 1.0
-POLL_S = 0.05  # of an empty poll while a partition is held back: it may have room again
-POLL_IDLE_S = 0.2  # of an empty poll while none is held back; a rebalance waits for it
+POLL_S = 0.05  # of an empty poll while a partition is held back, which may soon have room again
+POLL_IDLE_S = 0.2  # of an empty poll while none is held back; a rebalance waits for its end
 
 
 class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -89,7 +89,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             bootstrap_servers=settings.kafka_bootstrap.split(","),
             partition_assignment_strategy=[self._assignor],
             enable_auto_commit=False,
-            auto_offset_reset="none",  # the worker seeks; other values skip lost records
+            auto_offset_reset="none",  # the worker seeks; other values would hide lost records
             max_poll_records=conf.broker_max_poll_records,
             max_partition_fetch_bytes=1 << 20,
             fetch_max_wait_ms=FETCH_GATHER_MS,
@@ -139,11 +139,11 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         busy = now_ns < self._busy_until
         consumer._fetcher._fetch_max_wait_ms = FETCH_GATHER_MS if busy else FETCH_WAIT_IDLE_MS
         consumer._fetcher._fetch_min_bytes = FETCH_GATHER_BYTES if busy else 1
-        # Faust needs one partition for the event: the first one stands for all
+        # Faust needs one partition for the event: name the first one of the poll
         return {TP(topic, poll[0][0]): [poll]} if poll else {}
 
     def _wanted(self, consumer: aiokafka.AIOKafkaConsumer, active: list[Any]) -> dict[Any, Any]:
-        """The partitions whose records may be taken now, each with aiokafka's state of it."""
+        """The partitions whose records may be taken now, each with its state in aiokafka."""
         subscription = consumer._subscription
         if not self.consumer.flow_active or subscription.reassignment_in_progress:
             return {}
@@ -163,8 +163,8 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Take the records fetched for these partitions, and move the positions past them.
 
         It must not wait, so that all records belong to one assignment. aiokafka's own wait may
-        outlive a rebalance and then take records of the next assignment; nobody would notice that
-        those are missing.
+        outlive a rebalance and then take records of the next assignment, which would be lost
+        unnoticed.
         """
         if not states:
             return []
@@ -187,7 +187,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     @staticmethod
     async def _arrival(consumer: aiokafka.AIOKafkaConsumer, timeout_s: float) -> bool:
-        """Wait for fetched records of any partition; False if none came. Raises a fetch's error."""
+        """Wait for fetched records of any partition; False if none arrive. Raises fetch errors."""
         waiter = consumer._fetcher._create_fetch_waiter()
         with consumer._subscription.fetch_context():
             await asyncio.wait([waiter], timeout=timeout_s)
@@ -200,7 +200,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     _busy_until = 0.0  # time.perf_counter_ns()
 
     async def _commit(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
-        """Commit `{tp: (offset, metadata)}`; False if it was not committed: try again later."""
+        """Commit `{tp: (offset, metadata)}`; False if that failed: try again later."""
         consumer = self._ensure_consumer()
         own = {TopicPartition(tp.topic, tp.partition) for tp in consumer.assignment()}
         ours = {
@@ -218,7 +218,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return True
 
     async def pause_queries_topic(self, topic: str) -> None:
-        """Do not fetch queries: `QueryReader` reads them. Call it again after an assignment."""
+        """Do not fetch queries: `QueryReader` reads them. Call this again after each assignment."""
         consumer = self._ensure_consumer()
         consumer.pause(*(tp for tp in consumer.assignment() if tp.topic == topic))
 
@@ -239,10 +239,10 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         node = client.cluster.leader_for_partition(driver.ensure_aiokafka_TP(tp))
         if node is None or node < 0:
             return None
-        size = PARTITION_FETCH_BYTES  # a broker gives the first batch whole, however large
+        size = PARTITION_FETCH_BYTES  # a broker sends the first batch whole, however large
         places = [(tp.topic, [(tp.partition, offset, size)])]
         request = FetchRequest(0, 1, size, READ_COMMITTED, places, rack_id="")
-        # Another connection, because a fetch of updates may block the usual one for a second.
+        # Use another connection: a fetch of updates may block the usual one for a second.
         response = await client.send(node, request, group=ConnectionGroup.COORDINATION)
         raw: bytes = response.topics[0][1][0][-1] or b""
         return fetched_records.behind_unreadable(raw, offset, unpack.Unpacker(UNPACKED_BYTES_MAX))
@@ -306,7 +306,7 @@ class Consumer(GroupMembership, driver.Consumer):  # type: ignore[misc]
         return Thread(self, loop=self.loop, beacon=self.beacon)
 
     def close(self) -> None:
-        """Do nothing: closing here would come before LeaveGroup and leave a phantom member."""
+        """Do nothing: closing here would precede LeaveGroup, and a phantom member would remain."""
 
     def _to_message(self, tp: TP, poll: Poll) -> ConsumerMessage:
         batch = poll[0][1]
@@ -335,12 +335,12 @@ class Consumer(GroupMembership, driver.Consumer):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self.rebalancing = False
-        self.stop_flow()  # at the first assignment the flow already runs
+        self.stop_flow()  # at the first assignment the flow is already running
         self.app.flow_control.suspend()
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
-        """Open the assigned partitions' tables and seek to where they stand."""
+        """Open the assigned partitions' tables, and seek to their positions."""
         if self.rebalancing:
             raise IllegalStateError("rebalancing again")
         queries_topic = self.app.read_states_settings.queries_topic
@@ -355,8 +355,8 @@ class Consumer(GroupMembership, driver.Consumer):  # type: ignore[misc]
             await self._thread.seek_wait(
                 {driver.ensure_aiokafka_TP(tp): offset for tp, offset in positions.items()}
             )
-        if not self.rebalancing:  # otherwise they are revoked, and the next assignment comes here
-            # Use the partitions as they are owned now: some may have left and returned meanwhile.
+        if not self.rebalancing:  # otherwise they are being revoked: wait for the next assignment
+            # Use the partitions as they are owned now: some may have gone and returned since.
             owned = self.app.partitions.owned
             self.queries.read_from({number: one.query_position for number, one in owned.items()})
 
@@ -366,7 +366,7 @@ class Transport(driver.Transport):  # type: ignore[misc]
 
 
 class BatchSchema(faust.Schema):  # type: ignore[misc]
-    """Faust's place for decoding: a batch passes through as it is."""
+    """The place where Faust would decode: a batch passes through as it is."""
 
     def compile(self, app: Any, **_kwargs: Any) -> Any:
         async def decode(message: Any, *, propagate: bool = False) -> Any:

@@ -1,7 +1,7 @@
 """Unpacks compressed batches of the log into a space of limited size.
 
 A batch of 80 KB may unpack to gigabytes, and its length cannot be relied on: zstd and lz4 frames
-need not state their length, may follow one another, and may lie. So the length is not asked for.
+need not state their length, may follow one another, and may lie. So no stated length is used.
 Each codec writes into a space of BATCH_BYTES_MAX, and stops when that is full.
 
 `install` puts these functions in the place of aiokafka's, which have no limit. A batch costs the
@@ -49,7 +49,7 @@ class Unpacker:
 
     def __init__(self, bytes_max: int = BATCH_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
-        self._space = memoryview(mmap.mmap(-1, bytes_max))  # takes only the memory that was used
+        self._space = memoryview(mmap.mmap(-1, bytes_max))  # only written pages take memory
         self.total_bytes = 0  # unpacked so far
 
     def unpacked(self, codec: int, data: Any) -> bytes:
@@ -80,7 +80,7 @@ class Unpacker:
         return self._taken(end)
 
     def gzip(self, data: Any) -> bytes:
-        """Also takes several members, one after the other, and zeros after the last."""
+        """As the others; takes several members, one after the other, and zeros after the last."""
         parts, room = [], self._bytes_max
         while True:
             stream = zlib.decompressobj(GZIP_WINDOW)

@@ -18,18 +18,19 @@ def answer(
     """Answer with the user's read states in the table, as of the partition's position.
 
     The answer is complete (`full`) if `since_version` cannot be relied on: it is older than what
-    the table knows of the user, or newer than the position (it comes from another log or from a
-    zombie).
+    the table knows of the user, or newer than the position (then it is from another log, or from a
+    zombie). So is every answer with `mentioned`: a read state whose mentions were read since then
+    is not in it, and only a complete answer says so.
     """
     get, version = query.get, progress.epoch_bits | progress.position
     since = get.since_version
-    full = since is None or since < table.floor(user) or since > version  # Q3
+    full = since is None or get.mentioned or since < table.floor(user) or since > version  # Q3
     above = -1 if since is None or full else since
     rows = _rows(table, user, get, above)
     totals = following = None
     if get.limit is not None and len(rows) > get.limit:
         del rows[get.limit :]
-        following = rows[-1][TYPE], rows[-1][CHANNEL]
+        following = rows[-1][:2]
     if get.totals:
         kind = get.read_state_type
         totals = Totals(*table.totals(user, -1 if kind is None else kind))

@@ -28,8 +28,9 @@ class Record(Protocol):
 class UnreadBatch(NamedTuple):
     """A batch of the log that cannot be read, as one record that will be rejected.
 
-    It has no key and no value, so nothing takes it for an update. `offset` is the batch's last one:
-    it is held until the dead letter is kept, and the position is after it once it was taken.
+    It has no key and no value, so nothing takes it for an update. `offset` is the batch's last one.
+    It is held until the broker has the dead letter, and the position moves past it once the batch
+    has been taken.
     """
 
     offset: int

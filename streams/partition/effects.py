@@ -10,6 +10,7 @@ from readstates.cache.table import CHANGED, DUPLICATE, REPLAYED, STALE, TOO_MANY
 from readstates.schemas.replies import Answer
 
 from .batch import Record, UnreadBatch
+from .fold import DELETED_USER
 from .progress import Progress
 from .query import Query
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from .partition import Partition
 
 DEAD_LETTERS_PENDING_MAX = 10_000  # of a partition, not yet acknowledged by the broker
-DEAD_LETTERS_BYTES_MAX = 8 << 20  # of their values; the letter that reaches it is the last
+DEAD_LETTERS_BYTES_MAX = 8 << 20  # of their values; the letter that reaches this is the last
 
 
 class KeptRecord(NamedTuple):
@@ -31,13 +32,13 @@ class KeptRecord(NamedTuple):
 class Effects(Protocol):
     """The requests of a partition to the world.
 
-    An answer comes back as a call of a partition's method, never within the call that asks for it.
+    An answer is a later call of a partition's method, never within the call that asks for it.
     """
 
     def load(self, partition: Partition, user_id: int, ticket: int, asked: bool) -> None:
         """Load a user's rows: `Partition.loaded`.
 
-        `asked`: a query waits for them. A user may be wanted first without it, then with it.
+        `asked`: a query waits for them. A user may first be loaded for updates, then for a query.
         """
 
     def dead_letter(
@@ -82,6 +83,7 @@ class Counts:
     replayed: int = 0
     stale: int = 0
     duplicate: int = 0
+    deleted_user: int = 0
 
 
 class Outcomes:
@@ -96,7 +98,7 @@ class Outcomes:
         self.dead_letters_bytes = 0  # of all of them
 
     def count(self, code: int, record: Record | KeptRecord) -> None:
-        """Count a record that was folded; `code` is the table's result."""
+        """Count a record that was folded; `code` is the result of `fold`."""
         counts = self.counts
         if code & CHANGED:
             counts.applied += 1
@@ -112,6 +114,8 @@ class Outcomes:
             counts.duplicate += 1
         elif code & STALE:
             counts.stale += 1
+        elif code & DELETED_USER:
+            counts.deleted_user += 1
 
     def reject(self, record: Record | KeptRecord, reason: str, text: str) -> None:
         """Make a dead letter of a record; it holds its offset until the broker has the letter."""

@@ -6,10 +6,12 @@ that fold the same log get the same rows.
 
 from __future__ import annotations
 
-from readstates.cache.marks import FOR_GOOD
+from readstates.cache.layout import EXTENSION_ENTRIES
+from readstates.cache.marks import ENTRIES_MAX, FOR_GOOD
 from readstates.cache.table import CHANGED, DIRTIED, NO_ROOM, TOO_MANY, Table
 from readstates.schemas.events import (
     KEEP,
+    MENTION_IDS_MAX,
     Ack,
     BulkAck,
     Delete,
@@ -24,13 +26,22 @@ from readstates.schemas.events import (
     Update,
 )
 
-# Events that do not come from the user: they do not move the user to the warm end of the LRU.
+# Events that are not the user's own: they do not move the user to the warm end of the LRU.
 COLD_EVENTS = (Mention, RetractMention, Merge, Delete, DeleteUser, RestoreUser)
 
 
+# Slots that an event may need at most, besides those of the read states that it makes: its read
+# state's entries are written anew, before the old ones are free. Of a manual ack they are at most
+# what is there, MENTION_IDS_MAX and two more.
+CHANGE_SLOTS_MAX = 1 - -(ENTRIES_MAX + MENTION_IDS_MAX + 2) // EXTENSION_ENTRIES
+DELETED_USER = 256  # a code as the table's: the user's deletion was final, the event is skipped
+
+
 def fold(table: Table, user: int, event: Update, version: int) -> int:
-    """Apply an event to a resident user; returns the table's code. NO_ROOM changes nothing."""
+    """Apply an event to a resident user; returns a code. NO_ROOM changes nothing."""
     code: int
+    if table.is_final(user) and not isinstance(event, RestoreUser):
+        return DELETED_USER
     match event:
         case Ack() if event.if_version != KEEP:
             code = table.ack_unless_unread(
@@ -96,7 +107,10 @@ def fold(table: Table, user: int, event: Update, version: int) -> int:
             up_to = max(event.up_to, 0)
             code = table.delete(user, event.read_state_type, event.channel_id, up_to, version)
         case DeleteUser():
+            was_clean = not table.first_version(user)
             code = table.delete_user(user, version, event.final)
+            if code & CHANGED and was_clean:
+                code |= DIRTIED
         case RestoreUser():
             code = table.restore_user(user, version)
     return code
@@ -136,12 +150,13 @@ def _fold_bulk(table: Table, user: int, event: BulkAck, version: int) -> int:
 def slots_needed(table: Table, user: int, event: Update) -> int:
     """How many free slots the event may need at most.
 
-    A read state with entries takes new slots for them before its old ones are free again.
+    A read state with entries takes new slots for them before its old ones are free again. It is at
+    least one: a single entry that is more than a mention of edit 0 has a slot as well.
     """
     match event:
         case BulkAck():
             new = sum(not table.has(user, kind, channel) for kind, channel, _ in event.acks)
-            return new + max(table.slots_needed(user, *ack[:2], 0) for ack in event.acks)
+            return new + max(1, *(table.slots_needed(user, *ack[:2], 0) for ack in event.acks))
         case Mention() | RetractMention() | SetOptions() | PinsAck() | Ack():
             more = int(not isinstance(event, (Ack, PinsAck, SetOptions)))
         case MarkUnread():
@@ -152,4 +167,4 @@ def slots_needed(table: Table, user: int, event: Update) -> int:
             more = int(event.up_to != KEEP)
         case DeleteUser() | RestoreUser():
             return 1
-    return int(table.slots_needed(user, event.read_state_type, event.channel_id, more))
+    return max(1, table.slots_needed(user, event.read_state_type, event.channel_id, more))

@@ -30,7 +30,7 @@ class Inbox:
 
     @property
     def log_ended(self) -> bool:
-        """True if everything is folded, up to the end of the log that the broker told last."""
+        """True if everything is folded, up to the log's end as the broker last reported it."""
         return self._at_end and not self.batches
 
     def add(self, batch: Batch) -> None:

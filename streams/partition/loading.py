@@ -34,6 +34,7 @@ from .fold import fold, slots_needed
 from .progress import Progress
 from .query import Query
 from .room import Room
+from .rows import floor_of, slots_of, without_unfinished_mark
 
 
 class State(Enum):
@@ -85,7 +86,7 @@ class Loading:
         self.waiting_for_room: dict[int, PendingUser] = {}
 
     def ask(self, query: Query) -> None:
-        """Keep a query until its user, who is not resident, was loaded."""
+        """Keep a query until its user, who is not resident, has been loaded."""
         user_id = query.get.user_id
         pending = self.users.get(user_id)
         if pending is None:
@@ -96,7 +97,7 @@ class Loading:
             is_first = not pending.queries
             pending.queries[query] = None
             if is_first and pending.state is State.LOADING:
-                # once more, to be loaded before the users for whom only updates wait
+                # Ask again: this user is then loaded before those for whom only updates wait.
                 self._own.load(user_id, pending.ticket, asked=True)
         pending.warm = True
         query.waits_for_store = True
@@ -153,10 +154,12 @@ class Loading:
             self._request(user_id, pending)
             return
         if user == 0:
-            if not self._room.make(1 + len(pending.rows), 0):
+            pending.rows = without_unfinished_mark(pending.rows)
+            if not self._room.make(slots_of(pending.rows), 0):
                 self.waiting_for_room[user_id] = pending
                 return
-            user = table.insert(user_id, self._progress.version, not pending.warm, pending.rows)
+            floor = floor_of(pending.rows, self._progress.version)
+            user = table.insert(user_id, floor, not pending.warm, pending.rows)
             pending.state, pending.rows = State.ADMITTED, ()
         if not self._fold_parked(user, user_id, pending):
             self.waiting_for_room[user_id] = pending
@@ -172,7 +175,7 @@ class Loading:
             event = decode_update(value)
             version = progress.epoch_bits | (offset + 1)
             while (code := fold(table, user, event, version)) & NO_ROOM:
-                if not self._room.make(slots_needed(table, user, event), user):
+                if not self._room.make_for_refused(slots_needed(table, user, event), user):
                     del pending.updates[:folded]
                     return False
             if code & DIRTIED:
@@ -184,7 +187,7 @@ class Loading:
         return True
 
     def forget(self, query: Query) -> bool:
-        """End a query whose time is up; True if it waited here."""
+        """End a query whose time is up; True if it was waiting here."""
         user_id = query.get.user_id
         pending = self.users.get(user_id)
         if pending is None or query not in pending.queries:

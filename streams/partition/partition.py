@@ -10,7 +10,7 @@ user, and the user is loaded, once; when the rows arrive (`loaded`), the parked 
 in order and the user's queries answered. Changed users wait in the table's dirty queue until
 `take_writes` hands them out and `written` reports them durable. Every unfinished record holds its
 offset in the watermark. `check` asserts the invariants P1-P8: P1 is kept by inbox.py, P2 by
-loading.py, P4 by waiting_queries.py, P3 and P6-P8 by progress.py, and here:
+loading.py, P4 by waiting_queries.py, P3 and P6-P8 by progress.py, and P5 here:
 
 P5: a result for another incarnation is dropped.
 """
@@ -41,6 +41,7 @@ from .effects import Effects, Outcomes, OwnEffects
 from .fold import COLD_EVENTS, fold, slots_needed
 from .inbox import Inbox
 from .loading import Loading
+from .plausible_ids import PlausibleIds
 from .progress import Progress
 from .room import Room
 from .waiting_queries import WaitingQueries
@@ -70,6 +71,7 @@ class Partition:
         inbox_bytes_max: int,
         reader: DecodeBuffer,
         effects: Effects,
+        ids: PlausibleIds | None = None,
     ) -> None:
         self.number, self.partitions = number, partitions
         self.table = table
@@ -78,8 +80,9 @@ class Partition:
         self._parked_max, self._parked_bytes_max = parked_max, parked_bytes_max
         self._inbox_max, self._inbox_bytes_max = inbox_max, inbox_bytes_max
         self._reader = reader
+        self._ids = ids  # None: message IDs are not checked
         self._run_max = RUN_MAX
-        self._left = 0  # of the slice, see `run`
+        self._left = 0  # how much of the slice is left, see `run`
         own = OwnEffects(self, effects)
         self.progress = Progress(
             table, position=position, committed=committed, catch_up_to=catch_up_to, epoch=epoch
@@ -107,13 +110,13 @@ class Partition:
 
     @property
     def wants_records(self) -> bool:
-        """False while the inbox is full: the next fetch then leaves this partition out."""
+        """False while the inbox is full: the next poll then leaves this partition out."""
         return self.wants_after(self.inbox.arrived_bytes)
 
     def wants_after(self, pulled_bytes: int) -> bool:
-        """The same, given the bytes of all batches sent here, some of which may be on their way.
+        """The same, given the bytes of all batches sent here, of which some may not have arrived.
 
-        The consumer's thread calls it.
+        The consumer's thread calls this.
         """
         inbox = self.inbox
         coming = pulled_bytes - inbox.arrived_bytes
@@ -158,8 +161,9 @@ class Partition:
     def run(self, limit: int, now_ms: int) -> int:
         """Fold a slice of updates from the inbox; returns how many were taken.
 
-        A slice has up to `limit` simple updates. Any other update counts as OTHER_COST, because a
-        query waits for the slice's end. Stops early if the table has no room or too much is parked.
+        A slice has up to `limit` simple updates. Any other update takes longer and counts as
+        OTHER_COST, so that a query does not wait longer for the slice's end. Stops early if the
+        table has no room or too much is parked.
         """
         self.table.now_ms = now_ms & 0xFFFFFFFF
         progress, inbox = self.progress, self.inbox
@@ -179,7 +183,7 @@ class Partition:
             self.write_out.behind_ms = now_ms - record.timestamp
         inbox.records -= taken
         progress.store()
-        if progress.position != before:  # even if only control records passed
+        if progress.position != before:  # even if only control records were passed
             self.queries.wake()
         return taken
 
@@ -196,6 +200,8 @@ class Partition:
                 most = min(self._run_max, self._parked_max - loading.parked_updates, self._left)
                 stop = min(len(records), index + most)
                 run = read(records, index, stop, epoch_bits)
+                if run and self._ids is not None:
+                    run = self._ids.run(self._reader.numbers, records, index, run)
             if run:
                 before = loading.parked_updates
                 taken = self._apply_run(records, index, run)
@@ -229,17 +235,24 @@ class Partition:
                     record = records[index]
                     if code & ABSENT:
                         at = (index - begin) * fast_decoder.NUMBERS
-                        self._park(record, numbers[at], warm=not numbers[at + 7])
+                        if table.find(numbers[at]):  # resident: its deletion was final
+                            counts.deleted_user += 1
+                        else:
+                            self._park(record, numbers[at], warm=not numbers[at + 7])
                     else:
                         if code & DIRTIED:
                             self.watermark.hold(record.offset)  # P3
                         self._outcomes.count(code, record)
         if taken < count:
-            self.room.make(1, keep=table.find(numbers[taken * fast_decoder.NUMBERS]))
+            at = taken * fast_decoder.NUMBERS
+            user_id, kind, channel_id, _, _, _, _, is_mention = numbers[at : at + 8]
+            user = table.find(user_id)
+            slots = table.slots_needed(user, kind, channel_id, is_mention)
+            self.room.make_for_refused(slots, user)
         return taken
 
     def _apply_one(self, record: Record) -> bool:
-        """Fold one record; False if it was not taken because there is no room for it yet."""
+        """Fold one record; False if the table has no room for it yet, or too much is parked."""
         table, offset = self.table, record.offset
         event, rejected = None, ("", "")
         try:
@@ -256,13 +269,17 @@ class Partition:
             text = f"key {record.key!r:.80} is not {user_id}"
             self._outcomes.reject(record, "key_mismatch", text)
             return True
+        if self._ids is not None and (text := self._ids.refusal(event, record.timestamp)):
+            self._outcomes.reject(record, "implausible_id", text)
+            return True
         user = table.find(user_id)
         warm = not isinstance(event, COLD_EVENTS)
         if user == 0 or user_id in self.loading.users:  # P2
             loading = self.loading
+            # `parked_bytes` is not checked for a run: its updates are small.
             if (
                 loading.parked_updates >= self._parked_max
-                or loading.parked_bytes >= self._parked_bytes_max  # simple ones are never large
+                or loading.parked_bytes >= self._parked_bytes_max
             ):
                 return False
             self._park(record, user_id, warm=warm)
@@ -271,7 +288,7 @@ class Partition:
             table.touch(user)
         code = fold(table, user, event, self.progress.epoch_bits | (offset + 1))
         if code & NO_ROOM:
-            self.room.make(slots_needed(table, user, event), keep=user)
+            self.room.make_for_refused(slots_needed(table, user, event), user)
             return False  # the same record is taken again once there is room
         if code & DIRTIED:
             self.watermark.hold(offset)  # P3
@@ -289,7 +306,7 @@ class Partition:
         assert record.value is not None  # it was decoded
         self.loading.park(user_id, record.offset, record.value, warm=warm)
 
-    # -- what comes back ----------------------------------------------------------------------
+    # -- results of the effects ---------------------------------------------------------------
 
     def loaded(self, incarnation: int, user_id: int, ticket: int, rows: Sequence[Row]) -> None:
         """Take a user's rows from Cassandra; no rows mean that the user is new."""
@@ -306,7 +323,7 @@ class Partition:
             self._outcomes.dead_letter_kept(offset)
 
     def take_writes(self, now_ms: int, delay_ms: int, rows_max: int, dirty_max: int) -> list[Write]:
-        """Users to write out now, see `WriteOut.take`; each comes back to `written`."""
+        """Users to write out now, see `WriteOut.take`; each ends with a call of `written`."""
         return self.write_out.take(self, now_ms, delay_ms, rows_max, dirty_max)
 
     def written(self, write: Write) -> None:
@@ -318,7 +335,7 @@ class Partition:
             self.loading.retry()
 
     def check(self) -> None:
-        """Assert the parts of P1-P8 that memory can show. Costs O(what waits)."""
+        """Assert what can be seen of P1-P8 in memory. O(what is parked, waiting or under way)."""
         self.inbox.check(self.position)
         self.loading.check()
         self._outcomes.check()

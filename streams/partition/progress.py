@@ -10,7 +10,7 @@ P3: a held offset is released when, and only when, its update needs no more work
     nothing, or its change is in Cassandra, or its dead letter was acknowledged.
 P6: the position in the table never passes an update that must be folded again after a crash:
     one that is parked, or whose dead letter is not acknowledged. It is never behind a commit.
-P7: the users found dirty at the start hold the committed offset until each of them was written.
+P7: the users found dirty at the start hold the committed offset until each has been written.
 P8: nothing is answered and nothing is written out before the group knows by a commit that this
     owner is at work. If the owner crashed before that commit, the metadata would still have the
     clean position of the previous owner, and the next owner would not know that the database may be

@@ -31,6 +31,13 @@ class Room:
         self.stalled = True
         return False
 
+    def make_for_refused(self, slots: int, keep: int) -> bool:
+        """The same for `keep`, whose change found no room, so one slot more than are free.
+
+        Otherwise a count of slots that is too small would have the change refused for ever.
+        """
+        return self.make(max(slots, self._table.free + 1), keep)
+
     def end_stall(self) -> None:
         """Record that something was written out: whatever needed room may be tried again."""
         self.stalled = False

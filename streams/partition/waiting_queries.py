@@ -1,7 +1,7 @@
 """Keeps queries from their arrival to their answer.
 
-A query that can be answered is answered at once. One that comes too early waits for the partition's
-position. One whose user is not resident waits with the user (loading.py).
+A query that can be answered is answered at once. One that is too early waits until the partition
+has reached the query's position. One whose user is not resident waits with the user (loading.py).
 
 P4: a query is answered only when the partition has passed `catch_up_to` and the query's
     `after_offset`, from a resident user with nothing parked.
@@ -58,7 +58,7 @@ class WaitingQueries:
         return catch_up_to if after is None else max(catch_up_to, after + 1)
 
     def wake(self) -> None:
-        """Ask again the queries whose position is reached. O(1), or O(waiting) if there is one."""
+        """Ask again the queries whose position was reached. O(1), or O(waiting) if there is one."""
         waiting, required = self._waiting_for_position, self._required_position
         position = self._progress.position
         if not waiting or position < self._next_wakeup or not self._progress.live_committed:

@@ -10,7 +10,7 @@ W2: position never goes back.
 Offsets are counted in buckets of 2^BUCKET_BITS, so that millions of holds cost a few dozen
 numbers. The watermark is therefore exact if nothing is held, and otherwise too low by less than one
 bucket, which only means that a few records are replayed and skipped.
-Cost: hold and release O(1); position O(1), but O(buckets held) after the lowest one went.
+Cost: hold and release O(1); position O(1), but O(buckets held) after the lowest was released.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class WriteOut:
     def take(
         self, partition: Partition, now_ms: int, delay_ms: int, rows_max: int, dirty_max: int
     ) -> list[Write]:
-        """Users to write out now: those that waited for `delay_ms`, and more under pressure.
+        """Users to write out now: those that have waited for `delay_ms`, and more under pressure.
 
         Together they have `rows_max` rows or a few more, because a user is not divided. A user
         whose time is nearly up goes along with one that is due, so that a quiet partition writes
@@ -150,8 +150,8 @@ class WriteOut:
     def holds(self) -> int:
         """How many changes hold the watermark, counted in the table and in the writes under way.
 
-        A user has one for the oldest change in the dirty queue, one for the oldest under way, and
-        one for the oldest since.
+        A user has one hold for the oldest change in the dirty queue, one for the oldest change
+        under way, and one for the oldest change made since that write began.
         """
         waiting: int = self._table.dirty_users
         newer = sum(1 for write in self._under_way if self._table.first_version(write.user))

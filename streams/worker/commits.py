@@ -41,8 +41,8 @@ class Commits:
     async def commit(
         self, consumer: GroupConsumer, owned: list[OwnedPartition], *, clean: bool = False
     ) -> bool:
-        """Commit the watermarks that moved; False if that failed, by which nothing is lost."""
-        async with self._under_way:  # W2: one at a time, because an older commit must not come last
+        """Commit the watermarks that moved; False if that failed, which loses nothing."""
+        async with self._under_way:  # W2: one at a time, because an older commit must not be last
             return await self._commit(consumer, owned, clean)
 
     async def _commit(

@@ -37,7 +37,7 @@ def file_system_of(folder: Path) -> FileSystem:
 
 
 def _kind(mounts: str, path: str) -> str:
-    """The kind of the mount that covers `path`; of two at one place, the later one does."""
+    """The kind of the mount that covers `path`; of two at one place, the later one counts."""
     best, kind = "", UNKNOWN
     for line in mounts.splitlines():
         mount, _, source = line.partition(" - ")  # see proc_pid_mountinfo(5)

@@ -31,10 +31,11 @@ class ExportedGauges:
         self._moved_at = time.monotonic()
 
     def health(self) -> tuple[bool, str]:
-        """Whether the worker is not stuck in front of records that it could apply, and why."""
+        """False if the worker is stuck before records that it could apply; with the reason."""
         stuck_s = time.monotonic() - self._moved_at
         if stuck_s > STUCK_S:
-            return False, f"records wait and nothing moved for {stuck_s:.0f} s (at {self._applied})"
+            where = f"the positions' sum is {self._applied}"
+            return False, f"records wait, and no partition moved for {stuck_s:.0f} s; {where}"
         return True, "alive"
 
     def export(self, consumer: GroupConsumer) -> None:
@@ -74,12 +75,13 @@ class ExportedGauges:
             table.evictions,
         )
         if item.state == state and not len(partition.watermark):
-            return  # most of many partitions have nothing new
+            return  # if there are many partitions, most have nothing new
         counts = partition.counts
         series.applied.inc(counts.applied)
         for reason, skipped in metrics.SKIPPED.items():
             skipped.inc(getattr(counts, reason))
-        counts.applied = counts.replayed = counts.stale = counts.duplicate = 0
+            setattr(counts, reason, 0)
+        counts.applied = 0
         series.resident_states.set(table.resident_states)
         series.resident_users.set(table.resident_users)
         series.dirty_states.set(table.dirty_states)

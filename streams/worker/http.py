@@ -1,4 +1,4 @@
-"""Serves `/metrics`, `/healthz`, `/readyz` and the console, on loopback unless told otherwise.
+"""Serves `/metrics`, `/healthz`, `/readyz` and the console, by default on loopback only.
 
 A connection gets one answer and lives for at most CONNECTION_S; at most CONNECTIONS_MAX are open.
 So slow clients cannot take the file descriptors that the worker needs.

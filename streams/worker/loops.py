@@ -1,4 +1,4 @@
-"""The repeated work of a worker beside its agents; each part is an endless coroutine.
+"""The repeated work of a worker, apart from its agents'; each part is an endless coroutine.
 
 The service runs them as its tasks; the simulation runs them as tasks of a loop on virtual time.
 """

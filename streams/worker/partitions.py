@@ -1,8 +1,8 @@
 """The partitions that this worker owns, and the loop that gives each of them its slice.
 
 `Rebalancer` (`rebalance.py`) adds and removes partitions, and the agents feed them. This module
-carries out the requests of a partition (its `Effects`): the loader does the loads, their producer
-sends the dead letters, and the query intake sends the replies.
+carries out the requests of a partition (its `Effects`): the loader does the loads, the dead-letter
+producer sends the dead letters, and the query intake sends the replies.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ IDLE_WAIT_S = 0.1
 
 
 def wall_clock_ms() -> int:
-    """Wall clock, ms since the epoch: brokers stamp records with the same."""
+    """Wall clock, ms since the epoch, like the brokers' timestamps of records."""
     return time.time_ns() // 1_000_000
 
 

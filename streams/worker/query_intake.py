@@ -2,8 +2,8 @@
 
 How it works. `take_queries` reads the reply address, the deadline and the question of each record
 and asks the query's partition, which answers at once (`answer`) or keeps the query. `expire` ends
-queries that waited too long. An unknown reply topic is first looked up in the cluster's metadata,
-because a client may create the topic after it sent its first query.
+queries that have waited too long. An unknown reply topic is first looked up in the cluster's
+metadata, because a client may create the topic just before its first query.
 
 Q1: an owner finishes a query once: with a reply, with an error, or without an answer after its
     deadline. Only then is its offset released for the commit.
@@ -30,6 +30,7 @@ from readstates.schemas.replies import (
     Answer,
     encode_reply,
 )
+from readstates.schemas.reply_sizes import limit_that_fits, shortened, too_large
 from readstates.schemas.wire import DecodeError, decode_query, key_bytes
 
 from .. import metrics
@@ -185,7 +186,7 @@ class QueryIntake:
         headers: Headers,
         taken_ns: int,
     ) -> None:
-        """Ask the cluster for a reply topic that was not seen yet, then read or drop the query."""
+        """Ask the cluster for a reply topic not seen before, then read or drop the query."""
         incarnation = owned.partition.incarnation
         try:
             for _ in range(TOPIC_LOOKUPS_MAX):
@@ -225,28 +226,29 @@ class QueryIntake:
 
     def answer(self, query: Query, answer: Answer, hit: bool) -> None:
         """Effect of a partition: reply with its part of the fold."""
-        rows = answer.rows
-        body = encode_reply(query.get.user_id, answer, query.get.mentions)
-        if len(body) > self._settings.reply_bytes_max:
-            self.refuse(
-                query,
-                REPLY_TOO_LARGE,
-                f"{len(rows)} read states are {len(body)} bytes, over the "
-                f"{self._settings.reply_bytes_max} allowed; ask for channel_ids, one "
-                "read_state_type, or since_version",
-            )
-            return
+        get, bytes_max = query.get, self._settings.reply_bytes_max
+        body = encode_reply(get.user_id, answer, get.mentions)
+        if len(body) > bytes_max:
+            # `limit` allows fewer read states than it says, so a page is made to fit.
+            page = None if get.limit is None else shortened(answer, body, bytes_max)
+            if page is None:
+                limit = limit_that_fits(body, bytes_max)
+                text = too_large(len(body), f"REPLY_BYTES_MAX ({bytes_max})", limit)
+                self.refuse(query, REPLY_TOO_LARGE, text, limit)
+                return
+            body = encode_reply(get.user_id, page, get.mentions)
         if self._now_ms() >= query.deadline_ms:  # Q2
             self._finish(query, "expired")
             return
-        self._replies.reply(query.address, query.key, body)
+        self._replies.reply(query.address, query.key, body, query.deadline_ms)
         metrics.QUERY_SERVICE_SECONDS.observe((time.perf_counter_ns() - query.taken_ns) / 1e9)
         metrics.QUERY_AGE_SECONDS.observe(max(0.0, time.time() - query.timestamp_ms / 1000))
         self._finish(query, "hit" if hit else "miss")
 
-    def refuse(self, query: Query, code: str, text: str) -> None:
+    def refuse(self, query: Query, code: str, text: str, limit: int | None = None) -> None:
         """A partition's effect: reply with an error."""
-        self._replies.error(query.address, query.key, query.get.user_id, code, text)
+        user_id, deadline_ms = query.get.user_id, query.deadline_ms
+        self._replies.error(query.address, query.key, user_id, code, text, limit, deadline_ms)
         self._finish(query, "error")
 
     def _finish(self, query: Query, outcome: str) -> None:
@@ -276,7 +278,7 @@ class QueryIntake:
                 self.refuse(query, NOT_CAUGHT_UP, _why_not(owned.partition, query))
 
     def drop_queries(self, partition: Partition) -> None:
-        """Drop the waiting queries of a partition that leaves: its next owner reads them (Q1)."""
+        """Drop the waiting queries of a partition being handed over: the next owner reads them."""
         for query in partition.queries.unanswered():
             query.done = True
             self.waiting -= query.waiting

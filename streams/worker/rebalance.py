@@ -1,15 +1,15 @@
-"""How partitions come to a worker and leave it.
+"""How a worker opens the partitions assigned to it, and hands them over.
 
-Opening, after each assignment, in the barrier before the flow starts:
+Opening, after each assignment, before the flow starts:
  1. read what is committed, with its metadata, and the log's start and end;
- 2. refuse all of them if a committed offset is below the epoch's first offset (E1), or is outside
+ 2. refuse all partitions if a committed offset is below the epoch's first offset (E1), or outside
     the log because Kafka lost data. A partition without a commit begins at the epoch's first
     offset;
  3. open the table file, closed clean or left by a process that died. It is used if its position is
     not below the committed offset or the log's start, nor above the log's end; otherwise it is
     dropped;
- 4. start at the table's position, or the committed offset; dirty users in the table hold the
-    committed offset;
+ 4. start at the table's position, or else at the committed offset; dirty users in the table hold
+    the committed offset;
  5. queries wait until the partition has passed the last owner's position, if a clean handover left
     it in the metadata, or otherwise the log's end at the time of the opening;
  6. commit, so that the metadata says that an owner is at work. Before that commit no query is
@@ -20,21 +20,21 @@ Handing over, at each revocation and at shutdown; running it twice does no harm:
     HANDOVER_TIMEOUT_S, so that little is left for step 2, during which no query is answered;
  1. the partitions take nothing more;
  2. write out the dirty users: at shutdown within HANDOVER_TIMEOUT_S, at a revocation within
-    REVOKED_WRITE_OUT_S, because the whole group stops until its last member is ready. That is
-    enough for most partitions, which come back to the same owner; a new owner of one folds again
-    what was not written out;
+    REVOKED_WRITE_OUT_S, because the whole group stops until its last member is ready. Most
+    partitions come back to the same owner, which still has the rest in its table; a new owner folds
+    again what was not written out;
  3. commit the watermark, with the position reached;
- 4. close the tables clean, each with the position from which a later run may continue. Changes that
-    were not written out in time stay dirty in the table, and the commit stays below them.
+ 4. close the tables cleanly, each with the position from which a later run may continue. Changes
+    that were not written out in time stay dirty in the table, and the commit stays below them.
 
 R1: a partition is opened by one path and handed over by one path; doing either twice at the same
     time has the effect of doing it once.
 R2: no query is answered, and nothing written out, before a commit of this owner says `live` (P8).
-R3: a position that a commit calls `clean` is never behind what any owner may have answered from,
-    even if an owner leaves before it has caught up with the one before it.
+R3: a position that a commit calls `clean` is never behind one that any owner may have answered
+    from, even if an owner leaves before it has caught up with its predecessor.
 R4: a commit of another generation does not count (Kafka's own rule), and a write of another owner
     does no harm (its timestamp is its version). So an owner that has lost a partition without
-    knowing it can neither lose nor double anything.
+    knowing it can neither lose an update nor apply one twice.
 R5: a table may be ahead of the position from which it continues, and of the metadata, if its owner
     could not commit; its content is shown only after the log has been folded that far.
 """
@@ -50,11 +50,12 @@ from readstates.schemas.version import offset_of
 from .. import metrics
 from ..cassandra.epochs import Log
 from ..cassandra.write_behind import drain
-from ..config import FULL_SHARES
+from ..config import FULL_SHARES, IDS_UNCHECKED
 from ..errors import DataLossError, EarlierEpochError, EpochError
 from ..kafka.group_consumer import GroupConsumer, TopicPartition
 from ..partition.decode_buffer import DecodeBuffer
 from ..partition.partition import Partition
+from ..partition.plausible_ids import PlausibleIds
 from ..partition.watermark import Watermark
 from .commits import Commits, catch_up_target
 from .owned import OwnedPartition
@@ -64,7 +65,7 @@ from .tables import Tables
 log = logging.getLogger(__name__)
 
 REVOKED_WRITE_OUT_S = 0.3
-WRITE_OUT_DELAY_AFTER_OPEN_S = 3.0  # of changes found in a table: catching up comes first
+WRITE_OUT_DELAY_AFTER_OPEN_S = 3.0  # of changes found in a table: catching up has priority
 EARLY_WRITE_OUT_UNTIL_AGE_S = 0.3  # step 0 ends when no change is older than this
 POLL_INTERVAL_S = 0.005
 
@@ -81,6 +82,8 @@ class Rebalancer:
         self._partition_count = epoch.partitions
         self.commits = Commits(partitions.settings)
         self._reader = DecodeBuffer()
+        epoch_ms = self._settings.id_epoch_ms
+        self._ids = None if epoch_ms == IDS_UNCHECKED else PlausibleIds(epoch_ms)
         self._opening = asyncio.Lock()
         self._incarnations = 0
         self._rebalance_started: float | None = None
@@ -90,8 +93,8 @@ class Rebalancer:
     async def open(self, consumer: GroupConsumer) -> dict[TopicPartition, int]:
         """Open the assigned partitions that are not open; returns the seek position of each."""
         settings = self._settings
-        # R1: Faust seeks in its recovery, and at the same time if a fetch finds the flow stopped.
-        # If both opened a table, one of them would leak it, locked against later openings.
+        # R1: Faust seeks in its recovery. A fetch that finds the flow stopped may seek at the same
+        # time. If both opened a table, one would leak it, locked against later openings.
         async with self._opening:
             assigned = {
                 place.partition
@@ -128,7 +131,7 @@ class Rebalancer:
         starts = await consumer.log_starts(updates + queries)
         ends = await consumer.log_ends(updates + queries)
         if consumer.generation != generation or consumer.rebalancing:
-            return  # the next assignment opens its own
+            return  # the next assignment opens its own partitions
         # Step 2. Refuse if records of an earlier epoch would be folded, or if Kafka lost data.
         for update in updates:
             first = self._epoch.first_offsets[update.partition]
@@ -155,7 +158,7 @@ class Rebalancer:
         self, number: int, committed: int, metadata: str, start: int, end: int, query_offset: int
     ) -> OwnedPartition:
         settings = self._settings
-        # Step 3. Open the table file. What is dirty in it has waited before: it is written out
+        # Step 3. Open the table file. Changes found in it have already waited: they are written out
         # soon, but not while all partitions catch up.
         waited_s = max(0.0, settings.flush_delay_s - WRITE_OUT_DELAY_AFTER_OPEN_S)
         file = self._tables.open(
@@ -196,11 +199,12 @@ class Rebalancer:
             inbox_bytes_max=self._share(settings.inbox_bytes_max),
             effects=self._partitions,
             reader=self._reader,
+            ids=self._ids,
         )
         return OwnedPartition(partition, file, query_offset, Watermark(query_offset))
 
     def _share(self, limit: int) -> int:
-        """A partition's part of a limit: all parts together are FULL_SHARES times the limit."""
+        """A partition's part of a limit; the sum of all parts is at most FULL_SHARES limits."""
         return max(1, min(limit, limit * FULL_SHARES // max(1, self._partition_count)))
 
     # -- handing over -------------------------------------------------------------------------
@@ -208,7 +212,7 @@ class Rebalancer:
     async def shut_down(self, consumer: GroupConsumer, *, write_out: bool = True) -> None:
         """Run the steps of a shutdown, from the signal until no partition is owned.
 
-        Without `write_out` step 0 is left out, because after a fatal error nothing is served.
+        Without `write_out`, step 0 is left out, because after a fatal error nothing is served.
         """
         if write_out:
             await self.write_out_first()
@@ -247,7 +251,7 @@ class Rebalancer:
         # Step 2. Write out what is dirty.
         write_behind, now_ms = self._partitions.write_behind, self._partitions.now_ms
         drained = await drain(write_behind, partitions, now_ms, timeout_s)
-        # R1: a shutdown during a rebalance hands over twice at once; the first call does the rest.
+        # R1: in a shutdown during a rebalance two calls overlap; the first here does the rest.
         leaving = [owned for owned in leaving if owned.partition.incarnation >= 0]
         # Step 3. Commit the watermarks, with the positions reached.
         committed = await self.commits.commit(consumer, leaving, clean=True)
@@ -266,7 +270,7 @@ class Rebalancer:
     def _close(self, owned: OwnedPartition) -> None:
         partition, settings = owned.partition, self._settings
         self._owned.pop(partition.number, None)
-        partition.incarnation = -1  # P5: results that come back from here on are dropped
+        partition.incarnation = -1  # P5: results that arrive from here on are dropped
         self._partitions.queries.drop_queries(partition)
         partition.progress.store()
         owned.file.close(clean=True)
@@ -277,14 +281,14 @@ def check_epoch(place: TopicPartition, committed: int, first: int, epoch: int) -
     """Raises EarlierEpochError if records of an earlier epoch would be folded (E1).
 
     Beginning at the first offset instead would hide a loss: an epoch's commits begin there and only
-    grow, so somebody moved this commit to have the records behind it folded again.
+    grow, so somebody moved this one back, to have the records after it folded again.
     """
     if committed >= first:
         return
     raise EarlierEpochError(
         f"{place.topic} partition {place.partition}: commit before the epoch: the group's commit "
         f"is {committed}, but epoch {epoch} begins at offset {first}. Records {committed} … "
-        f"{first - 1} were written to Cassandra in an earlier epoch; folded again they would be "
+        f"{first - 1} were written to Cassandra in an earlier epoch; folded again, they would be "
         "taken for new ones. The worker refuses to start and changes nothing. To begin where the "
         "epoch begins, stop all workers and run: readstates rewind --to-epoch-start. If the "
         "database was put back to a state from before the epoch, see ops/runbooks/restore.md first"

@@ -1,4 +1,4 @@
-"""Runs a worker's background loops, its gauges and its HTTP endpoints beside the agents."""
+"""Runs a worker's background loops, its gauges and its HTTP endpoints, alongside the agents."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`make foreign`: other people's clients against a real Kafka, Cassandra and worker.
 
-Each client produces events and asks queries at 8 partitions and at 6. Every reply is compared,
+Each client produces events and sends queries at 8 partitions and at 6. Every reply is compared,
 field by field, with the log's fold and with the reply to the project's own client. Before that the
 client shows where it puts keys as long as nothing is set.
 

@@ -48,4 +48,4 @@ def test_two_with_the_same_name(service: Service) -> None:
         2 * WAIT_S,
     )
     loser = second if first.returncode is None else first
-    assert "another process is at work under the INSTANCE_ID 'twin'" in ends(loser)
+    assert "another process is using the INSTANCE_ID 'twin'" in ends(loser)

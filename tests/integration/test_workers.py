@@ -38,27 +38,49 @@ def traffic(
     clock = 1_000_000
     while True:
         clock += 1
-        message, channel = str(clock), rng.randint(1, channels)
-        event: dict[str, Any] = {"channel_id": str(channel), "message_id": message}
-        draw = rng.random()
-        if draw < 0.55:
-            event["type"] = "mention"
-        elif draw < 0.8:
-            event |= {"type": "ack", "flags": rng.randint(0, 3)}
-        elif draw < 0.85:
-            event |= {"type": "ack", "manual": True, "mention_count": rng.randint(0, 5)}
-        elif draw < 0.92:
-            event |= {"type": "retract_mention"}
-        elif draw < 0.95:
-            event = {"type": "pins_ack", "channel_id": str(channel), "timestamp": clock}
-        elif draw < 0.98:
-            acks = [{"channel_id": str(c), "message_id": message} for c in range(1, channel + 1)]
-            event = {"type": "bulk_ack", "acks": acks}
-        elif draw < 0.995:
-            event = {"type": "delete", "channel_id": str(channel)}
-        else:
-            event = {"type": "delete_user"}
-        yield rng.choice(pool), event
+        yield rng.choice(pool), event_of(rng, rng.randint(1, channels), clock)
+
+
+def event_of(rng: random.Random, channel: int, clock: int) -> dict[str, Any]:
+    """An event about the newest message of a channel, or one of the last before it."""
+    message = str(clock - rng.choice([0, 0, 0, rng.randint(1, 2000)]))
+    here = {"channel_id": str(channel)}
+    draw = rng.random()
+    if draw < 0.55:
+        return {"type": "mention", **here, "message_id": message, "edit": rng.choice([0, 0, 2])}
+    if draw < 0.75:
+        return {"type": "ack", **here, "message_id": message, "flags": rng.randint(0, 3)}
+    if draw < 0.77:
+        known = str((8 << 48) + rng.randint(0, 5000))
+        return {"type": "ack", **here, "message_id": message, "if_version": known}
+    if draw < 0.82:
+        count, ids = {"mention_count": rng.randint(0, 5)}, {"mention_ids": [clock + 1]}
+        more: dict[str, Any] = rng.choice([count, ids, {}])
+        return {"type": "ack", **here, "message_id": message, "manual": True, **more}
+    if draw < 0.90:
+        return {"type": "retract_mention", **here, "message_id": message, "edit": rng.randint(0, 2)}
+    if draw < 0.92:
+        return {"type": "retract_mention", **here, "message_id": message}
+    if draw < 0.94:
+        return {"type": "pins_ack", **here, "timestamp": clock}
+    if draw < 0.95:
+        return {"type": "set", **here, "flags": rng.randint(0, 3)}
+    if draw < 0.96:
+        return {"type": "merge", **here, "last_message_id": message, "mention_count": 3}
+    if draw < 0.98:
+        acks = [{"channel_id": str(c), "message_id": message} for c in range(1, channel + 1)]
+        return {"type": "bulk_ack", "acks": acks}
+    if draw < 0.99:
+        up_to = rng.choice([{}, {"up_to": message}])
+        return {"type": "delete", **here, **up_to}
+    return rng.choice(
+        [
+            {"type": "delete_user"},
+            {"type": "delete_user", "final": True},
+            {"type": "restore_user"},
+            {"type": "restore_user"},
+        ]
+    )
 
 
 class Sentinel:
@@ -90,6 +112,7 @@ def equal(service: Service, log: Log, load: Load) -> None:
     found, expected = service.wire.rows.all(), log.rows()
     assert found.keys() == expected.keys()
     assert {k: (v, expected[k]) for k, v in found.items() if v != expected[k]} == {}
+    assert service.wire.rows.final() == log.oracle.final
     assert len(found) > 300, "too little to prove anything"
     assert log.oracle.bad == 0
     assert service.wire.dead_letters() == []

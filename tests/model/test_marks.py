@@ -168,7 +168,7 @@ def anything(draw: random.Random, messages: int) -> dict[str, Any]:
         event["up_to"] = message
     elif kind == "delete_user" and draw.random() < 0.5:
         event["final"] = True
-    if event["type"] in ("set", "merge", "ack") and draw.random() < 0.4 or kind == "set":
+    if (event["type"] in ("set", "merge", "ack") and draw.random() < 0.4) or kind == "set":
         event["flags"] = draw.choice([0, 1, 5])
     if event["type"] in ("set", "merge", "ack") and draw.random() < 0.3:
         event["last_viewed"] = draw.choice([0, 7])

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from readstates.ops.proof.oracle import EPOCH, Oracle
 from readstates.schemas.headers import ReplyAddress
-from readstates.schemas.read_state import Row
+from readstates.schemas.read_state import ReadState, Row
 from readstates.schemas.replies import ErrorReply, Reply, decode_reply
 from readstates.schemas.version import version_of
+from readstates.streams.config import IDS_UNCHECKED
 from readstates.streams.kafka.group_consumer import TopicPartition
+from tests.support.expected_replies import asked_for, expected, mentions, places, shown
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -62,7 +64,8 @@ class Checks:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.oracle = Oracle()
+        epoch_ms = world.plan.settings.id_epoch_ms
+        self.oracle = Oracle(id_epoch_ms=None if epoch_ms == IDS_UNCHECKED else epoch_ms)
         self.known: dict[int, Known] = {}
         self.effects: list[list[tuple[int, int, tuple[int, int], Row | None]]] = [
             [] for _ in range(world.partitions)
@@ -87,12 +90,12 @@ class Checks:
             self.bad[number].append(record.offset)
             return
         bad = self.oracle.bad
-        self.oracle.apply(record.key, record.value, record.offset)
+        self.oracle.apply(record.key, record.value, record.offset, record.timestamp)
         if self.oracle.bad > bad:
             self.bad[number].append(record.offset)
             return
         known = self.known.setdefault(user_id, Known())
-        before, after = known.rows[-1], self.oracle.rows(user_id)
+        before, after = known.rows[-1], self.oracle.stored(user_id)
         if before == after:
             return
         version = version_of(EPOCH, record.offset)
@@ -224,7 +227,7 @@ class Checks:
         self._content(worker, owner, asked, reply)
 
     def _content(self, worker: Worker, owner: bool, asked: Asked, reply: Reply) -> None:
-        """The reply is the fold at its version; a delta, added to what was there, too.
+        """The reply is the fold at its version; of a delta, what changed, if that is all.
 
         Except that while somebody who lost the partition wrote on, a user may be ahead.
         """
@@ -236,29 +239,21 @@ class Checks:
             return
         what, since = asked.what, asked.what.get("since_version")
         known = self.known.get(user_id, Known())
-
-        def wanted(rows: list[Row]) -> dict[tuple[int, int], Row]:
-            kind, channels = what.get("type"), what.get("channels")
-            if channels is not None:
-                kind = kind or 0
-                rows = [row for row in rows if row[1] in channels]
-            return {row[:2]: row for row in rows if kind is None or row[0] == kind}
-
-        should = wanted(known.at(reply.version))
-        got: dict[tuple[int, int], Row] = {row[:2]: row for row in reply.read_states}
-        if list(got) != sorted(got) or len(got) != len(reply.read_states):
-            raise Violation(f"{worker}: not in order, or twice: {reply}")
+        if not reply.full and (since is None or since > reply.version):
+            raise Violation(f"{worker}: a delta nobody can use: {reply} {asked}")
+        should = expected(known.at(reply.version), what, -1 if reply.full else since)
+        with_mentions = what.get("mentions", False)
+        rows = [
+            ReadState(*row[:9], mentions(row) if with_mentions else None) for row in should.rows
+        ]
+        if (reply.read_states, reply.totals, reply.next) != (rows, should.totals, should.next):
+            raise Violation(f"{worker} answered {asked}\n  with {reply}\n  should be {should}")
         if not reply.full:
-            if since is None or since > reply.version:
-                raise Violation(f"{worker}: a delta nobody can use: {reply} {asked}")
-            if any(row[8] <= since for row in reply.read_states):
-                raise Violation(f"{worker}: a delta with what is older: {reply} {asked}")
-            got = {**wanted(known.at(since)), **got}
-        if got != should:
-            raise Violation(
-                f"{worker} answered {asked}\n  with {reply}\n  which makes {sorted(got.values())}"
-                f"\n  should be {sorted(should.values())}"
-            )
+            wanted = asked_for(what)
+            gone = set(places(filter(wanted, shown(known.at(since)))))
+            gone -= set(places(shown(known.at(reply.version))))
+            if gone:
+                raise Violation(f"{worker}: {reply} does not say that {gone} is gone: {asked}")
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -266,7 +261,7 @@ class Checks:
         """All is drained: the database is the fold of the log."""
         database = self._world.database
         for user_id in {*database.cells, *self.known}:
-            found, should = database.read(user_id), self.oracle.rows(user_id)
+            found, should = database.read(user_id), self.oracle.stored(user_id)
             if found != should:
                 raise Violation(f"user {user_id}: the database has {found}, the log {should}")
         for number, offsets in enumerate(self.bad):

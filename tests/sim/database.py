@@ -1,8 +1,8 @@
 """The database of all workers, and the store through which one of them reaches it.
 
 Rows are kept by write timestamp, as Cassandra does: the larger one wins, whatever comes last; a
-deletion of a user hides rows up to its timestamp. A batch is not atomic: the changes of one user
-are, those of another come at another moment, or never.
+deletion of a user hides rows that are older than its version. A batch is not atomic: the changes of
+one user are, those of another come at another moment, or never.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class Database:
         """What a SELECT of the user gives."""
         low = self.deleted.get(user_id, 0)
         cells = self.cells.get(user_id, {}).values()
-        return sorted(row for stamp, row in cells if row is not None and stamp > low)
+        return sorted(row for stamp, row in cells if row is not None and stamp >= low)
 
     def cell(self, user_id: int, key: Key) -> tuple[int, Row | None]:
         """The newest write that a read state has seen, and what a SELECT gives of it."""
         low = self.deleted.get(user_id, 0)
         stamp, row = self.cells.get(user_id, {}).get(key, (0, None))
-        return (stamp, row) if stamp > low else (low, None)
+        return (stamp, row) if stamp >= low else (low, None)
 
 
 class Store:

@@ -37,15 +37,24 @@ class Replies:
         if self._world.clock.now > self._world.plan.late_topic_s:
             self._topics.add(LATE_REPLIES)
 
-    def reply(self, address: ReplyAddress, key: bytes | None, body: bytes) -> None:
+    def reply(
+        self, address: ReplyAddress, key: bytes | None, body: bytes, _deadline_ms: int
+    ) -> None:
         self._worker.may_die()
         self._world.checks.replied(self._worker, address, key, body)
         self._worker.may_die()
 
     def error(
-        self, address: ReplyAddress, key: bytes | None, user_id: int | None, code: str, text: str
+        self,
+        address: ReplyAddress,
+        key: bytes | None,
+        user_id: int | None,
+        code: str,
+        text: str,
+        limit: int | None = None,
+        deadline_ms: int = 0,
     ) -> None:
-        self.reply(address, key, encode_error(user_id, code, text))
+        self.reply(address, key, encode_error(user_id, code, text, limit), deadline_ms)
 
 
 class DeadLetters:

@@ -13,9 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from readstates.schemas.partitioner import partition_of
-from readstates.streams.config import Settings
+from readstates.streams.config import IDS_UNCHECKED, Settings
+from readstates.streams.partition.plausible_ids import AHEAD_MAX_MS
+from tests.support.events import MARKS_MAX, anything
 
 PARTITIONS = 2
+USER_STATES_MAX = 1000  # nobody has so many, nor so many slots for marks
+BUSY_STATES_MIN = 200  # a table in which a few users may have more marks than are kept
 TRAFFIC_S = 4.0
 WORKERS_MAX = 3
 
@@ -65,6 +69,12 @@ def make(seed: int) -> Plan:
     rand = random.Random(seed)
     calm = rand.random() < 0.15
     states = rand.choice((10, 10, 20, 200, 200))
+    wall_ms = (400 << 32) - rand.randint(0, 6000)  # the clock of the table wraps in some
+    id_epoch_ms = IDS_UNCHECKED
+    if (
+        rand.random() < 0.3
+    ):  # an ID is implausible until a moment of the traffic; the next ones, never
+        id_epoch_ms = wall_ms + AHEAD_MAX_MS + rand.randint(0, int(TRAFFIC_S * 1000))
 
     def often(most: float) -> float:
         return 0.0 if calm or rand.random() < 0.3 else rand.random() * most
@@ -73,7 +83,8 @@ def make(seed: int) -> Plan:
         seed=seed,
         settings=Settings(
             cache_states=states,
-            user_states_max=states // 2,
+            user_states_max=USER_STATES_MAX,
+            id_epoch_ms=id_epoch_ms,
             cassandra_timeout_s=rand.choice((0.4, 1.5)),
             flush_delay_s=rand.choice((0.02, 0.2, 1.0)),
             dirty_share_max=rand.choice((0.2, 0.5, 0.9)),
@@ -104,7 +115,7 @@ def make(seed: int) -> Plan:
         live_fails=0.8 if rand.random() < 0.2 else often(0.3),
         letter_fails=often(0.6),
         late_topic_s=rand.random() * TRAFFIC_S,
-        wall_ms=(400 << 32) - rand.randint(0, 6000),  # the clock of the table wraps in some
+        wall_ms=wall_ms,
         earlier=seed % 4,
     )
     return _long_replay(plan, rand) if rand.random() < 0.1 else plan
@@ -118,7 +129,6 @@ def _long_replay(plan: Plan, rand: random.Random) -> Plan:
     quick = replace(
         plan.settings,
         cache_states=200,  # nobody is evicted and loaded again later on
-        user_states_max=100,
         flush_delay_s=0.02,
         commit_interval_s=rand.choice((0.3, 2.0)),
     )
@@ -169,16 +179,37 @@ def _faults(rand: random.Random) -> list[Fault]:
     return sorted(faults)
 
 
-def _sends(rand: random.Random, states: int) -> list[Send]:
+class Shape(NamedTuple):
+    """What the events of a seed are about; see `_shape`."""
+
+    users: list[int]
+    channels: list[int]
+    messages: int  # so many different ones in a channel, at most
+
+
+def _shape(rand: random.Random, states: int) -> Shape:
+    """Few enough channels and messages that a user with all of them fits into a table.
+
+    A tenth of the seeds has more messages than a read state keeps marks.
+    """
     users = rand.sample(range(1, 10**6), rand.choice((3, 10, 40, 100)))
+    if states >= BUSY_STATES_MIN and rand.random() < 0.2:
+        return Shape(users[:3], rand.sample(range(1, 10**6), 2), 100)
     channels = rand.sample(range(1, 10**6), rand.randint(2, min(8, states // 4)))
+    return Shape(users, channels, 12 if states < BUSY_STATES_MIN else 30)
+
+
+def _sends(rand: random.Random, states: int) -> list[Send]:
+    shape = _shape(rand, states)
+    users, channels = shape.users, shape.channels
     count, hot = rand.randint(120, 300), rand.choice((1, 2))
     all_in_s = rand.choice((1.0, TRAFFIC_S, TRAFFIC_S))
     times = sorted(rand.random() * all_in_s for _ in range(count))
     if rand.random() < 0.3:  # in bursts
         times = [at - at % 0.8 for at in times]
     queries = rand.choice((0.1, 0.3, 0.5))
-    sends = []
+    sends: list[Send] = []
+    gone: dict[int, bool] = {}  # users whose deletion was final: whether more events came
     for number, at in enumerate(times):
         user_id = users[int(rand.random() ** hot * len(users))]
         key = b"%d" % user_id
@@ -187,45 +218,40 @@ def _sends(rand: random.Random, states: int) -> list[Send]:
             sends.append(Send(at, partition, key, _query(rand, user_id, channels), True))
             continue
         dice = rand.random()
-        event = _event(rand, user_id, channels, 1 + number // 8)
+        event = _event(rand, user_id, shape, 1 + shape.messages * number // count)
+        value = json.dumps(event).encode()
         if dice < 0.03:
             bad_key, value = _bad(rand, user_id)
             sends.append(Send(at, partition, bad_key, value, False))
         elif dice < 0.04:  # a producer with another partitioner
-            sends.append(Send(at, 1 - partition, key, json.dumps(event).encode(), False))
+            sends.append(Send(at, 1 - partition, key, value, False))
+        elif dice < 0.08:  # a producer without idempotence: what is in the log, once more
+            old = [send for send in sends[-60:] if send.key == key and not send.query]
+            sends += [send._replace(at_s=at) for send in old[-1:] if user_id not in gone]
+        elif event["type"] == "restore_user" and gone.get(user_id):
+            continue  # see test_events_before_a_restore_are_not_folded_in_a_replay
         else:
-            sends.append(Send(at, partition, key, json.dumps(event).encode(), False))
+            sends.append(Send(at, partition, key, value, False))
+            _note_final(gone, event, user_id)
     return sends
 
 
-def _event(rand: random.Random, user_id: int, channels: list[int], message: int) -> dict[str, Any]:
-    kind = rand.choices(
-        ("ack", "mention", "retract_mention", "pins_ack", "bulk_ack", "manual", "delete", "user"),
-        (40, 20, 5, 5, 6, 6, 14, 3),
-    )[0]
-    if kind == "user":
-        return {"type": "delete_user", "user_id": user_id}
-    if kind == "bulk_ack":
-        acks = [
-            {"channel_id": channel, "message_id": rand.randint(1, message + 4)}
-            for channel in rand.choices(channels, k=rand.randint(1, len(channels)))
-        ]
-        return {"type": kind, "user_id": str(user_id), "acks": acks}
-    event: dict[str, Any] = {
-        "type": "ack" if kind == "manual" else kind,
-        "user_id": user_id,
-        "channel_id": rand.choice(channels),
-    }
-    if rand.random() < 0.1:
+def _note_final(gone: dict[int, bool], event: dict[str, Any], user_id: int) -> None:
+    if event["type"] == "restore_user":
+        gone.pop(user_id, None)
+    elif user_id in gone:
+        gone[user_id] = True
+    elif event.get("final"):
+        gone[user_id] = False
+
+
+def _event(rand: random.Random, user_id: int, shape: Shape, message: int) -> dict[str, Any]:
+    """Anything, about a message that is sent about now; in some seeds few are ever read."""
+    low, high = max(1, message - 4), message + 4
+    event: dict[str, Any] = {"user_id": rand.choice((user_id, str(user_id)))}
+    event.update(anything(rand, (low, high), shape.channels, reads=shape.messages < MARKS_MAX))
+    if rand.random() < 0.1 and "channel_id" in event:
         event["read_state_type"] = 1
-    if kind == "pins_ack":
-        event["timestamp"] = rand.randint(0, 9)
-    elif kind != "delete":
-        event["message_id"] = str(rand.randint(max(1, message - 4), message + 4))
-    if kind == "manual":
-        event.update(manual=True, mention_count=rand.randint(0, 3))
-    if kind in ("ack", "manual") and rand.random() < 0.2:
-        event.update(flags=rand.randint(0, 3), last_viewed=rand.randint(0, 3))
     return event
 
 
@@ -245,15 +271,22 @@ def _bad(rand: random.Random, user_id: int) -> tuple[bytes | None, bytes | None]
 
 
 def _query(rand: random.Random, user_id: int, channels: list[int]) -> dict[str, Any]:
-    """What is asked; `since` and `after` become numbers when it is sent."""
+    """What is asked; `since` and `after_update` become numbers when it is sent."""
     query: dict[str, Any] = {"user_id": user_id, "topic": rand.choice("aaaaal?")}
     query["since"] = rand.choice((None, None, "last", "last", "last", "past", "future"))
-    query["after"] = rand.choice((None, None, None, "own", "own", "future"))
+    query["after_update"] = rand.choice((None, None, None, "own", "own", "future"))
     query["left_ms"] = rand.choice((100, 100, 1000, 2000, 3000))
     if rand.random() < 0.2:
-        query["channels"] = rand.sample(channels, rand.randint(0, len(channels)))
+        query["channel_ids"] = rand.sample(channels, rand.randint(0, len(channels)))
     if rand.random() < 0.1:
-        query["type"] = rand.randint(0, 1)
+        query["read_state_type"] = rand.randint(0, 1)
+    for name in ("mentions", "mentioned", "totals"):
+        if rand.random() < 0.2:
+            query[name] = True
+    if rand.random() < 0.2:
+        query["limit"] = rand.randint(1, 4)
+    if rand.random() < 0.1:
+        query["after"] = (rand.randint(0, 1), rand.choice(channels))
     if rand.random() < 0.03:
         query["bad"] = True
     return query

@@ -76,13 +76,23 @@ class Traffic:
         if what["since"] is not None:
             body["since_version"] = what["since_version"] = since
         own = max((r.offset for r in log.records[-40:] if r.key == send.key), default=None)
-        after = {"own": own, "future": log.end + self.world.noise.randint(0, 30)}.get(what["after"])
+        after = {"own": own, "future": log.end + self.world.noise.randint(0, 30)}.get(
+            what["after_update"]
+        )
         if after is not None:
             body["after_offset"] = what["after_offset"] = after
-        if "channels" in what:
-            body["channel_ids"] = what["channels"]
-        if "type" in what:
-            body["read_state_type"] = what["type"]
+        names = (
+            "channel_ids",
+            "read_state_type",
+            "mentions",
+            "mentioned",
+            "totals",
+            "limit",
+        )
+        body.update({name: what[name] for name in names if name in what})
+        if "after" in what:
+            kind, channel_id = what["after"]
+            body["after"] = {"read_state_type": kind, "channel_id": str(channel_id)}
         if "bad" in what:
             body["since_version"] = -1
         number = len(self.world.checks.asked)

@@ -43,9 +43,9 @@ class Log:
         return ends
 
     def rows(self) -> dict[tuple[int, int, int], Row]:
-        """What Cassandra must hold, by (user, type, channel)."""
+        """What Cassandra must hold, by (user, type, channel); not the marks of final deletions."""
         return {
-            (user, row[0], row[1]): tuple(row)
+            (user, row[0], row[1]): row
             for user in self.oracle.users
             for row in self.oracle.rows(user)
         }

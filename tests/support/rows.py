@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import struct
+from typing import TYPE_CHECKING, Any
 
 from readstates.ops.local import cql
 
@@ -11,9 +12,9 @@ from .waiting import until
 if TYPE_CHECKING:
     from .wire import Reply
 
-Row = tuple[int, ...]
+Row = tuple[Any, ...]  # numbers; in some, the marks at the end
 
-COLUMNS = (
+COLUMNS = (  # that replies show
     "read_state_type",
     "channel_id",
     "last_message_id",
@@ -24,6 +25,9 @@ COLUMNS = (
     "last_viewed",
     "version",
 )
+ENTRY = struct.Struct("=qQ")  # of the marks: a value, and tag << 40 | payload
+MARK, UNCOUNTED = 0, 1  # two of the tags
+FIRST_BYTES = 1 + len(COLUMNS)  # the place of the marks, after the user and the columns
 
 
 class Rows:
@@ -32,36 +36,64 @@ class Rows:
     def __init__(self, host: str, port: int, keyspace: str) -> None:
         self._address, self._keyspace = (host, port), keyspace
 
-    def _select(self, columns: str, where: str = "") -> list[tuple[int | None, ...]]:
-        query = f"SELECT {columns} FROM {self._keyspace}.read_states {where}"
-        return [
-            tuple(None if v is None else int.from_bytes(v, "big", signed=True) for v in row)
-            for row in cql.query(*self._address, query, 20)
-        ]
+    def _select(self, more: tuple[str, ...], where: str = "") -> list[tuple[int, Row, list[bytes]]]:
+        """Each user and row, the marks at its end; and the raw values of `more` columns."""
+        names = ("user_id", *COLUMNS, "marks", *more)
+        query = f"SELECT {', '.join(names)} FROM {self._keyspace}.read_states {where}"
+        found = []
+        for row in cql.query(*self._address, query, 20):
+            values = [value for value in row if value is not None]
+            assert len(values) == len(row), f"a column is missing: {row}"
+            user, *numbers = (int.from_bytes(v, "big", signed=True) for v in values[:FIRST_BYTES])
+            whole = (*numbers, values[FIRST_BYTES])
+            _check_marks(whole)
+            found.append((user, whole, values[FIRST_BYTES + 1 :]))
+        return found
 
     def of(self, user: int) -> list[Row]:
-        """A user's rows in the order of `COLUMNS`."""
-        written = ", ".join(f"WRITETIME({name})" for name in COLUMNS[2:])
-        found: list[Row] = []
-        for row in self._select(f"{', '.join(COLUMNS)}, {written}", f"WHERE user_id = {user}"):
-            values = [v for v in row if v is not None]
-            assert len(values) == len(row), f"a column is missing: {row}"
-            assert len(set(values[len(COLUMNS) :])) == 1, f"written in parts: {row}"
-            found.append(tuple(values[: len(COLUMNS)]))
+        """A user's rows in the order of `COLUMNS`, hidden ones among them."""
+        return [row[:-1] for row in self.with_marks(user)]
+
+    def with_marks(self, user: int) -> list[Row]:
+        """The same rows, each with its marks at the end."""
+        written = tuple(f"WRITETIME({name})" for name in (*COLUMNS[2:], "mentions", "marks"))
+        rows = self._select(written, f"WHERE user_id = {user}")
+        for _, row, times in rows:
+            assert {int.from_bytes(time) for time in times} == {row[8]}, f"in parts: {row}"
+        return [row for _, row, _ in rows]
+
+    def mentions(self, user: int) -> list[list[int]]:
+        """The mentions of each of the rows, as `cqlsh` shows them."""
+        found = []
+        for _, _, (value,) in self._select(("mentions",), f"WHERE user_id = {user}"):
+            assert len(value) == 4 + 12 * int.from_bytes(value[:4])  # each has its length, 8
+            found.append([message_id for _, message_id in struct.iter_unpack(">iq", value[4:])])
         return found
 
     def all(self) -> dict[tuple[int, int, int], Row]:
-        """The whole table, by (user, type, channel)."""
-        found = {}
-        for row in self._select(f"user_id, {', '.join(COLUMNS)}"):
-            values = tuple(v for v in row if v is not None)
-            assert len(values) == len(row), f"a column is missing: {row}"
-            found[values[0], values[1], values[2]] = values[1:]
-        return found
+        """The whole table with marks, by (user, type, channel); not the marks of `final`."""
+        return {(user, *row[:2]): row for user, row, _ in self._select(()) if row[1]}
+
+    def final(self) -> set[int]:
+        """Users whose deletion is marked as final."""
+        return {user for user, row, _ in self._select(()) if row[:2] == (0, 0)}
 
     def wait(self, user: int, expected: list[Row]) -> None:
         """Until Cassandra has these rows of the user, and no others."""
         until(lambda: self.of(user) == expected or None, f"rows of {user}: {expected}")
+
+
+def _check_marks(row: Row) -> None:
+    """The count and the last mention against the marks."""
+    entries = [
+        (value, info >> 40, info & (1 << 40) - 1) for value, info in ENTRY.iter_unpack(row[9])
+    ]
+    mentioned = [value for value, tag, rank in entries if tag == MARK and not rank & 1]
+    if not entries and row[4]:
+        mentioned = [row[3]]  # the fields alone say it
+    uncounted = sum(payload for _, tag, payload in entries if tag == UNCOUNTED)
+    assert row[4] == min(len(mentioned) + uncounted, 2**32 - 1), f"count and marks differ: {row}"
+    assert row[3] == max(mentioned, default=0), f"last mention and marks differ: {row}"
 
 
 def rows_of(reply: Reply) -> list[Row]:

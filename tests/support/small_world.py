@@ -13,6 +13,7 @@ from readstates.cache.verify import verify
 from readstates.schemas.headers import ReplyAddress
 from readstates.schemas.queries import Get
 from readstates.schemas.read_state import Row
+from readstates.schemas.replies import Answer
 from readstates.streams.cassandra.write_behind import changes_of
 from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.decode_buffer import DecodeBuffer
@@ -63,7 +64,11 @@ def query(user_id: int, **fields: Any) -> Query:
 
 
 class Database:
-    """Keeps of two writes the one with the larger timestamp, as Cassandra does."""
+    """Keeps of two writes the one with the larger timestamp, as Cassandra does.
+
+    A user's deletion is written with the timestamp before its version, so what has that version
+    stays: the mark of a final deletion.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[tuple[int, int], tuple[int, Row | None]]] = {}
@@ -83,7 +88,7 @@ class Database:
         """What a SELECT of the user gives."""
         low = self.deleted.get(user_id, 0)
         found = self.rows.get(user_id, {}).values()
-        return sorted(row for stamp, row in found if row is not None and stamp > low)
+        return sorted(row for stamp, row in found if row is not None and stamp >= low)
 
     def version(self, user_id: int, key: tuple[int, int]) -> int:
         """The newest write that the read state has seen, deletions too."""
@@ -97,7 +102,8 @@ class World:
     def __init__(self, slots: int = 40, states_max: int = 15, **more: Any) -> None:
         self.loads: list[tuple[Partition, int, int, int]] = []
         self.dead: list[tuple[Partition, int, Any, str]] = []
-        self.answers: list[tuple[Query, int, bool, list[Row]]] = []
+        self.texts: list[str] = []  # of the dead letters
+        self.answers: list[tuple[Query, Answer]] = []
         self.db = Database()
         self.now_ms = 1000
         self.open(slots, states_max, **more)
@@ -126,10 +132,11 @@ class World:
 
     def dead_letter(self, partition: Partition, record: Any, reason: str, text: str) -> None:
         self.dead.append((partition, partition.incarnation, record, reason))
+        self.texts.append(text)
 
-    def answer(self, query: Query, version: int, full: bool, rows: list[Row], hit: bool) -> None:
+    def answer(self, query: Query, answer: Answer, hit: bool) -> None:
         query.done = True
-        self.answers.append((query, version, full, rows))
+        self.answers.append((query, answer))
 
     # -- by hand
 

@@ -292,12 +292,7 @@ class Wire:
     def arrived(self) -> list[Reply]:
         """All replies so far; those just arrived are read first."""
         while (message := self._replies.poll(0)) is not None:
-            number, topic, value = message.partition(), message.topic(), message.value()
-            assert number is not None
-            assert topic is not None
-            assert value is not None
-            found = dict(message.headers() or [])
-            self._got.append(Reply(message.key(), json.loads(value), found, topic, number))
+            self._got.append(reply_of(message))
         return self._got
 
     def wait(self, correlation_id: bytes, timeout_s: float = WAIT_S) -> Reply | None:
@@ -331,15 +326,27 @@ class Wire:
         return reply
 
 
+def reply_of(message: Message) -> Reply:
+    number, topic, value = message.partition(), message.topic(), message.value()
+    assert number is not None
+    assert topic is not None
+    assert value is not None
+    found = dict(message.headers() or [])
+    return Reply(message.key(), json.loads(value), found, topic, number)
+
+
 def check_form(reply: Reply, user: int) -> None:
     """Everything that is said of a reply's form."""
-    assert list(reply.value) == ["user_id", "version", "full", "read_states"]
+    more = [name for name in ("totals", "next") if name in reply.value]
+    assert list(reply.value) == ["user_id", "version", "full", "read_states", *more]
     assert reply.value["user_id"] == str(user)
     assert reply.value["version"].isdecimal()
     assert type(reply.value["full"]) is bool
     places = []
     for state in reply.states:
-        assert set(state) == set(COLUMNS)
+        assert set(state) - {"mentions"} == set(COLUMNS)
+        if "mentions" in state:
+            _check_mentions(state)
         for name in ("channel_id", "last_message_id", "last_mention_id", "version"):
             assert isinstance(state[name], str)
             assert state[name].isdecimal()
@@ -348,6 +355,15 @@ def check_form(reply: Reply, user: int) -> None:
         assert int(state["version"]) <= int(reply.value["version"])
         places.append((state["read_state_type"], int(state["channel_id"])))
     assert places == sorted(set(places))
+
+
+def _check_mentions(state: dict[str, Any]) -> None:
+    """The list of mentions against the count and the last one."""
+    assert all(isinstance(each, str) for each in state["mentions"])
+    mentions = list(map(int, state["mentions"]))
+    assert mentions == sorted(set(mentions))
+    assert len(mentions) <= state["mention_count"]
+    assert int(state["last_mention_id"]) == max(mentions, default=0)
 
 
 def encode(user: int, body: Mapping[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 from readstates.schemas import events as e
@@ -50,9 +51,17 @@ QUERIES: dict[str, Get] = {
     "get_channels": Get(101, (203, 202, BIG)),
     "get_type": Get(101, None, 0),
     "get_all_fields": Get(101, (202,), 2, (8 << 48) | 5, 0),
+    "get_more_fields": Get(101, None, 2, 5, 0, True, True, True, 10_000, (255, BIG)),
+    "get_page": Get(101, limit=1, after=(0, 1)),
 }
 
 ROWS: list[Row] = [
-    (0, 202, 303, 304, 1, 1_700_000_000_000, 5, 19_700, (8 << 48) | 5),
-    (2, BIG, BIG, 0, 2**32 - 1, 2**48 - 1, 2**32 - 1, 65_535, BIG),
+    (0, 202, 303, 304, 1, 1_700_000_000_000, 5, 19_700, (8 << 48) | 5, b""),
+    (2, BIG, BIG, 0, 2**32 - 1, 2**48 - 1, 2**32 - 1, 65_535, BIG, b""),
+]
+
+MARKED_ROWS: list[Row] = [
+    ROWS[0],
+    (2, 7, 303, 306, 2, 0, 0, 0, BIG, struct.pack("=qQqQqQ", 304, 0, 305, 1, 306, 4)),
+    (2, BIG, BIG, 0, 2**32 - 1, 0, 0, 0, BIG, struct.pack("=qQ", BIG, 1 << 40 | 2**32 - 1)),
 ]

@@ -49,6 +49,7 @@ RULES = {
     ),
     "streams.cassandra": _may(
         *BASICS,
+        "cache.marks",
         "streams.partition",
         "streams.cassandra",
         never={*KAFKA, "faust", "mode", "aiohttp"},

@@ -160,6 +160,6 @@ def test_without_its_barrier_some_order_loses_something(
 def test_without_its_barrier_a_cut_eviction_is_dropped_not_repaired(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """O2: a user who lacks a read state and is not PARTIAL counts wrong."""
+    """O2: a user who lacks a read state and is not PARTIAL has a wrong count."""
     first, second = stretches(ORDERED["O2"][0], monkeypatch)
     assert repaired(build, second) > repaired(build, first + second[1:])

@@ -275,9 +275,9 @@ def test_ends_of_writes_that_nobody_began_are_refused(table: Any) -> None:
     user = table.insert(1, 0, False)
     with pytest.raises(TableDamaged):
         table.take(user)
-    with pytest.raises(ValueError, match="being written"):
+    with pytest.raises(ValueError, match="is under way"):
         table.written(user, 0, [])
-    with pytest.raises(ValueError, match="being written"):
+    with pytest.raises(ValueError, match="is under way"):
         table.write_failed(user, 1, 0)
 
 

@@ -160,7 +160,7 @@ def test_a_died_file_of_another_boot_is_dropped(used: Path, booted: bytes) -> No
     used.write_bytes(data)
     file = opened(used)
     assert not file.warm
-    assert file.why == "not closed clean, and the machine may have started again since"
+    assert file.why == "not closed clean, and the machine may have rebooted since"
     file.close(clean=False)
 
 
@@ -282,6 +282,7 @@ def test_a_file_with_another_name_is_made_anew(used: Path) -> None:
     other.hardlink_to(used)
     before = other.read_bytes()
     file = opened(used)
-    assert (file.warm, file.why) == (False, "it has 2 names: it may be another file of ours")
+    why = "it has 2 hard links: it may also be another file of ours"
+    assert (file.warm, file.why) == (False, why)
     file.close(clean=False)
     assert other.read_bytes() == before

@@ -8,7 +8,7 @@ from typing import Any
 
 from readstates.ops.chaos.history import Asked
 from readstates.ops.chaos.proof import Folded, LogRecord, compare, dead_letters, fold, missing
-from readstates.ops.proof.oracle import Row
+from readstates.ops.proof.oracle import Row, Seen
 
 USER, CHANNEL, EPOCH = 42, 7, 8
 
@@ -30,7 +30,7 @@ LOG = [
 ]
 
 
-def replied(position: int, rows: list[Row], **more: Any) -> Asked:
+def replied(position: int, rows: list[Seen], **more: Any) -> Asked:
     query = Asked(USER, 0, 0.0, 5.0, answered_s=1.0, digest=hash(tuple(rows)), **more)
     query.version = (EPOCH << 48) | position
     return query
@@ -80,6 +80,21 @@ def test_not_deleted() -> None:
     assert compare(folded().oracle, more).extra == 1
 
 
+def test_other_marks_differ() -> None:
+    (user, row), other = rows_in_cassandra()
+    found = compare(folded().oracle, [(user, (*row[:9], row[9] + bytes(16))), other])
+    assert (found.differing, found.total) == (1, 1)
+
+
+def test_the_mark_of_a_final_deletion_is_all_that_is_left() -> None:
+    log = [*LOG, record(4, {"type": "delete_user", "final": True}), record(5, mention(102))]
+    oracle = fold(log, []).oracle
+    mark: Row = (0, 0, 0, 0, 0, 0, 0, 0, (EPOCH << 48) | 5, b"")
+    assert compare(oracle, [(USER, mark)]).total == 0
+    assert compare(oracle, []).lost == 1
+    assert compare(oracle, [(USER, mark), *rows_in_cassandra()]).extra == 2
+
+
 def test_differing() -> None:
     (user, row), other = rows_in_cassandra()
     found = compare(folded().oracle, [(user, (*row[:6], row[6] + 1, *row[7:])), other])
@@ -88,8 +103,8 @@ def test_differing() -> None:
 
 def test_replies() -> None:
     """Each is held against the state at its own version, not at the log's end."""
-    nothing: list[Row] = []
-    first, both = fold(LOG[:1], []).oracle.rows(USER), rows_now()
+    nothing: list[Seen] = []
+    first, both = fold(LOG[:1], []).oracle.seen(USER), folded().oracle.seen(USER)
     good = [
         replied(0, nothing),
         replied(1, first),
@@ -104,8 +119,10 @@ def test_replies() -> None:
 
 
 def test_wrong_replies() -> None:
-    first, both = fold(LOG[:1], []).oracle.rows(USER), rows_now()
+    first, both = fold(LOG[:1], []).oracle.seen(USER), folded().oracle.seen(USER)
+    other_mention = [(*both[0][:9], (100, 102)), both[1]]
     bad = [
+        replied(4, other_mention),
         replied(4, first),  # behind its version
         replied(1, both),  # ahead of it
         replied(4, both, channels=frozenset([CHANNEL])),  # more than was asked for

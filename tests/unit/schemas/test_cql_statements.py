@@ -10,15 +10,21 @@ SIMPLE = "{'class': 'SimpleStrategy', 'replication_factor': 1}"
 
 
 def test_statements() -> None:
-    keyspace, table, log, upgrade = statements("other", SIMPLE)
+    keyspace, table, log, *upgrades = statements("other", SIMPLE)
     assert keyspace == f"CREATE KEYSPACE IF NOT EXISTS other WITH replication = {SIMPLE}"
     assert table.startswith("CREATE TABLE IF NOT EXISTS other.read_states (")
     assert "PRIMARY KEY ((user_id), read_state_type, channel_id)" in table
     assert log.startswith("CREATE TABLE IF NOT EXISTS other.log (")
     column = "first_offsets frozen<list<bigint>>"
     assert column in log
-    assert upgrade == f"ALTER TABLE other.log ADD IF NOT EXISTS {column}", "of an earlier version"
-    for one in (keyspace, table, log, upgrade):
+    mentions, marks = "mentions frozen<list<bigint>>", "marks blob"
+    assert f" {mentions}," in table
+    assert f" {marks}," in table
+    assert upgrades == [
+        f"ALTER TABLE other.read_states ADD IF NOT EXISTS ({mentions}, {marks})",
+        f"ALTER TABLE other.log ADD IF NOT EXISTS {column}",
+    ], "what a keyspace of an earlier version lacks"
+    for one in (keyspace, table, log, *upgrades):
         assert "--" not in one
         assert "{{" not in one
         assert ";" not in one

@@ -10,8 +10,11 @@ import pytest
 
 from readstates.schemas import replies, wire
 from readstates.schemas.queries import encode_query
-from readstates.schemas.read_state import ReadState
-from tests.support.wire_forms import EVENTS, GOLDEN, QUERIES, ROWS
+from readstates.schemas.read_state import ReadState, mentions_of
+from readstates.schemas.replies import Answer, Totals
+from tests.support.wire_forms import EVENTS, GOLDEN, MARKED_ROWS, QUERIES, ROWS
+
+VERSION = (8 << 48) | 9
 
 
 def golden(name: str) -> bytes:
@@ -31,21 +34,28 @@ def test_query(name: str) -> None:
 
 
 REPLIES = {
-    "full": (replies.encode_reply(101, (8 << 48) | 9, True, ROWS), ROWS, True),
-    "delta_empty": (replies.encode_reply(101, (8 << 48) | 9, False, []), [], False),
+    "full": (Answer(VERSION, True, ROWS), False),
+    "delta_empty": (Answer(VERSION, False, []), False),
+    "page": (Answer(VERSION, True, MARKED_ROWS, Totals(5, 3, 2**32 + 7), (2, 2**63 - 1)), True),
+    "totals": (Answer(VERSION, True, [], Totals(0, 0, 0)), False),
 }
 
 
 @pytest.mark.parametrize("name", REPLIES)
 def test_reply(name: str) -> None:
-    body, rows, full = REPLIES[name]
-    named = [ReadState(*row) for row in rows]
+    answer, mentions = REPLIES[name]
+    body = replies.encode_reply(101, answer, mentions)
     assert body == golden(f"reply.{name}")
-    assert replies.decode_reply(body) == replies.Reply(101, (8 << 48) | 9, full, named)
+    states = [
+        ReadState(*row[:9], tuple(mentions_of(row)) if mentions else None) for row in answer.rows
+    ]
+    expected = replies.Reply(101, VERSION, answer.full, states, answer.totals, answer.next)
+    assert replies.decode_reply(body) == expected
 
 
 ERRORS = {
     "error": replies.ErrorReply(101, replies.STORE_UNAVAILABLE, "the database does not answer"),
+    "error_limit": replies.ErrorReply(101, replies.REPLY_TOO_LARGE, "too many", 3_400),
     "error_no_user": replies.ErrorReply(None, replies.INVALID_QUERY, 'user_id: "é\n" …'),
 }
 
@@ -57,7 +67,7 @@ def test_error_reply(name: str) -> None:
 
 
 def test_faust_reply() -> None:
-    body = replies.encode_reply(101, (8 << 48) | 9, True, ROWS)
+    body = replies.encode_reply(101, Answer(VERSION, True, ROWS), False)
     wrapped = replies.wrap_faust(body, b"101", b"0b1c")
     assert wrapped == golden("reply.faust")
     assert orjson.loads(wrapped)["value"] == orjson.loads(body)

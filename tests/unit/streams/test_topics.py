@@ -47,7 +47,7 @@ def test_one_that_stays_away_is_not_taken_for_a_missing_topic(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(topics, "AWAY_TIMEOUT_S", 0)
-    with pytest.raises(TopicError, match="did not say within 0 s") as caught:
+    with pytest.raises(TopicError, match="did not answer within 0 s") as caught:
         topics.describe(Admin(KafkaError._TIMED_OUT), "updates")
     assert "init" not in str(caught.value)
 

@@ -18,7 +18,7 @@ from tests.support.small_world import World, event
 
 def row(channel_id: int, version: int) -> Row:
     """A read state."""
-    return (0, channel_id, 1, 0, 0, 0, 0, 0, version)
+    return (0, channel_id, 1, 0, 0, 0, 0, 0, version, b"")
 
 
 def write_of(user_id: int, rows: int, delete_version: int = 0) -> Write:

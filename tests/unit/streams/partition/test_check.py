@@ -211,7 +211,7 @@ def test_a_second_answer_to_one_request_is_dropped() -> None:
     """Its user may be in the table already, or its first rows may wait for room."""
     world = short_of_room()
     ticket = world.partition.loading.users[9].ticket
-    world.partition.loaded(1, 9, ticket, [(0, 5, 5, 0, 0, 0, 0, 0, 1)])
+    world.partition.loaded(1, 9, ticket, [(0, 5, 5, 0, 0, 0, 0, 0, 1, b"")])
     world.partition.check()
     world.write_all(delay_ms=10**6)
     table = world.partition.table

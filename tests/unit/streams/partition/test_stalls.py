@@ -18,7 +18,7 @@ from tests.support.small_world import World, event, query, record, version
 
 def row(channel_id: int, message_id: int = 5, at: int = 1) -> Row:
     """A read state as the database has it, with one mention."""
-    return (0, channel_id, message_id, message_id + 1, 1, 0, 0, 0, at)
+    return (0, channel_id, message_id, message_id + 1, 1, 0, 0, 0, at, b"")
 
 
 def test_a_load_overtaken_by_another_is_dropped() -> None:
@@ -39,7 +39,7 @@ def test_a_load_overtaken_by_another_is_dropped() -> None:
     world.load_next()
     asked = query(1)
     world.ask(asked)
-    assert [state[CHANNEL] for state in world.answers[-1][3]] == [7, 8]
+    assert [state[CHANNEL] for state in world.answers[-1][1].rows] == [7, 8]
 
 
 def test_a_user_evicted_half_admitted_is_loaded_again() -> None:
@@ -65,7 +65,7 @@ def test_a_user_evicted_half_admitted_is_loaded_again() -> None:
     while world.loads:
         world.load_next()
     world.ask(query(3))
-    assert [state[CHANNEL] for state in world.answers[-1][3]] == [7, 9]
+    assert [state[CHANNEL] for state in world.answers[-1][1].rows] == [7, 9]
     assert not world.partition.loading.users
 
 
@@ -80,7 +80,7 @@ def test_room_is_made_however_many_small_users_must_go(monkeypatch: pytest.Monke
     world.ask(query(99))
     world.load_next([row(channel) for channel in range(1, 9)])
     assert not world.partition.room.stalled
-    assert len(world.answers[-1][3]) == 8
+    assert len(world.answers[-1][1].rows) == 8
 
 
 def test_a_batch_without_records_releases_queries() -> None:
@@ -93,7 +93,7 @@ def test_a_batch_without_records_releases_queries() -> None:
     assert not asked.done
     assert world.feed(end=2) == 0
     assert asked.done
-    assert world.answers[-1][1] == version(1)
+    assert world.answers[-1][1].version == version(1)
 
 
 def test_an_update_that_needs_room_is_taken_in_the_same_slice() -> None:
