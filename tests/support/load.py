@@ -43,7 +43,7 @@ class Log:
         return ends
 
     def rows(self) -> dict[tuple[int, int, int], Row]:
-        """What Cassandra must hold, by (user, type, channel); not the marks of final deletions."""
+        """What Cassandra must hold, by (user, type, channel)."""
         return {
             (user, row[0], row[1]): row
             for user in self.oracle.users
