@@ -176,7 +176,7 @@ def test_scenarios(served: Service, variant: Variant) -> None:
     try:
         log.read()
         for user in by_user:
-            assert wire.rows.with_marks(user) == log.oracle.rows(user)
+            assert wire.rows.with_marks(user) == log.oracle.stored(user)
         assert log.oracle.bad == 0
         assert wire.dead_letters() == []
     finally:

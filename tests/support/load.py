@@ -47,7 +47,7 @@ class Log:
         return {
             (user, row[0], row[1]): row
             for user in self.oracle.users
-            for row in self.oracle.rows(user)
+            for row in self.oracle.stored(user)
         }
 
     def close(self) -> None:
