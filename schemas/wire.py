@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
+from msgspec import Struct
 from msgspec.structs import fields
 
 from .events import (
@@ -246,7 +247,7 @@ def encode_update(event: Update) -> bytes:
     return orjson.dumps(body)
 
 
-_NAMES = {
+_NAMES: dict[type[Struct], str] = {
     Ack: "ack",
     MarkUnread: "ack",
     BulkAck: "bulk_ack",
