@@ -335,7 +335,7 @@ class Oracle:
                 return
             new = copy.deepcopy(states.get(where)) or State()
             fold = State.mark_unread if event.get("manual") else FOLDS[kind]
-            fold(new, event, version)  # type: ignore[operator]  # functions of a State
+            fold(new, event, version)
             self._put(user_id, states, {where: new}, version)
 
     def _delete_user(self, event: dict[str, Any], user_id: int, version: int) -> None:

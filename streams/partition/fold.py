@@ -107,10 +107,7 @@ def fold(table: Table, user: int, event: Update, version: int) -> int:
             up_to = max(event.up_to, 0)
             code = table.delete(user, event.read_state_type, event.channel_id, up_to, version)
         case DeleteUser():
-            was_clean = not table.first_version(user)
             code = table.delete_user(user, version, event.final)
-            if code & CHANGED and was_clean:
-                code |= DIRTIED
         case RestoreUser():
             code = table.restore_user(user, version)
     return code

@@ -221,8 +221,7 @@ def _sends(rand: random.Random, states: int) -> list[Send]:
         event = _event(rand, user_id, shape, 1 + shape.messages * number // count)
         value = json.dumps(event).encode()
         if dice < 0.03:
-            bad_key, value = _bad(rand, user_id)
-            sends.append(Send(at, partition, bad_key, value, False))
+            sends.append(Send(at, partition, *_bad(rand, user_id), False))
         elif dice < 0.04:  # a producer with another partitioner
             sends.append(Send(at, 1 - partition, key, value, False))
         elif dice < 0.08:  # a producer without idempotence: what is in the log, once more

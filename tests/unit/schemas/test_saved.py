@@ -78,7 +78,7 @@ def test_an_export_makes_the_same_read_states_elsewhere(before: list[e.Update]) 
 def test_nothing_newer_is_lost(before: list[e.Update], after: list[e.Update]) -> None:
     """A snapshot of an earlier moment, imported later, changes nothing (plain events only)."""
     live, moment = Oracle(), Oracle()
-    plain = [
+    plain: list[e.Update] = [
         e.Ack(x.user_id, x.channel_id, x.message_id, x.read_state_type)
         if isinstance(x, e.Ack)
         else x
@@ -166,6 +166,12 @@ def test_one_event_for_each(state: SavedState, events: list[e.Update]) -> None:
     ]
 
 
+def test_of_many_mentions_the_newest_are_kept() -> None:
+    many = tuple(range(11, 11 + e.MENTION_IDS_MAX + 6))
+    state = SavedState(0, 5, 10, many[-1], len(many), mentions=many)
+    assert list(events_of(USER, state)) == [e.Merge(USER, 5, 0, 10, many[6:], len(many))]
+
+
 @pytest.mark.parametrize(
     ("state", "said"),
     [
@@ -180,7 +186,7 @@ def test_mentions_that_cannot_be(state: SavedState, said: str) -> None:
 
 def test_a_line_is_a_read_state_or_a_reply() -> None:
     row: Row = (2, 5, 6, 14, 1, 9, 3, 8, 77, b"")
-    answer = Answer(99, True, [row, (3, *row[1:])])  # type: ignore[list-item]  # mypy: (int, *Row)
+    answer = Answer(99, True, [row, (3, *row[1:])])
     reply = encode_reply(USER, answer, mentions=False)
     expected = SavedState(*row[:8])
     assert wire.decode_saved(reply) == [

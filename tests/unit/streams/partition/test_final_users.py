@@ -195,7 +195,8 @@ def test_a_replay_knows_what_was_hidden_since() -> None:
     world.feed(*log)
     world.load_next()
     world.write_all()
-    replay(world, *log)
+    replay(world, log[0])
+    world.feed(log[1])
     world.ask(query(USER, since_version=version(0)))
     answer = world.answers[-1][1]
     assert (answer.rows, answer.full) == ([], True)

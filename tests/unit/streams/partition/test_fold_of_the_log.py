@@ -121,7 +121,7 @@ class FaultyWorld(World):
         self.writes: list[tuple[list[Any], list[Any]]] = []
         self.kept: set[int] = set()  # dead letters that the broker has
         self.read: list[tuple[Any, list[Row]]] = []  # loads whose rows were read
-        more = {"parked_max": PARKED_MAX, "inbox_max": 50, "ids": self.log.ids}
+        more: dict[str, Any] = {"parked_max": PARKED_MAX, "inbox_max": 50, "ids": self.log.ids}
         super().__init__(self.slots, STATES_MAX, **more)
 
     # -- steps
@@ -253,7 +253,8 @@ class FaultyWorld(World):
         self.last_version = 0
         self.next = sum(r.offset < position for r in self.log.records)
         self.incarnations += 1
-        more = {"parked_max": PARKED_MAX, "inbox_max": 50, "incarnation": self.incarnations}
+        more: dict[str, Any] = {"parked_max": PARKED_MAX, "inbox_max": 50}
+        more["incarnation"] = self.incarnations
         more |= {"position": position, "committed": self.committed, "ids": self.log.ids}
         self.open(self.slots, STATES_MAX, died, catch_up_to=max(position, self.fed), **more)
         self.position_before = position
