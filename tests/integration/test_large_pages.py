@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,8 @@ from tests.support.pages import limit_of, pages_of, states_of
 from tests.support.service import Service
 from tests.support.wire import Wire, new_user
 
-DEFAULTS = {setting.name: setting.default for setting in fields(Settings)}
-STATES = DEFAULTS["user_states_max"]
+DEFAULTS: dict[str, Any] = {setting.name: setting.default for setting in fields(Settings)}
+STATES: int = DEFAULTS["user_states_max"]
 LARGE_ID = 1_300_000_000_000_000_000
 BULK = 1000
 

@@ -320,6 +320,8 @@ NOT_CHANNELS: list[Any] = [
     *(None, "5", {}, 5, [1, 1], ["1", 1], [0], [None]),
     *([1.0], [True], ["01"], [2**63], [[1]]),
 ]
+NOT_PLACES: list[Any] = [None, [], "5", {}, {"read_state_type": 1}]
+NOT_BOOLEANS: list[Any] = [None, 1, "true"]
 WRONG: list[dict[str, Any]] = [
     {"type": "put"},
     {"type": None},
@@ -329,9 +331,9 @@ WRONG: list[dict[str, Any]] = [
     *({"read_state_type": value} for value in (None, -1, 256, "0", 1.0, True)),
     *({"since_version": value} for value in (None, -1, "x", "00", 1.5, 2**63, False)),
     *({"after_offset": value} for value in (None, -1, "-1", "", 1.5, 2**63)),
-    *({name: value} for name in ("mentions", "mentioned", "totals") for value in (None, 1, "true")),
+    *({name: bad} for name in ("mentions", "mentioned", "totals") for bad in NOT_BOOLEANS),
     *({"limit": value} for value in (None, 0, 10_001, "5", True, 1.0)),
-    *({"after": value} for value in (None, [], "5", {}, {"read_state_type": 1})),
+    *({"after": value} for value in NOT_PLACES),
     *({"after": {"channel_id": value}} for value in (None, 0, "x", 2**63)),
     {"after": {"channel_id": 5, "read_state_type": 256}},
 ]

@@ -41,10 +41,12 @@ class Record(NamedTuple):
         return 3
 
     def key(self) -> bytes | None:
-        return self.produced["key"]
+        key: bytes | None = self.produced["key"]
+        return key
 
     def value(self) -> bytes:
-        return self.produced["value"]
+        value: bytes = self.produced["value"]
+        return value
 
 
 class Producer:
@@ -158,7 +160,7 @@ def test_half_of_its_size_if_the_bound_does_not_say(world: World, bound: int | N
 
 def test_halves_come_to_an_end(world: World) -> None:
     """A client that follows the advice gets to one read state, and then to an error without."""
-    limits = [len(ROWS)]
+    limits: list[Any] = [len(ROWS)]
     while limits[-1] is not None:
         body = encode_reply(5, Answer(BIG, True, ROWS[: limits[-1]]), False)
         world.reply(body=body)
@@ -181,7 +183,7 @@ def test_a_bound_is_asked_for_once_for_many_replies(
     world.bound_is(10_000)
     assert len(world.errors()) == 3
     later = time.monotonic() + refused_replies.BOUND_KNOWN_S + 1
-    monkeypatch.setattr(refused_replies.time, "monotonic", lambda: later)
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     world.reply()
     world.refuse_twice()
     assert len(world.requests) == 2
@@ -199,7 +201,7 @@ def test_nothing_goes_out_after_the_deadline(
     world.reply(seconds=60)
     world.refuse_twice()
     late = time.time() + 61
-    monkeypatch.setattr(refused_replies.time, "time", lambda: late)
+    monkeypatch.setattr(time, "time", lambda: late)
     world.producers[1].report()
     world.bound_is(10_000)
     assert (world.errors(), failures()) == ([], 3)
