@@ -16,10 +16,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from readstates.ops.local.worker import WorkerProcess
 from readstates.ops.proof.oracle import Oracle, Row
+from readstates.schemas.fields import DecodeError
 from readstates.schemas.partitioner import partition_of
-from readstates.schemas.queries import Get
+from readstates.schemas.queries import Get, decode_query
 from readstates.schemas.read_state import CHANNEL, MENTION_COUNT, TYPE, VERSION, mentions_of
-from readstates.schemas.wire import DecodeError, decode_query
 from readstates.streams.client import BlockingClient
 from tests.support.waiting import until
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from readstates.ops.proof.oracle import Oracle
 from readstates.schemas import events as e
 from readstates.schemas import wire
+from readstates.schemas.fields import DecodeError
 from readstates.schemas.read_state import Row, mentions_of
 from readstates.schemas.replies import Answer, encode_reply
-from readstates.schemas.saved import SavedState, events_of
+from readstates.schemas.saved import SavedState, decode_saved, events_of
 
 USER = 7
 # few users, channels and messages, so that events meet
@@ -189,18 +190,18 @@ def test_a_line_is_a_read_state_or_a_reply() -> None:
     answer = Answer(99, True, [row, (3, *row[1:])])
     reply = encode_reply(USER, answer, mentions=False)
     expected = SavedState(*row[:8])
-    assert wire.decode_saved(reply) == [
+    assert decode_saved(reply) == [
         (USER, expected),
         (USER, expected._replace(read_state_type=3)),
     ]
     line = {"user_id": str(USER), **orjson.loads(reply)["read_states"][0]}
-    assert wire.decode_saved(orjson.dumps(line)) == [(USER, expected)]
+    assert decode_saved(orjson.dumps(line)) == [(USER, expected)]
     least = b'{"user_id":7,"channel_id":5,"last_message_id":"0"}'
-    assert wire.decode_saved(least) == [(USER, SavedState(0, 5, 0))]
+    assert decode_saved(least) == [(USER, SavedState(0, 5, 0))]
     named = encode_reply(USER, answer, mentions=True)
-    assert wire.decode_saved(named)[0] == (USER, expected._replace(mentions=(14,)))
+    assert decode_saved(named)[0] == (USER, expected._replace(mentions=(14,)))
     counted = b'{"user_id":7,"channel_id":5,"last_message_id":3,"mentions":["9",8,9]}'
-    assert wire.decode_saved(counted) == [(USER, SavedState(0, 5, 3, 0, 2, mentions=(8, 9)))]
+    assert decode_saved(counted) == [(USER, SavedState(0, 5, 3, 0, 2, mentions=(8, 9)))]
 
 
 @pytest.mark.parametrize(
@@ -225,5 +226,5 @@ def test_a_line_is_a_read_state_or_a_reply() -> None:
     ],
 )
 def test_a_wrong_line_is_refused_by_its_field(line: bytes, said: str) -> None:
-    with pytest.raises(wire.DecodeError, match=said):
-        wire.decode_saved(line)
+    with pytest.raises(DecodeError, match=said):
+        decode_saved(line)
