@@ -383,7 +383,7 @@ class HeapTable:
             more = -(-(entries + more) // EXTENSION_ENTRIES)
         return more + (state is None)
 
-    def is_final(self, user: User) -> bool:
+    def is_marked(self, user: User) -> bool:
         return False
 
     def count(self, user: User) -> int:
