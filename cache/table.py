@@ -1179,6 +1179,8 @@ class Table:
             code = self._changed(user, mark, version)
         if final:
             self._status[user] |= _FINAL
+        else:  # the mark of a deletion that has ended goes, too
+            self._status[user] &= ~_FINAL & 0xFF
         store_barrier()  # O3: the mark is there before the deletion is noted
         self._delete_version[user] = version
         self._raise_floor(user, version)
@@ -1203,16 +1205,28 @@ class Table:
             self.dirty_states -= 1
 
     def restore_user(self, user: i64, version: i64) -> int:
-        """End a final deletion."""
+        """End a final deletion.
+
+        The mark stays, as one that is deleted up to a message: its version says which events were
+        skipped, so that a replay skips them again.
+        """
         mark: i64 = self._known(user, 0, 0, version)
         if mark < 0:
             return -mark
-        if mark == 0 or self._status[mark] & _TOMBSTONE:
+        if mark == 0 or self._status[mark] & _EXTENDED:
             return _STALE
-        self._status[user] &= ~_FINAL & 0xFF
-        self._status[mark] = (self._status[mark] & (_STATE | _DIRTY)) | _TOMBSTONE
-        self._count_side(user, -1)
-        return self._changed(user, mark, version)
+        self._read_marks(mark)
+        self._marks.delete(1)
+        return self._put(user, mark, 0, 0, 0, 0, version)
+
+    def is_marked(self, user: i64) -> bool:
+        """True if the user has the mark of a final deletion, which may have ended."""
+        return bool(self._status[user] & _FINAL)
+
+    def restored_at(self, user: i64) -> int:
+        """Of a marked user: the version at which its final deletion ended; 0 if it has not."""
+        mark: i64 = self._find_state(user, 0, 0)
+        return self._version[mark] if self._status[mark] & _EXTENDED else 0
 
     # -- events with marks --------------------------------------------------------------------
 
@@ -1435,10 +1449,6 @@ class Table:
         self._read_marks(slot)
         return message_id > self._marks.deleted_up_to
 
-    def is_final(self, user: i64) -> bool:
-        """True if the user's deletion was final: no event but its end may be folded."""
-        return bool(self._status[user] & _FINAL)
-
     # -- many events at once ------------------------------------------------------------------
 
     @cython.ccall
@@ -1459,7 +1469,9 @@ class Table:
             for index in range(begin, end):
                 user: i64 = self._prefetched[index - begin]
                 code: i64 = _ABSENT
-                if user and not self._status[user] & _FINAL:
+                if user and self._status[user] & _FINAL:
+                    code = self._fold_marked(events, index * 8, user)
+                elif user:
                     code = self._fold_one(events, index * 8, user)
                 if code == _NO_ROOM:
                     return index
@@ -1482,6 +1494,17 @@ class Table:
             return self.mention(user, kind, channel_id, message_id, version)
         self._touch(user)
         return self.ack(user, kind, channel_id, message_id, flags, last_viewed, version)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _fold_marked(self, events: i64[:], at: i64, user: i64) -> i64:
+        """The same for a marked user: ABSENT while the deletion is final."""
+        mark: i64 = self._find_state(user, 0, 0)
+        if not self._status[mark] & _EXTENDED:
+            return _ABSENT
+        if events[at + 6] <= self._version[mark]:
+            return _REPLAYED
+        return self._fold_one(events, at, user)
 
     @cython.cfunc
     @cython.exceptval(-1)
