@@ -78,7 +78,10 @@ def test_a_final_deletion_leaves_a_mark_and_nothing_else(service: Service) -> No
     (state,) = wire.get(user, mentions=True, after_offset=offset).states
     assert (state["last_message_id"], state["mentions"]) == ("0", ["108"])
     service.wait_durable(wire.ends(wire.updates))
-    assert [row[:2] for row in wire.rows.of(user)] == [(0, CHANNEL)]
+    restored, state_row = wire.rows.of(user)
+    assert restored[:2] == (0, 0)
+    assert restored[8] > mark[8], "the mark says when the user was restored"
+    assert state_row[:2] == (0, CHANNEL)
 
 
 # -- 8: message IDs from the future ---------------------------------------------------------------
