@@ -212,6 +212,8 @@ def _marks(image: Image, slot: int, state: State) -> Iterator[str]:
     if not state.status & layout.EXTENDED and not state.mention_count and state.last_mention_id:
         yield f"I15: slot {slot} has a last mention and no mentions"
     fields = state.last_message_id, state.mention_count, state.pins_and_viewed, state.flags
+    if DELETED in special and any(fields):
+        yield f"I15: slot {slot} is deleted up to a message, and not all zero"
     hidden = bool(state.status & layout.HIDDEN)
     if not state.status & layout.TOMBSTONE and any(fields) == hidden:
         yield f"I15: slot {slot} is hidden, or its fields are zero, but not both"

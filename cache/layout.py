@@ -51,9 +51,9 @@ Extension slot, with more of a state's entries (marks.py) than its slot can say:
     48  u32  owner: its state's slot              60  u8   how many entries
     61  u8   status: EXTENSION                    62  u16  checksum of bytes 0-55, 60-61
 
-A state that no reply has, since all its fields are zero, is HIDDEN; it has entries, or stands for a
-final deletion: type 0, channel 0. A user's side slots are its hidden states and their extensions,
-and those of its shown states.
+A state that no reply has, since all its fields are zero, is HIDDEN: it has entries, or `set` took
+its last field, or it stands for a final deletion: type 0, channel 0. A user's side slots are its
+hidden states and all its extensions.
 
 A free slot is all zero but for its `next` (byte 52), the next free one.
 
@@ -64,15 +64,15 @@ A user's hash is mix(user_id, 0), a state's mix(channel_id, (owner << 8 | read_s
 entry is at place (hash >> 32) * entries >> 32, or at a later one (0 follows the last) with no empty
 entry in between.
 Checksums: with @n for the 64-bit number at byte_offset n, a user's sum and a state's sum are
-    @0 * C1 + @8 * C2 + @16 * C3 + @24 * C4 + (byte @60 << 8 | status & (USER | PARTIAL)) * C7
+    @0 * C1 + @8 * C2 + @16 * C3 + @24 * C4 + (status & (USER | PARTIAL)) * C7
     @0 * C1 + @8 * C2 + @16 * C3 + @24 * C4 + @32 * C5 + @40 * C6
-        + (owner << 16 | read_state_type << 8 | status) * C7
-(an extension's + next * C1, a user's without its byte @60)
-and the checksum is the upper 16 bits of (sum ^ sum >> 32) * C1.
+        + (owner << 16 | byte @60 << 8 | status) * C7
+an extension's is as a state's, and next * C1 more;
+the checksum is the upper 16 bits of (sum ^ sum >> 32) * C1.
 
 Invariants:
-    I1  every slot below "ever used" is free and on the free list, a user, or a state: exactly one.
-        A free slot, and one never used, is zero but for its `next`.
+    I1  every slot below "ever used" is free and on the free list, a user, a state, or an extension:
+        exactly one. A free slot, and one never used, is zero but for its `next`.
     I2  every user and every state is found through the index, and the index holds nothing else.
     I3  every state's owner is a user, and the state is on that user's list exactly once.
     I4  every user is on the LRU list exactly once.
@@ -99,8 +99,8 @@ follow from the rest (`rebuild.py`). The rest is right or known to be wrong, bec
       is not zero (one in 65,536 of such moments, each a few ns long, passes). The file is dropped;
     - a read state without its user is damage, too;
     - a user is PARTIAL until its last read state is sealed (O1), and again before its first one is
-      freed (O2: otherwise its count would be wrong, and the file dropped). A PARTIAL user is clean,
-      and is evicted;
+      freed (O2): its counts are not under its checksum and would not tell what is missing. A
+      PARTIAL user is clean, and is evicted;
     - a deletion of a user is noted in delete_version before the first read state is freed (O3): a
       rebuild frees the older read states that are still there;
     - a deletion of a read state raises its user's floor first (O4): if the event is folded again,
@@ -109,7 +109,9 @@ follow from the rest (`rebuild.py`). The rest is right or known to be wrong, bec
       it names its owner. The user's place in the queue follows from it;
     - an extension is never changed while a sealed state leads to it (O6, O7): a state's seal
       makes all of a change at once; extensions that no state leads to are freed;
-    - a final deletion makes its mark before delete_version says that the deletion was folded (O3);
+    - a final deletion notes delete_version before it makes its mark (O3): if the event is folded
+      again and there is no mark, it is made then. The other way round the mark would let the event
+      be skipped, with the read states still there;
     - several entries of one event are sealed one by one. The event is folded again, because the
       position is stored after all of it; each entry's version shows whether it was applied.
 
@@ -117,7 +119,8 @@ A compiler may make stores in a different order from the program text. That is h
 slot, because of the checksum, and between two slots except for these pairs:
     O1  insert       the last read state is sealed       before  PARTIAL is taken from its user
     O2  evict        PARTIAL is sealed                   before  the first read state is freed
-    O3  delete_user  delete_version is sealed            before  the first read state is freed
+    O3  delete_user  delete_version is sealed            before  the first read state is freed,
+                                                                 and before the mark is sealed
     O4  delete       the raised floor is sealed          before  the tombstone is sealed
     O5  any          everything a slice does             before  the position moves past it
     O6  any          new extensions are sealed           before  the state that leads to them is

@@ -80,17 +80,23 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def read(self, last_message_id: i64, count: i64) -> cython.int:
-        """Take up a read state with `count` entries. Raises ValueError if M2 or M3 is broken."""
+        """Take up a read state with `count` entries. Raises ValueError if M2-M4 are broken."""
         index: i64
         above: i64 = last_message_id
         self.last_message_id = last_message_id
         self.count = self.uncounted = self.uncounted_up_to = 0
         self.unread_version = self.deleted_up_to = 0
+        tag: i64 = 0
         for index in range(count):
+            if self._entries[2 * index + 1] >> 40 < tag:
+                raise ValueError(f"M3: an entry of tag {tag} is out of order")
+            tag = self._entries[2 * index + 1] >> 40
             self._read_entry(self._entries[2 * index], self._entries[2 * index + 1])
         above = max(above, self.uncounted_up_to, self.deleted_up_to)
         if self.count and self._ids[0] <= above:
             raise ValueError(f"M2: a mark of message {self._ids[0]}, which is not above {above}")
+        if self.deleted_up_to and (last_message_id or self.mention_count()):
+            raise ValueError(f"M4: deleted up to {self.deleted_up_to}, and not all zero")
         return 0
 
     @cython.cfunc
@@ -206,6 +212,8 @@ class Marks:
     def mark(self, message_id: i64, rank: i64) -> cython.bint:
         """A mention or a retraction of a message above the last one and above the deleted ones."""
         if message_id <= self.uncounted_up_to:
+            if self.deleted_up_to and not rank & 1:
+                self.come_back()
             return self._count_only(rank & 1)
         place: i64 = self._place_of(message_id)
         if place < self.count and self._ids[place] == message_id:

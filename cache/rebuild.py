@@ -322,11 +322,14 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _count_extensions(self, slot: i64) -> i64:
+        """How many extensions a read state has; 0 for slot 0."""
         extension: i64 = self._last_mention_id[slot] if self._status[slot] & _EXTENDED else 0
         count: i64 = 0
         while extension:
             count += 1
             extension = self._next[extension]
+            if count > self.slots:
+                raise TableDamaged(f"I14: the extensions of slot {slot} do not end")
         return count
 
     @cython.cfunc

@@ -185,7 +185,7 @@ class Table:
     _views: dict
     _ends: i64[:]
     _prefetched: i64[:]  # what `_prefetch` and `_prefetch_states` found: users, index places
-    _marks: object  # of the read state that an event changes; see marks.py
+    _marks: Marks  # of the read state that an event changes
     _buffer: i64[:]  # its entries
     _prefetch_sink: i64  # takes the loaded values, or the compiler would leave the loads out
     _entries: i64
@@ -498,8 +498,8 @@ class Table:
     @cython.exceptval(-1)
     def _count_live(self, user: i64, more: i64) -> cython.int:
         count: i64 = self._live(user) + more
-        if count < 0:
-            raise TableDamaged("I10: a user has more read states than it counts")
+        if count >> 20:  # below 0, too
+            raise TableDamaged(f"I10: slot {user} counts {count} read states")
         self._live_states[user] = count & 0xFFFF
         self._count_tops[user] = (self._count_tops[user] & 0xF0) | (count >> 16)
         self.resident_states += more
@@ -508,8 +508,8 @@ class Table:
     @cython.exceptval(-1)
     def _count_side(self, user: i64, more: i64) -> cython.int:
         count: i64 = self._side(user) + more
-        if count < 0:
-            raise TableDamaged("I10: a user has more slots than it counts")
+        if count >> 20:  # below 0, too
+            raise TableDamaged(f"I10: slot {user} counts {count} hidden ones and extensions")
         self._side_slots[user] = count & 0xFFFF
         self._count_tops[user] = (self._count_tops[user] & 15) | (count >> 16) << 4
 
@@ -712,7 +712,9 @@ class Table:
         last_pin_timestamp: i64 = row[5]
         flags: i64 = row[6]
         last_viewed: i64 = row[7]
+        version: i64 = row[8]
         entries: i64 = 0
+        valid: cython.bint = last_message_id >= 0
         ordered: cython.bint = self._first_state[user] == before and (
             before == 0
             or kind > self._type[before]
@@ -721,11 +723,12 @@ class Table:
         if row[9]:
             entries = self._marks.read_extra(last_message_id, row[9])
             mention_count = self._marks.mention_count()
-        elif mention_count >> 1 or last_mention_id <= last_message_id * mention_count:
-            last_mention_id = -last_mention_id
+        elif mention_count:  # without entries there is one unread mention, or none
+            valid = valid and mention_count == 1 and last_mention_id > last_message_id
+        else:
+            valid = valid and last_mention_id == 0
         if (
-            kind >> 8 or mention_count >> 32 or last_pin_timestamp >> 48 or flags >> 32
-            or last_viewed >> 16 or last_mention_id < 0
+            not valid or kind >> 8 or last_pin_timestamp >> 48 or flags >> 32 or last_viewed >> 16
             or (not ordered and self._find_state(user, kind, channel_id))
         ):
             raise ValueError(
@@ -738,7 +741,7 @@ class Table:
         self._fill_state(slot, user, kind, channel_id)
         self._last_message_id[slot] = last_message_id
         self._last_mention_id[slot] = last_mention_id
-        self._version[slot] = row[8]
+        self._version[slot] = version
         self._pins_and_viewed[slot] = (last_pin_timestamp << 16) | last_viewed
         self._mention_count[slot] = mention_count
         self._flags[slot] = flags
@@ -778,14 +781,13 @@ class Table:
         self._status[user] |= _PARTIAL
         self._seal(user)
         store_barrier()  # O2: PARTIAL is sealed before the first read state is freed
+        self.resident_states -= self._live(user)
         slot: i64 = self._first_state[user]
         steps: i64 = 0
         self._prefetch_states(slot)
         while slot:
             following: i64 = self._after(slot, steps)
             first: i64 = self._first_extension(slot)
-            if not self._status[slot] & _HIDDEN:
-                self.resident_states -= 1
             self._index_drop(slot)
             self._free_slot(slot)
             self._free_extensions(first)
@@ -1131,6 +1133,12 @@ class Table:
         if slot == 0 or self._status[slot] & _TOMBSTONE:
             self._raise_floor(user, version)
             return _STALE
+        return self._bury(user, slot, version)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _bury(self, user: i64, slot: i64, version: i64) -> i64:
+        """Make a read state a tombstone (I7)."""
         first: i64 = self._first_extension(slot)
         if self._status[slot] & _HIDDEN:
             self._count_side(user, -1)
@@ -1144,7 +1152,7 @@ class Table:
         self._status[slot] = (self._status[slot] & (_STATE | _DIRTY)) | _TOMBSTONE
         self._raise_floor(user, version)
         store_barrier()  # O4: the floor is raised before the read state is a tombstone
-        code = self._changed(user, slot, version)
+        code: i64 = self._changed(user, slot, version)
         store_barrier()  # O7: the tombstone is sealed before its extensions are freed
         self._count_side(user, -self._free_extensions(first))
         return code
@@ -1162,26 +1170,12 @@ class Table:
         `final`: the user is marked, by a hidden read state of type 0 and channel 0, which no
         channel has. O(read states of the user).
         """
-        if version <= self._delete_version[user]:
-            return _REPLAYED
-        code: i64 = _CHANGED
         mark: i64 = self._find_state(user, 0, 0)
-        if final and not (mark and self._version[mark] == version):
-            if self.free == 0:
-                return _NO_ROOM
-            if mark:
-                self._drop_clean(mark)
-                self._drop_state(user, mark)
-            mark = self._new_slot()
-            self._fill_state(mark, user, 0, 0)
-            self._status[mark] |= _HIDDEN
-            self._count_side(user, 1)
-            code = self._changed(user, mark, version)
-        if final:
-            self._status[user] |= _FINAL
-        else:  # the mark of a deletion that has ended goes, too
-            self._status[user] &= ~_FINAL & 0xFF
-        store_barrier()  # O3: the mark is there before the deletion is noted
+        if version <= self._delete_version[user]:
+            if version < self._delete_version[user] or mark or not final:
+                return _REPLAYED  # otherwise a death came between the deletion and its mark
+        if final and mark == 0 and self.free == 0:
+            return _NO_ROOM
         self._delete_version[user] = version
         self._raise_floor(user, version)
         store_barrier()  # O3: delete_version is sealed before the first read state is freed
@@ -1190,19 +1184,27 @@ class Table:
         while slot:
             following: i64 = self._after(slot, steps)
             if self._version[slot] < version:
-                self._drop_clean(slot)
+                if self._status[slot] & _DIRTY:
+                    self.dirty_states -= 1
                 self._drop_state(user, slot)
             slot = following
             steps += 1
-        return code | self._user_changed(user, version)
+        code: i64 = _CHANGED | self._user_changed(user, version)
+        if self._find_state(user, 0, 0) == 0:  # otherwise the mark is newer than this event
+            self._status[user] &= ~_FINAL & 0xFF
+            if final:
+                code |= self._add_final_mark(user, version)
+        return code
 
     @cython.cfunc
-    @cython.inline
     @cython.exceptval(-1)
-    def _drop_clean(self, slot: i64) -> cython.int:
-        """Count a read state that goes as dirty no more."""
-        if self._status[slot] & _DIRTY:
-            self.dirty_states -= 1
+    def _add_final_mark(self, user: i64, version: i64) -> i64:
+        mark: i64 = self._new_slot()
+        self._fill_state(mark, user, 0, 0)
+        self._status[mark] |= _HIDDEN
+        self._count_side(user, 1)
+        self._status[user] |= _FINAL
+        return self._changed(user, mark, version)
 
     def restore_user(self, user: i64, version: i64) -> int:
         """End a final deletion.
@@ -1239,7 +1241,8 @@ class Table:
         """Write a read state anew: its marks are in `_marks`; slot 0: there is none yet.
 
         Extensions and hidden read states of a user take user_states_max slots at most. There a
-        mark is given up as if it were one too many. Refusals change nothing.
+        mark is given up as if it were one too many, and a read state that would be hidden is
+        deleted, and nothing of it remembered. Refusals change nothing.
         """
         last_message_id: i64 = self._marks.last_message_id
         status: cython.int = self._status[slot]  # slot 0 is all zero
@@ -1250,7 +1253,7 @@ class Table:
         if not hidden and not was_shown and self._live(user) >= self.user_states_max:
             return _TOO_MANY
         first: i64 = self._first_extension(slot)
-        before: i64 = self._count_extensions(first)
+        before: i64 = self._count_extensions(slot)
         others: i64 = self._side(user) - before + hidden - bool(status & _HIDDEN)
         entries: i64 = self._marks.write()
         after: i64 = (entries + _ENTRIES - 1) // _ENTRIES
@@ -1259,7 +1262,7 @@ class Table:
             entries = self._marks.write()
             after = (entries + _ENTRIES - 1) // _ENTRIES
         if others + after > self.user_states_max and others + after > self._side(user):
-            return _TOO_MANY
+            return self._bury(user, slot, version) if hidden and was_shown else _TOO_MANY
         if after + (slot == 0) > self.free:
             return _NO_ROOM
         if slot == 0:
@@ -1288,13 +1291,15 @@ class Table:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _count_extensions(self, extension: i64) -> i64:
+    def _count_extensions(self, slot: i64) -> i64:
+        """How many extensions a read state has; 0 for slot 0."""
+        extension: i64 = self._last_mention_id[slot] if self._status[slot] & _EXTENDED else 0
         count: i64 = 0
         while extension:
             count += 1
             extension = self._next[extension]
             if count > self.slots:
-                raise TableDamaged("I14: a read state's extensions do not end")
+                raise TableDamaged(f"I14: the extensions of slot {slot} do not end")
         return count
 
     @cython.cfunc
@@ -1371,12 +1376,24 @@ class Table:
         if not self._marks.mark(message_id, rank):
             return _DUPLICATE
         missing: cython.bint = slot == 0 or self._status[slot] & _TOMBSTONE != 0
-        if rank & 1 and missing and self._live(user) >= self.user_states_max:
-            return _STALE  # a retraction makes no read state at the limit
-        code: i64 = self._put(
+        code: i64 = _TOO_MANY
+        if not (rank & 1 and missing and self._live(user) >= self.user_states_max):
+            code = self._put(
+                user, slot, kind, channel_id, self._pins_and_viewed[slot], self._flags[slot],
+                version,
+            )
+        if code != _TOO_MANY or rank & 1 == 0:
+            return code
+        # At a limit a retraction is not remembered, but it takes its mention away.
+        if missing:
+            self._raise_floor(user, version)  # as for a deletion of what is missing
+            return _STALE
+        if self._marks.mention_count():
+            return _STALE
+        self._marks.read(self._last_message_id[slot], 0)
+        return self._put(
             user, slot, kind, channel_id, self._pins_and_viewed[slot], self._flags[slot], version
         )
-        return _STALE if code == _TOO_MANY and rank & 1 and missing else code
 
     def mark_unread(
         self, user: i64, kind: i64, channel_id: i64, message_id: i64, mention_count: i64,

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, initializedcheck=False
 # mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return, type-arg, return"
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
-"""Checks the invariants I1-I13 of layout.py in a table file, before a `Table` works on it.
+"""Checks the invariants I1-I15 of layout.py in a table file, before a `Table` works on it.
 
 This is plain Python that Cython compiles unchanged, like `table.py`, because a start looks at
 millions of slots. It works on the buffer alone, including the counts and list ends in its header.
@@ -102,7 +102,7 @@ class Verify:
     _live: i64  # read states that are shown
     _dirty: i64  # read states
     _extensions: i64  # that read states lead to
-    _marks: object
+    _marks: Marks
     _buffer: i64[:]  # its entries
 
     def __init__(self, views: dict) -> None:
@@ -298,8 +298,8 @@ class Verify:
         if count:
             if self._marks.write() != count or self._marks.mention_count() != mention_count:
                 raise TableDamaged(f"I15: the entries of slot {slot} are not those of its count")
-        elif mention_count > 1 or (
-            (self._last_mention_id[slot] > last_message_id) != (mention_count == 1)
+        elif mention_count > 1 or (mention_count == 0 and self._last_mention_id[slot]) or (
+            mention_count and self._last_mention_id[slot] <= last_message_id
         ):
             raise TableDamaged(f"I15: slot {slot} counts {mention_count} without entries")
         empty: cython.bint = not (
@@ -307,6 +307,8 @@ class Verify:
         )
         if status & _TOMBSTONE == 0 and empty != (status & _HIDDEN != 0):
             raise TableDamaged(f"I15: slot {slot} is hidden, or its fields are zero, not both")
+        if self._marks.deleted_up_to and not empty:
+            raise TableDamaged(f"I15: the state in slot {slot} is deleted and shown (M4)")
         final: cython.bint = self._status[self._owner[slot]] & _FINAL != 0
         if self._channel_id[slot] == 0 and status & _HIDDEN and not final:
             raise TableDamaged(f"I15: the user of slot {slot} is not FINAL")
@@ -354,6 +356,7 @@ class Verify:
     @cython.cfunc
     @cython.exceptval(-1)
     def _count_extensions(self, slot: i64) -> i64:
+        """How many extensions a read state has; 0 for slot 0."""
         extension: i64 = self._last_mention_id[slot] if self._status[slot] & _EXTENDED else 0
         count: i64 = 0
         while extension:

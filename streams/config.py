@@ -97,7 +97,7 @@ class Settings:
         50_000,
         "Largest number of read states that one user may have; no more than half of CACHE_STATES, "
         "to which a higher default is lowered.",
-        "read states", 1, 10**7,
+        "read states", 1, 10**6,
     )  # fmt: skip
 
     flush_delay_s: float = _write_behind(

@@ -194,6 +194,8 @@ class State:
 
     def _mark(self, message_id: int, edit: int, *, retracted: bool) -> None:
         if message_id <= self.uncounted_up_to:
+            if self.deleted_up_to and not retracted:
+                self._come_back()
             step = -1 if retracted else 1
             self.uncounted = min(max(0, self.uncounted + step), U32_MAX)
             return

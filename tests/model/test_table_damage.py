@@ -14,16 +14,26 @@ from typing import Any
 import pytest
 
 from readstates.cache import fsck, layout, tablefile
-from tests.support.table_builds import BUILDS, IDENTITY, Build, get, new_buffer, residents, verify
+from tests.support.table_builds import (
+    BUILDS,
+    IDENTITY,
+    Build,
+    everything,
+    get,
+    new_buffer,
+    residents,
+    verify,
+)
 
 SLOTS = 200
 ROUNDS = {"compiled": 1_500, "plain": 150}
 FILES = {"compiled": 300, "plain": 40}
+FOR_GOOD = 1 << 33 | 1  # the rank of a retraction of a deleted message
 COVERED = layout.AT_BOOT_ID  # of the header; the rest of it is spare
 
 
 def filled(build: Build, buffer: Any, seed: int) -> Any:
-    """A busy table: residents clean, dirty and under way, tombstones, freed slots."""
+    """A busy table: residents clean, dirty and under way, extensions, tombstones, freed slots."""
     table = build.Table(buffer, 20)
     draw = random.Random(seed)
     for step in range(400):
@@ -37,11 +47,15 @@ def busy(table: Any, draw: random.Random, version: int) -> None:
     user = table.find(user_id)
     if not user:
         if table.evict(3, 50):
-            row = (0, 99, 1, 1, 1, 1, 1, 1, version)
+            row = (0, 99, 1, 2, 1, 1, 1, 1, version, b"")
             table.insert(user_id, version, draw.random() < 0.5, [row])
         return
     kind, channel, message = draw.randint(0, 1), draw.randint(1, 9), draw.randint(1, 99)
-    match draw.randint(0, 11):
+    if table.is_final(user):
+        if draw.random() < 0.2:
+            table.restore_user(user, version)
+        return
+    match draw.randint(0, 15):
         case 0:
             table.touch(user)
         case 1 | 2 | 3:
@@ -49,13 +63,13 @@ def busy(table: Any, draw: random.Random, version: int) -> None:
         case 4 | 5:
             table.mention(user, kind, channel, message, version)
         case 6:
-            table.delete(user, kind, channel, version)
+            table.delete(user, kind, channel, message * draw.randint(0, 1), version)
         case 7:
             table.states(user)
             get(table, user, kind, channel)
         case 8:
             if draw.random() < 0.2:
-                table.delete_user(user, version)
+                table.delete_user(user, version, draw.random() < 0.5)
         case 9 | 10:
             head = table.dirty_head()
             if head and draw.random() < 0.7:
@@ -66,12 +80,20 @@ def busy(table: Any, draw: random.Random, version: int) -> None:
                     table.write_failed(head, 1, 0)
         case 11:
             table.cold_dirty(5)
+        case 12 | 13:
+            rank = draw.choice((2, 3, FOR_GOOD))
+            table.mark(user, kind, channel, message, rank, version)
+        case 14:
+            table.mark_unread(user, kind, channel, message, 3, None, -1, -1, version)
+        case 15:
+            table.merge(user, kind, channel, 0, (message, message + 1), -1, 1, -1, 0, version)
 
 
 def contents(table: Any) -> list[Any]:
     """What a reader can see."""
     return [
-        (table.user_id(user), table.floor(user), table.states(user)) for user in residents(table)
+        (table.user_id(user), table.floor(user), table.states(user), everything(table, user))
+        for user in residents(table)
     ]
 
 

@@ -10,18 +10,34 @@ import random
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from readstates.cache import fsck, layout, tablefile
-from tests.support.table_builds import BUILDS, IDENTITY, verify
-from tests.support.table_oracle import CHANGED, DIRTIED, NO_ROOM, TOO_MANY, Oracle
+from readstates.schemas import wire
+from readstates.streams.partition.fold import fold, slots_needed
+from readstates.streams.partition.rows import slots_of
+from tests.support.table_builds import (
+    BUILDS,
+    IDENTITY,
+    Build,
+    everything,
+    new_buffer,
+    verify,
+)
+from tests.support.table_oracle import CHANGED, DIRTIED, NO_ROOM, TOO_MANY, Endless, coarse
 
 STATES = 1_000
 USERS = 300
 CHANNELS = 12
 STATES_MAX = 10
-EVENTS = {"compiled": 300_000, "plain": 30_000}
-NAMES = ["ack"] * 10 + ["mention"] * 5 + ["retract", "pins_ack", "mark_unread", "delete"]
+EVENTS = {"compiled": 100_000, "plain": 10_000}
+NAMES = [
+    *["ack"] * 6, *["mention"] * 12, *["retract_mention"] * 5, "ack_unread", "pins_ack", "set",
+    "merge", "merge", "delete", "delete",
+]  # fmt: skip
+MESSAGES = 150  # that are talked about at one time
+EVENTS_PER_MESSAGE = 400
 
 
 class World:
@@ -31,11 +47,12 @@ class World:
         self.table = table
         self.random = random.Random(seed)
         self.database: dict[int, dict[tuple[int, int], Any]] = {}
-        self.truth = Oracle(10**9, STATES_MAX)
+        self.truth = Endless(STATES_MAX)
         for user_id in range(1, USERS + 1):
             self.truth.insert(user_id, 0, cold=True)
         self.version = 8 << 48
         self.seen: dict[int, int] = {}
+        self.extensions = 0  # the most that one user had
 
     def write_out(self, users: list[int]) -> None:
         for user in users:
@@ -64,7 +81,7 @@ class World:
                 self.table.touch(user)
             return user
         rows = list(self.database.get(user_id, {}).values())
-        self.room(1 + len(rows), 0)
+        self.room(slots_of(rows), 0)
         self.random.shuffle(rows)
         made: int = self.table.insert(user_id, self.version, cold, rows)
         return made
@@ -73,36 +90,55 @@ class World:
         draw = self.random.random
         self.version += 1
         user_id = 1 + int(USERS * draw() ** 2)
-        name = NAMES[int(draw() * len(NAMES))]
-        user = self.resident(user_id, cold=name == "mention")
-        if draw() < 0.001:
-            self.truth.delete_user(user_id, self.version)
-            assert self.table.delete_user(user, self.version) & CHANGED
-            return
-        key = (int(draw() * 2), 1 + int(draw() * CHANNELS / 2))
-        message = 1 + int(draw() * 1000)
-        args = {
-            "ack": (message, int(draw() * 4) - 1, int(draw() * 4) - 1),
-            "mark_unread": (message, int(draw() * 3), -1, -1),
-            "mention": (message,),
-            "retract": (message,),
-            "pins_ack": (message,),
-            "delete": (),
-        }[name]
-        fold = getattr(self.table, name)
-        code = fold(user, *key, *args, self.version)
+        event = self.any_event()
+        if self.truth.users[user_id].final and draw() < 0.2:
+            event = {"type": "restore_user"}
+        user = self.resident(user_id, cold=event["type"] == "mention")
+        decoded = wire.decode_update(orjson.dumps({**event, "user_id": user_id}))
+        code = fold(self.table, user, decoded, self.version)
         while code == NO_ROOM:
-            self.room(1, user)
-            code = fold(user, *key, *args, self.version)
-        expected = self.truth.fold(user_id, name, key, args, self.version)
-        assert code & ~DIRTIED == expected & ~DIRTIED
+            self.room(slots_needed(self.table, user, decoded), user)
+            code = fold(self.table, user, decoded, self.version)
+        expected = self.truth.fold(user_id, event, self.version)
+        assert coarse(code) & ~DIRTIED == expected & ~DIRTIED, event
         self.seen[code] = self.seen.get(code, 0) + 1
+        self.extensions = max(self.extensions, self.truth.users[user_id].side())
         if draw() < 0.01:  # delivered twice
-            assert not fold(user, *key, *args, self.version) & CHANGED
+            assert not fold(self.table, user, decoded, self.version) & CHANGED
+
+    def any_event(self) -> dict[str, Any]:
+        draw = self.random.random
+        if draw() < 0.001:
+            return {"type": "delete_user", "final": draw() < 0.5}
+        name = NAMES[int(draw() * len(NAMES))]
+        message = 1 + (self.version & 0xFFFFFF) // EVENTS_PER_MESSAGE + int(draw() * MESSAGES)
+        event = {
+            "read_state_type": int(draw() * 2),
+            "channel_id": 1 + int(draw() * CHANNELS / 2),
+            "type": name.removesuffix("_unread"),
+        }
+        if name in ("ack", "ack_unread", "mention", "retract_mention"):
+            event["message_id"] = message
+        if name in ("ack", "set"):
+            event["flags"] = int(draw() * 3)
+        match name:
+            case "ack_unread":
+                event["manual"] = True
+                event["mention_count"] = int(draw() * 3)
+            case "mention" | "retract_mention" if draw() < 0.3:
+                event["edit"] = int(draw() * 3)
+            case "pins_ack":
+                event["timestamp"] = message
+            case "merge":
+                event["mention_ids"] = [message, message + 1, message + 2]
+            case "delete" if draw() < 0.5:
+                event["up_to"] = message
+        return event
 
     def check_user(self, user_id: int) -> None:
         user = self.resident(user_id, cold=True)
         assert self.table.states(user) == self.truth.users[user_id].states()
+        assert everything(self.table, user) == self.truth.users[user_id].everything()
 
 
 @pytest.mark.parametrize("name", sorted(BUILDS))
@@ -121,8 +157,9 @@ def test_a_full_table_forgets_nothing(
             verify(file.table)
     table = file.table
     assert table.evictions > events // 10
-    assert table.resident_states + table.resident_users > 0.8 * STATES
+    assert table.slots - 1 - table.free > 0.8 * STATES
     assert world.seen[TOO_MANY] > 100
+    assert world.extensions == STATES_MAX
     for user_id in range(1, USERS + 1):
         world.check_user(user_id)
     verify(table)
@@ -137,12 +174,41 @@ def test_a_full_table_forgets_nothing(
     while user := file.table.dirty_head():
         world.write_out([user])
     for user_id, user_rows in world.database.items():
-        assert sorted(user_rows.values()) == world.truth.users[user_id].states()
+        rows = [user_rows[key] for key in sorted(user_rows)]
+        assert rows == world.truth.users[user_id].everything()
     assert file.table.dirty_states == 0
     file.close(clean=True)
 
 
-def test_a_read_state_costs_at_most_80_bytes() -> None:
+def slots_of_marks(build: Build, mentions: int) -> int:
+    """How many slots a read state takes that has so many unread mentions."""
+    table = build.Table(new_buffer(100), STATES_MAX * 100)
+    user = table.insert(1, 0, False)
+    free = table.free
+    table.ack(user, 0, 1, 1, -1, -1, 1)
+    for message in range(2, 2 + mentions):
+        table.mention(user, 0, 1, message, message)
+    assert table.totals(user, -1)[2] == mentions
+    return int(free - table.free)
+
+
+# the unread mentions of a read state, and how many bytes it takes with its part of the index
+BYTES = {0: 70, 1: 70, 2: 140, 10: 350, 64: 1610}
+
+
+@pytest.mark.parametrize("mentions", BYTES)
+@pytest.mark.parametrize("name", sorted(BUILDS))
+def test_what_a_read_state_costs(name: str, mentions: int) -> None:
+    """Not counted: the eighth of the slots that `slots_for` adds for users."""
+    slots = slots_of_marks(BUILDS[name], mentions)
+    many = 1_000_000
+    more = layout.table_size_bytes(slots * many) - layout.HEADER_BYTES
+    assert round(more / many) == BYTES[mentions]
+
+
+@pytest.mark.parametrize("mentions", [0, 1])
+def test_a_read_state_costs_at_most_80_bytes(mentions: int) -> None:
+    """With none or one unread mention, where a user has eight of them."""
     users, states = 1_000, 8_000
-    slots = 1 + users + states
+    slots = 1 + users + states * slots_of_marks(BUILDS["plain"], mentions)
     assert (layout.table_size_bytes(slots) - layout.HEADER_BYTES) / states <= 80

@@ -21,22 +21,30 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+import orjson
 import pytest
 
 from readstates.cache import fsck, tablefile
 from readstates.cache.tablefile import open_table
-from tests.support.table_builds import BUILDS, IDENTITY, residents, verify
-from tests.support.table_oracle import CHANGED, NO_ROOM, Oracle, User
+from readstates.schemas import wire
+from readstates.streams.partition.fold import fold, slots_needed
+from readstates.streams.partition.rows import slots_of
+from tests.support.table_builds import BUILDS, IDENTITY, everything, residents, verify
+from tests.support.table_oracle import CHANGED, NO_ROOM, Endless, User
 
 KILLS = int(os.environ.get("KILLS", "60"))
-LIFE_S = {"compiled": 0.006, "plain": 0.03}  # the longest that a process lives
-USERS, CHANNELS, STATES, STATES_MAX = 60, 12, 150, 24  # nobody reaches the limit
+LIFE_S = {"compiled": 0.03, "plain": 0.1}  # the longest that a process lives
+USERS, CHANNELS, STATES, STATES_MAX = 60, 12, 150, 1_000  # nobody reaches the limit
+MESSAGES = 12  # that are talked about at one time: a read state has five extensions at most
 SLICE = 8  # events folded before the position is stored
 COMMIT = 150  # events between two commits
 EPOCH = 8 << 48
-NAMES = ("ack", "ack", "ack", "mention", "mention", "mark_unread", "retract", "pins_ack", "delete")
+NAMES = (
+    *("ack",) * 3, *("mention",) * 5, *("retract_mention",) * 2, "ack_unread", "pins_ack", "set",
+    "merge", "delete", "delete_up_to",
+)  # fmt: skip
 
-Event = tuple[int, str, tuple[int, int], tuple[int, ...]]  # user, name, key, arguments
+Event = dict[str, Any]  # as the interface has it
 Rows = dict[tuple[int, int], Any]
 
 
@@ -46,16 +54,33 @@ def chunk(seed: int, number: int) -> list[Event]:
     draw = random.Random(f"{seed} {number}")
     events: list[Event] = []
     for _ in range(1000):
-        user_id = 1 + int(USERS * draw.random() ** 2)
-        name = draw.choice(NAMES) if draw.random() > 0.01 else "delete_user"
-        key, message = (draw.randint(0, 1), draw.randint(1, CHANNELS)), draw.randint(1, 1000)
-        args: dict[str, tuple[int, ...]] = {
-            "ack": (message, draw.randint(-1, 2), draw.randint(-1, 2)),
-            "mark_unread": (message, draw.randint(0, 2), -1, -1),
-            "delete": (),
-            "delete_user": (),
-        }
-        events.append((user_id, name, key, args.get(name, (message,))))
+        event: Event = {"user_id": 1 + int(USERS * draw.random() ** 2)}
+        events.append(event)
+        if draw.random() < 0.02:
+            event["type"] = draw.choice(("delete_user", "restore_user"))
+            event |= {"final": True} if draw.random() < 0.5 else {}
+            continue
+        name, message = draw.choice(NAMES), number + draw.randint(1, MESSAGES)
+        event["type"] = name.removesuffix("_unread").removesuffix("_up_to")
+        event["read_state_type"], event["channel_id"] = draw.randint(0, 1), draw.randint(1, CHANNELS)
+        if name in ("ack", "ack_unread", "mention", "retract_mention"):
+            event["message_id"] = message
+        if name == "ack" and draw.random() < 0.3:
+            event["if_version"] = EPOCH | draw.randrange(1000 * number, 1000 * number + 1000)
+        if name in ("ack", "set", "merge"):
+            event["flags"] = draw.randint(0, 2)
+        match name:
+            case "mention" | "retract_mention" if draw.random() < 0.4:
+                event["edit"] = draw.randint(0, 2)
+            case "ack_unread":
+                event["manual"] = True
+                event["mention_ids"] = [message + 1, message + 2]
+            case "pins_ack":
+                event["timestamp"] = message
+            case "merge":
+                event["mention_ids"] = [message, message + 1]
+            case "delete_up_to":
+                event["up_to"] = message
     return events
 
 
@@ -79,21 +104,18 @@ class Owner:
             os.write(self.journal, len(data).to_bytes(4, "little") + data)
 
     def fold(self, offset: int) -> None:
-        user_id, name, key, args = event_at(self.seed, offset)
-        version, table = EPOCH | (offset + 1), self.table
+        event, version, table = event_at(self.seed, offset), EPOCH | (offset + 1), self.table
+        user_id = event["user_id"]
         user = table.find(user_id)
-        if user and name != "mention":
+        if user and event["type"] != "mention":
             table.touch(user)
         if not user:
             rows = list(self.database.get(user_id, {}).values())
-            self.room(1 + len(rows), 0)
-            user = table.insert(user_id, version, name == "mention", rows)
-        if name == "delete_user":
-            table.delete_user(user, version)
-            return
-        event = getattr(table, name)
-        while event(user, *key, *args, version) == NO_ROOM:
-            self.room(1, user)
+            self.room(slots_of(rows), 0)
+            user = table.insert(user_id, version, event["type"] == "mention", rows)
+        decoded = wire.decode_update(orjson.dumps(event))
+        while fold(table, user, decoded, version) == NO_ROOM:
+            self.room(slots_needed(table, user, decoded), user)
 
     def room(self, needed: int, keep: int) -> None:
         while not self.table.evict(needed, 64, keep):
@@ -148,22 +170,20 @@ def apply(database: dict[int, Rows], write: tuple[int, int, list[Any]]) -> None:
             known[row[:2]] = row
 
 
-class Truth(Oracle):
+class Truth(Endless):
     """The log folded by dicts; nobody is ever evicted."""
 
     def __init__(self, seed: int) -> None:
-        super().__init__(1 << 40, STATES_MAX)
+        super().__init__(STATES_MAX)
         self.seed, self.position = seed, 0
         for user_id in range(1, USERS + 1):
             self.users[user_id] = User()
 
     def advance(self, position: int) -> Truth:
         for offset in range(self.position, position):
-            user_id, name, key, args = event_at(self.seed, offset)
-            version, user = EPOCH | (offset + 1), self.users[user_id]
-            if name == "delete_user":
-                self.delete_user(user_id, version)
-            elif self.fold(user_id, name, key, args, version) & CHANGED:
+            event = event_at(self.seed, offset)
+            user = self.users[event["user_id"]]
+            if self.fold(event["user_id"], event, EPOCH | (offset + 1)) & CHANGED:
                 user.rows = {k: row for k, row in user.rows.items() if not row.tombstone}
             user.first_version = user.delete_version = 0
             self.queue.clear()
@@ -255,11 +275,11 @@ class World:
         truth.advance(end)
         for user_id, known in truth.users.items():
             if user := table.find(user_id):
-                assert table.states(user) == known.states()
+                assert everything(table, user) == known.everything()
         owner.write_all()
         verify(table)
         for user_id, known in truth.users.items():
-            assert sorted(owner.database.get(user_id, {}).values()) == known.states()
+            assert sorted(owner.database.get(user_id, {}).values()) == known.everything()
         file.close(clean=True)
 
     def compare_before(self, table: Any, truth: Truth, version: int) -> None:
@@ -270,8 +290,8 @@ class World:
         """
         self.exact += 1
         for user in residents(table):
-            known = {row[:2]: row for row in truth.users[table.user_id(user)].states()}
-            for row in table.states(user):
+            known = {row[:2]: row for row in truth.users[table.user_id(user)].everything()}
+            for row in everything(table, user):
                 if row[8] <= version:
                     assert row == known[row[:2]]
                 else:

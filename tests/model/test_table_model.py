@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -16,19 +17,58 @@ from hypothesis.stateful import (
 )
 
 from readstates.cache import fsck, layout
-from tests.support.table_builds import BUILDS, Build, get, image, new_buffer, residents, verify
-from tests.support.table_oracle import CHANGED, Oracle, Row
+from readstates.ops.proof.oracle import State
+from readstates.schemas import wire
+from readstates.streams.partition.fold import fold
+from tests.support.table_builds import (
+    BUILDS,
+    Build,
+    everything,
+    get,
+    image,
+    new_buffer,
+    residents,
+    verify,
+)
+from tests.support.table_oracle import Oracle, Row, coarse
 
-SLOTS = 14  # room for 13 users and read states
+SLOTS = 22  # room for 21 users, read states and extensions
 STATES_MAX = 4
 USERS = st.integers(1, 4)
 KEYS = st.tuples(st.sampled_from([0, 255]), st.sampled_from([1, 2, 2**63 - 1]))
 MESSAGES = st.sampled_from([1, 2, 3, 4, 5, 2**63 - 1])
-FLAGS = st.sampled_from([-1, -1, 0, 1, 2**32 - 1])
-VIEWED = st.sampled_from([-1, -1, 0, 1, 65535])
+FLAGS = st.sampled_from([0, 1, 2**32 - 1])
+VIEWED = st.sampled_from([0, 1, 65535])
 COUNTS = st.sampled_from([0, 1, 2, 2**32 - 1])
 PINS = st.sampled_from([0, 1, 2, 2**48 - 1])
+EDITS = st.sampled_from([0, 1, 2**32 - 1])
+SOME = st.lists(MESSAGES, max_size=4, unique=True)
 AGE = st.sampled_from([0, 0, 0, 0, 1, 2, 5])  # how far back in the log an event stands: replays
+
+
+def events(kind: str, *, optional: dict[str, Any] | None = None, **fields: Any) -> Any:
+    """Events of one type, as the interface has them."""
+    return st.fixed_dictionaries({"type": st.just(kind), **fields}, optional=optional or {})
+
+
+OPTIONS = {"flags": FLAGS, "last_viewed": VIEWED}
+EDIT = {"edit": EDITS}
+MERGE = {**OPTIONS, "last_message_id": MESSAGES, "mention_ids": SOME, "mention_count": COUNTS}
+EVENTS = st.one_of(
+    events("ack", message_id=MESSAGES, optional=OPTIONS),
+    events("ack", message_id=MESSAGES, age=st.integers(0, 20)),  # if_version
+    events("mention", message_id=MESSAGES),
+    events("mention", message_id=MESSAGES, optional=EDIT),
+    events("retract_mention", message_id=MESSAGES, optional=EDIT),
+    events("ack", message_id=MESSAGES, manual=st.just(True), optional=OPTIONS),
+    events("ack", message_id=MESSAGES, manual=st.just(True), mention_count=COUNTS),
+    events("ack", message_id=MESSAGES, manual=st.just(True), mention_ids=SOME),
+    events("pins_ack", timestamp=PINS),
+    events("set", flags=FLAGS),
+    events("set", last_viewed=VIEWED),
+    events("merge", last_pin_timestamp=PINS, optional=MERGE),
+    events("delete", optional={"up_to": MESSAGES}),
+)
 
 
 class TableMachine(RuleBasedStateMachine):
@@ -48,28 +88,29 @@ class TableMachine(RuleBasedStateMachine):
         self.log_end += age == 0
         return self.log_end - age
 
-    def fold(self, user_id: int, name: str, key: Any, args: tuple[int, ...], age: int) -> None:
+    def fold(self, user_id: int, event: dict[str, Any], age: int) -> None:
         user = self.table.find(user_id)
         if not user:
             return
         version = self.version(age)
-        expected = self.oracle.fold(user_id, name, key, args, version)
-        assert getattr(self.table, name)(user, *key, *args, version) == expected
+        value = orjson.dumps({**event, "user_id": user_id})
+        expected = self.oracle.fold(user_id, event, version)
+        assert coarse(fold(self.table, user, wire.decode_update(value), version)) == expected
 
     # -- residents
 
-    @rule(user_id=USERS, cold=st.booleans(), rows=st.dictionaries(KEYS, MESSAGES, max_size=4))
-    def bring_in(self, user_id: int, cold: bool, rows: dict[Any, int]) -> None:
-        if user_id in self.oracle.users or self.oracle.free < 1 + len(rows):
+    @rule(user_id=USERS, cold=st.booleans(), rows=st.dictionaries(KEYS, SOME, max_size=4))
+    def bring_in(self, user_id: int, cold: bool, rows: dict[Any, list[int]]) -> None:
+        if user_id in self.oracle.users or self.oracle.free < 1 + 3 * len(rows):
             return
         self.oracle.insert(user_id, self.log_end, cold)
         floor = self.log_end
-        for key, message in rows.items():
-            row = self.oracle.users[user_id].rows.setdefault(key, Row())
-            row.message = row.mention = message
-            row.count, row.pins, row.flags, row.viewed = 7, 2**48 - 1, 2**32 - 1, 9
-            row.version = self.version(0)
-        self.table.insert(user_id, floor, cold, self.oracle.users[user_id].states())
+        for key, messages in rows.items():
+            last, *ids = sorted(messages) or [0]
+            state = State(last, 2**48 - 1, 2**32 - 1, 9, dict.fromkeys(ids, (1, False)))
+            state.version = self.version(0)
+            self.oracle.users[user_id].rows[key] = Row(state)
+        self.table.insert(user_id, floor, cold, self.oracle.users[user_id].everything())
 
     @rule(user_id=USERS)
     def touch(self, user_id: int) -> None:
@@ -84,38 +125,23 @@ class TableMachine(RuleBasedStateMachine):
 
     # -- events
 
-    @rule(user_id=USERS, key=KEYS, message=MESSAGES, flags=FLAGS, viewed=VIEWED, age=AGE)
-    def ack(self, user_id: int, key: Any, message: int, flags: int, viewed: int, age: int) -> None:
-        self.fold(user_id, "ack", key, (message, flags, viewed), age)
+    @rule(user_id=USERS, key=KEYS, event=EVENTS, age=AGE)
+    def event(self, user_id: int, key: Any, event: dict[str, Any], age: int) -> None:
+        event = {**event, "read_state_type": key[0], "channel_id": key[1]}
+        if "age" in event:
+            event["if_version"] = self.log_end - event.pop("age")
+        above = event.get("message_id", 0) if event.get("manual") else 0
+        if "mention_ids" in event:
+            event["mention_ids"] = [each for each in event["mention_ids"] if each > above]
+        self.fold(user_id, event, age)
 
-    @rule(user_id=USERS, key=KEYS, message=MESSAGES, count=COUNTS, viewed=VIEWED, age=AGE)
-    def mark(self, user_id: int, key: Any, message: int, count: int, viewed: int, age: int) -> None:
-        self.fold(user_id, "mark_unread", key, (message, count, -1, viewed), age)
-
-    @rule(user_id=USERS, key=KEYS, message=MESSAGES, age=AGE)
-    def mention(self, user_id: int, key: Any, message: int, age: int) -> None:
-        self.fold(user_id, "mention", key, (message,), age)
-
-    @rule(user_id=USERS, key=KEYS, message=MESSAGES, age=AGE)
-    def retract(self, user_id: int, key: Any, message: int, age: int) -> None:
-        self.fold(user_id, "retract", key, (message,), age)
-
-    @rule(user_id=USERS, key=KEYS, timestamp=PINS, age=AGE)
-    def pins_ack(self, user_id: int, key: Any, timestamp: int, age: int) -> None:
-        self.fold(user_id, "pins_ack", key, (timestamp,), age)
-
-    @rule(user_id=USERS, key=KEYS, age=AGE)
-    def delete(self, user_id: int, key: Any, age: int) -> None:
-        self.fold(user_id, "delete", key, (), age)
+    @rule(user_id=USERS, final=st.booleans(), age=AGE)
+    def delete_user(self, user_id: int, final: bool, age: int) -> None:
+        self.fold(user_id, {"type": "delete_user", "final": final}, age)
 
     @rule(user_id=USERS, age=AGE)
-    def delete_user(self, user_id: int, age: int) -> None:
-        user = self.table.find(user_id)
-        if user:
-            version = self.version(age)
-            expected = self.oracle.delete_user(user_id, version)
-            assert self.table.delete_user(user, version) == expected
-            assert expected & CHANGED or age
+    def restore_user(self, user_id: int, age: int) -> None:
+        self.fold(user_id, {"type": "restore_user"}, age)
 
     # -- writing out
 
@@ -201,7 +227,9 @@ class TableMachine(RuleBasedStateMachine):
         for user_id, known in oracle.users.items():
             user = table.find(user_id)
             assert table.states(user) == known.states()
-            assert table.count(user) == known.count()
+            assert everything(table, user) == known.everything()
+            assert table.count(user) == len(known.shown())
+            assert table.is_final(user) == known.final
             assert table.floor(user) == known.floor
             assert table.first_version(user) == known.first_version
             status = slots[user].status
@@ -210,9 +238,10 @@ class TableMachine(RuleBasedStateMachine):
             if known.first_version:
                 assert table.dirty_since_ms(user) == known.dirty_since
             for key, row in known.rows.items():
-                assert table.has(user, *key) != row.tombstone
-                state = None if row.tombstone else row.read_state(key)
+                assert table.has(user, *key)
+                state = row.read_state(key) if row.shown else None
                 assert get(table, user, *key) == state
+            assert slots[user].side == known.side()
         head = table.dirty_head()
         assert (table.user_id(head) if head else None) == (
             oracle.queue[0] if oracle.queue else None
@@ -220,7 +249,7 @@ class TableMachine(RuleBasedStateMachine):
         rows = [row for user in oracle.users.values() for row in user.rows.values()]
         assert table.free == oracle.free
         assert table.resident_users == len(oracle.users)
-        assert table.resident_states == sum(not row.tombstone for row in rows)
+        assert table.resident_states == sum(row.shown for row in rows)
         assert table.dirty_states == sum(row.dirty for row in rows)
         assert table.dirty_users == len(oracle.queue)
         assert table.evictions == oracle.evictions

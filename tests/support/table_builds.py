@@ -6,6 +6,7 @@ What tests ask of a table and the service does not, is here too, by way of the b
 from __future__ import annotations
 
 import importlib.util
+import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from readstates.cache import layout, marks, rebuild, slots, table, tablefile
 from readstates.cache import verify as verify_module
 from readstates.cache.image import Image
 from readstates.cache.tablefile import TableIdentity, new_header
+from readstates.schemas.read_state import Row
 
 IDENTITY = TableIdentity(bytes(range(16)), 8, 3, "read_states")
 
@@ -89,8 +91,14 @@ def new_buffer(slots: int) -> bytearray:
     return buffer
 
 
+def entries(*each: tuple[int, int, int]) -> bytes:
+    """The entries of a read state as a row has them: tag, value and payload of each."""
+    packed = (struct.pack("<qQ", value, tag << 40 | payload) for tag, value, payload in each)
+    return b"".join(packed)
+
+
 def verify(table: Any) -> None:
-    """Check I1-I13 of a table in use, with the pass of its own build."""
+    """Check I1-I15 of a table in use, with the pass of its own build."""
     table.save()
     plain = isinstance(table, PLAIN.Table)
     (PLAIN if plain else verify_module).verify(table.buffer)
@@ -111,6 +119,28 @@ def residents(table: Any) -> list[int]:
         users.append(user)
         user = seen.user[user].colder
     return users
+
+
+def everything(table: Any, user: int) -> list[Row]:
+    """All read states of a user that are not deleted, hidden ones too, as the bytes say it."""
+    seen = image(table)
+    rows: list[Row] = []
+    for state in seen.state.values():
+        if state.owner != user or state.status & layout.TOMBSTONE:
+            continue
+        extra, last_mention_id = b"", state.last_mention_id
+        if state.status & layout.EXTENDED:
+            slot = state.last_mention_id
+            while slot:
+                extension = seen.extension[slot]
+                extra += struct.pack("<6q", *extension.numbers)[: 16 * extension.entries]
+                slot = extension.next
+            pairs = struct.iter_unpack("<qQ", extra)
+            last_mention_id = max((v for v, info in pairs if not info >> 40 | info & 1), default=0)
+        pins, viewed = divmod(state.pins_and_viewed, 1 << 16)
+        fields = (last_mention_id, state.mention_count, pins, state.flags, viewed, state.version)
+        rows.append((state.kind, state.channel_id, state.last_message_id, *fields, extra))
+    return sorted(rows)
 
 
 def get(table: Any, user: int, kind: int, channel_id: int) -> Any:

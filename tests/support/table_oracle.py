@@ -1,39 +1,52 @@
-"""What the table must do, with dicts and lists: the fold as interface.md words it, and residents.
+"""What the table must do, with dicts and lists: residents, the life of a change, and the limits.
 
-Written from the interface's table of events, not from table.py.
+What an event makes of one read state is said by `ops/proof/oracle.py`, straight from the interface.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any
+
+from readstates.ops.proof import oracle
+from readstates.ops.proof.oracle import FOLDS, Key, State
+from readstates.schemas.read_state import Row as ReadState
 
 CHANGED, DIRTIED, REPLAYED, STALE, DUPLICATE, TOO_MANY, NO_ROOM = 1, 2, 4, 8, 16, 32, 64
-
-Key = tuple[int, int]  # read_state_type, channel_id
-ReadState = tuple[int, int, int, int, int, int, int, int, int]
+DELETED_USER = 256
+FINAL: Key = (0, 0)  # the read state that marks a user as deleted for good
+NOTHING = STALE | DUPLICATE  # nothing changed; which of the two it was, test_table.py says
+Write = tuple[int, int, set[tuple[bool, ReadState]]]
 
 
 @dataclass
 class Row:
     """A read state, or a tombstone: all zero but its version."""
 
-    message: int = 0
-    mention: int = 0
-    count: int = 0
-    pins: int = 0
-    flags: int = 0
-    viewed: int = 0
-    version: int = 0
+    state: State = field(default_factory=State)
     dirty: bool = False
     tombstone: bool = False
 
-    def fields(self) -> tuple[int, ...]:
-        return self.message, self.mention, self.count, self.pins, self.flags, self.viewed
+    @property
+    def shown(self) -> bool:
+        return not self.tombstone and self.state.shown
+
+    @property
+    def side(self) -> int:
+        """How many slots it takes beyond that of a shown read state."""
+        return extensions(self.state) + (not self.tombstone and not self.state.shown)
 
     def read_state(self, key: Key) -> ReadState:
-        return cast(ReadState, (*key, *self.fields(), self.version))
+        return (*key, *self.state.fields(), self.state.version, self.state.extra())
+
+
+def extensions(state: State) -> int:
+    """How many slots of three entries it takes."""
+    return -(-len(state.extra()) // 48)
+
+
+def copied(state: State) -> State:
+    return replace(state, marks=dict(state.marks))
 
 
 @dataclass
@@ -48,72 +61,26 @@ class User:
     rows: dict[Key, Row] = field(default_factory=dict)
 
     def states(self) -> list[ReadState]:
-        rows = sorted(self.rows.items())
+        """Those that replies have."""
+        return [row.read_state(key) for key, row in sorted(self.shown().items())]
+
+    def everything(self) -> list[ReadState]:
+        """Hidden ones, too: what the database has."""
+        rows = sorted(self.rows.items(), key=lambda item: item[0])
         return [row.read_state(key) for key, row in rows if not row.tombstone]
 
-    def count(self) -> int:
-        return sum(not row.tombstone for row in self.rows.values())
+    def shown(self) -> dict[Key, Row]:
+        return {key: row for key, row in self.rows.items() if row.shown}
 
+    def side(self) -> int:
+        return sum(row.side for row in self.rows.values())
 
-def ack(row: Row, message: int, flags: int, viewed: int) -> int:
-    """A plain ack."""
-    if message < row.message:
-        return STALE
-    row.message = message
-    if message >= row.mention:
-        row.count = 0
-    _options(row, flags, viewed)
-    return 0
+    def slots(self) -> int:
+        return 1 + sum(1 + extensions(row.state) for row in self.rows.values())
 
-
-def mark_unread(row: Row, message: int, count: int, flags: int, viewed: int) -> int:
-    """A manual ack."""
-    row.message, row.count = message, count
-    _options(row, flags, viewed)
-    return 0
-
-
-def mention(row: Row, message: int) -> int:
-    """One more, unless read or the same again."""
-    if message <= row.message:
-        return STALE
-    if message == row.mention:
-        return DUPLICATE
-    row.count = min(row.count + 1, 2**32 - 1)
-    row.mention = max(row.mention, message)
-    return 0
-
-
-def retract(row: Row, message: int) -> int:
-    """One less."""
-    if message <= row.message or row.count == 0:
-        return STALE
-    row.count -= 1
-    return 0
-
-
-def pins_ack(row: Row, timestamp: int) -> int:
-    """The larger."""
-    if timestamp < row.pins:
-        return STALE
-    row.pins = timestamp
-    return 0
-
-
-def _options(row: Row, flags: int, viewed: int) -> None:
-    if flags >= 0:
-        row.flags = flags
-    if viewed >= 0:
-        row.viewed = viewed
-
-
-RULES: dict[str, Callable[..., int]] = {
-    "ack": ack,
-    "mark_unread": mark_unread,
-    "mention": mention,
-    "retract": retract,
-    "pins_ack": pins_ack,
-}
+    @property
+    def final(self) -> bool:
+        return FINAL in self.rows and not self.rows[FINAL].tombstone
 
 
 class Oracle:
@@ -130,8 +97,7 @@ class Oracle:
 
     @property
     def free(self) -> int:
-        used = sum(1 + len(user.rows) for user in self.users.values())
-        return self.slots - 1 - used
+        return self.slots - 1 - sum(user.slots() for user in self.users.values())
 
     def insert(self, user_id: int, floor: int, cold: bool) -> None:
         self.users[user_id] = User(floor)
@@ -147,7 +113,7 @@ class Oracle:
                 break
             user = self.users[user_id]
             if user_id != keep and user_id not in self.queue and not user.in_flight:
-                self.evictions += len(user.rows)
+                self.evictions += len(user.shown())
                 del self.users[user_id]
                 self.lru.remove(user_id)
         return self.free >= needed
@@ -158,40 +124,125 @@ class Oracle:
 
     # -- the fold
 
-    def fold(self, user_id: int, name: str, key: Key, args: tuple[int, ...], version: int) -> int:
+    def fold(self, user_id: int, event: dict[str, Any], version: int) -> int:
+        """An event of one read state, or of a user, in the form of the interface."""
+        user, kind = self.users[user_id], event["type"]
+        if user.final and kind != "restore_user":
+            return DELETED_USER
+        if kind == "delete_user":
+            return self._delete_user(user_id, version, bool(event.get("final")))
+        if kind == "restore_user":
+            return self._restore_user(user_id, version)
+        key = (event.get("read_state_type", 0), event["channel_id"])
+        row = user.rows.get(key)
+        if version <= (row.state.version if row else user.delete_version):
+            return REPLAYED
+        if kind == "delete":
+            return self._delete(user_id, key, event.get("up_to", 0), version)
+        state = copied(row.state) if row and not row.tombstone else State()
+        fold = State.mark_unread if event.get("manual") else FOLDS[kind]
+        fold(state, event, version)  # type: ignore[operator]  # functions of a State
+        if same(state, row.state if row else State()):
+            return NOTHING
+        if kind != "retract_mention":
+            return self._put(user_id, key, state, version)
+        return self._retract(user_id, key, state, version)
+
+    def _retract(self, user_id: int, key: Key, state: State, version: int) -> int:
+        """At a limit it takes its mention away, and is not remembered."""
         user = self.users[user_id]
         row = user.rows.get(key)
-        if version <= (row.version if row else user.delete_version):
-            return REPLAYED
-        alive = row is not None and not row.tombstone
-        if name == "delete":
+        missing = row is None or row.tombstone
+        code = TOO_MANY
+        if not missing or len(user.shown()) < self.user_states_max:
+            code = self._put(user_id, key, state, version)
+        if code != TOO_MANY:
+            return code
+        if missing:
             user.floor = max(user.floor, version)
-            if row is None or row.tombstone:
-                return STALE
-            user.rows[key] = Row(version=version, dirty=True, tombstone=True)
-            return CHANGED | self._changed(user_id, version)
-        if not alive and (name == "retract" or (name == "pins_ack" and args == (0,))):
-            return STALE
-        if not alive and user.count() >= self.user_states_max:
+        if missing or state.mention_count:
+            return NOTHING
+        state.marks, state.unread_version = {}, 0
+        state.uncounted = state.uncounted_up_to = 0
+        return self._put(user_id, key, state, version)
+
+    def _put(self, user_id: int, key: Key, state: State, version: int) -> int:
+        user = self.users[user_id]
+        row = user.rows.get(key)
+        was_shown = row is not None and row.shown
+        if state.shown and not was_shown and len(user.shown()) >= self.user_states_max:
             return TOO_MANY
-        if row is None and self.free == 0:
+        before = extensions(row.state) if row else 0
+        others = user.side() - (row.side if row else 0) + (not state.shown)
+        while (
+            others + extensions(state) > self.user_states_max
+            and extensions(state) > max(1, before)
+        ):  # fmt: skip
+            smallest = min(state.marks)
+            _, retracted = state.marks.pop(smallest)
+            state.uncounted += not retracted
+            state.uncounted_up_to = smallest
+        side = others + extensions(state)
+        if side > max(self.user_states_max, user.side()):
+            if state.shown or not was_shown:
+                return TOO_MANY
+            return self._bury(user_id, key, version)
+        if extensions(state) + (row is None) > self.free:
             return NO_ROOM
-        now = replace(row) if row is not None and alive else Row()
-        before = now.fields()
-        refused = RULES[name](now, *args)
-        if refused or now.fields() == before:
-            return refused or DUPLICATE
-        now.version, now.dirty = version, True
-        user.rows[key] = now
+        if was_shown and not state.shown:
+            user.floor = max(user.floor, version)
+        state.version = version
+        user.rows[key] = Row(state, dirty=True)
         return CHANGED | self._changed(user_id, version)
 
-    def delete_user(self, user_id: int, version: int) -> int:
+    def _delete(self, user_id: int, key: Key, up_to: int, version: int) -> int:
+        user = self.users[user_id]
+        row = user.rows.get(key)
+        alive = row is not None and not row.tombstone
+        old = row.state if row is not None and alive else State()
+        if old.deleted_up_to and up_to <= old.deleted_up_to:
+            return NOTHING
+        if up_to:
+            state = State(deleted_up_to=up_to)
+            if old.deleted_up_to:
+                state = copied(old)
+                state.deleted_up_to = up_to
+                state.marks = {m: mark for m, mark in old.marks.items() if m > up_to}
+            code = self._put(user_id, key, state, version)
+            if code != TOO_MANY:
+                return code
+        if not alive:
+            user.floor = max(user.floor, version)
+            return NOTHING
+        return self._bury(user_id, key, version)
+
+    def _bury(self, user_id: int, key: Key, version: int) -> int:
+        user = self.users[user_id]
+        user.floor = max(user.floor, version)
+        user.rows[key] = Row(State(version=version), dirty=True, tombstone=True)
+        return CHANGED | self._changed(user_id, version)
+
+    def _delete_user(self, user_id: int, version: int, final: bool) -> int:
         user = self.users[user_id]
         if version <= user.delete_version:
             return REPLAYED
-        user.rows = {key: row for key, row in user.rows.items() if row.version >= version}
+        if final and FINAL not in user.rows and self.free == 0:
+            return NO_ROOM
+        user.rows = {k: row for k, row in user.rows.items() if row.state.version >= version}
         user.delete_version = version
         user.floor = max(user.floor, version)
+        if final and FINAL not in user.rows:
+            user.rows[FINAL] = Row(State(version=version), dirty=True)
+        return CHANGED | self._changed(user_id, version)
+
+    def _restore_user(self, user_id: int, version: int) -> int:
+        user = self.users[user_id]
+        row = user.rows.get(FINAL)
+        if version <= (row.state.version if row else user.delete_version):
+            return REPLAYED
+        if not user.final:
+            return NOTHING
+        user.rows[FINAL] = Row(State(version=version), dirty=True, tombstone=True)
         return CHANGED | self._changed(user_id, version)
 
     def _changed(self, user_id: int, version: int) -> int:
@@ -205,7 +256,7 @@ class Oracle:
 
     # -- writing out
 
-    def take(self, user_id: int) -> tuple[int, int, set[tuple[bool, ReadState]]]:
+    def take(self, user_id: int) -> Write:
         user = self.users[user_id]
         self.queue.remove(user_id)
         first, user.first_version, user.in_flight = user.first_version, 0, True
@@ -218,7 +269,7 @@ class Oracle:
         user = self.users[user_id]
         for deleted, state in rows:
             row = user.rows.get(state[:2])
-            if row is not None and row.version == state[8]:
+            if row is not None and row.state.version == state[8]:
                 row.dirty = False
                 if deleted:
                     del user.rows[state[:2]]
@@ -244,3 +295,24 @@ class Oracle:
                 user.in_flight = False
                 user.dirty_since, user.first_version = self.now, first_version
         return len(self.queue)
+
+
+def same(one: oracle.State, other: oracle.State) -> bool:
+    """Whether they are the same but for their versions."""
+    return one.fields() == other.fields() and one.extra() == other.extra()
+
+
+def coarse(code: int) -> int:
+    """A code of the table as the oracle says it: STALE and DUPLICATE are the same."""
+    return NOTHING if code & NOTHING else code
+
+
+class Endless(Oracle):
+    """One whose table is never full: it never evicts anybody."""
+
+    def __init__(self, user_states_max: int) -> None:
+        super().__init__(0, user_states_max)
+
+    @property
+    def free(self) -> int:
+        return 1 << 40

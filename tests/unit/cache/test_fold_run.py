@@ -7,7 +7,7 @@ from array import array
 from typing import Any
 
 from readstates.cache import layout
-from readstates.cache.table import ABSENT, NO_ROOM
+from readstates.cache.table import ABSENT, NO_ROOM, REPLAYED
 from tests.support.table_builds import Build, image, new_buffer, residents, verify
 
 BITS = 8 << 48
@@ -63,3 +63,16 @@ def test_the_same_as_one_by_one(build: Build) -> None:
         alone.save()
         assert buffers[0] == buffers[1]
     assert {1, 3, 4, 8, 16, NO_ROOM, ABSENT} <= seen
+
+
+def test_a_user_who_is_deleted_for_good_is_as_absent(build: Build) -> None:
+    table = build.Table(new_buffer(24), 6)
+    table.insert(1, 0, False)
+    table.delete_user(table.insert(2, 0, False), BITS | 1, True)
+    events = [[user, 0, 3, 5, -1, -1, BITS | 2, mention] for user in (1, 2) for mention in (0, 1)]
+    flat = memoryview(array("q", [number for event in events for number in event]))
+    codes = bytearray(4)
+    assert table.fold_run(flat, 4, codes) == 4
+    assert list(codes) == [3, REPLAYED, ABSENT, ABSENT]
+    assert table.states(table.find(2)) == []
+    verify(table)

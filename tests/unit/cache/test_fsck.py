@@ -24,7 +24,7 @@ def put(form: str, slot: int, field: int, value: int) -> Callable[[bytearray], N
         byte_offset = layout.HEADER_BYTES + slot * layout.SLOT_BYTES
         struct.pack_into(f"<{form}", buffer, byte_offset + field, value)
         image = Image(bytes(buffer))
-        found = image.user.get(slot) or image.state.get(slot)
+        found = image.user.get(slot) or image.state.get(slot) or image.extension.get(slot)
         if found is not None:
             struct.pack_into("<H", buffer, byte_offset + 62, checksum(found))
 
@@ -52,18 +52,26 @@ def move_index(buffer: bytearray) -> None:
     struct.pack_into("<I", buffer, INDEX_AT + 4 * far, 4)
 
 
-def flip_payload(buffer: bytearray) -> None:
-    """A bit of a message ID."""
-    buffer[layout.HEADER_BYTES + 4 * layout.SLOT_BYTES + 8] ^= 1
+def flip(slot: int, field: int) -> Callable[[bytearray], None]:
+    """Change a bit of a slot, which its checksum then tells."""
+
+    def change(buffer: bytearray) -> None:
+        buffer[layout.HEADER_BYTES + slot * layout.SLOT_BYTES + field] ^= 1
+
+    return change
 
 
 DAMAGE: list[tuple[str, Callable[[bytearray], None]]] = [
     ("I1", put("B", 4, 61, layout.USER | layout.STATE)),
     ("I1", put_header(layout.AT_FREE_HEAD, 4)),
     ("I1", put_header(layout.AT_FREE_HEAD, 0)),
-    ("I1", put("I", 10, 52, 9)),  # the free list runs in a circle
-    ("I1", put("q", 9, 8, 1)),  # a free slot holds something
-    ("I1", put("q", 15, 8, 1)),  # so does one never used
+    ("I1", put("I", 20, 52, 19)),  # the free list runs in a circle
+    ("I1", put("q", 19, 8, 1)),  # a free slot holds something
+    ("I1", put("q", 30, 8, 1)),  # so does one never used
+    ("I1", put("B", 12, 61, layout.EXTENSION | layout.DIRTY)),
+    ("I1", put("B", 12, 60, 0)),  # an extension without entries
+    ("I1", put("B", 12, 60, 4)),  # or with more than it has room for
+    ("I1", put("B", 7, 61, layout.STATE | layout.DIRTY | layout.TOMBSTONE | layout.HIDDEN)),
     ("I2", empty_index),
     ("I2", move_index),
     ("I3", put("I", 4, 48, 1)),
@@ -82,11 +90,42 @@ DAMAGE: list[tuple[str, Callable[[bytearray], None]]] = [
     ("I8", put_header(layout.AT_STATES, 9)),
     ("I8", put_header(layout.AT_DIRTY_STATES, 9)),
     ("I8", put_header(layout.AT_FREE, 9)),
-    ("I9", flip_payload),
-    ("I10", put("I", 1, 52, 2)),
+    ("I9", flip(4, 8)),  # a bit of a message ID
+    ("I9", flip(12, 16)),  # and in an extension
+    ("I9", flip(12, 52)),  # its link to the next one
+    ("I9", flip(12, 48)),  # its owner
+    ("I10", put("H", 1, 52, 2)),
+    ("I10", put("H", 9, 52, 2)),
+    ("I10", put("H", 9, 54, 5)),
+    ("I10", put("B", 9, 60, 1)),  # the upper bits of the shown ones
+    ("I10", put("B", 9, 60, 1 << 4)),  # of the side slots
     ("I11", put("B", 3, 61, layout.USER | layout.PARTIAL)),
     ("I12", put("q", 1, 24, 8)),
     ("I13", put_header(layout.AT_POSITION, 98)),
+    ("I14", put("I", 12, 48, 13)),  # another owner
+    ("I14", put("I", 12, 52, 0)),  # the chain ends too early
+    ("I14", put("I", 12, 52, 13)),  # it leads to a read state,
+    ("I14", put("I", 12, 52, 30)),  # to a free slot,
+    ("I14", put("I", 12, 52, 16)),  # to the extension of another,
+    ("I14", put("I", 11, 52, 12)),  # or back
+    ("I14", put("q", 10, 16, 0)),  # EXTENDED, and no extension
+    ("I14", put("q", 10, 16, 4)),  # or something else
+    ("I14", put("B", 10, 61, layout.STATE)),  # extensions of a state that is not EXTENDED
+    ("I15", put("I", 10, 40, 4)),  # more mentions than marks
+    ("I15", put("I", 2, 40, 2)),
+    ("I15", put("I", 2, 40, 0)),  # a last mention, and none
+    ("I15", put("q", 2, 16, 500)),  # a mention that was read
+    ("I15", put("q", 10, 8, 101)),  # a mark that was read (M2)
+    ("I15", put("q", 12, 0, 103)),  # marks out of order (M3)
+    ("I15", put("q", 12, 24, 1 << 35)),  # no such rank
+    ("I15", put("q", 11, 24, 7 << 40)),  # no such tag
+    ("I15", put("q", 11, 8, 3 << 40)),  # a mark after another tag
+    ("I15", put("q", 14, 8, 0)),  # the only entry is a plain mention (M3)
+    ("I15", put("I", 15, 44, 1)),  # deleted up to a message, and shown (M4)
+    ("I15", put("q", 13, 8, 1)),  # hidden, and not all zero
+    ("I15", put("B", 13, 61, layout.STATE | layout.DIRTY | layout.EXTENDED)),
+    ("I15", put("B", 17, 61, layout.USER | layout.QUEUED)),  # the mark of a user not FINAL
+    ("I15", put("B", 3, 61, layout.USER | layout.FINAL)),  # FINAL without a mark
 ]
 
 

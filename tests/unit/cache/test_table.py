@@ -18,45 +18,67 @@ from readstates.cache.table import (
     STALE,
     TOO_MANY,
 )
-from tests.support.table_builds import Build, get, image, new_buffer, residents, verify
+from readstates.schemas.read_state import mentions_of
+from tests.support.table_builds import (
+    Build,
+    entries,
+    everything,
+    get,
+    image,
+    new_buffer,
+    residents,
+    verify,
+)
 
 CHANNEL = 2**63 - 1
 KEEP2 = (KEEP, KEEP)
+FOR_GOOD = 1 << 33 | 1  # the rank of a retraction of a deleted message
+ROW = (0, CHANNEL, 1, 2, 1, 1, 1, 1, 1, b"")
 
 
 @pytest.fixture
 def user(table: Any) -> int:
-    """A resident with one read state: last message 100, mention 200, count 3, version 10."""
-    user: int = table.insert(7, 5, False, [(0, CHANNEL, 100, 200, 3, 9_000, 1, 20, 10)])
+    """A resident with one read state: last message 100, mentions 150, 160 and 200, version 10."""
+    marks = entries((0, 150, 0), (0, 160, 2), (0, 200, 0))
+    user: int = table.insert(7, 5, False, [(0, CHANNEL, 100, 200, 3, 9_000, 1, 20, 10, marks)])
     return user
 
 
 def state(table: Any, user: int) -> tuple[int, ...]:
     """Message, mention, count, pins, flags, viewed, version."""
     found: tuple[int, ...] = get(table, user, 0, CHANNEL)
-    return found[2:]
+    assert found[3:5] == (max(mentions_of(found), default=0), len(mentions_of(found)))
+    return found[2:9]
 
 
 @pytest.mark.parametrize(
     ("event", "args", "code", "expected"),
     [
-        ("ack", (150, KEEP, KEEP), CHANGED | DIRTIED, (150, 200, 3, 9_000, 1, 20, 11)),
-        ("ack", (200, KEEP, KEEP), CHANGED | DIRTIED, (200, 200, 0, 9_000, 1, 20, 11)),
+        ("ack", (150, KEEP, KEEP), CHANGED | DIRTIED, (150, 200, 2, 9_000, 1, 20, 11)),
+        ("ack", (200, KEEP, KEEP), CHANGED | DIRTIED, (200, 0, 0, 9_000, 1, 20, 11)),
         ("ack", (100, KEEP, KEEP), DUPLICATE, (100, 200, 3, 9_000, 1, 20, 10)),
         ("ack", (100, 5, KEEP), CHANGED | DIRTIED, (100, 200, 3, 9_000, 5, 20, 11)),
         ("ack", (100, 0, 0), CHANGED | DIRTIED, (100, 200, 3, 9_000, 0, 0, 11)),
         ("ack", (99, 5, 6), STALE, (100, 200, 3, 9_000, 1, 20, 10)),
-        ("mark_unread", (50, 9, KEEP, 21), CHANGED | DIRTIED, (50, 200, 9, 9_000, 1, 21, 11)),
-        ("mark_unread", (100, 3, KEEP, KEEP), DUPLICATE, (100, 200, 3, 9_000, 1, 20, 10)),
+        ("mark_unread", (50, 2, None, KEEP, 21), CHANGED | DIRTIED, (50, 200, 2, 9_000, 1, 21, 11)),
+        ("mark_unread", (50, KEEP, (60,), 4, 21), CHANGED | DIRTIED, (50, 60, 1, 9_000, 4, 21, 11)),
+        ("mark_unread", (100, 3, None, KEEP, KEEP), DUPLICATE, (100, 200, 3, 9_000, 1, 20, 10)),
         ("mention", (201,), CHANGED | DIRTIED, (100, 201, 4, 9_000, 1, 20, 11)),
-        ("mention", (150,), CHANGED | DIRTIED, (100, 200, 4, 9_000, 1, 20, 11)),
+        ("mention", (155,), CHANGED | DIRTIED, (100, 200, 4, 9_000, 1, 20, 11)),
         ("mention", (200,), DUPLICATE, (100, 200, 3, 9_000, 1, 20, 10)),
         ("mention", (100,), STALE, (100, 200, 3, 9_000, 1, 20, 10)),
-        ("retract", (200,), CHANGED | DIRTIED, (100, 200, 2, 9_000, 1, 20, 11)),
-        ("retract", (100,), STALE, (100, 200, 3, 9_000, 1, 20, 10)),
+        ("mark", (200, FOR_GOOD), CHANGED | DIRTIED, (100, 160, 2, 9_000, 1, 20, 11)),
+        ("mark", (160, 1), DUPLICATE, (100, 200, 3, 9_000, 1, 20, 10)),
+        ("mark", (160, 3), CHANGED | DIRTIED, (100, 200, 2, 9_000, 1, 20, 11)),
+        ("mark", (100, FOR_GOOD), STALE, (100, 200, 3, 9_000, 1, 20, 10)),
         ("pins_ack", (9_001,), CHANGED | DIRTIED, (100, 200, 3, 9_001, 1, 20, 11)),
         ("pins_ack", (9_000,), DUPLICATE, (100, 200, 3, 9_000, 1, 20, 10)),
         ("pins_ack", (8_999,), STALE, (100, 200, 3, 9_000, 1, 20, 10)),
+        ("set_options", (5, KEEP), CHANGED | DIRTIED, (100, 200, 3, 9_000, 5, 20, 11)),
+        ("set_options", (1, 20), DUPLICATE, (100, 200, 3, 9_000, 1, 20, 10)),
+        ("merge", (160, (170,), KEEP, 8_999, 0, 21), CHANGED | DIRTIED,
+         (160, 200, 2, 9_000, 1, 21, 11)),
+        ("merge", (90, (150, 99), 9, 9_000, 1, 20), DUPLICATE, (100, 200, 3, 9_000, 1, 20, 10)),
     ],
 )
 def test_an_event_changes_its_fields_and_no_others(
@@ -66,18 +88,23 @@ def test_an_event_changes_its_fields_and_no_others(
     assert state(table, user) == expected
     assert getattr(table, event)(user, 0, CHANNEL, *args, expected[-1]) == REPLAYED
     assert state(table, user) == expected
+    verify(table)
 
 
 @pytest.mark.parametrize(
     ("event", "args", "code"),
     [
         ("ack", (1, KEEP, KEEP), CHANGED | DIRTIED),
-        ("mark_unread", (1, 0, KEEP, KEEP), CHANGED | DIRTIED),
+        ("mark_unread", (1, 0, None, KEEP, KEEP), CHANGED | DIRTIED),
         ("mention", (1,), CHANGED | DIRTIED),
+        ("mark", (1, 2), CHANGED | DIRTIED),
         ("pins_ack", (1,), CHANGED | DIRTIED),
         ("pins_ack", (0,), STALE),
-        ("retract", (1,), STALE),
-        ("delete", (), STALE),
+        ("set_options", (0, 0), STALE),
+        ("set_options", (0, 1), CHANGED | DIRTIED),
+        ("merge", (0, (), KEEP, 0, 0, KEEP), DUPLICATE),
+        ("merge", (0, (1,), KEEP, 0, 0, KEEP), CHANGED | DIRTIED),
+        ("delete", (0,), STALE),
     ],
 )
 def test_only_what_changes_something_from_zero_makes_a_read_state(
@@ -86,65 +113,121 @@ def test_only_what_changes_something_from_zero_makes_a_read_state(
     assert getattr(table, event)(user, 3, 1, *args, 11) == code
     assert table.has(user, 3, 1) == bool(code & CHANGED)
     assert table.count(user) == 1 + bool(code & CHANGED)
+    verify(table)
+
+
+@pytest.mark.parametrize(("event", "args"), [("mark", (1, FOR_GOOD)), ("delete", (9,))])
+def test_what_is_only_remembered_is_not_shown(
+    table: Any, user: int, event: str, args: tuple[int, ...]
+) -> None:
+    """It is written out and loaded again all the same."""
+    assert getattr(table, event)(user, 3, 1, *args, 11) == CHANGED | DIRTIED
+    assert (table.has(user, 3, 1), get(table, user, 3, 1), table.count(user)) == (True, None, 1)
+    assert table.totals(user, -1) == (1, 1, 3)
+    _, _, rows = table.take(user)
+    ((deleted, row),) = rows
+    assert (deleted, row[:9]) == (False, (3, 1, 0, 0, 0, 0, 0, 0, 11))
+    table.written(user, 0, rows)
+    again = table.insert(8, 0, False, [row])
+    assert everything(table, again) == [row]
+    assert table.ack(again, 3, 1, 9, *KEEP2, 12) == (STALE if event == "delete" else 3)
+    assert table.mention(again, 3, 1, 10, 13) & CHANGED
+    assert get(table, again, 3, 1)[2:5] == (9, 10, 1)
+    verify(table)
 
 
 def test_counts_stop_at_both_ends(table: Any, user: int) -> None:
-    table.mark_unread(user, 0, CHANNEL, 100, 2**32 - 2, *KEEP2, 11)
-    assert table.mention(user, 0, CHANNEL, 150, 12) == CHANGED
-    assert table.mention(user, 0, CHANNEL, 160, 13) == DUPLICATE
+    table.mark_unread(user, 0, CHANNEL, 201, 2**32 - 2, None, *KEEP2, 11)
+    assert get(table, user, 0, CHANNEL)[2:5] == (201, 0, 2**32 - 2)
+    table.mark_unread(user, 0, CHANNEL, 100, 2**32 - 1, None, *KEEP2, 12)
+    assert table.mention(user, 0, CHANNEL, 201, 13) == DUPLICATE  # only counted, and no more
     assert table.mention(user, 0, CHANNEL, 300, 14) == CHANGED
-    assert state(table, user)[:3] == (100, 300, 2**32 - 1)
-    table.mark_unread(user, 0, CHANNEL, 100, 0, *KEEP2, 15)
-    assert table.retract(user, 0, CHANNEL, 300, 16) == STALE
+    assert get(table, user, 0, CHANNEL)[2:5] == (100, 300, 2**32 - 1)
+    verify(table)
+    table.mark_unread(user, 0, CHANNEL, 100, 0, None, *KEEP2, 15)
+    assert table.mark(user, 0, CHANNEL, 150, FOR_GOOD, 16) == CHANGED  # remembered
+    assert get(table, user, 0, CHANNEL)[2:5] == (100, 0, 0)
+    verify(table)
 
 
 def test_a_type_and_the_largest_numbers_are_kept_apart(table: Any) -> None:
-    row = (255, CHANNEL, CHANNEL, CHANNEL, 2**32 - 1, 2**48 - 1, 2**32 - 1, 65535, CHANNEL)
-    user = table.insert(2**63 - 1, 0, False, [row, (0, CHANNEL, 1, 1, 1, 1, 1, 1, 1)])
-    assert table.states(user) == [(0, CHANNEL, 1, 1, 1, 1, 1, 1, 1), row]
+    marks = entries((1, CHANNEL, 2**32 - 1), (2, CHANNEL, 0))
+    row = (255, CHANNEL, CHANNEL, 0, 2**32 - 1, 2**48 - 1, 2**32 - 1, 65535, CHANNEL, marks)
+    user = table.insert(2**63 - 1, 0, False, [row, ROW])
+    assert table.states(user) == [ROW, row]
     assert table.find(2**63 - 1) == user
     assert table.find(1) == 0
 
 
 def test_some_channels_come_in_order_without_those_that_are_not_there(table: Any) -> None:
-    rows = [(kind, channel, 5, 0, 0, 0, 0, 0, 3) for kind in (0, 1) for channel in (7, 8)]
+    rows = [(kind, channel, 5, 0, 0, 0, 0, 0, 3, b"") for kind in (0, 1) for channel in (7, 8)]
     user = table.insert(9, 0, False, rows)
     table.ack(user, 0, 9, 1, *KEEP2, 4)
-    table.delete(user, 0, 7, 5)
+    table.delete(user, 0, 7, 0, 5)
     found = table.get_some(user, 0, (9, 6, 8, 7))
     assert found == [get(table, user, 0, channel) for channel in (8, 9)]
     assert table.get_some(user, 1, (8, 7, 9)) == rows[2:]
     assert table.get_some(user, 0, ()) == []
 
 
-@pytest.mark.parametrize("bad", [(4, 2**32), (5, 2**48), (6, 2**32), (7, 2**16), (0, 256), (4, -1)])
-def test_a_number_that_does_not_fit_is_not_loaded(table: Any, bad: tuple[int, int]) -> None:
-    row = [0, 1, 1, 1, 1, 1, 1, 1, 1]
-    row[bad[0]] = bad[1]
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {4: 2},  # two mentions, and one place for them
+        {4: 2**32},
+        {4: -1},
+        {4: 0},  # a last mention, and none
+        {3: 5},  # a mention that was read
+        {3: 0},
+        {2: 0, 3: 0},
+        {3: -6, 4: 0},
+        {2: -1},
+        {0: 256},
+        {5: 2**48},
+        {6: 2**32},
+        {7: 2**16},
+        {8: 2**63},
+        {9: b"15 bytes are odd"[:15]},
+        {9: entries(*((0, 6 + n, 0) for n in range(65)))},
+        {9: entries((0, 7, 0), (0, 6, 0))},
+        {9: entries((0, 5, 0))},
+        {9: entries((1, 9, 1), (0, 10, 0))},
+        {9: entries((1, 6, 1), (1, 7, 1))},
+        {9: entries((3, 9, 0))},  # deleted up to a message, and not all zero
+        {9: entries((4, 9, 0))},
+        {2: 0, 5: 0, 6: 0, 7: 0, 9: entries((0, 20, 0), (3, 9, 0))},
+    ],
+    ids=str,
+)
+def test_a_row_that_cannot_be_is_not_loaded(table: Any, bad: dict[int, Any]) -> None:
+    row = [0, 1, 5, 6, 1, 1, 1, 1, 1, b""]
+    assert table.insert(2, 0, False, [tuple(row)])
+    for place, value in bad.items():
+        row[place] = value
     free = table.free
-    with pytest.raises(ValueError, match="read state"):
-        table.insert(1, 0, False, [(0, 2, 1, 1, 1, 1, 1, 1, 1), tuple(row)])
-    assert (table.find(1), table.free, table.resident_states) == (0, free, 0)  # not half of it
+    with pytest.raises((ValueError, OverflowError)):
+        table.insert(1, 0, False, [(0, 2, 1, 0, 0, 1, 1, 1, 1, b""), tuple(row)])
+    assert (table.find(1), table.free, table.resident_states) == (0, free, 1)  # not half of it
     verify(table)
 
 
 def test_nobody_is_made_resident_twice(table: Any, user: int) -> None:
     with pytest.raises(ValueError, match="user 7 is resident"):
         table.insert(7, 0, False)
-    row = (0, CHANNEL, 1, 1, 1, 1, 1, 1, 1)
     with pytest.raises(ValueError, match="not a new"):
-        table.insert(8, 0, False, [row, row])
+        table.insert(8, 0, False, [ROW, ROW])
 
 
 def test_a_deletion_stays_until_it_is_written(table: Any, user: int) -> None:
     free = table.free
-    assert table.delete(user, 0, CHANNEL, 20) == CHANGED | DIRTIED
-    assert (get(table, user, 0, CHANNEL), table.floor(user), table.free) == (None, 20, free)
-    assert table.delete(user, 0, CHANNEL, 21) == STALE
+    assert table.delete(user, 0, CHANNEL, 0, 20) == CHANGED | DIRTIED
+    assert (get(table, user, 0, CHANNEL), table.floor(user), table.free) == (None, 20, free + 1)
+    free += 1  # its extension's
+    assert table.delete(user, 0, CHANNEL, 0, 21) == STALE
     assert table.ack(user, 0, CHANNEL, 500, *KEEP2, 19) == REPLAYED
     assert not table.evict(free + 1, 10)
     write = table.take(user)
-    assert write == (20, 0, [(True, (0, CHANNEL, 0, 0, 0, 0, 0, 0, 20))])
+    assert write == (20, 0, [(True, (0, CHANNEL, 0, 0, 0, 0, 0, 0, 20, b""))])
     table.written(user, *write[1:])
     assert (table.free, table.dirty_states) == (free + 1, 0)
     assert table.dirty_head() == 0
@@ -153,7 +236,7 @@ def test_a_deletion_stays_until_it_is_written(table: Any, user: int) -> None:
 
 def test_a_deletion_of_what_is_not_there_raises_the_floor(table: Any, user: int) -> None:
     """In a replay the database has lost it already, while a client may still have it."""
-    assert table.delete(user, 0, CHANNEL - 1, 20) == STALE
+    assert table.delete(user, 0, CHANNEL - 1, 0, 20) == STALE
     assert (table.floor(user), table.dirty_head()) == (20, 0)
     verify(table)
 
@@ -162,13 +245,13 @@ def test_the_newest_version_is_known(table: Any, user: int) -> None:
     assert table.newest() == 10
     table.ack(user, 1, 1, 1, *KEEP2, 50)
     assert table.newest() == 50
-    table.delete(user, 1, 1, 60)
+    table.delete(user, 1, 1, 0, 60)
     table.written(user, *table.take(user)[1:])
     assert table.newest() == 60, "also when nothing else is left of it"
 
 
 def test_a_tombstone_comes_alive_from_zero(table: Any, user: int) -> None:
-    table.delete(user, 0, CHANNEL, 20)
+    table.delete(user, 0, CHANNEL, 0, 20)
     write = table.take(user)
     assert table.mention(user, 0, CHANNEL, 5, 21) == CHANGED | DIRTIED
     assert state(table, user) == (0, 5, 1, 0, 0, 0, 21)
@@ -183,10 +266,10 @@ def test_delete_user_spares_what_is_newer(table: Any, user: int) -> None:
     free = table.free
     assert table.delete_user(user, 30) == CHANGED
     assert [row[:2] for row in table.states(user)] == [(1, 1)]
-    assert (table.free, table.floor(user)) == (free + 1, 30)
+    assert (table.free, table.floor(user)) == (free + 2, 30)
     assert table.delete_user(user, 30) == REPLAYED
     assert table.ack(user, 0, CHANNEL, 500, *KEEP2, 30) == REPLAYED
-    assert table.retract(user, 0, CHANNEL, 500, 30) == REPLAYED
+    assert table.mark(user, 0, CHANNEL, 500, FOR_GOOD, 30) == REPLAYED
     assert table.delete_user(user, 60) == CHANGED
     assert table.take(user) == (50, 60, [])
     assert table.delete_user(user, 61) == CHANGED | DIRTIED
@@ -199,7 +282,7 @@ def test_the_limit_of_a_user(table: Any, user: int) -> None:
         assert table.ack(user, 0, channel, 1, *KEEP2, 20 + channel) & CHANGED
     assert table.ack(user, 0, 6, 1, *KEEP2, 30) == TOO_MANY
     assert table.mention(user, 0, CHANNEL, 500, 31) == CHANGED
-    table.delete(user, 0, 1, 32)
+    table.delete(user, 0, 1, 0, 32)
     assert table.ack(user, 0, 6, 1, *KEEP2, 33) == CHANGED
     assert table.ack(user, 0, 1, 1, *KEEP2, 34) == TOO_MANY  # the tombstone does not come alive
     assert table.count(user) == 6
@@ -218,7 +301,7 @@ def test_a_full_table_takes_nothing_and_says_so(build: Build) -> None:
     verify(table)
     small = build.Table(new_buffer(4), 6)
     with pytest.raises(build.table.TableFull):
-        small.insert(2, 0, False, [(0, channel, 1, 1, 1, 1, 1, 1, 1) for channel in (1, 2, 3)])
+        small.insert(2, 0, False, [(0, channel, 1, 0, 0, 1, 1, 1, 1, b"") for channel in (1, 2, 3)])
     assert (small.find(2), small.free) == (0, 3)
     verify(small)
 
@@ -226,11 +309,11 @@ def test_a_full_table_takes_nothing_and_says_so(build: Build) -> None:
 def test_the_least_recently_used_clean_user_goes_whole(table: Any) -> None:
     users = {}
     for user_id in (1, 2, 3):
-        users[user_id] = table.insert(user_id, 0, False, [(0, 1, 1, 1, 1, 1, 1, 1, 1)])
+        users[user_id] = table.insert(user_id, 0, False, [ROW])
     cold = table.insert(4, 0, True)
     assert [table.user_id(user) for user in residents(table)] == [3, 2, 1, 4]
     table.touch(users[1])
-    table.ack(users[2], 0, 1, 5, *KEEP2, 9)
+    table.ack(users[2], 0, CHANNEL, 5, *KEEP2, 9)
     assert table.evict(table.free + 1, 10, cold)  # 4 is kept, 2 is dirty: 3 goes
     assert (table.find(3), table.evictions, table.resident_states) == (0, 1, 2)
     assert not table.evict(40, 1, cold)
@@ -285,7 +368,7 @@ def test_ends_of_writes_that_nobody_began_are_refused(table: Any) -> None:
 def test_rows_in_any_order_are_there_once_and_read_in_order(build: Build, seed: int) -> None:
     source = random.Random(seed)
     keys = [(kind, channel) for kind in (0, 1, 255) for channel in range(1, 9)]
-    rows = [(*key, 5, 0, 0, 0, 0, 0, 1) for key in source.sample(keys, source.randrange(1, 20))]
+    rows = [(*key, 5, 0, 0, 0, 0, 0, 1, b"") for key in source.sample(keys, source.randrange(1, 20))]
     table = build.Table(new_buffer(400), 100)
     user = table.insert(50, 0, False, rows)
     assert table.states(user) == sorted(rows)

@@ -67,8 +67,8 @@ def test_a_file_closed_clean_is_used_again(used: Path) -> None:
     assert table.recover(9) == 3
     assert table.position == 77
     assert table.states(table.find(3)) == [
-        (0, 1, 10, 0, 0, 0, 0, 0, 30),
-        (0, 2, 10, 0, 0, 0, 0, 0, 31),
+        (0, 1, 10, 0, 0, 0, 0, 0, 30, b""),
+        (0, 2, 10, 0, 0, 0, 0, 0, 31, b""),
     ]
     # what was under way is dirty again, first in the queue, and all of it waits since now
     assert table.dirty_head() == table.find(2)
