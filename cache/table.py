@@ -1173,7 +1173,7 @@ class Table:
         mark: i64 = self._find_state(user, 0, 0)
         noted: i64 = self._delete_version[user]
         if version < noted or (version == noted and (mark or not final)):
-            return _REPLAYED  # if there is no mark, its maker died between the deletion and it
+            return _REPLAYED  # otherwise a death came between the deletion and its mark
         if final and mark == 0 and self.free == 0:
             return _NO_ROOM
         self._delete_version[user] = version

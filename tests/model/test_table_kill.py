@@ -62,7 +62,8 @@ def chunk(seed: int, number: int) -> list[Event]:
             continue
         name, message = draw.choice(NAMES), number + draw.randint(1, MESSAGES)
         event["type"] = name.removesuffix("_unread").removesuffix("_up_to")
-        event["read_state_type"], event["channel_id"] = draw.randint(0, 1), draw.randint(1, CHANNELS)
+        event["read_state_type"] = draw.randint(0, 1)
+        event["channel_id"] = draw.randint(1, CHANNELS)
         if name in ("ack", "ack_unread", "mention", "retract_mention"):
             event["message_id"] = message
         if name == "ack" and draw.random() < 0.3:

@@ -141,7 +141,7 @@ class Oracle:
             return self._delete(user_id, key, event.get("up_to", 0), version)
         state = copied(row.state) if row and not row.tombstone else State()
         fold = State.mark_unread if event.get("manual") else FOLDS[kind]
-        fold(state, event, version)  # type: ignore[operator]  # functions of a State
+        fold(state, event, version)
         if same(state, row.state if row else State()):
             return NOTHING
         if kind != "retract_mention":

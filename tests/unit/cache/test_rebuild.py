@@ -2,8 +2,8 @@
 
 Each operation runs on the uncompiled table behind views that keep the whole buffer as it is after
 each store. Each such buffer must be refused, or hold every user exactly as before or as after the
-operation, or (evicted, or not yet loaded: both are clean) not at all. An event is then folded again,
-because the position is not past it, and must lead to what it would have led to.
+operation, or (evicted, or not yet loaded: both are clean) not at all. An event is then folded
+again, because the position is not past it, and must lead to what it would have led to.
 """
 
 from __future__ import annotations
@@ -54,7 +54,13 @@ OPERATIONS: dict[str, tuple[Callable[[Any], object], int]] = {
 }
 
 # of the operations on many slots, how many of the states in between must not be dropped
-USED_MIN = {"insert": 10, "evict": 20, "delete_user": 30, "delete_user for good": 30, "rebuild": 100}
+USED_MIN = {
+    "insert": 10,
+    "evict": 20,
+    "delete_user": 30,
+    "delete_user for good": 30,
+    "rebuild": 100,
+}
 # A death may leave the deletion without its mark: the event, folded again, makes it.
 IN_TWO_STEPS = {"delete_user for good", "delete_user for good, again"}
 

@@ -18,7 +18,7 @@ from readstates.cache.table import (
     STALE,
     TOO_MANY,
 )
-from readstates.schemas.read_state import mentions_of
+from readstates.schemas.read_state import Row, mentions_of
 from tests.support.table_builds import (
     Build,
     entries,
@@ -46,7 +46,7 @@ def user(table: Any) -> int:
 
 def state(table: Any, user: int) -> tuple[int, ...]:
     """Message, mention, count, pins, flags, viewed, version."""
-    found: tuple[int, ...] = get(table, user, 0, CHANNEL)
+    found: Row = get(table, user, 0, CHANNEL)
     assert found[3:5] == (max(mentions_of(found), default=0), len(mentions_of(found)))
     return found[2:9]
 
@@ -76,8 +76,12 @@ def state(table: Any, user: int) -> tuple[int, ...]:
         ("pins_ack", (8_999,), STALE, (100, 200, 3, 9_000, 1, 20, 10)),
         ("set_options", (5, KEEP), CHANGED | DIRTIED, (100, 200, 3, 9_000, 5, 20, 11)),
         ("set_options", (1, 20), DUPLICATE, (100, 200, 3, 9_000, 1, 20, 10)),
-        ("merge", (160, (170,), KEEP, 8_999, 0, 21), CHANGED | DIRTIED,
-         (160, 200, 2, 9_000, 1, 21, 11)),
+        (
+            "merge",
+            (160, (170,), KEEP, 8_999, 0, 21),
+            CHANGED | DIRTIED,
+            (160, 200, 2, 9_000, 1, 21, 11),
+        ),
         ("merge", (90, (150, 99), 9, 9_000, 1, 20), DUPLICATE, (100, 200, 3, 9_000, 1, 20, 10)),
     ],
 )
@@ -368,7 +372,9 @@ def test_ends_of_writes_that_nobody_began_are_refused(table: Any) -> None:
 def test_rows_in_any_order_are_there_once_and_read_in_order(build: Build, seed: int) -> None:
     source = random.Random(seed)
     keys = [(kind, channel) for kind in (0, 1, 255) for channel in range(1, 9)]
-    rows = [(*key, 5, 0, 0, 0, 0, 0, 1, b"") for key in source.sample(keys, source.randrange(1, 20))]
+    rows = [
+        (*key, 5, 0, 0, 0, 0, 0, 1, b"") for key in source.sample(keys, source.randrange(1, 20))
+    ]
     table = build.Table(new_buffer(400), 100)
     user = table.insert(50, 0, False, rows)
     assert table.states(user) == sorted(rows)
