@@ -1171,9 +1171,8 @@ class Table:
         channel has. O(read states of the user).
         """
         mark: i64 = self._find_state(user, 0, 0)
-        if version <= self._delete_version[user] and (
-            version < self._delete_version[user] or mark or not final
-        ):
+        noted: i64 = self._delete_version[user]
+        if version < noted or (version == noted and (mark or not final)):
             return _REPLAYED  # otherwise a death came between the deletion and its mark
         if final and mark == 0 and self.free == 0:
             return _NO_ROOM
@@ -1191,8 +1190,10 @@ class Table:
             slot = following
             steps += 1
         code: i64 = _CHANGED | self._user_changed(user, version)
-        if final and self._find_state(user, 0, 0) == 0:  # otherwise it is newer than this event
-            code |= self._add_final_mark(user, version)
+        if self._find_state(user, 0, 0) == 0:  # otherwise the mark is newer than this event
+            self._status[user] &= ~_FINAL & 0xFF
+            if final:
+                code |= self._add_final_mark(user, version)
         return code
 
     @cython.cfunc
@@ -1206,16 +1207,28 @@ class Table:
         return self._changed(user, mark, version)
 
     def restore_user(self, user: i64, version: i64) -> int:
-        """End a final deletion."""
+        """End a final deletion.
+
+        The mark stays, as one that is deleted up to a message: its version says which events were
+        skipped, so that a replay skips them again.
+        """
         mark: i64 = self._known(user, 0, 0, version)
         if mark < 0:
             return -mark
-        if mark == 0 or self._status[mark] & _TOMBSTONE:
+        if mark == 0 or self._status[mark] & _EXTENDED:
             return _STALE
-        self._status[user] &= ~_FINAL & 0xFF
-        self._status[mark] = (self._status[mark] & (_STATE | _DIRTY)) | _TOMBSTONE
-        self._count_side(user, -1)
-        return self._changed(user, mark, version)
+        self._read_marks(mark)
+        self._marks.delete(1)
+        return self._put(user, mark, 0, 0, 0, 0, version)
+
+    def is_marked(self, user: i64) -> bool:
+        """True if the user has the mark of a final deletion, which may have ended."""
+        return bool(self._status[user] & _FINAL)
+
+    def restored_at(self, user: i64) -> int:
+        """Of a marked user: the version at which its final deletion ended; 0 if it has not."""
+        mark: i64 = self._find_state(user, 0, 0)
+        return self._version[mark] if self._status[mark] & _EXTENDED else 0
 
     # -- events with marks --------------------------------------------------------------------
 
@@ -1457,10 +1470,6 @@ class Table:
         self._read_marks(slot)
         return message_id > self._marks.deleted_up_to
 
-    def is_final(self, user: i64) -> bool:
-        """True if the user's deletion was final: no event but its end may be folded."""
-        return bool(self._status[user] & _FINAL)
-
     # -- many events at once ------------------------------------------------------------------
 
     @cython.ccall
@@ -1481,7 +1490,9 @@ class Table:
             for index in range(begin, end):
                 user: i64 = self._prefetched[index - begin]
                 code: i64 = _ABSENT
-                if user and not self._status[user] & _FINAL:
+                if user and self._status[user] & _FINAL:
+                    code = self._fold_marked(events, index * 8, user)
+                elif user:
                     code = self._fold_one(events, index * 8, user)
                 if code == _NO_ROOM:
                     return index
@@ -1504,6 +1515,17 @@ class Table:
             return self.mention(user, kind, channel_id, message_id, version)
         self._touch(user)
         return self.ack(user, kind, channel_id, message_id, flags, last_viewed, version)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _fold_marked(self, events: i64[:], at: i64, user: i64) -> i64:
+        """The same for a marked user: ABSENT while the deletion is final."""
+        mark: i64 = self._find_state(user, 0, 0)
+        if not self._status[mark] & _EXTENDED:
+            return _ABSENT
+        if events[at + 6] <= self._version[mark]:
+            return _REPLAYED
+        return self._fold_one(events, at, user)
 
     @cython.cfunc
     @cython.exceptval(-1)

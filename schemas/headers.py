@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from .wire import DecodeError
+from .fields import DecodeError
 
 HEADER_REPLY_TOPIC = "kafka_replyTopic"
 HEADER_CORRELATION_ID = "kafka_correlationId"

@@ -7,21 +7,23 @@ much to make. A client gets `ReadState`, which has the names.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 Row = tuple[int, int, int, int, int, int, int, int, int, bytes]
 
 # The places in a Row.
-TYPE = 0
-CHANNEL = 1
-LAST_MESSAGE = 2
-LAST_MENTION = 3
-MENTION_COUNT = 4
-LAST_PIN_TIMESTAMP = 5
-FLAGS = 6
-LAST_VIEWED = 7
-VERSION = 8
-EXTRA = 9  # what is remembered of single messages, in entries of 16 bytes: see cache/marks.py
+TYPE: Final = 0
+CHANNEL: Final = 1
+LAST_MESSAGE: Final = 2
+LAST_MENTION: Final = 3
+MENTION_COUNT: Final = 4
+LAST_PIN_TIMESTAMP: Final = 5
+FLAGS: Final = 6
+LAST_VIEWED: Final = 7
+VERSION: Final = 8
+EXTRA: Final = (
+    9  # what is remembered of single messages, in entries of 16 bytes: see cache/marks.py
+)
 
 _ENTRY = struct.Struct("=qQ")  # a message ID, and tag << 40 | rank; a mention has an even rank
 ENTRY_BYTES = _ENTRY.size

@@ -12,10 +12,28 @@ so a channel that was never read gets message 1 as its last one, if it needs a n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from .events import KEEP, MENTION_IDS_MAX, Delete, Merge, Update
+from .events import (
+    COUNT_MAX,
+    DAYS_MAX,
+    KEEP,
+    MENTION_IDS_MAX,
+    TIMESTAMP_MAX,
+    Delete,
+    Merge,
+    Update,
+)
+from .fields import (
+    read_id,
+    read_identifier,
+    read_integer,
+    read_object,
+    read_type,
+    wrong,
+)
 
+SAVED_BYTES_MAX = 128 << 20  # of a line, which may be a whole reply of up to REPLY_BYTES_MAX
 FIRST_MESSAGE = 1  # no channel has a message of this ID that somebody could miss
 
 
@@ -76,3 +94,49 @@ def _known_mentions(state: SavedState) -> tuple[int, ...]:
             f"mentions has {len(ids)} messages, mention_count is {state.mention_count}"
         )
     return ids
+
+
+def decode_saved(line: bytes) -> list[tuple[int, SavedState]]:
+    """The (user, read state) pairs of a saved line: one read state with its user, or a whole reply.
+
+    The fields are those of replies; `version` is ignored. Raises DecodeError, nothing else.
+    """
+    body = read_object(line, SAVED_BYTES_MAX)
+    user_id = read_id(body, "user_id")
+    if "read_states" not in body:
+        return [(user_id, _saved(body, ""))]
+    states = body["read_states"]
+    if not isinstance(states, list):
+        raise wrong("read_states", "a list", states)
+    saved = []
+    for number, state in enumerate(states):
+        where = f"read_states[{number}]"
+        if not isinstance(state, dict):
+            raise wrong(where, "an object", state)
+        saved.append((user_id, _saved(state, where)))
+    return saved
+
+
+def _saved(body: dict[str, Any], where: str) -> SavedState:
+    mentions = _saved_mentions(body, where)
+    return SavedState(
+        read_type(body, where),
+        read_id(body, "channel_id", where),
+        read_id(body, "last_message_id", where, low=0),
+        read_id(body, "last_mention_id", where, low=0) if "last_mention_id" in body else 0,
+        read_integer(body, "mention_count", COUNT_MAX, len(mentions or ())),
+        read_integer(body, "last_pin_timestamp", TIMESTAMP_MAX, 0),
+        read_integer(body, "flags", COUNT_MAX, 0),
+        read_integer(body, "last_viewed", DAYS_MAX, 0),
+        mentions,
+    )
+
+
+def _saved_mentions(body: dict[str, Any], where: str) -> tuple[int, ...] | None:
+    if "mentions" not in body:
+        return None
+    field, values = f"{where}.mentions" if where else "mentions", body["mentions"]
+    if not isinstance(values, list):
+        raise wrong(field, "a list of IDs", values)
+    ids = {read_identifier(each, f"{field}[{number}]", 1) for number, each in enumerate(values)}
+    return tuple(sorted(ids))

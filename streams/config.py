@@ -144,7 +144,9 @@ class Settings:
         "Acks and mentions applied before queries get a turn; any other update counts as 10.",
         "updates", 1, 10_000,
     )  # fmt: skip
-    reply_bytes_max: int = _limit(1_000_000, "Largest size of a reply.", "bytes", 1024, 10**8)
+    reply_bytes_max: int = _limit(
+        1_000_000, "Largest size of a reply; pages are cut to it.", "bytes", 1024, 10**8
+    )
     handover_timeout_s: float = _limit(
         5.0,
         "Time limit of each of a shutdown's two write-outs: while still serving, and afterwards.",

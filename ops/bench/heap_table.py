@@ -1,20 +1,25 @@
 """The peer of the graph: a heap LRU in place of `cache.table.Table`.
 
 It is an `OrderedDict` of users. A user is an object with a dict of its read states, and each read
-state is an object. That is what one would write in Python at first, with slots, and with integers
-as keys, which the collector does not track. It has the part of the table's interface that the
-service calls for acks, mentions, queries, loads, evictions and write-out, with the same results
-(`tests/unit/streams/test_heap_peer.py` feeds both the same log), and holds as many users and read
-states. A "user" of this interface is the object.
+state is an object with a dict of its mentions, if it has any. That is what one would write in
+Python at first, with slots, and with integers as keys, which the collector does not track. It has
+the part of the table's interface that the service calls for acks, mentions, queries, loads,
+evictions and write-out, with the same results (`tests/unit/streams/test_heap_peer.py` feeds both
+the same log), and holds as many users and read states. It has no retractions, and it forgets the
+mentions that our table goes on counting when a read state has more than MARKS_MAX. A "user" of this
+interface is the object.
 """
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+from readstates.cache.layout import EXTENSION_ENTRIES
+from readstates.cache.marks import MARKS_MAX
 from readstates.cache.table import (
     ABSENT,
     CHANGED,
@@ -28,52 +33,71 @@ from readstates.cache.table import (
 from readstates.schemas.fast_decoder import NUMBERS
 from readstates.schemas.read_state import Row
 
-COUNT_MAX = 2**32 - 1
+ENTRY = struct.Struct("=qQ")
+
+NO_MARKS: dict[int, int] = {}  # of the read states without a mention; nobody changes it
 
 
 class State:
-    """One read state."""
+    """One read state; `marks` has the rank of each message that mentions the user, by its ID."""
 
     __slots__ = (
         "channel_id",
         "dirty",
         "flags",
         "kind",
-        "last_mention_id",
         "last_message_id",
         "last_pin_timestamp",
         "last_viewed",
-        "mention_count",
+        "marks",
         "version",
     )
 
-    def __init__(self, row: tuple[int, ...]) -> None:
-        (
-            self.kind,
-            self.channel_id,
-            self.last_message_id,
-            self.last_mention_id,
-            self.mention_count,
-            self.last_pin_timestamp,
-            self.flags,
-            self.last_viewed,
-            self.version,
-        ) = row
+    def __init__(self, row: Row) -> None:
+        kind, channel_id, last, last_mention, count, pins, flags, viewed, version, extra = row
+        self.kind = kind
+        self.channel_id = channel_id
+        self.last_message_id = last
+        self.last_pin_timestamp = pins
+        self.flags = flags
+        self.last_viewed = viewed
+        self.version = version
         self.dirty = False
+        self.marks = NO_MARKS
+        if extra:
+            self.marks = dict(ENTRY.iter_unpack(extra))
+        elif count:
+            self.marks = {last_mention: 0}
 
-    def row(self) -> Any:
+    @property
+    def slots(self) -> int:
+        """How many slots of our table the marks take: none for one that is not edited."""
+        return marked_slots(self.marks)
+
+    def row(self) -> Row:
         """A Row; a plain tuple, as our table gives one."""
+        marks, extra = self.marks, b""
+        if marked_slots(marks):
+            extra = b"".join([ENTRY.pack(*mark) for mark in sorted(marks.items())])
         return (
             self.kind,
             self.channel_id,
             self.last_message_id,
-            self.last_mention_id,
-            self.mention_count,
+            max(marks, default=0),
+            len(marks),
             self.last_pin_timestamp,
             self.flags,
             self.last_viewed,
             self.version,
+            extra,
         )
+
+
+def marked_slots(marks: dict[int, int]) -> int:
+    """The slots that our table takes for these marks."""
+    if len(marks) <= 1 and not any(marks.values()):
+        return 0
+    return -(-len(marks) // EXTENSION_ENTRIES)
 
 
 class User:
@@ -89,6 +113,11 @@ class User:
         self.since_ms = 0
         self.queued = False
         self.in_flight = False
+
+    @property
+    def slots(self) -> int:
+        """How many slots of our table the user takes."""
+        return 1 + sum(1 + state.slots for state in self.states.values())
 
 
 class HeapTable:
@@ -131,7 +160,7 @@ class HeapTable:
         user = self._users[user_id] = User(user_id, floor, rows)
         if cold:
             self._users.move_to_end(user_id, last=False)
-        self.free -= 1 + len(user.states)
+        self.free -= user.slots
         self.resident_states += len(user.states)
         return user
 
@@ -143,7 +172,7 @@ class HeapTable:
                 break
             if user is not keep and not user.queued and not user.in_flight:
                 going.append(user)
-                room += 1 + len(user.states)
+                room += user.slots
         for user in going:
             del self._users[user.user_id]
             self.evictions += len(user.states)
@@ -168,30 +197,56 @@ class HeapTable:
             return state
         if message_id < state.last_message_id:
             return STALE
-        changed = message_id != state.last_message_id
-        state.last_message_id = message_id
-        if message_id >= state.last_mention_id and state.mention_count:
-            state.mention_count, changed = 0, True
-        if flags >= 0 and flags != state.flags:
-            state.flags, changed = flags, True
-        if last_viewed >= 0 and last_viewed != state.last_viewed:
-            state.last_viewed, changed = last_viewed, True
-        return self._changed(user, state, version) if changed else DUPLICATE
+        if flags < 0:
+            flags = state.flags
+        if last_viewed < 0:
+            last_viewed = state.last_viewed
+        if (message_id, flags, last_viewed) == (
+            state.last_message_id,
+            state.flags,
+            state.last_viewed,
+        ):
+            return DUPLICATE
+        if state.marks:
+            marks = {message: rank for message, rank in state.marks.items() if message > message_id}
+            if not self._keep(state, marks):
+                return NO_ROOM
+        state.last_message_id, state.flags, state.last_viewed = message_id, flags, last_viewed
+        return self._changed(user, state, version)
 
-    def mention(self, user: User, kind: int, channel_id: int, message_id: int, version: int) -> int:
+    def mark(
+        self, user: User, kind: int, channel_id: int, message_id: int, rank: int, version: int
+    ) -> int:
+        """Fold a mention; the traffic of the benches has no retractions."""
+        assert rank & 1 == 0
         state = self._open(user, kind, channel_id, version)
         if type(state) is int:
             return state
         if message_id <= state.last_message_id:
             return STALE
-        if message_id == state.last_mention_id:
+        if state.marks.get(message_id, -1) >= rank:
             return DUPLICATE
-        if state.mention_count < COUNT_MAX:
-            state.mention_count += 1
-        elif message_id < state.last_mention_id:
-            return DUPLICATE
-        state.last_mention_id = max(message_id, state.last_mention_id)
+        marks = {**state.marks, message_id: rank}
+        if len(marks) > MARKS_MAX:
+            del marks[min(marks)]
+        if not self._keep(state, marks):
+            return NO_ROOM
         return self._changed(user, state, version)
+
+    def mention(self, user: User, kind: int, channel_id: int, message_id: int, version: int) -> int:
+        return self.mark(user, kind, channel_id, message_id, 0, version)
+
+    def _keep(self, state: State, marks: dict[int, int]) -> bool:
+        """Set the marks; False if there is no room. Like ours, new slots come before old ones go.
+
+        The dict is a new one each time, as small as can be.
+        """
+        before, after = state.slots, marked_slots(marks)
+        if after > self.free:
+            return False
+        self.free += before - after
+        state.marks = marks or NO_MARKS
+        return True
 
     def fold_run(self, events: Any, count: int, codes: bytearray) -> int:
         """Fold a run of decoded updates, one by one; see the table's `fold_run`."""
@@ -225,7 +280,7 @@ class HeapTable:
             return NO_ROOM
         self.free -= 1
         self.resident_states += 1
-        state = user.states[key] = State((kind, channel_id, 0, 0, 0, 0, 0, 0, 0))
+        state = user.states[key] = State((kind, channel_id, 0, 0, 0, 0, 0, 0, 0, b""))
         return state
 
     def _changed(self, user: User, state: State, version: int) -> int:
@@ -297,9 +352,39 @@ class HeapTable:
         states = (user.states.get(channel_id << 8 | kind) for channel_id in sorted(channel_ids))
         return [state.row() for state in states if state is not None]
 
-    def states(self, user: User) -> list[Row]:
-        """All read states of a user by type and channel."""
-        return sorted(state.row() for state in user.states.values())
+    def select(
+        self,
+        user: User,
+        kind: int,
+        since: int,
+        mentioned: bool,
+        after_kind: int,
+        after_channel: int,
+        most: int,
+    ) -> list[Row]:
+        """A user's read states by type and channel; see the table's `select`."""
+        after = after_kind, after_channel
+        chosen = [
+            state
+            for state in user.states.values()
+            if kind in (-1, state.kind)
+            and state.version > since
+            and (state.marks or not mentioned)
+            and (state.kind, state.channel_id) > after
+        ]
+        chosen.sort(key=lambda state: (state.kind, state.channel_id))
+        return [state.row() for state in chosen[: most or None]]
+
+    def slots_needed(self, user: User, kind: int, channel_id: int, more: int) -> int:
+        """See the table's."""
+        state = user.states.get(channel_id << 8 | kind)
+        entries = 0 if state is None or not state.slots else len(state.marks)
+        if more or entries > 1:
+            more = -(-(entries + more) // EXTENSION_ENTRIES)
+        return more + (state is None)
+
+    def is_marked(self, user: User) -> bool:
+        return False
 
     def count(self, user: User) -> int:
         return len(user.states)

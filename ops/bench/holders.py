@@ -22,8 +22,7 @@ from typing import Any, Protocol
 from readstates.cache.table import KEEP
 from readstates.cache.tablefile import TableFile, TableIdentity, open_table
 from readstates.schemas.fast_decoder import NUMBERS
-
-from .traffic_of_states import Row
+from readstates.schemas.read_state import Row
 
 People = Iterable[tuple[int, list[Row]]]
 SHAPES = ("pairs", "objects", "tuples")
@@ -34,13 +33,14 @@ class State:
     """A read state as an object."""
 
     __slots__ = (
-        "channel_id", "flags", "kind", "last_mention_id", "last_message_id", "last_pin_timestamp",
-        "last_viewed", "mention_count", "version",
+        "channel_id", "extra", "flags", "kind", "last_mention_id", "last_message_id",
+        "last_pin_timestamp", "last_viewed", "mention_count", "version",
     )  # fmt: skip
 
     def __init__(
         self, kind: int, channel_id: int, last_message_id: int, last_mention_id: int,
         mention_count: int, last_pin_timestamp: int, flags: int, last_viewed: int, version: int,
+        extra: bytes,
     ) -> None:  # fmt: skip
         self.kind = kind
         self.channel_id = channel_id
@@ -51,6 +51,7 @@ class State:
         self.flags = flags
         self.last_viewed = last_viewed
         self.version = version
+        self.extra = extra
 
 
 class Holder(Protocol):
@@ -96,7 +97,7 @@ class Ours:
             user = find(user_id)
             touch(user)
             for row in states(user):
-                _kind, _channel, _last, _mention, _count, _pins, _flags, _viewed, _version = row
+                _kind, _channel, _last, _mention, _count, _pins, _flags, _viewed, _, _ = row
 
     def batch(self, users: list[int], channels: list[int], number: int) -> tuple[Any, bytearray]:
         """Put the same acks into the form of the batch entry, which a decoder fills; not timed."""
@@ -153,7 +154,7 @@ class Pairs:
                 state.last_message_id = number
                 state.version = number
                 if number >= state.last_mention_id:
-                    state.mention_count = 0
+                    state.last_mention_id, state.mention_count, state.extra = 0, 0, b""
 
 
 class Objects(Pairs):
@@ -179,7 +180,7 @@ class Objects(Pairs):
                 state.last_message_id = number
                 state.version = number
                 if number >= state.last_mention_id:
-                    state.mention_count = 0
+                    state.last_mention_id, state.mention_count, state.extra = 0, 0, b""
 
     def all_of(self, users: list[int]) -> None:
         cache = self.cache
@@ -190,6 +191,7 @@ class Objects(Pairs):
                 _ = (
                     s.kind, s.channel_id, s.last_message_id, s.last_mention_id, s.mention_count,
                     s.last_pin_timestamp, s.flags, s.last_viewed, s.version,
+                    s.extra,
                 )  # fmt: skip
 
 
@@ -216,12 +218,13 @@ class Tuples(Pairs):
         for user_id, channel_id in zip(users, channels, strict=True):
             number += 1
             states = cache[user_id]
-            kind, _, last, mention, count, pins, flags, viewed, version = states[channel_id]
+            kind, _, last, mention, count, pins, flags, viewed, version, extra = states[channel_id]
             if number > version and number >= last:
                 if number >= mention:
-                    count = 0
+                    mention, count, extra = 0, 0, b""
                 states[channel_id] = (
                     kind, channel_id, number, mention, count, pins, flags, viewed, number,
+                    extra,
                 )  # fmt: skip
                 if stored:
                     cache[user_id] = states
@@ -231,7 +234,7 @@ class Tuples(Pairs):
         for user_id in users:
             states = cache[user_id]
             for channel_id in sorted(states):
-                _kind, _channel, _last, _mention, _count, _pins, _flags, _viewed, _version = states[
+                _kind, _channel, _last, _mention, _count, _pins, _flags, _viewed, _, _ = states[
                     channel_id
                 ]
 

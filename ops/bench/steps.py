@@ -27,9 +27,10 @@ from readstates.cache import layout
 from readstates.cache.table import Table
 from readstates.cache.tablefile import TableIdentity, new_header
 from readstates.schemas.headers import deadline_ms, reply_address
+from readstates.schemas.queries import decode_query
 from readstates.schemas.read_state import Row
 from readstates.schemas.replies import Answer, encode_reply
-from readstates.schemas.wire import decode_query, decode_update
+from readstates.schemas.wire import decode_update
 from readstates.streams import metrics
 from readstates.streams.kafka.fetched_records import FetchedRecords
 from readstates.streams.kafka.query_reader import record_of

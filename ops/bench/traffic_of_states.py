@@ -11,13 +11,13 @@ from array import array
 from collections.abc import Iterator
 from itertools import accumulate
 
+from readstates.schemas.read_state import Row
+
 STATES_A_USER = 10
 FIRST_VERSION = 8 << 48
 FIRST_MESSAGE = 10**18
 CHANNELS = 100_000  # shared by all users
 MENTION_SHARE = 0.1  # of the read states have a mention
-
-Row = tuple[int, int, int, int, int, int, int, int, int]  # schemas.replies.ReadState
 
 
 class Population:
@@ -53,6 +53,7 @@ class Population:
                 0,
                 3000,
                 FIRST_VERSION + number,
+                b"",
             )
             for index, channel in enumerate(channels)
         ]

@@ -24,7 +24,8 @@ from typing import Any
 import orjson
 
 from readstates.schemas.events import BulkAck
-from readstates.schemas.wire import DecodeError, decode_update
+from readstates.schemas.fields import DecodeError
+from readstates.schemas.wire import decode_update
 from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
 from readstates.streams.partition.partition import Partition

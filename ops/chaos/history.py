@@ -20,10 +20,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Final
 
 from ..proof.oracle import Seen
 
-VERSION = 8  # where it stands in what was seen
+VERSION: Final = 8  # where it stands in what was seen
 ZOMBIE = "zombie"
 LATE_S = 0.1  # between the service's look at its clock and the stamp on its reply
 IN_TIME_S = 1.0  # a query that a broker took later than this before its deadline may be dropped

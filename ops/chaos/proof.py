@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from ..proof.oracle import Oracle, Row
 from .history import VERSION, Asked
 
-MENTION_COUNT = 4  # where it stands in a row
+MENTION_COUNT: Final = 4  # where it stands in a row
 OFFSET_MASK = (1 << 48) - 1
 NUMBER = "n"  # header: the producer's number of the record
 EXAMPLES = 10

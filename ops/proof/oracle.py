@@ -18,6 +18,7 @@ U32_MAX = 2**32 - 1
 MARKS_MAX = 64
 BULK_ACKS_MAX = 1000
 DAY_MS = 86_400_000
+RESTORED = struct.pack("<qQ", 1, 3 << 40)  # the extra of a mark whose deletion has ended
 FOR_GOOD = U32_MAX + 1  # the edit of a retraction without one: the message was deleted
 
 Key = tuple[int, int]  # read_state_type, channel_id
@@ -248,13 +249,15 @@ TYPES = {*FOLDS, "bulk_ack", "delete", "delete_user", "restore_user"}
 class Oracle:
     """`apply` records in log order; `users[user][(type, channel)]` is a State.
 
-    `final`: the users whose deletion was final, each with the version of that event.
+    `final`: the users whose deletion was final, each with the version of that event; `restored`:
+    those for whom it has ended, with the version of its end.
     `id_epoch_ms`: the setting ID_EPOCH_MS.
     """
 
     def __init__(self, user_states_max: int = 10**9, id_epoch_ms: int | None = None) -> None:
         self.users: dict[int, dict[Key, State]] = {}
         self.final: dict[int, int] = {}
+        self.restored: dict[int, int] = {}
         self.bad = 0
         self._max = user_states_max
         self._id_epoch_ms = id_epoch_ms
@@ -272,9 +275,12 @@ class Oracle:
             self.bad += 1
 
     def stored(self, user_id: int) -> list[Row]:
-        """What the database must have; of a final deletion only its mark, which no channel has."""
+        """What the database must have. A user deleted for good has a mark that no channel has."""
         if user_id in self.final:
             return [(0, 0, 0, 0, 0, 0, 0, 0, self.final[user_id], b"")]
+        if user_id in self.restored:
+            ended = (0, 0, 0, 0, 0, 0, 0, 0, self.restored[user_id], RESTORED)
+            return [ended, *self.rows(user_id)]
         return self.rows(user_id)
 
     def rows(self, user_id: int) -> list[Row]:
@@ -327,7 +333,8 @@ class Oracle:
         if kind == "delete_user":
             self._delete_user(event, user_id, version)
         elif kind == "restore_user":
-            self.final.pop(user_id, None)
+            if self.final.pop(user_id, 0):
+                self.restored[user_id] = version
         elif kind == "bulk_ack":
             self._bulk(user_id, states, event.get("acks"), version)
         else:
@@ -344,9 +351,12 @@ class Oracle:
         final = event.get("final", False)
         if not isinstance(final, bool):
             raise BadError
+        if user_id in self.final:
+            return
         self.users[user_id] = {}
+        self.restored.pop(user_id, None)
         if final:
-            self.final.setdefault(user_id, version)
+            self.final[user_id] = version
 
     def _delete(
         self,

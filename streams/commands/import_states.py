@@ -13,8 +13,9 @@ from typing import Any
 import click
 
 from readstates.schemas.events import Update
-from readstates.schemas.saved import events_of
-from readstates.schemas.wire import DecodeError, decode_saved, encode_update, key_bytes
+from readstates.schemas.fields import DecodeError
+from readstates.schemas.saved import decode_saved, events_of
+from readstates.schemas.wire import encode_update, key_bytes
 
 from ..config import Settings
 from .options import (

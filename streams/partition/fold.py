@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from readstates.cache.layout import EXTENSION_ENTRIES
 from readstates.cache.marks import ENTRIES_MAX, FOR_GOOD
-from readstates.cache.table import CHANGED, DIRTIED, NO_ROOM, TOO_MANY, Table
+from readstates.cache.table import CHANGED, DIRTIED, NO_ROOM, REPLAYED, TOO_MANY, Table
 from readstates.schemas.events import (
     KEEP,
     MENTION_IDS_MAX,
@@ -40,8 +40,12 @@ DELETED_USER = 256  # a code as the table's: the user's deletion was final, the 
 def fold(table: Table, user: int, event: Update, version: int) -> int:
     """Apply an event to a resident user; returns a code. NO_ROOM changes nothing."""
     code: int
-    if table.is_final(user) and not isinstance(event, RestoreUser):
-        return DELETED_USER
+    if table.is_marked(user):
+        restored_at = table.restored_at(user)
+        if version <= restored_at:
+            return REPLAYED
+        if not restored_at and not isinstance(event, RestoreUser):
+            return DELETED_USER
     match event:
         case Ack() if event.if_version != KEEP:
             code = table.ack_unless_unread(
@@ -107,10 +111,7 @@ def fold(table: Table, user: int, event: Update, version: int) -> int:
             up_to = max(event.up_to, 0)
             code = table.delete(user, event.read_state_type, event.channel_id, up_to, version)
         case DeleteUser():
-            was_clean = not table.first_version(user)
             code = table.delete_user(user, version, event.final)
-            if code & CHANGED and was_clean:
-                code |= DIRTIED
         case RestoreUser():
             code = table.restore_user(user, version)
     return code

@@ -31,9 +31,10 @@ from readstates.cache.table import (
     Table,
 )
 from readstates.schemas import fast_decoder
+from readstates.schemas.fields import DecodeError
 from readstates.schemas.partitioner import misrouted, partition_of
 from readstates.schemas.read_state import Row
-from readstates.schemas.wire import DecodeError, decode_update
+from readstates.schemas.wire import decode_update
 
 from .batch import Batch, Record, UnreadBatch
 from .decode_buffer import RUN_MAX, DecodeBuffer

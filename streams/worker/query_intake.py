@@ -19,8 +19,10 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
+from readstates.schemas.fields import DecodeError
 from readstates.schemas.headers import Headers, ReplyAddress, deadline_ms, reply_address
 from readstates.schemas.partitioner import misrouted, partition_of
+from readstates.schemas.queries import decode_query
 from readstates.schemas.replies import (
     INVALID_QUERY,
     NOT_CAUGHT_UP,
@@ -31,7 +33,7 @@ from readstates.schemas.replies import (
     encode_reply,
 )
 from readstates.schemas.reply_sizes import limit_that_fits, shortened, too_large
-from readstates.schemas.wire import DecodeError, decode_query, key_bytes
+from readstates.schemas.wire import key_bytes
 
 from .. import metrics
 from ..config import Settings

@@ -15,15 +15,21 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from readstates.ops.local.worker import WorkerProcess
-from readstates.ops.proof.oracle import FIELDS, Oracle
+from readstates.ops.proof.oracle import Oracle, Row
+from readstates.schemas.fields import DecodeError
 from readstates.schemas.partitioner import partition_of
-from readstates.schemas.wire import DecodeError, decode_query
+from readstates.schemas.queries import Get, decode_query
+from readstates.schemas.read_state import CHANNEL, MENTION_COUNT, TYPE, VERSION, mentions_of
 from readstates.streams.client import BlockingClient
 from tests.support.waiting import until
 
 from .traffic import Record
 
 TIMEOUT_S = 30.0
+FIELDS = (
+    *("last_message_id", "last_mention_id", "mention_count"),
+    *("last_pin_timestamp", "flags", "last_viewed"),
+)
 IDS = ("last_message_id", "last_mention_id")  # strings in a reply; the other fields are numbers
 
 Place = tuple[str, int]  # key, partition
@@ -143,7 +149,7 @@ class Service:
 
     def _some_version(self, user: int) -> int:
         """One between the user's read states, where there are some."""
-        versions = sorted(row[-1] for row in self._oracle.rows(user))
+        versions = sorted(row[VERSION] for row in self._oracle.shown(user))
         return versions[len(versions) // 2] if versions else 0
 
     def expected(self, query: Record) -> dict[str, Any]:
@@ -158,35 +164,53 @@ class Service:
             get.channel_ids,
             read_state_type=get.read_state_type,
             since_version=get.since_version,
+            mentions=True,
         )
-        kind = get.read_state_type
-        if get.channel_ids is not None:
-            kind = kind or 0
-        rows = [
-            row
-            for row in self._oracle.rows(get.user_id)
-            if (kind is None or row[0] == kind)
-            and (get.channel_ids is None or row[1] in get.channel_ids)
-            and (own.full or row[-1] > (get.since_version or 0))
-        ]
-        assert [tuple(state) for state in own.read_states] == rows, (query, own, rows)
-        return {
-            "user_id": query.key,
-            "version": str(own.version),
-            "full": own.full,
-            "read_states": [_state(row) for row in rows],
-        }
+        shown = self._oracle.shown(get.user_id)
+        rows = _chosen(shown, get, 0 if own.full else get.since_version or 0)
+        if not (get.mentioned or get.after or get.limit):
+            found = [(*state[:-1], list(state.mentions or ())) for state in own.read_states]
+            assert found == [(*row[:-1], mentions_of(row)) for row in rows], (query, own, rows)
+        reply = {"user_id": query.key, "version": str(own.version), "full": own.full}
+        page = rows[: get.limit]
+        reply["read_states"] = [_state(row, get.mentions) for row in page]
+        if get.totals:
+            of_type = _chosen(shown, Get(get.user_id, None, get.read_state_type), 0)
+            counts = [row[MENTION_COUNT] for row in of_type]
+            sums = len(counts), sum(count > 0 for count in counts), sum(counts)
+            reply["totals"] = dict(zip(("read_states", "mentioned", "mentions"), sums, strict=True))
+        if len(page) < len(rows):
+            last = page[-1]
+            reply["next"] = {"read_state_type": last[TYPE], "channel_id": str(last[CHANNEL])}
+        return reply
 
 
-def _state(row: tuple[int, ...]) -> dict[str, Any]:
-    kind, channel, *fields, version = row
+def _chosen(rows: list[Row], get: Get, above: int) -> list[Row]:
+    """The rows that a query asks for with a larger version; all pages from its `after` on."""
+    kind = get.read_state_type
+    if get.channel_ids is not None:
+        kind = kind or 0
+    return [
+        row
+        for row in rows
+        if (kind is None or row[TYPE] == kind)
+        and (get.channel_ids is None or row[CHANNEL] in get.channel_ids)
+        and row[VERSION] > above
+        and (row[MENTION_COUNT] or not get.mentioned)
+        and row[:2] > (get.after or (-1, 0))
+    ]
+
+
+def _state(row: Row, mentions: bool) -> dict[str, Any]:
+    kind, channel, *fields, version, _ = row
     named = dict(zip(FIELDS, fields, strict=True))
-    return {
+    body = {
         "channel_id": str(channel),
         "read_state_type": kind,
         **{name: str(value) if name in IDS else value for name, value in named.items()},
         "version": str(version),
     }
+    return {**body, "mentions": list(map(str, mentions_of(row)))} if mentions else body
 
 
 def differences(wanted: Any, got: Any, where: str = "reply") -> list[str]:

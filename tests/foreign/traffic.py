@@ -54,7 +54,9 @@ class Traffic:
             "channel_id": self._id(draw.randrange(1, CHANNELS)),
             "message_id": self._id(message),
         }
-        kind = draw.randrange(20)
+        if body["type"] != "ack" and draw.random() < 0.3:
+            body["edit"] = draw.randrange(3)
+        kind = draw.randrange(24)
         if kind == 0:
             body = {"type": "delete", "channel_id": body["channel_id"]}
         elif kind == 1:
@@ -73,6 +75,25 @@ class Traffic:
             body = {**body, "type": "ack", "flags": draw.randrange(2**32), "last_viewed": 65535}
         elif kind == 5:
             body["read_state_type"] = draw.randrange(1, 3)
+        elif kind == 6:
+            ids = [self._id(message + draw.randrange(1, 9)) for _ in range(3)]
+            body = {**body, "type": "ack", "manual": True, "mention_ids": ids}
+        elif kind == 7:
+            body = {"type": "set", "channel_id": body["channel_id"], "flags": draw.randrange(2)}
+        elif kind == 8:
+            body = {
+                "type": "merge",
+                "channel_id": body["channel_id"],
+                "last_message_id": body["message_id"],
+                "mention_ids": [self._id(message + 1)],
+                "last_pin_timestamp": 5,
+            }
+        elif kind == 9:
+            body = {
+                "type": "delete",
+                "channel_id": body["channel_id"],
+                "up_to": body["message_id"],
+            }
         return _record(user, {**body, "user_id": self._id(user)})
 
     def queries(self, versions: dict[int, int]) -> list[Record]:
@@ -86,6 +107,11 @@ class Traffic:
                 body["read_state_type"] = 0
             elif number % 5 == 3:
                 body["since_version"] = self._id(versions[user])
+            elif number % 5 == 4:
+                body |= {"mentions": True, "totals": True, "limit": 3}
+                body["after"] = {"channel_id": self._id(1)}
+            if number % 7 == 0:
+                body |= {"mentioned": True, "mentions": True}
             made.append(_record(user, body))
         for user in self.users[-BAD_QUERIES:]:
             wrong = {"type": "get", "user_id": self._id(user), "channel_ids": "all"}

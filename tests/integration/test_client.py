@@ -72,31 +72,46 @@ def test_every_event(client: BlockingClient) -> None:
         assert state is not None
         return state.last_message_id, state.mention_count, state.mentions
 
-    kind = {"read_state_type": 3}
-    client.mention(user, 5, 105, **kind)
-    assert after(client.mention(user, 5, 110, edit=1, **kind)) == (100, 2, (105, 110))
-    assert after(client.retract_mention(user, 5, 110, edit=0, **kind)) == (100, 2, (105, 110))
-    assert after(client.retract_mention(user, 5, 110, edit=1, **kind)) == (100, 1, (105,))
-    assert after(client.retract_mention(user, 5, 105, **kind)) == (100, 0, ())
+    client.mention(user, 5, 105, read_state_type=3)
+    assert after(client.mention(user, 5, 110, edit=1, read_state_type=3)) == (100, 2, (105, 110))
+    assert after(client.retract_mention(user, 5, 110, edit=0, read_state_type=3)) == (
+        100,
+        2,
+        (105, 110),
+    )
+    assert after(client.retract_mention(user, 5, 110, edit=1, read_state_type=3)) == (
+        100,
+        1,
+        (105,),
+    )
+    assert after(client.retract_mention(user, 5, 105, read_state_type=3)) == (100, 0, ())
     known = client.get(user).version
     assert after(client.bulk_ack(user, [(5, 120, 3)])) == (120, 0, ())
-    unread = client.mark_unread(user, 5, 90, mention_ids=[95], **kind)
+    unread = client.mark_unread(user, 5, 90, mention_ids=[95], read_state_type=3)
     assert after(unread) == (90, 1, (95,))
-    assert after(client.ack(user, 5, 130, if_version=known, **kind)) == (90, 1, (95,))
-    assert after(client.mark_unread(user, 5, 80, 7, **kind)) == (80, 7, (95,))
-    assert after(client.mark_unread(user, 5, 70, **kind)) == (70, 1, (95,))
-    client.pins_ack(user, 5, 777, **kind)
-    state = one(client, user, client.set_options(user, 5, flags=0, last_viewed=9, **kind))
+    assert after(client.ack(user, 5, 130, if_version=known, read_state_type=3)) == (90, 1, (95,))
+    assert after(client.mark_unread(user, 5, 80, 7, read_state_type=3)) == (80, 7, (95,))
+    assert after(client.mark_unread(user, 5, 70, read_state_type=3)) == (70, 1, (95,))
+    client.pins_ack(user, 5, 777, read_state_type=3)
+    state = one(
+        client, user, client.set_options(user, 5, flags=0, last_viewed=9, read_state_type=3)
+    )
     assert state is not None
     assert state[5:8] == (777, 0, 9)
     merged = client.merge(
-        user, 5, last_message_id=60, mention_ids=[65, 75], mention_count=9, flags=4, **kind
+        user,
+        5,
+        last_message_id=60,
+        mention_ids=[65, 75],
+        mention_count=9,
+        flags=4,
+        read_state_type=3,
     )
     assert after(merged) == (70, 2, (75, 95))
-    assert one(client, user, client.delete(user, 5, up_to=200, **kind)) is None
-    assert one(client, user, client.mention(user, 5, 200, **kind)) is None
-    assert after(client.mention(user, 5, 201, **kind)) == (200, 1, (201,))
-    assert one(client, user, client.delete(user, 5, **kind)) is None
+    assert one(client, user, client.delete(user, 5, up_to=200, read_state_type=3)) is None
+    assert one(client, user, client.mention(user, 5, 200, read_state_type=3)) is None
+    assert after(client.mention(user, 5, 201, read_state_type=3)) == (200, 1, (201,))
+    assert one(client, user, client.delete(user, 5, read_state_type=3)) is None
     client.ack(user, 5, 300)
     assert one(client, user, client.delete_user(user, final=True)) is None
     assert one(client, user, client.ack(user, 5, 301)) is None

@@ -265,7 +265,7 @@ def test_too_many_states(wire: Wire, user: int) -> None:
 
     # room again after a delete
     wire.produce_update(user, {**DELETE, "channel_id": 3})
-    offset = wire.produce_update(user, {**ack(1), "channel_id": 1_000_000})
+    offset = wire.produce_update(user, {**ack(10), "channel_id": 1_000_000})
     reply = wire.get(user, after_offset=offset)
     assert [int(s["channel_id"]) for s in reply.states][-2:] == [USER_STATES_MAX, 1_000_000]
     assert len(reply.states) == USER_STATES_MAX

@@ -92,10 +92,10 @@ def test_export_and_import(wire: Wire, fresh: Service, tmp_path: Path) -> None:
         assert len(found.states) == len(CHANNELS)
 
     user, reply = next(iter(replies.items()))
-    read_on(fresh.wire, user, reply)
+    last = read_on(fresh.wire, user, reply)
 
     # an old snapshot changes nothing of what is newer
-    newer = fresh.wire.get(user, mentions=True)
+    newer = fresh.wire.get(user, after_offset=last, mentions=True)
     found = again(fresh, file, user)
     read = [state for state in found.states if state["last_message_id"] == "99"]
     assert len(read) == len(CHANNELS) - 1
@@ -107,12 +107,13 @@ def test_export_and_import(wire: Wire, fresh: Service, tmp_path: Path) -> None:
     assert without_versions(found) == without_versions(reply)
 
 
-def read_on(wire: Wire, user: int, reply: Reply) -> None:
+def read_on(wire: Wire, user: int, reply: Reply) -> int:
     """The user reads all that there is, but for what mentions them in a message yet to come."""
     for state in reply.states:
         place = {name: state[name] for name in ("channel_id", "read_state_type")}
         if int(state["last_mention_id"]) < 99:
-            wire.produce_update(user, {"type": "ack", "message_id": "99", **place})
+            offset = wire.produce_update(user, {"type": "ack", "message_id": "99", **place})
+    return offset
 
 
 def again(service: Service, file: Path, user: int, *options: str) -> Reply:

@@ -29,6 +29,7 @@ from readstates.cache.marks import (
 )
 from readstates.ops.local import cql
 from readstates.ops.local.stack import Stack
+from readstates.ops.proof.oracle import RESTORED
 from readstates.schemas.read_state import Row
 from readstates.streams.cassandra.row_bytes import Change
 from readstates.streams.cassandra.store import Store
@@ -255,15 +256,16 @@ def test_after_a_final_deletion_only_its_mark_is_left(database: Database) -> Non
     assert list(database.store.read_all()) == [(USER, mark)]
 
     world.reload()
-    assert world.table.is_final(world.user)
+    assert world.table.restored_at(world.user) == 0
     assert world.table.states(world.user) == []
     world.apply({"type": "restore_user"})
     world.apply({"type": "ack", "channel_id": 1, "message_id": 7})
     world.reload()
-    assert not world.table.is_final(world.user)
+    restored_at = world.table.restored_at(world.user)
+    assert restored_at == EPOCH_BITS | world.offset - 1
     (state,) = world.table.states(world.user)
     assert state[:5] == (0, 1, 7, 0, 0)
-    assert database.rows.with_marks(USER) == [state]
+    assert database.rows.with_marks(USER) == [(*mark[:8], restored_at, RESTORED), state]
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 0), (1, 0, 1)])

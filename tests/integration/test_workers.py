@@ -112,7 +112,6 @@ def equal(service: Service, log: Log, load: Load) -> None:
     found, expected = service.wire.rows.all(), log.rows()
     assert found.keys() == expected.keys()
     assert {k: (v, expected[k]) for k, v in found.items() if v != expected[k]} == {}
-    assert service.wire.rows.final() == log.oracle.final
     assert len(found) > 300, "too little to prove anything"
     assert log.oracle.bad == 0
     assert service.wire.dead_letters() == []

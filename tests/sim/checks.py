@@ -239,9 +239,12 @@ class Checks:
             return
         what, since = asked.what, asked.what.get("since_version")
         known = self.known.get(user_id, Known())
-        if not reply.full and (since is None or since > reply.version):
-            raise Violation(f"{worker}: a delta nobody can use: {reply} {asked}")
-        should = expected(known.at(reply.version), what, -1 if reply.full else since)
+        above = -1
+        if not reply.full:
+            if since is None or since > reply.version:
+                raise Violation(f"{worker}: a delta nobody can use: {reply} {asked}")
+            above = since
+        should = expected(known.at(reply.version), what, above)
         with_mentions = what.get("mentions", False)
         rows = [
             ReadState(*row[:9], mentions(row) if with_mentions else None) for row in should.rows
@@ -249,9 +252,9 @@ class Checks:
         if (reply.read_states, reply.totals, reply.next) != (rows, should.totals, should.next):
             raise Violation(f"{worker} answered {asked}\n  with {reply}\n  should be {should}")
         if not reply.full:
-            wanted = asked_for(what)
-            gone = set(places(filter(wanted, shown(known.at(since)))))
-            gone -= set(places(shown(known.at(reply.version))))
+            is_wanted = asked_for(what)
+            before = [row for row in shown(known.at(above)) if is_wanted(row)]
+            gone = set(places(before)) - set(places(shown(known.at(reply.version))))
             if gone:
                 raise Violation(f"{worker}: {reply} does not say that {gone} is gone: {asked}")
 

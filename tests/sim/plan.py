@@ -209,7 +209,7 @@ def _sends(rand: random.Random, states: int) -> list[Send]:
         times = [at - at % 0.8 for at in times]
     queries = rand.choice((0.1, 0.3, 0.5))
     sends: list[Send] = []
-    gone: dict[int, bool] = {}  # users whose deletion was final: whether more events came
+    gone: set[int] = set()  # users whose deletion was final
     for number, at in enumerate(times):
         user_id = users[int(rand.random() ** hot * len(users))]
         key = b"%d" % user_id
@@ -221,28 +221,19 @@ def _sends(rand: random.Random, states: int) -> list[Send]:
         event = _event(rand, user_id, shape, 1 + shape.messages * number // count)
         value = json.dumps(event).encode()
         if dice < 0.03:
-            bad_key, value = _bad(rand, user_id)
-            sends.append(Send(at, partition, bad_key, value, False))
+            sends.append(Send(at, partition, *_bad(rand, user_id), False))
         elif dice < 0.04:  # a producer with another partitioner
             sends.append(Send(at, 1 - partition, key, value, False))
         elif dice < 0.08:  # a producer without idempotence: what is in the log, once more
             old = [send for send in sends[-60:] if send.key == key and not send.query]
             sends += [send._replace(at_s=at) for send in old[-1:] if user_id not in gone]
-        elif event["type"] == "restore_user" and gone.get(user_id):
-            continue  # see test_events_before_a_restore_are_not_folded_in_a_replay
         else:
             sends.append(Send(at, partition, key, value, False))
-            _note_final(gone, event, user_id)
+            if event["type"] == "restore_user":
+                gone.discard(user_id)
+            elif event.get("final"):
+                gone.add(user_id)
     return sends
-
-
-def _note_final(gone: dict[int, bool], event: dict[str, Any], user_id: int) -> None:
-    if event["type"] == "restore_user":
-        gone.pop(user_id, None)
-    elif user_id in gone:
-        gone[user_id] = True
-    elif event.get("final"):
-        gone[user_id] = False
 
 
 def _event(rand: random.Random, user_id: int, shape: Shape, message: int) -> dict[str, Any]:

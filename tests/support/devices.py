@@ -59,7 +59,7 @@ class Device:
             yield reply
             if "next" not in reply.value:
                 return
-            assert len(reply.states) == self.limit
+            assert 0 < len(reply.states) <= self.limit
             more["after"] = reply.value["next"]
             if reply.value["full"]:  # the rest of a complete reading is complete too
                 more.pop("since_version", None)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from readstates.ops.proof.oracle import Row
 
 Place = tuple[int, int]  # read_state_type, channel_id
-TYPE, CHANNEL, COUNT, VERSION, EXTRA = 0, 1, 4, 8, 9
+TYPE: Final = 0
+CHANNEL: Final = 1
+COUNT: Final = 4
+VERSION: Final = 8
+EXTRA: Final = 9
 
 
 class Expected(NamedTuple):

@@ -43,11 +43,11 @@ class Log:
         return ends
 
     def rows(self) -> dict[tuple[int, int, int], Row]:
-        """What Cassandra must hold, by (user, type, channel); not the marks of final deletions."""
+        """What Cassandra must hold, by (user, type, channel)."""
         return {
             (user, row[0], row[1]): row
             for user in self.oracle.users
-            for row in self.oracle.rows(user)
+            for row in self.oracle.stored(user)
         }
 
     def close(self) -> None:

@@ -71,12 +71,8 @@ class Rows:
         return found
 
     def all(self) -> dict[tuple[int, int, int], Row]:
-        """The whole table with marks, by (user, type, channel); not the marks of `final`."""
-        return {(user, *row[:2]): row for user, row, _ in self._select(()) if row[1]}
-
-    def final(self) -> set[int]:
-        """Users whose deletion is marked as final."""
-        return {user for user, row, _ in self._select(()) if row[:2] == (0, 0)}
+        """The whole table with marks, by (user, type, channel)."""
+        return {(user, *row[:2]): row for user, row, _ in self._select(())}
 
     def wait(self, user: int, expected: list[Row]) -> None:
         """Until Cassandra has these rows of the user, and no others."""

@@ -110,7 +110,7 @@ class World:
 
     def open(self, slots: int, states_max: int, died: bytearray | None = None, **more: Any) -> None:
         """A partition at the beginning, or where `more` says, with an empty table or a died one."""
-        given = {"position": 0, "committed": 0, "catch_up_to": 0, "incarnation": 1}
+        given: dict[str, Any] = {"position": 0, "committed": 0, "catch_up_to": 0, "incarnation": 1}
         given |= {"parked_max": 100, "inbox_max": 1000}
         given |= {"parked_bytes_max": 1 << 20, "inbox_bytes_max": 1 << 20} | more
         self.buffer = new_buffer(slots) if died is None else died

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from readstates.schemas import replies, wire
-from readstates.schemas.queries import encode_query
+from readstates.schemas.queries import decode_query, encode_query
 from readstates.schemas.read_state import ReadState, mentions_of
 from readstates.schemas.replies import Answer, Totals
 from tests.support.wire_forms import EVENTS, GOLDEN, MARKED_ROWS, QUERIES, ROWS
@@ -30,7 +30,7 @@ def test_event(name: str) -> None:
 @pytest.mark.parametrize("name", QUERIES)
 def test_query(name: str) -> None:
     assert encode_query(QUERIES[name]) == golden(f"query.{name}")
-    assert wire.decode_query(golden(f"query.{name}")) == QUERIES[name]
+    assert decode_query(golden(f"query.{name}")) == QUERIES[name]
 
 
 REPLIES = {

@@ -14,7 +14,8 @@ from jsonschema import Draft7Validator
 
 from readstates.schemas import events as e
 from readstates.schemas import replies, wire
-from readstates.schemas.queries import LIMIT_MAX, Get, encode_query
+from readstates.schemas.fields import DecodeError, read_identifier
+from readstates.schemas.queries import LIMIT_MAX, Get, decode_query, encode_query
 from readstates.schemas.read_state import Row
 from tests.support.json_schemas import FILES, validator
 from tests.support.wire_forms import BIG, EVENTS, GOLDEN
@@ -29,7 +30,7 @@ READ_STATE = REPLIES["read_state"]
 def decodes(decode: Callable[[bytes], object], value: bytes) -> bool:
     try:
         decode(value)
-    except wire.DecodeError:
+    except DecodeError:
         return False
     return True
 
@@ -98,7 +99,7 @@ def test_the_same_for_queries(body: dict[str, Any], other: Any) -> None:
     body = {**body, **other}
     assume(not beyond_json_schema(body))
     value = orjson.dumps(body)
-    assert decodes(wire.decode_query, value) == QUERY.is_valid(json.loads(value))
+    assert decodes(decode_query, value) == QUERY.is_valid(json.loads(value))
 
 
 STRINGS = {"channel_id", "last_message_id", "last_mention_id", "version"}
@@ -127,7 +128,7 @@ def test_limits_of_queries_are_the_same() -> None:
     for field in FIELDS:
         for value in (*EDGES, *map(str, EDGES), None, True, *LISTS):
             changed = orjson.dumps({"type": "get", "user_id": "1", field: value})
-            accepted = decodes(wire.decode_query, changed)
+            accepted = decodes(decode_query, changed)
             assert accepted == QUERY.is_valid(json.loads(changed)), changed[:200]
 
 
@@ -138,7 +139,7 @@ def test_an_identifier_is_the_same_to_both(value: Any) -> None:
     for name, low in (("id", 1), ("position", 0)):
 
         def taken(_value: bytes, low: int = low) -> object:
-            return wire._identifier(value, "field", low)
+            return read_identifier(value, "field", low)
 
         assert validator("types.json", name).is_valid(value) == decodes(taken, b"")
 

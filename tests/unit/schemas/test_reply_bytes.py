@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import orjson
 import pytest
@@ -154,13 +155,11 @@ def test_the_largest_rows_have_room() -> None:
 
     marks = extra_of([(-1, 0, 0)] * MARKS_MAX)  # 2^64 - 1, which is more than any message ID
     number = 2**64 - 1
-    inline: Row = (*[number] * 9, b"")
-    for row, size in (
-        (inline, compiled.ROW_BYTES_MAX),
-        ((*[number] * 9, marks), compiled.ROW_BYTES_MAX + MARKS_MAX * compiled.MENTION_BYTES_MAX),
-    ):
+    more = MARKS_MAX * compiled.MENTION_BYTES_MAX
+    for extra, size in ((b"", compiled.ROW_BYTES_MAX), (marks, compiled.ROW_BYTES_MAX + more)):
+        row: Any = (*[number] * 9, extra)
         body = encode_rows([row] * 3, True)
-        assert body.count(b"%d" % number) == 3 * (9 + (len(row[9]) // 16 or 1))
+        assert body.count(b"%d" % number) == 3 * (9 + (len(extra) // 16 or 1))
         assert len(body) <= 3 * size
 
 
@@ -170,8 +169,9 @@ WRONG = ["x", None, -1, 2**64] if COMPILED else ["x", None]
 
 @pytest.mark.parametrize("last", WRONG)
 def test_what_is_no_number_of_a_row_is_refused(last: object) -> None:
+    wrong: Any = (*[0] * 8, last, b"")
     with pytest.raises((OverflowError, TypeError)):
-        encode_rows([(*[0] * 8, last, b"")], False)
+        encode_rows([wrong], False)
 
 
 def test_an_error_has_a_limit_only_if_there_is_one() -> None:

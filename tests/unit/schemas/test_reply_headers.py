@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from readstates.schemas.fields import DecodeError
 from readstates.schemas.headers import ReplyAddress, deadline_ms, reply_address
-from readstates.schemas.wire import DecodeError
 
 TOPIC = ("kafka_replyTopic", b"read-states.replies.web")
 CORRELATION = ("kafka_correlationId", b"\xff\x00\x01")

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from readstates.ops.proof.oracle import Oracle
 from readstates.schemas import events as e
 from readstates.schemas import wire
+from readstates.schemas.fields import DecodeError
 from readstates.schemas.read_state import Row, mentions_of
 from readstates.schemas.replies import Answer, encode_reply
-from readstates.schemas.saved import SavedState, events_of
+from readstates.schemas.saved import SavedState, decode_saved, events_of
 
 USER = 7
 # few users, channels and messages, so that events meet
@@ -78,7 +79,7 @@ def test_an_export_makes_the_same_read_states_elsewhere(before: list[e.Update]) 
 def test_nothing_newer_is_lost(before: list[e.Update], after: list[e.Update]) -> None:
     """A snapshot of an earlier moment, imported later, changes nothing (plain events only)."""
     live, moment = Oracle(), Oracle()
-    plain = [
+    plain: list[e.Update] = [
         e.Ack(x.user_id, x.channel_id, x.message_id, x.read_state_type)
         if isinstance(x, e.Ack)
         else x
@@ -166,6 +167,12 @@ def test_one_event_for_each(state: SavedState, events: list[e.Update]) -> None:
     ]
 
 
+def test_of_many_mentions_the_newest_are_kept() -> None:
+    many = tuple(range(11, 11 + e.MENTION_IDS_MAX + 6))
+    state = SavedState(0, 5, 10, many[-1], len(many), mentions=many)
+    assert list(events_of(USER, state)) == [e.Merge(USER, 5, 0, 10, many[6:], len(many))]
+
+
 @pytest.mark.parametrize(
     ("state", "said"),
     [
@@ -180,21 +187,21 @@ def test_mentions_that_cannot_be(state: SavedState, said: str) -> None:
 
 def test_a_line_is_a_read_state_or_a_reply() -> None:
     row: Row = (2, 5, 6, 14, 1, 9, 3, 8, 77, b"")
-    answer = Answer(99, True, [row, (3, *row[1:])])  # type: ignore[list-item]  # mypy: (int, *Row)
+    answer = Answer(99, True, [row, (3, *row[1:])])
     reply = encode_reply(USER, answer, mentions=False)
     expected = SavedState(*row[:8])
-    assert wire.decode_saved(reply) == [
+    assert decode_saved(reply) == [
         (USER, expected),
         (USER, expected._replace(read_state_type=3)),
     ]
     line = {"user_id": str(USER), **orjson.loads(reply)["read_states"][0]}
-    assert wire.decode_saved(orjson.dumps(line)) == [(USER, expected)]
+    assert decode_saved(orjson.dumps(line)) == [(USER, expected)]
     least = b'{"user_id":7,"channel_id":5,"last_message_id":"0"}'
-    assert wire.decode_saved(least) == [(USER, SavedState(0, 5, 0))]
+    assert decode_saved(least) == [(USER, SavedState(0, 5, 0))]
     named = encode_reply(USER, answer, mentions=True)
-    assert wire.decode_saved(named)[0] == (USER, expected._replace(mentions=(14,)))
+    assert decode_saved(named)[0] == (USER, expected._replace(mentions=(14,)))
     counted = b'{"user_id":7,"channel_id":5,"last_message_id":3,"mentions":["9",8,9]}'
-    assert wire.decode_saved(counted) == [(USER, SavedState(0, 5, 3, 0, 2, mentions=(8, 9)))]
+    assert decode_saved(counted) == [(USER, SavedState(0, 5, 3, 0, 2, mentions=(8, 9)))]
 
 
 @pytest.mark.parametrize(
@@ -219,5 +226,5 @@ def test_a_line_is_a_read_state_or_a_reply() -> None:
     ],
 )
 def test_a_wrong_line_is_refused_by_its_field(line: bytes, said: str) -> None:
-    with pytest.raises(wire.DecodeError, match=said):
-        wire.decode_saved(line)
+    with pytest.raises(DecodeError, match=said):
+        decode_saved(line)

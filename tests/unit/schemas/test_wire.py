@@ -8,8 +8,9 @@ import orjson
 import pytest
 
 from readstates.schemas import events as e
-from readstates.schemas.queries import Get
-from readstates.schemas.wire import DecodeError, decode_query, decode_update, key_bytes
+from readstates.schemas.fields import DecodeError
+from readstates.schemas.queries import Get, decode_query
+from readstates.schemas.wire import decode_update, key_bytes
 
 ACK = {"type": "ack", "user_id": 1, "channel_id": 2, "message_id": 3}
 MENTION = {**ACK, "type": "mention"}

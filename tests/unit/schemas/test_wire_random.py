@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from readstates.schemas import events as e
 from readstates.schemas import wire
-from readstates.schemas.queries import LIMIT_MAX, Get, encode_query
+from readstates.schemas.fields import DecodeError
+from readstates.schemas.queries import LIMIT_MAX, Get, decode_query, encode_query
 from tests.support.wire_forms import EVENTS, GOLDEN
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ def test_events_round_trip(event: e.Update) -> None:
 @settings(deadline=None)  # a loaded machine is no failure
 @given(queries)
 def test_queries_round_trip(query: Get) -> None:
-    assert wire.decode_query(encode_query(query)) == query
+    assert decode_query(encode_query(query)) == query
 
 
 def either(value: bytes) -> None:
@@ -89,16 +90,16 @@ def either(value: bytes) -> None:
     event = read(wire.decode_update, value)
     if event is not None:
         assert wire.decode_update(wire.encode_update(event)) == event
-    query = read(wire.decode_query, value)
+    query = read(decode_query, value)
     if query is not None:
-        assert wire.decode_query(encode_query(query)) == query
+        assert decode_query(encode_query(query)) == query
 
 
 def read(decode: Callable[[bytes], T], value: bytes) -> T | None:
     reason = None
     try:
         return decode(value)
-    except wire.DecodeError as error:
+    except DecodeError as error:
         reason = error.reason
     assert reason in REASONS
     return None
@@ -150,7 +151,7 @@ def outcome(body: dict[str, object]) -> e.Update | str:
     """The event, or what is wrong with it."""
     try:
         return wire.decode_update(orjson.dumps(body))
-    except wire.DecodeError as exc:
+    except DecodeError as exc:
         return str(exc)
 
 

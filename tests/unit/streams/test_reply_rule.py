@@ -62,13 +62,27 @@ class Lost:
     def topic(self) -> str:
         return "p.replies.a"
 
+    def partition(self) -> int:
+        return 0
+
+    def key(self) -> bytes:
+        return b"5"
+
+    def value(self) -> bytes:
+        return b"{}"
+
+
+def lost(replies: ReplyProducer, code: int) -> None:
+    address = ReplyAddress("p.replies.a", None, b"1", "plain")
+    replies._delivered(address, b"5", [], 0, KafkaError(code), cast(Any, Lost()))
+
 
 def test_a_reply_that_was_too_large_does_not_hold_up_the_next(replies: ReplyProducer) -> None:
     """It is the asker who makes it large: others who use the topic must not pay for it."""
     replies._topics = {"p.replies.a": 3}
-    replies._delivered(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), Lost())
+    lost(replies, KafkaError.MSG_SIZE_TOO_LARGE)
     assert replies._topics
-    replies._delivered(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART), Lost())
+    lost(replies, KafkaError.UNKNOWN_TOPIC_OR_PART)
     assert not replies._topics
 
 
@@ -76,7 +90,7 @@ def test_lost_replies_do_not_fill_the_log(
     replies: ReplyProducer, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(1000):
-        replies._delivered(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), Lost())
+        lost(replies, KafkaError.MSG_SIZE_TOO_LARGE)
     assert len(caplog.records) == 1
 
 

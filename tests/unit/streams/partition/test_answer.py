@@ -55,16 +55,14 @@ class World:
 def event(rand: random.Random) -> Update:
     channel, kind = rand.randint(1, CHANNELS), rand.randrange(KINDS)
     message = rand.randint(1, 40)
-    return rand.choices(
-        [
-            Ack(USER, channel, message, kind),
-            Mention(USER, channel, message, kind, rand.randint(0, 1)),
-            RetractMention(USER, channel, message, kind),
-            SetOptions(USER, channel, kind, rand.randint(0, 1)),
-            Delete(USER, channel, kind, rand.choice([-1, message])),
-        ],
-        [3, 8, 3, 1, 0.4],
-    )[0]
+    events: list[Update] = [
+        Ack(USER, channel, message, kind),
+        Mention(USER, channel, message, kind, rand.randint(0, 1)),
+        RetractMention(USER, channel, message, kind),
+        SetOptions(USER, channel, kind, rand.randint(0, 1)),
+        Delete(USER, channel, kind, rand.choice([-1, message])),
+    ]
+    return rand.choices(events, [3, 8, 3, 1, 0.4])[0]
 
 
 def naive(world: World, get: Get) -> Answer:

@@ -50,7 +50,6 @@ class Log:
         self.records: list[Any] = []
         self.changes: dict[int, tuple[int, list[tuple[int, int]]]] = {}  # offset: user, keys
         self.history: dict[int, tuple[list[int], list[list[Any]]]] = {}  # user: offsets, rows
-        self.late: set[int] = set()  # users with events after a final deletion
         self.bad: set[int] = set()  # what must become a dead letter
         offset = 0
         traffic, messages = Traffic(seed, 12), rand.choice((8, 40))
@@ -70,17 +69,7 @@ class Log:
         self.end = offset
 
     def _add(self, offset: int, sent: Record) -> None:
-        """Add a record, but no end of a final deletion after which the user had more events.
-
-        A replay that finds only the end in the database would fold them: see
-        test_events_before_a_restore_are_not_folded_in_a_replay.
-        """
         user_id = int(sent.key or b"0")
-        if user_id in self.oracle.final:
-            if b"restore_user" not in (sent.value or b""):
-                self.late.add(user_id)
-            elif user_id in self.late:
-                return
         self.records.append(record(offset, sent.key, sent.value))
         bad = self.oracle.bad
         users = self.oracle.users
@@ -121,7 +110,7 @@ class FaultyWorld(World):
         self.writes: list[tuple[list[Any], list[Any]]] = []
         self.kept: set[int] = set()  # dead letters that the broker has
         self.read: list[tuple[Any, list[Row]]] = []  # loads whose rows were read
-        more = {"parked_max": PARKED_MAX, "inbox_max": 50, "ids": self.log.ids}
+        more: dict[str, Any] = {"parked_max": PARKED_MAX, "inbox_max": 50, "ids": self.log.ids}
         super().__init__(self.slots, STATES_MAX, **more)
 
     # -- steps
@@ -253,7 +242,8 @@ class FaultyWorld(World):
         self.last_version = 0
         self.next = sum(r.offset < position for r in self.log.records)
         self.incarnations += 1
-        more = {"parked_max": PARKED_MAX, "inbox_max": 50, "incarnation": self.incarnations}
+        more: dict[str, Any] = {"parked_max": PARKED_MAX, "inbox_max": 50}
+        more["incarnation"] = self.incarnations
         more |= {"position": position, "committed": self.committed, "ids": self.log.ids}
         self.open(self.slots, STATES_MAX, died, catch_up_to=max(position, self.fed), **more)
         self.position_before = position

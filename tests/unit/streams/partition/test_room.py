@@ -17,6 +17,7 @@ from readstates.cache.table import NO_ROOM
 from readstates.schemas import wire
 from readstates.streams.config import Settings
 from readstates.streams.errors import ConfigError
+from readstates.streams.partition import partition
 from readstates.streams.partition.fold import CHANGE_SLOTS_MAX, fold, slots_needed
 from readstates.streams.partition.rows import slots_of
 from tests.support.events import anything
@@ -72,8 +73,8 @@ def test_every_event_finds_room_in_the_smallest_table(seed: int) -> None:
             user_id, fields = 2 + draw.randrange(OTHERS), {"channel_id": draw.randint(1, limit)}
             records.append(event(offset, user_id, "mention", message_id=offset + 1, **fields))
             continue
-        fields = anything(draw, (1, draw.choice([30, 300])), range(1, 2 * limit))
-        records.append(event(offset, 1, fields.pop("type"), **fields))
+        more = anything(draw, (1, draw.choice([30, 300])), range(1, 2 * limit))
+        records.append(event(offset, 1, more.pop("type"), **more))
     drive(world, records)
     table = world.partition.table
     verify(table)
@@ -117,6 +118,38 @@ def test_a_load_asks_for_the_slots_of_its_rows_entries() -> None:
     small.load_next()
     assert small.answers[-1][1].rows[0][4] == 64
     assert small.partition.table.find(1)
+
+
+def crowded() -> World:
+    """User 1 has 30 marks; clean users have taken all but three of the slots."""
+    world = World(60, 25)
+    marks = [event(n, 1, "mention", channel_id=1, message_id=n + 1) for n in range(30)]
+    world.feed(*marks)
+    world.load_next()
+    world.write_all()
+    others = iter(range(2, 100))
+    while world.partition.table.free > 3:
+        world.ask(query(next(others)))
+        world.load_next([])
+    return world
+
+
+def test_a_run_makes_room_for_all_slots_of_a_change() -> None:
+    """With less than the change needs, the same update would be tried for ever."""
+    world = crowded()
+    assert world.feed(event(30, 1, "mention", channel_id=1, message_id=99)) == 1
+    assert world.partition.counts.applied == 31
+
+
+@pytest.mark.parametrize("kind", ["mention", "retract_mention"])
+def test_a_count_of_slots_that_is_too_small_ends_as_well(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition, "slots_needed", lambda *_: 0)
+    world = crowded()
+    assert world.feed(event(30, 1, kind, channel_id=1, message_id=99, edit=1)) == 1
+    assert world.partition.counts.applied == 31
+    verify(world.partition.table)
 
 
 @pytest.mark.parametrize("build", BUILDS)
