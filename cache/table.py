@@ -1221,12 +1221,16 @@ class Table:
         self._marks.delete(1)
         return self._put(user, mark, 0, 0, 0, 0, version)
 
-    def is_marked(self, user: i64) -> bool:
-        """True if the user has the mark of a final deletion, which may have ended."""
-        return bool(self._status[user] & _FINAL)
+    def is_final(self, user: i64) -> bool:
+        """True while the user is deleted for good: no event but `restore_user` may be folded."""
+        if not self._status[user] & _FINAL:
+            return False
+        return not self._status[self._find_state(user, 0, 0)] & _EXTENDED
 
     def restored_at(self, user: i64) -> int:
-        """Of a marked user: the version at which its final deletion ended; 0 if it has not."""
+        """The version at which a final deletion ended, or 0; what is older was skipped."""
+        if not self._status[user] & _FINAL:
+            return 0
         mark: i64 = self._find_state(user, 0, 0)
         return self._version[mark] if self._status[mark] & _EXTENDED else 0
 

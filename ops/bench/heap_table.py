@@ -383,8 +383,11 @@ class HeapTable:
             more = -(-(entries + more) // EXTENSION_ENTRIES)
         return more + (state is None)
 
-    def is_marked(self, user: User) -> bool:
+    def is_final(self, user: User) -> bool:
         return False
+
+    def restored_at(self, user: User) -> int:
+        return 0
 
     def count(self, user: User) -> int:
         return len(user.states)

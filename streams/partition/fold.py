@@ -40,12 +40,11 @@ DELETED_USER = 256  # a code as the table's: the user's deletion was final, the 
 def fold(table: Table, user: int, event: Update, version: int) -> int:
     """Apply an event to a resident user; returns a code. NO_ROOM changes nothing."""
     code: int
-    if table.is_marked(user):
-        restored_at = table.restored_at(user)
-        if version <= restored_at:
-            return REPLAYED
-        if not restored_at and not isinstance(event, RestoreUser):
+    if table.is_final(user):
+        if not isinstance(event, RestoreUser):
             return DELETED_USER
+    elif version <= table.restored_at(user):
+        return REPLAYED
     match event:
         case Ack() if event.if_version != KEEP:
             code = table.ack_unless_unread(

@@ -80,7 +80,11 @@ class User:
 
     @property
     def final(self) -> bool:
-        return FINAL in self.rows and not self.rows[FINAL].tombstone
+        return FINAL in self.rows and not self.rows[FINAL].state.deleted_up_to
+
+    @property
+    def restored_at(self) -> int:
+        return 0 if self.final or FINAL not in self.rows else self.rows[FINAL].state.version
 
 
 class Oracle:
@@ -129,6 +133,8 @@ class Oracle:
         user, kind = self.users[user_id], event["type"]
         if user.final and kind != "restore_user":
             return DELETED_USER
+        if version <= user.restored_at:
+            return REPLAYED
         if kind == "delete_user":
             return self._delete_user(user_id, version, bool(event.get("final")))
         if kind == "restore_user":
@@ -244,8 +250,7 @@ class Oracle:
             return REPLAYED
         if not user.final:
             return NOTHING
-        user.rows[FINAL] = Row(State(version=version), dirty=True, tombstone=True)
-        return CHANGED | self._changed(user_id, version)
+        return self._put(user_id, FINAL, State(deleted_up_to=1), version)
 
     def _changed(self, user_id: int, version: int) -> int:
         user = self.users[user_id]
