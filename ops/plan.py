@@ -173,9 +173,11 @@ NOT_NEGATIVE = click.FloatRange(min=0)
 
 
 @click.command("plan")
-@click.option("--users", type=POSITIVE, required=True, help="Users with read states.")
-@click.option("--online", type=POSITIVE, required=True, help="Users who are online at the peak.")
-@click.option("--read-states-per-user", type=POSITIVE, required=True, help="Average of all users.")
+@click.option("--users", type=POSITIVE, required=True, help="Number of users with read states.")
+@click.option("--online", type=POSITIVE, required=True, help="Number of users online at the peak.")
+@click.option(
+    "--read-states-per-user", type=POSITIVE, required=True, help="Average number, over all users."
+)
 @click.option(
     "--updates-per-s", type=POSITIVE, required=True, help="Updates per second at the peak."
 )
@@ -192,10 +194,10 @@ NOT_NEGATIVE = click.FloatRange(min=0)
 )  # fmt: skip
 @click.option(
     "--set", "changed", multiple=True, metavar="NAME=VALUE", callback=_changes,
-    help="Replace a figure in the list that the command prints; repeatable.",
+    help="Replace one of the figures that the command prints; repeatable.",
 )  # fmt: skip
 def command(changed: dict[str, float], **given: float) -> None:
-    """Compute the partitions, workers and tables that a load needs, and its traffic.
+    """Compute the partitions, workers and tables for a load, and the traffic it causes.
 
     The command also prints the figures behind the result: what was measured, on which machine, and
     what is assumed.

@@ -51,7 +51,7 @@ COMMANDS = {
     "plan": LazyCommand(
         "readstates.ops.plan",
         "command",
-        "Compute the partitions, workers and tables that a load needs, and its traffic.",
+        "Compute the partitions, workers and tables for a load, and the traffic it causes.",
     ),
     "record": LazyCommand(
         "readstates.streams.commands.record",
@@ -61,12 +61,12 @@ COMMANDS = {
     "replay": LazyCommand(
         "readstates.streams.commands.replay",
         "replay",
-        "Send the updates and queries of FILE, a recording, to the topics again.",
+        "Send the updates and queries in FILE, a recording, to the topics again.",
     ),
     "restore-user": LazyCommand(
         "readstates.streams.commands.restore_user",
         "restore_user",
-        "Publish the end of a final deletion of USER.",
+        "Publish an event that ends a final deletion of USER.",
     ),
     "rewind": LazyCommand(
         "readstates.streams.commands.rewind",

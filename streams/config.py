@@ -26,7 +26,7 @@ FORMS = {  # of settings that become part of a topic's name, a file's name or a 
 }
 # If a topic has more partitions than this, they share this many times each limit.
 FULL_SHARES = 8
-SHARED = f"More than {FULL_SHARES} partitions share {FULL_SHARES} times as much."
+SHARED = f"If there are over {FULL_SHARES} partitions, they share {FULL_SHARES} times this limit."
 IDS_UNCHECKED = -1  # the value of `id_epoch_ms` where it is not set
 REPLY_LIKE = re.compile(r"^f-reply-|\.replies\.")
 
@@ -80,7 +80,7 @@ class Settings:
     )
     cassandra_timeout_s: float = _cassandra(5.0, "Time limit of one request.", "s", 0.1, 60)
     loads_in_flight_max: int = _cassandra(
-        16, "Load requests at once; a quarter of them is kept for queries.", "requests", 1, 1024
+        16, "Most load requests at once; a quarter is kept for queries.", "requests", 1, 1024
     )
     load_batch_users: int = _cassandra(
         16, "Largest number of users in one load request.", "users", 1, 100
@@ -95,8 +95,8 @@ class Settings:
     )
     user_states_max: int = _table(
         50_000,
-        "Largest number of read states that one user may have; no more than half of CACHE_STATES, "
-        "to which a higher default is lowered.",
+        "Largest number of read states that one user may have: at most half of CACHE_STATES. The "
+        "default is lowered to that half if it would be more.",
         "read states", 1, 10**6,
     )  # fmt: skip
 
@@ -107,7 +107,7 @@ class Settings:
         0.5, "Share of a table that may be dirty before changes are written early.", "", 0.01, 0.9
     )
     writes_in_flight_max: int = _write_behind(
-        128, "Batches under way at once; a quarter of this while no write is urgent.",
+        128, "Most batches under way at once; a quarter of this while no write is urgent.",
         "batches", 1, 1024,
     )  # fmt: skip
     write_batch_rows: int = _write_behind(
@@ -116,7 +116,7 @@ class Settings:
     write_retry_s: float = _write_behind(1.0, "Pause after a failed write.", "s", 0.01, 60)
 
     parked_max: int = _limit(
-        50_000, f"Updates that a partition may hold back for users being loaded. {SHARED}",
+        50_000, f"Updates that a partition may hold back while their users are loaded. {SHARED}",
         "updates", 1, 10**7,
     )  # fmt: skip
     parked_bytes_max: int = _limit(
@@ -133,26 +133,28 @@ class Settings:
     )  # fmt: skip
     id_epoch_ms: int = _limit(
         IDS_UNCHECKED,
-        "Epoch of the message IDs (snowflakes): one of over 24 h ahead is refused. -1: unchecked.",
+        "Time of message ID 0 since 1970 (IDs are snowflakes). An ID over 24 h ahead of its record "
+        "is refused. -1: IDs are not checked.",
         "ms", -1, 4 * 10**12,
     )  # fmt: skip
     queries_waiting_max: int = _limit(
-        10_000, "Queries that may wait in a worker; any more get `overloaded`.", "queries", 1, 10**6
+        10_000, "Queries that may wait in a worker; others get `overloaded`.", "queries", 1, 10**6
     )
     slice_updates: int = _limit(
         200,
-        "Acks and mentions applied before queries get a turn; any other update counts as 10.",
+        "Acks and mentions applied before queries get a turn; each other update counts as 10.",
         "updates", 1, 10_000,
     )  # fmt: skip
     reply_bytes_max: int = _limit(
-        1_000_000, "Largest size of a reply; pages are cut to it.", "bytes", 1024, 10**8
+        1_000_000, "Largest size of a reply; pages are cut to fit.", "bytes", 1024, 10**8
     )
     handover_timeout_s: float = _limit(
         5.0,
-        "Time limit of each of a shutdown's two write-outs: while still serving, and afterwards.",
+        "Time limit of each of the two write-outs in a shutdown: one while the worker still serves "
+        "and one afterwards.",
         "s", 0.1, 8,
     )  # fmt: skip
-    shutdown_timeout_s: float = _limit(20.0, "Time from SIGTERM to a forced end.", "s", 1, 300)
+    shutdown_timeout_s: float = _limit(20.0, "Time from SIGTERM to a forced exit.", "s", 1, 300)
 
     http_host: str = _http("127.0.0.1", "Address of the console, /metrics, /healthz and /readyz.")
     http_port: int = _http(6066, "Port of the HTTP endpoints. 0: any free port.", "", 0, 65535)

@@ -8,10 +8,10 @@ import click
 
 
 @click.command()
-@click.option("--updates", default=200_000, show_default=True, help="Updates in the burst.")
+@click.option("--updates", default=200_000, show_default=True, help="Updates sent in the burst.")
 @click.option("--queries", default=25, show_default=True, help="Queries of each kind per second.")
-@click.option("--users", default=10_000, show_default=True, help="Users with traffic.")
-@click.option("--seconds", default=24.0, show_default=True, help="Length of the steady stretch.")
+@click.option("--users", default=10_000, show_default=True, help="Number of users with traffic.")
+@click.option("--seconds", default=24.0, show_default=True, help="Seconds of steady traffic.")
 @click.option("--seed", default=1, show_default=True, help="The same seed sends the same traffic.")
 def demo(updates: int, queries: int, users: int, seconds: float, seed: int) -> None:
     """Start everything on this machine, send sample traffic, and check the result.

@@ -4,7 +4,7 @@ All kinds are asked in one open loop, in turn, so that what one of them meets, a
 same servers, the same updates, the same load of other programs on the machine.
 
     RESIDENT   a query of a user whom the worker has in its table
-    ECHO       a record that a bare consumer answers with as many bytes (`ops/bench/echo.py`)
+    ECHO       a record that a bare consumer answers, in the same size (`ops/bench/echo.py`)
     ABSENT     a query of a user whom the worker must load from Cassandra first
     SELECT     the same users' rows straight from Cassandra, as the worker asks for them
 """

@@ -16,7 +16,7 @@ from .stretches import BUSY_MAX, LOADED, Seen
 SHARES = (0.5, 0.99)
 NAMES = {
     RESIDENT: "query, user in the table",
-    ECHO: "bare echo of as many bytes",
+    ECHO: "bare echo of the same size",
     ABSENT: "query, user to be loaded",
     SELECT: "bare SELECT of the same user",
 }
@@ -32,7 +32,7 @@ def steady(seen: Seen, rate: int) -> Iterator[str]:
     yield f"steady: {rate:,} updates per second, {each:,} queries of each kind"
     yield from _machine(seen)
     if seen.busy is not None and seen.busy.share > BUSY_MAX:
-        yield "  busier than two thirds: a time is mostly the wait for a processor; see the ratios"
+        yield "  over two thirds busy: times are mostly waits for a processor; compare the ratios"
     yield from _table(seen, (RESIDENT, ECHO), (ABSENT, SELECT))
     yield from _counts(seen)
 
@@ -44,7 +44,7 @@ def burst(seen: Seen) -> Iterator[str]:
     yield from _machine(seen)
     yield from _table(seen, (RESIDENT, ECHO))
     yield from _counts(seen)
-    yield f"  all of it was in Cassandra {seen.durable_s:.1f} s after the last one was applied"
+    yield f"  all of them were in Cassandra {seen.durable_s:.1f} s after the last was applied"
 
 
 def storm(seen: Seen) -> Iterator[str]:
@@ -60,7 +60,7 @@ def storm(seen: Seen) -> Iterator[str]:
 
 
 def _machine(seen: Seen) -> Iterator[str]:
-    yield f"  {seen.busy or 'how busy the machine is, this system does not say'}; {load()}"
+    yield f"  {seen.busy or 'this system does not say how busy the machine is'}; {load()}"
 
 
 def _counts(seen: Seen) -> Iterator[str]:

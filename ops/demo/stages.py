@@ -54,17 +54,17 @@ EXPECT_ANSWERED_SHARE = 0.99
 MAKEFILE = Path(__file__).parents[2] / "Makefile"  # there is one in a checkout only
 NEXT = "\nThree things to try next:\n"
 IN_A_CHECKOUT = """\
-  make sim SEEDS=300                 the same code through 300 simulated runs full of faults
-  make kills                         1,000 times kill -9 inside an operation on the table
+  make sim SEEDS=300                 takes the same code through 300 simulated runs with faults
+  make kills                         kills a process 1,000 times in the middle of a table operation
   . .venv/bin/activate; readstates stack up; eval "$(readstates stack env)"; readstates init
 """
 IN_A_PACKAGE = """\
-  readstates worker --help           every setting, with its unit and its default
-  readstates plan                    what a load of your own needs: partitions, workers, memory
+  readstates worker --help           shows every setting, with its unit and its default
+  readstates plan --help             says how to plan the partitions and workers for your load
   readstates stack up; eval "$(readstates stack env)"; readstates init
 """
 SERVERS = """\
-                                     servers of your own; then `readstates worker`, and README.md"""
+                                     starts servers of your own; README.md says how to go on"""
 
 
 def play(updates: int, queries: int, users: int, seconds: float, seed: int) -> bool:
@@ -134,7 +134,7 @@ def _world(
 ) -> Iterator[World]:
     sender.connect(settings)
     pids = {one.role: one.pid or 0 for one in stack.status().processes}
-    pids |= {"worker": worker.pid, "producer": sender.pid, "asking": os.getpid()}
+    pids |= {"worker": worker.pid, "producer": sender.pid, "client": os.getpid()}
     with BlockingClient(
         settings.kafka_bootstrap,
         f"{settings.topic_prefix}.replies.demo",
@@ -196,7 +196,7 @@ def prove(world: World, store: Store) -> tuple[int, list[str]]:
         count, problems = compare(store, oracle, progress)
     say(f"  took {time.monotonic() - begin:.0f} s")
     if world.sender.failed:
-        problems.append(f"{world.sender.failed:,} updates were not taken by Kafka")
+        problems.append(f"Kafka did not take {world.sender.failed:,} updates")
     bad = int(worker.metrics()["read_states_dead_letters_total"])
     if bad < oracle.bad:  # a worker that was replayed may have made one twice
         problems.append(f"{oracle.bad:,} bad records in the log, {bad:,} dead letters")

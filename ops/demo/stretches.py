@@ -145,7 +145,7 @@ def _wait_applied(world: World, user_id: int, offset: int, watched: Callable[[],
         except (TimeoutError, QueryError) as exc:
             if world.worker.returncode is not None or time.monotonic() > until:
                 raise click.ClickException(
-                    f"the worker does not get on: {exc}\n{world.worker.output()[-2000:]}"
+                    f"the worker makes no progress: {exc}\n{world.worker.output()[-2000:]}"
                 ) from exc
         else:
             return
@@ -177,7 +177,7 @@ def _busy_at(world: World, rate: int) -> Busy | None:
         world.machine.begin()
         while time.monotonic() - begin < TRIAL_S:
             time.sleep(0.1)
-            progress(f"warming up: {rate:,} updates per second, to see how busy that is")
+            progress(f"warming up: {rate:,} updates per second, to see how busy the machine gets")
         busy = world.machine.busy()
         asking.finish()
         world.sender.wait()

@@ -6,8 +6,8 @@ largest epoch counts. `commands/new_epoch.py` begins an epoch.
 
 **E1** a record below the epoch's first offset of its partition is never folded. It was written to
 Cassandra in an earlier epoch, as a record of other partitions or of another topic. Folded again, it
-would get a version above everything written since: the service would take it for a new record,
-count its mentions again, and reject it if its user has moved to another partition.
+would get a version above every version that the earlier epoch wrote: the service would take it for
+a new record, apply it again, and reject it if its user has moved to another partition.
 
 So going back in the log is safe as far as the first offset. `readstates rewind` refuses to go
 further, and a worker that finds a commit below it refuses to start (`worker/rebalance.py`).

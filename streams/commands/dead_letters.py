@@ -44,7 +44,7 @@ _reasons = click.option(
     "reasons",
     multiple=True,
     type=click.Choice(REASONS),
-    help="Choose only this reason; repeatable.",
+    help="Take only dead letters with this reason; repeatable.",
 )
 
 
@@ -57,7 +57,7 @@ _reasons = click.option(
     type=click.IntRange(1),
     default=LIMIT,
     show_default=True,
-    help="Show at most this many, the newest ones.",
+    help="Show at most this many dead letters, the newest ones.",
 )
 @click.option(
     "--json", "json_lines", is_flag=True, help="Print each complete record as a JSON line."
@@ -132,7 +132,7 @@ def partitioner(**flags: Any) -> None:
 @click.option("--partition", type=click.IntRange(0), help="Send only records of this partition.")
 @click.option("--offset", type=click.IntRange(0), help="Send only this offset; needs --partition.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent; send nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Send without asking for confirmation.")
 @click.option("--force", is_flag=True, help="Also send records that would only be rejected again.")
 @with_settings(*KAFKA_ONLY, *CASSANDRA)
 def resend(
@@ -148,10 +148,10 @@ def resend(
 
     The command sends the records that may succeed this time: misrouted (their producer had another
     partitioner) and too_many_states (the user's read states have become fewer, or USER_STATES_MAX
-    has been raised). The others would be rejected again; --force sends them nevertheless, but never
-    one whose value was cut, nor a whole batch that could not be read. The records are applied as
-    new events, after everything that was sent since. The dead letters stay in their topic, so a
-    second resend sends them a second time.
+    has been raised). The others would be rejected again; --force sends them nevertheless, except
+    those whose value was cut and whole batches that could not be read. The records are applied as
+    new events, after everything that has been sent in the meantime. The dead letters stay in their
+    topic, so a second resend sends them a second time.
 
     A misrouted record from before a change of partitions is not sent: it was in the right partition
     at that time, and was applied. If a record was misrouted even then, send it with --partition,
@@ -237,7 +237,7 @@ def _say_left(left: Counter[str], log: Log | None) -> None:
     if log is not None and left[EARLIER]:
         click.echo(
             f"{left[EARLIER]} misrouted are from before {log.said}: they were in the right "
-            "partition then and were applied; if sent again, their mentions would count twice. "
+            "partition then and were applied; if sent again, some would take effect twice. "
             "To send one that was misrouted even then, use --partition, --offset and --force",
             err=True,
         )

@@ -12,12 +12,12 @@ from .shell_client import shell_client
 
 @click.command("delete-user", cls=SettingsCommand)
 @click.argument("user", type=int)
-@click.option("--final", is_flag=True, help="Skip every later event of USER, too.")
+@click.option("--final", is_flag=True, help="Also skip every later event of USER.")
 @with_settings(*KAFKA_ONLY)
 def delete_user(user: int, final: bool, **flags: Any) -> None:
     """Publish the deletion of all read states of USER. Print the record's offset.
 
-    With --final, events of USER that come later are skipped, until `readstates restore-user`.
+    With --final, later events of USER are skipped until you run `readstates restore-user`.
     """
     with shell_client(flags) as client:
         click.echo(f"offset {client.delete_user(user, final=final)}")

@@ -12,7 +12,7 @@ import click
 def fsck(file: str) -> None:
     """Check the invariants of a table file without changing it.
 
-    Exit status: 0 the file is sound; 1 it is damaged; 2 it is not a table file.
+    Exit status: 0 if the file is sound, 1 if it is damaged, 2 if it is not a table file.
     """
     from readstates.cache.fsck import main
 

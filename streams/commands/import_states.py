@@ -60,33 +60,34 @@ def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
     type=click.Choice(["newer", "replace"]),
     default="newer",
     show_default=True,
-    help="newer: of each field, the larger value stays. replace: delete each read state first.",
+    help="newer: keep the larger value of each field. replace: delete each read state first.",
 )
 @click.option("--dry-run", is_flag=True, help="Check the file and count the records; send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
 def import_states(file: Path, mode: str, dry_run: bool, as_json: bool, **flags: Any) -> None:
-    """Import the read states in FILE, JSON lines, through the updates topic.
+    """Import the read states in FILE (JSON lines) through the updates topic.
 
     A line is one read state: {"user_id", "channel_id", "last_message_id"} and, if it has them,
     "read_state_type", "mentions" (IDs of the unread messages that mention the user),
     "mention_count", "last_mention_id", "last_pin_timestamp" [ms], "flags", "last_viewed" [days]. Or
     a line is a whole reply, as `readstates get USER --mentions --json` prints it.
 
-    An import may be repeated, and an old file does no harm: each read state becomes one `merge`, in
-    which every field keeps the larger value, so that what users have read since stays read. With
-    --mode replace, a `delete` comes before it, and the read state becomes that of the file, even if
-    it is older. In both modes, a user that was deleted for good, and a read state that was deleted
-    up to a message, stay so.
+    You can repeat an import, and an old file does no harm: each read state becomes one `merge`, in
+    which each field keeps the larger value, so whatever users have read since stays read. With
+    --mode replace, a `delete` comes before the `merge`, so the read state becomes that of the file,
+    even if the file is older. In both modes, a user who was deleted for good stays deleted. A read
+    state that was deleted up to a message stays deleted, too, unless the file has a newer message.
 
-    Give "mentions" if you can: then reading or deleting a message later takes away the right ones.
-    Of a mere "mention_count" only the last mention is known, and the next ack takes the others
-    away. The newest 64 mentions of a read state are kept by their IDs, the others as a number. A
-    channel that was never read ("last_message_id": 0) and needs such a number gets 1 as its
-    last_message_id. "version" is not carried over: the log gives new ones, so clients must not use
-    an old since_version. The command leaves out a read state that is all zero. If a user would have
-    more read states than USER_STATES_MAX, the updates become dead letters: see readstates
-    dead-letters list.
+    Give "mentions" if you can. When a message is read or deleted later, the service then knows
+    whether that takes a mention away. If a line gives only "mention_count", the service knows no
+    mention but the last one ("last_mention_id"), and the next ack takes all others away. Of each
+    read state, the service keeps the IDs of the newest 64 mentions, and the number of the others. A
+    channel that was never read ("last_message_id": 0) gets 1 as its last_message_id if it needs
+    such a number. Versions are not imported: the log gives new ones, so clients must discard each
+    since_version that they have. The command leaves out a read state whose fields are all 0. If a
+    user would have more read states than USER_STATES_MAX, the updates become dead letters: see
+    readstates dead-letters list.
 
     If any line is wrong, the command sends nothing and exits with 1. Otherwise it prints the last
     offset of each partition. A partition has applied all of its records once it answers a query

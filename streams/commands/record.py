@@ -38,7 +38,7 @@ IDLE_S = 0.2
     type=click.IntRange(1),
     default=10_000_000,
     show_default=True,
-    help="End after this many records. Each takes about 250 bytes of the file.",
+    help="Stop after this many records; each takes about 250 bytes in FILE.",
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @with_settings(*KAFKA_ONLY)
@@ -47,8 +47,8 @@ def record(file: Path, seconds: float | None, records_max: int, force: bool, **f
 
     `readstates replay` sends them again. FILE keeps the order of arrival and the gaps between
     arrivals, to the millisecond; replies are not recorded. The command reads alongside the workers,
-    without a group, and changes nothing. FILE holds users' IDs and what they have read. Only its
-    owner can read it, and it deserves the same care as the topics.
+    without joining a group, and changes nothing. FILE holds users' IDs and what they have read.
+    Only its owner can read it. Protect it as you protect the topics.
     """
     from ..kafka.admin import connect_admin
     from .reading import open_reader

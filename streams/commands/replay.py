@@ -125,7 +125,7 @@ def without_after_offset(value: bytes | None) -> bytes | None:
     type=click.FloatRange(0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Factor by which the replay is faster than the recording.",
+    help="Speed of the replay, as a multiple of the recording's.",
 )
 @click.option(
     "--wait-s",
@@ -137,13 +137,13 @@ def without_after_offset(value: bytes | None) -> bytes | None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
 def replay(file: Path, speed: float, wait_s: float, as_json: bool, **flags: Any) -> None:
-    """Send the updates and queries of FILE, a recording, to the topics again.
+    """Send the updates and queries in FILE, a recording, to the topics again.
 
     The command keeps their order, and divides the gaps between them by --speed. The updates are new
     events, applied after everything that is already in the topic, so replay into a separate
     service, not into the recorded one. Queries are asked anew, with the replay's own reply topic
     and without after_offset. Round trips are measured from the time at which a query was due. The
-    exit status is 1 if the brokers refuse a record; errors of queries and missing replies are only
+    exit status is 1 if the brokers refuse a record; query errors and missing replies are only
     counted, because the recorded service may have had them, too.
     """
     settings = settings_of(flags)

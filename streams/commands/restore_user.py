@@ -14,9 +14,9 @@ from .shell_client import shell_client
 @click.argument("user", type=int)
 @with_settings(*KAFKA_ONLY)
 def restore_user(user: int, **flags: Any) -> None:
-    """Publish the end of a final deletion of USER. Prints the record's offset.
+    """Publish an event that ends a final deletion of USER. Print the record's offset.
 
-    What was deleted does not come back; events that come from now on count.
+    What was deleted does not come back, but later events of USER are applied again.
     """
     with shell_client(flags) as client:
         click.echo(f"offset {client.restore_user(user)}")

@@ -101,8 +101,8 @@ def step_of(
             f"{name} partition {number}: {log.said} begins at offset {first}, and you ask for "
             f"{after}. The records below it were written to Cassandra in an earlier epoch, as "
             "records of other partitions or of another topic. If they were folded again, they "
-            "would be taken for new ones, and mentions would be counted twice. Nothing was moved. "
-            "To go back as far as possible, run: "
+            "would be taken for new ones: manual acks and deletions would take effect again. "
+            "Nothing was moved. To go back as far as possible, run: "
             "readstates rewind --to-epoch-start. For a backup from before the epoch, see "
             "ops/runbooks/restore.md"
         )

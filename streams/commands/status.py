@@ -44,14 +44,15 @@ def status(as_json: bool, **flags: Any) -> None:
     """Show the workers, partitions, commits and epoch, and what is wrong with them.
 
     "not committed" counts the records of updates between the commit and the log's end. Most of them
-    are applied, but they are not known to be in Cassandra; while all is well, they are at most
-    FLUSH_DELAY_S old. "queries lag" counts the queries that are not answered yet. The metadata of a
-    commit says how far the partition's owner had applied the log: live:OFFSET while the owner runs,
-    clean:OFFSET after an orderly end.
+    have been applied, but they are not known to be in Cassandra; while all is well, they are at
+    most FLUSH_DELAY_S old. "queries lag" counts the queries that are not answered yet. The metadata
+    of a commit says how far the partition's owner had applied the log: live:OFFSET while the owner
+    runs, clean:OFFSET after an orderly shutdown.
 
     The command does not look at latency, failed loads or writes, or dead letters: see the metrics.
 
-    Exit status: 0 nothing is wrong; 1 something is wrong or does not answer; 2 wrong usage.
+    Exit status: 0 if nothing is wrong, 1 if something is wrong or does not answer, 2 if the command
+    was called wrongly.
     """
     settings = settings_of(flags)
     found = look(settings)

@@ -141,12 +141,12 @@ def test_the_steady_report_has_each_figure_and_its_ratio() -> None:
         busy=Busy(0.5, {"worker": 0.1}),
     )
     lines = list(report.steady(seen, 50))
-    assert not any("busier" in line for line in lines)
+    assert not any("two thirds busy" in line for line in lines)
     crowded = replace(seen, busy=Busy(0.67, {}))
-    assert any("busier than two thirds" in line for line in report.steady(crowded, 50))
+    assert any("two thirds busy" in line for line in report.steady(crowded, 50))
     table = {line[2:32].strip(): line[32:].split() for line in lines if line.startswith("  ")}
     assert table["query, user in the table"] == ["2.00", "6.00", "2.00", "×", "3.00", "×"]
-    assert table["bare echo of as many bytes"] == ["1.00", "2.00"]
+    assert table["bare echo of the same size"] == ["1.00", "2.00"]
     assert table["query, user to be loaded"] == ["4.00", "5.00", "2.00", "×", "0.50", "×"]
     assert table["bare SELECT of the same user"] == ["2.00", "10.00"]
 
