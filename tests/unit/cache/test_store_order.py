@@ -48,6 +48,7 @@ ORDERED: dict[str, tuple[Operation, int, int]] = {
     "O6": (EVENTS["edit"], 0, 2),
     "O7": (EVENTS["ack of all marks"], 0, 2),
     "O6 of a new one": (EVENTS["merge of a new channel"], 0, 2),
+    "O6 of the mark of a final deletion": (EVENTS["restore_user"], 0, 2),
 }
 UNORDERED: dict[str, tuple[Operation, int, int]] = {
     "ack": (EVENTS["ack"], 0, 0),
@@ -55,7 +56,6 @@ UNORDERED: dict[str, tuple[Operation, int, int]] = {
     "mention": (EVENTS["mention"], 0, 0),
     "pins_ack": (EVENTS["pins_ack"], 0, 0),
     "set": (EVENTS["set"], 0, 0),
-    "restore_user": (EVENTS["restore_user"], 0, 0),
     "take": (lambda table: table.take(table.find(1)), 0, 0),
     "written": (written, 0, 0),
     "write_failed": (lambda table: table.write_failed(table.find(3), 5, 0), 0, 0),
