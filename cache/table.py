@@ -1266,7 +1266,10 @@ class Table:
             self._marks.give_up()
             entries = self._marks.write()
             after = (entries + _ENTRIES - 1) // _ENTRIES
-        if others + after > self.user_states_max and others + after > self._side(user):
+        if (  # the mark of a final deletion always has its slots
+            others + after > self.user_states_max and others + after > self._side(user)
+            and channel_id
+        ):
             return self._bury(user, slot, version) if hidden and was_shown else _TOO_MANY
         if after + (slot == 0) > self.free:
             return _NO_ROOM

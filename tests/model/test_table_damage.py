@@ -20,6 +20,7 @@ from tests.support.table_builds import (
     Build,
     everything,
     get,
+    is_final,
     new_buffer,
     residents,
     verify,
@@ -51,7 +52,7 @@ def busy(table: Any, draw: random.Random, version: int) -> None:
             table.insert(user_id, version, draw.random() < 0.5, [row])
         return
     kind, channel, message = draw.randint(0, 1), draw.randint(1, 9), draw.randint(1, 99)
-    if table.is_final(user):
+    if is_final(table, user):
         if draw.random() < 0.2:
             table.restore_user(user, version)
         return

@@ -26,6 +26,7 @@ from tests.support.table_builds import (
     everything,
     get,
     image,
+    is_final,
     new_buffer,
     residents,
     verify,
@@ -229,7 +230,7 @@ class TableMachine(RuleBasedStateMachine):
             assert table.states(user) == known.states()
             assert everything(table, user) == known.everything()
             assert table.count(user) == len(known.shown())
-            assert table.is_final(user) == known.final
+            assert is_final(table, user) == known.final
             assert table.floor(user) == known.floor
             assert table.first_version(user) == known.first_version
             status = slots[user].status

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from readstates.cache import fsck, layout
-from tests.support.table_builds import PLAIN, Build, entries, everything, residents, verify
+from tests.support.table_builds import (
+    PLAIN,
+    Build,
+    entries,
+    everything,
+    is_final,
+    residents,
+    verify,
+)
 
 SLOTS = 60
 STATES_MAX = 20
@@ -124,7 +132,10 @@ def event(user_id: int, name: str, *args: object) -> Callable[[Any], object]:
 
     def fold(table: Any) -> object:
         user = table.find(user_id)
-        if table.is_final(user) and name != "restore_user":
+        restored_at = table.restored_at(user) if table.is_marked(user) else 0
+        if args[-1 - (name == "delete_user")] <= restored_at:  # type: ignore[operator]
+            return None
+        if is_final(table, user) and name != "restore_user":
             return None
         return getattr(table, name)(user, *args)
 

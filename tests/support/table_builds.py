@@ -110,6 +110,11 @@ def image(table: Any) -> Image:
     return Image(bytes(table.buffer))
 
 
+def is_final(table: Any, user: int) -> bool:
+    """Whether the user is deleted for good, and not restored."""
+    return bool(table.is_marked(user) and not table.restored_at(user))
+
+
 def residents(table: Any) -> list[int]:
     """The slots of all users in the order of the LRU, the warmest first."""
     seen = image(table)

@@ -80,11 +80,13 @@ class User:
 
     @property
     def final(self) -> bool:
-        return FINAL in self.rows and not self.rows[FINAL].state.deleted_up_to
+        return FINAL in self.rows and not self.restored_at
 
     @property
     def restored_at(self) -> int:
-        return 0 if self.final or FINAL not in self.rows else self.rows[FINAL].state.version
+        """When a final deletion ended: the mark stays, deleted up to a message."""
+        mark = self.rows.get(FINAL, Row()).state
+        return mark.version if mark.deleted_up_to else 0
 
 
 class Oracle:
@@ -131,10 +133,10 @@ class Oracle:
     def fold(self, user_id: int, event: dict[str, Any], version: int) -> int:
         """An event of one read state, or of a user, in the form of the interface."""
         user, kind = self.users[user_id], event["type"]
-        if user.final and kind != "restore_user":
-            return DELETED_USER
         if version <= user.restored_at:
             return REPLAYED
+        if user.final and kind != "restore_user":
+            return DELETED_USER
         if kind == "delete_user":
             return self._delete_user(user_id, version, bool(event.get("final")))
         if kind == "restore_user":
@@ -232,7 +234,8 @@ class Oracle:
 
     def _delete_user(self, user_id: int, version: int, final: bool) -> int:
         user = self.users[user_id]
-        if version <= user.delete_version:
+        marks_what_is_deleted = final and FINAL not in user.rows  # a death came between the two
+        if version <= user.delete_version - marks_what_is_deleted:
             return REPLAYED
         if final and FINAL not in user.rows and self.free == 0:
             return NO_ROOM
@@ -250,7 +253,10 @@ class Oracle:
             return REPLAYED
         if not user.final:
             return NOTHING
-        return self._put(user_id, FINAL, State(deleted_up_to=1), version)
+        if self.free == 0:
+            return NO_ROOM
+        user.rows[FINAL] = Row(State(deleted_up_to=1, version=version), dirty=True)
+        return CHANGED | self._changed(user_id, version)
 
     def _changed(self, user_id: int, version: int) -> int:
         user = self.users[user_id]

@@ -19,7 +19,7 @@ import pytest
 
 from readstates.cache import fsck, layout, tablefile
 from readstates.cache.tablefile import CLEAN, DIED, open_table
-from tests.support.table_builds import IDENTITY, Build, entries, everything, residents
+from tests.support.table_builds import IDENTITY, Build, entries, everything, is_final, residents
 
 GOLDEN = Path(__file__).parent / "golden"
 STATES, STATES_MAX = 16, 8
@@ -96,7 +96,7 @@ def test_a_file_of_this_layout_opens_warm(
         (False, (0, 22, 0, 0, 0, 0, 0, 0, 23, GONE)),
         (True, (0, 23, 0, 0, 0, 0, 0, 0, 24, b"")),
     ]
-    assert table.is_final(fourth)
+    assert is_final(table, fourth)
     assert everything(table, fourth) == [FINAL]
     file.close(clean=True)
     assert fsck.check(path) == []

@@ -48,7 +48,7 @@ ORDERED: dict[str, tuple[Operation, int, int]] = {
     "O6": (EVENTS["edit"], 0, 2),
     "O7": (EVENTS["ack of all marks"], 0, 2),
     "O6 of a new one": (EVENTS["merge of a new channel"], 0, 2),
-    "O6 of a restored user": (EVENTS["restore_user"], 0, 2),
+    "O6 of the mark of a final deletion": (EVENTS["restore_user"], 0, 2),
 }
 UNORDERED: dict[str, tuple[Operation, int, int]] = {
     "ack": (EVENTS["ack"], 0, 0),

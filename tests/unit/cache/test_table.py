@@ -281,6 +281,17 @@ def test_delete_user_spares_what_is_newer(table: Any, user: int) -> None:
     assert table.take(user) == (61, 61, [])
 
 
+def test_a_final_deletion_and_its_end_have_their_slots_at_any_limit(build: Build) -> None:
+    table = build.Table(new_buffer(10), 1)
+    user = table.insert(1, 0, False)
+    table.ack(user, 0, 1, 100, *KEEP2, 1)
+    assert table.delete_user(user, 2, True) == CHANGED
+    assert table.restore_user(user, 3) == CHANGED
+    assert (table.is_marked(user), table.restored_at(user)) == (True, 3)
+    assert table.ack(user, 0, 1, 100, *KEEP2, 4) == CHANGED
+    verify(table)
+
+
 def test_the_limit_of_a_user(table: Any, user: int) -> None:
     for channel in range(1, 6):
         assert table.ack(user, 0, channel, 1, *KEEP2, 20 + channel) & CHANGED
