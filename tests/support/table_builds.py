@@ -112,7 +112,7 @@ def image(table: Any) -> Image:
 
 def is_final(table: Any, user: int) -> bool:
     """Whether the user is deleted for good, and not restored."""
-    return bool(table.is_marked(user) and not table.restored_at(user))
+    return bool(table.is_final(user))
 
 
 def residents(table: Any) -> list[int]:

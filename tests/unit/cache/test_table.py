@@ -287,7 +287,7 @@ def test_a_final_deletion_and_its_end_have_their_slots_at_any_limit(build: Build
     table.ack(user, 0, 1, 100, *KEEP2, 1)
     assert table.delete_user(user, 2, True) == CHANGED
     assert table.restore_user(user, 3) == CHANGED
-    assert (table.is_marked(user), table.restored_at(user)) == (True, 3)
+    assert (table.is_final(user), table.restored_at(user)) == (False, 3)
     assert table.ack(user, 0, 1, 100, *KEEP2, 4) == CHANGED
     verify(table)
 
