@@ -153,7 +153,12 @@ class Oracle:
         if same(state, row.state if row else State()):
             return NOTHING
         if kind != "retract_mention":
-            return self._put(user_id, key, state, version)
+            in_place = (
+                row is not None
+                and row.shown
+                and (kind == "pins_ack" or (kind == "set" and row.state.last_message_id != 0))
+            )  # the slot is changed, and its marks stay where they are
+            return self._put(user_id, key, state, version, in_place)
         return self._retract(user_id, key, state, version)
 
     def _retract(self, user_id: int, key: Key, state: State, version: int) -> int:
@@ -176,7 +181,9 @@ class Oracle:
         state.uncounted = state.uncounted_up_to = 0
         return self._put(user_id, key, state, version)
 
-    def _put(self, user_id: int, key: Key, state: State, version: int) -> int:
+    def _put(
+        self, user_id: int, key: Key, state: State, version: int, in_place: bool = False
+    ) -> int:
         user = self.users[user_id]
         row = user.rows.get(key)
         was_shown = row is not None and row.shown
@@ -197,7 +204,7 @@ class Oracle:
             if state.shown or not was_shown:
                 return TOO_MANY
             return self._bury(user_id, key, version)
-        if extensions(state) + (row is None) > self.free:
+        if not in_place and extensions(state) + (row is None) > self.free:
             return NO_ROOM
         if was_shown and not state.shown:
             user.floor = max(user.floor, version)
