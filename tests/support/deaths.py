@@ -133,7 +133,7 @@ def event(user_id: int, name: str, *args: object) -> Callable[[Any], object]:
     def fold(table: Any) -> object:
         user = table.find(user_id)
         restored_at = table.restored_at(user)
-        if args[-1 - (name == "delete_user")] <= restored_at:  # type: ignore[operator]
+        if args[-1 - (name == "delete_user")] <= restored_at:
             return None
         if is_final(table, user) and name != "restore_user":
             return None
