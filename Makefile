@@ -31,6 +31,9 @@ test: setup ## every test, on a real Kafka and Cassandra; TESTS=tests/integratio
 	@timeout 240 bash ops/chromium.sh || true
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
+test-long: setup ## the tests that take minutes: accounts of 50,000 read states, badges through more deaths
+	@$(BIN)/python -m pytest -m long tests/integration
+
 test-unit: setup ## the tests that need no server
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/model tests/sim
 

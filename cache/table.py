@@ -199,6 +199,7 @@ class Table:
     dirty_users = cython.declare(i64, visibility="readonly")
     evictions = cython.declare(i64, visibility="readonly")
     user_states_max = cython.declare(i64, visibility="readonly")
+    _marks_max: i64  # of a user's slots for extensions and hidden read states, see `_put`
     now_ms = cython.declare(i64, visibility="public")
 
     # -- opening and closing ------------------------------------------------------------------
@@ -210,6 +211,7 @@ class Table:
         self._marks = Marks()
         self._buffer = self._marks.entries
         self.user_states_max = user_states_max
+        self._marks_max = user_states_max - (user_states_max >> 3)
         self.now_ms = self.evictions = 0
         self.slots = self._header[layout.AT_SLOTS // 8]
         self._entries = self._header[layout.AT_INDEX // 8]
@@ -1244,10 +1246,10 @@ class Table:
     ) -> i64:
         """Write a read state anew: its marks are in `_marks`; slot 0: there is none yet.
 
-        Extensions and hidden read states of a user take user_states_max slots at most. Half of
-        them are only for first extensions, which a second mention needs, and for deletions: beyond
-        the other half a mark is given up as if it were one too many. Where a read state that would
-        be hidden has no slot, it is deleted, and nothing of it remembered. Refusals change nothing.
+        Extensions and hidden read states of a user take user_states_max slots at most. An eighth of
+        them is only for first extensions, which a second mention needs, and for deletions: beyond
+        the rest, a mark is given up as if it were one too many. Where a read state that would be
+        hidden has no slot, it is deleted, and nothing of it remembered. Refusals change nothing.
         """
         last_message_id: i64 = self._marks.last_message_id
         status: cython.int = self._status[slot]  # slot 0 is all zero
@@ -1262,7 +1264,7 @@ class Table:
         others: i64 = self._side(user) - before + hidden - bool(status & _HIDDEN)
         entries: i64 = self._marks.write()
         after: i64 = (entries + _ENTRIES - 1) // _ENTRIES
-        while others + after > self.user_states_max >> 1 and after > 1 and after > before:
+        while others + after > self._marks_max and after > 1 and after > before:
             self._marks.give_up()
             entries = self._marks.write()
             after = (entries + _ENTRIES - 1) // _ENTRIES
@@ -1387,7 +1389,7 @@ class Table:
         code: i64 = _TOO_MANY
         if not (rank & 1 and missing) or (
             self._live(user) < self.user_states_max
-            and self._side(user) < self.user_states_max >> 1  # the half that `_put` speaks of
+            and self._side(user) < self._marks_max  # see `_put`
         ):
             code = self._put(
                 user, slot, kind, channel_id, self._pins_and_viewed[slot], self._flags[slot],

@@ -161,7 +161,13 @@ def served(
         made.close()
 
 
-@pytest.mark.parametrize("variant", VARIANTS, indirect=True)
+LONG = {"restarted", "killed_and_tables_lost"}
+PARAMETERS = [
+    pytest.param(name, marks=[pytest.mark.long] if name in LONG else []) for name in VARIANTS
+]
+
+
+@pytest.mark.parametrize("variant", PARAMETERS, indirect=True)
 def test_scenarios(served: Service, variant: Variant) -> None:
     wire = served.wire
     by_user = courses(wire)

@@ -200,6 +200,7 @@ def shown(oracle: Oracle, user: int) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.long
 def test_a_large_account_with_all_defaults(spacious: Service) -> None:
     """Scenario 14: the whole by pages, a deletion, a delta, an eviction, a delta."""
     wire, user, oracle = spacious.wire, new_user(), Oracle(LARGE)

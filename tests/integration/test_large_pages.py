@@ -20,6 +20,8 @@ STATES: int = DEFAULTS["user_states_max"]
 LARGE_ID = 1_300_000_000_000_000_000
 BULK = 1000
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def large(stack: Stack, folder: Path) -> Iterator[tuple[Wire, int]]:

@@ -95,6 +95,7 @@ class Oracle:
     def __init__(self, slots: int, user_states_max: int) -> None:
         self.slots = slots
         self.user_states_max = user_states_max
+        self.marks_max = user_states_max - user_states_max // 8
         self.users: dict[int, User] = {}
         self.lru: list[int] = []
         self.queue: list[int] = []
@@ -168,7 +169,7 @@ class Oracle:
         missing = row is None or row.tombstone
         code = TOO_MANY
         if not missing or (
-            len(user.shown()) < self.user_states_max and user.side() < self.user_states_max // 2
+            len(user.shown()) < self.user_states_max and user.side() < self.marks_max
         ):
             code = self._put(user_id, key, state, version)
         if code != TOO_MANY:
@@ -192,7 +193,7 @@ class Oracle:
         before = extensions(row.state) if row else 0
         others = user.side() - (row.side if row else 0) + (not state.shown)
         while (
-            others + extensions(state) > self.user_states_max // 2
+            others + extensions(state) > self.marks_max
             and extensions(state) > max(1, before)
         ):  # fmt: skip
             smallest = min(state.marks)

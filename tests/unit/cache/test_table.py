@@ -303,29 +303,31 @@ def test_the_limit_of_a_user(table: Any, user: int) -> None:
     assert table.count(user) == 6
 
 
-def test_memory_of_retractions_leaves_room_for_mentions(table: Any) -> None:
-    """They take half of a user's slots for hidden read states and extensions."""
+def test_memory_of_retractions_leaves_room_for_mentions(build: Build) -> None:
+    """They leave an eighth of a user's slots for hidden read states and extensions."""
+    table = build.Table(new_buffer(100), 16)
     user = table.insert(1, 0, False)
-    codes = [table.mark(user, 0, channel, 5, FOR_GOOD, channel) for channel in (1, 2, 3)]
-    assert codes == [CHANGED | DIRTIED, CHANGED, STALE]
-    for channel, code in ((10, CHANGED), (11, CHANGED), (12, TOO_MANY)):
+    codes = [table.mark(user, 0, channel, 5, FOR_GOOD, channel) for channel in range(1, 9)]
+    assert codes == [CHANGED | DIRTIED, *[CHANGED] * 6, STALE]
+    for channel, code in ((20, CHANGED), (21, CHANGED), (22, TOO_MANY)):
         assert table.mention(user, 0, channel, 1, 2 * channel) == CHANGED
         assert table.mention(user, 0, channel, 2, 2 * channel + 1) == code
     assert [row[4] for row in table.states(user)] == [2, 2, 1]
     verify(table)
 
 
-def test_many_marks_leave_room_for_other_read_states(table: Any) -> None:
+def test_many_marks_leave_room_for_other_read_states(build: Build) -> None:
     """The count stays right; what is given up is only counted."""
+    table = build.Table(new_buffer(100), 16)
     user = table.insert(1, 0, False)
-    for message in range(1, 21):
+    for message in range(1, 61):
         assert table.mention(user, 0, 1, message, message) & CHANGED
-    assert image(table).user[user].side == 3
-    assert (get(table, user, 0, 1)[4], len(mentions_of(get(table, user, 0, 1)))) == (20, 8)
-    for channel in (2, 3, 4):
+    assert image(table).user[user].side == 14
+    assert (get(table, user, 0, 1)[4], len(mentions_of(get(table, user, 0, 1)))) == (60, 41)
+    for channel in (2, 3):
         for message in (1, 2):
-            assert table.mention(user, 0, channel, message, 10 * channel + message) == CHANGED
-    assert [row[4] for row in table.states(user)] == [20, 2, 2, 2]
+            assert table.mention(user, 0, channel, message, 100 * channel + message) == CHANGED
+    assert [row[4] for row in table.states(user)] == [60, 2, 2]
     verify(table)
 
 
