@@ -9,7 +9,7 @@ SEEDS ?= 2000
 PEERS ?= build/bench/peers
 export PEERS
 
-.PHONY: help setup demo test test-unit bare lock lock-jars kills lint bench bench-quick bounds chaos sim foreign \
+.PHONY: help setup demo test test-long test-unit bare lock lock-jars kills lint bench bench-quick bounds chaos sim foreign \
         pictures drills promtool image wheel clean
 
 help: ## this list
