@@ -21,6 +21,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from readstates.schemas.read_state import CHANNEL
+
 from .. import metrics
 from ..config import Settings
 from ..partition.partition import Partition
@@ -35,9 +37,11 @@ BATCHES_AT_ONCE = 8  # a partition hands out users for this many batches before 
 def changes_of(write: Write) -> list[Change]:
     """A user's changes as the store takes them; the deletion of the user goes first."""
     changes: list[Change] = []
+    rows = write.rows
     if write.delete_version:
         changes.append((write.user_id, write.delete_version, None))
-    for deleted, row in write.rows:
+        rows = sorted(rows, key=lambda each: each[1][CHANNEL] != 0)  # the mark, if it is final
+    for deleted, row in rows:
         changes.append((write.user_id, -row[8] if deleted else row[8], row))
     return changes
 
@@ -64,7 +68,8 @@ def _pack(writes: list[Write], rows_max: int) -> Iterator[tuple[list[Change], li
                 owners.append(write)
                 write.pending += 1
             changes.append(change)
-            if len(changes) == rows_max:
+            # A final deletion and its mark are in one batch, or a replay might find the mark alone.
+            if len(changes) >= rows_max and change[2] is not None:
                 yield changes, owners
                 changes, owners = [], []
     if changes:

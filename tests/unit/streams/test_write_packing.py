@@ -51,6 +51,18 @@ def test_only_users_of_one_replica_share_a_batch() -> None:
     assert all(write.pending == 1 for write in writes)
 
 
+def test_a_final_deletion_and_its_mark_are_in_one_batch() -> None:
+    """A mark that reached the database alone would let a replay skip the deletion itself."""
+    write = write_of(7, 0, delete_version=60)
+    mark = row(0, 60)
+    write.rows = [(False, row(1, 61)), (False, mark)]
+    batches = pack([write], 1, alone)
+    assert [changes for changes, _ in batches] == [
+        [(7, 60, None), (7, 60, mark)],
+        [(7, 61, row(1, 61))],
+    ]
+
+
 @pytest.mark.parametrize(
     ("rows", "rows_max", "sizes", "owners"),
     [
