@@ -1,7 +1,12 @@
-"""The interface of a worker's membership in the consumer group.
+"""The interfaces between a worker and Kafka: its membership in the group, and its reading.
 
-`streams/kafka/transport.py` implements it on Faust and aiokafka, and the simulation on a simulated
-group. All methods are called on the event loop.
+`group.py` and `reader.py` implement them, and the simulation implements them on a simulated group.
+All methods are called on the event loop, unless they say otherwise.
+
+A change of ownership is told to the `Owner` in the order in which it happened. A command of the
+owner (`release`, `commit_offsets`) may cross such a change on its way. It is then about an earlier
+ownership of the partition, and the membership ignores it: a late `release` must not let go what was
+given back meanwhile, and a late commit must not count for what was lost and assigned again.
 """
 
 from __future__ import annotations
@@ -20,53 +25,79 @@ class TopicPartition(NamedTuple):
 Committed = tuple[int, str]  # an offset, and the metadata stored with it
 
 
-class GroupConsumer(Protocol):
-    """A member of the consumer group, which reads updates and queries."""
+class Owner(Protocol):
+    """Who is told which partitions this member owns: `worker.rebalance.Rebalancer`."""
 
-    @property
-    def generation(self) -> int:
-        """The group's generation that this member is in; it changes with every assignment."""
+    def assigned(self, numbers: Set[int]) -> None:
+        """These belong to this member; also those given back before their release."""
         ...
 
-    @property
-    def rebalancing(self) -> bool:
-        """True from a revocation until the next assignment."""
+    def revoked(self, numbers: Set[int]) -> None:
+        """The group wants these back: hand them over, then call `Membership.release`."""
         ...
 
-    def assigned(self) -> Set[TopicPartition]:
-        """The partitions of this member, of both topics."""
+    def lost(self, numbers: Set[int]) -> None:
+        """These may have another owner already: close them without a commit."""
+        ...
+
+
+class Membership(Protocol):
+    """A member of the consumer group. It reads nothing."""
+
+    def start(self, owner: Owner) -> None:
+        """Join the group."""
+        ...
+
+    def release(self, numbers: Set[int]) -> None:
+        """Let go revoked partitions; what is not revoked, or no longer, is ignored."""
         ...
 
     async def committed(
         self, places: Iterable[TopicPartition]
     ) -> Mapping[TopicPartition, Committed]:
-        """What the group has committed; partitions without a commit are left out."""
+        """What the group has committed; partitions without a commit are left out.
+
+        Raises TimeoutError if the brokers do not say: ask again.
+        """
         ...
 
-    async def log_starts(self, places: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """The first offset that the log still holds."""
-        ...
+    async def log_ranges(
+        self, places: Iterable[TopicPartition]
+    ) -> Mapping[TopicPartition, tuple[int, int]]:
+        """The first offset that the log holds, and the one after its last record.
 
-    async def log_ends(self, places: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """The offset after the last record, as the broker reports it."""
+        The end is the high watermark. Raises TimeoutError if the brokers do not say: ask again.
+        """
         ...
 
     async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
-        """Commit in one request; False if nothing was committed or that is unknown: try again."""
+        """Commit in one request; False if nothing was committed or that is unknown: try again.
+
+        Places of partitions that this member does not own are left out. If the group does not know
+        this member, `Owner.lost` follows.
+        """
         ...
 
-    def updates_end(self, number: int) -> int | None:
-        """The end of a partition of updates as far as it may be read; None if not known yet."""
+    async def leave(self) -> None:
+        """Leave the group, after all was handed over; a static member stays in it."""
         ...
 
-    def queries_end(self, number: int) -> int | None:
-        """The end of a partition of queries; None if it is not known yet."""
+
+class Reading(Protocol):
+    """Reads partitions of one topic, in a thread of its own."""
+
+    def start(self, number: int, position: int, token: int) -> None:
+        """Read a partition from `position` on; `token` comes back with each of its batches."""
         ...
 
-    def stop_delivery(self) -> None:
-        """Stop delivering updates and queries, until the next assignment."""
+    def stop(self, number: int) -> None:
+        """Stop reading a partition. Batches that are on their way may still arrive."""
         ...
 
-    def close_queries(self) -> None:
-        """Stop reading queries for good."""
+    def end(self, number: int) -> int | None:
+        """The offset up to which a partition may be read; None if it is not known yet."""
+        ...
+
+    def close(self) -> None:
+        """Stop reading for good."""
         ...

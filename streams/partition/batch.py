@@ -1,4 +1,4 @@
-"""The batches that the transport hands to the agents: records in log order, with positions."""
+"""The batches that a reader hands to its agent: records in log order, with positions."""
 
 from __future__ import annotations
 
@@ -62,4 +62,4 @@ class Batch(NamedTuple):
     size_bytes: int = 0  # of the log's batches that were begun for them, when unpacked
 
 
-Poll = list[tuple[int, Batch]]  # the result of one poll of a topic: (partition, batch)
+Poll = list[tuple[int, int, Batch]]  # what a reader delivers at once: partition, token, batch
