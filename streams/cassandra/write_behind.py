@@ -100,13 +100,12 @@ class WriteBehind:
         """True for WRITE_RETRY_S after a write failed."""
         return asyncio.get_running_loop().time() < self._paused_until
 
-    async def step(self, partitions: Iterable[Partition], *, now_ms: int, everything: bool) -> bool:
+    async def step(self, partitions: Iterable[Partition], *, now_ms: int) -> bool:
         """Start due writes, as many as may be under way; other work runs in between.
 
-        `everything`: do not wait for FLUSH_DELAY_S. Returns False if nothing is dirty, packed or
-        under way.
+        Returns False if nothing is dirty, packed or under way.
         """
-        delay_ms = 0 if everything else int(self._settings.flush_delay_s * 1000)
+        delay_ms = int(self._settings.flush_delay_s * 1000)
         order = sorted(  # only partitions with something to write, because most have nothing
             (
                 partition
@@ -118,7 +117,7 @@ class WriteBehind:
         if not order and self.idle:
             return False
         room = self._settings.writes_in_flight_max
-        urgent = everything or any(
+        urgent = any(
             partition.write_out.is_urgent(now_ms, delay_ms, self._dirty_max) for partition in order
         )
         if not urgent:
@@ -197,22 +196,3 @@ class WriteBehind:
 
         self._store.write(changes, done)
 
-
-async def drain(
-    write_behind: WriteBehind,
-    partitions: list[Partition],
-    clock_ms: Callable[[], int],
-    timeout_s: float,
-) -> bool:
-    """Write everything out and wait for dead letters, too; False if the time ran out first.
-
-    A partition that may not write yet (P8) is left as it is.
-    """
-    writing = [partition for partition in partitions if partition.progress.live_committed]
-    end = asyncio.get_running_loop().time() + timeout_s
-    while asyncio.get_running_loop().time() < end:
-        await write_behind.step(writing, now_ms=clock_ms(), everything=True)
-        if write_behind.idle and all(partition.all_durable for partition in writing):
-            return all(partition.all_durable for partition in partitions)
-        await asyncio.sleep(0.005)
-    return False

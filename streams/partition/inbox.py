@@ -21,7 +21,6 @@ class Inbox:
         self.index = 0
         self.records = 0  # not taken yet
         self.size_bytes = 0  # of `batches`
-        self.arrived_bytes = 0  # of all batches that ever arrived
         self._at_end = False  # the last batch taken whole reached the log's end
 
     def __len__(self) -> int:
@@ -45,7 +44,6 @@ class Inbox:
         self.batches.append(batch)
         self.records += len(batch.records)
         self.size_bytes += batch.size_bytes
-        self.arrived_bytes += batch.size_bytes  # last: another thread reads it before the sizes
 
     def drop_first(self) -> Batch:
         """Remove the first batch: all of its records were taken."""
@@ -61,7 +59,6 @@ class Inbox:
         assert self.records == records, f"P1: {self.records} records counted, {records} there"
         size = sum(batch.size_bytes for batch in self.batches)
         assert self.size_bytes == size, f"{self.size_bytes} bytes counted, {size} there"
-        assert self.arrived_bytes >= size, f"{self.arrived_bytes} bytes arrived, {size} are there"
         expected = position
         for batch in self.batches:
             if batch is self.batches[0] and self.index:

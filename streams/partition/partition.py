@@ -110,22 +110,12 @@ class Partition:
         return len(self.watermark) == self.loading.parked_updates
 
     @property
-    def wants_records(self) -> bool:
-        """False while the inbox is full: the next poll then leaves this partition out."""
-        return self.wants_after(self.inbox.arrived_bytes)
-
-    def wants_after(self, pulled_bytes: int) -> bool:
-        """The same, given the bytes of all batches sent here, of which some may not have arrived.
-
-        The consumer's thread calls this.
-        """
+    def wants_bytes(self) -> int:
+        """Bytes of updates that the inbox has room for; 0 while it is full. Any thread may ask."""
         inbox = self.inbox
-        coming = pulled_bytes - inbox.arrived_bytes
-        return (
-            inbox.records < self._inbox_max
-            and inbox.size_bytes + coming < self._inbox_bytes_max
-            and not self.closing
-        )
+        if self.closing or inbox.records >= self._inbox_max:
+            return 0
+        return max(0, self._inbox_bytes_max - inbox.size_bytes)
 
     @property
     def held_back(self) -> bool:

@@ -51,6 +51,7 @@ class WriteOut:
         self._progress = progress
         self._inbox = inbox
         self._under_way: dict[Write, None] = {}  # the oldest first
+        self.everything = False  # the partition is being handed over: no change waits
         self.behind_ms = 0  # age of the last record taken, when it was taken
         self._behind_at_ms: int | None = None  # of the last slice that was as old as the delay
 
@@ -59,7 +60,7 @@ class WriteOut:
     ) -> list[Write]:
         """Users to write out now: those that have waited for `delay_ms`, and more under pressure.
 
-        Together they have `rows_max` rows or a few more, because a user is not divided. A user
+        While the partition is being handed over, nothing waits. Together they have `rows_max` rows or a few more, because a user is not divided. A user
         whose time is nearly up goes along with one that is due, so that a quiet partition writes
         full batches now and then, and not a row or two each time it is looked at.
         """
@@ -108,6 +109,8 @@ class WriteOut:
         table, now = self._table, now_ms & MASK_32
         if self._room.stalled or table.dirty_states >= dirty_max:
             return True
+        if self.everything:
+            return table.dirty_users > 0
         wait_ms = self._wait_ms(now, delay_ms)
         longest_ms = wait_ms if wait_ms < delay_ms else 2 * delay_ms
         user = table.dirty_head()
@@ -120,6 +123,8 @@ class WriteOut:
         that much behind its producers. Once the partition is not, or has reached the log's end, the
         changes applied until then have waited long enough.
         """
+        if self.everything:
+            return 0
         behind = self.behind_ms >= delay_ms
         if behind:
             self._behind_at_ms = self._table.now_ms

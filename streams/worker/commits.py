@@ -9,10 +9,11 @@ This module keeps the invariants R2, R3 and R4 of `rebalance.py` and W2 of
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from .. import metrics
 from ..config import Settings
-from ..kafka.group_consumer import Committed, GroupConsumer, TopicPartition
+from ..kafka.group_consumer import Committed, Membership, TopicPartition
 from .owned import OwnedPartition
 
 CLEAN, LIVE = "clean", "live"  # what commit metadata says of the position in it
@@ -31,47 +32,70 @@ def catch_up_target(metadata: str, log_end: int) -> int:
     return log_end
 
 
+class Turn:
+    """The partitions that the next commit is for; those that ask at about the same time share it."""
+
+    def __init__(self) -> None:
+        self.owned: dict[int, tuple[OwnedPartition, bool]] = {}  # by incarnation; whether clean
+        self.done = False
+
+    def add(self, owned: Iterable[OwnedPartition], clean: bool) -> None:
+        for item in owned:
+            life = item.partition.incarnation
+            if life < 0:
+                continue
+            before = self.owned.get(life, (item, False))[1]
+            self.owned[life] = (item, clean or before)
+
+
 class Commits:
     """Commits the watermarks of owned partitions, one commit at a time."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, member: Membership) -> None:
         self._settings = settings
+        self._member = member
         self._under_way = asyncio.Lock()
+        self._next = Turn()
 
-    async def commit(
-        self, consumer: GroupConsumer, owned: list[OwnedPartition], *, clean: bool = False
-    ) -> bool:
-        """Commit the watermarks that moved; False if that failed, which loses nothing."""
+    async def commit(self, owned: Iterable[OwnedPartition], *, clean: bool = False) -> bool:
+        """Commit the watermarks that moved; False if that failed, which loses nothing.
+
+        Partitions are opened and handed over each by itself; those that ask while another commit
+        is under way share the next one.
+        """
+        turn = self._next
+        turn.add(owned, clean)
         async with self._under_way:  # W2: one at a time, because an older commit must not be last
-            return await self._commit(consumer, owned, clean)
+            if turn is self._next:  # otherwise it was committed together with another's
+                self._next = Turn()
+                turn.done = await self._commit(turn)
+        return turn.done
 
-    async def _commit(
-        self, consumer: GroupConsumer, owned: list[OwnedPartition], clean: bool
-    ) -> bool:
+    async def _commit(self, turn: Turn) -> bool:
         settings = self._settings
         offsets: dict[TopicPartition, Committed] = {}
-        moved: list[tuple[OwnedPartition, tuple[int, int]]] = []
-        for item in owned:
+        moved: list[tuple[OwnedPartition, tuple[int, int], bool]] = []
+        for item, clean in turn.owned.values():
             partition, number = item.partition, item.partition.number
-            if partition.incarnation < 0:  # handed over while this commit waited for its turn
+            if partition.incarnation < 0:  # closed while this commit waited for its turn (R4)
                 continue
             marks = (
                 partition.progress.committable(),
                 item.query_mark.position(item.query_position),
             )
             if marks != item.committed or clean:
-                moved.append((item, marks))
+                moved.append((item, marks, clean))
                 shown = max(partition.position, partition.progress.catch_up_to)  # R3
                 metadata = metadata_of(shown, clean)
                 offsets[TopicPartition(settings.updates_topic, number)] = (marks[0], metadata)
                 offsets[TopicPartition(settings.queries_topic, number)] = (marks[1], "")
         if not offsets:
             return True
-        if not await consumer.commit_offsets(offsets):  # R4
+        if not await self._member.commit_offsets(offsets):  # R4
             metrics.COMMIT_FAILURES.inc()
             return False
-        for item, marks in moved:
+        for item, marks, clean in moved:
             item.committed = marks
-            if not clean:
+            if not clean and item.partition.incarnation >= 0:  # otherwise lost in the meantime
                 item.partition.note_live_commit()  # R2
         return True

@@ -6,10 +6,8 @@ The service runs them as its tasks; the simulation runs them as tasks of a loop 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from ..cassandra.store import Store
-from ..kafka.group_consumer import GroupConsumer
 from .commits import Commits
 from .partitions import Partitions
 
@@ -18,19 +16,12 @@ IDLE_POLL_S = 0.1  # the same while nothing is dirty: a new change waits for FLU
 
 
 class BackgroundLoops:
-    """See the module. `consumer` gives the group's consumer, which Faust makes after this."""
+    """See the module."""
 
-    def __init__(
-        self,
-        partitions: Partitions,
-        commits: Commits,
-        store: Store,
-        consumer: Callable[[], GroupConsumer],
-    ) -> None:
+    def __init__(self, partitions: Partitions, commits: Commits, store: Store) -> None:
         self._partitions = partitions
         self._commits = commits
         self._store = store
-        self._consumer = consumer
 
     async def fold(self) -> None:
         """Run the partitions' slices."""
@@ -54,6 +45,5 @@ class BackgroundLoops:
         while True:
             await asyncio.sleep(self._partitions.settings.commit_interval_s)
             owned = self._partitions.active()
-            consumer = self._consumer()
-            if owned and not consumer.rebalancing:
-                await self._commits.commit(consumer, owned)
+            if owned:
+                await self._commits.commit(owned)

@@ -19,4 +19,3 @@ class OwnedPartition:
     query_position: int  # the next offset of queries to be taken
     query_mark: Watermark  # held by the queries that are not finished
     committed: tuple[int, int] | None = None  # offsets of updates and queries committed last
-    pulled_bytes: int = 0  # of all batches of updates; only the consumer's thread writes it

@@ -28,6 +28,7 @@ from .query_intake import QueryIntake
 log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.1
+QUERY_BYTES_MAX = 1 << 20  # of a partition, in one poll
 
 
 def wall_clock_ms() -> int:
@@ -36,7 +37,7 @@ def wall_clock_ms() -> int:
 
 
 class Partitions:
-    """See the module. All methods but `wants` and `pulled` run on the main loop."""
+    """See the module. All methods but `wants_…` run on the event loop."""
 
     def __init__(
         self,
@@ -58,20 +59,14 @@ class Partitions:
         self.answer, self.refuse = self.queries.answer, self.queries.refuse
         self._dead_letters = dead_letters
 
-    def wants(self, topic: str, number: int) -> bool:
-        """True if this partition's records may be fetched; called from the consumer's thread."""
+    def wants_updates(self, number: int) -> int:
+        """Bytes of updates that a partition takes now; a reader's thread calls this."""
         owned = self.owned.get(number)
-        if owned is None:
-            return False
-        return topic != self.settings.updates_topic or owned.partition.wants_after(
-            owned.pulled_bytes
-        )
+        return 0 if owned is None else owned.partition.wants_bytes
 
-    def pulled(self, number: int, size_bytes: int) -> None:
-        """Note a batch of updates on its way to `take_updates`; the consumer's thread calls it."""
-        owned = self.owned.get(number)
-        if owned is not None:
-            owned.pulled_bytes += size_bytes
+    def wants_queries(self, number: int) -> int:
+        """Bytes of queries that a partition takes now; a reader's thread calls this."""
+        return QUERY_BYTES_MAX if number in self.owned else 0
 
     def active(self) -> list[OwnedPartition]:
         """The partitions that are not being handed over."""
@@ -91,10 +86,12 @@ class Partitions:
 
     # -- updates ------------------------------------------------------------------------------
 
-    def take_updates(self, number: int, batch: Batch) -> None:
-        """Take a batch of updates that arrived."""
+    def take_updates(self, number: int, token: int, batch: Batch) -> None:
+        """Take a batch of updates, unless it was read for an earlier incarnation."""
         owned = self.owned.get(number)
-        if owned is not None and not owned.partition.closing:
+        if owned is None or owned.partition.incarnation != token:
+            return
+        if not owned.partition.closing:
             owned.partition.take(batch)
             self.wake.set()
 
@@ -115,7 +112,7 @@ class Partitions:
     async def write_out(self) -> bool:
         """Start the writes that are due; False if nothing is dirty at all."""
         partitions = [owned.partition for owned in self.active()]
-        return await self.write_behind.step(partitions, now_ms=self.now_ms(), everything=False)
+        return await self.write_behind.step(partitions, now_ms=self.now_ms())
 
     # -- effects ------------------------------------------------------------------------------
 

@@ -80,25 +80,25 @@ class QueryIntake:
 
     # -- taking -------------------------------------------------------------------------------
 
-    def take_queries(self, number: int, batch: Batch) -> None:
+    def take_queries(self, number: int, token: int, batch: Batch) -> None:
         """Take a batch of queries: answer, refuse or keep each.
 
-        Raises BatchGapError if queries are missing before it.
+        A batch that was read for an earlier incarnation is dropped. Raises BatchGapError if queries
+        are missing before it.
         """
         owned = self._owned.get(number)
-        if owned is None or owned.partition.closing:
+        if owned is None or owned.partition.incarnation != token or owned.partition.closing:
             return
-        if batch.start > owned.query_position:
+        if batch.start != owned.query_position:
             raise BatchGapError(
                 f"queries of partition {number}: a batch begins at offset {batch.start}, expected "
                 f"{owned.query_position}: the worker stops; a restart reads them from Kafka"
             )
         taken_ns = batch.taken_ns or time.perf_counter_ns()
         for record in batch.records:
-            if record.offset >= owned.query_position:  # otherwise it was read twice, around a seek
-                owned.query_position = record.offset + 1
-                self._take_query(owned, record, taken_ns)
-        owned.query_position = max(owned.query_position, batch.end)
+            owned.query_position = record.offset + 1
+            self._take_query(owned, record, taken_ns)
+        owned.query_position = batch.end
 
     def _take_query(self, owned: OwnedPartition, record: Record, taken_ns: int) -> None:
         headers = dict(record.headers)

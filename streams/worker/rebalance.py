@@ -1,42 +1,42 @@
-"""How a worker opens the partitions assigned to it, and hands them over.
+"""How a worker takes partitions, hands them over, and closes those that it lost.
 
-Opening, after each assignment, before the flow starts:
- 1. read what is committed, with its metadata, and the log's start and end;
- 2. refuse all partitions if a committed offset is below the epoch's first offset (E1), or outside
-    the log because Kafka lost data. A partition without a commit begins at the epoch's first
-    offset;
- 3. open the table file, closed clean or left by a process that died. It is used if its position is
-    not below the committed offset or the log's start, nor above the log's end; otherwise it is
-    dropped;
- 4. start at the table's position, or else at the committed offset; dirty users in the table hold
-    the committed offset;
- 5. queries wait until the partition has passed the last owner's position, if a clean handover left
-    it in the metadata, or otherwise the log's end at the time of the opening;
- 6. commit, so that the metadata says that an owner is at work. Before that commit no query is
+The group changes owners by partition: it assigns some, wants some back, and leaves the others
+alone. Each partition of this worker has a task of its own, its tenure, so that a change of one
+never makes another one wait.
+
+Taking a partition:
+ 1. open it (`opening.py`, steps 1-5), and read its updates and queries;
+ 2. commit, so that the metadata says that an owner is at work. Before that commit no query is
     answered and nothing is written out.
 
-Handing over, at each revocation and at shutdown; running it twice does no harm:
- 0. only at shutdown: write out the dirty users while the worker still serves, within
-    HANDOVER_TIMEOUT_S, so that little is left for step 2, during which no query is answered;
- 1. the partitions take nothing more;
- 2. write out the dirty users: at shutdown within HANDOVER_TIMEOUT_S, at a revocation within
-    REVOKED_WRITE_OUT_S, because the whole group stops until its last member is ready. Most
-    partitions come back to the same owner, which still has the rest in its table; a new owner folds
-    again what was not written out;
- 3. commit the watermark, with the position reached;
- 4. close the tables cleanly, each with the position from which a later run may continue. Changes
-    that were not written out in time stay dirty in the table, and the commit stays below them.
+Handing a partition over, when the group wants it back, and at shutdown:
+ 0. go on: fold, answer, and write out what is dirty, without waiting for FLUSH_DELAY_S. At a
+    revocation for LET_GO_AFTER_S, in which the group waits anyway; at shutdown for all partitions
+    together, within HANDOVER_TIMEOUT_S, until little is left;
+ 1. read no more updates; fold, answer and write out the rest, at a revocation within
+    REVOKED_DRAIN_S, at shutdown within HANDOVER_TIMEOUT_S;
+ 2. take nothing more, and commit the watermark, with the position reached, as clean;
+ 3. close the table cleanly, with the position from which a later run may continue. Changes that
+    were not written out in time stay dirty in the table, and the commit stays below them;
+ 4. release the partition: only now may the group give it to another owner.
 
-R1: a partition is opened by one path and handed over by one path; doing either twice at the same
-    time has the effect of doing it once.
+A partition that is lost is closed at once and commits nothing: it may have another owner already.
+What is given back in step 0 goes on as if nothing had happened. Later, it is closed first and then
+opened anew, without having been released.
+
+R1: a partition is opened and closed by its tenure alone, so it is never open twice.
 R2: no query is answered, and nothing written out, before a commit of this owner says `live` (P8).
 R3: a position that a commit calls `clean` is never behind one that any owner may have answered
     from, even if an owner leaves before it has caught up with its predecessor.
-R4: a commit of another generation does not count (Kafka's own rule), and a write of another owner
-    does no harm (its timestamp is its version). So an owner that has lost a partition without
-    knowing it can neither lose an update nor apply one twice.
+R4: a member may commit any partition, so an owner fences itself: it commits a partition only while
+    it is open, and releases it only when it is closed. Kafka fences those that it expelled: their
+    commits do not count. A write of another owner does no harm (its timestamp is its version). So
+    two owners in the same second, of which the first was expelled and does not know it, can neither
+    lose an update nor apply one twice.
 R5: a table may be ahead of the position from which it continues, and of the metadata, if its owner
     could not commit; its content is shown only after the log has been folded that far.
+R6: an ownership ends once: by its release, by its loss, or by the end of the membership. What was
+    lost while its release was pending is not released, and what was given back is not either.
 """
 
 from __future__ import annotations
@@ -44,269 +44,276 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-
-from readstates.schemas.version import offset_of
+from collections.abc import Callable, Set
 
 from .. import metrics
 from ..cassandra.epochs import Log
-from ..cassandra.write_behind import drain
-from ..config import FULL_SHARES, IDS_UNCHECKED
-from ..errors import DataLossError, EarlierEpochError, EpochError
-from ..kafka.group_consumer import GroupConsumer, TopicPartition
-from ..partition.decode_buffer import DecodeBuffer
+from ..errors import EpochError
+from ..kafka.group_consumer import Membership, Reading
 from ..partition.partition import Partition
-from ..partition.plausible_ids import PlausibleIds
-from ..partition.watermark import Watermark
-from .commits import Commits, catch_up_target
+from .commits import Commits
+from .opening import Opener
 from .owned import OwnedPartition
 from .partitions import Partitions
 from .tables import Tables
 
 log = logging.getLogger(__name__)
 
-REVOKED_WRITE_OUT_S = 0.3
-WRITE_OUT_DELAY_AFTER_OPEN_S = 3.0  # of changes found in a table: catching up has priority
-EARLY_WRITE_OUT_UNTIL_AGE_S = 0.3  # step 0 ends when no change is older than this
+LET_GO_AFTER_S = 1.1  # librdkafka takes about as long until it can pass a partition on
+REVOKED_DRAIN_S = 0.3  # of the rest: nobody folds the partition's updates meanwhile
+EARLY_WRITE_OUT_UNTIL_AGE_S = 0.3  # a shutdown's step 0 ends when no change is older than this
+LIVE_RETRY_S = 0.05  # after a failed commit: queries wait for the first one
 POLL_INTERVAL_S = 0.005
 
 
-class Rebalancer:
-    """Opens the partitions of a `Partitions`, and hands them over. Faust's hooks call it."""
+class Tenure:
+    """What this worker has of one partition."""
 
-    def __init__(self, partitions: Partitions, tables: Tables, epoch: Log) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.owned: OwnedPartition | None = None  # while it is open
+        self.unwanted = asyncio.Event()  # the group, or a shutdown, ends the ownership
+        self.losses = 0
+        self.since = time.monotonic()  # of the last change
+
+    @property
+    def wanted(self) -> bool:
+        return not self.unwanted.is_set()
+
+    def change(self, *, wanted: bool) -> None:
+        """Note what the group says, while the task of the tenure is at work."""
+        self.since = time.monotonic()
+        if wanted:
+            self.unwanted.clear()
+        else:
+            self.unwanted.set()
+
+
+class Rebalancer:
+    """Owns the partitions of a `Partitions`; the `Owner` whom a membership tells of changes.
+
+    `refuse` is called with an error that ends the worker.
+    """
+
+    def __init__(
+        self,
+        partitions: Partitions,
+        tables: Tables,
+        epoch: Log,
+        member: Membership,
+        updates: Reading,
+        queries: Reading,
+        refuse: Callable[[Exception], None],
+    ) -> None:
         self._partitions = partitions
         self._owned = partitions.owned
         self._settings = partitions.settings
-        self._tables = tables
         self._epoch = epoch
-        self._partition_count = epoch.partitions
-        self.commits = Commits(partitions.settings)
-        self._reader = DecodeBuffer()
-        epoch_ms = self._settings.id_epoch_ms
-        self._ids = None if epoch_ms == IDS_UNCHECKED else PlausibleIds(epoch_ms)
-        self._opening = asyncio.Lock()
-        self._incarnations = 0
-        self._rebalance_started: float | None = None
+        self._member = member
+        self._updates, self._queries = updates, queries
+        self._refuse = refuse
+        self.commits = Commits(partitions.settings, member)
+        self.opener = Opener(partitions, tables, epoch, member)
+        self._tenures: dict[int, Tenure] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
 
-    # -- opening ------------------------------------------------------------------------------
+    def ready(self) -> tuple[bool, str]:
+        """Whether all partitions are open for queries and caught up, and the reason if not."""
+        opening = [str(number) for number in sorted(self._tenures.keys() - self._owned.keys())]
+        if opening:
+            return False, f"opening: {', '.join(opening[:8])}"
+        return self._partitions.ready()
 
-    async def open(self, consumer: GroupConsumer) -> dict[TopicPartition, int]:
-        """Open the assigned partitions that are not open; returns the seek position of each."""
-        settings = self._settings
-        # R1: Faust seeks in its recovery. A fetch that finds the flow stopped may seek at the same
-        # time. If both opened a table, one would leak it, locked against later openings.
-        async with self._opening:
-            assigned = {
-                place.partition
-                for place in consumer.assigned()
-                if place.topic == settings.updates_topic
-            }
-            if max(assigned, default=0) >= self._partition_count:
-                raise EpochError(
-                    f"{settings.updates_topic} got more partitions than {self._partition_count} "
-                    "while this worker was running: users belong to other partitions now. Stop "
-                    "producers and workers, then run: readstates init --new-epoch"
+    # -- what the group says ------------------------------------------------------------------
+
+    def assigned(self, numbers: Set[int]) -> None:
+        """Open these partitions, or keep them if they were to be handed over."""
+        metrics.REBALANCES.inc()
+        if max(numbers, default=0) >= self._epoch.partitions:
+            self._refuse(
+                EpochError(
+                    f"{self._settings.updates_topic} got more partitions than "
+                    f"{self._epoch.partitions} while this worker was running: users belong to "
+                    "other partitions now. Stop producers and workers, then run: "
+                    "readstates init --new-epoch"
                 )
-            new = sorted(assigned - self._owned.keys())
-            if new:
-                await self._open(consumer, new)
-        if self._rebalance_started is not None:
-            metrics.REBALANCE_SECONDS.observe(time.monotonic() - self._rebalance_started)
-            self._rebalance_started = None
-        positions: dict[TopicPartition, int] = {}
-        for number, owned in self._owned.items():
-            updates = TopicPartition(settings.updates_topic, number)
-            queries = TopicPartition(settings.queries_topic, number)
-            positions[updates] = owned.partition.inbox.next_arrival
-            positions[queries] = owned.query_position
-        self._partitions.wake.set()
-        return positions
-
-    async def _open(self, consumer: GroupConsumer, numbers: list[int]) -> None:
-        generation = consumer.generation
-        updates = [TopicPartition(self._settings.updates_topic, number) for number in numbers]
-        queries = [TopicPartition(self._settings.queries_topic, number) for number in numbers]
-        # Step 1. Read what is committed, and the log's start and end.
-        committed = dict(await consumer.committed(updates + queries))
-        starts = await consumer.log_starts(updates + queries)
-        ends = await consumer.log_ends(updates + queries)
-        if consumer.generation != generation or consumer.rebalancing:
-            return  # the next assignment opens its own partitions
-        # Step 2. Refuse if records of an earlier epoch would be folded, or if Kafka lost data.
-        for update in updates:
-            first = self._epoch.first_offsets[update.partition]
-            offset, _ = committed.setdefault(update, (max(starts[update], first), ""))
-            check_epoch(update, offset, first, self._epoch.epoch)
-            check_commit(update, offset, starts[update], ends[update])
-        for update, query in zip(updates, queries, strict=True):
-            offset, metadata = committed[update]
-            query_offset = max(committed.get(query, (0, ""))[0], starts[query])
-            owned = self._open_one(
-                update.partition,
-                offset,
-                metadata,
-                starts[update],
-                ends[update],
-                min(query_offset, ends[query]),
             )
-            self._owned[update.partition] = owned
-        # Step 6. Say that an owner is at work (R2).
-        await self.commits.commit(consumer, [self._owned[number] for number in numbers])
-        log.info("opened partitions=%s", numbers)
-
-    def _open_one(
-        self, number: int, committed: int, metadata: str, start: int, end: int, query_offset: int
-    ) -> OwnedPartition:
-        settings = self._settings
-        # Step 3. Open the table file. Changes found in it have already waited: they are written out
-        # soon, but not while all partitions catch up.
-        waited_s = max(0.0, settings.flush_delay_s - WRITE_OUT_DELAY_AFTER_OPEN_S)
-        file = self._tables.open(
-            number,
-            committed=committed,
-            start=start,
-            end=end,
-            dirty_since_ms=self._partitions.now_ms() - int(waited_s * 1000),
-        )
-        # Step 4. Choose where to start. Step 5. Choose the position that queries wait for.
-        position, target = committed, catch_up_target(metadata, end)
-        if file.warm:
-            position = file.table.position
-            target = max(target, offset_of(file.table.newest()) + 1)  # R5
-        file.table.position = position
-        self._incarnations += 1
-        log.info(
-            "table_open partition=%d warm=%s why=%s position=%d committed=%d end=%d",
-            number,
-            file.warm,
-            file.why,
-            position,
-            committed,
-            end,
-        )
-        partition = Partition(
-            number,
-            table=file.table,
-            position=position,
-            committed=committed,
-            catch_up_to=max(position, target),
-            epoch=self._epoch.epoch,
-            partitions=self._partition_count,
-            incarnation=self._incarnations,
-            parked_max=self._share(settings.parked_max),
-            parked_bytes_max=self._share(settings.parked_bytes_max),
-            inbox_max=self._share(settings.inbox_max),
-            inbox_bytes_max=self._share(settings.inbox_bytes_max),
-            effects=self._partitions,
-            reader=self._reader,
-            ids=self._ids,
-        )
-        return OwnedPartition(partition, file, query_offset, Watermark(query_offset))
-
-    def _share(self, limit: int) -> int:
-        """A partition's part of a limit; the sum of all parts is at most FULL_SHARES limits."""
-        return max(1, min(limit, limit * FULL_SHARES // max(1, self._partition_count)))
-
-    # -- handing over -------------------------------------------------------------------------
-
-    async def shut_down(self, consumer: GroupConsumer, *, write_out: bool = True) -> None:
-        """Run the steps of a shutdown, from the signal until no partition is owned.
-
-        Without `write_out`, step 0 is left out, because after a fatal error nothing is served.
-        """
-        if write_out:
-            await self.write_out_first()
-        consumer.stop_delivery()
-        await self.hand_over(consumer, shutdown=True)
-        consumer.close_queries()
-
-    async def write_out_first(self) -> None:
-        """Step 0. Write out while the worker still serves, until little is left."""
-        clock = asyncio.get_running_loop().time
-        now_ms, write_behind = self._partitions.now_ms, self._partitions.write_behind
-        end = clock() + self._settings.handover_timeout_s
-        while clock() < end and not write_behind.paused:
-            partitions = [owned.partition for owned in self._partitions.active()]
-            await write_behind.step(partitions, now_ms=now_ms(), everything=True)
-            ages_s = (partition.write_out.oldest_change_s(now_ms()) for partition in partitions)
-            if max(ages_s, default=0.0) < EARLY_WRITE_OUT_UNTIL_AGE_S:
+            return
+        for number in sorted(numbers):
+            if self._stopping:
                 return
-            await asyncio.sleep(POLL_INTERVAL_S)
+            if number in self._tenures:
+                self._tenures[number].change(wanted=True)
+            else:
+                tenure = self._tenures[number] = Tenure(number)
+                task = asyncio.get_running_loop().create_task(self._hold(tenure))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
-    async def hand_over(self, consumer: GroupConsumer, *, shutdown: bool = False) -> bool:
-        """Hand over all partitions; True if everything applied is in Cassandra and committed."""
-        timeout_s = self._settings.handover_timeout_s
-        if not shutdown:
-            timeout_s = min(timeout_s, REVOKED_WRITE_OUT_S)
-        if self._rebalance_started is None:
-            self._rebalance_started = time.monotonic()
-            metrics.REBALANCES.inc()
-        # Step 1. The partitions take nothing more.
-        leaving, partitions = list(self._owned.values()), []
-        for owned in leaving:
-            owned.partition.closing = True
-            partitions.append(owned.partition)
-        if not leaving:
-            return True
-        # Step 2. Write out what is dirty.
-        write_behind, now_ms = self._partitions.write_behind, self._partitions.now_ms
-        drained = await drain(write_behind, partitions, now_ms, timeout_s)
-        # R1: in a shutdown during a rebalance two calls overlap; the first here does the rest.
-        leaving = [owned for owned in leaving if owned.partition.incarnation >= 0]
-        # Step 3. Commit the watermarks, with the positions reached.
-        committed = await self.commits.commit(consumer, leaving, clean=True)
-        # Step 4. Close the tables.
-        for owned in leaving:
-            if owned.partition.incarnation >= 0:  # R1
-                self._close(owned)
+    def revoked(self, numbers: Set[int]) -> None:
+        """Hand these partitions over, and release them."""
+        metrics.REBALANCES.inc()
+        for number in numbers & self._tenures.keys():
+            self._tenures[number].change(wanted=False)
+        closed = numbers - self._tenures.keys()
+        if closed:
+            self._member.release(closed)
+
+    def lost(self, numbers: Set[int]) -> None:
+        """Close these partitions without a commit: they may have another owner already."""
+        metrics.REBALANCES.inc()
+        log.warning("lost partitions=%s", sorted(numbers))
+        for number in numbers & self._tenures.keys():
+            tenure = self._tenures[number]
+            tenure.losses += 1
+            tenure.change(wanted=False)
+            if tenure.owned is not None:
+                self._end(tenure.owned)
+
+    # -- a tenure -----------------------------------------------------------------------------
+
+    async def _hold(self, tenure: Tenure) -> None:
+        """Hold a partition until it is not wanted any more; nothing else opens it (R1)."""
+        try:
+            while tenure.wanted:
+                await self._serve(tenure)
+        except Exception as exc:  # noqa: BLE001 (whatever it is, nobody would serve the partition)
+            self._refuse(exc)
+        del self._tenures[tenure.number]
+        self._member.release({tenure.number})  # R6: ignored if the group does not wait for it
+        metrics.REBALANCE_SECONDS.observe(time.monotonic() - tenure.since)
+
+    async def _serve(self, tenure: Tenure) -> None:
+        """Open the partition, serve it until it is not wanted or lost, and close it."""
+        number, losses = tenure.number, tenure.losses
+
+        def ours() -> bool:  # what was looked up before a loss does not count after it
+            return tenure.wanted and tenure.losses == losses
+
+        owned = await self.opener.open(number, ours)
+        if owned is None:
+            return
+        partition = owned.partition
+        if ours():
+            tenure.owned = self._owned[number] = owned
+            self._updates.start(number, partition.inbox.next_arrival, partition.incarnation)
+            self._queries.start(number, owned.query_position, partition.incarnation)
+            await self._go_live(tenure, owned)
+        else:
+            self._end(owned)
+        while partition.incarnation >= 0:  # until `_end`, also by `lost`
+            await tenure.unwanted.wait()
+            if await self._is_given_back(tenure, owned):
+                continue
+            await self._hand_over(owned)
+        # Step 3. Close the table; a thread does it, because the whole file is read.
+        await asyncio.get_running_loop().run_in_executor(None, owned.file.close, True)
+        tenure.owned = None
+
+    async def _go_live(self, tenure: Tenure, owned: OwnedPartition) -> None:
+        """Say that an owner is at work (R2)."""
+        partition = owned.partition
+        while tenure.wanted and partition.incarnation >= 0:
+            if await self.commits.commit([owned]):
+                metrics.REBALANCE_SECONDS.observe(time.monotonic() - tenure.since)
+                log.info("opened partition=%d", tenure.number)
+                return
+            await asyncio.sleep(LIVE_RETRY_S)
+
+    async def _is_given_back(self, tenure: Tenure, owned: OwnedPartition) -> bool:
+        """Step 0. Go on for a while; True if the partition is not to be handed over after all."""
+        partition = owned.partition
+        if partition.progress.live_committed and not self._stopping:
+            partition.write_out.everything = True
+            serve_s = min(self._settings.handover_timeout_s, LET_GO_AFTER_S)
+            await _until(lambda: tenure.wanted or partition.incarnation < 0, serve_s)
+            partition.write_out.everything = not tenure.wanted
+        return tenure.wanted or partition.incarnation < 0
+
+    async def _hand_over(self, owned: OwnedPartition) -> None:
+        partition, number = owned.partition, owned.partition.number
+        drain_s = self._settings.handover_timeout_s
+        if not self._stopping:
+            drain_s = min(drain_s, REVOKED_DRAIN_S)
+        # Step 1. Read no more updates, and finish the rest.
+        self._updates.stop(number)
+        drained = await _until(lambda: partition.incarnation < 0 or _finished(partition), drain_s)
+        if partition.incarnation < 0:
+            return
+        # Step 2. Take nothing more, and commit.
+        partition.closing = True
+        self._queries.stop(number)
+        committed = await self.commits.commit([owned], clean=True)
         log.info(
-            "handed_over partitions=%d written_out=%s committed=%s",
-            len(leaving),
+            "handed_over partition=%d position=%d written_out=%s committed=%s",
+            number,
+            partition.position,
             drained,
             committed,
         )
-        return drained and committed
+        self._end(owned)
 
-    def _close(self, owned: OwnedPartition) -> None:
+    def _end(self, owned: OwnedPartition) -> None:
+        """Stop all that concerns the partition; its table is closed after this."""
         partition, settings = owned.partition, self._settings
-        self._owned.pop(partition.number, None)
-        partition.incarnation = -1  # P5: results that arrive from here on are dropped
-        self._partitions.queries.drop_queries(partition)
+        if partition.incarnation < 0:
+            return
+        number = partition.number
+        partition.closing = True
         partition.progress.store()
-        owned.file.close(clean=True)
-        metrics.forget_partition(partition.number, settings.updates_topic, settings.queries_topic)
+        partition.incarnation = -1  # P5: results that arrive from here on are dropped
+        self._updates.stop(number)
+        self._queries.stop(number)
+        self._owned.pop(number, None)
+        self._partitions.queries.drop_queries(partition)
+        metrics.forget_partition(number, settings.updates_topic, settings.queries_topic)
+
+    # -- the end ------------------------------------------------------------------------------
+
+    async def shut_down(self, *, write_out: bool = True) -> None:
+        """Hand over all partitions, and leave the group.
+
+        Without `write_out`, step 0 is left out, because after a fatal error nothing is served.
+        """
+        self._stopping = True
+        if write_out:
+            await self._write_out_first()
+        for tenure in self._tenures.values():
+            tenure.change(wanted=False)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        self._updates.close()
+        self._queries.close()
+        await self._member.leave()
+
+    async def _write_out_first(self) -> None:
+        """Step 0 of a shutdown: all partitions go on until little is left to be written out."""
+        partitions, write_behind = self._partitions, self._partitions.write_behind
+        for owned in partitions.active():
+            owned.partition.write_out.everything = True
+
+        def little_left() -> bool:
+            now_ms = partitions.now_ms()
+            ages_s = (o.partition.write_out.oldest_change_s(now_ms) for o in partitions.active())
+            return write_behind.paused or max(ages_s, default=0.0) < EARLY_WRITE_OUT_UNTIL_AGE_S
+
+        await _until(little_left, self._settings.handover_timeout_s)
 
 
-def check_epoch(place: TopicPartition, committed: int, first: int, epoch: int) -> None:
-    """Raises EarlierEpochError if records of an earlier epoch would be folded (E1).
-
-    Beginning at the first offset instead would hide a loss: an epoch's commits begin there and only
-    grow, so somebody moved this one back, to have the records after it folded again.
-    """
-    if committed >= first:
-        return
-    raise EarlierEpochError(
-        f"{place.topic} partition {place.partition}: commit before the epoch: the group's commit "
-        f"is {committed}, but epoch {epoch} begins at offset {first}. Records {committed} … "
-        f"{first - 1} were written to Cassandra in an earlier epoch; folded again, they would be "
-        "taken for new ones. The worker refuses to start and changes nothing. To begin where the "
-        "epoch begins, stop all workers and run: readstates rewind --to-epoch-start. If the "
-        "database was put back to a state from before the epoch, see ops/runbooks/restore.md first"
+def _finished(partition: Partition) -> bool:
+    """True if all that was read is folded and durable, or cannot be."""
+    return not partition.progress.live_committed or (
+        not partition.inbox.batches and partition.all_durable
     )
 
 
-def check_commit(place: TopicPartition, committed: int, start: int, end: int) -> None:
-    """Raises DataLossError if the log does not hold all records that are not yet durable."""
-    if start <= committed <= end:
-        return
-    what = (
-        f"the log begins at {start}: records {committed} … {start - 1} are gone and were not "
-        "written to Cassandra"
-        if committed < start
-        else f"the log ends at {end}: Kafka lost acknowledged records, or the topic was replaced"
-    )
-    raise DataLossError(
-        f"{place.topic} partition {place.partition}: committed offset {committed}, but {what}. The "
-        "worker refuses to start and changes nothing. Restore the log, or accept the loss by "
-        "setting the group's offset by hand (kafka-consumer-groups --reset-offsets)"
-    )
+async def _until(done: Callable[[], bool], timeout_s: float) -> bool:
+    """Wait for something; False if the time ran out first."""
+    clock = asyncio.get_running_loop().time
+    end = clock() + timeout_s
+    while not done():
+        if clock() >= end:
+            return False
+        await asyncio.sleep(POLL_INTERVAL_S)
+    return True

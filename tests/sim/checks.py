@@ -75,6 +75,7 @@ class Checks:
         self.asked: list[Asked] = []
         self.asked_of: list[list[Asked]] = [[] for _ in range(world.partitions)]
         self.came_s = [0.0] * world.partitions  # when a poll brought a query of it, last
+        self.let_go: set[tuple[Worker, int]] = set()  # who released which partition, for now
         self.committed_to: dict[TopicPartition, int] = {}
         self.replied_at: dict[int, int] = {}  # partition: the newest version anybody saw
         self.seen: dict[int, int] = {}  # user: the version that its client has
@@ -109,6 +110,11 @@ class Checks:
         ]
 
     # -- commits ------------------------------------------------------------------------------
+
+    def commits_what_it_owns(self, worker: Worker, number: int) -> None:
+        """R4: the group takes a member's commit of any partition; so nobody may make others."""
+        if not self._world.group.owns(worker, number):
+            raise Violation(f"{worker} committed partition {number}, which it does not own")
 
     def committed(self, worker: Worker, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
         """The broker took a commit: all below it is durable, or done with."""
@@ -184,14 +190,17 @@ class Checks:
     def _left_s(self, asked: Asked) -> float:
         return (asked.deadline_ms - self._world.now_ms()) / 1000
 
+    def _quiet_since(self, asked: Asked) -> float:
+        return self._world.quiet_since_s[asked.partition]
+
     def _got_there(self, asked: Asked) -> None:
         """Not there in time may be one with others before it, brought in slow polls until now."""
         stood = self.came_s[asked.partition] <= self._world.clock.now - ANSWER_S
-        if asked.arrived_s is None and stood and self._world.quiet_since_s < asked.sent_s:
+        if asked.arrived_s is None and stood and self._quiet_since(asked) < asked.sent_s:
             self._world.fail(f"nothing was wrong, and nobody took {asked}")
 
     def _in_time(self, asked: Asked, since_s: float) -> None:
-        if not asked.answers and self._world.quiet_since_s < since_s:
+        if not asked.answers and self._quiet_since(asked) < since_s:
             self._world.fail(f"nothing was wrong, and nobody answered {asked}")
 
     def replied(
@@ -200,6 +209,8 @@ class Checks:
         """A reply or an error goes out."""
         asked = self.asked[int(address.correlation_id or b"-1")]
         world, number = self._world, asked.partition
+        if (worker, number) in self.let_go:
+            raise Violation(f"{worker} answered, and had let the partition go: {asked}")
         owned = worker.partitions.owned.get(number)
         by = (worker, owned.partition.incarnation if owned else -1)
         if by in asked.answers:

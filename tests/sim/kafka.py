@@ -1,27 +1,36 @@
-"""Topics, the consumer group with its generations, and the consumer as a worker sees it.
+"""Topics, the consumer group, and what a worker sees of them: its membership and its readers.
 
-The group is eager, as aiokafka's is: at a rebalance every member hands over all it has, then joins.
-A member that does not join in time is out of the group and does not know it. Only a commit of a
-member of the present generation counts.
+The group is incremental. It asks a member for single partitions, waits for their release, and then
+assigns them to another; a member that does not release in time is expelled without being told. Each
+time a member joins it gets another ID; a commit counts if its ID is one of the present members', of
+whatever partition it is. A static member that joins again takes the place of the one before.
+
+Messages between the group and a member take their time and keep their order. What the group tells a
+member arrives in the member's thread, and on its loop a little later; a command of the loop that
+crosses such a message is ignored (`streams/kafka/group_consumer.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from readstates.streams.kafka.group_consumer import Committed, TopicPartition
+from readstates.streams.errors import GroupError
+from readstates.streams.kafka.group_consumer import Committed, Owner, TopicPartition
 from readstates.streams.partition.batch import Batch
 
 if TYPE_CHECKING:
     from .worker import Worker
     from .world import World
 
-REBALANCE_TIMEOUT_S = 1.0
-COMMIT_TIMEOUT_S = 0.4
+REBALANCE_TIMEOUT_S = 1.2
+ANSWER_TIMEOUT_S = 0.4
+HEARTBEAT_S = 0.1
 POLL_S = 0.02
 
 
@@ -63,96 +72,141 @@ class Log:
 
 
 class Group:
-    """The owners of the partitions, and the commits."""
+    """The coordinator: who owns what, who is asked for what, and the commits."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.members: list[Worker] = []
-        self.joined: dict[Worker, asyncio.Future[Any]] = {}
-        self.generation = 0
-        self.rebalancing = False
-        self.again = False
-        self.owner: dict[int, Worker] = {}
+        self._ids = itertools.count(1)
+        self._revisions = itertools.count(1)
+        self.members: dict[int, Member] = {}  # by ID, in the order in which they joined
+        self.owner: dict[int, int] = {}  # partition: the ID of its owner
+        self.target: dict[int, int] = {}  # partition: whose it is to be
+        self.asked: dict[int, int] = {}  # partition: the revision in which its owner was asked
         self.committed: dict[TopicPartition, Committed] = {}
 
-    def owns(self, worker: Worker, partition: int) -> bool:
-        return self.owner.get(partition) is worker
+    def owner_of(self, number: int) -> Worker | None:
+        """Whom the group takes for the owner."""
+        member = self.members.get(self.owner.get(number, 0))
+        return member.worker if member else None
 
-    def join(self, worker: Worker) -> asyncio.Future[Any]:
-        """JoinGroup: the future gets (generation, partitions)."""
-        future = worker.loop.create_future()
-        self.joined[worker] = future
-        if worker not in self.members:
-            self.members.append(worker)
-        if self.rebalancing:
-            self._complete_if_all()
-        else:
-            self.rebalance()
-        return future
+    def owns(self, worker: Worker, number: int) -> bool:
+        return self.owner_of(number) is worker
 
-    def leave(self, worker: Worker) -> None:
-        """LeaveGroup, or the session is over."""
-        self.joined.pop(worker, None)
-        if worker in self.members:
-            self.members.remove(worker)
-            for number in [n for n, owner in self.owner.items() if owner is worker]:
-                del self.owner[number]
-            if self.members:
-                self.rebalance()
+    def numbers_of(self, worker: Worker) -> set[int]:
+        """The partitions that a worker owns."""
+        return {number for number in self.owner if self.owns(worker, number)}
 
-    def rebalance(self) -> None:
-        """Ask every member to hand over and join."""
-        if self.rebalancing:
-            self._complete_if_all()
+    # -- requests of the members --------------------------------------------------------------
+
+    def join(self, member: Member) -> None:
+        """A member joins, as a new one or in the place of a static one, and gets an ID."""
+        new = next(self._ids)
+        instance = member.worker.instance
+        before = [i for i, m in self.members.items() if instance and m.worker.instance == instance]
+        self.members[new] = member
+        member.id = new
+        for old in before:
+            del self.members[old]
+            for number in [n for n, owner in self.owner.items() if owner == old]:
+                self.owner[number] = self.target[number] = new
+                self.asked.pop(number, None)
+                self._world.disturbed({number})
+                member.tell("assigned", number)
+        self._world.note(f"{member.worker} joins as member {new}")
+        self._reassign()
+
+    def remove(self, old: int) -> None:
+        """A member leaves, or is expelled, or its session is over."""
+        if self.members.pop(old, None) is None:
             return
-        self.rebalancing = True
-        self._world.disturbed(REBALANCE_TIMEOUT_S)
-        for member in self.members:
-            if member not in self.joined:
-                self._world.clock.later(self._world.delay(), member.consumer.revoke)
-        generation = self.generation
-        self._world.clock.later(REBALANCE_TIMEOUT_S, lambda: self._over(generation))
-        self._complete_if_all()
+        for number in [number for number, owner in self.owner.items() if owner == old]:
+            del self.owner[number]
+            self.asked.pop(number, None)
+            self._world.disturbed({number})
+        self._reassign()
 
-    def _over(self, generation: int) -> None:
-        if self.rebalancing and generation == self.generation and self.joined:
-            self._complete()
-        elif self.rebalancing and generation == self.generation:
-            self._world.clock.later(REBALANCE_TIMEOUT_S, lambda: self._over(generation))
+    def release(self, member_id: int, number: int, revision: int) -> None:
+        """A member lets go what it was asked for."""
+        if self.owner.get(number) == member_id and self.asked.get(number) == revision:
+            del self.owner[number], self.asked[number]
+            self._world.disturbed({number})
+            self._carry_on()
 
-    def _complete_if_all(self) -> None:
-        if self.joined and all(member in self.joined for member in self.members):
-            self._complete()
-
-    def _complete(self) -> None:
-        self.rebalancing = False
-        self.generation += 1
-        self.members = [member for member in self.members if member in self.joined]
-        joined, self.joined = self.joined, {}
-        members = list(joined)
-        self._world.noise.shuffle(members)
-        self.owner = {
-            number: members[number % len(members)] for number in range(self._world.partitions)
-        }
-        for member, future in joined.items():
-            mine = sorted(n for n, owner in self.owner.items() if owner is member)
-            self._world.clock.later(self._world.delay(), answer(member, future, mine, self))
-
-    def commit(
-        self, worker: Worker, generation: int, offsets: dict[TopicPartition, Committed]
-    ) -> bool:
-        """A commit at the broker. False: fenced."""
-        fenced = worker not in self.members or generation != self.generation
-        self._world.note(f"{worker} commits {said(offsets)}{' and is fenced' * fenced}")
-        if fenced:
+    def commit(self, member_id: int, offsets: Mapping[TopicPartition, Committed]) -> bool:
+        """A commit at the broker; False: the group does not know this member."""
+        known = member_id in self.members
+        self._world.note(f"member {member_id} commits {said(offsets)}{' unknown' * (not known)}")
+        if not known:
             return False
+        worker = self.members[member_id].worker
         for tp, value in offsets.items():
+            self._world.checks.commits_what_it_owns(worker, tp.partition)
             self.committed[tp] = value
         self._world.checks.committed(worker, offsets)
         return True
 
+    # -- who is to own what -------------------------------------------------------------------
 
-def said(offsets: dict[TopicPartition, Committed]) -> str:
+    def move(self, number: int) -> Callable[[], None]:
+        """Give a partition to another member; returns what takes that back."""
+        before = self.target.get(number, 0)
+        others = [i for i in self.members if i != before]
+        if others:
+            self.target[number] = self._world.noise.choice(others)
+            self._carry_on()
+
+        def back() -> None:
+            if before in self.members:
+                self.target[number] = before
+                self._carry_on()
+
+        return back
+
+    def _reassign(self) -> None:
+        """Move no more than the members' equal shares need."""
+        most = -(-self._world.partitions // max(1, len(self.members)))
+        load = Counter(i for i in self.target.values() if i in self.members)
+        for number in range(self._world.partitions):
+            now = self.target.get(number, 0)
+            if self.members and (now not in self.members or load[now] > most):
+                least = min(load[i] for i in self.members)
+                free = [i for i in self.members if load[i] == least and i != now]
+                load[now] -= 1
+                self.target[number] = self._world.noise.choice(free or list(self.members))
+                load[self.target[number]] += 1
+        self._carry_on()
+
+    def _carry_on(self) -> None:
+        """Ask for what is to move, assign what is free, give back what is to stay after all."""
+        for number, target in self.target.items():
+            owner = self.owner.get(number)
+            if target not in self.members:
+                continue
+            if owner is None:
+                self.owner[number] = target
+                self._world.disturbed({number})
+                self.members[target].tell("assigned", number)
+            elif owner == target and self.asked.pop(number, None) is not None:
+                self._world.note(f"partition {number} stays with {self.members[owner].worker}")
+                self._world.disturbed({number})
+                self.members[owner].tell("assigned", number)
+            elif owner != target and number not in self.asked:
+                self._ask(number, owner)
+
+    def _ask(self, number: int, owner: int) -> None:
+        revision = self.asked[number] = next(self._revisions)
+        self._world.disturbed({number}, REBALANCE_TIMEOUT_S)
+        self.members[owner].tell("revoked", number, revision)
+
+        def in_time() -> None:
+            if self.asked.get(number) == revision and owner in self.members:
+                self._world.note(f"{self.members[owner].worker} is expelled, asked for {number}")
+                self.remove(owner)
+
+        self._world.clock.later(REBALANCE_TIMEOUT_S, in_time)
+
+
+def said(offsets: Mapping[TopicPartition, Committed]) -> str:
     """A commit in few words."""
     return " ".join(
         f"{tp.topic.rpartition('.')[2]}-{tp.partition}:{offset} {text}".strip()
@@ -160,178 +214,241 @@ def said(offsets: dict[TopicPartition, Committed]) -> str:
     )
 
 
-def answer(member: Worker, future: asyncio.Future[Any], mine: list[int], group: Group) -> Any:
-    """The broker's answer to a JoinGroup, as it was at that moment."""
-    assignment = (group.generation, mine)
-
-    def arrive() -> None:
-        if not member.loop.dead and not future.done():
-            member.loop.call_soon(settle)
-
-    def settle() -> None:
-        if not future.done():
-            future.set_result(assignment)
-
-    return arrive
-
-
-class Consumer:
-    """A `GroupConsumer` of the simulated group, with its coordinator and its fetches."""
+class Member:
+    """A `Membership` of the simulated group: its thread, and the requests that it makes."""
 
     def __init__(self, world: World, worker: Worker) -> None:
         self._world = world
-        self._worker = worker
-        self.generation = 0
-        self.rebalancing = False
-        self.flow = False
+        self.worker = worker
+        self.id = 0  # 0: in no group
         self.leaving = False
         self.cut_until = 0.0  # the coordinator is out of reach
-        self._mine: list[int] = []
-        self._revoked = asyncio.Event()
-        self._assigned = asyncio.Event()
-        self._positions: dict[TopicPartition, int] = {}
+        self._arrives = self._comes = 0.0  # the last message to the coordinator, and from it
+        self._mine: dict[int, int] = {}  # partition: the revision asked for it, or 0
+        self._sent: Counter[int] = Counter()  # events of a partition that the thread noted …
+        self._told: Counter[int] = Counter()  # … and that the loop was told
+        self._turned: Counter[int] = Counter()  # `_sent` at the last beginning of an ownership
+        self._owner: Owner
 
-    # -- as a GroupConsumer -------------------------------------------------------------------
+    # -- as a Membership, on the loop ---------------------------------------------------------
 
-    def assigned(self) -> set[TopicPartition]:
-        settings = self._world.plan.settings
-        topics = (settings.updates_topic, settings.queries_topic)
-        return {TopicPartition(topic, number) for topic in topics for number in self._mine}
+    def start(self, owner: Owner) -> None:
+        self._owner = owner
+        self._join()
+        self._later(HEARTBEAT_S, self._heartbeat)
+
+    def release(self, numbers: Set[int]) -> None:
+        self.worker.may_die()
+        stamps = {number: self._told[number] for number in numbers}
+        self._later(self._world.delay() / 10, lambda: self._release(stamps))
 
     async def committed(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, Committed]:
-        await self._reach()
+        await self._answer()
         known = self._world.group.committed
         return {place: known[place] for place in places if place in known}
 
-    async def log_starts(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        await asyncio.sleep(self._world.delay())
-        return {place: self._world.logs[place].start for place in places}
-
-    async def log_ends(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        await asyncio.sleep(self._world.delay())
-        return {place: self._world.logs[place].end for place in places}
+    async def log_ranges(
+        self, places: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, tuple[int, int]]:
+        await self._answer()
+        logs = self._world.logs
+        return {place: (logs[place].start, logs[place].end) for place in places}
 
     async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
-        """Lost before the broker, applied and not answered, fenced, or done."""
-        self._worker.may_die()
-        world = self._world
-        mine = {tp: value for tp, value in offsets.items() if tp.partition in self._mine}
-        if not mine:
-            return False
-        generation = self.generation
-        live = any(text.startswith("live") for _, text in mine.values())
+        """Lost before the broker, applied and not answered, from an unknown member, or done."""
+        self.worker.may_die()
+        world, stamps = self._world, dict(self._told)
+        live = any(text.startswith("live") for _, text in offsets.values())
         share = world.plan.live_fails if live else world.plan.commit_fails
         dice = world.noise.random() if world.faulty else 1.0
-        await asyncio.sleep(world.delay())
+        numbers = {tp.partition for tp in offsets}
+        await asyncio.sleep(world.delay() / 10)
+        ours = {
+            tp: value
+            for tp, value in offsets.items()
+            if tp.partition in self._mine
+            and self._turned[tp.partition] <= stamps.get(tp.partition, 0)
+        }
+        if not ours:
+            return False
         if dice < share:  # until one is answered, the owner may be as good as none (P8)
-            world.disturbed()
+            world.disturbed(numbers)
         if world.clock.now < self.cut_until or dice < share / 2:
-            await asyncio.sleep(COMMIT_TIMEOUT_S)
+            await asyncio.sleep(ANSWER_TIMEOUT_S)
             return False
-        done = world.group.commit(self._worker, generation, mine)
-        if dice < share:
-            await asyncio.sleep(COMMIT_TIMEOUT_S)
-            return False
-        self._worker.may_die()
-        await asyncio.sleep(world.delay())
+        member_id, answered = self.id, self.worker.loop.create_future()
+
+        def arrive() -> None:
+            done = world.group.commit(member_id, ours)
+            if dice >= share:
+                self._deliver(lambda: self._committed(answered, member_id, done))
+
+        self._send(arrive)
+        try:
+            done = bool(await asyncio.wait_for(answered, ANSWER_TIMEOUT_S))
+        except TimeoutError:
+            done = False
+        self.worker.may_die()
         return done
 
-    def updates_end(self, number: int) -> int:
-        return self._world.logs[TopicPartition(self._world.plan.settings.updates_topic, number)].end
+    async def leave(self) -> None:
+        self.leaving = True
 
-    def queries_end(self, number: int) -> int:
-        return self._world.logs[TopicPartition(self._world.plan.settings.queries_topic, number)].end
-
-    def stop_delivery(self) -> None:
-        self.flow = False
-
-    def close_queries(self) -> None:
-        """Nothing is open: queries come with the updates."""
-
-    async def _reach(self) -> None:
+    async def _answer(self) -> None:
         await asyncio.sleep(self._world.delay())
-        while self._world.clock.now < self.cut_until:  # noqa: ASYNC110 (it is put off, or healed)
-            await asyncio.sleep(0.05)
+        if self._world.clock.now < self.cut_until:
+            await asyncio.sleep(ANSWER_TIMEOUT_S)
+            raise TimeoutError
 
-    # -- the coordinator's side ---------------------------------------------------------------
+    # -- its thread ---------------------------------------------------------------------------
 
-    def revoke(self) -> None:
-        """The broker wants the partitions back; it is heard at the next heartbeat."""
-        loop = self._worker.loop
-        if not loop.dead:
-            loop.call_at(max(self.cut_until, self._world.clock.now), self._revoked.set)
+    def _later(self, delay_s: float, what: Callable[[], None]) -> None:
+        """The thread does something, unless its process has died; a stopped one does it later."""
+        loop = self.worker.loop
 
-    async def coordinate(self) -> None:
-        """Join, get partitions, hand them over, again and again."""
-        while True:
-            await self._reach()
-            self._revoked.clear()
-            generation, self._mine = await self._world.group.join(self._worker)
-            self._world.note(f"{self._worker} has {self._mine} in generation {generation}")
-            self.generation = generation
-            self.rebalancing = self.flow = False
-            self._assigned.set()
-            await self._until_revoked(generation)
-            self.rebalancing, self.flow = True, False
-            if self._mine:
-                await self._worker.rebalancer.hand_over(self)
+        def run() -> None:
+            if loop.frozen_until > self._world.clock.now:
+                self._world.clock.push(loop.frozen_until, None, run)
+            elif not loop.dead:
+                what()
 
-    async def _until_revoked(self, generation: int) -> None:
-        """Until the group rebalances, or a heartbeat says that it went on without this member."""
-        group = self._world.group
-        while not self._revoked.is_set():
-            await asyncio.sleep(0.1)
-            if self._world.clock.now < self.cut_until or self.leaving:
+        self._world.clock.later(delay_s, run)
+
+    def _send(self, what: Callable[[], None]) -> None:
+        """A request to the coordinator, after those before it."""
+        now = self._world.clock.now
+        self._arrives = max(self._arrives, now + self._world.delay(), self.cut_until)
+        self._world.clock.push(self._arrives, None, what)
+
+    def _deliver(self, what: Callable[[], None]) -> None:
+        """A message of the coordinator to the thread, after those before it."""
+        now = self._world.clock.now
+        self._comes = max(self._comes, now + self._world.delay(), self.cut_until)
+        self._later(self._comes - now, what)
+
+    def _join(self) -> None:
+        def arrive() -> None:
+            if not self.worker.loop.dead and not self.leaving:
+                self._world.group.join(self)
+
+        self.id = 0
+        self._send(arrive)
+
+    def tell(self, what: str, number: int, revision: int = 0) -> None:
+        """The coordinator says `assigned` or `revoked`, to the member as it is in the group now."""
+        member_id = self.id
+
+        def hear() -> None:
+            if member_id == self.id:
+                self._note(what, number, revision)
+
+        self._deliver(hear)
+
+    def _note(self, what: str, number: int, revision: int = 0) -> None:
+        """An event in the thread; the loop is told a little later."""
+        self._sent[number] += 1
+        if what == "lost":
+            self._mine.pop(number, None)
+        else:
+            self._mine[number] = revision
+            self._world.checks.let_go.discard((self.worker, number))
+        if what != "revoked":
+            self._turned[number] = self._sent[number]
+        self._world.note(f"{self.worker} hears {what} {number}")
+
+        def say() -> None:
+            self._told[number] += 1
+            getattr(self._owner, what)({number})
+
+        loop = self.worker.loop
+        loop.call_at(self._world.clock.now + self._world.noise.random() * 0.002, say)
+
+    def _release(self, stamps: dict[int, int]) -> None:
+        for number, stamp in stamps.items():
+            revision = self._mine.get(number, 0)
+            if not revision or self._sent[number] != stamp:
                 continue
-            if self._worker not in group.members or group.generation != generation:
-                return
+            del self._mine[number]
+            self._world.note(f"{self.worker} releases {number}")
+            self._world.checks.let_go.add((self.worker, number))
+            self._ask_to_release(number, revision)
 
-    async def recover(self) -> None:
-        """The barrier before the flow: open the tables, seek, start."""
-        while True:
-            await self._assigned.wait()
-            self._assigned.clear()
-            generation = self.generation
-            while not self.rebalancing and generation == self.generation:
-                opening = self._worker.rebalancer.open
-                if self._world.noise.random() < 0.3:  # Faust may seek from two places at once
-                    await asyncio.gather(opening(self), opening(self))
-                positions = await opening(self)
-                if self.rebalancing or generation != self.generation:
-                    break
-                self._positions = positions
-                self.flow = not self.leaving
-                break
+    def _ask_to_release(self, number: int, revision: int) -> None:
+        member_id = self.id
+        self._send(lambda: self._world.group.release(member_id, number, revision))
+
+    def _committed(self, answered: asyncio.Future[bool], member_id: int, done: bool) -> None:
+        self.worker.loop.call_soon(lambda: answered.done() or answered.set_result(done))
+        if not done and member_id == self.id:
+            self._unknown()
+
+    def _heartbeat(self) -> None:
+        """It says whether the group has this member still; not while a release is pending."""
+        world = self._world
+        pending = any(self._mine.values())
+        if self.id and self.id not in world.group.members and world.clock.now >= self.cut_until:
+            if not pending:
+                self._unknown()
+        self._later(HEARTBEAT_S, self._heartbeat)
+
+    def _unknown(self) -> None:
+        """The group does not know this member: all is lost; a static one has been replaced."""
+        for number in list(self._mine):
+            self._note("lost", number)
+        instance = self.worker.instance
+        others = self._world.group.members.values()
+        if instance and any(member.worker.instance == instance for member in others):
+            self.id = 0
+            error = GroupError(f"another worker has the INSTANCE_ID {instance}")
+            self.worker.loop.call_soon(self.worker.refuse, error)
+        elif not self.leaving:
+            self._join()
+
+
+class Reader:
+    """A `Reading` of one topic. What was read arrives a little later, even after a `stop`."""
+
+    def __init__(
+        self,
+        world: World,
+        worker: Worker,
+        topic: str,
+        wants: Callable[[int], int],
+        take: Callable[[int, int, Batch], None],
+    ) -> None:
+        self._world = world
+        self._worker = worker
+        self._topic = topic
+        self._wants, self._take = wants, take
+        self._places: dict[int, tuple[int, int]] = {}  # partition: position and token
+
+    def start(self, number: int, position: int, token: int) -> None:
+        self._places[number] = (position, token)
+
+    def stop(self, number: int) -> None:
+        self._places.pop(number, None)
+
+    def end(self, number: int) -> int:
+        return self._world.logs[TopicPartition(self._topic, number)].end
+
+    def close(self) -> None:
+        self._places.clear()
 
     async def fetch(self) -> None:
-        """Polls: what each brought arrives a little later, queries first, as one event a topic."""
-        world, settings = self._world, self._world.plan.settings
+        """Poll, again and again."""
+        world = self._world
         while True:
             await asyncio.sleep(POLL_S * (0.5 + world.noise.random()))
-            if not self.flow:
-                continue
-            generation = self.generation
-            polls: list[tuple[TopicPartition, Batch]] = []
-            for tp, position in list(self._positions.items()):
-                if self._worker.partitions.wants(tp.topic, tp.partition):
-                    log = world.logs[tp]
-                    if position < log.end:
-                        count = world.noise.randint(1, world.plan.poll_records)
-                        batch = log.read(position, count, world.noise.choice((0.0, 0.5, 1.0)))
-                        self._positions[tp] = batch.end
-                        if tp.topic == settings.updates_topic:
-                            self._worker.partitions.pulled(tp.partition, batch.size_bytes)
-                        polls.append((tp, batch))
-            if not polls:
-                continue
-            await asyncio.sleep(world.delay())
-            polls.sort(key=lambda poll: poll[0])
-            for tp, batch in polls:
-                if not self.flow or generation != self.generation:
-                    break
-                if tp.topic == settings.updates_topic:
-                    self._worker.partitions.take_updates(tp.partition, batch)
-                else:
-                    for record in batch.records:
-                        world.checks.arrived(tp.partition, record.offset)
-                    self._worker.partitions.queries.take_queries(tp.partition, batch)
+            poll: list[tuple[int, int, Batch]] = []
+            for number, (position, token) in self._places.items():
+                log = world.logs[TopicPartition(self._topic, number)]
+                if position < log.end and self._wants(number):
+                    count = world.noise.randint(1, world.plan.poll_records)
+                    batch = log.read(position, count, world.noise.choice((0.0, 0.5, 1.0)))
+                    poll.append((number, token, batch))
+            for number, token, batch in poll:
+                self._places[number] = (batch.end, token)
+            if poll:
+                await asyncio.sleep(world.delay())
+            for number, token, batch in poll:
+                self._take(number, token, batch)

@@ -71,8 +71,10 @@ class Loop(asyncio.AbstractEventLoop):
         failed: Callable[[str, BaseException | None], None],
         died: Callable[[], None],
         check: Callable[[], None],
+        delay: Callable[[], float],
     ) -> None:
         self._clock = clock
+        self._delay = delay
         self._failed = failed
         self._check = check
         self._died = died
@@ -134,6 +136,24 @@ class Loop(asyncio.AbstractEventLoop):
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         self._clock.push(when, self, handle)
         return handle
+
+    def run_in_executor(
+        self, _executor: Any, func: Callable[[*Ts], T], *args: *Ts
+    ) -> asyncio.Future[T]:
+        """The function runs all at once, after a while, unless the worker has died by then."""
+        future: asyncio.Future[T] = self.create_future()
+
+        def run() -> None:
+            if self.frozen_until > self._clock.now:
+                self._clock.push(self.frozen_until, None, run)
+            elif not self.dead:
+                try:
+                    self.call_soon(future.set_result, func(*args))
+                except Exception as exc:  # noqa: BLE001 (whoever waits for the result raises it)
+                    self.call_soon(future.set_exception, exc)
+
+        self._clock.later(self._delay(), run)
+        return future
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)

@@ -61,6 +61,7 @@ class Plan:
     letter_fails: float
     late_topic_s: float
     wall_ms: int
+    static: bool  # the workers have INSTANCE_IDs
     earlier: int  # records of an earlier epoch at the beginning of each partition of updates
 
 
@@ -116,6 +117,7 @@ def make(seed: int) -> Plan:
         letter_fails=often(0.6),
         late_topic_s=rand.random() * TRAFFIC_S,
         wall_ms=wall_ms,
+        static=rand.random() < 0.3,
         earlier=seed % 4,
     )
     return _long_replay(plan, rand) if rand.random() < 0.1 else plan
@@ -132,7 +134,7 @@ def _long_replay(plan: Plan, rand: random.Random) -> Plan:
         flush_delay_s=0.02,
         commit_interval_s=rand.choice((0.3, 2.0)),
     )
-    handed_over = Fault(rand.random(), "rebalance", ())
+    handed_over = Fault(rand.random(), "rebalance", (rand.randrange(PARTITIONS),))
     crashes = [
         Fault(at, "crash", (member, rand.randrange(50), "lost"))
         for member, at in enumerate((1.0 + rand.random(), 1.5 + rand.random()))
@@ -168,7 +170,12 @@ def _faults(rand: random.Random) -> list[Fault]:
                     Fault(at, "cut_off", (member, 2 * long)),
                     Fault(at, "stop_worker", (member,)),
                     Fault(at, "start_worker", ()),
-                    Fault(at, "rebalance", ()),
+                    Fault(at, "rebalance", (more % PARTITIONS,)),
+                    Fault(at, "rebalance", (more % PARTITIONS,)),
+                    Fault(at, "waver", (more % PARTITIONS, rand.random())),
+                    Fault(at, "waver", (more % PARTITIONS, rand.random())),
+                    Fault(at, "twin", (member,)),
+                    Fault(at, "coordinator_away", (long,)),
                     Fault(at, "database_down", (long,)),
                     Fault(at, "writes_down", (2 * long,)),
                     Fault(at, "writes_down", (2 * long,)),

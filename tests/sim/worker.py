@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from readstates.cache.tablefile import TableFile
 from readstates.ops.proof.oracle import EPOCH
 from readstates.streams.cassandra.epochs import Log
+from readstates.streams.errors import BatchGapError, GroupError
+from readstates.streams.partition.batch import Batch
 from readstates.streams.worker.loops import BackgroundLoops
 from readstates.streams.worker.partitions import Partitions
 from readstates.streams.worker.rebalance import Rebalancer
 from readstates.streams.worker.tables import Tables
 
 from .database import Store
-from .kafka import Consumer
+from .kafka import Member, Reader
 from .loop import Killed, Loop
 from .output import DeadLetters, Replies
 
@@ -26,38 +29,65 @@ if TYPE_CHECKING:
 TOPIC_ID = bytes(16)
 
 
-class Worker:
-    """See the module. `name` is for the trace."""
+class KnownTables(Tables):
+    """Remembers the files that it opened, also those still on their way to the loop."""
 
-    def __init__(self, world: World, name: int) -> None:
-        self.name = name
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.files: list[TableFile] = []
+
+    def open(self, *args: Any, **fields: Any) -> TableFile:
+        file = super().open(*args, **fields)
+        self.files.append(file)
+        return file
+
+
+class Worker:
+    """See the module. `name` is for the trace; `instance` is its INSTANCE_ID, or empty."""
+
+    def __init__(self, world: World, name: int, instance: str) -> None:
+        self.name, self.instance = name, instance
         # abstract to mypy alone: in asyncio, what `Loop` leaves out raises NotImplementedError
         self.loop = Loop(  # type: ignore[abstract]
-            world.clock, self._failed, self._died, self._check
+            world.clock, self._failed, self._died, self._check, world.delay
         )
         self._world = world
         self._fuse = -1  # effects until it dies in the middle of one; negative: it does not
         self.store = Store(world, self)
-        self.consumer = Consumer(world, self)
+        self.member = Member(world, self)
         settings, store = world.plan.settings, cast(Any, self.store)
         replies, dead_letters = cast(Any, Replies(world, self)), cast(Any, DeadLetters(world, self))
         self.partitions = Partitions(settings, store, replies, dead_letters, now_ms=world.now_ms)
-        tables = Tables(settings, world.folder, TOPIC_ID, EPOCH)
-        epoch = Log(EPOCH, UUID(bytes=TOPIC_ID), world.partitions, tuple(world.first_offsets), 0)
-        self.rebalancer = Rebalancer(self.partitions, tables, epoch)
-        loops = BackgroundLoops(
-            self.partitions, self.rebalancer.commits, store, lambda: self.consumer
+        self.updates = Reader(
+            world, self, settings.updates_topic, self.partitions.wants_updates, self._take_updates
         )
+        self.queries = Reader(
+            world, self, settings.queries_topic, self.partitions.wants_queries, self._take_queries
+        )
+        self._tables = KnownTables(settings, world.folder, TOPIC_ID, EPOCH)
+        epoch = Log(EPOCH, UUID(bytes=TOPIC_ID), world.partitions, tuple(world.first_offsets), 0)
+        self.rebalancer = Rebalancer(
+            self.partitions,
+            self._tables,
+            epoch,
+            self.member,
+            self.updates,
+            self.queries,
+            self.refuse,
+        )
+        loops = BackgroundLoops(self.partitions, self.rebalancer.commits, store)
         for endless in (
             loops.fold(),
             loops.write_out(),
             loops.expire(),
             loops.commit(),
-            self.consumer.coordinate(),
-            self.consumer.recover(),
-            self.consumer.fetch(),
+            self.updates.fetch(),
+            self.queries.fetch(),
         ):
             self.loop.create_task(endless).add_done_callback(self._ended)
+        self.loop.call_soon(self.member.start, self.rebalancer)
+
+    stopping = False
 
     def __repr__(self) -> str:
         return f"w{self.name}"
@@ -72,17 +102,40 @@ class Worker:
     def die_within(self, effects: int) -> None:
         self._fuse = effects
 
-    def stop(self) -> None:
+    def stop(self, *, write_out: bool = True) -> None:
         """SIGTERM: write out, hand over, leave the group, end."""
-        self.consumer.leaving = True
-        self.loop.create_task(self._stop())
+        if not self.stopping:
+            self.stopping = True
+            self.loop.create_task(self._stop(write_out))
 
-    async def _stop(self) -> None:
-        await self.rebalancer.shut_down(self.consumer)
+    async def _stop(self, write_out: bool) -> None:
+        await self.rebalancer.shut_down(write_out=write_out)
         self._world.stopped(self)
 
+    def refuse(self, exc: Exception) -> None:
+        """Something that ends the worker; only a twin of it may be the reason."""
+        if not isinstance(exc, GroupError):
+            self._failed(f"refuses to go on: {exc!r}", exc)
+        self._world.note(f"{self} ends: {exc}")
+        self.stop(write_out=False)
+
     def files(self) -> list[TableFile]:
-        return [owned.file for owned in self.partitions.owned.values()]
+        """All table files that it has not closed."""
+        return [file for file in self._tables.files if file._file >= 0]
+
+    def _take_updates(self, number: int, token: int, batch: Batch) -> None:
+        self._taken(self.partitions.take_updates, number, token, batch)
+
+    def _take_queries(self, number: int, token: int, batch: Batch) -> None:
+        for record in batch.records:
+            self._world.checks.arrived(number, record.offset)
+        self._taken(self.partitions.queries.take_queries, number, token, batch)
+
+    def _taken(self, take: Callable[[int, int, Batch], None], *poll: Any) -> None:
+        try:
+            take(*poll)
+        except BatchGapError as exc:
+            self.refuse(exc)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         if not self.loop.dead:

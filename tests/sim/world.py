@@ -7,7 +7,7 @@ import logging
 import random
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +31,7 @@ SESSION_S = 0.5
 RESTART_S = 0.2
 PAGE_BYTES = 4096
 TRACE_LINES = 400
+INSTANCES = [f"i{number}" for number in range(2 * WORKERS_MAX)]
 
 
 @lru_cache(maxsize=4096)
@@ -63,7 +64,7 @@ class World:
         self.ending = False
         self.down = False
         self.read_only_until = 0.0
-        self.quiet_since_s = 0.0
+        self.quiet_since_s = [0.0] * PARTITIONS
         self.boot = b"boot 0".ljust(layout.BOOT_ID_BYTES)
         self.trace: deque[tuple[float, str]] = deque(maxlen=TRACE_LINES)
         self._names = itertools.count()
@@ -96,9 +97,14 @@ class World:
             if exc is not self.failure:
                 self.failure.__cause__ = exc
 
-    def disturbed(self, for_s: float = 0.0) -> None:
-        """From now until `for_s` from now it is nobody's fault that a query has no answer."""
-        self.quiet_since_s = max(self.quiet_since_s, self.clock.now + for_s + 2.5)
+    def disturbed(self, numbers: Iterable[int], for_s: float = 0.0) -> None:
+        """From now until `for_s` from now it is nobody's fault that a query has no answer.
+
+        Only those of these partitions: whatever happens to one, the others go on.
+        """
+        for number in numbers:
+            quiet = self.clock.now + for_s + 2.5
+            self.quiet_since_s[number] = max(self.quiet_since_s[number], quiet)
 
     # -- the run ------------------------------------------------------------------------------
 
@@ -145,7 +151,7 @@ class World:
         self.read_only_until = 0.0
         self.note("faults are over")
         for worker in self.workers:
-            worker.loop.frozen_until = worker.consumer.cut_until = 0.0
+            worker.loop.frozen_until = worker.member.cut_until = 0.0
             worker.loop.steps_left = -1
             worker.die_within(-1)
         if not self.workers:
@@ -154,7 +160,7 @@ class World:
     def _drained(self) -> bool:
         settings = self.plan.settings
         for number in range(PARTITIONS):
-            owner = self.group.owner.get(number)
+            owner = self.group.owner_of(number)
             owned = owner.partitions.owned.get(number) if owner else None
             if owned is None or owned.partition.loading.users or not owned.partition.all_durable:
                 return False
@@ -176,7 +182,7 @@ class World:
                     f"stalled {p.room.stalled}, dirty {p.table.dirty_users}, free {p.table.free}, "
                     f"holds {len(p.watermark)}, closing {p.closing}"
                 )
-        return f"{found} committed {self.group.committed} owners {self.group.owner}"
+        return f"{found} committed {self.group.committed} owners {self.group.owner} asked {self.group.asked}"
 
     # -- workers and faults -------------------------------------------------------------------
 
@@ -188,10 +194,21 @@ class World:
         return self.workers[number % len(self.workers)] if self.workers else None
 
     def start_worker(self) -> None:
+        """One more, or again one that died: a static one has the INSTANCE_ID that is free."""
         if len(self.workers) < WORKERS_MAX:
-            self.disturbed()
-            self.workers.append(Worker(self, next(self._names)))
-            self.note(f"{self.workers[-1]} starts")
+            taken = {worker.instance for worker in self.workers if self.plan.static}
+            self._start(next(i for i in INSTANCES if i not in taken))
+
+    def twin(self, member: int) -> None:
+        """Somebody starts a worker with the INSTANCE_ID of another one."""
+        worker = self._member(member)
+        if worker is not None and self.plan.static:
+            self.disturbed(self.group.numbers_of(worker))
+            self._start(worker.instance)
+
+    def _start(self, instance: str) -> None:
+        self.workers.append(Worker(self, next(self._names), instance if self.plan.static else ""))
+        self.note(f"{self.workers[-1]} starts {self.workers[-1].instance}")
 
     def crash(self, member: int, steps: int, table: str) -> None:
         """kill -9 between two steps of its loop."""
@@ -226,7 +243,7 @@ class World:
         """SIGSTOP, later SIGCONT: a zombie if it lasts longer than a session."""
         worker = self._member(member)
         if worker is not None:
-            self.disturbed(for_s)
+            self.disturbed(self.group.numbers_of(worker), for_s)
             worker.loop.frozen_until = self.clock.now + for_s
             self._silent(worker, for_s)
 
@@ -234,23 +251,29 @@ class World:
         """The coordinator is out of reach: a zombie that reads, writes and answers on."""
         worker = self._member(member)
         if worker is not None:
-            self.disturbed(for_s)
-            worker.consumer.cut_until = self.clock.now + for_s
+            self.disturbed(self.group.numbers_of(worker), for_s)
+            worker.member.cut_until = self.clock.now + for_s
             self._silent(worker, for_s)
+
+    def coordinator_away(self, for_s: float) -> None:
+        """No member reaches the group's coordinator, and no session ends: it moves, or restarts."""
+        for worker in self.workers:
+            self.disturbed(self.group.numbers_of(worker), for_s)
+            worker.member.cut_until = max(worker.member.cut_until, self.clock.now + for_s)
 
     def _silent(self, worker: Worker, for_s: float) -> None:
         if for_s > SESSION_S:
-            self.clock.later(SESSION_S, lambda: self._session_over(worker))
+            member_id = worker.member.id
+            self.clock.later(SESSION_S, lambda: self._session_over(worker, member_id))
 
-    def _session_over(self, worker: Worker) -> None:
-        self.disturbed()
+    def _session_over(self, worker: Worker, member_id: int) -> None:
         self.note(f"{worker}: session over")
-        self.group.leave(worker)
+        self.group.remove(member_id)
 
     def stop_worker(self, member: int) -> None:
         worker = self._member(member)
-        if worker is not None and not worker.consumer.leaving:
-            self.disturbed(1.0)
+        if worker is not None:
+            self.disturbed(self.group.numbers_of(worker), 1.0)
             worker.stop()
 
     def stopped(self, worker: Worker) -> None:
@@ -261,7 +284,10 @@ class World:
         if worker in self.workers:
             self.note(f"{worker} leaves")
             self.gone(worker)
-            self.group.leave(worker)
+            if not worker.instance:
+                self.group.remove(worker.member.id)
+            else:  # it may come back
+                self._silent(worker, SESSION_S + 1)
 
     def died(self, worker: Worker) -> None:
         """Its loop has ended, one way or the other."""
@@ -269,10 +295,10 @@ class World:
             return
         self.note(f"{worker} dies, table {self._table}")
         self.gone(worker)
-        self.clock.later(SESSION_S, lambda: self._session_over(worker))
+        self._silent(worker, SESSION_S + 1)
 
     def gone(self, worker: Worker) -> None:
-        self.disturbed()
+        self.disturbed(self.group.numbers_of(worker), SESSION_S)
         self.workers.remove(worker)
         worker.loop.kill()
         for file in worker.files():
@@ -285,10 +311,13 @@ class World:
         if not self.ending and (self.faulty or not self.workers):
             self.clock.later(RESTART_S * (1 + 3 * self.noise.random()), self.start_worker)
 
-    def rebalance(self) -> None:
-        if self.group.members:
-            self.disturbed()
-            self.group.rebalance()
+    def rebalance(self, number: int) -> None:
+        """The group moves a partition to another member."""
+        self.group.move(number)
+
+    def waver(self, number: int, for_s: float) -> None:
+        """The same, and a little later it wants it to stay after all."""
+        self.clock.later(for_s, self.group.move(number))
 
     def database_down(self, for_s: float) -> None:
         self.down = True
