@@ -195,7 +195,6 @@ class Group:
 
     def _ask(self, number: int, owner: int) -> None:
         revision = self.asked[number] = next(self._revisions)
-        self._world.disturbed({number}, REBALANCE_TIMEOUT_S)
         self.members[owner].tell("revoked", number, revision)
 
         def in_time() -> None:
