@@ -1,7 +1,12 @@
-"""The interface of a worker's membership in the consumer group.
+"""The interfaces between a worker and Kafka: its membership in the group, and its reading.
 
-`streams/kafka/transport.py` implements it on Faust and aiokafka, and the simulation on a simulated
-group. All methods are called on the event loop.
+`group.py` and `reader.py` implement them, and the simulation implements them on a simulated group.
+All methods are called on the event loop, unless they say otherwise.
+
+A change of ownership is told to the `Owner` in the order in which it happened. A command of the
+owner (`release`, `commit_offsets`) may cross such a change on its way. It is then about an earlier
+ownership of the partition, and the membership ignores it: a late `release` must not let go what was
+given back meanwhile, and a late commit must not count for what was lost and assigned again.
 """
 
 from __future__ import annotations
@@ -18,6 +23,84 @@ class TopicPartition(NamedTuple):
 
 
 Committed = tuple[int, str]  # an offset, and the metadata stored with it
+
+
+class Owner(Protocol):
+    """Who is told which partitions this member owns: `worker.rebalance.Rebalancer`."""
+
+    def assigned(self, numbers: Set[int]) -> None:
+        """These belong to this member; also those given back before their release."""
+        ...
+
+    def revoked(self, numbers: Set[int]) -> None:
+        """The group wants these back: hand them over, then call `Membership.release`."""
+        ...
+
+    def lost(self, numbers: Set[int]) -> None:
+        """These may have another owner already: close them without a commit."""
+        ...
+
+
+class Membership(Protocol):
+    """A member of the consumer group. It reads nothing."""
+
+    def start(self, owner: Owner) -> None:
+        """Join the group."""
+        ...
+
+    def release(self, numbers: Set[int]) -> None:
+        """Let go revoked partitions; what is not revoked, or no longer, is ignored."""
+        ...
+
+    async def committed(
+        self, places: Iterable[TopicPartition]
+    ) -> Mapping[TopicPartition, Committed]:
+        """What the group has committed; partitions without a commit are left out.
+
+        Raises TimeoutError if the brokers do not say: ask again.
+        """
+        ...
+
+    async def log_ranges(
+        self, places: Iterable[TopicPartition]
+    ) -> Mapping[TopicPartition, tuple[int, int]]:
+        """The first offset that the log holds, and the one after its last record.
+
+        The end is the high watermark. Raises TimeoutError if the brokers do not say: ask again.
+        """
+        ...
+
+    async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
+        """Commit in one request; False if nothing was committed or that is unknown: try again.
+
+        Places of partitions that this member does not own are left out. If the group does not know
+        this member, `Owner.lost` follows.
+        """
+        ...
+
+    async def leave(self) -> None:
+        """Leave the group, after all was handed over; a static member stays in it."""
+        ...
+
+
+class Reading(Protocol):
+    """Reads partitions of one topic, in a thread of its own."""
+
+    def start(self, number: int, position: int, token: int) -> None:
+        """Read a partition from `position` on; `token` comes back with each of its batches."""
+        ...
+
+    def stop(self, number: int) -> None:
+        """Stop reading a partition. Batches that are on their way may still arrive."""
+        ...
+
+    def end(self, number: int) -> int | None:
+        """The offset up to which a partition may be read; None if it is not known yet."""
+        ...
+
+    def close(self) -> None:
+        """Stop reading for good."""
+        ...
 
 
 class GroupConsumer(Protocol):
