@@ -28,6 +28,7 @@ FORMS = {  # of settings that become part of a topic's name, a file's name or a 
 FULL_SHARES = 8
 SHARED = f"If there are over {FULL_SHARES} partitions, they share {FULL_SHARES} times this limit."
 IDS_UNCHECKED = -1  # the value of `id_epoch_ms` where it is not set
+CLASSIC, CONSUMER = GROUP_PROTOCOLS = ("classic", "consumer")
 REPLY_LIKE = re.compile(r"^f-reply-|\.replies\.")
 
 
@@ -57,6 +58,11 @@ class Settings:
     )
     instance_id: str = _kafka(
         "", "Name of this worker for static membership, so that a quick restart moves no partition."
+    )
+    group_protocol: str = _kafka(
+        CLASSIC,
+        "How the workers share partitions: classic, or consumer (KIP-848). With consumer, the "
+        "brokers' group.consumer.session.timeout.ms (45 s) applies instead of SESSION_TIMEOUT_S.",
     )
     session_timeout_s: float = _kafka(
         10.0, "Silence after which Kafka reassigns a worker's partitions.", "s", 1, 300
@@ -235,6 +241,10 @@ class Settings:
         except re.error as exc:
             raise ConfigError(f"REPLY_TOPICS is not a regular expression: {exc}") from exc
         _ = self.kafka_extra
+        if self.group_protocol not in GROUP_PROTOCOLS:
+            raise ConfigError(
+                f"GROUP_PROTOCOL must be {CLASSIC} or {CONSUMER}, not {self.group_protocol!r}"
+            )
         for name, form in FORMS.items():
             if not form.fullmatch(getattr(self, name)):
                 raise ConfigError(f"{name.upper()} must match {form.pattern}")

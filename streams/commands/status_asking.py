@@ -179,13 +179,13 @@ def _offsets(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> Non
 def _metadata(place: Any) -> str:
     """`clean:<position>` or `live:<position>`, or empty.
 
-    confluent-kafka (2.16) may read beyond its end, so only a text of this form is taken.
+    confluent-kafka (2.16) may read beyond its end, so only a text with its terminator is taken.
     """
     try:
-        form = re.match(r"(clean|live):[0-9]+", place.metadata or "")
+        form = re.match(r"((?:clean|live):[0-9]+);", place.metadata or "")
     except UnicodeDecodeError:
         return ""
-    return form[0] if form else ""
+    return form[1] if form else ""
 
 
 def _commits(_client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:

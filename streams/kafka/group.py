@@ -1,95 +1,325 @@
-"""Errors of the consumer group, which aiokafka leaves to the next poll.
+"""The worker's membership in the consumer group: one thread, and a consumer that reads nothing.
 
-aiokafka keeps an error of its group coordinator for the next `getmany` and does nothing until then.
-Faust never calls it: the worker would stay alive, outside the group, for ever. Here each error is
-handled at once:
+The owner of the partitions lives on the event loop. It gives commands, which wait in a queue until
+the thread takes them; the thread tells it what changes, in order. The thread polls for a short time
+only, and nothing in it waits, since everything else about the group would wait for that.
+`ownership.py` knows which commands still count (O1-O3); `group_member.py` knows librdkafka;
+`group_errors.py` knows what each error means.
 
-- An error that a person must correct ends the worker, which says what to do.
-- After any other error the worker forgets its membership and joins the group anew. That also
-  repairs the case of a coordinator that moved to another broker and knows an older member with the
-  same INSTANCE_ID (FENCED_INSTANCE_ID, which aiokafka does not know and reports as UnknownError).
-- If the group expels a member repeatedly, two processes have the same INSTANCE_ID and replace each
-  other several times per second. The first one to notice ends, or both do.
+Letting go. The group takes partitions back: `Owner.revoked`. The owner goes on serving them until
+it has handed them over, and then calls `release`. What one revocation took is let go together.
+Meanwhile the group counts them as this member's, and gives them to nobody. It gives nothing back
+before the release either: if they are to come back, `Owner.assigned` follows after it.
+
+Losing. Whoever notices it first (librdkafka, a commit, or the member's ID, which changes), the
+owner hears `lost` for everything, and the member begins anew with another consumer: librdkafka may
+believe that it still owns what it has lost, and reports no loss while a release is pending.
+
+G1: nothing is let go while a commit under way names it. librdkafka holds a commit back while the
+    coordinator is away; sent after the release, it would undo a commit of the next owner.
+G2: one commit is under way at a time, so that an older one is never last (W2 of `watermark.py`).
+G3: an owner that does not release within the group's rebalance timeout has lost what is pending:
+    the group puts such a member out.
+G4: after an error that a person must correct, no other consumer is made. A twin would otherwise be
+    fenced in turn, by a worker that is about to end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Set
+from typing import Any, NamedTuple
 
-from aiokafka import errors
+from confluent_kafka import KafkaError, KafkaException
 
 from ..config import Settings
 from ..errors import GroupError
+from .aiokafka_errors import GroupErrors as GroupErrors  # for transport.py, and goes with it
+from .group_consumer import Committed, Membership, Owner, TopicPartition
+from .group_errors import EXPELLED, TOPIC_GONE, Judge, advised
+from .group_member import Member, rebalance_timeout_s
+from .group_questions import Questions
+from .ownership import Ownership
 
 log = logging.getLogger(__name__)
 
-RETRY_S = 0.5
-EXPELLED_MAX = 8  # times that the group may expel a static member within EXPELLED_WITHIN_S
-EXPELLED_WITHIN_S = 30.0
-ONE_EXPULSION_S = 0.2  # every request under way reports one; within this time it counts once
-ADVICE: dict[type[BaseException], str] = {
-    errors.GroupAuthorizationFailedError: "this worker is not allowed to use the group: give it "
-    "the right Read on the group, see SECURITY.md",
-    errors.TopicAuthorizationFailedError: "this worker is not allowed to read the topics: the "
-    "rights that a worker needs are in SECURITY.md",
-    errors.InvalidSessionTimeoutError: "SESSION_TIMEOUT_S is outside what the brokers allow: look "
-    "at their group.min.session.timeout.ms and group.max.session.timeout.ms",
-    errors.InconsistentGroupProtocolError: "the group has members of another kind: set another "
-    "KAFKA_GROUP",
-    errors.InvalidGroupIdError: "KAFKA_GROUP is not a name that Kafka accepts",
-}
+POLL_S = 0.05  # a command may wait this long
+POLL_BUSY_S = 0.005  # the same for BUSY_S after a change of ownership
+BUSY_S = 3.0
+LOOK_S = 0.1  # how often librdkafka is woken, see group_member.py
+COMMIT_TIMEOUT_S = 5.0
+LEAVE_TIMEOUT_S = 3.0
+RETRY_S, RETRY_MAX_S = 0.1, 2.0  # the pause before another consumer is made; it doubles
+ERROR_LOG_S = 60.0  # between two log lines about the same error
 
 
-class GroupErrors:
-    """Handles the errors of one consumer's group coordinator. `refuse` ends the worker."""
+class Commit:
+    """A commit on its way. `heard`: the last change that its owner had heard of."""
 
     def __init__(
-        self, settings: Settings, coordinator: Any, refuse: Callable[[Exception], None]
+        self, offsets: Mapping[TopicPartition, Committed], heard: int, answer: asyncio.Future[bool]
     ) -> None:
-        self._settings = settings
-        self._coordinator = coordinator
-        self._refuse = refuse
-        self._expelled: deque[float] = deque(maxlen=EXPELLED_MAX)  # when, by time.monotonic()
-        self._reset = coordinator.reset_generation
-        coordinator.reset_generation = self._on_expelled
-        coordinator._push_error_to_user = self.answer
-        coordinator._coordination_task.add_done_callback(self._ended)
+        self.offsets, self.heard, self.answer = offsets, heard, answer
+        self.is_whole = True  # False if some of it was left out
+        self.abandoned = False  # its owner no longer waits
 
-    async def answer(self, exc: BaseException) -> None:
-        """Handle an error at once, where aiokafka would wait for the next poll."""
-        log.warning("group_error error=%r", exc)
-        advice = ADVICE.get(type(exc))
-        if advice:
-            self._refuse(GroupError(f"group {self._settings.kafka_group}: {advice} ({exc!r})"))
-        await asyncio.sleep(RETRY_S)
-        self._coordinator.reset_generation()  # and joins again
 
-    def _on_expelled(self) -> None:
-        """Note that the membership is lost; aiokafka joins again."""
-        self._reset()
+class Release(NamedTuple):
+    """A release on its way."""
+
+    numbers: Set[int]
+    heard: int
+
+
+class Group:
+    """See the module. `refuse` is called on the event loop with the error that ends the worker."""
+
+    def __init__(self, settings: Settings, refuse: Callable[[Exception], None]) -> None:
+        self._settings, self._tell_refusal = settings, refuse
+        self._questions = Questions(settings, refuse)
+        self._heard = 0  # the last change that the owner has heard of
+        self._commands: deque[Release | Commit] = deque()
+        self._leaving = threading.Event()
+        self._thread: threading.Thread | None = None
+        # These belong to the thread.
+        self._member: Member | None = None
+        self._ownership = Ownership()
+        self._judge = Judge(settings)
+        self._commits: deque[Commit] = deque()
+        self._under_way: Commit | None = None
+        self._loss = ""  # why the membership is lost, until `_begin_anew` has run
+        self._refused = False
+        self._pause_s = RETRY_S
+        self._begin_at = self._look_at = self._busy_until = 0.0  # time.monotonic()
+        self._logged_at: dict[int, float] = {}
+
+    # -- on the event loop: `Membership` documents these -----------------------------------------
+
+    def start(self, owner: Owner) -> None:
+        self._owner, self._loop = owner, asyncio.get_running_loop()
+        self._left = self._loop.create_future()
+        self._questions.warm_up()
+        self._thread = threading.Thread(target=self._run, name="group", daemon=True)
+        self._thread.start()
+
+    def release(self, numbers: Set[int]) -> None:
+        self._commands.append(Release(frozenset(numbers), self._heard))
+
+    async def committed(
+        self, places: Iterable[TopicPartition]
+    ) -> Mapping[TopicPartition, Committed]:
+        return await self._questions.committed(places)
+
+    async def log_ranges(
+        self, places: Iterable[TopicPartition]
+    ) -> Mapping[TopicPartition, tuple[int, int]]:
+        return await self._questions.log_ranges(places)
+
+    async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
+        """See `Membership`. False, too, if a part of it was left out."""
+        if self._thread is None or not self._thread.is_alive():
+            return False
+        commit = Commit(offsets, self._heard, self._loop.create_future())
+        self._commands.append(commit)
+        try:
+            return await asyncio.wait_for(commit.answer, COMMIT_TIMEOUT_S)
+        except TimeoutError:
+            log.warning("commit_timeout partitions=%d timeout_s=%g", len(offsets), COMMIT_TIMEOUT_S)
+            return False
+        finally:
+            commit.abandoned = True
+
+    async def leave(self) -> None:
+        self._leaving.set()
+        if self._thread is not None:
+            try:
+                await asyncio.wait_for(asyncio.shield(self._left), LEAVE_TIMEOUT_S)
+            except TimeoutError:
+                log.warning("leave_group_timeout timeout_s=%g", LEAVE_TIMEOUT_S)
+        self._questions.close()
+
+    def _told(self, change: int, tell: Callable[[Set[int]], None], numbers: Set[int]) -> None:
+        self._heard = change
+        tell(numbers)
+
+    # -- in the thread ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._leaving.is_set():
+                self._turn()
+        except Exception as exc:  # a bug; without this thread there is no group
+            log.exception("group_thread_failed")
+            self._refuse(
+                GroupError(f"the group's thread died: {exc!r}. Start the worker again, report this")
+            )
+        finally:
+            self._answer_commits()
+            if self._member is not None:
+                self._member.close()
+            self._on_loop(self._left.set_result, None)
+
+    def _turn(self) -> None:
         now = time.monotonic()
-        if not self._settings.instance_id or (
-            self._expelled and now - self._expelled[-1] < ONE_EXPULSION_S
-        ):
-            return
-        self._expelled.append(now)
-        if len(self._expelled) == EXPELLED_MAX and now - self._expelled[0] < EXPELLED_WITHIN_S:
-            self._refuse(
-                GroupError(
-                    f"group {self._settings.kafka_group} has put this worker out {EXPELLED_MAX} "
-                    f"times within {EXPELLED_WITHIN_S:g} s: another process is using the "
-                    f"INSTANCE_ID {self._settings.instance_id!r}. Each worker needs its own"
-                )
-            )
+        if self._member is None and not self._refused and now >= self._begin_at:
+            self._member = Member(self._settings, self)
+            self._loss = ""
+        wait_s = POLL_BUSY_S if now < self._busy_until or self._ownership.pending else POLL_S
+        if self._member is None:
+            time.sleep(wait_s)
+        elif (error := self._member.poll(wait_s)) is not None:
+            self._failed(error)
+        self._take_commands()
+        if self._member is not None:
+            self._watch(self._member)
+        if self._loss and self._member is not None:
+            self._begin_anew(self._member)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """End the worker if the coordinator's task failed: without it there is no group."""
-        if not task.cancelled() and (exc := task.exception()) is not None:
-            self._refuse(
-                GroupError(f"the consumer's group task died: {exc!r}. Start the worker again")
-            )
+    def _take_commands(self) -> None:
+        while self._commands:
+            command = self._commands.popleft()
+            if isinstance(command, Commit):
+                self._commits.append(command)
+            else:
+                self._ownership.release(command.numbers, command.heard)
+
+    def _watch(self, member: Member) -> None:
+        """Look for a loss, send the next commit, and let go what was released."""
+        now, ownership = time.monotonic(), self._ownership
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            if member.is_expelled() and ownership.owned:
+                self.on_lost("the member's ID has changed")
+        if ownership.pending_for_s() > rebalance_timeout_s(self._settings):  # G3
+            self.on_lost(f"partitions {sorted(ownership.pending)} were not released in time")
+        if self._loss:
+            return
+        if ownership.may_let_go() and not self._names_pending(self._under_way):  # G1
+            log.info("group_let_go partitions=%s", sorted(ownership.pending))
+            member.let_go()
+            ownership.let_go()
+        self._send_commit(member)
+
+    def _names_pending(self, commit: Commit | None) -> bool:
+        pending = self._ownership.pending
+        return commit is not None and any(place.partition in pending for place in commit.offsets)
+
+    def _send_commit(self, member: Member) -> None:
+        while self._commits and self._under_way is None:  # G2
+            commit = self._commits.popleft()
+            if commit.abandoned:
+                continue
+            kept = {
+                place: value
+                for place, value in commit.offsets.items()
+                if self._ownership.may_commit(place.partition, commit.heard)
+            }
+            commit.is_whole = len(kept) == len(commit.offsets)
+            if not kept:
+                self._answer(commit, False)
+                continue
+            commit.offsets = kept
+            self._under_way = commit
+            try:
+                member.commit(kept)
+            except KafkaException as exc:
+                self.on_commit([exc.args[0]])
+
+    def _begin_anew(self, member: Member) -> None:
+        """Tell the owner that everything is lost, and have another consumer made."""
+        change, lost = self._ownership.lose()
+        log.warning("group_lost partitions=%s why=%r", sorted(lost), self._loss)
+        if lost:
+            self._tell(change, self._owner.lost, lost)
+        self._answer_commits()
+        self._member = None
+        member.retire()
+        self._begin_at = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, RETRY_MAX_S)
+
+    def _failed(self, error: KafkaError) -> None:
+        """Handle an error of the group."""
+        now = time.monotonic()
+        code, end = self._judge.judge(error, now)
+        if now - self._logged_at.get(code, now - ERROR_LOG_S) >= ERROR_LOG_S or error.fatal():
+            self._logged_at[code] = now
+            log.warning("group_error code=%s error=%s", error.name(), error.str())
+        if end is not None:
+            self._refuse(end)
+        if code in TOPIC_GONE:
+            self._on_loop(self._check_topic)
+        if error.fatal():
+            self.on_lost(error.str())
+
+    # -- in the thread, while the member is polled -----------------------------------------------
+
+    def on_assigned(self, numbers: Set[int]) -> None:
+        self._judge.joined()
+        self._pause_s = RETRY_S
+        if numbers:
+            self._busy_until = time.monotonic() + BUSY_S
+            log.info("group_assigned partitions=%s", sorted(numbers))
+            self._tell(self._ownership.assign(numbers), self._owner.assigned, numbers)
+
+    def on_revoked(self, numbers: Set[int]) -> None:
+        self._busy_until = time.monotonic() + BUSY_S
+        log.info("group_revoked partitions=%s", sorted(numbers))
+        self._tell(self._ownership.revoke(numbers), self._owner.revoked, numbers)
+
+    def on_lost(self, why: str) -> None:
+        self._loss = self._loss or why
+
+    def on_commit(self, errors: list[KafkaError]) -> None:
+        commit, self._under_way = self._under_way, None
+        if commit is not None:
+            self._answer(commit, not errors and commit.is_whole)
+        for error in errors[:1]:
+            log.warning("commit_failed code=%s error=%s", error.name(), error.str())
+            if error.code() in EXPELLED:
+                self.on_lost(f"a commit was refused: {error.str()}")
+            elif not error.fatal() and (end := advised(self._settings, error)) is not None:
+                self._refuse(end)
+
+    # -- from the thread to the event loop -------------------------------------------------------
+
+    def _tell(self, change: int, tell: Callable[[Set[int]], None], numbers: Set[int]) -> None:
+        self._on_loop(self._told, change, tell, numbers)
+
+    def _answer(self, commit: Commit, accepted: bool) -> None:
+        self._on_loop(_resolve, commit.answer, accepted)
+
+    def _answer_commits(self) -> None:
+        """Nobody will answer those under way."""
+        under_way = () if self._under_way is None else (self._under_way,)
+        for commit in (*under_way, *self._commits):
+            self._answer(commit, False)
+        self._under_way = None
+        self._commits.clear()
+
+    def _refuse(self, error: Exception) -> None:
+        if not self._refused:
+            self._refused = True  # G4
+            self._on_loop(self._tell_refusal, error)
+
+    def _on_loop(self, call: Callable[..., object], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:  # the loop has ended, and with it everybody who would listen
+            log.debug("group_loop_closed call=%r", call)
+
+    def _check_topic(self) -> None:
+        """On the loop: ask whether the topic is gone."""
+        self._checking = asyncio.ensure_future(self._questions.check_topic())
+        self._checking.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+def _resolve(answer: asyncio.Future[bool], accepted: bool) -> None:
+    if not answer.done():
+        answer.set_result(accepted)
+
+
+_implements: type[Membership] = Group

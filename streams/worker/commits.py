@@ -1,7 +1,9 @@
 """Commits a worker's watermarks to the group, with the position that it has reached as metadata.
 
-The metadata of a commit of updates is `live:<position>` while its owner is at work and
-`clean:<position>` once the owner has stopped there. The next owner trusts only a clean position.
+The metadata of a commit of updates is `live:<position>;` while its owner is at work and
+`clean:<position>;` once the owner has stopped there. The next owner trusts only a clean position.
+The terminator shows where it ends: confluent-kafka may read beyond the end of a commit that another
+client wrote, and a position without one may have digits that do not belong to it.
 This module keeps the invariants R2, R3 and R4 of `rebalance.py` and W2 of
 `streams/partition/watermark.py`.
 """
@@ -17,17 +19,19 @@ from ..kafka.group_consumer import Committed, Membership, TopicPartition
 from .owned import OwnedPartition
 
 CLEAN, LIVE = "clean", "live"  # what commit metadata says of the position in it
+TERMINATOR = ";"
 
 
 def metadata_of(position: int, clean: bool) -> str:
     """Commit metadata: the position that was answered from, and whether its owner stopped there."""
-    return f"{CLEAN if clean else LIVE}:{position}"
+    return f"{CLEAN if clean else LIVE}:{position}{TERMINATOR}"
 
 
 def catch_up_target(metadata: str, log_end: int) -> int:
     """The offset that must be passed before queries are answered."""
-    kind, _, position = metadata.partition(":")
-    if kind == CLEAN and position.isdecimal():
+    text, terminator, _ = metadata.partition(TERMINATOR)
+    kind, _, position = text.partition(":")
+    if terminator and kind == CLEAN and position.isdecimal():
         return min(int(position), log_end)
     return log_end
 

@@ -51,7 +51,7 @@ async def test_a_handover_writes_commits_and_closes_clean() -> None:
     broker = Broker()
     assert await worker.hand_over(broker)
     assert closed == [True]
-    assert broker.commits == [{UPDATES: (1, "clean:1"), QUERIES: (3, "")}]
+    assert broker.commits == [{UPDATES: (1, "clean:1;"), QUERIES: (3, "")}]
     assert not worker._owned
 
 
@@ -63,7 +63,7 @@ async def test_what_was_not_written_out_stays_dirty_in_the_file_and_before_the_c
     broker = Broker()
     assert not await worker.hand_over(broker)
     assert closed == [True]
-    assert broker.commits[0][UPDATES] == (0, "clean:3")
+    assert broker.commits[0][UPDATES] == (0, "clean:3;")
 
     table = Table(world.buffer, 15)
     verify(table)
@@ -157,4 +157,4 @@ async def test_who_leaves_before_it_has_caught_up_hands_on_how_far_it_had_to() -
     worker, _ = handover(world)
     broker = Broker()
     assert await worker.hand_over(broker)
-    assert broker.commits[-1][UPDATES] == (1, "clean:7")
+    assert broker.commits[-1][UPDATES] == (1, "clean:7;")

@@ -32,10 +32,13 @@ from tests.support.small_world import version
         (metadata_of(0, clean=True), 0),
         (metadata_of(40, clean=False), 90),
         ("", 90),
-        ("clean:", 90),
-        ("clean:-1", 90),
-        ("clean:4x", 90),
-        ("40", 90),
+        (metadata_of(40, clean=True) + "5", 40),  # read beyond its end
+        (metadata_of(40, clean=True) + "\x00live:7;", 40),
+        ("clean:40", 90),  # of an earlier version: the digits may not all be its own
+        ("clean:;", 90),
+        ("clean:-1;", 90),
+        ("clean:4x;", 90),
+        ("40;", 90),
         ("from another program", 90),
     ],
 )
@@ -118,7 +121,7 @@ async def test_without_a_commit_a_partition_begins_with_the_epoch(
     positions = await worker.open(broker)
     updates = [TopicPartition("read-states.updates", number) for number in (0, 1)]
     assert [positions[place] for place in updates] == [12, begins]
-    assert broker.commits[0][updates[1]] == (begins, "live:20")
+    assert broker.commits[0][updates[1]] == (begins, "live:20;")
     for owned in worker._owned.values():
         owned.file.close(clean=False)
 

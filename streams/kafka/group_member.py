@@ -1,0 +1,173 @@
+"""One consumer's life as a member of the group. It reads nothing.
+
+librdkafka would fetch what is assigned to it, and would pause all of that at each rebalance. So the
+callbacks answer with an empty list: the group counts the partitions as this member's, and
+librdkafka has nothing to fetch. `tests/unit/streams/test_group_member.py` and
+`tests/integration/test_group.py` pin what this relies on:
+
+- confluent-kafka unassigns by itself after a callback that has made no such call. In a revocation
+  `incremental_assign([])` is that call. It changes nothing: the release stays pending, heartbeats
+  go on, and `incremental_unassign([])` lets go later.
+- While a release is pending, librdkafka assigns nothing, and does not report a loss. Its member ID
+  changes if the group has expelled it: the classic protocol then gives another one.
+- librdkafka's main thread, which sends the heartbeats, may sleep for a second. A call wakes it, and
+  then the next heartbeat is on time, from which a member hears of a rebalance. With the protocol
+  `consumer` the brokers choose the interval (5 s); there `subscribe` sends a heartbeat at once.
+- The classic protocol joins at most once per second. A release that comes sooner than that after
+  the revocation leaves the partitions without an owner until then.
+
+All methods are called by the group's thread. Callbacks run inside `poll` and must not wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Set
+from typing import Any, Protocol
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from ..config import CLASSIC, Settings
+from .group_consumer import Committed
+from .group_consumer import TopicPartition as Place
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_MS = 200  # classic: how late a member may hear of a rebalance
+METADATA_MS = 30_000  # how late a change of the topic is noticed
+SOCKET_TIMEOUT_MS = 10_000
+RECONNECT_MAX_MS = 1_000
+REBALANCE_TIMEOUT_MIN_S = 10.0
+CLOSE_NAME = "group-close"
+
+
+def rebalance_timeout_s(settings: Settings) -> float:
+    """How long the group waits for a member to let go what it has revoked."""
+    return max(REBALANCE_TIMEOUT_MIN_S, settings.session_timeout_s)
+
+
+class Listener(Protocol):
+    """Who hears what happens to a member: `group.Group`, in the group's thread."""
+
+    def on_assigned(self, numbers: Set[int]) -> None: ...
+    def on_revoked(self, numbers: Set[int]) -> None: ...
+    def on_lost(self, why: str) -> None: ...
+    def on_commit(self, errors: list[KafkaError]) -> None: ...
+
+
+class Member:
+    """See the module. `listener` hears nothing more after `retire`."""
+
+    def __init__(self, settings: Settings, listener: Listener) -> None:
+        self._listener: Listener | None = listener
+        self._topic = settings.updates_topic
+        self._expedites = settings.group_protocol != CLASSIC
+        self._id = ""
+        self._consumer = Consumer(self._config(settings), logger=log)
+        self._subscribe()
+
+    def _config(self, settings: Settings) -> dict[str, Any]:
+        timeout_ms = int(rebalance_timeout_s(settings) * 1000)
+        config: dict[str, Any] = {
+            "client.id": "read-states-group",
+            "group.id": settings.kafka_group,
+            "group.protocol": settings.group_protocol,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "max.poll.interval.ms": timeout_ms,
+            "topic.metadata.refresh.interval.ms": METADATA_MS,
+            "socket.timeout.ms": SOCKET_TIMEOUT_MS,
+            "reconnect.backoff.max.ms": RECONNECT_MAX_MS,
+            "on_commit": self._on_commit,
+            "error_cb": _on_error,
+        }
+        if settings.instance_id:
+            config["group.instance.id"] = settings.instance_id
+        if settings.group_protocol == CLASSIC:  # librdkafka refuses these with `consumer`
+            config["partition.assignment.strategy"] = "cooperative-sticky"
+            config["session.timeout.ms"] = int(settings.session_timeout_s * 1000)
+            config["heartbeat.interval.ms"] = HEARTBEAT_MS
+        return settings.librdkafka(**config)
+
+    def _subscribe(self) -> None:
+        self._consumer.subscribe(
+            [self._topic],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    def poll(self, timeout_s: float) -> KafkaError | None:
+        """Run callbacks that are due. Returns an error of the group, if there is one."""
+        message = self._consumer.poll(timeout_s)
+        return None if message is None else message.error()
+
+    def is_expelled(self) -> bool:
+        """Wake librdkafka, and see whether the group has expelled this member since."""
+        if self._expedites:
+            self._subscribe()
+        before, self._id = self._id, self._consumer.memberid() or ""
+        return bool(before) and before != self._id
+
+    def let_go(self) -> None:
+        """Let go what was revoked."""
+        self._consumer.incremental_unassign([])
+
+    def commit(self, offsets: Mapping[Place, Committed]) -> None:
+        """Send a commit; `Listener.on_commit` gets the answer. Raises KafkaException."""
+        places = [
+            TopicPartition(topic, number, offset, metadata)
+            for (topic, number), (offset, metadata) in offsets.items()
+        ]
+        self._consumer.commit(offsets=places, asynchronous=True)
+
+    def close(self) -> None:
+        """Leave the group; a static member of the classic protocol stays in it. This may wait."""
+        self._listener = None
+        try:
+            self._consumer.incremental_unassign([])  # otherwise a pending release would be awaited
+        except KafkaException as exc:
+            log.debug("group_unassign error=%s", exc)
+        self._consumer.close()
+
+    def retire(self) -> None:
+        """Leave the group without waiting: another consumer takes this one's place."""
+        self._listener = None
+        threading.Thread(target=self.close, name=CLOSE_NAME, daemon=True).start()
+
+    # -- inside `poll` and `close` ---------------------------------------------------------------
+
+    def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        consumer.incremental_assign([])
+        if self._listener:
+            self._listener.on_assigned(_numbers(places))
+
+    def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        if self._listener:
+            consumer.incremental_assign([])  # see the module: keeps the release pending
+            self._listener.on_revoked(_numbers(places))
+        else:
+            consumer.incremental_unassign([])
+
+    def _on_lost(self, consumer: Consumer, _places: list[TopicPartition]) -> None:
+        if self._listener:
+            consumer.incremental_assign([])  # so that this consumer does not join again
+            self._listener.on_lost("librdkafka reports it")
+        else:
+            consumer.incremental_unassign([])
+
+    def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
+        if self._listener:
+            errors = [error, *(place.error for place in places)]
+            self._listener.on_commit([each for each in errors if each is not None])
+
+
+def _numbers(places: list[TopicPartition]) -> Set[int]:
+    return frozenset(place.partition for place in places)
+
+
+def _on_error(error: KafkaError) -> None:
+    """Connections that fail: librdkafka tries again, and the group's errors come from `poll`."""
+    log.info("group_connection code=%s error=%s", error.name(), error.str())

@@ -1,0 +1,159 @@
+"""What a worker asks Kafka when it opens partitions: commits, and where the logs begin and end.
+
+The member's own consumer cannot ask without keeping its thread from rebalances. So a second
+consumer, which never joins, asks for the commits, in a thread of its own. An admin client cannot:
+its `list_consumer_group_offsets` crashes the process while the brokers have no coordinator
+(confluent-kafka 2.16). It asks for the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from ..config import Settings
+from ..errors import EpochError, ReadStatesError, TopicError
+from .group_consumer import Committed
+from .group_consumer import TopicPartition as Place
+from .group_errors import TOPIC_GONE, advised
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TIMEOUT_S = 5.0  # of one question; its owner asks again
+
+
+class Questions:
+    """See the module. Each method raises TimeoutError if the brokers do not say within TIMEOUT_S.
+
+    What a person must correct goes to `refuse` as well. The clients are made when the first
+    question is asked.
+    """
+
+    def __init__(self, settings: Settings, refuse: Callable[[Exception], None]) -> None:
+        self._settings, self._refuse = settings, refuse
+        self._asking = ThreadPoolExecutor(1, thread_name_prefix="group-questions")
+        self._consumer: Consumer | None = None
+        self._admin: AdminClient | None = None
+        self._topic_ids: dict[str, str] = {}
+
+    def warm_up(self) -> None:
+        """Make the clients and their connections, so that the first question need not wait."""
+        self._asking.submit(self._warm_up)
+
+    async def committed(self, places: Iterable[Place]) -> Mapping[Place, Committed]:
+        """What the group has committed; partitions without a commit are left out."""
+        return await self._answer(self._committed, list(places))
+
+    async def log_ranges(self, places: Iterable[Place]) -> Mapping[Place, tuple[int, int]]:
+        """The first offset of each log, and the one after its last record."""
+        return await self._answer(self._log_ranges, list(places))
+
+    async def check_topic(self) -> None:
+        """Refuse if the topic of updates is gone, or was replaced by another of its name."""
+        await self._answer(self._check_topics, [Place(self._settings.updates_topic, 0)])
+
+    def close(self) -> None:
+        """End the thread and the connections, as soon as the question under way is answered."""
+        self._asking.submit(self._close)
+        self._asking.shutdown(wait=False)
+
+    async def _answer(self, ask: Callable[[list[Place]], T], places: list[Place]) -> T:
+        running = asyncio.get_running_loop().run_in_executor(self._asking, ask, places)
+        try:
+            return await running
+        except KafkaException as exc:
+            error: KafkaError = exc.args[0]
+            if (refusal := advised(self._settings, error)) is not None:
+                self._refuse(refusal)
+            raise TimeoutError(f"Kafka does not say: {error.str()}") from exc
+        except ReadStatesError as exc:
+            self._refuse(exc)
+            raise TimeoutError(str(exc)) from exc
+
+    # -- in the thread -----------------------------------------------------------------------------
+
+    def _clients(self) -> tuple[Consumer, AdminClient]:
+        if self._consumer is None or self._admin is None:
+            config = partial(self._settings.librdkafka, **{"client.id": "read-states-questions"})
+            group = {"group.id": self._settings.kafka_group, "enable.auto.commit": False}
+            self._consumer = Consumer(config(**group), logger=log)
+            self._admin = AdminClient(config(), logger=log)
+        return self._consumer, self._admin
+
+    def _warm_up(self) -> None:
+        place = Place(self._settings.updates_topic, 0)
+        try:
+            self._committed([place])
+            self._check_topics([place])
+        except (KafkaException, TimeoutError, ReadStatesError) as exc:
+            log.info("group_questions_not_ready error=%s", exc)
+
+    def _committed(self, places: list[Place]) -> dict[Place, Committed]:
+        consumer, _ = self._clients()
+        asked = [TopicPartition(*place) for place in places]
+        found = {}
+        for one in consumer.committed(asked, timeout=TIMEOUT_S):
+            if one.error is not None:
+                raise KafkaException(one.error)
+            if one.offset >= 0:
+                found[Place(one.topic, one.partition)] = (one.offset, _metadata(one))
+        return found
+
+    def _log_ranges(self, places: list[Place]) -> dict[Place, tuple[int, int]]:
+        self._check_topics(places)
+        _, admin = self._clients()
+        asked = [TopicPartition(*place) for place in places]
+        starts, ends = (
+            admin.list_offsets(dict.fromkeys(asked, spec), request_timeout=TIMEOUT_S)
+            for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
+        )
+        return {
+            place: (_result(starts[one]).offset, _result(ends[one]).offset)
+            for place, one in zip(places, asked, strict=True)
+        }
+
+    def _check_topics(self, places: list[Place]) -> None:
+        """Raises TopicError or EpochError if a topic is not the one that this worker began with."""
+        _, admin = self._clients()
+        names = sorted({place.topic for place in places})
+        asked = admin.describe_topics(TopicCollection(names), request_timeout=TIMEOUT_S)
+        for name in names:
+            try:
+                topic_id = str(_result(asked[name]).topic_id)
+            except KafkaException as exc:
+                if exc.args[0].code() not in TOPIC_GONE:
+                    raise
+                raise TopicError(
+                    f"topic {name} was deleted while this worker was running. The worker stops; "
+                    "when started again, it will say what to do"
+                ) from exc
+            if self._topic_ids.setdefault(name, topic_id) != topic_id:
+                raise EpochError(
+                    f"topic {name} was deleted and created anew while this worker was running. The "
+                    "worker stops; when started again, it will say what to do"
+                )
+
+    def _close(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+
+
+def _result(future: Future[Any]) -> Any:
+    return future.result(timeout=TIMEOUT_S + 1)
+
+
+def _metadata(place: TopicPartition) -> str:
+    """A commit's metadata. confluent-kafka reads past the end of what other clients wrote."""
+    try:
+        return place.metadata or ""
+    except UnicodeDecodeError:
+        return ""
