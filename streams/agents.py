@@ -1,42 +1,40 @@
 """The two Faust agents: one hands updates to their partitions, the other queries to the intake.
 
-An event is the result of one poll of a topic: a list of (partition, batch). The agents drop events
-of an earlier generation of the group, or of an earlier assignment of queries: their partitions have
-another owner, or have been opened again and are read from their position.
+An event is everything that a reader has delivered since the last one: polls, each a list of
+(partition, token, batch). A batch whose token is not its partition's incarnation is dropped: the
+partition has another owner, or has been opened again and is read from its position.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from .errors import BatchGapError
-from .partition.batch import Batch, Poll
+from .partition.batch import Batch
 from .worker.partitions import Partitions
 
+Take = Callable[[int, int, Batch], None]
 
-def define(app: Any, partitions: Partitions, updates: Any, queries: Any) -> None:
-    """Attach the agents to the updates' topic and the queries' channel."""
 
-    def take(take_batch: Callable[[int, Batch], None], poll: Poll) -> None:
-        for number, batch in poll:
-            try:
-                take_batch(number, batch)
-            except BatchGapError as exc:
-                app.refuse(exc)
+def define(app: Any, partitions: Partitions) -> None:
+    """Attach the agents to the channels of updates and queries."""
 
-    @app.agent(updates, name="updates")  # type: ignore[untyped-decorator]
-    async def take_updates(stream: Any) -> None:
-        async for event in stream.noack().events():
-            current = event.message.generation_id == app.consumer_generation_id
-            if current and app.consumer.flow_active:
-                take(partitions.take_updates, event.value)
-
-    @app.agent(queries, name="queries")  # type: ignore[untyped-decorator]
-    async def take_queries(stream: Any) -> None:
+    async def take_all(stream: Any, take: Take) -> None:
         async for waiting in stream.noack():
             while waiting:
-                assignment, poll = waiting.popleft()
-                if assignment is app.consumer.queries.assignment:
-                    take(partitions.queries.take_queries, poll)
-                assignment.room.release()
+                for number, token, batch in waiting.popleft():
+                    try:
+                        take(number, token, batch)
+                    except BatchGapError as exc:
+                        app.refuse(exc)
+                    await asyncio.sleep(0)  # a batch of queries may take a millisecond
+
+    @app.agent(app.updates, name="updates")  # type: ignore[untyped-decorator]
+    async def take_updates(stream: Any) -> None:
+        await take_all(stream, partitions.take_updates)
+
+    @app.agent(app.queries, name="queries")  # type: ignore[untyped-decorator]
+    async def take_queries(stream: Any) -> None:
+        await take_all(stream, partitions.queries.take_queries)

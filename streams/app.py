@@ -1,6 +1,6 @@
 """The Faust application: the picture of the service, in code.
 
-read-states.updates ─► agents ─► Partition.take ─► run ─► fold ─► table ─► WriteBehind ─► Cassandra
+read-states.updates ─► Reader ─► agents ─► Partition.take ─► run ─► fold ─► table ─► WriteBehind ─► Cassandra
                                    │ not resident: park ─► Loader ─► Cassandra │
                                    │ not applicable: DeadLetterProducer        │
                                         commit ◄── watermark ◄── written ◄─────┘
@@ -22,6 +22,9 @@ from .kafka import topics
 from .kafka.dead_letter_producer import DeadLetterProducer
 from .kafka.delivery import Delivery
 from .kafka.faust_app import App, WorkerProcess
+from .kafka.group import Group
+from .kafka.reader import Reader
+from .kafka.reading import QUERIES, UPDATES
 from .kafka.reply_producer import ReplyProducer
 from .worker.http import listen
 from .worker.partitions import Partitions
@@ -49,18 +52,36 @@ def build(settings: Settings) -> App:
     replies = ReplyProducer(settings, delivery)
     dead_letters = DeadLetterProducer(settings, delivery)
 
-    # Make the partitions, their tables, and the rebalancer that opens and hands them over.
+    # Make the partitions and their tables, and the Faust application with its two agents.
     partitions = Partitions(settings, store, replies, dead_letters)
     tables = Tables(settings, cache_dir, topic.topic_id.bytes, epoch.epoch)
-    rebalancer = Rebalancer(partitions, tables, epoch)
-
-    # Make Faust, its consumer of both topics, and the two agents, which feed the partitions.
-    app = App(settings, partitions, rebalancer, cache_dir)
+    app = App(settings, cache_dir)
     store.broken = app.refuse
-    agents.define(app, partitions, app.updates, app.query_channel)
+    agents.define(app, partitions)
+
+    # Make the member of the group, the readers, and the rebalancer, which opens what is assigned.
+    member = Group(settings, app.refuse)
+    updates = Reader(
+        settings,
+        settings.updates_topic,
+        UPDATES,
+        app.updates.put_now,
+        app.refuse,
+        partitions.wants_updates,
+    )
+    queries = Reader(
+        settings,
+        settings.queries_topic,
+        QUERIES,
+        app.queries.put_now,
+        app.refuse,
+        partitions.wants_queries,
+    )
+    rebalancer = Rebalancer(partitions, tables, epoch, member, updates, queries, app.refuse)
+    app.shut_down = rebalancer.shut_down
     app.service(
         WorkerService(
-            partitions, tables, rebalancer, store, delivery, lambda: app.consumer, listening
+            partitions, tables, rebalancer, store, delivery, member, updates, queries, listening
         )
     )
     return app

@@ -1,12 +1,13 @@
 """Adapts Faust's application and process to this service, and says why each part differs.
 
-- `App` refuses to go on after an error of ours, and hands over at SIGTERM: Faust does not call the
-  revoke hook then.
+Faust has the worker's life: its services, its agents, the signals. It reads nothing from Kafka:
+`group.py` and `reader.py` do, and hand what they read to the agents' channels.
+
+- `App` starts neither Faust's consumer nor its producer, conductor and tables; it refuses to go on
+  after an error of ours, and hands the partitions over before anything else stops.
+- `PollChannel` is an agent's queue. One event carries everything queued.
 - `WorkerProcess` starts the clock of the shutdown at the signal, even if it is still starting.
-- `ConsumerOnly` leaves out Faust's producer, which nothing uses: `ReplyProducer` sends replies.
-- `NoTables` leaves out the second that Faust waits at each start for its own tables to register.
 - `_settings` says which of Faust's features are off or bounded.
-`transport.py` overrides the consumer, below the application.
 """
 
 from __future__ import annotations
@@ -16,80 +17,72 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import faust
-from faust.tables.manager import TableManager
 from mode import CrashingSupervisor
 
 from ..config import Settings
-from . import transport
-from .group_consumer import GroupConsumer, TopicPartition
-from .login import login as kafka_login
-from .query_reader import QueryChannel
+from ..errors import ReadStatesError
+from ..partition.batch import Poll
 
 log = logging.getLogger(__name__)
 
-
-class Ownership(Protocol):
-    """The object that the hooks of Faust's app and consumer call: `worker.rebalance.Rebalancer`."""
-
-    async def open(self, consumer: GroupConsumer) -> dict[TopicPartition, int]: ...
-    async def hand_over(self, consumer: GroupConsumer) -> bool: ...
-    async def shut_down(self, consumer: GroupConsumer, *, write_out: bool) -> None: ...
+# Faust makes a transport for every application, and this one is never started. It is the driver of
+# confluent-kafka, which the worker uses anyway; its address is not used.
+UNUSED_BROKER = "confluent://localhost"
 
 
-class ConsumerOnly(faust.App.BootStrategy):  # type: ignore[misc]
+class WithoutKafka(faust.App.BootStrategy):  # type: ignore[misc]
     """See the module."""
 
-    enable_kafka_producer = False
+    enable_kafka = False
 
 
-class NoTables(TableManager):  # type: ignore[misc]
-    """Like Faust's own, but it does not sleep for a second first."""
+class PollChannel(faust.Channel):  # type: ignore[misc]
+    """The queue from a reader to an agent; one event carries everything queued.
 
-    async def on_start(self) -> None:
-        if not self.should_stop:
-            await self._update_channels()
-            await self.recovery.start()
+    While a backlog of updates is being folded, the agent runs only now and then. The reader limits
+    what waits.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._waiting: deque[Poll] = deque()
+
+    def put_now(self, poll: Poll) -> None:
+        """Hand a poll to the agent, which empties the queue."""
+        self._waiting.append(poll)
+        if len(self._waiting) == 1:
+            for subscriber in self._subscribers:
+                subscriber.queue.put_nowait(self._waiting)
 
 
 class App(faust.App):  # type: ignore[misc]
-    """See the module. The consumer finds `partitions` and `rebalancer` here.
+    """See the module. `shut_down` hands the partitions over; it is set before the app starts."""
 
-    `partitions` is `worker.partitions.Partitions`, which this package must not import.
-    """
-
-    BootStrategy = ConsumerOnly
+    BootStrategy = WithoutKafka
 
     fatal: Exception | None = None
+    shut_down: Callable[..., Awaitable[None]]
     _last_resort: threading.Timer | None = None
 
-    def __init__(
-        self, settings: Settings, partitions: Any, rebalancer: Ownership, cache_dir: Path
-    ) -> None:
-        hosts = settings.kafka_bootstrap.replace(",", ";")
+    def __init__(self, settings: Settings, cache_dir: Path) -> None:
         super().__init__(
-            settings.kafka_group,
-            broker=f"{transport.register()}://{hosts}",
-            **_settings(settings, cache_dir),
+            settings.kafka_group, broker=UNUSED_BROKER, **_settings(cache_dir)
         )
         self.read_states_settings = settings
-        self.partitions = partitions
-        self.rebalancer = rebalancer
-        self.updates, queries = (
-            self.topic(name, acks=False, schema=transport.BatchSchema(), internal=False)
-            for name in (settings.updates_topic, settings.queries_topic)
-        )
-        self.topics.add(queries)  # so that their partitions are assigned with those of updates
-        self.query_channel = QueryChannel(self)
+        self.updates, self.queries = PollChannel(self), PollChannel(self)
 
     def refuse(self, exc: Exception) -> None:
         """Stop the worker over an error that a person must look at; its text says what to do."""
         if self.fatal is None:
             self.fatal = exc
-            log.critical("%s", exc)
+            is_bug = not isinstance(exc, ReadStatesError)
+            log.critical("%s", exc, exc_info=exc if is_bug else None)
             os.kill(os.getpid(), signal.SIGTERM)
 
     def end_in_time(self) -> None:
@@ -101,9 +94,17 @@ class App(faust.App):  # type: ignore[misc]
             self._last_resort.daemon = True
             self._last_resort.start()
 
+    async def on_start(self) -> None:
+        """Do no more than is needed without a consumer: Faust would make one here."""
+        self.finalize()
+
+    async def _wait_for_table_recovery_completed(self) -> bool:
+        """Faust's tables are not started, so nothing would end this wait. False: go on."""
+        return False
+
     async def on_stop(self) -> None:
         self.end_in_time()
-        await self.rebalancer.shut_down(self.consumer, write_out=self.fatal is None)
+        await self.shut_down(write_out=self.fatal is None)
         await super().on_stop()
 
 
@@ -116,43 +117,16 @@ def _give_up() -> None:
     os._exit(1)
 
 
-def _settings(settings: Settings, cache_dir: Path) -> dict[str, Any]:
-    identity: dict[str, Any] = {}
-    if settings.instance_id:
-        # fixed: a changed URL would make a static member look like another one
-        identity["canonical_url"] = f"http://{settings.instance_id}:6066"
+def _settings(cache_dir: Path) -> dict[str, Any]:
     return {
-        "autodiscover": False,
-        "broker_credentials": credentials(settings),
-        "broker_heartbeat_interval": 1.0,
-        "broker_max_poll_records": 2000,
-        "broker_session_timeout": settings.session_timeout_s,
-        "consumer_auto_offset_reset": "earliest",
-        "datadir": str(cache_dir / "faust"),  # Faust needs a folder and keeps nothing in it
         "agent_supervisor": CrashingSupervisor,  # a bug stops the worker and loses no batch
+        "autodiscover": False,
+        "datadir": str(cache_dir / "faust"),  # Faust needs a folder and keeps nothing in it
         "store": "memory://",
-        "TableManager": NoTables,
-        "stream_buffer_maxsize": 16,  # batches
-        "stream_wait_empty": False,
-        "table_standby_replicas": 1,  # selects the copartitioning, sticky assignor
         "topic_allow_declare": False,
         "topic_disable_leader": True,
         "web_enabled": False,
-        **identity,
     }
-
-
-def credentials(settings: Settings) -> Any:
-    """KAFKA_CONFIG's login as Faust's consumer takes it; None for a plain connection."""
-    login = kafka_login(settings)
-    if login is None or not login.mechanism:
-        return faust.SSLCredentials(login.tls) if login else None
-    return faust.SASLCredentials(
-        mechanism=login.mechanism,
-        username=login.username,
-        password=login.password,
-        ssl_context=login.tls,
-    )
 
 
 class WorkerProcess(faust.Worker):  # type: ignore[misc]

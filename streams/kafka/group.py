@@ -38,7 +38,6 @@ from confluent_kafka import KafkaError, KafkaException
 
 from ..config import Settings
 from ..errors import GroupError
-from .aiokafka_errors import GroupErrors as GroupErrors  # for transport.py, and goes with it
 from .group_consumer import Committed, Membership, Owner, TopicPartition
 from .group_errors import EXPELLED, TOPIC_GONE, Judge, advised
 from .group_member import Member, rebalance_timeout_s

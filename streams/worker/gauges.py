@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from .. import metrics
-from ..kafka.group_consumer import GroupConsumer
+from ..kafka.group_consumer import Reading
 from ..partition.partition import Partition
 from .partitions import Partitions
 
@@ -24,8 +24,9 @@ class ExportedPartition:
 class ExportedGauges:
     """Exports the partitions' gauges and counts; notes when one of them moved last."""
 
-    def __init__(self, partitions: Partitions) -> None:
+    def __init__(self, partitions: Partitions, updates: Reading, queries: Reading) -> None:
         self._partitions = partitions
+        self._updates, self._queries = updates, queries
         self._exported: dict[int, ExportedPartition] = {}  # by incarnation
         self._applied = -1  # sum of the partitions' positions
         self._moved_at = time.monotonic()
@@ -38,7 +39,7 @@ class ExportedGauges:
             return False, f"records wait, and no partition moved for {stuck_s:.0f} s; {where}"
         return True, "alive"
 
-    def export(self, consumer: GroupConsumer) -> None:
+    def export(self) -> None:
         """Look at all partitions."""
         applied, waiting = 0, False
         settings = self._partitions.settings
@@ -50,8 +51,8 @@ class ExportedGauges:
                 number, settings.updates_topic, settings.queries_topic
             )
             applied += partition.position
-            lag = behind(consumer.updates_end(number), partition.position)
-            queries_lag = behind(consumer.queries_end(number), owned.query_position)
+            lag = behind(self._updates.end(number), partition.position)
+            queries_lag = behind(self._queries.end(number), owned.query_position)
             waiting |= lag > 0 and not partition.held_back
             self._export_one(item, partition, lag, queries_lag)
         self._exported = exported

@@ -9,12 +9,13 @@ Taking a partition:
  2. commit, so that the metadata says that an owner is at work. Before that commit no query is
     answered and nothing is written out.
 
-Handing a partition over, when the group wants it back, and at shutdown:
+Handing partitions over, when the group wants them back, and at shutdown:
  0. go on: fold, answer, and write out what is dirty, without waiting for FLUSH_DELAY_S. At a
-    revocation for LET_GO_AFTER_S, in which the group waits anyway; at shutdown for all partitions
-    together, within HANDOVER_TIMEOUT_S, until little is left;
+    revocation for LET_GO_AFTER_S, in which the group waits anyway; at shutdown within
+    HANDOVER_TIMEOUT_S, until little is left;
  1. read no more updates; fold, answer and write out the rest, at a revocation within
-    REVOKED_DRAIN_S, at shutdown within HANDOVER_TIMEOUT_S;
+    REVOKED_DRAIN_S, at shutdown within HANDOVER_TIMEOUT_S, until the others that leave with this
+    partition are done, too: the group lets them go together, and nobody serves what was closed;
  2. take nothing more, and commit the watermark, with the position reached, as clean;
  3. close the table cleanly, with the position from which a later run may continue. Changes that
     were not written out in time stay dirty in the table, and the commit stays below them;
@@ -66,6 +67,13 @@ LIVE_RETRY_S = 0.05  # after a failed commit: queries wait for the first one
 POLL_INTERVAL_S = 0.005
 
 
+class Departure:
+    """Partitions that leave together. `waiting` are those with something left to write out."""
+
+    def __init__(self, numbers: Set[int]) -> None:
+        self.waiting = set(numbers)
+
+
 class Tenure:
     """What this worker has of one partition."""
 
@@ -73,6 +81,7 @@ class Tenure:
         self.number = number
         self.owned: OwnedPartition | None = None  # while it is open
         self.unwanted = asyncio.Event()  # the group, or a shutdown, ends the ownership
+        self.departure = Departure(set())
         self.losses = 0
         self.since = time.monotonic()  # of the last change
 
@@ -80,13 +89,18 @@ class Tenure:
     def wanted(self) -> bool:
         return not self.unwanted.is_set()
 
-    def change(self, *, wanted: bool) -> None:
-        """Note what the group says, while the task of the tenure is at work."""
+    def keep(self) -> None:
+        """The group wants this worker to own the partition after all, or again."""
         self.since = time.monotonic()
-        if wanted:
-            self.unwanted.clear()
-        else:
-            self.unwanted.set()
+        self.departure.waiting.discard(self.number)
+        self.unwanted.clear()
+
+    def end(self, departure: Departure) -> None:
+        """The partition is to leave, together with others."""
+        self.since = time.monotonic()
+        self.departure.waiting.discard(self.number)
+        self.departure = departure
+        self.unwanted.set()
 
 
 class Rebalancer:
@@ -117,6 +131,7 @@ class Rebalancer:
         self._tenures: dict[int, Tenure] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self.let_go_after_s = LET_GO_AFTER_S
 
     def ready(self) -> tuple[bool, str]:
         """Whether all partitions are open for queries and caught up, and the reason if not."""
@@ -144,7 +159,7 @@ class Rebalancer:
             if self._stopping:
                 return
             if number in self._tenures:
-                self._tenures[number].change(wanted=True)
+                self._tenures[number].keep()
             else:
                 tenure = self._tenures[number] = Tenure(number)
                 task = asyncio.get_running_loop().create_task(self._hold(tenure))
@@ -154,8 +169,9 @@ class Rebalancer:
     def revoked(self, numbers: Set[int]) -> None:
         """Hand these partitions over, and release them."""
         metrics.REBALANCES.inc()
+        departure = Departure(numbers & self._tenures.keys())
         for number in numbers & self._tenures.keys():
-            self._tenures[number].change(wanted=False)
+            self._tenures[number].end(departure)
         closed = numbers - self._tenures.keys()
         if closed:
             self._member.release(closed)
@@ -167,7 +183,7 @@ class Rebalancer:
         for number in numbers & self._tenures.keys():
             tenure = self._tenures[number]
             tenure.losses += 1
-            tenure.change(wanted=False)
+            tenure.end(Departure(set()))
             if tenure.owned is not None:
                 self._end(tenure.owned)
 
@@ -180,6 +196,7 @@ class Rebalancer:
                 await self._serve(tenure)
         except Exception as exc:  # noqa: BLE001 (whatever it is, nobody would serve the partition)
             self._refuse(exc)
+        tenure.departure.waiting.discard(tenure.number)
         del self._tenures[tenure.number]
         self._member.release({tenure.number})  # R6: ignored if the group does not wait for it
         metrics.REBALANCE_SECONDS.observe(time.monotonic() - tenure.since)
@@ -206,7 +223,8 @@ class Rebalancer:
             await tenure.unwanted.wait()
             if await self._is_given_back(tenure, owned):
                 continue
-            await self._hand_over(owned)
+            await self._hand_over(owned, tenure.departure)
+        tenure.departure.waiting.discard(number)
         # Step 3. Close the table; a thread does it, because the whole file is read.
         await asyncio.get_running_loop().run_in_executor(None, owned.file.close, True)
         tenure.owned = None
@@ -224,21 +242,31 @@ class Rebalancer:
     async def _is_given_back(self, tenure: Tenure, owned: OwnedPartition) -> bool:
         """Step 0. Go on for a while; True if the partition is not to be handed over after all."""
         partition = owned.partition
+
+        def is_not_leaving() -> bool:
+            return tenure.wanted or partition.incarnation < 0
+
         if partition.progress.live_committed and not self._stopping:
             partition.write_out.everything = True
-            serve_s = min(self._settings.handover_timeout_s, LET_GO_AFTER_S)
-            await _until(lambda: tenure.wanted or partition.incarnation < 0, serve_s)
+            await _until(is_not_leaving, self.let_go_after_s)
             partition.write_out.everything = not tenure.wanted
-        return tenure.wanted or partition.incarnation < 0
+        return is_not_leaving()
 
-    async def _hand_over(self, owned: OwnedPartition) -> None:
+    async def _hand_over(self, owned: OwnedPartition, departure: Departure) -> None:
         partition, number = owned.partition, owned.partition.number
         drain_s = self._settings.handover_timeout_s
         if not self._stopping:
             drain_s = min(drain_s, REVOKED_DRAIN_S)
         # Step 1. Read no more updates, and finish the rest.
         self._updates.stop(number)
-        drained = await _until(lambda: partition.incarnation < 0 or _finished(partition), drain_s)
+
+        def all_done() -> bool:
+            if partition.incarnation < 0 or _is_finished(partition):
+                departure.waiting.discard(number)
+            return not departure.waiting or partition.incarnation < 0
+
+        drained = await _until(all_done, drain_s)
+        departure.waiting.discard(number)
         if partition.incarnation < 0:
             return
         # Step 2. Take nothing more, and commit.
@@ -279,8 +307,9 @@ class Rebalancer:
         self._stopping = True
         if write_out:
             await self._write_out_first()
+        departure = Departure(set(self._tenures))
         for tenure in self._tenures.values():
-            tenure.change(wanted=False)
+            tenure.end(departure)
         while self._tasks:
             await asyncio.wait(self._tasks)
         self._updates.close()
@@ -301,7 +330,7 @@ class Rebalancer:
         await _until(little_left, self._settings.handover_timeout_s)
 
 
-def _finished(partition: Partition) -> bool:
+def _is_finished(partition: Partition) -> bool:
     """True if all that was read is folded and durable, or cannot be."""
     return not partition.progress.live_committed or (
         not partition.inbox.batches and partition.all_durable

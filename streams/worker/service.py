@@ -6,7 +6,6 @@ import gc
 import logging
 import socket
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from mode import Service
@@ -14,7 +13,7 @@ from mode import Service
 from .. import metrics
 from ..cassandra.store import Store
 from ..kafka.delivery import Delivery
-from ..kafka.group_consumer import GroupConsumer
+from ..kafka.group_consumer import Membership, Reading
 from .gauges import ExportedGauges
 from .http import Endpoints
 from .loops import BackgroundLoops
@@ -39,9 +38,8 @@ def freeze_heap() -> None:
 class WorkerService(Service):  # type: ignore[misc]
     """The tasks of a worker; Faust starts and stops them with the app.
 
-    `consumer` gives the group's consumer, which Faust makes after this. `listening` is the socket
-    of the HTTP endpoints. The producers and the store are closed here, after everything that uses
-    them.
+    `listening` is the socket of the HTTP endpoints. Joining the group is the last step of a start.
+    The producers and the store are closed here, after everything that uses them.
     """
 
     def __init__(
@@ -51,21 +49,23 @@ class WorkerService(Service):  # type: ignore[misc]
         rebalancer: Rebalancer,
         store: Store,
         delivery: Delivery,
-        consumer: Callable[[], GroupConsumer],
+        member: Membership,
+        updates: Reading,
+        queries: Reading,
         listening: socket.socket,
     ) -> None:
         super().__init__()
-        self._partitions = partitions
         self._tables = tables
         self._store = store
         self._delivery = delivery
-        self._consumer = consumer
+        self._rebalancer = rebalancer
+        self._member = member
         self._listening = listening
-        self._loops = BackgroundLoops(partitions, rebalancer.commits, store, consumer)
-        self._gauges = ExportedGauges(partitions)
+        self._loops = BackgroundLoops(partitions, rebalancer.commits, store)
+        self._gauges = ExportedGauges(partitions, updates, queries)
 
     def on_init_dependencies(self) -> list[Any]:
-        return [Endpoints(self._listening, self._gauges.health, self._partitions.ready)]
+        return [Endpoints(self._listening, self._gauges.health, self._rebalancer.ready)]
 
     async def on_start(self) -> None:
         self._tables.report_folder()
@@ -78,6 +78,7 @@ class WorkerService(Service):  # type: ignore[misc]
         sys.setswitchinterval(GIL_SWITCH_S)
         freeze_heap()
         metrics.CollectorPauses()  # after the collection of the start, which delays no query
+        self._member.start(self._rebalancer)
 
     async def on_stop(self) -> None:
         self._delivery.close()
@@ -102,5 +103,5 @@ class WorkerService(Service):  # type: ignore[misc]
     @Service.task  # type: ignore[untyped-decorator]
     async def _export_gauges(self) -> None:
         while not self.should_stop:
-            self._gauges.export(self._consumer())
+            self._gauges.export()
             await self.sleep(GAUGES_S)

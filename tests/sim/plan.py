@@ -61,6 +61,7 @@ class Plan:
     letter_fails: float
     late_topic_s: float
     wall_ms: int
+    let_go_after_s: float
     static: bool  # the workers have INSTANCE_IDs
     earlier: int  # records of an earlier epoch at the beginning of each partition of updates
 
@@ -117,6 +118,7 @@ def make(seed: int) -> Plan:
         letter_fails=often(0.6),
         late_topic_s=rand.random() * TRAFFIC_S,
         wall_ms=wall_ms,
+        let_go_after_s=rand.choice((0.0, 0.1, 0.5)),
         static=rand.random() < 0.3,
         earlier=seed % 4,
     )

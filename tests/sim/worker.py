@@ -75,6 +75,7 @@ class Worker:
             self.queries,
             self.refuse,
         )
+        self.rebalancer.let_go_after_s = world.plan.let_go_after_s
         loops = BackgroundLoops(self.partitions, self.rebalancer.commits, store)
         for endless in (
             loops.fold(),
