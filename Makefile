@@ -17,7 +17,7 @@ help: ## this list
 
 setup: $(STAMP) ## .venv with everything in it
 
-COMPILED := $(addprefix cache/,table.py marks.py slots.py rebuild.py verify.py store_barrier.pxd) schemas/fast_decoder.py schemas/rows.py
+COMPILED := $(addprefix cache/,table.py marks.py slots.py rebuild.py verify.py store_barrier.pxd) $(addprefix schemas/,fast_decoder.py log_records.py rows.py)
 
 $(STAMP): pyproject.toml $(COMPILED)
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash ops/setup.sh

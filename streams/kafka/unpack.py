@@ -48,7 +48,7 @@ class Unpacker:
     """
 
     def __init__(self, bytes_max: int = BATCH_BYTES_MAX) -> None:
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self._space = memoryview(mmap.mmap(-1, bytes_max))  # only written pages take memory
         self.total_bytes = 0  # unpacked so far
 
@@ -81,7 +81,7 @@ class Unpacker:
 
     def gzip(self, data: Any) -> bytes:
         """As the others; takes several members, one after the other, and zeros after the last."""
-        parts, room = [], self._bytes_max
+        parts, room = [], self.bytes_max
         while True:
             stream = zlib.decompressobj(GZIP_WINDOW)
             try:
@@ -96,7 +96,7 @@ class Unpacker:
             data = stream.unused_data.lstrip(b"\0")
             if not data:
                 break
-        self.total_bytes += self._bytes_max - room
+        self.total_bytes += self.bytes_max - room
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _snappy_block(self, block: Any, at: int) -> int:
@@ -104,7 +104,7 @@ class Unpacker:
             length = cramjam.snappy.decompress_raw_len(block)
         except cramjam.DecompressionError as exc:
             raise UnpackError(f"snappy: {exc}") from exc
-        if length > self._bytes_max - at:
+        if length > self.bytes_max - at:
             raise self._too_large()
         return self._into(cramjam.snappy.decompress_raw_into, block, at)
 
@@ -121,7 +121,7 @@ class Unpacker:
         return bytes(self._space[:end])
 
     def _too_large(self) -> BatchTooLargeError:
-        return BatchTooLargeError(f"it unpacks to more than {self._bytes_max} bytes")
+        return BatchTooLargeError(f"it unpacks to more than {self.bytes_max} bytes")
 
 
 def install(unpacker: Unpacker) -> None:

@@ -30,7 +30,7 @@ def test_the_compiled_modules_are_those_of_the_code() -> None:
     sources = {name.removeprefix("readstates/") for name in wheel.compiled()}
     assert sources == {
         *(f"cache/{name}" for name in ("table", "marks", "slots", "rebuild", "verify")),
-        *(f"schemas/{name}" for name in ("fast_decoder", "rows")),
+        *(f"schemas/{name}" for name in ("fast_decoder", "log_records", "rows")),
     }
 
 

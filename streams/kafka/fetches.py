@@ -1,0 +1,308 @@
+"""Sends the reader's fetches to the leaders, and takes what comes back; for the reader's thread.
+
+A partition has at most one fetch under way. An answer counts only for the fetch that is under way:
+not after the partition was stopped, nor after another broker was asked, because its leader moved.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import selectors
+import time
+from collections.abc import Callable
+from functools import partial
+
+from ..errors import DataLossError, GroupError, ReadStatesError
+from . import protocol
+from .broker import Connection
+from .fetch_link import BrokerLinks, Link
+from .leaders import Leaders
+from .login import Login
+from .protocol import Broker, Fetched, FetchedPartition, TopicMetadata, Wanted
+from .reading import Limits, Reading
+from .record_batches import FetchedBatches
+from .unpack import Unpacker
+
+log = logging.getLogger(__name__)
+
+HELD_BACK_S = 0.01  # after which `room` is asked again
+BUSY_S = 1.0  # after records, during which a fetch gathers more of them
+ERROR_LOG_S = 60.0  # between two log lines about failures of the same kind
+RETRY_S = 0.2  # after an error that a broker reports
+OUT_OF_RANGE_TRIES = 3  # a broker that is no longer the leader, and has not heard of it, may say so
+UNKNOWN_WAIT_S = 1.0  # until something else happens
+
+
+class Fetches:
+    """See the module.
+
+    `room` says how many bytes of a partition may be delivered now. `command` has a function called
+    in the reader's thread, from any thread. `refuse` ends the worker with an error.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        bootstrap: str,
+        login: Login | None,
+        limits: Limits,
+        selector: selectors.BaseSelector,
+        room: Callable[[Reading], int],
+        command: Callable[[Callable[[], None]], None],
+        refuse: Callable[[Exception], None],
+    ) -> None:
+        self._topic, self._login, self._limits = topic, login, limits
+        self._selector, self._room, self._command, self._refuse = selector, room, command, refuse
+        self._unpacker = Unpacker(limits.unpacked_bytes_max)
+        self._readings: dict[int, Reading] = {}  # those that brought records last are at the end
+        self.full: dict[int, Reading] = {}  # those that have records to take
+        self._links: dict[int, BrokerLinks[Reading]] = {}  # by broker
+        self._leader_of: dict[int, int] = {}  # by partition
+        self._busy_until = 0.0
+        self._logged_at: dict[str, float] = {}
+        self.leaders = Leaders(
+            topic,
+            bootstrap,
+            login,
+            lambda metadata: command(partial(self._note_leaders, metadata)),
+            lambda place, exc: command(partial(self._note_unknown, place, exc)),
+        )
+
+    def begin(self, reading: Reading) -> None:
+        """Fetch a partition from now on."""
+        self._readings[reading.number] = reading
+
+    def end(self, reading: Reading) -> None:
+        """Fetch it no longer, and forget what was fetched."""
+        if self._readings.get(reading.number) is reading:
+            del self._readings[reading.number]
+        if self.full.get(reading.number) is reading:
+            del self.full[reading.number]
+        reading.batches = reading.link = None
+
+    def close(self) -> None:
+        for links in self._links.values():
+            for link in links:
+                self._unregister(link)
+                link.close(0.0)
+
+    def send(self, now: float) -> float:
+        """Send all fetches that can be sent; returns when there may be more (time.monotonic())."""
+        next_at, by_leader = now + UNKNOWN_WAIT_S, dict[int, list[Reading]]()
+        for number, reading in self._readings.items():
+            if reading.link is not None or reading.batches is not None:
+                continue
+            leader = self._leader_of.get(number)
+            if leader is None:
+                self.leaders.ask()
+            elif reading.retry_at > now:
+                next_at = min(next_at, reading.retry_at)
+            elif self._room(reading) <= 0:
+                next_at = min(next_at, now + HELD_BACK_S)
+            else:
+                by_leader.setdefault(leader, []).append(reading)
+        for leader, wanted in by_leader.items():
+            next_at = min(next_at, self._send(self._links[leader], wanted, now))
+        for links in self._links.values():
+            for link in links:
+                if link.asked is not None:
+                    next_at = min(next_at, link.deadline)
+        return next_at
+
+    def _send(self, links: BrokerLinks[Reading], wanted: list[Reading], now: float) -> float:
+        """Send a fetch of these partitions; returns when to try again if that is not possible."""
+        link = links.free(now)
+        if link is None:
+            return now + UNKNOWN_WAIT_S
+        if link.connection is None:
+            link.open(now, lambda *result: self._command(partial(self._note_opened, *result)))
+            return max(link.retry_at, now) if link.retry_at > now else now + UNKNOWN_WAIT_S
+        limits, gather = self._limits, self._limits.idle
+        if now < self._busy_until:
+            gather = limits.busy
+        wait_s = links.wait_s(link, now, gather.wait_ms / 1000)
+        if any(reading.last_stable is None for reading in wanted):
+            wait_s = 0.0  # the broker says where they end
+        places = [Wanted(r.number, r.position, limits.partition_bytes_max) for r in wanted]
+        body = protocol.fetch_body(
+            self._topic,
+            places,
+            wait_ms=int(wait_s * 1000),
+            bytes_min=gather.bytes_min,
+            bytes_max=limits.fetch_bytes_max,
+        )
+        try:
+            link.send(body, wanted, now, wait_s)
+        except OSError as exc:
+            self._lose(link, exc)
+            return now
+        for reading in wanted:
+            reading.link = link
+        return now + UNKNOWN_WAIT_S
+
+    def receive(self, link: Link[Reading]) -> None:
+        """Take what a broker has sent."""
+        if link.connection is None:
+            return
+        try:
+            response = link.connection.receive()
+            if response is None:
+                link.goes_on(time.monotonic())
+                return
+            if link.asked is None:
+                raise protocol.ProtocolError("the broker answered what was not asked")
+            fetched = protocol.read_fetch(response)
+        except (OSError, ReadStatesError) as exc:
+            self._lose(link, exc)
+            return
+        self._note_fetched(link, fetched)
+
+    def _note_fetched(self, link: Link[Reading], fetched: Fetched) -> None:
+        asked = {r.number: r for r in link.answered(fetched.throttle_ms) if r.link is link}
+        now = time.monotonic()
+        for reading in asked.values():
+            reading.link = None
+        if fetched.error:
+            self._log_failure("fetch", f"{_name(link.place)}: {_error(fetched.error)}")
+            for reading in asked.values():
+                reading.retry_at = now + RETRY_S
+        for found in fetched.partitions:
+            if found.number in asked:
+                self._take(asked[found.number], found, link.place, now)
+
+    def _take(self, reading: Reading, found: FetchedPartition, place: Broker, now: float) -> None:
+        if found.error:
+            self._note_error(reading, found.error, place, now)
+            return
+        reading.last_stable, reading.high_watermark = found.last_stable, found.high_watermark
+        reading.out_of_range = 0
+        if found.records:
+            self._busy_until = now + BUSY_S
+            reading.batches = FetchedBatches(
+                found.records,
+                found.aborted,
+                reading.position,
+                found.last_stable,
+                self._unpacker,
+                keep_unread=self._limits.keep_unread,
+                distrust=reading.is_distrusted,
+            )
+            self.full[reading.number] = reading
+            self._readings[reading.number] = self._readings.pop(reading.number)  # the others first
+
+    def _note_error(self, reading: Reading, code: int, place: Broker, now: float) -> None:
+        where = f"{self._topic} partition {reading.number}"
+        reading.retry_at = now + RETRY_S
+        if code == protocol.TOPIC_AUTHORIZATION_FAILED:
+            self._refuse(not_allowed(self._topic))
+        elif code == protocol.OFFSET_OUT_OF_RANGE:
+            reading.out_of_range += 1
+            if reading.out_of_range >= OUT_OF_RANGE_TRIES:
+                self._refuse(lost(where))
+                reading.retry_at = math.inf
+        else:
+            self._log_failure(
+                _error(code), f"{where} offset {reading.position} at {_name(place)}: {_error(code)}"
+            )
+        self.leaders.ask()
+        if code == protocol.NOT_LEADER_OR_FOLLOWER:
+            self._leader_of.pop(reading.number, None)  # until the brokers say who it is
+            reading.retry_at = now
+
+    def check_deadlines(self, now: float) -> None:
+        """Give up connections over which an answer is late."""
+        for links in self._links.values():
+            for link in links:
+                if link.asked is not None and now > link.deadline:
+                    self._lose(link, TimeoutError("the broker does not answer"))
+
+    def _lose(self, link: Link[Reading], exc: Exception) -> None:
+        """A connection is of no use: what it was asked for is fetched again."""
+        self._unregister(link)
+        asked = link.failed(time.monotonic())
+        for reading in asked:
+            if reading.link is link:
+                reading.link = None
+        if asked or not isinstance(exc, ConnectionResetError):  # brokers close idle connections
+            self._log_failure("connection", f"{_name(link.place)}: {exc!r}")
+            self.leaders.ask()
+
+    def _unregister(self, link: Link[Reading]) -> None:
+        if link.connection is not None:
+            self._selector.unregister(link.connection)
+
+    def _note_opened(self, link: Link[Reading], result: Connection | Exception) -> None:
+        if isinstance(result, Exception):
+            self._lose(link, result)
+        elif link.opened(result):
+            self._selector.register(result, selectors.EVENT_READ, link)
+
+    def _note_unknown(self, place: Broker, exc: Exception) -> None:
+        self._log_failure("metadata", f"{_name(place)}: {exc!r}")
+
+    def _note_leaders(self, metadata: TopicMetadata) -> None:
+        if metadata.error == protocol.TOPIC_AUTHORIZATION_FAILED:
+            self._refuse(not_allowed(self._topic))
+            return
+        if metadata.error:
+            self._log_failure("topic", f"{self._topic}: {_error(metadata.error)}")
+        now = time.monotonic()
+        for number, place in metadata.brokers.items():
+            links = self._links.get(number)
+            if links is None or links.place != place:
+                self._close_links(number, now)
+                self._links[number] = BrokerLinks(place, self._login)
+        for number in self._links.keys() - metadata.brokers.keys():
+            self._close_links(number, now)
+            del self._links[number]
+        self._leader_of = metadata.leaders
+        for reading in self._readings.values():
+            links = self._links.get(metadata.leaders.get(reading.number, -1))
+            if reading.link is not None and (links is None or reading.link not in [*links]):
+                reading.link = None  # its old leader may not answer: ask the new one
+        self._log_leaderless(metadata)
+
+    def _log_leaderless(self, metadata: TopicMetadata) -> None:
+        without = sorted(self._readings.keys() - metadata.leaders.keys())
+        if without and not metadata.error:
+            self._log_failure("leader", f"{self._topic} partitions {without}: there is no leader")
+
+    def _close_links(self, number: int, now: float) -> None:
+        links = self._links.get(number)
+        for link in links or ():
+            self._unregister(link)
+            for reading in link.close(now):
+                if reading.link is link:
+                    reading.link = None
+
+    def _log_failure(self, kind: str, text: str) -> None:
+        now = time.monotonic()
+        if now - self._logged_at.get(kind, -ERROR_LOG_S) >= ERROR_LOG_S:
+            self._logged_at[kind] = now
+            log.warning("not_read topic=%s: %s; the worker tries again", self._topic, text)
+
+
+def lost(places: str) -> DataLossError:
+    """The error if Kafka does not have the next record to read."""
+    return DataLossError(
+        f"{places}: the next offset to be read is outside the log: retention or a deletion removed "
+        "records not yet applied, or the topic was replaced. The worker stops and changes "
+        "nothing; when started again, it will say which records are gone"
+    )
+
+
+def not_allowed(topic: str) -> GroupError:
+    """The error if the brokers do not let this worker read the topic."""
+    return GroupError(
+        f"{topic}: this worker is not allowed to read it; SECURITY.md lists the rights that a "
+        "worker needs"
+    )
+
+
+def _error(code: int) -> str:
+    return protocol.error_name(code)
+
+
+def _name(place: Broker) -> str:
+    return f"{place.host}:{place.port}"

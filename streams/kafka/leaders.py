@@ -1,0 +1,110 @@
+"""Knows which broker leads each partition of a topic, and asks again when that may have changed.
+
+A thread of its own asks, because connecting, resolving names and logging in block. It does nothing
+in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from ..errors import ReadStatesError
+from . import broker, protocol
+from .login import Login
+from .protocol import Broker, TopicMetadata
+
+log = logging.getLogger(__name__)
+
+REFRESH_S = 30.0  # so that leaders which move without an error are noticed, too
+PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0  # between two questions; doubles as long as they go on
+
+
+class Leaders:
+    """Asks brokers for a topic's metadata. `told` and `failed` are called in its thread."""
+
+    def __init__(
+        self,
+        topic: str,
+        bootstrap: str,
+        login: Login | None,
+        told: Callable[[TopicMetadata], None],
+        failed: Callable[[Broker, Exception], None],
+    ) -> None:
+        self._body, self._login = protocol.metadata_body(topic), login
+        self._bootstrap = addresses(bootstrap)
+        self._brokers: list[Broker] = []
+        self._told, self._failed = told, failed
+        self._sock: socket.socket | None = None
+        self._at: Broker | None = None
+        self._asked, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"leaders-{topic}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ask(self) -> None:
+        """Ask now, or after a pause if that was just done; returns at once, from any thread."""
+        self._asked.set()
+
+    def close(self) -> None:
+        """End the thread; one that waits for a broker ends later by itself."""
+        self._closing.set()
+        self._asked.set()
+
+    def _run(self) -> None:
+        pause_s = PAUSE_MIN_S
+        while not self._closing.is_set():
+            began = time.monotonic()
+            self._asked.clear()
+            found = self._metadata()
+            if self._closing.is_set():
+                break
+            if found is not None:
+                self._brokers = list(found.brokers.values())
+                self._told(found)
+            self._closing.wait(pause_s)
+            if found is not None:
+                self._asked.wait(REFRESH_S)
+            quiet = time.monotonic() - began > 2 * PAUSE_MAX_S and found is not None
+            pause_s = PAUSE_MIN_S if quiet else min(2 * pause_s, PAUSE_MAX_S)
+        self._close_socket()
+
+    def _metadata(self) -> TopicMetadata | None:
+        """The answer of the first broker that gives one: the last one asked, or any other."""
+        others = [one for one in {*self._brokers, *self._bootstrap} if one != self._at]
+        random.shuffle(others)
+        for place in [*([self._at] if self._at else []), *others]:
+            if self._closing.is_set():
+                return None
+            for _ in range(2 if self._sock is not None else 1):  # it may have been closed meanwhile
+                try:
+                    if self._sock is None:
+                        self._sock, self._at = broker.connect(place, self._login), place
+                    data = broker.ask(self._sock, protocol.METADATA, self._body)
+                    return protocol.read_metadata(data)
+                except (OSError, ReadStatesError) as exc:
+                    error = exc
+                    self._close_socket()
+            self._failed(place, error)
+        return None
+
+    def _close_socket(self) -> None:
+        if self._sock is not None:
+            broker.closed_quietly(self._sock)
+        self._sock = None
+
+
+def addresses(bootstrap: str) -> list[Broker]:
+    """`host:port,[host]:port` as addresses; 9092 where there is no port."""
+    found = []
+    for entry in bootstrap.split(","):
+        host, colon, port = entry.strip().rpartition(":")
+        if not colon or "]" in port:
+            host, port = entry.strip(), "9092"
+        found.append(Broker(host.strip("[]"), int(port)))
+    return found

@@ -1,0 +1,246 @@
+"""Kafka's requests and responses as bytes: only those that the reader and its login need.
+
+The versions are those before "flexible" ones. Brokers from Kafka 2.3 on take them, and Kafka 4
+does, too. A response that is not what its request promises raises ProtocolError.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
+
+from ..errors import ReadStatesError
+
+CLIENT_ID = b"read-states-reader"
+FETCH, METADATA, SASL_HANDSHAKE, SASL_AUTHENTICATE = 1, 3, 17, 36
+VERSIONS = {FETCH: 11, METADATA: 7, SASL_HANDSHAKE: 1, SASL_AUTHENTICATE: 1}
+READ_COMMITTED = 1
+NO_EPOCH = -1  # of a leader: the broker compares none, so a topic that is made anew is no error
+LENGTH_BYTES = 4  # in front of every request and response
+
+NONE = 0
+OFFSET_OUT_OF_RANGE = 1
+CORRUPT_MESSAGE = 2
+UNKNOWN_TOPIC_OR_PARTITION = 3
+LEADER_NOT_AVAILABLE = 5
+NOT_LEADER_OR_FOLLOWER = 6
+REPLICA_NOT_AVAILABLE = 9
+TOPIC_AUTHORIZATION_FAILED = 29
+KAFKA_STORAGE_ERROR = 56
+NAMES = {
+    OFFSET_OUT_OF_RANGE: "OFFSET_OUT_OF_RANGE",
+    CORRUPT_MESSAGE: "CORRUPT_MESSAGE",
+    UNKNOWN_TOPIC_OR_PARTITION: "UNKNOWN_TOPIC_OR_PARTITION",
+    LEADER_NOT_AVAILABLE: "LEADER_NOT_AVAILABLE",
+    NOT_LEADER_OR_FOLLOWER: "NOT_LEADER_OR_FOLLOWER",
+    REPLICA_NOT_AVAILABLE: "REPLICA_NOT_AVAILABLE",
+    TOPIC_AUTHORIZATION_FAILED: "TOPIC_AUTHORIZATION_FAILED",
+    KAFKA_STORAGE_ERROR: "KAFKA_STORAGE_ERROR",
+    33: "UNSUPPORTED_SASL_MECHANISM",
+    34: "ILLEGAL_SASL_STATE",
+    35: "UNSUPPORTED_VERSION",
+    58: "SASL_AUTHENTICATION_FAILED",
+}
+
+_FETCH_HEAD = struct.Struct(">iiiibiii")
+_FETCH_PARTITION = struct.Struct(">iiqqi")
+_FETCHED = struct.Struct(">ihqqqi")
+_ABORTED = struct.Struct(">qq")
+_HEADER = struct.Struct(">ihhi")
+
+T = TypeVar("T")
+
+
+class ProtocolError(ReadStatesError):
+    """A broker, or something else at its address, answered in another language than Kafka's."""
+
+
+class Wanted(NamedTuple):
+    """A partition to fetch."""
+
+    number: int
+    position: int
+    bytes_max: int
+
+
+class FetchedPartition(NamedTuple):
+    """What a broker sent of a partition. `records` are whole batches; the last may be cut off."""
+
+    number: int
+    error: int
+    high_watermark: int
+    last_stable: int
+    aborted: list[tuple[int, int]]  # producer's ID, first offset of the transaction
+    records: bytes
+
+
+class Fetched(NamedTuple):
+    """A response to a fetch."""
+
+    throttle_ms: int  # the broker takes the next request this much later
+    error: int
+    partitions: list[FetchedPartition]
+
+
+class Broker(NamedTuple):
+    """Where a broker is reached."""
+
+    host: str
+    port: int
+
+
+class TopicMetadata(NamedTuple):
+    """The brokers, and the leaders of a topic's partitions as far as there are any."""
+
+    brokers: dict[int, Broker]
+    error: int
+    leaders: dict[int, int]  # partition → broker
+
+
+def error_name(code: int) -> str:
+    """`NOT_LEADER_OR_FOLLOWER`; the number for a code that has no name here."""
+    return NAMES.get(code, f"error {code}")
+
+
+def request(kind: int, correlation_id: int, body: bytes) -> bytes:
+    """A whole request, as it is sent."""
+    length = _HEADER.size - LENGTH_BYTES + 2 + len(CLIENT_ID) + len(body)
+    head = _HEADER.pack(length, kind, VERSIONS[kind], correlation_id)
+    return b"".join((head, struct.pack(">h", len(CLIENT_ID)), CLIENT_ID, body))
+
+
+def fetch_body(
+    topic: str, wanted: Iterable[Wanted], *, wait_ms: int, bytes_min: int, bytes_max: int
+) -> bytes:
+    """A fetch without a session: the broker keeps nothing about it."""
+    head = _FETCH_HEAD.pack(-1, wait_ms, bytes_min, bytes_max, READ_COMMITTED, 0, -1, 1)
+    places = [
+        _FETCH_PARTITION.pack(number, NO_EPOCH, position, -1, most)
+        for number, position, most in wanted
+    ]
+    end = struct.pack(">ih", 0, 0)  # forgets no partition, is in no rack
+    return b"".join((head, _text(topic), struct.pack(">i", len(places)), *places, end))
+
+
+def metadata_body(topic: str) -> bytes:
+    """Asks for one topic, and creates none."""
+    return struct.pack(">i", 1) + _text(topic) + b"\0"
+
+
+def handshake_body(mechanism: str) -> bytes:
+    """Names the mechanism of the login that follows."""
+    return _text(mechanism)
+
+
+def authenticate_body(token: bytes) -> bytes:
+    """A step of the login."""
+    return struct.pack(">i", len(token)) + token
+
+
+def read_fetch(data: memoryview) -> Fetched:
+    """The response to `fetch_body`; the partitions' bytes are copied."""
+    return _checked(_read_fetch, data)
+
+
+def read_metadata(data: memoryview) -> TopicMetadata:
+    """The response to `metadata_body`."""
+    return _checked(_read_metadata, data)
+
+
+def read_handshake(data: memoryview) -> tuple[int, list[str]]:
+    """The error, and the mechanisms that the broker knows."""
+    return _checked(_read_handshake, data)
+
+
+def read_authenticate(data: memoryview) -> tuple[int, str, bytes]:
+    """The error, what the broker says about it, and its step of the login."""
+    return _checked(_read_authenticate, data)
+
+
+def _read_fetch(data: memoryview) -> Fetched:
+    throttle_ms, error, _session, topics = struct.unpack_from(">ihii", data)
+    at, found = 14, []
+    for _ in range(topics):
+        _topic, at = _read_text(data, at)
+        partitions, at = _read_int(data, at)
+        for _ in range(partitions):
+            number, code, high, stable, _start, count = _FETCHED.unpack_from(data, at)
+            at += _FETCHED.size
+            end = at + max(count, 0) * _ABORTED.size  # -1 if there is no list
+            aborted = list(_ABORTED.iter_unpack(data[at:end]))
+            _replica, length = struct.unpack_from(">ii", data, end)
+            at = end + 8 + max(length, 0)
+            if at > len(data):
+                raise struct.error(f"a partition of {length} bytes is cut off")
+            records = bytes(data[end + 8 : at])
+            found.append(FetchedPartition(number, code, high, stable, aborted, records))
+    return Fetched(throttle_ms, error, found)
+
+
+def _read_metadata(data: memoryview) -> TopicMetadata:
+    count, at = _read_int(data, 4)  # after the throttle time
+    brokers = {}
+    for _ in range(count):
+        number, at = _read_int(data, at)
+        host, at = _read_text(data, at)
+        port, at = _read_int(data, at)
+        _rack, at = _read_text(data, at)
+        brokers[number] = Broker(host, port)
+    _cluster, at = _read_text(data, at)
+    _controller, at = _read_int(data, at)
+    topics, at = _read_int(data, at)
+    if topics != 1:
+        raise struct.error(f"it speaks of {topics} topics")
+    (error,) = struct.unpack_from(">h", data, at)
+    _topic, at = _read_text(data, at + 2)
+    count, at = _read_int(data, at + 1)  # after "is internal"
+    leaders = {}
+    for _ in range(count):
+        _code, number, leader, _epoch = struct.unpack_from(">hiii", data, at)
+        at += 14
+        for _ in range(3):  # replicas, those in sync, those offline
+            nodes, at = _read_int(data, at)
+            at += 4 * nodes
+        if leader in brokers:
+            leaders[number] = leader
+    return TopicMetadata(brokers, error, leaders)
+
+
+def _read_handshake(data: memoryview) -> tuple[int, list[str]]:
+    error, count = struct.unpack_from(">hi", data)
+    at, names = 6, []
+    for _ in range(count):
+        name, at = _read_text(data, at)
+        names.append(name)
+    return error, names
+
+
+def _read_authenticate(data: memoryview) -> tuple[int, str, bytes]:
+    (error,) = struct.unpack_from(">h", data)
+    message, at = _read_text(data, 2)
+    length, at = _read_int(data, at)
+    return error, message, bytes(data[at : at + max(length, 0)])
+
+
+def _checked(read: Callable[[memoryview], T], data: memoryview) -> T:
+    try:
+        return read(data)
+    except (struct.error, UnicodeDecodeError) as exc:
+        raise ProtocolError(f"a response of {len(data)} bytes cannot be read: {exc}") from exc
+
+
+def _text(value: str) -> bytes:
+    encoded = value.encode()
+    return struct.pack(">h", len(encoded)) + encoded
+
+
+def _read_text(data: memoryview, at: int) -> tuple[str, int]:
+    """A text, empty if it is null, and the place after it."""
+    (length,) = struct.unpack_from(">h", data, at)
+    end = at + 2 + max(length, 0)
+    return str(data[at + 2 : end], "utf-8"), end
+
+
+def _read_int(data: memoryview, at: int) -> tuple[int, Any]:
+    return struct.unpack_from(">i", data, at)[0], at + 4

@@ -1,0 +1,309 @@
+"""Reads partitions of one topic from Kafka, in a thread of its own.
+
+The thread waits for all brokers at once (`fetches.py`, `fetch_link.py`). What a fetch brought stays
+as bytes until there is room for its records; then `record_batches.py` makes records of it. When all
+its bytes were taken, the partition is fetched again. These rules hold:
+
+- R1. A partition's batches come in order and leave no offset out: each begins where the one before
+  it ended, and the first where `start` said. A fetch counts only if it asked for that position.
+- R2. After `stop`, or another `start`, nothing of the earlier reading reaches `put`.
+- R3. What is delivered is bounded: no more than `wants` says, less what is on its way to `put`, and
+  TAKEN_BYTES_MAX in one poll. Only the record that reaches such a limit may exceed it.
+- R4. What is fetched is bounded: if over BUFFERED_BYTES_MAX wait for room, what waits is dropped,
+  and fetched again later. At most UNPACKED_BATCHES_MAX batches wait in unpacked form.
+- R5. No failure of a broker ends the reading, and no broker waits for another one. What a broker
+  says of the log itself does: the next record is gone, or may not be read.
+
+`start`, `stop` and `look` take effect at once, also while a fetch waits at the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from .. import metrics
+from ..config import Settings
+from ..partition.batch import Batch, UnreadBatch
+from .fetches import Fetches
+from .login import login as kafka_login
+from .reading import DAMAGED_TRIES, Limits, Reading
+from .record_batches import FetchedBatches
+
+log = logging.getLogger(__name__)
+
+TAKEN_BYTES_MAX = 4 << 20  # of records in one poll
+POLLS_AHEAD = 4  # polls that the event loop has not taken yet; no further one is made
+BUFFERED_BYTES_MAX = 64 << 20  # fetched, and not taken yet
+UNPACKED_BATCHES_MAX = 2  # of the largest size, that wait for room in unpacked form
+DAMAGED_PAUSE_S = 0.05  # before a damaged batch is fetched again; grows with each time
+DAMAGED_PAUSE_MAX_S = 5.0
+HELD_BACK_S = 0.01  # after which `wants` is asked again, if nobody calls `look`
+CLOSE_TIMEOUT_S = 2.0
+
+Poll = list[tuple[int, int, Batch]]  # partition, token, batch
+
+
+class Reader:
+    """See the module. Its public methods are called on the event loop.
+
+    `put` is called on the loop with each poll, and `refuse` with an error that ends the worker.
+    `wants` is called in the thread: how many bytes of a partition may be delivered now. It counts
+    what `put` has had; the reader itself subtracts what is on its way there.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        topic: str,
+        limits: Limits,
+        put: Callable[[Poll], None],
+        refuse: Callable[[Exception], None],
+        wants: Callable[[int], int],
+    ) -> None:
+        self._topic, self._limits = topic, limits
+        self._put, self._wants = put, wants
+        self._started: dict[int, Reading] = {}  # only the loop uses it
+        self._commands: deque[Callable[[], None]] = deque()  # to the thread
+        self._polls: deque[list[tuple[Reading, Batch]]] = deque()  # to the loop
+        self._is_put_scheduled = self._is_loop_awaited = self._is_woken = self._closing = False
+        self._wakes, self._waker = socket.socketpair()
+        self._wakes.setblocking(False)
+        self._waker.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wakes, selectors.EVENT_READ)
+        self._thread: threading.Thread | None = None
+        self._refuse = partial(self._call, refuse)
+        self._fetches = Fetches(
+            topic,
+            settings.kafka_bootstrap,
+            kafka_login(settings),
+            limits,
+            self._selector,
+            self._room,
+            self._command,
+            self._refuse,
+        )
+
+    # -- on the event loop ----------------------------------------------------------------------
+
+    def start(self, number: int, position: int, token: int) -> None:
+        """Read a partition from `position` on; `token` comes back with each of its batches."""
+        self.stop(number)
+        reading = self._started[number] = Reading(number, position, token)
+        if self._thread is None:
+            self._loop = asyncio.get_running_loop()
+            name = f"read-{self._topic}"
+            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+            self._thread.start()
+            self._fetches.leaders.start()
+        self._command(partial(self._fetches.begin, reading))
+
+    def stop(self, number: int) -> None:
+        """Stop reading a partition; nothing more of it reaches `put`."""
+        reading = self._started.pop(number, None)
+        if reading is not None:
+            reading.is_stopped = True
+            self._command(partial(self._fetches.end, reading))
+
+    def end(self, number: int) -> int | None:
+        """Up to where a partition may be read: open transactions are beyond it. None: not known."""
+        reading = self._started.get(number)
+        return None if reading is None else reading.last_stable
+
+    def high_watermark(self, number: int) -> int | None:
+        """The end of a partition's log, with open transactions; None if it is not known yet."""
+        reading = self._started.get(number)
+        return None if reading is None else reading.high_watermark
+
+    def look(self) -> None:
+        """Ask `wants` now: some partition has room again."""
+        self._wake()
+
+    def close(self) -> None:
+        """Stop reading for good."""
+        for number in list(self._started):
+            self.stop(number)
+        self._closing = True
+        self._fetches.leaders.close()
+        self._wake()
+        if self._thread is None:
+            self._close()
+        else:
+            self._thread.join(CLOSE_TIMEOUT_S)
+
+    def _put_all(self) -> None:
+        """Call `put` with the polls that have come."""
+        self._is_put_scheduled = False  # before the polls are looked at
+        while self._polls:
+            poll = self._polls.popleft()
+            wanted = [(r.number, r.token, batch) for r, batch in poll if not r.is_stopped]  # R2
+            if wanted:
+                self._put(wanted)
+            for reading, batch in poll:
+                reading.arrived_bytes += batch.size_bytes
+        if self._is_loop_awaited:
+            self._wake()
+
+    def _command(self, command: Callable[[], None]) -> None:
+        """Have it called in the thread; from any thread."""
+        self._commands.append(command)
+        self._wake()
+
+    def _wake(self) -> None:
+        """End the thread's wait; from any thread."""
+        if not self._is_woken:
+            self._is_woken = True
+            with contextlib.suppress(OSError):  # it is closed
+                self._waker.send(b"\0")
+
+    # -- in the thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                while self._commands:
+                    self._commands.popleft()()
+                again_at = self._deliver()
+                now = time.monotonic()
+                again_at = min(again_at, self._fetches.send(now))
+                for key, _events in self._selector.select(max(again_at - now, 0.0)):
+                    if key.data is not None:
+                        self._fetches.receive(key.data)
+                        continue
+                    with contextlib.suppress(BlockingIOError):
+                        self._wakes.recv(64)
+                    self._is_woken = False  # before the commands are looked at
+                self._fetches.check_deadlines(time.monotonic())
+        except Exception as exc:  # noqa: BLE001 (a bug; without this thread nothing is read)
+            self._refuse(exc)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._fetches.close()
+        self._selector.close()
+        self._wakes.close()
+        self._waker.close()
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        """Call it on the event loop, unless that has ended."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _room(self, reading: Reading) -> int:
+        """How many bytes of a partition may be delivered now (R3)."""
+        return self._wants(reading.number) - (reading.sent_bytes - reading.arrived_bytes)
+
+    def _deliver(self) -> float:
+        """Hand a poll to the loop if there is one; returns when there may be more.
+
+        Partitions take turns: one that is not emptied goes behind the others.
+        """
+        now, full = time.monotonic(), self._fetches.full
+        self._is_loop_awaited = True  # before the polls are counted
+        if len(self._polls) >= POLLS_AHEAD:
+            return now + 1
+        self._is_loop_awaited = False
+        poll: list[tuple[Reading, Batch]] = []
+        records_left, bytes_left, again_at = self._limits.records_max, TAKEN_BYTES_MAX, now + 1
+        for reading in list(full.values()):
+            if records_left <= 0 or bytes_left <= 0:
+                again_at = now
+                break
+            room = self._room(reading)
+            if room <= 0:
+                again_at = min(again_at, now + HELD_BACK_S)
+                continue
+            batch = self._take(reading, records_left, min(room, bytes_left))
+            if batch is not None:
+                poll.append((reading, batch))
+                reading.sent_bytes += batch.size_bytes
+                records_left -= len(batch.records)
+                bytes_left -= batch.size_bytes
+            if reading.batches is not None:
+                again_at = now
+                full[reading.number] = full.pop(reading.number)
+        if poll:
+            self._polls.append(poll)
+            if not self._is_put_scheduled:
+                self._is_put_scheduled = True
+                self._call(self._put_all)
+        if full:
+            self._bound()
+        return again_at
+
+    def _take(self, reading: Reading, records_max: int, bytes_max: int) -> Batch | None:
+        """Take records of what was fetched; None if that did not move the position."""
+        batches, start = reading.batches, reading.position
+        assert batches is not None
+        taken = batches.take(records_max, bytes_max)
+        reading.position = batches.position
+        if batches.done:
+            self._empty(reading)
+            if batches.is_damaged:
+                self._note_damage(reading)
+        if taken.unread and not self._limits.keep_unread:
+            self._note_skipped(reading.number, taken.unread)
+        if reading.position == start:
+            return None
+        is_last = reading.position >= batches.last_stable
+        taken_ns = time.perf_counter_ns()
+        return Batch(start, taken.records, reading.position, taken_ns, is_last, taken.size_bytes)
+
+    def _empty(self, reading: Reading) -> None:
+        reading.batches = None
+        self._fetches.full.pop(reading.number, None)
+
+    def _bound(self) -> None:
+        """Drop what waits for room, as far as it is too much (R4)."""
+        unpacked_max = UNPACKED_BATCHES_MAX * self._limits.unpacked_bytes_max
+        full: list[tuple[Reading, FetchedBatches]] = [
+            (r, r.batches) for r in self._fetches.full.values() if r.batches is not None
+        ]
+        unpacked = sum(batches.unpacked_bytes for _, batches in full)
+        size = sum(batches.size_bytes for _, batches in full)
+        for reading, batches in full:
+            if unpacked > unpacked_max:
+                unpacked -= batches.unpacked_bytes
+                size -= batches.unpacked_bytes
+                batches.forget_unpacked()
+            if size > BUFFERED_BYTES_MAX and self._room(reading) <= 0:
+                size -= batches.size_bytes
+                self._empty(reading)
+
+    def _note_damage(self, reading: Reading) -> None:
+        times = reading.note_damage()
+        reading.retry_at = time.monotonic() + min(times * DAMAGED_PAUSE_S, DAMAGED_PAUSE_MAX_S)
+        if times <= DAMAGED_TRIES:
+            log.warning(
+                "batch_damaged topic=%s partition=%d offset=%d: its checksum is wrong; it is "
+                "fetched again (%d of %d)",
+                self._topic,
+                reading.number,
+                reading.position,
+                times,
+                DAMAGED_TRIES,
+            )
+
+    def _note_skipped(self, number: int, unread: list[UnreadBatch]) -> None:
+        metrics.QUERY_BATCHES_SKIPPED.inc(len(unread))
+        log.warning(
+            "query_batch_skipped topic=%s partition=%d offset=%d last_offset=%d batches=%d: %s. "
+            "The queries in them get no answer. Look for their producer: it compresses too much "
+            "into one batch, or compresses in a different way from Kafka's clients",
+            self._topic,
+            number,
+            unread[0].first,
+            unread[-1].offset,
+            len(unread),
+            unread[0].text,
+        )

@@ -1,0 +1,247 @@
+"""Reads what a broker sent of a partition: record batches as bytes, and records as they are taken.
+
+- A batch is unpacked, within the unpacker's limit, only when its first record is taken.
+- A batch that cannot be read becomes one `UnreadBatch`. Whether it can be read depends on its bytes
+  alone: it is checked as a whole, so every owner who reads the log sees the same records.
+- A wrong checksum may be damage on the way, so `is_damaged` asks for the bytes again. With
+  `distrust`, such a batch becomes an `UnreadBatch`.
+- Aborted transactions and control records are skipped. `position` moves past everything skipped,
+  also past the offsets that compaction has emptied.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from readstates.schemas.log_records import Checksum, LogRecords, MalformedBatch
+
+from ..errors import BatchTooLargeError, UnpackError
+from ..partition.batch import UnreadBatch
+from .delivery import MESSAGE_BYTES_MAX
+from .unpack import Unpacker
+
+WORK_BYTES_MAX = 4 << 20  # unpacked for one `take`; the batch that reaches it is the last
+UNREAD_BYTES_MAX = MESSAGE_BYTES_MAX + 1  # kept of an unread batch; a longer dead letter is cut
+EXPANSION = 1024  # how many times its size a batch is assumed to unpack to before it fails
+
+FORMAT = 2  # of batches, since Kafka 0.11; the older ones are not read, and Kafka 4 has none
+CODEC, APPEND_TIME, TRANSACTIONAL, CONTROL = 0x07, 0x08, 0x10, 0x20  # bits of the attributes
+CODECS = range(5)  # none, gzip, snappy, lz4, zstd
+ABORT = 0  # the type of a control record that ends an aborted transaction
+LENGTH_END = 12  # offset and length, which the length leaves out
+FORMAT_AT = 16
+CHECKED_FROM = 21  # where the bytes begin that the checksum is of
+RECORDS_AT = 61
+_HEAD = struct.Struct(">qiibIhiqqqhii")
+_LENGTH = struct.Struct(">qi")
+
+_checksum = Checksum()
+
+
+class BatchHead(NamedTuple):
+    """The fields in front of a batch's records."""
+
+    first: int
+    length: int
+    leader_epoch: int
+    format: int
+    checksum: int
+    attributes: int
+    last_delta: int
+    base_time: int
+    max_time: int
+    producer: int
+    producer_epoch: int
+    sequence: int
+    records: int
+
+
+class Taken(NamedTuple):
+    """What one `take` brought: records, and the batches among them that could not be read."""
+
+    records: list[Any]  # `LogRecord`, and `UnreadBatch` if these are kept
+    unread: list[UnreadBatch]
+    size_bytes: int  # of the records as they are in the log, unpacked
+
+
+class FetchedBatches:
+    """The batches of one fetch of one partition, from `position` on.
+
+    `last_stable`: where the readable log ended then. `done` is set when nothing more is to be
+    taken: because the bytes are at their end, or because the next batch `is_damaged`.
+    """
+
+    def __init__(
+        self,
+        raw: bytes,
+        aborted: Iterable[tuple[int, int]],
+        position: int,
+        last_stable: int,
+        unpacker: Unpacker,
+        *,
+        keep_unread: bool,
+        distrust: bool = False,
+    ) -> None:
+        self._raw, self._at = raw, 0
+        self._aborts = deque(sorted(aborted, key=lambda abort: abort[1]))
+        self._aborted: set[int] = set()  # producers whose transaction will be aborted
+        self.position, self._start, self.last_stable = position, position, last_stable
+        self._unpacker, self._keep_unread, self._distrust = unpacker, keep_unread, distrust
+        self._open: LogRecords | None = None  # of the batch before `_at`
+        self._open_from = self._open_last = 0
+        self.unpacked_bytes = 0  # that the open batch holds beyond `raw`
+        self.done = self.is_damaged = False
+
+    @property
+    def size_bytes(self) -> int:
+        """What the memory holds for this fetch."""
+        return len(self._raw) + self.unpacked_bytes
+
+    def take(self, records_max: int, bytes_max: int) -> Taken:
+        """The next records. The record that reaches `bytes_max` is the last."""
+        taken, size, work = Taken([], [], 0), 0, 0
+        records, unread = taken.records, taken.unread
+        while len(records) < records_max and size < bytes_max and work < WORK_BYTES_MAX:
+            if self._open is None:
+                try:
+                    if not self._begin():
+                        break
+                except (MalformedBatch, UnpackError) as exc:
+                    raw = self._raw[self._open_from : self._at]
+                    unread.append(self._unread(raw, exc))
+                    if self._keep_unread:
+                        records.append(unread[-1])
+                        size += len(unread[-1].raw)
+                    work += min(self._unpacker.bytes_max, len(raw) * EXPANSION)
+                    continue
+                work += self._at - self._open_from + self.unpacked_bytes
+                if self._open is None:
+                    continue
+            found = self._open.take(self.position, records_max - len(records), bytes_max - size)
+            records += found
+            size += self._open.taken_bytes
+            if self._open.left == 0:
+                self._end()
+            elif found:
+                self.position = found[-1].offset + 1
+        self.done = self.is_damaged or (self._open is None and self._at >= len(self._raw))
+        if self.done and self.position == self._start:
+            self.is_damaged = True  # nothing of it is wanted: do not ask for the same at once
+        return Taken(records, unread, size)
+
+    def forget_unpacked(self) -> None:
+        """Give up the memory of an unpacked batch; it is unpacked again for its next record."""
+        if self.unpacked_bytes:
+            self._open, self._at, self.unpacked_bytes = None, self._open_from, 0
+
+    def _begin(self) -> bool:
+        """Open the next batch, or skip it; False if there is none or it is damaged.
+
+        Raises MalformedBatch or UnpackError if it cannot be read; `_at` is behind it then.
+        """
+        begin = self._at
+        if len(self._raw) - begin < LENGTH_END:
+            return self._cut_off()
+        first, length = _LENGTH.unpack_from(self._raw, begin)
+        end = begin + LENGTH_END + length
+        if length <= FORMAT_AT - LENGTH_END or end > len(self._raw):
+            return self._cut_off()
+        if self._raw[begin + FORMAT_AT] != FORMAT or length < RECORDS_AT - LENGTH_END:
+            self._open_from, self._at, self._open_last = begin, end, max(first, self.position)
+            raise MalformedBatch(
+                f"its format is {self._raw[begin + FORMAT_AT]}, and only {FORMAT} is read"
+            )
+        head = BatchHead._make(_HEAD.unpack_from(self._raw, begin))
+        raw = self._raw[begin:end]
+        is_right = _checksum.of(raw, CHECKED_FROM) == head.checksum
+        if not is_right and not self._distrust:
+            self.is_damaged = True
+            return False
+        self._open_from, self._at = begin, end
+        self._open_last = head.first + head.last_delta
+        if not is_right:
+            self._open_last = self._believable(head)
+            raise MalformedBatch("its checksum is wrong, however often it is fetched")
+        if self._open_last < self.position:
+            return True  # the broker sent what is before the position: nothing of it is wanted
+        if self._is_skipped(head, raw) or head.records == 0:  # compaction leaves empty batches
+            self.position = max(self.position, self._open_last + 1)
+            return True
+        self._unpack(head, raw)
+        return True
+
+    def _unpack(self, head: BatchHead, raw: bytes) -> None:
+        codec, data, begin = head.attributes & CODEC, raw, RECORDS_AT
+        if codec not in CODECS:
+            raise UnpackError(f"its codec has the number {codec}, which nobody knows")
+        if codec:
+            data, begin = self._unpacker.unpacked(codec, memoryview(raw)[RECORDS_AT:]), 0
+            self.unpacked_bytes = len(data)
+        append_time = head.max_time if head.attributes & APPEND_TIME else -1
+        try:
+            self._open = LogRecords(
+                data, begin, head.records, head.first, head.last_delta, head.base_time, append_time
+            )
+        except MalformedBatch:
+            self.unpacked_bytes = 0
+            raise
+
+    def _is_skipped(self, head: BatchHead, raw: bytes) -> bool:
+        """True for control records and for records of an aborted transaction."""
+        while self._aborts and self._aborts[0][1] <= self._open_last:
+            self._aborted.add(self._aborts.popleft()[0])
+        if head.attributes & CONTROL:
+            if _control_type(head, raw) == ABORT:
+                self._aborted.discard(head.producer)
+            return True
+        return bool(head.attributes & TRANSACTIONAL) and head.producer in self._aborted
+
+    def _unread(self, raw: bytes, exc: Exception) -> UnreadBatch:
+        """Takes the place of the batch before `_at`."""
+        (first,) = struct.unpack_from(">q", raw)
+        last = max(self._open_last, self.position)
+        self.position = last + 1
+        time = struct.unpack_from(">q", raw, 35)[0] if len(raw) >= RECORDS_AT else 0
+        return UnreadBatch(
+            offset=last,
+            timestamp=time,
+            first=first,
+            raw=raw[:UNREAD_BYTES_MAX],
+            reason="too_large" if isinstance(exc, BatchTooLargeError) else "invalid_json",
+            text=f"a batch of {len(raw)} bytes cannot be read: {exc}",
+        )
+
+    def _believable(self, head: BatchHead) -> int:
+        """The last offset of a batch whose header may be wrong: before the next one's first."""
+        last = self._open_last
+        if head.last_delta < 0 or last >= self.last_stable:
+            last = max(head.first, self.position)
+        if len(self._raw) - self._at >= LENGTH_END:
+            after, _length = _LENGTH.unpack_from(self._raw, self._at)
+            last = min(last, max(after - 1, self.position))
+        return last
+
+    def _cut_off(self) -> bool:
+        """The rest is less than a batch: it belongs to the next fetch, or it is damaged."""
+        self.is_damaged = self._at == 0 and len(self._raw) > 0
+        self._at = len(self._raw)
+        return False
+
+    def _end(self) -> None:
+        # a batch knows its last offset, even if compaction removed the last record
+        self.position = max(self.position, self._open_last + 1)
+        self._open, self.unpacked_bytes = None, 0
+
+
+def _control_type(head: BatchHead, raw: bytes) -> int:
+    """What the marker of a transaction says; -1 if that cannot be read."""
+    try:
+        (record,) = LogRecords(raw, RECORDS_AT, head.records, 0, head.last_delta, 0, -1).take(
+            0, 1, 1
+        )
+        return int(struct.unpack_from(">hh", record.key)[1])
+    except (MalformedBatch, ValueError, TypeError, struct.error):
+        return -1
