@@ -222,7 +222,8 @@ class Member:
         self.id = 0  # 0: in no group
         self.leaving = False
         self.cut_until = 0.0  # the coordinator is out of reach
-        self._arrives = self._comes = 0.0  # the last message to the coordinator, and from it
+        # when the last message came to the coordinator, from it, and to the loop
+        self._arrives = self._comes = self._says = 0.0
         self._mine: dict[int, int] = {}  # partition: the revision asked for it, or 0
         self._sent: Counter[int] = Counter()  # events of a partition that the thread noted …
         self._told: Counter[int] = Counter()  # … and that the loop was told
@@ -359,8 +360,9 @@ class Member:
             self._told[number] += 1
             getattr(self._owner, what)({number})
 
-        loop = self.worker.loop
-        loop.call_at(self._world.clock.now + self._world.noise.random() * 0.002, say)
+        now = self._world.clock.now
+        self._says = max(self._says, now + self._world.noise.random() * 0.002)
+        self.worker.loop.call_at(self._says, say)
 
     def _release(self, stamps: dict[int, int]) -> None:
         for number, stamp in stamps.items():

@@ -1,50 +1,93 @@
-"""A worker that takes partitions and gives them back, with a consumer and a database made up."""
+"""A worker that takes partitions and gives them back; its group, readers and database are fakes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
 from readstates.streams.cassandra.epochs import Log
 from readstates.streams.config import Settings
-from readstates.streams.kafka.group_consumer import Committed, TopicPartition
+from readstates.streams.kafka.group_consumer import Committed, Owner, TopicPartition
+from readstates.streams.partition.batch import Batch
+from readstates.streams.worker.loops import BackgroundLoops
 from readstates.streams.worker.partitions import Partitions, wall_clock_ms
 from readstates.streams.worker.rebalance import Rebalancer
 from readstates.streams.worker.tables import Tables
 
 UPDATES = TopicPartition("read-states.updates", 0)
 QUERIES = TopicPartition("read-states.queries", 0)
+LOG_START, LOG_END = 5, 20
 
 
-class Broker:
-    """A consumer that commits, slowly, and notes in which order it is told to stop."""
+class Member:
+    """A member that commits, slowly, and notes what it is told; so do its readers."""
 
-    generation, rebalancing = 1, False
-
-    def __init__(self, assigned: set[TopicPartition] | None = None) -> None:
-        self.commits: list[Mapping[TopicPartition, Committed]] = []
+    def __init__(self) -> None:
         self.calls: list[str] = []
-        self._assigned = assigned or set()
+        self.commits: list[Mapping[TopicPartition, Committed]] = []
+        self.released: set[int] = set()
+        self.known: dict[int, int] = {}  # partition of updates: what is committed
+        self.look_ups = 0
+        self.look_up_fails = self.commit_fails = 0  # the next so many
+        self.accepts = asyncio.Event()  # commits wait for this
+        self.accepts.set()
 
-    def assigned(self) -> set[TopicPartition]:
-        return self._assigned
+    def start(self, _owner: Owner) -> None: ...
+
+    def release(self, numbers: Set[int]) -> None:
+        self.calls.append("release")
+        self.released |= numbers
+
+    async def committed(
+        self, _places: Iterable[TopicPartition]
+    ) -> Mapping[TopicPartition, Committed]:
+        self.look_ups += 1
+        if self.look_up_fails:
+            self.look_up_fails -= 1
+            raise TimeoutError
+        return {TopicPartition(UPDATES.topic, n): (at, "") for n, at in self.known.items()}
+
+    async def log_ranges(
+        self, places: Iterable[TopicPartition]
+    ) -> Mapping[TopicPartition, tuple[int, int]]:
+        return dict.fromkeys(places, (LOG_START, LOG_END))
 
     async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
         self.calls.append("commit")
         await asyncio.sleep(0.01)
+        await self.accepts.wait()
+        if self.commit_fails:
+            self.commit_fails -= 1
+            return False
         self.commits.append(offsets)
         return True
 
-    def stop_delivery(self) -> None:
-        self.calls.append("stop_delivery")
+    async def leave(self) -> None:
+        self.calls.append("leave")
 
-    def close_queries(self) -> None:
-        self.calls.append("close_queries")
 
-    committed = log_starts = log_ends = updates_end = queries_end = cast(Any, None)
+class Reader:
+    """A reader that reads nothing; `places`: position and token of each partition it is to read."""
+
+    def __init__(self, topic: str, calls: list[str]) -> None:
+        self.places: dict[int, tuple[int, int]] = {}
+        self._topic, self._calls = topic, calls
+
+    def start(self, number: int, position: int, token: int) -> None:
+        self.places[number] = (position, token)
+
+    def stop(self, number: int) -> None:
+        if self.places.pop(number, None):
+            self._calls.append(f"stop {self._topic}")
+
+    def end(self, _number: int) -> int | None:
+        return LOG_END
+
+    def close(self) -> None:
+        self._calls.append(f"close {self._topic}")
 
 
 class Store:
@@ -52,33 +95,91 @@ class Store:
 
     def group_of(self, _user_id: int) -> None: ...
 
+    def expire(self) -> None: ...
+
+    def load(self, user_ids: list[int], done: Any) -> None:
+        asyncio.get_running_loop().call_soon(done, {user_id: [] for user_id in user_ids})
+
     def write(self, changes: list[Any], done: Any) -> None:
         asyncio.get_running_loop().call_soon(done, True)
 
 
-class DeafStore:
+class DeafStore(Store):
     """A database that never answers."""
-
-    def group_of(self, _user_id: int) -> None: ...
 
     def write(self, changes: list[Any], done: Any) -> None:
         pass
 
 
-def rebalancer(
-    settings: Settings,
-    folder: Path = Path(),
-    *,
-    partition_count: int = 1,
-    store: Any = None,
-    now_ms: Callable[[], int] = wall_clock_ms,
-    epoch: Log | None = None,
-) -> Rebalancer:
-    """A worker that owns nothing yet."""
-    store = store or Store()
-    partitions = Partitions(settings, store, cast(Any, None), cast(Any, None), now_ms=now_ms)
-    tables = Tables(settings, folder, bytes(16), epoch.epoch if epoch else 8)
-    return Rebalancer(partitions, tables, epoch or one_epoch(partition_count))
+class Worker:
+    """A worker that owns nothing yet. `refused` has the errors that would end it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path = Path(),
+        *,
+        partition_count: int = 1,
+        store: Any = None,
+        now_ms: Callable[[], int] = wall_clock_ms,
+        epoch: Log | None = None,
+    ) -> None:
+        self.member = Member()
+        self.updates = Reader("updates", self.member.calls)
+        self.queries = Reader("queries", self.member.calls)
+        self.refused: list[Exception] = []
+        self._store = store or Store()
+        nobody = cast(Any, None)
+        self.partitions = Partitions(settings, self._store, nobody, nobody, now_ms=now_ms)
+        self.rebalancer = Rebalancer(
+            self.partitions,
+            Tables(settings, folder, bytes(16), epoch.epoch if epoch else 8),
+            epoch or one_epoch(partition_count),
+            self.member,
+            self.updates,
+            self.queries,
+            self.refused.append,
+        )
+        self.rebalancer.let_go_after_s = 0.05
+        self.owned = self.partitions.owned
+
+    async def __aenter__(self) -> Worker:
+        """Fold and write out, as the service does."""
+        loops = BackgroundLoops(self.partitions, self.rebalancer.commits, self._store)
+        self._tasks = [asyncio.create_task(each) for each in (loops.fold(), loops.write_out())]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for owned in self.owned.values():
+            owned.file.close(clean=False)
+
+    async def own(self, *numbers: int) -> None:
+        """Have these partitions assigned, and wait until they are open for queries."""
+        self.rebalancer.assigned(set(numbers))
+        await until(lambda: all(self.is_live(number) for number in numbers))
+
+    def is_live(self, number: int = 0) -> bool:
+        owned = self.owned.get(number)
+        return owned is not None and owned.partition.progress.live_committed
+
+    def feed(self, *records: Any, number: int = 0, token: int | None = None) -> None:
+        """One batch of updates, as its reader delivers it."""
+        _, current = self.updates.places[number]
+        batch = Batch(records[0].offset, list(records), records[-1].offset + 1)
+        self.partitions.take_updates(number, current if token is None else token, batch)
+
+    def metadata(self) -> list[str]:
+        """Of the commits of the first partition of updates."""
+        return [commit[UPDATES][1] for commit in self.member.commits if UPDATES in commit]
+
+
+async def until(what: Callable[[], object]) -> None:
+    """Wait for something that comes soon; fails if it does not come."""
+    async with asyncio.timeout(10):
+        while not what():
+            await asyncio.sleep(0.005)
 
 
 def one_epoch(partitions: int, epoch: int = 8, first_offset: int = 0) -> Log:

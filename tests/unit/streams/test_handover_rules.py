@@ -1,160 +1,324 @@
-"""How a worker gives its partitions back: at a rebalance, at a shutdown, and without a database."""
+"""How a worker gives its partitions back: at a rebalance, at a loss, and at a shutdown."""
 
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from readstates.cache.table import Table
+from readstates.cache.tablefile import TableFile
 from readstates.streams.config import Settings
-from readstates.streams.partition.partition import Partition
-from readstates.streams.partition.watermark import Watermark
+from readstates.streams.errors import BatchGapError
 from readstates.streams.worker import rebalance
-from readstates.streams.worker.owned import OwnedPartition
-from readstates.streams.worker.rebalance import REVOKED_WRITE_OUT_S, Rebalancer
-from tests.support.rebalancing import QUERIES, UPDATES, Broker, DeafStore, Store, rebalancer
-from tests.support.small_world import READER, World, event, version
-from tests.support.table_builds import verify
+from tests.support.rebalancing import QUERIES, UPDATES, DeafStore, Store, Worker, until
+from tests.support.small_world import event
 
 
-def handover(
-    world: World, store: Any = None, handover_timeout_s: float = 0.1
-) -> tuple[Rebalancer, list[bool]]:
-    """A worker that owns the world's partition; the list gets how its file was closed."""
-    settings = Settings(handover_timeout_s=handover_timeout_s)
-    worker = rebalancer(settings, store=store, now_ms=lambda: world.now_ms)
-    closed: list[bool] = []
-    file: Any = SimpleNamespace(table=world.partition.table)
-
-    def close(clean: bool) -> None:
-        closed.append(clean)
-        world.partition.table.close()
-
-    file.close = close
-    worker._owned[0] = OwnedPartition(world.partition, file, 3, Watermark(3))
-    return worker, closed
+def small(folder: Path, store: Any = None, partition_count: int = 1, **settings: Any) -> Worker:
+    """A worker with small tables; its logs hold 5 … 19."""
+    given = {"cache_states": 100, "user_states_max": 50, "flush_delay_s": 60.0} | settings
+    return Worker(Settings(**given), folder, store=store, partition_count=partition_count)
 
 
-def applied() -> World:
-    """A partition with an update that is not in the database."""
-    world = World()
-    world.feed(event(0, 1, channel_id=1, message_id=5))
-    world.load_next()
-    return world
+def noting_close(worker: Worker, number: int = 0) -> TableFile:
+    """The partition's file, whose closing the worker's member notes."""
+    file = worker.owned[number].file
+    close = file.close
+
+    def noted(clean: bool) -> None:
+        close(clean)
+        worker.member.calls.append(f"close, clean={clean}")
+
+    file.close = noted  # type: ignore[method-assign]
+    return file
 
 
-async def test_a_handover_writes_commits_and_closes_clean() -> None:
-    worker, closed = handover(applied())
-    broker = Broker()
-    assert await worker.hand_over(broker)
-    assert closed == [True]
-    assert broker.commits == [{UPDATES: (1, "clean:1;"), QUERIES: (3, "")}]
-    assert not worker._owned
+async def test_a_revocation_writes_commits_closes_and_lets_go_in_this_order(tmp_path: Path) -> None:
+    class Noting(Store):
+        def write(self, changes: list[Any], done: Any) -> None:
+            worker.member.calls.append("write")
+            super().write(changes, done)
+
+    worker = small(tmp_path, Noting())
+    async with worker:
+        await worker.own(0)
+        worker.feed(event(5, 1, channel_id=1, message_id=5))
+        await until(lambda: worker.owned[0].partition.position == 6)
+        noting_close(worker)
+        worker.member.calls.clear()
+        worker.rebalancer.revoked({0})
+        await until(lambda: worker.member.released)
+    assert worker.member.calls == [
+        "write", "stop updates", "stop queries", "commit", "close, clean=True", "release",
+    ]  # fmt: skip
+    assert worker.member.commits[-1] == {UPDATES: (6, "clean:20;"), QUERIES: (5, "")}
+    assert not worker.owned
 
 
-async def test_what_was_not_written_out_stays_dirty_in_the_file_and_before_the_commit() -> None:
-    world = applied()
-    world.feed(event(1, 2, channel_id=1, message_id=5))  # its load does not come back
-    world.feed(event(2, 1, channel_id=2, message_id=5))
-    worker, closed = handover(world, DeafStore())
-    broker = Broker()
-    assert not await worker.hand_over(broker)
-    assert closed == [True]
-    assert broker.commits[0][UPDATES] == (0, "clean:3;")
+async def test_while_a_partition_leaves_it_goes_on(tmp_path: Path) -> None:
+    """It folds what arrives, and it is answered from, until it is let go."""
+    worker = small(tmp_path)
+    worker.rebalancer.let_go_after_s = 60
+    async with worker:
+        await worker.own(0)
+        worker.rebalancer.revoked({0})
+        await asyncio.sleep(0.05)
+        worker.feed(event(5, 1, channel_id=1, message_id=5))
+        partition = worker.owned[0].partition
+        await until(lambda: partition.position == 6)
+        await until(lambda: partition.all_durable), "without waiting for FLUSH_DELAY_S"
+        assert not partition.closing
+        assert not worker.member.released
 
-    table = Table(world.buffer, 15)
-    verify(table)
-    assert table.position <= 1
-    partition = Partition(
-        0, table=table, position=table.position, committed=0, catch_up_to=3, epoch=8, partitions=1,
-        incarnation=2, parked_max=9, parked_bytes_max=999, inbox_max=9, inbox_bytes_max=999,
-        reader=READER, effects=world,
-    )  # fmt: skip
-    assert table.first_version(table.find(1)) == version(0)
-    partition.progress.position = partition.inbox.next_arrival = 3
-    partition.note_live_commit()
-    assert partition.progress.committable() == 0
-    for write in partition.take_writes(0, 0, 9, 9):
-        assert len(write.rows) == 2
-        partition.written(write)
-    assert partition.progress.committable() == 3
+
+async def test_the_partitions_that_stay_are_not_touched(tmp_path: Path) -> None:
+    worker = small(tmp_path, partition_count=2)
+    async with worker:
+        await worker.own(0, 1)
+        stays, place = worker.owned[1], worker.updates.places[1]
+        worker.rebalancer.revoked({0})
+        await until(lambda: worker.member.released == {0})
+        assert worker.owned == {1: stays}
+        assert worker.updates.places == {1: place}
+        assert not stays.partition.closing
+
+
+async def test_what_is_given_back_before_its_release_is_kept(tmp_path: Path) -> None:
+    worker = small(tmp_path)
+    worker.rebalancer.let_go_after_s = 60
+    async with worker:
+        await worker.own(0)
+        owned, place = worker.owned[0], worker.updates.places[0]
+        worker.rebalancer.revoked({0})
+        await until(lambda: owned.partition.write_out.everything)
+        worker.rebalancer.assigned({0})
+        await until(lambda: not owned.partition.write_out.everything)
+        assert worker.owned[0] is owned
+        assert worker.updates.places[0] == place
+        assert not worker.member.released
+    assert all(text.startswith("live") for text in worker.metadata())
+
+
+async def test_what_is_given_back_while_it_closes_is_opened_anew(tmp_path: Path) -> None:
+    worker = small(tmp_path)
+    async with worker:
+        await worker.own(0)
+        before = worker.owned[0].partition
+        worker.member.accepts.clear()
+        worker.rebalancer.revoked({0})
+        await until(lambda: before.closing)
+        worker.rebalancer.assigned({0})
+        worker.member.accepts.set()
+        await until(lambda: worker.is_live() and worker.owned[0].partition is not before)
+        assert worker.member.released == set(), "it would go to another owner"
+        assert worker.member.look_ups == 2
+        assert worker.owned[0].partition.incarnation == 2
+    assert [text.partition(":")[0] for text in worker.metadata()] == ["live", "clean", "live"]
+
+
+async def test_what_is_lost_is_closed_without_a_commit(tmp_path: Path) -> None:
+    worker = small(tmp_path)
+    async with worker:
+        await worker.own(0)
+        partition, file = worker.owned[0].partition, noting_close(worker)
+        worker.feed(event(5, 1, channel_id=1, message_id=5))
+        worker.member.calls.clear()
+        worker.rebalancer.lost({0})
+        assert not worker.owned
+        assert partition.incarnation < 0, "what comes back from the database is dropped"
+        assert not worker.updates.places
+        await until(lambda: "close, clean=True" in worker.member.calls)
+        assert "commit" not in worker.member.calls
+    file.close(clean=False)
+
+
+async def test_what_is_lost_while_its_release_is_pending_is_not_committed(tmp_path: Path) -> None:
+    worker = small(tmp_path)
+    async with worker:
+        await worker.own(0)
+        worker.rebalancer.revoked({0})
+        await asyncio.sleep(0)
+        worker.rebalancer.lost({0})
+        await until(lambda: "release" in worker.member.calls)  # and the group ignores it
+    assert all(text.startswith("live") for text in worker.metadata())
+
+
+async def test_what_is_lost_and_assigned_again_is_looked_up_again(tmp_path: Path) -> None:
+    """Another owner may have committed meanwhile: an earlier position would go back behind it."""
+    worker = small(tmp_path)
+    async with worker:
+        await worker.own(0)
+        worker.member.known = {0: 9}
+        worker.rebalancer.lost({0})
+        worker.rebalancer.assigned({0})
+        await until(worker.is_live)
+        assert worker.owned[0].partition.position == 9
+        assert worker.updates.places[0] == (9, 2)
+
+
+async def test_what_is_lost_while_its_table_is_opened_is_not_owned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = small(tmp_path)
+    opener = worker.rebalancer.opener
+    open_file = opener._open_file
+
+    def slow(number: int, *arguments: Any) -> Any:
+        found = open_file(number, *arguments)
+        loop.call_soon_threadsafe(worker.rebalancer.lost, {number})
+        loop.call_soon_threadsafe(worker.rebalancer.assigned, {number})
+        monkeypatch.undo()
+        return found
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(opener, "_open_file", slow)
+    async with worker:
+        worker.rebalancer.assigned({0})
+        await until(worker.is_live)
+        assert worker.member.look_ups == 2
+        assert worker.owned[0].partition.incarnation == 2
+        assert len(worker.metadata()) == 1
+
+
+async def test_what_is_revoked_before_it_is_open_is_let_go(tmp_path: Path) -> None:
+    worker = small(tmp_path)
+    worker.member.look_up_fails = 10**6
+    async with worker:
+        worker.rebalancer.assigned({0})
+        await until(lambda: worker.member.look_ups)
+        assert worker.rebalancer.ready() == (False, "opening: 0")
+        worker.rebalancer.revoked({0})
+        await until(lambda: worker.member.released == {0})
+        assert worker.rebalancer.ready() == (False, "no partition is assigned to this worker")
+    assert not worker.member.commits
+
+
+async def test_a_batch_for_an_earlier_incarnation_is_dropped(tmp_path: Path) -> None:
+    worker = small(tmp_path)
+    async with worker:
+        await worker.own(0)
+        _, token = worker.updates.places[0]
+        worker.rebalancer.lost({0})
+        worker.rebalancer.assigned({0})
+        await until(worker.is_live)
+        worker.feed(event(15, 1, channel_id=1, message_id=5), token=token)
+        with pytest.raises(BatchGapError):
+            worker.feed(event(15, 1, channel_id=1, message_id=5))
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+async def test_what_leaves_together_is_served_until_the_last_is_done(
+    tmp_path: Path, finishes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The group lets go all of it at once: a partition closed before would have no owner."""
+    monkeypatch.setattr(rebalance, "REVOKED_DRAIN_S", 60 if finishes else 0.5)
+    waiting: list[Any] = []
+
+    class Slow(DeafStore):
+        def write(self, changes: list[Any], done: Any) -> None:
+            waiting.append(done)
+
+    worker = small(tmp_path, Slow(), partition_count=2)
+    async with worker:
+        await worker.own(0, 1)
+        worker.feed(event(5, 2, channel_id=1, message_id=5))
+        await until(lambda: worker.owned[0].partition.position == 6)
+        slow, fast = (worker.owned[number].partition for number in (0, 1))
+        worker.rebalancer.revoked({0, 1})
+        await until(lambda: not worker.updates.places)
+        assert not fast.closing
+        assert not slow.closing
+        await until(lambda: waiting)
+        assert not fast.closing
+        if finishes:
+            waiting.pop()(True)
+        await until(lambda: worker.member.released == {0, 1})
+    assert worker.member.commits[-1][UPDATES] == (6 if finishes else 5, "clean:20;")
+
+
+async def test_what_was_not_written_out_stays_dirty_in_the_file_and_before_the_commit(
+    tmp_path: Path,
+) -> None:
+    worker = small(tmp_path, DeafStore())
+    async with worker:
+        await worker.own(0)
+        worker.feed(event(5, 1, channel_id=1, message_id=5))
+        await until(lambda: worker.owned[0].partition.position == 6)
+        worker.rebalancer.revoked({0})
+        await until(lambda: worker.member.released)
+        assert worker.member.commits[-1][UPDATES] == (5, "clean:20;")
+        worker.member.known = {0: 5}
+        await worker.own(0)
+        owned = worker.owned[0]
+        assert owned.file.warm
+        assert owned.partition.position == 6
+        assert owned.partition.table.dirty_users == 1
+        assert owned.partition.progress.committable() == 5
 
 
 @pytest.mark.parametrize("write_out", [True, False])
-async def test_the_order_of_a_shutdown(write_out: bool) -> None:
-    """What can be written out while everything goes on is; nothing arrives while tables close."""
-    broker = Broker()
+async def test_the_order_of_a_shutdown(tmp_path: Path, write_out: bool) -> None:
+    """What can be written out while everything goes on is; then all leave together."""
+    updates_stopped: list[bool] = []
 
     class Noting(Store):
         def write(self, changes: list[Any], done: Any) -> None:
-            broker.calls.append("write")
+            worker.member.calls.append("write")
+            updates_stopped.append(not worker.updates.places)
             super().write(changes, done)
 
-    worker, _ = handover(applied(), Noting())
-    file = worker._owned[0].file
-    file.close = lambda clean: broker.calls.append("close")  # type: ignore[method-assign]
-    await worker.shut_down(broker, write_out=write_out)
-    first = ["write", "stop_delivery"] if write_out else ["stop_delivery", "write"]
-    assert broker.calls == [*first, "commit", "close", "close_queries"]
-
-
-async def test_before_a_shutdown_all_is_written_out_while_all_goes_on() -> None:
-    world = applied()
-    worker, closed = handover(world)
-    await worker.write_out_first()
-    assert world.partition.all_durable
-    assert not world.partition.closing
-    assert not closed
+    worker = small(tmp_path, Noting(), handover_timeout_s=5.0)
+    async with worker:
+        await worker.own(0)
+        worker.feed(event(5, 1, channel_id=1, message_id=5))
+        await until(lambda: worker.owned[0].partition.position == 6)
+        await asyncio.sleep(rebalance.EARLY_WRITE_OUT_UNTIL_AGE_S)
+        noting_close(worker)
+        worker.member.calls.clear()
+        await worker.rebalancer.shut_down(write_out=write_out)
+    assert updates_stopped == ([False] if write_out else [])
+    left = ["stop updates", "stop queries", "commit", "close, clean=True", "release"]
+    closed = ["close updates", "close queries", "leave"]
+    assert worker.member.calls == [*(["write"] if write_out else []), *left, *closed]
 
 
 @pytest.mark.parametrize("answer", [None, "never"])
-async def test_a_shutdown_does_not_wait_for_a_database_that_is_away(answer: str | None) -> None:
+async def test_a_shutdown_does_not_wait_for_a_database_that_is_away(
+    tmp_path: Path, answer: str | None
+) -> None:
     class Away(DeafStore):
         def write(self, changes: list[Any], done: Any) -> None:
             if answer is None:
                 asyncio.get_running_loop().call_soon(done, None)
 
-    world = applied()
-    worker, closed = handover(world, Away())
-    await worker.write_out_first()
-    assert not world.partition.all_durable
-    assert not closed
+    worker = small(tmp_path, Away(), handover_timeout_s=0.1)
+    async with worker:
+        await worker.own(0)
+        worker.feed(event(5, 1, channel_id=1, message_id=5))
+        async with asyncio.timeout(10):
+            await worker.rebalancer.shut_down()
+    assert worker.member.commits[-1][UPDATES] == (5, "clean:20;")
+    assert worker.member.calls[-1] == "leave"
 
 
-@pytest.mark.parametrize(("shutdown", "timeout_s"), [(True, 5.0), (False, REVOKED_WRITE_OUT_S)])
-async def test_at_a_revocation_little_time_is_spent(
-    monkeypatch: pytest.MonkeyPatch, shutdown: bool, timeout_s: float
+async def test_after_the_beginning_of_a_shutdown_nothing_is_opened(tmp_path: Path) -> None:
+    worker = small(tmp_path)
+    async with worker:
+        await worker.rebalancer.shut_down()
+        worker.rebalancer.assigned({0})
+        await asyncio.sleep(0.05)
+    assert not worker.member.look_ups
+
+
+async def test_who_leaves_before_it_has_caught_up_hands_on_how_far_it_had_to(
+    tmp_path: Path,
 ) -> None:
-    """All of the group stands until the last one is ready."""
-    given: list[float] = []
-
-    async def drain(*arguments: Any) -> bool:
-        given.append(arguments[-1])
-        return True
-
-    monkeypatch.setattr(rebalance, "drain", drain)
-    worker, _ = handover(applied(), handover_timeout_s=5.0)
-    await worker.hand_over(Broker(), shutdown=shutdown)
-    assert given == [timeout_s]
-
-
-async def test_two_handovers_at_once_are_one() -> None:
-    """A SIGTERM while a rebalance takes the partitions away."""
-    worker, closed = handover(applied())
-    broker = Broker()
-    await asyncio.gather(worker.hand_over(broker), worker.hand_over(broker))
-    assert closed == [True]
-    assert not worker._owned
-
-
-async def test_who_leaves_before_it_has_caught_up_hands_on_how_far_it_had_to() -> None:
     """Or the next owner would answer from before what the last but one had shown."""
-    world = applied()
-    world.partition.progress.catch_up_to = 7
-    worker, _ = handover(world)
-    broker = Broker()
-    assert await worker.hand_over(broker)
-    assert broker.commits[-1][UPDATES] == (1, "clean:7;")
+    worker = small(tmp_path)
+    async with worker:
+        await worker.own(0)
+        worker.rebalancer.revoked({0})
+        await until(lambda: worker.member.released)
+    assert worker.metadata() == ["live:20;", "clean:20;"]

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
-from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from readstates.streams.config import Settings
 from readstates.streams.errors import ConfigError, DataLossError, EarlierEpochError, EpochError
-from readstates.streams.kafka.group_consumer import Committed, TopicPartition
+from readstates.streams.kafka.group_consumer import TopicPartition
 from readstates.streams.worker.commits import catch_up_target, metadata_of
 from readstates.streams.worker.partitions import wall_clock_ms
-from readstates.streams.worker.rebalance import (
+from readstates.streams.worker.opening import (
     WRITE_OUT_DELAY_AFTER_OPEN_S,
-    Rebalancer,
+    Place,
     check_commit,
     check_epoch,
 )
-from tests.support.rebalancing import UPDATES, Broker, one_epoch, rebalancer
-from tests.support.small_world import version
+from readstates.streams.worker.owned import OwnedPartition
+from tests.support.rebalancing import UPDATES, Store, Worker, one_epoch, until
+from tests.support.small_world import event, version
 
 
 @pytest.mark.parametrize(
@@ -75,40 +77,19 @@ def test_a_commit_before_the_epoch_is_refused() -> None:
 
 async def test_partitions_added_under_way_are_refused() -> None:
     """Their users' earlier updates are in other partitions."""
-    worker = rebalancer(Settings(), partition_count=4)
-    broker = Broker({TopicPartition("read-states.updates", number) for number in (0, 4)})
-    with pytest.raises(EpochError, match="more partitions than 4"):
-        await worker.open(broker)
-    assert not worker._owned
+    worker = Worker(Settings(), partition_count=4)
+    worker.rebalancer.assigned({0, 4})
+    await asyncio.sleep(0)
+    (error,) = worker.refused
+    assert isinstance(error, EpochError)
+    assert "more partitions than 4" in str(error)
+    assert not worker.member.look_ups
 
 
-class Assigned(Broker):
-    """A consumer with two partitions, their logs 5 … 20."""
-
-    def __init__(self, committed: dict[int, int]) -> None:
-        topics = ("read-states.updates", "read-states.queries")
-        super().__init__({TopicPartition(topic, n) for topic in topics for n in (0, 1)})
-        self._committed = committed
-
-    async def committed(
-        self, places: Iterable[TopicPartition]
-    ) -> Mapping[TopicPartition, Committed]:
-        return {
-            TopicPartition("read-states.updates", number): (offset, "")
-            for number, offset in self._committed.items()
-        }
-
-    async def log_starts(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        return dict.fromkeys(places, 5)
-
-    async def log_ends(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        return dict.fromkeys(places, 20)
-
-
-def in_epoch(folder: Path, epoch: int = 9, first_offset: int = 9) -> Rebalancer:
+def in_epoch(folder: Path, epoch: int = 9, first_offset: int = 9) -> Worker:
     """A worker of two partitions in an epoch that begins at this offset of each."""
     settings = Settings(cache_states=100, user_states_max=50)
-    return rebalancer(settings, folder, epoch=one_epoch(2, epoch, first_offset))
+    return Worker(settings, folder, epoch=one_epoch(2, epoch, first_offset))
 
 
 @pytest.mark.parametrize(
@@ -117,39 +98,95 @@ def in_epoch(folder: Path, epoch: int = 9, first_offset: int = 9) -> Rebalancer:
 async def test_without_a_commit_a_partition_begins_with_the_epoch(
     tmp_path: Path, first: int, begins: int
 ) -> None:
-    worker, broker = in_epoch(tmp_path, first_offset=first), Assigned({0: 12})
-    positions = await worker.open(broker)
-    updates = [TopicPartition("read-states.updates", number) for number in (0, 1)]
-    assert [positions[place] for place in updates] == [12, begins]
-    assert broker.commits[0][updates[1]] == (begins, "live:20;")
-    for owned in worker._owned.values():
-        owned.file.close(clean=False)
+    async with in_epoch(tmp_path, first_offset=first) as worker:
+        worker.member.known = {0: 12}
+        await worker.own(0, 1)
+        assert [worker.updates.places[number][0] for number in (0, 1)] == [12, begins]
+        place = TopicPartition("read-states.updates", 1)
+        assert worker.member.commits[0][place] == (begins, "live:20;")
+        assert worker.member.look_ups == 1, "one for all that are assigned together"
 
 
 async def test_one_commit_before_the_epoch_opens_nothing(tmp_path: Path) -> None:
-    worker, broker = in_epoch(tmp_path), Assigned({0: 12, 1: 8})
-    with pytest.raises(EarlierEpochError, match="partition 1"):
-        await worker.open(broker)
-    assert not worker._owned
-    assert broker.commits == []
-    assert not os.listdir(tmp_path), "no table was made"
+    async with in_epoch(tmp_path) as worker:
+        worker.member.known = {0: 12, 1: 8}
+        worker.rebalancer.assigned({0, 1})
+        await until(lambda: len(worker.refused) == 2)
+        for error in worker.refused:
+            assert isinstance(error, EarlierEpochError)
+            assert "partition 1" in str(error)
+        assert not worker.owned
+        assert worker.member.commits == []
+        assert not os.listdir(tmp_path), "no table was made"
+
+
+async def test_before_a_live_commit_nothing_is_written_out(tmp_path: Path) -> None:
+    """R2: if this owner died first, nobody would know that the database may be ahead."""
+    writes: list[bool] = []
+
+    class Noting(Store):
+        def write(self, changes: list[Any], done: Any) -> None:
+            writes.append(worker.is_live())
+            super().write(changes, done)
+
+    settings = Settings(cache_states=100, user_states_max=50, flush_delay_s=0.01)
+    async with Worker(settings, tmp_path, store=Noting()) as worker:
+        worker.member.commit_fails = 5
+        worker.rebalancer.assigned({0})
+        await until(lambda: worker.owned)
+        worker.feed(event(5, 1, channel_id=1, message_id=5))
+        partition = worker.owned[0].partition
+        await until(lambda: partition.table.dirty_users)
+        assert not worker.is_live()
+        await until(lambda: writes)
+    assert writes == [True]
+
+
+async def test_look_ups_that_fail_are_repeated(tmp_path: Path) -> None:
+    async with in_epoch(tmp_path, first_offset=5) as worker:
+        worker.member.look_up_fails = 1
+        await worker.own(0, 1)
+        assert worker.member.look_ups == 2
+        assert not worker.refused
+
+
+async def test_what_asks_while_a_commit_is_under_way_shares_the_next(tmp_path: Path) -> None:
+    async with in_epoch(tmp_path, first_offset=5) as worker:
+        worker.member.accepts.clear()
+        worker.rebalancer.assigned({0})
+        await until(lambda: worker.member.calls.count("commit") == 1)
+        worker.rebalancer.assigned({1})
+        await until(lambda: 1 in worker.owned)
+        clean = worker.rebalancer.commits.commit(list(worker.owned.values()), clean=True)
+        task = asyncio.create_task(clean)
+        await asyncio.sleep(0.05)
+        worker.member.accepts.set()
+        assert await task
+        assert len(worker.member.commits) == 2
+        assert len(worker.member.commits[1]) == 4
+
+
+def open_one(worker: Worker, committed: int, start: int, end: int) -> OwnedPartition:
+    """Steps 3 to 5 for partition 0."""
+    opener, place = worker.rebalancer.opener, Place(committed, "", start, end, 0)
+    waited_ms = int((worker.partitions.settings.flush_delay_s - WRITE_OUT_DELAY_AFTER_OPEN_S) * 1000)
+    since_ms = wall_clock_ms() - max(0, waited_ms)
+    return opener._make(0, place, *opener._open_file(0, place, since_ms))
 
 
 async def test_a_table_from_before_the_epoch_is_dropped(tmp_path: Path) -> None:
     """Its file is of another epoch; and of this one none may stand below its first offset."""
     for epoch in (8, 9):
-        worker = in_epoch(tmp_path, epoch)
-        left = worker._open_one(0, 6, "", 5, 20, 0)
+        left = open_one(in_epoch(tmp_path, epoch), 6, 5, 20)
         assert not left.file.warm
         left.file.table.insert(1, 0, False)
         left.file.close(clean=True)
 
-        worker = in_epoch(tmp_path)
-        await worker.open(Assigned({0: 9}))
-        assert worker._owned[0].partition.position == 9
-        assert worker._owned[0].file.table.resident_users == 0
-        for owned in worker._owned.values():
-            owned.file.close(clean=False)
+        async with in_epoch(tmp_path) as worker:
+            worker.member.known = {0: 9}
+            await worker.own(0)
+            assert worker.owned[0].partition.position == 9
+            assert worker.owned[0].file.table.resident_users == 0
 
 
 @pytest.mark.parametrize(
@@ -161,8 +198,8 @@ def test_a_table_is_used_where_it_stands_inside_the_log(
     tmp_path: Path, committed: int, start: int, end: int, warm: bool
 ) -> None:
     settings = Settings(cache_states=1000, user_states_max=500)
-    worker, now_ms = rebalancer(settings, tmp_path), wall_clock_ms
-    owned = worker._open_one(0, 0, "", 0, 9, 0)
+    worker, now_ms = Worker(settings, tmp_path), wall_clock_ms
+    owned = open_one(worker, 0, 0, 9)
     table = owned.file.table
     user = table.insert(1, 0, False)
     table.ack(user, 0, 1, 5, -1, -1, version(3))
@@ -173,7 +210,7 @@ def test_a_table_is_used_where_it_stands_inside_the_log(
     owned.file.close(clean=False)
     path.write_bytes(left)  # as if the process had died
 
-    owned = worker._open_one(0, committed, "", start, end, 0)
+    owned = open_one(worker, committed, start, end)
     partition, table = owned.partition, owned.file.table
     assert owned.file.warm == warm
     assert table.resident_users == warm
@@ -193,16 +230,15 @@ def test_a_table_is_used_where_it_stands_inside_the_log(
 def test_a_folder_without_room_is_an_error_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The transport stops the worker over those, and over no other."""
 
     def full(file: int, at: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    worker = rebalancer(Settings(cache_states=1000, user_states_max=500), tmp_path)
+    worker = Worker(Settings(cache_states=1000, user_states_max=500), tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
         with pytest.raises(ConfigError, match=f"CACHE_DIR: {tmp_path}.*: no room for a table"):
-            worker._open_one(0, 0, "", 0, 9, 0)
+            open_one(worker, 0, 0, 9)
 
 
 @pytest.mark.parametrize(("partitions", "parked"), [(1, 800), (8, 800), (16, 400), (100_000, 1)])
@@ -210,8 +246,7 @@ def test_more_partitions_share_what_a_worker_may_hold_back(
     tmp_path: Path, partitions: int, parked: int
 ) -> None:
     settings = Settings(cache_states=100, user_states_max=50, parked_max=800)
-    worker = rebalancer(settings, tmp_path, partition_count=partitions)
-    owned = worker._open_one(0, 0, "", 0, 0, 0)
+    owned = open_one(Worker(settings, tmp_path, partition_count=partitions), 0, 0, 0)
     assert owned.partition._parked_max == parked
     assert owned.partition._inbox_max == max(1, min(2000, 16_000 // partitions))
     assert owned.partition._inbox_bytes_max == min(8 << 20, (64 << 20) // partitions)

@@ -115,7 +115,7 @@ async def test_a_partition_with_much_to_write_does_not_keep_the_others_waiting()
     partitions = [world.partition for world in worlds]
     partitions[1].number = 1
     for _ in range(2 * BATCHES_AT_ONCE):
-        await writer.step(partitions, now_ms=10**6, everything=False)
+        await writer.step(partitions, now_ms=10**6)
         assert len(held.writes) == 1
         held.writes.pop()[1](True)
         await asyncio.sleep(0)
@@ -126,9 +126,10 @@ async def test_a_quarter_is_under_way_until_somebody_waits() -> None:
     world = changed(40)
     held: Any = Held()
     writer = WriteBehind(held, Settings(writes_in_flight_max=8, write_batch_rows=1), lambda: None)
-    await writer.step([world.partition], now_ms=1000 + 45_000, everything=False)
+    await writer.step([world.partition], now_ms=1000 + 45_000)
     assert len(held.writes) == 2
-    await writer.step([world.partition], now_ms=1000 + 45_000, everything=True)
+    world.partition.write_out.everything = True
+    await writer.step([world.partition], now_ms=1000 + 45_000)
     assert len(held.writes) == 8
     while held.writes:
         held.writes.pop()[1](True)
@@ -143,7 +144,7 @@ async def test_a_partition_that_is_not_urgent_does_not_starve_beside_an_urgent_o
     now_ms = 1000 + 45_000  # waited long enough, but not twice as long
     for _ in range(100):
         urgent.room.stalled = True
-        await writer.step([patient, urgent], now_ms=now_ms, everything=False)
+        await writer.step([patient, urgent], now_ms=now_ms)
         while len(held.writes) > 6:  # a database that is slow
             held.writes.pop(0)[1](True)
     assert patient.table.dirty_users == 0
@@ -166,7 +167,8 @@ async def test_a_user_of_two_batches_is_written_when_both_are_and_failed_if_one_
     world.load_next()
     held: Any = Held()
     writer = WriteBehind(held, Settings(write_batch_rows=2), lambda: None)
-    await writer.step([world.partition], now_ms=10**6, everything=True)
+    world.partition.write_out.everything = True
+    await writer.step([world.partition], now_ms=10**6)
     (_, first), (_, second) = held.writes
     second(False)
     assert world.partition.table.dirty_users == 0, "not before the other is answered"
@@ -197,7 +199,8 @@ async def test_with_the_database_gone_a_step_ends_and_the_next_waits() -> None:
     writer = WriteBehind(gone, Settings(writes_in_flight_max=1, write_retry_s=60), lambda: None)
     for _ in range(2):
         async with asyncio.timeout(10):  # it would go on for ever
-            await writer.step([world.partition], now_ms=10**6, everything=True)
+            world.partition.write_out.everything = True
+            await writer.step([world.partition], now_ms=10**6)
         await asyncio.sleep(0)
         assert gone.writes == 1
     assert world.partition.table.dirty_users == 8
@@ -228,7 +231,8 @@ async def test_while_it_is_not_urgent_other_work_runs_between_the_batches_taken(
     held: Any = Held()
     writer = WriteBehind(held, Settings(writes_in_flight_max=40, write_batch_rows=4), lambda: None)
     other = asyncio.create_task(other_work())
-    await writer.step([partition], now_ms=1000 + 45_000, everything=everything)
+    partition.write_out.everything = everything
+    await writer.step([partition], now_ms=1000 + 45_000)
     other.cancel()
     assert len(taken_in) == iterations
     assert [len(changes) for changes, _ in held.writes] == [4] * 5  # packed together all the same
@@ -238,16 +242,15 @@ async def test_what_a_cancelled_step_had_taken_is_written_by_the_next() -> None:
     world = changed(4)
     held: Any = Held()
     writer = WriteBehind(held, Settings(writes_in_flight_max=40, write_batch_rows=4), lambda: None)
-    patient = asyncio.create_task(
-        writer.step([world.partition], now_ms=1000 + 45_000, everything=False)
-    )
+    patient = asyncio.create_task(writer.step([world.partition], now_ms=1000 + 45_000))
     await asyncio.sleep(0)
     patient.cancel()
     await asyncio.gather(patient, return_exceptions=True)
     assert not held.writes
     assert world.partition.table.dirty_users == 0  # all taken
     assert not writer.idle
-    await writer.step([world.partition], now_ms=1000 + 45_000, everything=True)
+    world.partition.write_out.everything = True
+    await writer.step([world.partition], now_ms=1000 + 45_000)
     while held.writes:
         held.writes.pop()[1](True)
     assert world.partition.all_durable

@@ -94,10 +94,6 @@ def parked_bytes_not_counted(partition: Partition) -> None:
     partition.loading.parked_bytes += 1
 
 
-def arrived_bytes_lost(partition: Partition) -> None:
-    partition.inbox.arrived_bytes = 0
-
-
 def committed_too_far(partition: Partition) -> None:
     partition.watermark.last = 1 << 20
 
@@ -156,7 +152,6 @@ def not_live(partition: Partition) -> None:
         (letter_bytes_not_counted, "2 bytes counted, dead letters of 1 are pending"),
         (inbox_bytes_not_counted, "61 bytes counted, 60 there"),
         (parked_bytes_not_counted, "bytes parked"),
-        (arrived_bytes_lost, "0 bytes arrived, 60 are there"),
         (committed_too_far, "W1"),
         (table_too_far, "P6"),
         (resident_and_pending, "user 7, LOADING: is in the table"),

@@ -129,7 +129,7 @@ class FaultyWorld(World):
 
     def fetch(self) -> None:
         partition = self.partition
-        if not partition.wants_records or partition.inbox.next_arrival >= self.log.end:
+        if not partition.wants_bytes or partition.inbox.next_arrival >= self.log.end:
             return
         start, self.next = partition.inbox.next_arrival, self.next + self.random.randint(0, 20)
         records = [r for r in self.log.records[: self.next] if r.offset >= start]

@@ -214,17 +214,18 @@ def test_an_inbox_of_many_bytes_takes_no_more() -> None:
     partition = world.partition
     first = [event(0, 1, channel_id=1, message_id=5), event(1, 1, channel_id=1, message_id=6)]
     partition.take(Batch(0, first, 2, size_bytes=600))
-    assert partition.wants_records
-    assert not partition.wants_after(1000), "400 bytes are on their way"
-    partition.take(Batch(2, [], 3, size_bytes=400))
-    assert not partition.wants_records
+    assert partition.wants_bytes == 400
+    partition.take(Batch(2, [], 3, size_bytes=500))
+    assert partition.wants_bytes == 0
     partition.run(1, 0)
-    assert not partition.wants_records, "the batch is not done with"
+    assert partition.wants_bytes == 0, "the batch is not done with"
     partition.run(1, 0)
-    assert (partition.inbox.size_bytes, partition.wants_records) == (400, True)
+    assert (partition.inbox.size_bytes, partition.wants_bytes) == (500, 500)
     partition.run(1, 0)
     assert (partition.inbox.size_bytes, partition.position) == (0, 3)
-    assert partition.wants_after(1000)
+    assert partition.wants_bytes == 1000
+    partition.closing = True
+    assert partition.wants_bytes == 0
 
 
 def unread(first: int, last: int) -> UnreadBatch:
