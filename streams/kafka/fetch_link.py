@@ -3,8 +3,8 @@
 A fetch waits at the broker until there are records, and the broker answers the requests of one
 connection one after the other. So a partition that is to be read from now on would wait behind a
 fetch of the others. There are two connections for this: `main` has the usual fetches, and `side`
-has those that cannot wait for `main`. A fetch at the side ends with the one at `main`, and the next
-one is of all partitions again.
+has those that cannot wait for `main`. Fetches at the side are short. The one at `main` ends right
+after the one at the side, or the other way round, so that the next one is of all partitions again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from .protocol import FETCH, Broker
 RESPONSE_TIMEOUT_S = 5.0  # beyond the fetch's own wait, without a byte of the response
 PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0  # before connecting again; doubles with each failure
 SIDE_WORTH_S = 0.02  # a fetch that waits no longer than this is not worth a second connection
+TOGETHER_S = 0.005  # that `main` waits longer than the side: who comes back there waits for `main`
+SIDE_WAIT_S = 0.05  # of a fetch at the side: no third connection is needed for who comes then
 
 P = TypeVar("P")
 
@@ -123,8 +125,9 @@ class BrokerLinks(Generic[P]):
         return self.side
 
     def wait_s(self, link: Link[P], now: float, most: float) -> float:
-        """How long a fetch over `link` may wait: no longer than the other link's."""
-        other = self.side if link is self.main else self.main
-        if other.asked is None:
-            return most
-        return min(most, max(other.waits_until - now, 0.0))
+        """How long a fetch over `link` may wait, if it may wait for `most`."""
+        if link is self.side:
+            return min(most, SIDE_WAIT_S, max(self.main.waits_until - now, 0.0))
+        if self.side.asked is not None:
+            return min(most, max(self.side.waits_until - now, 0.0) + TOGETHER_S)
+        return most

@@ -170,9 +170,7 @@ def _read_fetch(data: memoryview) -> Fetched:
             end = at + max(count, 0) * _ABORTED.size  # -1 if there is no list
             aborted = list(_ABORTED.iter_unpack(data[at:end]))
             _replica, length = struct.unpack_from(">ii", data, end)
-            at = end + 8 + max(length, 0)
-            if at > len(data):
-                raise struct.error(f"a partition of {length} bytes is cut off")
+            at = _inside(data, end + 8 + max(length, 0))
             records = bytes(data[end + 8 : at])
             found.append(FetchedPartition(number, code, high, stable, aborted, records))
     return Fetched(throttle_ms, error, found)
@@ -220,7 +218,7 @@ def _read_authenticate(data: memoryview) -> tuple[int, str, bytes]:
     (error,) = struct.unpack_from(">h", data)
     message, at = _read_text(data, 2)
     length, at = _read_int(data, at)
-    return error, message, bytes(data[at : at + max(length, 0)])
+    return error, message, bytes(data[at : _inside(data, at + max(length, 0))])
 
 
 def _checked(read: Callable[[memoryview], T], data: memoryview) -> T:
@@ -238,8 +236,14 @@ def _text(value: str) -> bytes:
 def _read_text(data: memoryview, at: int) -> tuple[str, int]:
     """A text, empty if it is null, and the place after it."""
     (length,) = struct.unpack_from(">h", data, at)
-    end = at + 2 + max(length, 0)
+    end = _inside(data, at + 2 + max(length, 0))
     return str(data[at + 2 : end], "utf-8"), end
+
+
+def _inside(data: memoryview, end: int) -> int:
+    if end > len(data):
+        raise struct.error(f"it is cut off: {end - len(data)} bytes are missing")
+    return end
 
 
 def _read_int(data: memoryview, at: int) -> tuple[int, Any]:

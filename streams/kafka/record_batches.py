@@ -20,12 +20,14 @@ from readstates.schemas.log_records import Checksum, LogRecords, MalformedBatch
 
 from ..errors import BatchTooLargeError, UnpackError
 from ..partition.batch import UnreadBatch
+from . import unpack
 from .delivery import MESSAGE_BYTES_MAX
-from .unpack import Unpacker
 
 WORK_BYTES_MAX = 4 << 20  # unpacked for one `take`; the batch that reaches it is the last
 UNREAD_BYTES_MAX = MESSAGE_BYTES_MAX + 1  # kept of an unread batch; a longer dead letter is cut
-EXPANSION = 1024  # how many times its size a batch is assumed to unpack to before it fails
+# How many times its size a batch may have unpacked to before it proved to be none. A codec's format
+# allows no more.
+EXPANSION = {unpack.GZIP: 1032, unpack.SNAPPY: 32, unpack.LZ4: 255, unpack.ZSTD: 32 << 10}
 
 FORMAT = 2  # of batches, since Kafka 0.11; the older ones are not read, and Kafka 4 has none
 CODEC, APPEND_TIME, TRANSACTIONAL, CONTROL = 0x07, 0x08, 0x10, 0x20  # bits of the attributes
@@ -33,6 +35,7 @@ CODECS = range(5)  # none, gzip, snappy, lz4, zstd
 ABORT = 0  # the type of a control record that ends an aborted transaction
 LENGTH_END = 12  # offset and length, which the length leaves out
 FORMAT_AT = 16
+CODEC_AT = 22  # the lower byte of the attributes
 CHECKED_FROM = 21  # where the bytes begin that the checksum is of
 RECORDS_AT = 61
 _HEAD = struct.Struct(">qiibIhiqqqhii")
@@ -80,7 +83,7 @@ class FetchedBatches:
         aborted: Iterable[tuple[int, int]],
         position: int,
         last_stable: int,
-        unpacker: Unpacker,
+        unpacker: unpack.Unpacker,
         *,
         keep_unread: bool,
         distrust: bool = False,
@@ -115,7 +118,7 @@ class FetchedBatches:
                     if self._keep_unread:
                         records.append(unread[-1])
                         size += len(unread[-1].raw)
-                    work += min(self._unpacker.bytes_max, len(raw) * EXPANSION)
+                    work += self._wasted(raw, exc)
                     continue
                 work += self._at - self._open_from + self.unpacked_bytes
                 if self._open is None:
@@ -213,6 +216,16 @@ class FetchedBatches:
             reason="too_large" if isinstance(exc, BatchTooLargeError) else "invalid_json",
             text=f"a batch of {len(raw)} bytes cannot be read: {exc}",
         )
+
+    def _wasted(self, raw: bytes, exc: Exception) -> int:
+        """At most so many bytes were unpacked of a batch that cannot be read."""
+        most = self._unpacker.bytes_max
+        if isinstance(exc, BatchTooLargeError):
+            return most
+        codec = (
+            raw[CODEC_AT] & CODEC if len(raw) > CODEC_AT else 0
+        )  # a short one is of an old format
+        return min(most, len(raw) * EXPANSION.get(codec, 1))
 
     def _believable(self, head: BatchHead) -> int:
         """The last offset of a batch whose header may be wrong: before the next one's first."""

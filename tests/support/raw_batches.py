@@ -14,13 +14,17 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import cramjam
-from aiokafka.record.util import calc_crc32c
+
+from readstates.schemas.log_records import Checksum
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 NAMES = {GZIP: "gzip", SNAPPY: "snappy", LZ4: "lz4", ZSTD: "zstd"}
 PIECE = 1 << 20
 XERIAL = b"\x82SNAPPY\x00" + struct.pack(">ii", 1, 1)
 PRODUCE, VERSION = 0, 7
+CHECKED_FROM = 21  # where the bytes begin that a batch's checksum is of
+APPEND_TIME, TRANSACTIONAL, CONTROL = 0x08, 0x10, 0x20
+_checksum = Checksum()
 
 
 class Record(NamedTuple):
@@ -30,7 +34,9 @@ class Record(NamedTuple):
     value: bytes | None = None
     letter: bytes = b"a"
     size: int = 0
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: tuple[tuple[str | bytes, bytes | None], ...] = ()
+    delta: int | None = None  # of its offset; None: its place among the records
+    time: int = 0  # after the batch's own
 
     @property
     def value_bytes(self) -> int:
@@ -51,11 +57,14 @@ def pieces(records: Iterable[Record]) -> Iterator[bytes]:
     """The records one after the other, in pieces of at most PIECE bytes."""
     for number, record in enumerate(records):
         size = record.value_bytes
-        head = b"\0" + varint(0) + varint(number) + varint(len(record.key)) + record.key
+        delta = number if record.delta is None else record.delta
+        head = b"\0" + varint(record.time) + varint(delta) + varint(len(record.key)) + record.key
         head += varint(size)
         tail = varint(len(record.headers))
         for name, value in record.headers:
-            tail += varint(len(name)) + name.encode() + varint(len(value)) + value
+            encoded = name.encode() if isinstance(name, str) else name
+            tail += varint(len(encoded)) + encoded
+            tail += varint(-1) if value is None else varint(len(value)) + value
         yield varint(len(head) + size + len(tail)) + head
         if record.value is not None:
             yield record.value
@@ -86,16 +95,45 @@ def compressed(codec: int, parts: Iterator[bytes]) -> bytes:
 
 
 def batch_of(
-    codec: int, records: list[Record], payload: bytes | None = None, attributes: int = 0
+    codec: int,
+    records: list[Record],
+    payload: bytes | None = None,
+    attributes: int = 0,
+    *,
+    producer: int = -1,
+    times: tuple[int, int] = (0, 0),
+    last_delta: int | None = None,
 ) -> bytes:
-    """A batch of these records; `payload` takes the place of what they compress to."""
+    """A batch of these records; `payload` takes the place of what they compress to.
+
+    `times`: the batch's own, and the largest of its records.
+    """
     if payload is None:
         payload = compressed(codec, pieces(records))
     count = len(records)
-    rest = struct.pack(">hiqqqhii", codec | attributes, count - 1, 0, 0, -1, -1, -1, count)
-    rest += payload
-    head = struct.pack(">ibI", -1, 2, calc_crc32c(rest))
-    return struct.pack(">qi", 0, len(head) + len(rest)) + head + rest
+    last = count - 1 if last_delta is None else last_delta
+    more = (*times, producer, -1, -1, count)
+    rest = struct.pack(">hiqqqhii", codec | attributes, last, *more) + payload
+    head = struct.pack(">ibI", -1, 2, 0)
+    return sealed(struct.pack(">qi", 0, len(head) + len(rest)) + head + rest)
+
+
+def sealed(batch: bytes) -> bytes:
+    """The batch with the checksum that its bytes have."""
+    crc = struct.pack(">I", _checksum.of(batch, CHECKED_FROM))
+    return batch[: CHECKED_FROM - len(crc)] + crc + batch[CHECKED_FROM:]
+
+
+def at(offset: int, batch: bytes) -> bytes:
+    """The batch as it stands in the log at an offset, which its checksum leaves out."""
+    return struct.pack(">q", offset) + batch[8:]
+
+
+def marker(offset: int, producer: int, *, aborts: bool) -> bytes:
+    """The control batch that ends a transaction."""
+    key = struct.pack(">hh", 0, 0 if aborts else 1)
+    kind = CONTROL | TRANSACTIONAL
+    return at(offset, batch_of(NONE, [Record(key, b"")], attributes=kind, producer=producer))
 
 
 def bomb(codec: int, size: int, key: bytes = b"1", count: int = 1) -> bytes:

@@ -1,0 +1,414 @@
+"""The reader against real brokers: producers' records, transactions, compaction, faults, logins."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    NewTopic,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+
+from readstates.ops.local import credentials
+from readstates.ops.local.cluster import KAFKA
+from readstates.ops.local.owner import Owner
+from readstates.ops.local.stack import Stack
+from readstates.streams.config import Settings
+from readstates.streams.errors import DataLossError, GroupError
+from readstates.streams.kafka.reader import Poll, Reader
+from readstates.streams.kafka.reading import QUERIES, UPDATES, Limits
+from readstates.streams.partition.batch import Batch, UnreadBatch
+from tests.support import raw_batches as raw
+
+WAIT_S = 60.0
+ENV = "READ_STATES_"
+MIB = 1 << 20
+
+
+class Topic:
+    """A topic of a test, and who writes to it."""
+
+    def __init__(self, config: dict[str, Any], partitions: int = 1, **topic: Any) -> None:
+        self.config, self.name = config, f"reader-{uuid.uuid4().hex[:8]}"
+        self.admin, self.partitions = AdminClient(config), partitions
+        self.create(**topic)
+
+    def create(self, copies: int = 1, **settings: str) -> None:
+        dotted = {key.replace("_", "."): value for key, value in settings.items()}
+        new = NewTopic(self.name, self.partitions, copies, config=dotted)
+        self.admin.create_topics([new])[self.name].result(WAIT_S)
+
+    def write(self, *values: bytes, number: int = 0, **config: Any) -> None:
+        """One batch of these values."""
+        producer = Producer({**self.config, "linger.ms": 200, **config})
+        for index, value in enumerate(values):
+            producer.produce(
+                self.name, value, b"k%d" % index, partition=number, headers=[("h", b"x%d" % index)]
+            )
+        assert producer.flush(WAIT_S) == 0
+
+    def write_batch(self, batch: bytes, number: int = 0) -> int:
+        placed = raw.produce(self.config["bootstrap.servers"], self.name, number, batch)
+        assert placed >= 0
+        return placed
+
+    def by_librdkafka(self, start: int, end: int) -> list[tuple[Any, ...]]:
+        """What another client reads."""
+        consumer = Consumer({**self.config, "group.id": "x", "isolation.level": "read_committed"})
+        consumer.assign([TopicPartition(self.name, 0, start)])
+        found: list[tuple[Any, ...]] = []
+        try:
+            while not found or found[-1][0] < end - 1:
+                message = consumer.poll(WAIT_S)
+                assert message is not None
+                assert message.error() is None, message.error()
+                fields = (message.key(), message.value(), message.headers() or [])
+                found.append((message.offset(), message.timestamp()[1], *fields))
+        finally:
+            consumer.close()
+        return found
+
+
+class Read:
+    """A reader of a topic, and what it delivered."""
+
+    def __init__(self, topic: Topic, limits: Limits, settings: Settings) -> None:
+        self.batches: list[tuple[int, int, Batch]] = []
+        self.refused: list[Exception] = []
+        self.room = 1 << 30
+        self.reader = Reader(
+            settings, topic.name, limits, self._put, self.refused.append, lambda _number: self.room
+        )
+
+    def _put(self, poll: Poll) -> None:
+        self.batches += poll
+
+    def of(self, number: int = 0, token: int = 1) -> list[Batch]:
+        found = [batch for at, its, batch in self.batches if (at, its) == (number, token)]
+        for before, after in zip(found, found[1:], strict=False):  # noqa: RUF007
+            assert before.end == after.start
+        return found
+
+    def records(self, number: int = 0, token: int = 1) -> list[Any]:
+        return [record for batch in self.of(number, token) for record in batch.records]
+
+    def offsets(self, number: int = 0, token: int = 1) -> list[int]:
+        return [record.offset for record in self.records(number, token)]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while not condition():  # noqa: ASYNC110 (another thread changes it)
+                await asyncio.sleep(0.01)
+
+    async def up_to(self, end: int, number: int = 0, token: int = 1) -> list[int]:
+        await self.until(lambda: any(batch.end >= end for batch in self.of(number, token)))
+        return self.offsets(number, token)
+
+
+@asynccontextmanager
+async def reading(topic: Topic, limits: Limits = UPDATES, **settings: str) -> AsyncIterator[Read]:
+    known = Settings(kafka_bootstrap=topic.config["bootstrap.servers"], **settings)
+    read = Read(topic, limits, known)
+    try:
+        yield read
+    finally:
+        read.reader.close()
+
+
+@pytest.fixture(scope="module")
+def config(stack: Stack) -> dict[str, Any]:
+    return {"bootstrap.servers": stack.env()[f"{ENV}KAFKA_BOOTSTRAP"]}
+
+
+@pytest.mark.parametrize("limits", [UPDATES, QUERIES], ids=["updates", "queries"])
+async def test_every_codec_from_the_middle_of_a_batch(
+    config: dict[str, Any], limits: Limits
+) -> None:
+    topic, codecs = Topic(config), ["none", "gzip", "snappy", "lz4", "zstd"]
+    values = [b"value %d " % n * 50 for n in range(100)]
+    for codec in codecs:
+        topic.write(*values, **{"compression.type": codec})
+    end = len(codecs) * len(values)
+    async with reading(topic, limits) as read:
+        read.reader.start(0, 37, token=1)
+        await read.up_to(end)
+        fields = [(r.offset, r.timestamp, r.key, r.value, r.headers) for r in read.records()]
+        assert fields == topic.by_librdkafka(37, end)
+        assert [fields[0][0], fields[-1][0]] == [37, end - 1]
+        assert (read.of()[-1].last, read.reader.end(0)) == (True, end)
+
+
+async def test_the_brokers_own_time(config: dict[str, Any]) -> None:
+    topic = Topic(config, message_timestamp_type="LogAppendTime")
+    topic.write(b"a", b"b")
+    topic.write(b"c", **{"compression.type": "zstd"})
+    async with reading(topic) as read:
+        read.reader.start(0, 0, token=1)
+        await read.up_to(3)
+        found = [(r.offset, r.timestamp) for r in read.records()]
+    assert found == [fields[:2] for fields in topic.by_librdkafka(0, 3)]
+
+
+async def test_transactions(config: dict[str, Any]) -> None:
+    topic = Topic(config)
+    first, second = (
+        Producer({**config, "transactional.id": f"{topic.name}-{n}"}) for n in range(2)
+    )
+    for producer in (first, second):
+        producer.init_transactions(WAIT_S)
+
+    def write(producer: Producer, *values: bytes) -> None:
+        for value in values:
+            producer.produce(topic.name, value, partition=0)
+        assert producer.flush(WAIT_S) == 0
+
+    first.begin_transaction()
+    second.begin_transaction()
+    write(first, b"aborted 1")
+    write(second, b"kept 1")
+    write(first, b"aborted 2")
+    first.abort_transaction(WAIT_S)
+    second.commit_transaction(WAIT_S)
+    topic.write(b"plain")
+    kept = [b"kept 1", b"plain", b"kept 2", b"behind it"]
+    async with reading(topic) as read:
+
+        def values(token: int = 1) -> list[bytes]:
+            return [record.value for record in read.records(token=token)]
+
+        read.reader.start(0, 0, token=1)
+        await read.until(lambda: values() == kept[:2])
+        await read.until(lambda: read.reader.end(0) == read.reader.high_watermark(0) == 6)
+        await read.up_to(6)  # the markers of the transactions are read, too
+        first.begin_transaction()
+        write(first, b"kept 2")
+        topic.write(b"behind it")
+        await read.until(lambda: read.reader.high_watermark(0) == 8)
+        assert read.reader.end(0) == 6  # the open transaction is beyond it
+        await asyncio.sleep(0.3)
+        assert values() == kept[:2]
+        first.commit_transaction(WAIT_S)
+        await read.up_to(9)
+        assert values() == kept
+        assert read.offsets() == [fields[0] for fields in topic.by_librdkafka(0, 8)]
+        read.reader.start(0, 2, token=2)  # amid the aborted transaction
+        await read.up_to(9, token=2)
+        assert values(token=2) == kept[1:]
+
+
+async def test_gaps_that_compaction_leaves(config: dict[str, Any]) -> None:
+    topic = Topic(
+        config,
+        cleanup_policy="compact",
+        segment_ms="100",
+        min_cleanable_dirty_ratio="0.0",
+        max_compaction_lag_ms="100",
+    )
+    for _ in range(3):
+        topic.write(*[b"%d" % n for n in range(10)])  # the same keys again
+        await asyncio.sleep(0.2)
+    topic.write(b"in a new segment")
+
+    def is_compacted() -> bool:
+        return topic.by_librdkafka(0, 31)[0][0] > 0
+
+    async with reading(topic) as read:
+        async with asyncio.timeout(WAIT_S):
+            while not await asyncio.to_thread(is_compacted):  # noqa: ASYNC110 (the broker does it)
+                await asyncio.sleep(0.5)
+        for start in (0, 13):
+            read.reader.start(0, start, token=start)
+            offsets = await read.up_to(31, token=start)
+            assert offsets == [fields[0] for fields in topic.by_librdkafka(start, 31)]
+            assert read.of(token=start)[0].start == start
+
+
+@pytest.mark.parametrize("limits", [UPDATES, QUERIES], ids=["updates", "queries"])
+async def test_bombs(config: dict[str, Any], limits: Limits) -> None:
+    """Each codec's, between good ones: everything else is read."""
+    topic = Topic(config)
+    sizes = {raw.ZSTD: 300, raw.GZIP: 100, raw.LZ4: 100, raw.SNAPPY: 20}
+    placed = []
+    for codec, size in sizes.items():
+        topic.write(b"good")
+        placed.append(topic.write_batch(raw.bomb(codec, size * MIB, count=3)))
+    topic.write(b"good")
+    async with reading(topic, limits) as read:
+        read.reader.start(0, 0, token=1)
+        await read.up_to(17)
+        good = [r for r in read.records() if not isinstance(r, UnreadBatch)]
+        assert [r.offset for r in good] == [0, 4, 8, 12, 16]
+        assert {r.value for r in good} == {b"good"}
+        unread = [r for r in read.records() if isinstance(r, UnreadBatch)]
+    places = [(batch.first, batch.offset, batch.reason) for batch in unread]
+    expected = [(first, first + 2, "too_large") for first in placed]
+    assert places == (expected if limits.keep_unread else [])
+
+
+async def test_start_and_stop_and_room(config: dict[str, Any]) -> None:
+    topic = Topic(config, partitions=3)
+    for number in range(3):
+        topic.write(*[b"v" * 1000] * 200, number=number)
+    async with reading(topic, UPDATES._replace(records_max=20)) as read:
+        read.reader.start(0, 0, token=1)
+        assert await read.up_to(200) == list(range(200))
+        await asyncio.sleep(0.2)  # a fetch waits at the broker
+        read.reader.start(1, 150, token=2)
+        assert await read.up_to(200, 1, token=2) == list(range(150, 200))
+        read.reader.stop(0)
+        topic.write(b"new")
+        read.room = 0
+        read.reader.start(2, 0, token=3)
+        await asyncio.sleep(0.3)
+        assert read.of(2, token=3) == []
+        read.room = 5_000
+        read.reader.look()
+        assert await read.up_to(200, 2, token=3) == list(range(200))
+        assert max(batch.size_bytes for batch in read.of(2, token=3)) < 7_000
+        read.reader.start(0, 199, token=4)
+        assert await read.up_to(201, token=4) == [199, 200]
+        assert read.offsets(0, token=1) == list(range(200))
+
+
+async def test_a_topic_that_is_made_anew(config: dict[str, Any]) -> None:
+    """Its leader's epoch begins anew, too. A position beyond its end is a loss of data."""
+    topic = Topic(config)
+    topic.write(b"a", b"b", b"c")
+    async with reading(topic) as read:
+        read.reader.start(0, 0, token=1)
+        await read.up_to(3)
+        topic.admin.delete_topics([topic.name])[topic.name].result(WAIT_S)
+        read.reader.stop(0)
+        await asyncio.sleep(1)
+        topic.create()
+        topic.write(b"d", b"e")
+        read.reader.start(0, 0, token=2)
+        await read.up_to(2, token=2)
+        assert [r.value for r in read.records(token=2)] == [b"d", b"e"]
+        assert read.refused == []
+        read.reader.start(0, 3, token=3)
+        await read.until(lambda: read.refused)
+        assert isinstance(read.refused[0], DataLossError)
+        assert f"{topic.name} partition 0: the next offset" in str(read.refused[0])
+
+
+async def test_a_topic_that_is_not_there(config: dict[str, Any]) -> None:
+    """It is not made by asking for it, whatever the brokers' setting is; it is read once it is."""
+    topic = Topic(config)
+    topic.admin.delete_topics([topic.name])[topic.name].result(WAIT_S)
+    async with reading(topic) as read:
+        read.reader.start(0, 0, token=1)
+        await asyncio.sleep(2)
+        assert topic.name not in topic.admin.list_topics(timeout=WAIT_S).topics
+        topic.create()
+        topic.write(b"a")
+        assert await read.up_to(1) == [0]
+        assert read.refused == []
+
+
+async def test_a_leader_is_killed(owner: Owner) -> None:
+    """The others elect a new one, and nothing is left out or read twice."""
+    stack = owner.stack(f"three-{uuid.uuid4().hex[:8]}", brokers=3, brief=True)
+    try:
+        topic = Topic(
+            {"bootstrap.servers": stack.env()[f"{ENV}KAFKA_BOOTSTRAP"]}, partitions=3, copies=3
+        )
+        for number in range(3):
+            topic.write(b"a", number=number)
+        async with reading(topic) as read:
+            for number in range(3):
+                read.reader.start(number, 0, token=1)
+                await read.up_to(1, number)
+            leader = topic.admin.list_topics(topic.name).topics[topic.name].partitions[0].leader
+            servers = [s for s in stack.status().processes if (s.role, s.number) == (KAFKA, leader)]
+            pid = servers[0].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            for number in range(3):
+                await asyncio.to_thread(topic.write, b"b", b"c", number=number, acks="all")
+                assert await read.up_to(3, number) == [0, 1, 2]
+            assert read.refused == []
+    finally:
+        stack.down(remove=True)
+
+
+@pytest.fixture(scope="module")
+def secure(owner: Owner) -> Iterator[tuple[Stack, credentials.Secrets]]:
+    stack = owner.stack(f"secure-{uuid.uuid4().hex[:8]}", secure=True)
+    yield stack, credentials.load(stack.data_dir)
+    stack.down(remove=True)
+
+
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"])
+async def test_tls_and_a_login(
+    secure: tuple[Stack, credentials.Secrets],
+    mechanism: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stack, known = secure
+    login = known.kafka_config(mechanism)
+    config = {"bootstrap.servers": stack.env()[f"{ENV}KAFKA_BOOTSTRAP"], **login}
+    topic = Topic(config, partitions=2)
+    value = os.urandom(300_000)  # more than TLS sends at once
+    topic.write(value, *[b"small"] * 10)
+    topic.write(b"other", number=1)
+
+    def text(changed: dict[str, str]) -> str:
+        return ",".join(f"{key}={setting}" for key, setting in {**login, **changed}.items())
+
+    async with reading(topic, kafka_config=text({})) as read:
+        read.reader.start(0, 0, token=1)
+        await read.up_to(11)
+        assert read.records()[0].value == value
+        read.reader.start(1, 0, token=1)  # while a fetch waits
+        assert await read.up_to(1, 1) == [0]
+        topic.write(b"more")
+        assert await read.up_to(12) == list(range(12))
+    async with reading(topic, kafka_config=text({"sasl.password": "wrong-one"})) as read:
+        read.reader.start(0, 0, token=1)
+        await read.until(lambda: "not_read topic=" in caplog.text)
+        assert "the broker refused the login" in caplog.text
+    assert "wrong-one" not in caplog.text
+    assert known.kafka not in caplog.text
+
+
+async def test_a_user_without_rights(secure: tuple[Stack, credentials.Secrets]) -> None:
+    stack, known = secure
+    login = known.kafka_config()
+    config = {"bootstrap.servers": stack.env()[f"{ENV}KAFKA_BOOTSTRAP"], **login}
+    topic = Topic(config)
+    info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+    change = UserScramCredentialUpsertion("nobody", info, b"a-password")
+    topic.admin.alter_user_scram_credentials([change])["nobody"].result(WAIT_S)
+    theirs = {**login, "sasl.username": "nobody", "sasl.password": "a-password"}
+    text = ",".join(f"{key}={value}" for key, value in theirs.items())
+    async with reading(topic, kafka_config=text) as read:
+        read.reader.start(0, 0, token=1)
+        await read.until(lambda: read.refused)
+        assert isinstance(read.refused[0], GroupError)
+        assert f"{topic.name}: this worker is not allowed to read it" in str(read.refused[0])
+
+
+async def test_without_the_servers_certificate(
+    secure: tuple[Stack, credentials.Secrets], caplog: pytest.LogCaptureFixture
+) -> None:
+    stack, known = secure
+    login = known.kafka_config()
+    config = {"bootstrap.servers": stack.env()[f"{ENV}KAFKA_BOOTSTRAP"], **login}
+    topic = Topic(config)
+    pairs = {key: value for key, value in login.items() if key != "ssl.ca.location"}
+    text = ",".join(f"{key}={value}" for key, value in pairs.items())
+    async with reading(topic, kafka_config=text) as read:
+        read.reader.start(0, 0, token=1)
+        await read.until(lambda: "CERTIFICATE_VERIFY_FAILED" in caplog.text)
