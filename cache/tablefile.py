@@ -91,6 +91,11 @@ class TableFile:
         self._file = file
         self._mapped = mapped
 
+    @property
+    def closed(self) -> bool:
+        """True once `close` has returned."""
+        return self._file < 0
+
     def close(self, clean: bool) -> None:
         """Unmap and unlock; a second call does nothing.
 

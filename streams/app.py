@@ -1,11 +1,12 @@
 """The Faust application: the picture of the service, in code.
 
-read-states.updates ─► Reader ─► agents ─► Partition.take ─► run ─► fold ─► table ─► WriteBehind ─► Cassandra
-                                   │ not resident: park ─► Loader ─► Cassandra │
-                                   │ not applicable: DeadLetterProducer        │
-                                        commit ◄── watermark ◄── written ◄─────┘
-read-states.queries ─► QueryReader ─► agents ─► QueryIntake ─► WaitingQueries.ask ─► table ─┐
-    replies ◄── ReplyProducer ◄── QueryIntake: encode, refuse what is late or too large ◄───┘
+read-states.updates ─► Reader ─► agents ─► Partition ─► fold ─► table ─► WriteBehind ─► Cassandra
+                                   │ not resident: park ─► Loader ─► Cassandra  │
+                                   │ not applicable: DeadLetterProducer         │
+                          Group: commit ◄── watermark ◄── written ◄─────────────┘
+read-states.queries ─► Reader ─► agents ─► QueryIntake ─► WaitingQueries.ask ─► table ─┐
+    replies ◄── ReplyProducer ◄── QueryIntake: encode, refuse what is late or too large
+Group: assigned, revoked, lost ─► Rebalancer: open, hand over, close each partition by itself
 """
 
 from __future__ import annotations

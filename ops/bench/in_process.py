@@ -107,8 +107,9 @@ class Local:
 async def write_all(store: Store, settings: Settings, partition: Partition) -> None:
     """Write out everything dirty, to the last acknowledgement, as at a handover."""
     write_behind = WriteBehind(store, settings, lambda: None)
+    partition.write_out.everything = True
     while True:
-        await write_behind.step([partition], now_ms=0, everything=True)
+        await write_behind.step([partition], now_ms=0)
         if write_behind.idle and partition.all_durable:
             return
         await asyncio.sleep(0.001)

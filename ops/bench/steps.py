@@ -19,9 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import orjson
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.structs import TopicPartition
-from confluent_kafka import Message, Producer
+from confluent_kafka import Producer
 
 from readstates.cache import layout
 from readstates.cache.table import Table
@@ -32,13 +30,13 @@ from readstates.schemas.read_state import Row
 from readstates.schemas.replies import Answer, encode_reply
 from readstates.schemas.wire import decode_update
 from readstates.streams import metrics
-from readstates.streams.kafka.fetched_records import FetchedRecords
-from readstates.streams.kafka.query_reader import record_of
-from readstates.streams.kafka.raw_batches import RawBatches
+from readstates.streams.kafka.record_batches import FetchedBatches
+from readstates.streams.kafka.unpack import Unpacker
 from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.decode_buffer import DecodeBuffer
 from readstates.streams.partition.partition import Partition
 
+from .record_batch import record_batch
 from .suite import NO_GOAL, Suite
 
 USERS = 2_000
@@ -91,19 +89,16 @@ def events(first: int) -> list[tuple[bytes, bytes]]:
 
 def encoded(given: list[tuple[bytes, bytes]]) -> list[bytes]:
     """The acks as record batches of FETCH records each."""
-    batches = []
-    for begin in range(0, len(given), FETCH):
-        builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, 0, 1 << 24)
-        for number, (key, value) in enumerate(given[begin : begin + FETCH]):
-            builder.append(number, 1_700_000_000_000, key, value, [])
-        batches.append(bytes(builder.build()))
-    return batches
+    return [
+        record_batch(0, given[begin : begin + FETCH], 1_700_000_000_000)
+        for begin in range(0, len(given), FETCH)
+    ]
 
 
 def unpack(batches: list[bytes]) -> None:
-    place = TopicPartition("read-states.updates", 0)
+    unpacker = Unpacker()
     for batch in batches:
-        FetchedRecords(place, RawBatches(batch), [], 0, None, None, False, 0).take(FETCH)
+        FetchedBatches(batch, (), 0, FETCH, unpacker, keep_unread=True).take(FETCH, 1 << 30)
 
 
 def timed(work: Callable[[], object], count: int, rounds: int) -> list[float]:
@@ -209,15 +204,9 @@ def _queries(
 ) -> None:
     value = b'{"type":"get","user_id":"%d"}'
     values = [value % (10**17 + user) for user in range(USERS)]
-    messages = [
-        Message(
-            topic="read-states.queries", partition=0, offset=number, key=one[24:42], value=one,
-            headers=list(QUERY_HEADERS.items()), timestamp=(1, 1_700_000_000_000),
-        )
-        for number, one in enumerate(values)
-    ]  # fmt: skip
-    steps["query: record out of the message, in the thread"] = timed(
-        lambda: [record_of(message) for message in messages], USERS, rounds
+    batches = encoded([(one[24:42], one) for one in values])
+    steps["query: record out of the batch, in the thread"] = timed(
+        lambda: unpack(batches), USERS, rounds
     )
     headers = [dict(QUERY_HEADERS) for _ in values]
     steps["query: reply address, deadline, question"] = timed(

@@ -1,6 +1,6 @@
 """Runs the service's own path of an update, from the bytes of a fetch into a full table.
 
-It uses aiokafka's compiled reader and a Partition, but no Kafka, Cassandra or event loop.
+It uses the reader's batches and a Partition, but no Kafka, Cassandra or event loop.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import orjson
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.structs import TopicPartition
 
 from readstates.schemas.version import OFFSET_BITS
 from readstates.streams.config import Settings
-from readstates.streams.kafka.fetched_records import FetchedRecords
-from readstates.streams.kafka.raw_batches import RawBatches
+from readstates.streams.kafka.record_batches import FetchedBatches
+from readstates.streams.kafka.unpack import Unpacker
 from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.decode_buffer import DecodeBuffer
 from readstates.streams.partition.effects import Effects
 from readstates.streams.partition.partition import Partition
 
+from .record_batch import record_batch
+
 FETCH = 1_000  # records of a batch
-PLACE = TopicPartition("read-states.updates", 0)
+BYTES_MAX = 1 << 30
 
 
 class NoEffects:
@@ -37,8 +37,8 @@ def loaded(table: Any, users: list[int], channels: list[int], number: int) -> Ca
     """
     epoch, start = number >> OFFSET_BITS, number & ((1 << OFFSET_BITS) - 1)
     batches: list[tuple[int, int, bytes]] = []  # start, end, the bytes
-    builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, 0, 1 << 24)
-    count = len(users)
+    unpacker, count = Unpacker(), len(users)
+    acks: list[tuple[bytes, bytes]] = []
     for index, (user_id, channel_id) in enumerate(zip(users, channels, strict=True)):
         ack = {
             "type": "ack",
@@ -46,12 +46,11 @@ def loaded(table: Any, users: list[int], channels: list[int], number: int) -> Ca
             "channel_id": str(channel_id),
             "message_id": str(number + index + 1),
         }
-        builder.append(index % FETCH, 0, b"%d" % user_id, orjson.dumps(ack), [])
-        if index % FETCH == FETCH - 1 or index == count - 1:
-            begin, end = start + index - index % FETCH, start + index + 1
-            made = begin.to_bytes(8, "big") + bytes(builder.build())[8:]  # its base offset is first
-            batches.append((begin, end, made))
-            builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, 0, 1 << 24)
+        acks.append((b"%d" % user_id, orjson.dumps(ack)))
+        if len(acks) == FETCH or index == count - 1:
+            begin, end = start + index + 1 - len(acks), start + index + 1
+            batches.append((begin, end, record_batch(begin, acks)))
+            acks = []
     partition = Partition(
         0,
         table=table,
@@ -74,8 +73,8 @@ def loaded(table: Any, users: list[int], channels: list[int], number: int) -> Ca
 
     def run() -> None:
         for begin, end, made in batches:
-            found = FetchedRecords(PLACE, RawBatches(made), [], begin, None, None, False, 0)
-            partition.take(Batch(begin, [*found.take(FETCH)], end))
+            found = FetchedBatches(made, (), begin, end, unpacker, keep_unread=True)
+            partition.take(Batch(begin, found.take(FETCH, BYTES_MAX).records, end))
             while partition.can_run:
                 partition.run(slice_updates, 0)
         if partition.counts.applied != count:

@@ -195,4 +195,3 @@ class WriteBehind:
             self._woken()
 
         self._store.write(changes, done)
-

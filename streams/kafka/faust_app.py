@@ -71,9 +71,7 @@ class App(faust.App):  # type: ignore[misc]
     _last_resort: threading.Timer | None = None
 
     def __init__(self, settings: Settings, cache_dir: Path) -> None:
-        super().__init__(
-            settings.kafka_group, broker=UNUSED_BROKER, **_settings(cache_dir)
-        )
+        super().__init__(settings.kafka_group, broker=UNUSED_BROKER, **_settings(cache_dir))
         self.read_states_settings = settings
         self.updates, self.queries = PollChannel(self), PollChannel(self)
 

@@ -1,22 +1,18 @@
-"""The consumer's login: KAFKA_CONFIG as aiokafka takes it.
+"""The readers' login: what KAFKA_CONFIG says of TLS and SASL.
 
-librdkafka (replies, dead letters, administration) takes KAFKA_CONFIG as it is. Faust's consumer is
-aiokafka, which has other names for the same settings: `login` translates them. A setting that it
-cannot translate is refused, so that the consumer is never less safe than the worker's producers.
+librdkafka (the group, replies, dead letters, administration) takes KAFKA_CONFIG as it is. The
+readers (`reader.py`) speak to the brokers themselves, and `login` gives them what they need of it.
+A setting that they cannot follow is refused, so that they are never less safe than librdkafka.
 """
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..config import Settings, tls_context
 from ..errors import ConfigError
-
-# At DEBUG aiokafka logs every request unchanged, even the one with PLAIN's password.
-logging.getLogger("aiokafka.conn").setLevel(logging.INFO)
 
 PROTOCOLS = {"plaintext", "ssl", "sasl_plaintext", "sasl_ssl"}
 MECHANISMS = {"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"}
@@ -51,7 +47,7 @@ class Login(NamedTuple):
 def login(settings: Settings) -> Login | None:
     """The login that KAFKA_CONFIG asks for; None for a plain connection.
 
-    Raises ConfigError for a key that the consumer cannot follow; names the key and never a value.
+    Raises ConfigError for a key that the readers cannot follow; names the key and never a value.
     """
     config = settings.kafka_extra
     if ADDRESS_KEYS & config.keys():
@@ -62,8 +58,8 @@ def login(settings: Settings) -> Login | None:
     security_keys = {key for key in config if key.startswith(SECURITY_KEYS)}
     for key in sorted(security_keys - FOLLOWED):
         raise ConfigError(
-            f"KAFKA_CONFIG: {key} is not followed by the worker's consumer, which would be less "
-            f"safe than its producer. Followed are: {', '.join(sorted(FOLLOWED))}"
+            f"KAFKA_CONFIG: {key} is not followed by the worker's readers, which would be less "
+            f"safe than its producers. Followed are: {', '.join(sorted(FOLLOWED))}"
         )
     protocol = config.get("security.protocol", "plaintext").lower()
     if protocol not in PROTOCOLS:
@@ -87,7 +83,7 @@ def login(settings: Settings) -> Login | None:
 
 
 def _kafka_tls(config: Mapping[str, str]) -> ssl.SSLContext:
-    """aiokafka's context. The names checked are those of KAFKA_BOOTSTRAP and of the brokers."""
+    """The readers' context. The names checked are those of KAFKA_BOOTSTRAP and of the brokers."""
     algorithm = config.get("ssl.endpoint.identification.algorithm", "https")
     if algorithm not in {"https", "none"}:
         raise ConfigError(

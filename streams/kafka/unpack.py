@@ -3,15 +3,10 @@
 A batch of 80 KB may unpack to gigabytes, and its length cannot be relied on: zstd and lz4 frames
 need not state their length, may follow one another, and may lie. So no stated length is used.
 Each codec writes into a space of BATCH_BYTES_MAX, and stops when that is full.
-
-`install` puts these functions in the place of aiokafka's, which have no limit. A batch costs the
-same with either: one call into the same library, and one copy of the result.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import mmap
 import struct
 import zlib
@@ -29,14 +24,6 @@ XERIAL = b"\x82SNAPPY\0"  # the framing in which Java and librdkafka write snapp
 XERIAL_HEADER_BYTES = 16
 GZIP_WINDOW = 31  # zlib's: a gzip header, and the largest window
 FULL = "failed to write whole buffer"  # cramjam's error when the space is full
-MODULES = (
-    "aiokafka.record.default_records",
-    "aiokafka.record.legacy_records",
-    "aiokafka.record._crecords.default_records",
-    "aiokafka.record._crecords.legacy_records",
-)
-
-
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4  # as a batch names them
 
 
@@ -122,19 +109,3 @@ class Unpacker:
 
     def _too_large(self) -> BatchTooLargeError:
         return BatchTooLargeError(f"it unpacks to more than {self.bytes_max} bytes")
-
-
-def install(unpacker: Unpacker) -> None:
-    """Make all of aiokafka's batch readers (compiled or not, of each format) unpack this way."""
-    codecs = {
-        "gzip_decode": unpacker.gzip,
-        "snappy_decode": unpacker.snappy,
-        "lz4_decode": unpacker.lz4,
-        "zstd_decode": unpacker.zstd,
-    }
-    for name in MODULES:
-        with contextlib.suppress(ImportError):  # a platform without the compiled ones
-            module = importlib.import_module(name)
-            for codec, decode in codecs.items():
-                if hasattr(module, codec):  # the older formats know no zstd
-                    setattr(module, codec, decode)

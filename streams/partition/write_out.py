@@ -60,9 +60,10 @@ class WriteOut:
     ) -> list[Write]:
         """Users to write out now: those that have waited for `delay_ms`, and more under pressure.
 
-        While the partition is being handed over, nothing waits. Together they have `rows_max` rows or a few more, because a user is not divided. A user
-        whose time is nearly up goes along with one that is due, so that a quiet partition writes
-        full batches now and then, and not a row or two each time it is looked at.
+        If the partition is being handed over, nobody waits. Together they have `rows_max` rows or a
+        few more, because a user is not divided. A user whose time is nearly up goes along with one
+        that is due, so that a quiet partition writes full batches now and then, and not a row or
+        two each time it is looked at.
         """
         table, now = self._table, now_ms & MASK_32
         writes: list[Write] = []
@@ -110,7 +111,7 @@ class WriteOut:
         if self._room.stalled or table.dirty_states >= dirty_max:
             return True
         if self.everything:
-            return table.dirty_users > 0
+            return bool(table.dirty_users)
         wait_ms = self._wait_ms(now, delay_ms)
         longest_ms = wait_ms if wait_ms < delay_ms else 2 * delay_ms
         user = table.dirty_head()

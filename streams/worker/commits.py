@@ -37,7 +37,7 @@ def catch_up_target(metadata: str, log_end: int) -> int:
 
 
 class Turn:
-    """The partitions that the next commit is for; those that ask at about the same time share it."""
+    """What one commit is for: the partitions that asked while another one was under way."""
 
     def __init__(self) -> None:
         self.owned: dict[int, tuple[OwnedPartition, bool]] = {}  # by incarnation; whether clean

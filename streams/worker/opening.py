@@ -1,16 +1,16 @@
 """Opens partitions: reads what is committed, checks it, and opens the table file.
 
- 1. Read what is committed, with its metadata, and the log's start and end. Partitions that are
-    assigned together are looked up together.
- 2. Refuse if a committed offset is below the epoch's first offset (E1), or outside the log because
-    Kafka lost data. A partition without a commit begins at the epoch's first offset.
- 3. Open the table file, closed clean or left by a process that died. It is used if its position is
-    not below the committed offset or the log's start, nor above the log's end; otherwise it is
-    dropped. A thread does that, because the whole file is read: other partitions go on.
- 4. Start at the table's position, or else at the committed offset; dirty users in the table hold
-    the committed offset.
- 5. Queries wait until the partition has passed the last owner's position, if a clean handover left
-    it in the metadata, or otherwise the log's end at the time of the opening.
+1. Read what is committed, with its metadata, and the log's start and end. Partitions that are
+   assigned together are looked up together.
+2. Refuse if a committed offset is below the epoch's first offset (E1), or outside the log because
+   Kafka lost data. A partition without a commit begins at the epoch's first offset.
+3. Open the table file, closed clean or left by a process that died. It is used if its position is
+   not below the committed offset or the log's start, nor above the log's end; otherwise it is
+   dropped. A thread does that, because the whole file is read: other partitions go on.
+4. Start at the table's position, or else at the committed offset; dirty users in the table hold
+   the committed offset.
+5. Queries wait until the partition has passed the last owner's position, if a clean handover left
+   it in the metadata, or otherwise the log's end at the time of the opening.
 """
 
 from __future__ import annotations

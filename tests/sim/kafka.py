@@ -387,9 +387,9 @@ class Member:
         """It says whether the group has this member still; not while a release is pending."""
         world = self._world
         pending = any(self._mine.values())
-        if self.id and self.id not in world.group.members and world.clock.now >= self.cut_until:
-            if not pending:
-                self._unknown()
+        reached = world.clock.now >= self.cut_until and not pending
+        if self.id and reached and self.id not in world.group.members:
+            self._unknown()
         self._later(HEARTBEAT_S, self._heartbeat)
 
     def _unknown(self) -> None:

@@ -122,7 +122,7 @@ class Worker:
 
     def files(self) -> list[TableFile]:
         """All table files that it has not closed."""
-        return [file for file in self._tables.files if file._file >= 0]
+        return [file for file in self._tables.files if not file.closed]
 
     def _take_updates(self, number: int, token: int, batch: Batch) -> None:
         self._taken(self.partitions.take_updates, number, token, batch)

@@ -182,7 +182,8 @@ class World:
                     f"stalled {p.room.stalled}, dirty {p.table.dirty_users}, free {p.table.free}, "
                     f"holds {len(p.watermark)}, closing {p.closing}"
                 )
-        return f"{found} committed {self.group.committed} owners {self.group.owner} asked {self.group.asked}"
+        group = self.group
+        return f"{found} committed {group.committed} owners {group.owner} asked {group.asked}"
 
     # -- workers and faults -------------------------------------------------------------------
 

@@ -178,7 +178,7 @@ class Worker:
 async def until(what: Callable[[], object]) -> None:
     """Wait for something that comes soon; fails if it does not come."""
     async with asyncio.timeout(10):
-        while not what():
+        while not what():  # noqa: ASYNC110 (anything may be waited for)
             await asyncio.sleep(0.005)
 
 

@@ -14,7 +14,6 @@ from readstates.streams.config import Settings
 from readstates.streams.errors import ConfigError, DataLossError, EarlierEpochError, EpochError
 from readstates.streams.kafka.group_consumer import TopicPartition
 from readstates.streams.worker.commits import catch_up_target, metadata_of
-from readstates.streams.worker.partitions import wall_clock_ms
 from readstates.streams.worker.opening import (
     WRITE_OUT_DELAY_AFTER_OPEN_S,
     Place,
@@ -22,6 +21,7 @@ from readstates.streams.worker.opening import (
     check_epoch,
 )
 from readstates.streams.worker.owned import OwnedPartition
+from readstates.streams.worker.partitions import wall_clock_ms
 from tests.support.rebalancing import UPDATES, Store, Worker, one_epoch, until
 from tests.support.small_world import event, version
 
@@ -169,8 +169,8 @@ async def test_what_asks_while_a_commit_is_under_way_shares_the_next(tmp_path: P
 def open_one(worker: Worker, committed: int, start: int, end: int) -> OwnedPartition:
     """Steps 3 to 5 for partition 0."""
     opener, place = worker.rebalancer.opener, Place(committed, "", start, end, 0)
-    waited_ms = int((worker.partitions.settings.flush_delay_s - WRITE_OUT_DELAY_AFTER_OPEN_S) * 1000)
-    since_ms = wall_clock_ms() - max(0, waited_ms)
+    waited_s = worker.partitions.settings.flush_delay_s - WRITE_OUT_DELAY_AFTER_OPEN_S
+    since_ms = wall_clock_ms() - int(max(0.0, waited_s) * 1000)
     return opener._make(0, place, *opener._open_file(0, place, since_ms))
 
 

@@ -1,4 +1,4 @@
-"""KAFKA_CONFIG as Faust's consumer gets it, and what is refused because it could not follow."""
+"""KAFKA_CONFIG as the readers get it, and what is refused because they could not follow."""
 
 from __future__ import annotations
 
@@ -8,50 +8,49 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from readstates.streams.config import Settings
 from readstates.streams.errors import ConfigError
 from readstates.streams.kafka import admin
 from readstates.streams.kafka.admin import connect_admin
-from readstates.streams.kafka.faust_app import credentials
-from readstates.streams.kafka.login import login
+from readstates.streams.kafka.login import Login, login
 
 LOGIN = "sasl.mechanism=SCRAM-SHA-512,sasl.username=me,sasl.password=hid,,den"
 
 
-def aiokafka(kafka_config: str) -> dict[str, object]:
-    """The arguments that the consumer is made with."""
-    found = credentials(Settings.load({}, kafka_config=kafka_config))
-    return dict(credentials_to_aiokafka_auth(found, None))
+def found(kafka_config: str) -> Login | None:
+    """What the readers connect with."""
+    return login(Settings.load({}, kafka_config=kafka_config))
 
 
 def test_a_plain_connection() -> None:
     for given in ("", "security.protocol=plaintext", "linger.ms=5"):
-        assert aiokafka(given) == {"security_protocol": "PLAINTEXT"}
+        assert found(given) is None
 
 
 @pytest.mark.parametrize("key", ["sasl.mechanism", "sasl.mechanisms"])
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
 @pytest.mark.parametrize("protocol", ["SASL_SSL", "sasl_plaintext"])
 def test_a_login(protocol: str, mechanism: str, key: str) -> None:
-    found = aiokafka(
+    given = found(
         f"security.protocol={protocol},{key}={mechanism},sasl.username=me,sasl.password=hid,,den"
     )
-    context = found.pop("ssl_context")
-    assert found == {
-        "security_protocol": protocol.upper(),
-        "sasl_mechanism": mechanism,
-        "sasl_plain_username": "me",
-        "sasl_plain_password": "hid,den",
-    }
-    assert (context is not None) == (protocol == "SASL_SSL")
+    assert given is not None
+    assert given[1:] == (mechanism, "me", "hid,den")
+    assert (given.tls is not None) == (protocol == "SASL_SSL")
+    assert "hid" not in repr(given)
+
+
+def context_of(kafka_config: str) -> ssl.SSLContext:
+    given = found(kafka_config)
+    assert given is not None
+    assert given.tls is not None
+    return given.tls
 
 
 def test_certificates_and_names_are_checked() -> None:
     for protocol in ("ssl", f"sasl_ssl,{LOGIN}"):
-        context = aiokafka(f"security.protocol={protocol}")["ssl_context"]
-        assert isinstance(context, ssl.SSLContext)
+        context = context_of(f"security.protocol={protocol}")
         assert context.verify_mode == ssl.CERT_REQUIRED
         assert context.check_hostname
         assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
@@ -59,8 +58,7 @@ def test_certificates_and_names_are_checked() -> None:
 
 def test_names_only_are_not_checked_where_librdkafka_is_told_so() -> None:
     given = "security.protocol=ssl,ssl.endpoint.identification.algorithm=none"
-    context = aiokafka(given)["ssl_context"]
-    assert isinstance(context, ssl.SSLContext)
+    context = context_of(given)
     assert (context.check_hostname, context.verify_mode) == (False, ssl.CERT_REQUIRED)
 
 
@@ -90,7 +88,7 @@ def test_names_only_are_not_checked_where_librdkafka_is_told_so() -> None:
         ("metadata.broker.list=elsewhere:9092", "KAFKA_BOOTSTRAP"),
     ],
 )
-def test_what_the_consumer_cannot_follow(given: str, said: str) -> None:
+def test_what_the_readers_cannot_follow(given: str, said: str) -> None:
     settings = Settings.load({}, kafka_config=given)
     with pytest.raises(ConfigError, match=said) as caught:
         login(settings)
@@ -127,8 +125,8 @@ def test_a_client_certificate(tmp_path: Path) -> None:
     argv += ["-passout", "pass:hidden", "-out", str(cert), "-keyout", str(key)]
     subprocess.run(argv, check=True, capture_output=True)
     given = f"security.protocol=ssl,ssl.certificate.location={cert},ssl.key.location={key}"
-    assert aiokafka(f"{given},ssl.key.password=hidden")["security_protocol"] == "SSL"
+    assert context_of(f"{given},ssl.key.password=hidden")
     for more in ("", ",ssl.key.password=hid"):  # never asked for at the terminal
         with pytest.raises(ConfigError, match="cannot be used") as caught:
-            aiokafka(given + more)
+            found(given + more)
         assert "hid" not in str(caught.value)
