@@ -123,8 +123,8 @@ class Curve:
         self.partition.note_live_commit()
         no_file: Any = None
         self.partitions.owned[0] = OwnedPartition(self.partition, no_file, 0, Watermark(0))
-        no_consumer: Any = None
-        loops = BackgroundLoops(self.partitions, Commits(settings), store, lambda: no_consumer)
+        no_member: Any = None
+        loops = BackgroundLoops(self.partitions, Commits(settings, no_member), store)
         self.tasks = [
             self.loop.create_task(endless)
             for endless in (loops.fold(), loops.write_out(), loops.expire())
@@ -223,8 +223,8 @@ class Curve:
             noops.append(slowest)
             measured.idle_s += before - began
             self.folding.append((batch.end, due))
-            partitions.take_updates(0, batch)
-            partitions.queries.take_queries(0, queries)
+            partitions.take_updates(0, partition.incarnation, batch)
+            partitions.queries.take_queries(0, partition.incarnation, queries)
             await self._turn(measured)
         self.ticks += 1
 

@@ -142,7 +142,7 @@ class Group:
         for tp, value in offsets.items():
             self._world.checks.commits_what_it_owns(worker, tp.partition)
             self.committed[tp] = value
-        self._world.checks.committed(worker, offsets)
+        self._world.checks.committed(worker, dict(offsets))
         return True
 
     # -- who is to own what -------------------------------------------------------------------
@@ -379,7 +379,11 @@ class Member:
         self._send(lambda: self._world.group.release(member_id, number, revision))
 
     def _committed(self, answered: asyncio.Future[bool], member_id: int, done: bool) -> None:
-        self.worker.loop.call_soon(lambda: answered.done() or answered.set_result(done))
+        def answer() -> None:
+            if not answered.done():
+                answered.set_result(done)
+
+        self.worker.loop.call_soon(answer)
         if not done and member_id == self.id:
             self._unknown()
 

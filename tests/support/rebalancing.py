@@ -128,7 +128,7 @@ class Worker:
         self.updates = Reader("updates", self.member.calls)
         self.queries = Reader("queries", self.member.calls)
         self.refused: list[Exception] = []
-        self._store = store or Store()
+        self._store: Any = store or Store()
         nobody = cast(Any, None)
         self.partitions = Partitions(settings, self._store, nobody, nobody, now_ms=now_ms)
         self.rebalancer = Rebalancer(

@@ -68,7 +68,7 @@ async def test_while_a_partition_leaves_it_goes_on(tmp_path: Path) -> None:
         worker.feed(event(5, 1, channel_id=1, message_id=5))
         partition = worker.owned[0].partition
         await until(lambda: partition.position == 6)
-        await until(lambda: partition.all_durable), "without waiting for FLUSH_DELAY_S"
+        await until(lambda: partition.all_durable)  # without waiting for FLUSH_DELAY_S
         assert not partition.closing
         assert not worker.member.released
 
