@@ -2,7 +2,7 @@
 
 The service's own lines are the name of an event and `key=value` pairs, given as a format string and
 its values. In JSON each pair becomes a field, and numbers stay numbers; `message` is the line as it
-would be in a text log, and lines of Faust and aiokafka have only that field. At most
+would be in a text log, and lines of Faust have only that field. At most
 REPEATS_PER_SECOND lines of the same event (the same logger and format string) are written per
 second; a line `suppressed` says how many more there were.
 """

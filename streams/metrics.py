@@ -117,11 +117,11 @@ GC_PAUSE_SECONDS = Histogram(
     "read_states_gc_pause_seconds", "pauses of CPython's collector", ["generation"], buckets=FINE
 )
 REBALANCES = Counter(
-    "read_states_rebalances_total", "rebalances of the group in which this worker took part"
+    "read_states_rebalances_total", "times that the group gave this worker partitions, or took some"
 )
 REBALANCE_SECONDS = Histogram(
     "read_states_rebalance_seconds",
-    "time from handing partitions over until they are open again",
+    "time until a partition that was assigned is open, or one that was revoked is let go",
     buckets=FINE,
 )
 # These are not in the fixed interface: an operator wants to see them as well.

@@ -91,11 +91,15 @@ class Reading(Protocol):
         ...
 
     def stop(self, number: int) -> None:
-        """Stop reading a partition. Batches that are on their way may still arrive."""
+        """Stop reading a partition. Its token tells batches that are still on their way."""
         ...
 
     def end(self, number: int) -> int | None:
         """The offset up to which a partition may be read; None if it is not known yet."""
+        ...
+
+    def look(self) -> None:
+        """Some partition has room again: ask at once how much it wants."""
         ...
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 
 class Record(Protocol):
-    """A record of a topic, as `fetched_records.py` or `query_reader.py` makes it."""
+    """A record of a topic: `LogRecord` of `schemas/log_records.py`."""
 
     @property
     def offset(self) -> int: ...
@@ -44,22 +44,15 @@ class UnreadBatch(NamedTuple):
     headers: tuple[()] = ()
 
 
-class Skipped(NamedTuple):
-    """Batches of the log that are skipped without being read."""
-
-    end: int  # the offset after them
-    batches: int
-
-
 class Batch(NamedTuple):
     """Records of one partition, and the positions around them."""
 
     start: int  # the partition's position before these records
     records: Sequence[Record]  # a list; empty if the log had only control records
     end: int  # the position after them: the next offset to be fetched
-    taken_ns: int = 0  # time.perf_counter_ns() when the consumer returned them
+    taken_ns: int = 0  # time.perf_counter_ns() when the reader took them
     last: bool = False  # `end` was the log's end when the broker sent them
-    size_bytes: int = 0  # of the log's batches that were begun for them, when unpacked
+    size_bytes: int = 0  # of the records as they are in the log, unpacked
 
 
 Poll = list[tuple[int, int, Batch]]  # what a reader delivers at once: partition, token, batch

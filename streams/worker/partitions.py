@@ -52,6 +52,7 @@ class Partitions:
         self.now_ms = now_ms
         self.owned: dict[int, OwnedPartition] = {}
         self.wake = asyncio.Event()
+        self.has_room: Callable[[], None] = lambda: None  # called when a full inbox has room again
         self.write_behind = WriteBehind(store, settings, self.wake.set)
         self.loader = Loader(store, settings, self.wake.set)
         self.queries = QueryIntake(settings, self.owned, replies, now_ms)
@@ -102,7 +103,10 @@ class Partitions:
             for owned in list(self.owned.values()):
                 partition = owned.partition
                 if partition.can_run and not partition.closing:
+                    was_full = not partition.wants_bytes
                     progressed += partition.run(self.settings.slice_updates, self.now_ms())
+                    if was_full and partition.wants_bytes:
+                        self.has_room()
                     await asyncio.sleep(0)
             if not progressed:
                 self.wake.clear()

@@ -125,6 +125,7 @@ class Rebalancer:
         self._epoch = epoch
         self._member = member
         self._updates, self._queries = updates, queries
+        partitions.has_room = updates.look
         self._refuse = refuse
         self.commits = Commits(partitions.settings, member)
         self.opener = Opener(partitions, tables, epoch, member)

@@ -24,4 +24,4 @@ def test_every_line_is_an_object(stack: Stack, folder: Path) -> None:
     opened = [line for line in found if line["event"] == "table_open"]
     assert sorted(line["partition"] for line in opened) == [0, 1, 2, 3]
     loggers = {line["logger"].partition(".")[0] for line in found}
-    assert {"readstates", "mode", "aiokafka"} <= loggers
+    assert {"readstates", "mode"} <= loggers

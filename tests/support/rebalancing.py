@@ -86,6 +86,8 @@ class Reader:
     def end(self, _number: int) -> int | None:
         return LOG_END
 
+    def look(self) -> None: ...
+
     def close(self) -> None:
         self._calls.append(f"close {self._topic}")
 
@@ -128,7 +130,7 @@ class Worker:
         self.updates = Reader("updates", self.member.calls)
         self.queries = Reader("queries", self.member.calls)
         self.refused: list[Exception] = []
-        self._store: Any = store or Store()
+        self._store = cast(Any, store or Store())
         nobody = cast(Any, None)
         self.partitions = Partitions(settings, self._store, nobody, nobody, now_ms=now_ms)
         self.rebalancer = Rebalancer(
