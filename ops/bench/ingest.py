@@ -178,7 +178,7 @@ class Bench:
                     client.get(user_id, (), after_offset=last, deadline_s=SEEN_S)
                     return time.monotonic()
 
-                self._until(worker, lambda: "opened partitions" in worker.output(), 0.005)
+                self._until(worker, lambda: "opened partition=" in worker.output(), 0.005)
                 start, start_cpu = time.monotonic(), cpu_s_of(worker.pid)
                 start_cassandra = cpu_s_of(self._cassandra)
                 sights = threads.map(seen, range(PARTITIONS))

@@ -136,9 +136,9 @@ class Rebalancer:
 
     def ready(self) -> tuple[bool, str]:
         """Whether all partitions are open for queries and caught up, and the reason if not."""
-        opening = [str(number) for number in sorted(self._tenures.keys() - self._owned.keys())]
+        opening = [n for n, tenure in self._tenures.items() if tenure.wanted and not tenure.owned]
         if opening:
-            return False, f"opening: {', '.join(opening[:8])}"
+            return False, f"opening: {', '.join(map(str, sorted(opening)[:8]))}"
         return self._partitions.ready()
 
     # -- what the group says ------------------------------------------------------------------

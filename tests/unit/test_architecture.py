@@ -55,7 +55,7 @@ RULES = {
         never={*KAFKA, "faust", "mode", "aiohttp"},
     ),
     "streams.kafka": _may(
-        *BASICS, PARTITION_BATCH, "streams.kafka", never={"cassandra", "aiohttp"}
+        *BASICS, PARTITION_BATCH, "streams.kafka", never={"aiokafka", "cassandra", "aiohttp"}
     ),
     "streams.worker": _may(
         *BASICS,
@@ -90,7 +90,7 @@ RULES = {
     "streams.logs": _may("streams.errors", never=OUTSIDE),
     "streams.metrics": _may("schemas", "streams.config", never=OUTSIDE),
     "streams": _may(),
-    "ops": _may("schemas", "cache", "streams", "ops"),
+    "ops": _may("schemas", "cache", "streams", "ops", never={"aiokafka"}),
 }
 
 
