@@ -28,7 +28,7 @@ CONNECT_TIMEOUT_S = 5.0  # of each step: TCP, TLS, each message of the login
 SEND_TIMEOUT_S = 1.0  # a request is a few KiB, and the last one was answered
 IO_WAIT_S = 0.02  # that a read waits for the rest of a response
 BUFFER_BYTES = 64 << 10  # kept for the next response
-LARGE_BUFFER_BYTES = 4 << 20  # kept as long as responses do not fit into the smaller one
+LARGE_BUFFER_BYTES = 8 << 20  # kept as long as responses do not fit into the smaller one
 # The most that a response may have. A fetch asks for less, but a broker sends the first batch
 # whole, up to the topic's max.message.bytes.
 RESPONSE_BYTES_MAX = 64 << 20
@@ -50,6 +50,12 @@ def connect(broker: Broker, login: Login | None) -> socket.socket:
             sock = login.tls.wrap_socket(sock, server_hostname=broker.host)
         if login is not None and login.mechanism:
             _log_in(sock, login)
+            log.debug(
+                "logged_in broker=%s:%d user=%s mechanism=%s",
+                *broker,
+                login.username,
+                login.mechanism,
+            )
     except BaseException:
         sock.close()
         raise

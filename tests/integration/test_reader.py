@@ -356,6 +356,7 @@ async def test_tls_and_a_login(
     mechanism: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("DEBUG")
     stack, known = secure
     login = known.kafka_config(mechanism)
     config = {"bootstrap.servers": stack.env()[f"{ENV}KAFKA_BOOTSTRAP"], **login}
@@ -375,6 +376,7 @@ async def test_tls_and_a_login(
         assert await read.up_to(1, 1) == [0]
         topic.write(b"more")
         assert await read.up_to(12) == list(range(12))
+    assert f"user=admin mechanism={mechanism}" in caplog.text
     async with reading(topic, kafka_config=text({"sasl.password": "wrong-one"})) as read:
         read.reader.start(0, 0, token=1)
         await read.until(lambda: "not_read topic=" in caplog.text)
