@@ -39,7 +39,7 @@ from confluent_kafka import KafkaError, KafkaException
 from ..config import Settings
 from ..errors import GroupError
 from .group_consumer import Committed, Membership, Owner, TopicPartition
-from .group_errors import EXPELLED, TOPIC_GONE, Judge, advised
+from .group_errors import EXPELLED, TOPIC_GONE, Judge, Sparing, advised, is_fatal
 from .group_member import Member, rebalance_timeout_s
 from .group_questions import Questions
 from .ownership import Ownership
@@ -49,11 +49,9 @@ log = logging.getLogger(__name__)
 POLL_S = 0.05  # a command may wait this long
 POLL_BUSY_S = 0.005  # the same for BUSY_S after a change of ownership
 BUSY_S = 3.0
-LOOK_S = 0.1  # how often librdkafka is woken, see group_member.py
 COMMIT_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 3.0
 RETRY_S, RETRY_MAX_S = 0.1, 2.0  # the pause before another consumer is made; it doubles
-ERROR_LOG_S = 60.0  # between two log lines about the same error
 
 
 class Commit:
@@ -94,7 +92,7 @@ class Group:
         self._refused = False
         self._pause_s = RETRY_S
         self._begin_at = self._look_at = self._busy_until = 0.0  # time.monotonic()
-        self._logged_at: dict[int, float] = {}
+        self._sparing = Sparing()
 
     # -- on the event loop: `Membership` documents these -----------------------------------------
 
@@ -190,7 +188,7 @@ class Group:
         """Look for a loss, send the next commit, and let go what was released."""
         now, ownership = time.monotonic(), self._ownership
         if now >= self._look_at:
-            self._look_at = now + LOOK_S
+            self._look_at = now + member.look_s
             if member.is_expelled() and ownership.owned:
                 self.on_lost("the member's ID has changed")
         if ownership.pending_for_s() > rebalance_timeout_s(self._settings):  # G3
@@ -244,14 +242,13 @@ class Group:
         """Handle an error of the group."""
         now = time.monotonic()
         code, end = self._judge.judge(error, now)
-        if now - self._logged_at.get(code, now - ERROR_LOG_S) >= ERROR_LOG_S or error.fatal():
-            self._logged_at[code] = now
+        if self._sparing.is_due(error, now):
             log.warning("group_error code=%s error=%s", error.name(), error.str())
         if end is not None:
             self._refuse(end)
         if code in TOPIC_GONE:
             self._on_loop(self._check_topic)
-        if error.fatal():
+        if is_fatal(error):
             self.on_lost(error.str())
 
     # -- in the thread, while the member is polled -----------------------------------------------
@@ -280,8 +277,12 @@ class Group:
             log.warning("commit_failed code=%s error=%s", error.name(), error.str())
             if error.code() in EXPELLED:
                 self.on_lost(f"a commit was refused: {error.str()}")
-            elif not error.fatal() and (end := advised(self._settings, error)) is not None:
+            elif not is_fatal(error) and (end := advised(self._settings, error)) is not None:
                 self._refuse(end)
+
+    def on_connection_error(self, error: KafkaError) -> None:
+        if self._sparing.is_due(error, time.monotonic()):
+            log.warning("group_connection code=%s error=%s", error.name(), error.str())
 
     # -- from the thread to the event loop -------------------------------------------------------
 

@@ -17,6 +17,7 @@ from ..errors import GroupError
 FENCED_MAX = 2  # times that a twin may take this member's place within FENCED_WITHIN_S
 FENCED_WITHIN_S = 30.0
 TWIN_SESSION_MAX_S = 75.0  # longer than group.consumer.max.session.timeout.ms is by default
+ERROR_LOG_S = 60.0  # between two log lines about the same kind of error
 SESSION_MARGIN_S = 5.0  # after another member's session timeout, until the group has noticed
 
 OWN_ID = "Each worker needs its own"
@@ -50,6 +51,21 @@ EXPELLED = {
 TWIN = {KafkaError.FENCED_INSTANCE_ID, KafkaError.UNRELEASED_INSTANCE_ID}
 TOPIC_GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
 _TEXTS: dict[int, str] = {code: KafkaError(code).str() for code in (*ADVICE, *EXPELLED)}
+
+
+class Sparing:
+    """Says which errors to log: each kind once per ERROR_LOG_S."""
+
+    def __init__(self) -> None:
+        self._logged_at: dict[int, float] = {}  # time.monotonic()
+
+    def is_due(self, error: KafkaError, now: float) -> bool:
+        if is_fatal(error):
+            return True
+        if now - self._logged_at.get(error.code(), now - ERROR_LOG_S) < ERROR_LOG_S:
+            return False
+        self._logged_at[error.code()] = now
+        return True
 
 
 class Judged(NamedTuple):
@@ -99,9 +115,14 @@ def advised(settings: Settings, error: KafkaError) -> GroupError | None:
     return GroupError(f"group {settings.kafka_group}: {advice} ({error.str()})")
 
 
+def is_fatal(error: KafkaError) -> bool:
+    """True if the consumer does nothing more."""
+    return bool(error.code() == KafkaError._FATAL)
+
+
 def cause(error: KafkaError) -> int:
     """The code of an error. librdkafka names the cause of a fatal one in its text only."""
-    if error.code() != KafkaError._FATAL:
+    if not is_fatal(error):
         return int(error.code())
     text = error.str()
     return next((code for code, known in _TEXTS.items() if known in text), int(error.code()))

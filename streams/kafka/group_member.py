@@ -13,6 +13,10 @@ librdkafka has nothing to fetch. `tests/unit/streams/test_group_member.py` and
 - librdkafka's main thread, which sends the heartbeats, may sleep for a second. A call wakes it, and
   then the next heartbeat is on time, from which a member hears of a rebalance. With the protocol
   `consumer` the brokers choose the interval (5 s); there `subscribe` sends a heartbeat at once.
+- `close` serves rebalances that are still queued. If there are two, confluent-kafka's call in the
+  second one waits for a librdkafka that has already ended, and holds the interpreter's lock for
+  ever. So a member first unsubscribes, and polls until nothing is queued. A consumer that is
+  dropped, and not closed, runs no callback and does not leave.
 - The classic protocol joins at most once per second. A release that comes sooner than that after
   the revocation leaves the partitions without an owner until then.
 
@@ -23,6 +27,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping, Set
 from typing import Any, Protocol
 
@@ -35,10 +40,13 @@ from .group_consumer import TopicPartition as Place
 log = logging.getLogger(__name__)
 
 HEARTBEAT_MS = 200  # classic: how late a member may hear of a rebalance
+WOKEN_S, EXPEDITED_S = 0.1, 0.3  # how often `is_expelled` is to be called: see the module
 METADATA_MS = 30_000  # how late a change of the topic is noticed
 SOCKET_TIMEOUT_MS = 10_000
 RECONNECT_MAX_MS = 1_000
 REBALANCE_TIMEOUT_MIN_S = 10.0
+LOG_LEVEL = 2  # librdkafka's own lines, critical ones only: it logs each attempt to connect
+SETTLE_S = 1.0  # of polling until nothing is queued; it takes a millisecond
 CLOSE_NAME = "group-close"
 
 
@@ -54,15 +62,22 @@ class Listener(Protocol):
     def on_revoked(self, numbers: Set[int]) -> None: ...
     def on_lost(self, why: str) -> None: ...
     def on_commit(self, errors: list[KafkaError]) -> None: ...
+    def on_connection_error(self, error: KafkaError) -> None: ...
 
 
 class Member:
-    """See the module. `listener` hears nothing more after `retire`."""
+    """See the module. `listener` hears nothing more after `retire`.
+
+    `is_expelled` is to be called every `look_s`.
+    """
 
     def __init__(self, settings: Settings, listener: Listener) -> None:
         self._listener: Listener | None = listener
         self._topic = settings.updates_topic
         self._expedites = settings.group_protocol != CLASSIC
+        self._stays = bool(settings.instance_id) and settings.group_protocol == CLASSIC
+        self.look_s = EXPEDITED_S if self._expedites else WOKEN_S
+        self._callbacks = 0  # that have run
         self._id = ""
         self._consumer = Consumer(self._config(settings), logger=log)
         self._subscribe()
@@ -81,7 +96,8 @@ class Member:
             "socket.timeout.ms": SOCKET_TIMEOUT_MS,
             "reconnect.backoff.max.ms": RECONNECT_MAX_MS,
             "on_commit": self._on_commit,
-            "error_cb": _on_error,
+            "error_cb": self._on_error,
+            "log_level": LOG_LEVEL,
         }
         if settings.instance_id:
             config["group.instance.id"] = settings.instance_id
@@ -107,7 +123,10 @@ class Member:
     def is_expelled(self) -> bool:
         """Wake librdkafka, and see whether the group has expelled this member since."""
         if self._expedites:
-            self._subscribe()
+            try:
+                self._subscribe()
+            except KafkaException as exc:  # a fatal error, which `poll` will return
+                log.debug("group_subscribe error=%s", exc)
         before, self._id = self._id, self._consumer.memberid() or ""
         return bool(before) and before != self._id
 
@@ -126,25 +145,39 @@ class Member:
     def close(self) -> None:
         """Leave the group; a static member of the classic protocol stays in it. This may wait."""
         self._listener = None
+        if not self._stays:
+            self._leave(self._consumer)
+        del self._consumer  # its last reference: confluent-kafka ends what is not closed
+
+    def _leave(self, consumer: Consumer) -> None:
+        """Leave in an order in which `close` runs no callback, see the module."""
         try:
-            self._consumer.incremental_unassign([])  # otherwise a pending release would be awaited
-        except KafkaException as exc:
-            log.debug("group_unassign error=%s", exc)
-        self._consumer.close()
+            consumer.incremental_unassign([])  # a release may be pending
+            consumer.unsubscribe()
+        except KafkaException as exc:  # a fatal error, after which there are no callbacks
+            log.debug("group_unsubscribe error=%s", exc)
+        end = time.monotonic() + SETTLE_S
+        while time.monotonic() < end:
+            before = self._callbacks
+            if consumer.poll(0) is None and self._callbacks == before:
+                break
+        consumer.close()
 
     def retire(self) -> None:
-        """Leave the group without waiting: another consumer takes this one's place."""
+        """Close without waiting: another consumer takes this one's place."""
         self._listener = None
         threading.Thread(target=self.close, name=CLOSE_NAME, daemon=True).start()
 
     # -- inside `poll` and `close` ---------------------------------------------------------------
 
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._callbacks += 1
         consumer.incremental_assign([])
         if self._listener:
             self._listener.on_assigned(_numbers(places))
 
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._callbacks += 1
         if self._listener:
             consumer.incremental_assign([])  # see the module: keeps the release pending
             self._listener.on_revoked(_numbers(places))
@@ -152,6 +185,7 @@ class Member:
             consumer.incremental_unassign([])
 
     def _on_lost(self, consumer: Consumer, _places: list[TopicPartition]) -> None:
+        self._callbacks += 1
         if self._listener:
             consumer.incremental_assign([])  # so that this consumer does not join again
             self._listener.on_lost("librdkafka reports it")
@@ -163,11 +197,11 @@ class Member:
             errors = [error, *(place.error for place in places)]
             self._listener.on_commit([each for each in errors if each is not None])
 
+    def _on_error(self, error: KafkaError) -> None:
+        """A connection failed: librdkafka tries again. The group's errors come from `poll`."""
+        if self._listener:
+            self._listener.on_connection_error(error)
+
 
 def _numbers(places: list[TopicPartition]) -> Set[int]:
     return frozenset(place.partition for place in places)
-
-
-def _on_error(error: KafkaError) -> None:
-    """Connections that fail: librdkafka tries again, and the group's errors come from `poll`."""
-    log.info("group_connection code=%s error=%s", error.name(), error.str())

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+QUIET = {"client.id": "read-states-questions", "log_level": 0, "error_cb": lambda _error: None}
 TIMEOUT_S = 5.0  # of one question; its owner asks again
 
 
@@ -43,6 +44,7 @@ class Questions:
         self._asking = ThreadPoolExecutor(1, thread_name_prefix="group-questions")
         self._consumer: Consumer | None = None
         self._admin: AdminClient | None = None
+        self._closed = False
         self._topic_ids: dict[str, str] = {}
 
     def warm_up(self) -> None:
@@ -63,8 +65,10 @@ class Questions:
 
     def close(self) -> None:
         """End the thread and the connections, as soon as the question under way is answered."""
-        self._asking.submit(self._close)
-        self._asking.shutdown(wait=False)
+        if not self._closed:
+            self._closed = True
+            self._asking.submit(self._close)
+            self._asking.shutdown(wait=False)
 
     async def _answer(self, ask: Callable[[list[Place]], T], places: list[Place]) -> T:
         running = asyncio.get_running_loop().run_in_executor(self._asking, ask, places)
@@ -83,7 +87,7 @@ class Questions:
 
     def _clients(self) -> tuple[Consumer, AdminClient]:
         if self._consumer is None or self._admin is None:
-            config = partial(self._settings.librdkafka, **{"client.id": "read-states-questions"})
+            config = partial(self._settings.librdkafka, **QUIET)
             group = {"group.id": self._settings.kafka_group, "enable.auto.commit": False}
             self._consumer = Consumer(config(**group), logger=log)
             self._admin = AdminClient(config(), logger=log)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Set
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Set
+from typing import Any, TypeVar
 
 from readstates.streams.config import Settings
 from readstates.streams.kafka.group import Group
 from readstates.streams.kafka.group_consumer import TopicPartition
 
 from .waiting import WAIT_S
+
+T = TypeVar("T")
 
 
 async def eventually(look: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
@@ -21,6 +23,17 @@ async def eventually(look: Callable[[], Any], what: str, timeout_s: float = WAIT
         assert time.monotonic() < end, f"not within {timeout_s} s: {what}; last: {found!r}"
         await asyncio.sleep(0.02)
     return found
+
+
+async def told(ask: Callable[[], Awaitable[T]]) -> T:
+    """What Kafka says; it does not say at once, for example of a topic that was just made."""
+    end = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return await ask()
+        except TimeoutError:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.1)
 
 
 class Holder:
@@ -75,4 +88,4 @@ class Holder:
 
     async def committed(self, number: int) -> tuple[int, str] | None:
         place = TopicPartition(self.settings.updates_topic, number)
-        return (await self.group.committed([place])).get(place)
+        return (await told(lambda: self.group.committed([place]))).get(place)

@@ -1,0 +1,80 @@
+"""The group while its coordinator dies: three brokers, and a commit that waits for another one."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from readstates.ops.local import process, state
+from readstates.ops.local.owner import Owner
+from readstates.ops.local.stack import Stack
+from readstates.streams.config import GROUP_PROTOCOLS, Settings
+from readstates.streams.kafka import topics
+from readstates.streams.kafka.admin import connect_admin
+from tests.support.group import Holder, eventually
+from tests.support.waiting import WAIT_S
+
+PARTITIONS = 8
+ALL = frozenset(range(PARTITIONS))
+LONG_S = 2 * WAIT_S
+
+
+@pytest.fixture(scope="module")
+def stack(owner: Owner) -> Iterator[Stack]:
+    made = owner.stack(f"brokers-{uuid.uuid4().hex[:8]}", brokers=3, brief=True)
+    yield made
+    made.down(remove=True)
+
+
+@pytest.fixture
+def brokers(stack: Stack) -> Iterator[Stack]:
+    yield stack
+    stack.up(brokers=3, brief=True)  # those that were killed
+
+
+@pytest.fixture(params=GROUP_PROTOCOLS)
+def settings(brokers: Stack, request: pytest.FixtureRequest) -> Settings:
+    name = f"group-{uuid.uuid4().hex[:8]}"
+    more = {"group_protocol": request.param, "session_timeout_s": LONG_S}
+    settings = Settings.load(brokers.env(), topic_prefix=name, kafka_group=name, **more)
+    topics.create(settings, PARTITIONS, 3)
+    return settings
+
+
+def coordinator(settings: Settings) -> int:
+    """The number of the broker that coordinates the group."""
+    asked = connect_admin(settings).describe_consumer_groups([settings.kafka_group])
+    return int(asked[settings.kafka_group].result(WAIT_S).coordinator.id)
+
+
+def kill(stack: Stack, number: int) -> None:
+    current = state.load(stack.data_dir)
+    assert current is not None
+    process.send(current.processes[f"kafka-{number}"], signal.SIGKILL)
+
+
+async def committing(holder: Holder) -> None:
+    """Commit, again and again, until that is accepted."""
+    while not await holder.commit(2, *holder.owned):  # noqa: ASYNC110 (a commit takes its time)
+        await asyncio.sleep(0.2)
+
+
+async def test_nobody_loses_anything_when_the_coordinator_is_killed(
+    brokers: Stack, settings: Settings
+) -> None:
+    first = Holder(settings).start()
+    await eventually(lambda: first.owned == ALL, "it owns all", LONG_S)
+    second = Holder(settings).start()
+    await eventually(lambda: len(second.owned) == PARTITIONS // 2, "they share", LONG_S)
+    assert await first.commit(1, *first.owned)
+    kill(brokers, await asyncio.to_thread(coordinator, settings))
+    await asyncio.wait_for(asyncio.gather(committing(first), committing(second)), LONG_S)
+    assert "lost" not in first.kinds() + second.kinds()
+    await second.group.leave()
+    await eventually(lambda: first.owned == ALL, "it inherits", LONG_S)
+    assert not first.refusals + second.refusals
+    await first.group.leave()
