@@ -5,7 +5,7 @@ queries, commits (streams/ and cache/). Everything around the real code is simul
 seed:
 
     loop.py      virtual time; a loop for each worker, which can be killed between any two steps
-    kafka.py     logs with gaps, the group and its generations, the consumer as a worker sees it
+    kafka.py     logs with gaps, the incremental group, and a worker's membership and readers
     database.py  rows by write timestamp, the store with its failures, time-outs, late answers
     output.py    replies and dead letters
     worker.py    one worker: the real code amid these
@@ -18,7 +18,8 @@ A run has four virtual seconds of traffic and faults. Then all faults are healed
 drain within a bounded time, and the database must equal the fold of the log by an independent
 oracle. The same oracle computes each reply at the reply's own version, and the changes that a
 commit calls durable. A zombie (a worker that has lost its partition and does not know it) is
-excused only for its own replies; a user may be ahead of the log only as far as a zombie's writes
+excused only for its own replies; whoever let a partition go may not answer from it, and nobody may
+commit what it does not own; a user may be ahead of the log only as far as a zombie's writes
 are.
 
     python -m tests.sim 95             one seed; a failure is made smaller and says how to repeat it
@@ -26,6 +27,6 @@ are.
 
 A worker dies between two steps of its loop, or in the middle of a step, at any effect on the world.
 tests/model and tests/unit/cache kill it between any two stores into its table. The simulation
-leaves out the transport and the driver (integration tests cover them), and USER_STATES_MAX under a
-crash.
+leaves out the group's thread, the readers and the driver (integration tests cover them), and
+USER_STATES_MAX under a crash.
 """

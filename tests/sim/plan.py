@@ -118,8 +118,8 @@ def make(seed: int) -> Plan:
         letter_fails=often(0.6),
         late_topic_s=rand.random() * TRAFFIC_S,
         wall_ms=wall_ms,
-        let_go_after_s=rand.choice((0.0, 0.1, 0.5)),
-        static=rand.random() < 0.3,
+        let_go_after_s=rand.choice((0.0, 0.1, 0.5, 1.0)),
+        static=rand.random() < 0.4,
         earlier=seed % 4,
     )
     return _long_replay(plan, rand) if rand.random() < 0.1 else plan
@@ -176,6 +176,7 @@ def _faults(rand: random.Random) -> list[Fault]:
                     Fault(at, "rebalance", (more % PARTITIONS,)),
                     Fault(at, "waver", (more % PARTITIONS, rand.random())),
                     Fault(at, "waver", (more % PARTITIONS, rand.random())),
+                    Fault(at, "twin", (member,)),
                     Fault(at, "twin", (member,)),
                     Fault(at, "coordinator_away", (long,)),
                     Fault(at, "database_down", (long,)),
