@@ -226,7 +226,7 @@ class Fetches:
                 reading.link = None
         if asked or not isinstance(exc, ConnectionResetError):  # brokers close idle connections
             self._log_failure("connection", f"{_name(link.place)}: {exc!r}")
-            self.leaders.ask()
+            self.leaders.ask(suspect=link.place)
 
     def _unregister(self, link: Link[Reading]) -> None:
         if link.connection is not None:

@@ -40,15 +40,20 @@ class Leaders:
         self._brokers: list[Broker] = []
         self._told, self._failed = told, failed
         self._sock: socket.socket | None = None
-        self._at: Broker | None = None
+        self._at: Broker | None = None  # where that leads
+        self._suspect: Broker | None = None
         self._asked, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"leaders-{topic}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def ask(self) -> None:
-        """Ask now, or after a pause if that was just done; returns at once, from any thread."""
+    def ask(self, suspect: Broker | None = None) -> None:
+        """Ask now, or after a pause if that was just done; returns at once, from any thread.
+
+        `suspect`: a broker that may not answer, and so is the last to be asked.
+        """
+        self._suspect = suspect or self._suspect
         self._asked.set()
 
     def close(self) -> None:
@@ -76,11 +81,15 @@ class Leaders:
 
     def _metadata(self) -> TopicMetadata | None:
         """The answer of the first broker that gives one: the last one asked, or any other."""
-        others = [one for one in {*self._brokers, *self._bootstrap} if one != self._at]
-        random.shuffle(others)
-        for place in [*([self._at] if self._at else []), *others]:
+        places = list({*self._brokers, *self._bootstrap})
+        random.shuffle(places)
+        places.sort(key=lambda place: (place == self._suspect, place != self._at))
+        self._suspect = None
+        for place in places:
             if self._closing.is_set():
                 return None
+            if place != self._at:
+                self._close_socket()
             for _ in range(2 if self._sock is not None else 1):  # it may have been closed meanwhile
                 try:
                     if self._sock is None:

@@ -146,10 +146,12 @@ class Reader:
         while self._polls:
             poll = self._polls.popleft()
             wanted = [(r.number, r.token, batch) for r, batch in poll if not r.is_stopped]  # R2
-            if wanted:
-                self._put(wanted)
-            for reading, batch in poll:
-                reading.arrived_bytes += batch.size_bytes
+            try:
+                if wanted:
+                    self._put(wanted)
+            finally:  # only now, as `wants` must know of them first
+                for reading, batch in poll:
+                    reading.arrived_bytes += batch.size_bytes
         if self._is_loop_awaited:
             self._wake()
 

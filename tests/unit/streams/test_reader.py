@@ -15,6 +15,7 @@ from readstates.streams import metrics
 from readstates.streams.config import Settings
 from readstates.streams.errors import DataLossError, GroupError
 from readstates.streams.kafka import broker, fetch_link, fetches, leaders, reader, reading
+from readstates.streams.kafka.protocol import Broker
 from readstates.streams.kafka.reader import Poll, Reader
 from readstates.streams.kafka.reading import QUERIES, UPDATES, Gather, Limits, Reading
 from readstates.streams.partition.batch import Batch, UnreadBatch
@@ -209,6 +210,23 @@ async def test_nothing_arrives_after_stop(worlds: Callable[..., World]) -> None:
     world.reader.stop(0)
     world.reader.start(0, 0, token=2)
     await world.read(0, 1, token=2)
+    assert world.offsets(token=1) == []
+
+
+async def test_a_late_answer_to_an_earlier_start(worlds: Callable[..., World]) -> None:
+    """It counts for nothing, also while records of the present start wait for room."""
+    world = worlds(waiting())
+    world.cluster.append(0, *[b"v" * 100] * 10)
+    world.reader.start(0, 10, token=1)
+    await world.asked(lambda asked: asked.wait_ms > 0)
+    world.room[0] = 1
+    world.reader.start(0, 0, token=2)
+    await world.until(lambda: world.offsets(token=2))
+    world.cluster.append(0, b"late")
+    await asyncio.sleep(0.05)
+    world.room[0] = 1 << 30
+    world.reader.look()
+    assert await world.read(0, 11, token=2) == list(range(11))
     assert world.offsets(token=1) == []
 
 
@@ -484,6 +502,27 @@ async def test_a_broker_that_does_not_answer(
     world.cluster.append(0, b"b")
     assert await world.read(0, 2, token=1) == [0, 1]
     assert len({asked.connection for asked in world.broker.asked}) > 1
+
+
+async def test_metadata_of_a_broker_that_does_not_answer(
+    worlds: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one is asked first, and the new leader does not wait for it."""
+    monkeypatch.setattr(fetch_link, "RESPONSE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(broker, "CONNECT_TIMEOUT_S", 1000.0)
+    gather = Gather(50, 1)
+    world = worlds(UPDATES._replace(idle=gather, busy=gather), brokers=2)
+    asked_first = Broker("127.0.0.1", world.broker.port)
+    monkeypatch.setattr(world.reader._fetches.leaders, "_bootstrap", [asked_first])
+    world.cluster.append(0, b"a")
+    world.reader.start(0, 0, token=1)
+    await world.read(0, 1)
+    await asyncio.sleep(0.2)  # the question of the start is asked again once
+    assert world.reader._fetches.leaders._at == asked_first
+    world.broker.is_silent = True
+    world.cluster.leaders[0] = 1
+    world.cluster.append(0, b"b")
+    assert await world.read(0, 2, token=1) == [0, 1]
 
 
 @pytest.mark.parametrize(
