@@ -47,7 +47,8 @@ def settings(brokers: Stack, request: pytest.FixtureRequest) -> Settings:
 
 def coordinator(settings: Settings) -> int:
     """The number of the broker that coordinates the group."""
-    asked = connect_admin(settings).describe_consumer_groups([settings.kafka_group])
+    admin = connect_admin(settings)
+    asked = admin.describe_consumer_groups([settings.kafka_group])
     return int(asked[settings.kafka_group].result(WAIT_S).coordinator.id)
 
 
