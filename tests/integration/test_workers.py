@@ -26,6 +26,7 @@ APPLIED = "read_states_updates_applied_total"
 QUERIES = "read_states_queries_total{outcome=hit}"
 LOADED = "read_states_cassandra_loads_total{outcome=loaded}"
 OPENED = re.compile(r"table_open partition=\d+ warm=(True|False)")
+HANDED_OVER = re.compile(r"handed_over partition=(\d+) .*committed=True")
 KILLS = 10
 
 
@@ -141,7 +142,10 @@ def pair(stack: Stack, folder: Path) -> Iterator[Service]:
 
 
 def test_two_workers(pair: Service) -> None:
-    """A second comes, the first goes, under load; a partition's records are with one of them."""
+    """A second comes, the first goes, under load; a partition's records are with one of them.
+
+    What does not move is neither closed nor opened.
+    """
     service, log = pair, Log(pair.wire)
     load = Load(service.wire, traffic(1), 1500)
     try:
@@ -158,6 +162,8 @@ def test_two_workers(pair: Service) -> None:
             "both own some",
         )
         assert owned(first) | owned(second) == both
+        assert set(HANDED_OVER.findall(first.output())) == owned(second)
+        assert len(OPENED.findall(first.output())) == PARTITIONS, "what stays is not opened again"
         for worker in (first, second):
             until(partial(shows_what_it_owns, worker), "gauges of what it owns")
         sentinel.look()
