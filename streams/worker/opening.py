@@ -122,6 +122,7 @@ class Opener:
         settings = self._settings
         updates = [TopicPartition(settings.updates_topic, number) for number in numbers]
         queries = [TopicPartition(settings.queries_topic, number) for number in numbers]
+        # Step 1. Read what is committed, and the logs' starts and ends.
         committed = await self._member.committed(updates + queries)
         ranges = await self._member.log_ranges(updates + queries)
         places: dict[int, Place] = {}
@@ -129,6 +130,7 @@ class Opener:
             number, (start, end) = update.partition, ranges[update]
             first = self._epoch.first_offsets[number]
             offset, metadata = committed.get(update, (max(start, first), ""))
+            # Step 2. Refuse to fold what must not be folded, and to hide a loss.
             check_epoch(update, offset, first, self._epoch.epoch)
             check_commit(update, offset, start, end)
             queries_start, queries_end = ranges[query]

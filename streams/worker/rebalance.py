@@ -4,9 +4,9 @@ The group changes owners by partition: it assigns some, wants some back, and lea
 alone. Each partition of this worker has a task of its own, its tenure, so that a change of one
 never makes another one wait.
 
-Taking a partition:
- 1. open it (`opening.py`, steps 1-5), and read its updates and queries;
- 2. commit, so that the metadata says that an owner is at work. Before that commit no query is
+Taking a partition, after `opening.py` has opened it in steps 1-5:
+ 6. read its updates and queries;
+ 7. commit, so that the metadata says that an owner is at work. Before that commit no query is
     answered and nothing is written out.
 
 Handing partitions over, when the group wants them back, and at shutdown:
@@ -191,15 +191,16 @@ class Rebalancer:
     # -- a tenure -----------------------------------------------------------------------------
 
     async def _hold(self, tenure: Tenure) -> None:
-        """Hold a partition until it is not wanted any more; nothing else opens it (R1)."""
+        """Hold a partition until it is not wanted any more."""
         try:
             while tenure.wanted:
-                await self._serve(tenure)
+                await self._serve(tenure)  # R1: nothing else opens it
         except Exception as exc:  # noqa: BLE001 (whatever it is, nobody would serve the partition)
             self._refuse(exc)
         tenure.departure.waiting.discard(tenure.number)
         del self._tenures[tenure.number]
-        self._member.release({tenure.number})  # R6: ignored if the group does not wait for it
+        # Step 4. Release it (R6); the group ignores that if it does not wait for it.
+        self._member.release({tenure.number})
         metrics.REBALANCE_SECONDS.observe(time.monotonic() - tenure.since)
 
     async def _serve(self, tenure: Tenure) -> None:
@@ -214,6 +215,7 @@ class Rebalancer:
             return
         partition = owned.partition
         if ours():
+            # Step 6. Read its updates and queries.
             tenure.owned = self._owned[number] = owned
             self._updates.start(number, partition.inbox.next_arrival, partition.incarnation)
             self._queries.start(number, owned.query_position, partition.incarnation)
@@ -231,7 +233,7 @@ class Rebalancer:
         tenure.owned = None
 
     async def _go_live(self, tenure: Tenure, owned: OwnedPartition) -> None:
-        """Say that an owner is at work (R2)."""
+        # Step 7. Say that an owner is at work (R2).
         partition = owned.partition
         while tenure.wanted and partition.incarnation >= 0:
             if await self.commits.commit([owned]):
@@ -241,7 +243,8 @@ class Rebalancer:
             await asyncio.sleep(LIVE_RETRY_S)
 
     async def _is_given_back(self, tenure: Tenure, owned: OwnedPartition) -> bool:
-        """Step 0. Go on for a while; True if the partition is not to be handed over after all."""
+        """Go on for a while; True if the partition is not to be handed over after all."""
+        # Step 0. Fold, answer, and write out.
         partition = owned.partition
 
         def is_not_leaving() -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 STREAMS = Path(__file__).parents[3] / "streams"
 HOMES = {
-    **dict.fromkeys(("R1", "R2", "R3", "R4", "R5"), "worker/rebalance.py"),
+    **dict.fromkeys(("R1", "R2", "R3", "R4", "R5", "R6"), "worker/rebalance.py"),
     **dict.fromkeys(("Q1", "Q2", "Q3"), "worker/query_intake.py"),
 }
 
@@ -41,8 +41,11 @@ def test_the_code_that_keeps_it_cites_it(name: str) -> None:
     assert any(re.search(rf"\b{name}\b", _comments(path)) for path in STREAMS.rglob("*.py"))
 
 
-@pytest.mark.parametrize(("section", "steps"), [("opening", "123456"), ("handing over", "01234")])
-def test_the_numbered_steps_stand_at_the_code(section: str, steps: str) -> None:
-    text = (STREAMS / "worker/rebalance.py").read_text("utf-8")
-    code = text.partition(f"# -- {section} -")[2].partition("\n    # -- ")[0]
-    assert sorted(re.findall(r"Step (\d)\.", code)) == list(steps)
+@pytest.mark.parametrize(
+    ("module", "steps"), [("worker/opening.py", "12345"), ("worker/rebalance.py", "0123467")]
+)
+def test_the_numbered_steps_stand_at_the_code(module: str, steps: str) -> None:
+    comments = _comments(STREAMS / module)
+    assert sorted(re.findall(r"Step (\d)\.", comments)) == list(steps)
+    stated = re.findall(r"^ (\d)\. ", _docstring(STREAMS / module), re.MULTILINE)
+    assert sorted(stated) == list(steps)
