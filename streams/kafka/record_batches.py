@@ -4,7 +4,7 @@
 - A batch that cannot be read becomes one `UnreadBatch`. Whether it can be read depends on its bytes
   alone: it is checked as a whole, so every owner who reads the log sees the same records.
 - A wrong checksum may be damage on the way, so `is_damaged` asks for the bytes again. With
-  `distrust`, such a batch becomes an `UnreadBatch`.
+  `distrust`, such a batch becomes an `UnreadBatch` if it is the one at the position.
 - Aborted transactions and control records are skipped. `position` moves past everything skipped,
   also past the offsets that compaction has emptied.
 """
@@ -160,7 +160,7 @@ class FetchedBatches:
         head = BatchHead._make(_HEAD.unpack_from(self._raw, begin))
         raw = self._raw[begin:end]
         is_right = _checksum.of(raw, CHECKED_FROM) == head.checksum
-        if not is_right and not self._distrust:
+        if not is_right and not (self._distrust and self.position == self._start):
             self.is_damaged = True
             return False
         self._open_from, self._at = begin, end
@@ -222,9 +222,7 @@ class FetchedBatches:
         most = self._unpacker.bytes_max
         if isinstance(exc, BatchTooLargeError):
             return most
-        codec = (
-            raw[CODEC_AT] & CODEC if len(raw) > CODEC_AT else 0
-        )  # a short one is of an old format
+        codec = raw[CODEC_AT] & CODEC if len(raw) > CODEC_AT else 0  # an old format may be short
         return min(most, len(raw) * EXPANSION.get(codec, 1))
 
     def _believable(self, head: BatchHead) -> int:
@@ -252,9 +250,8 @@ class FetchedBatches:
 def _control_type(head: BatchHead, raw: bytes) -> int:
     """What the marker of a transaction says; -1 if that cannot be read."""
     try:
-        (record,) = LogRecords(raw, RECORDS_AT, head.records, 0, head.last_delta, 0, -1).take(
-            0, 1, 1
-        )
+        records = LogRecords(raw, RECORDS_AT, head.records, 0, head.last_delta, 0, -1)
+        (record,) = records.take(0, 1, 1)
         return int(struct.unpack_from(">hh", record.key)[1])
     except (MalformedBatch, ValueError, TypeError, struct.error):
         return -1

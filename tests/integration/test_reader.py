@@ -49,9 +49,10 @@ class Topic:
         new = NewTopic(self.name, self.partitions, copies, config=dotted)
         self.admin.create_topics([new])[self.name].result(WAIT_S)
 
-    def write(self, *values: bytes, number: int = 0, **config: Any) -> None:
+    def write(self, *values: bytes, number: int = 0, codec: str = "none") -> None:
         """One batch of these values."""
-        producer = Producer({**self.config, "linger.ms": 200, **config})
+        more = {"linger.ms": 200, "compression.type": codec, "acks": "all"}
+        producer = Producer({**self.config, **more})
         for index, value in enumerate(values):
             producer.produce(
                 self.name, value, b"k%d" % index, partition=number, headers=[("h", b"x%d" % index)]
@@ -117,7 +118,7 @@ class Read:
 
 
 @asynccontextmanager
-async def reading(topic: Topic, limits: Limits = UPDATES, **settings: str) -> AsyncIterator[Read]:
+async def reading(topic: Topic, limits: Limits = UPDATES, **settings: Any) -> AsyncIterator[Read]:
     known = Settings(kafka_bootstrap=topic.config["bootstrap.servers"], **settings)
     read = Read(topic, limits, known)
     try:
@@ -138,7 +139,7 @@ async def test_every_codec_from_the_middle_of_a_batch(
     topic, codecs = Topic(config), ["none", "gzip", "snappy", "lz4", "zstd"]
     values = [b"value %d " % n * 50 for n in range(100)]
     for codec in codecs:
-        topic.write(*values, **{"compression.type": codec})
+        topic.write(*values, codec=codec)
     end = len(codecs) * len(values)
     async with reading(topic, limits) as read:
         read.reader.start(0, 37, token=1)
@@ -152,7 +153,7 @@ async def test_every_codec_from_the_middle_of_a_batch(
 async def test_the_brokers_own_time(config: dict[str, Any]) -> None:
     topic = Topic(config, message_timestamp_type="LogAppendTime")
     topic.write(b"a", b"b")
-    topic.write(b"c", **{"compression.type": "zstd"})
+    topic.write(b"c", codec="zstd")
     async with reading(topic) as read:
         read.reader.start(0, 0, token=1)
         await read.up_to(3)
@@ -221,7 +222,7 @@ async def test_gaps_that_compaction_leaves(config: dict[str, Any]) -> None:
     topic.write(b"in a new segment")
 
     def is_compacted() -> bool:
-        return topic.by_librdkafka(0, 31)[0][0] > 0
+        return bool(topic.by_librdkafka(0, 31)[0][0] > 0)
 
     async with reading(topic) as read:
         async with asyncio.timeout(WAIT_S):
@@ -336,7 +337,7 @@ async def test_a_leader_is_killed(owner: Owner) -> None:
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
             for number in range(3):
-                await asyncio.to_thread(topic.write, b"b", b"c", number=number, acks="all")
+                await asyncio.to_thread(topic.write, b"b", b"c", number=number)
                 assert await read.up_to(3, number) == [0, 1, 2]
             assert read.refused == []
     finally:

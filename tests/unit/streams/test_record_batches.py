@@ -327,15 +327,25 @@ def test_a_wrong_checksum_that_stays(place: int) -> None:
     """The batch is unread; of its last offset only what fits to the others is believed."""
     damaged = bytearray(good(2, 3))
     damaged[place] ^= 0xFF
-    found = everything(fetch(good(0), bytes(damaged), good(5), distrust=True))
-    assert offsets(found) == [0, 1, 4 if place != 23 else 2, 5, 6]
-    assert isinstance(found[2], UnreadBatch)
-    assert (found[2].first, found[2].raw) == (2, bytes(damaged))
-    assert "checksum" in found[2].text
+    found = everything(fetch(bytes(damaged), good(5), start=2, distrust=True))
+    assert offsets(found) == [4 if place != 23 else 2, 5, 6]
+    assert isinstance(found[0], UnreadBatch)
+    assert (found[0].first, found[0].raw) == (2, bytes(damaged))
+    assert "checksum" in found[0].text
     enlarged = bytearray(good(2, 3))
     enlarged[25] ^= 0x7F  # of the last offset
     found = everything(fetch(bytes(enlarged), good(5), start=2, distrust=True))
     assert offsets(found) == [4, 5, 6]
+
+
+def test_only_the_batch_that_stayed_wrong_is_distrusted() -> None:
+    damaged = [bytearray(good(offset)) for offset in (0, 2)]
+    for batch in damaged:
+        batch[-2] ^= 1
+    fetched = fetch(*map(bytes, damaged), distrust=True)
+    (unread,) = everything(fetched)
+    assert isinstance(unread, UnreadBatch)
+    assert (fetched.position, fetched.is_damaged) == (2, True)
 
 
 def test_what_is_kept_of_an_unread_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
