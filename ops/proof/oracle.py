@@ -321,7 +321,7 @@ class Oracle:
         if event.get("manual"):
             names = ("message_id", "mention_ids")
         for name in names:
-            named = event.get(name, 0)
+            named = event.get(name, [])
             for each in named if isinstance(named, list) else [named]:
                 message_id = each.get("message_id") if isinstance(each, dict) else each
                 if (_id(message_id, 0) >> 22) + self._id_epoch_ms > timestamp_ms + DAY_MS:
