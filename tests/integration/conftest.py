@@ -48,14 +48,3 @@ def service(stack: Stack, folder: Path) -> Iterator[Service]:
 @pytest.fixture(scope="session")
 def wire(service: Service) -> Wire:
     return service.wire
-
-
-@pytest.fixture(scope="session")
-def limited(stack: Stack, folder: Path) -> Iterator[Service]:
-    """A service with room for one waiting query and for small replies only."""
-    made = Service(stack.env(), folder, "limited", reply_bytes_max=1024, queries_waiting_max=1)
-    try:
-        made.start().wait_ready()
-        yield made
-    finally:
-        made.close()

@@ -325,6 +325,15 @@ class Wire:
         check_form(reply, user)
         return reply
 
+    def refused(self, user: int, body: Mapping[str, Any] | bytes | None, **more: Any) -> Reply:
+        """A query's error reply, checked for its form."""
+        reply = self.query(user, body, **more)
+        assert reply is not None
+        assert reply.error is not None
+        assert set(reply.value) == {"user_id", "error"}
+        assert set(reply.value["error"]) - {"limit"} == {"code", "message"}
+        return reply
+
 
 def reply_of(message: Message) -> Reply:
     number, topic, value = message.partition(), message.topic(), message.value()
