@@ -10,7 +10,7 @@ from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
 from tests.support.load import Log
 from tests.support.service import Service
-from tests.support.waiting import until
+from tests.support.waiting import FIRST_PAUSE_S, until
 from tests.support.wire import new_user
 
 SHUTDOWN_TIMEOUT_S = 6  # the setting; over it by more than the margin, the worker is killed: -9
@@ -77,7 +77,7 @@ def test_sigterm(own_stack: Stack, tmp_path: Path) -> None:
         def opens(worker: WorkerProcess = worker) -> bool:
             return "table_open" in worker.output()
 
-        until(opens, "in the middle of the start")
+        until(opens, "in the middle of the start", last_pause_s=FIRST_PAUSE_S)
         with own_stack.standing_still("kafka"):
             assert end(worker) in {0, 1}
 

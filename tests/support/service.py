@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 
 from readstates.ops.local import cql
 from readstates.ops.local.worker import WorkerProcess
@@ -97,14 +97,7 @@ class Service:
 
     def committed(self, partitions: int = PARTITIONS) -> list[int]:
         """The group's offsets of the updates topic; below 0: none."""
-        consumer = Consumer(
-            {"bootstrap.servers": self.wire.bootstrap, "group.id": self.group},
-        )
-        places = [TopicPartition(self.wire.updates, n) for n in range(partitions)]
-        try:
-            return [place.offset for place in consumer.committed(places, timeout=WAIT_S)]
-        finally:
-            consumer.close()
+        return self.wire.committed(self.group, partitions)
 
     def first_offsets(self) -> list[int]:
         """Of the present epoch, as `readstates status` shows them."""
