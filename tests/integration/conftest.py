@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,14 +17,6 @@ from tests.support.wire import Wire
 def stack(owner: Owner) -> Stack:
     """A real Kafka and a real Cassandra."""
     return owner.stack(brief=True)
-
-
-@pytest.fixture
-def own_stack(owner: Owner) -> Iterator[Stack]:
-    """A stack that may be harmed; it makes room for the next one."""
-    made = owner.stack(f"own-{uuid.uuid4().hex[:8]}", brief=True)
-    yield made
-    made.down(remove=True)
 
 
 @pytest.fixture(scope="session")

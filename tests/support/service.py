@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from readstates.ops.local import cql
 from readstates.ops.local.worker import WorkerProcess
 
+from .preloaded import PreloadedWorker, run_command
 from .rows import Rows
 from .waiting import WAIT_S, until
 from .wire import PARTITIONS, Wire
@@ -59,14 +59,7 @@ class Service:
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The command line with this service's settings."""
-        return subprocess.run(
-            [sys.executable, "-m", "readstates.streams.cli", *arguments],
-            env={**os.environ, **self.env},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return run_command({**os.environ, **self.env}, arguments)
 
     @property
     def wire(self) -> Wire:
@@ -83,7 +76,7 @@ class Service:
         """Another worker; does not wait for it."""
         more = {f"READ_STATES_{key.upper()}": str(value) for key, value in settings.items()}
         log = self.folder / f"{self.name}-{len(self.workers)}.log"
-        self.workers.append(WorkerProcess({**self.env, **more}, log).start())
+        self.workers.append(PreloadedWorker({**self.env, **more}, log).start())
         return self.workers[-1]
 
     def metric(self, name: str) -> float:
