@@ -35,8 +35,8 @@ test: setup ## every test, on a real Kafka and Cassandra; TESTS=tests/integratio
 	@timeout 240 bash ops/chromium.sh || true
 	@$(PYTEST) $(TESTS)
 
-test-long: setup ## the tests that take minutes: accounts of 50,000 read states, badges through more deaths
-	@$(BIN)/python -m pytest -m long tests/integration
+test-long: setup ## the tests that take minutes: large accounts, badges and workers through more deaths
+	@$(BIN)/python -m pytest -m long tests
 
 test-unit: setup ## the tests that need no server
 	@$(PYTEST) tests/unit tests/model tests/sim

@@ -24,6 +24,7 @@ from tests.support.waiting import until
 from tests.support.wire import PARTITIONS, Wire, new_user
 
 LOADED = "read_states_cassandra_loads_total{outcome=loaded}"
+APPLIED = "read_states_updates_applied_total"
 EVICTIONS = "read_states_evictions_total"
 SMALL_TABLE_STATES = 4 * USER_STATES_MAX
 FILLERS = 6  # users of each partition that push all others out of a small table
@@ -117,11 +118,10 @@ def evicted(service: Service) -> None:
     """Other users' traffic fills the tables."""
     wire = service.wire
     until(lambda: service.metric("read_states_dirty_states") == 0, "all written out")
-    before = service.metric(EVICTIONS)
+    before, applied = service.metric(EVICTIONS), service.metric(APPLIED)
     fillers = [new_user(n) for n in range(PARTITIONS) for _ in range(FILLERS)]
-    for user in fillers:
-        offset = wire.produce_update(user, bulk(range(1, USER_STATES_MAX), 5))
-        wire.get(user, after_offset=offset, channel_ids=[])
+    wire.produce_all([(user, bulk(range(1, USER_STATES_MAX), 5)) for user in fillers])
+    until(lambda: service.metric(APPLIED) - applied == len(fillers), "all fillers in the tables")
     until(lambda: service.metric(EVICTIONS) > before, "evictions, which are counted now and then")
 
 
