@@ -18,13 +18,12 @@ import pytest
 from readstates.ops.local.stack import Stack
 from tests.support.badges import SCENARIOS, Event, Right, Scenario, ack, mention
 from tests.support.devices import Device, right_of
-from tests.support.load import Log
+from tests.support.load import Log, together
 from tests.support.service import USER_STATES_MAX, Service
 from tests.support.waiting import until
 from tests.support.wire import PARTITIONS, Wire, new_user
 
 LOADED = "read_states_cassandra_loads_total{outcome=loaded}"
-APPLIED = "read_states_updates_applied_total"
 EVICTIONS = "read_states_evictions_total"
 SMALL_TABLE_STATES = 4 * USER_STATES_MAX
 FILLERS = 6  # users of each partition that push all others out of a small table
@@ -118,10 +117,15 @@ def evicted(service: Service) -> None:
     """Other users' traffic fills the tables."""
     wire = service.wire
     until(lambda: service.metric("read_states_dirty_states") == 0, "all written out")
-    before, applied = service.metric(EVICTIONS), service.metric(APPLIED)
+    before = service.metric(EVICTIONS)
     fillers = [new_user(n) for n in range(PARTITIONS) for _ in range(FILLERS)]
-    wire.produce_all([(user, bulk(range(1, USER_STATES_MAX), 5)) for user in fillers])
-    until(lambda: service.metric(APPLIED) - applied == len(fillers), "all fillers in the tables")
+    offsets = together(wire, [(user, bulk(range(1, USER_STATES_MAX), 5)) for user in fillers])
+    queries = [{"after_offset": offset, "channel_ids": []} for offset in offsets]
+    asked = [wire.ask(*each, deadline_s=20) for each in zip(fillers, queries, strict=True)]
+    for correlation_id in asked:
+        reply = wire.wait(correlation_id)
+        assert reply is not None
+        assert reply.error is None, reply.value
     until(lambda: service.metric(EVICTIONS) > before, "evictions, which are counted now and then")
 
 

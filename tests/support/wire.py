@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from confluent_kafka import (
@@ -234,12 +234,6 @@ class Wire:
         place = self.produce(user, event)
         assert place.partition == partition_of(user)
         return place.offset
-
-    def produce_all(self, events: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        """An update of each of these users, sent together."""
-        for user, event in events:
-            self._producer.produce(self.updates, encode(user, event), str(user))
-        assert self._producer.flush(WAIT_S) == 0
 
     def dead_letters(self) -> list[DeadLetter]:
         """All that have arrived so far."""
