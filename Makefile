@@ -8,6 +8,10 @@ STAMP := $(VENV)/.installed
 SEEDS ?= 2000
 PEERS ?= build/bench/peers
 export PEERS
+# Else every worker and command that is started would compile its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+# Files stay in their order, which puts the long ones first: at the end both processes have work.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test test-long test-unit bare lock lock-jars kills lint bench bench-quick bounds chaos sim foreign \
         pictures drills promtool image wheel clean
@@ -29,13 +33,13 @@ demo: setup ## three kinds of traffic through a real Kafka and Cassandra, and th
 test: setup ## every test, on a real Kafka and Cassandra; TESTS=tests/integration/test_stack.py for some
 	@[ -x $(BIN)/prometheus ] || BUILD=no timeout 60 bash ops/promtool.sh $(BIN)/promtool || true
 	@timeout 240 bash ops/chromium.sh || true
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	@$(PYTEST) $(TESTS)
 
-test-long: setup ## the tests that take minutes: accounts of 50,000 read states, badges through more deaths
-	@$(BIN)/python -m pytest -m long tests/integration
+test-long: setup ## the tests that take minutes: large accounts, badges and workers through more deaths
+	@$(BIN)/python -m pytest -m long tests
 
 test-unit: setup ## the tests that need no server
-	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/model tests/sim
+	@$(PYTEST) tests/unit tests/model tests/sim
 
 bare: ## demo, test and `readstates demo` on a Debian that has only Python and make
 	@PYTHON="$(PYTHON)" bash ops/bare.sh

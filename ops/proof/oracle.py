@@ -321,10 +321,10 @@ class Oracle:
         if event.get("manual"):
             names = ("message_id", "mention_ids")
         for name in names:
-            named = event.get(name, 0)
+            named = event.get(name, [])
             for each in named if isinstance(named, list) else [named]:
-                message_id = each.get("message_id") if isinstance(each, dict) else each
-                if (_id(message_id, 0) >> 22) + self._id_epoch_ms > timestamp_ms + DAY_MS:
+                message_id = _id(each.get("message_id") if isinstance(each, dict) else each, 0)
+                if message_id and (message_id >> 22) + self._id_epoch_ms > timestamp_ms + DAY_MS:
                     raise BadError
 
     def _fold(self, event: dict[str, Any], user_id: int, version: int) -> None:

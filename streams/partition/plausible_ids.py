@@ -64,8 +64,8 @@ class PlausibleIds:
         return ""
 
     def _bound(self, timestamp_ms: int) -> int:
-        """The smallest ID that is implausible at this time."""
-        return (timestamp_ms + AHEAD_MAX_MS - self._epoch_ms + 1) << TIME_SHIFT
+        """The smallest ID that is implausible at this time; a field left out is below it."""
+        return max(1, (timestamp_ms + AHEAD_MAX_MS - self._epoch_ms + 1) << TIME_SHIFT)
 
 
 def _named(event: Update) -> Iterator[tuple[str, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,14 +17,6 @@ from tests.support.wire import Wire
 def stack(owner: Owner) -> Stack:
     """A real Kafka and a real Cassandra."""
     return owner.stack(brief=True)
-
-
-@pytest.fixture
-def own_stack(owner: Owner) -> Iterator[Stack]:
-    """A stack that may be harmed; it makes room for the next one."""
-    made = owner.stack(f"own-{uuid.uuid4().hex[:8]}", brief=True)
-    yield made
-    made.down(remove=True)
 
 
 @pytest.fixture(scope="session")
@@ -48,14 +39,3 @@ def service(stack: Stack, folder: Path) -> Iterator[Service]:
 @pytest.fixture(scope="session")
 def wire(service: Service) -> Wire:
     return service.wire
-
-
-@pytest.fixture(scope="session")
-def limited(stack: Stack, folder: Path) -> Iterator[Service]:
-    """A service with room for one waiting query and for small replies only."""
-    made = Service(stack.env(), folder, "limited", reply_bytes_max=1024, queries_waiting_max=1)
-    try:
-        made.start().wait_ready()
-        yield made
-    finally:
-        made.close()

@@ -18,7 +18,7 @@ import pytest
 from readstates.ops.local.stack import Stack
 from tests.support.badges import SCENARIOS, Event, Right, Scenario, ack, mention
 from tests.support.devices import Device, right_of
-from tests.support.load import Log
+from tests.support.load import Log, together
 from tests.support.service import USER_STATES_MAX, Service
 from tests.support.waiting import until
 from tests.support.wire import PARTITIONS, Wire, new_user
@@ -119,9 +119,13 @@ def evicted(service: Service) -> None:
     until(lambda: service.metric("read_states_dirty_states") == 0, "all written out")
     before = service.metric(EVICTIONS)
     fillers = [new_user(n) for n in range(PARTITIONS) for _ in range(FILLERS)]
-    for user in fillers:
-        offset = wire.produce_update(user, bulk(range(1, USER_STATES_MAX), 5))
-        wire.get(user, after_offset=offset, channel_ids=[])
+    offsets = together(wire, [(user, bulk(range(1, USER_STATES_MAX), 5)) for user in fillers])
+    queries = [{"after_offset": offset, "channel_ids": []} for offset in offsets]
+    asked = [wire.ask(*each, deadline_s=20) for each in zip(fillers, queries, strict=True)]
+    for correlation_id in asked:
+        reply = wire.wait(correlation_id)
+        assert reply is not None
+        assert reply.error is None, reply.value
     until(lambda: service.metric(EVICTIONS) > before, "evictions, which are counted now and then")
 
 

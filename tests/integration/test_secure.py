@@ -145,7 +145,7 @@ class Secure(Service):
 
 @pytest.fixture(scope="module")
 def secure(owner: Owner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
-    stack = owner.stack("secure", secure=True)
+    stack = owner.stack("secure", secure=True, brief=True)
     try:
         service = Secure(stack, tmp_path_factory.mktemp("workers"))
         try:

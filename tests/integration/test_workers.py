@@ -27,7 +27,6 @@ QUERIES = "read_states_queries_total{outcome=hit}"
 LOADED = "read_states_cassandra_loads_total{outcome=loaded}"
 OPENED = re.compile(r"table_open partition=\d+ warm=(True|False)")
 HANDED_OVER = re.compile(r"handed_over partition=(\d+) .*committed=True")
-KILLS = 10
 
 
 def traffic(
@@ -220,8 +219,9 @@ def killed(stack: Stack, folder: Path) -> Iterator[Service]:
     made.close()
 
 
-def test_kill_and_restart(killed: Service) -> None:
-    """kill -9 in the middle of the load, ten times; each time all is there, and once.
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.long)])
+def test_kill_and_restart(killed: Service, kills: int) -> None:
+    """kill -9 in the middle of the load, several times; each time all is there, and once.
 
     Tables of a killed worker are used again: the users in them are not loaded.
     """
@@ -231,7 +231,7 @@ def test_kill_and_restart(killed: Service) -> None:
         service.start().wait_ready()
         sentinel = Sentinel(service)
         warm, loaded = 0, 0.0
-        for number in range(KILLS):
+        for number in range(kills):
             load.go()
             sentinel.look()
             enough = load.sent + 200 * (1 + number % 5)
@@ -249,8 +249,8 @@ def test_kill_and_restart(killed: Service) -> None:
             warm += opened.count("True")
             loaded += service.workers[-1].metrics().get(LOADED, 0)
         # a kill in the middle of a slot's change drops the table
-        assert warm > KILLS * PARTITIONS * 3 // 4
-        assert loaded < KILLS * 40, "120 users each time, where no table is used"
+        assert warm > kills * PARTITIONS * 3 // 4
+        assert loaded < kills * 40, "120 users each time, where no table is used"
         assert service.workers[-1].stop() == 0
         assert service.wire.rows.all() == log.rows()
     finally:

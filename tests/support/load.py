@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import Message, Producer
 
 from readstates.ops.proof.oracle import Oracle
 
@@ -52,6 +52,23 @@ class Log:
 
     def close(self) -> None:
         self._reader.close()
+
+
+def together(wire: Wire, events: Sequence[tuple[int, dict[str, Any]]]) -> list[int]:
+    """Sends an update of each of these users, who are all different, at once; their offsets."""
+    offsets: dict[bytes | None, int] = {}
+
+    def delivered(error: object, message: Message) -> None:
+        offset = message.offset()
+        assert error is None, error
+        assert offset is not None
+        offsets[message.key()] = offset
+
+    producer = Producer({"bootstrap.servers": wire.bootstrap, "partitioner": "murmur2_random"})
+    for user, event in events:
+        producer.produce(wire.updates, encode(user, event), str(user), on_delivery=delivered)
+    assert producer.flush(WAIT_S) == 0
+    return [offsets[str(user).encode()] for user, _ in events]
 
 
 class Load(threading.Thread):

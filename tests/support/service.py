@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 
 from readstates.ops.local import cql
 from readstates.ops.local.worker import WorkerProcess
 
+from .preloaded import PreloadedWorker, run_command
 from .rows import Rows
 from .waiting import WAIT_S, until
 from .wire import PARTITIONS, Wire
@@ -59,14 +59,7 @@ class Service:
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The command line with this service's settings."""
-        return subprocess.run(
-            [sys.executable, "-m", "readstates.streams.cli", *arguments],
-            env={**os.environ, **self.env},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return run_command({**os.environ, **self.env}, arguments)
 
     @property
     def wire(self) -> Wire:
@@ -83,7 +76,7 @@ class Service:
         """Another worker; does not wait for it."""
         more = {f"READ_STATES_{key.upper()}": str(value) for key, value in settings.items()}
         log = self.folder / f"{self.name}-{len(self.workers)}.log"
-        self.workers.append(WorkerProcess({**self.env, **more}, log).start())
+        self.workers.append(PreloadedWorker({**self.env, **more}, log).start())
         return self.workers[-1]
 
     def metric(self, name: str) -> float:
@@ -97,14 +90,7 @@ class Service:
 
     def committed(self, partitions: int = PARTITIONS) -> list[int]:
         """The group's offsets of the updates topic; below 0: none."""
-        consumer = Consumer(
-            {"bootstrap.servers": self.wire.bootstrap, "group.id": self.group},
-        )
-        places = [TopicPartition(self.wire.updates, n) for n in range(partitions)]
-        try:
-            return [place.offset for place in consumer.committed(places, timeout=WAIT_S)]
-        finally:
-            consumer.close()
+        return self.wire.committed(self.group, partitions)
 
     def first_offsets(self) -> list[int]:
         """Of the present epoch, as `readstates status` shows them."""

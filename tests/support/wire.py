@@ -12,8 +12,14 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from .rows import COLUMNS, Rows
 from .waiting import WAIT_S, until
@@ -113,7 +119,6 @@ class TopicReader:
                 "group.id": f"reader-{uuid.uuid4()}",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 20,
                 "allow.auto.create.topics": False,
             }
         )
@@ -172,14 +177,18 @@ class Wire:
 
     def ends(self, topic: str, partitions: int = PARTITIONS) -> list[int]:
         """End offsets of a topic's partitions."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "ends"})
-        try:
-            return [
-                consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=WAIT_S)[1]
-                for n in range(partitions)
-            ]
-        finally:
-            consumer.close()
+        self.admin.list_topics(topic, timeout=WAIT_S)  # or it would not know of new partitions
+        asked = {TopicPartition(topic, n): OffsetSpec.latest() for n in range(partitions)}
+        found = self.admin.list_offsets(asked, request_timeout=WAIT_S)
+        return [found[place].result(WAIT_S).offset for place in asked]
+
+    def committed(self, group: str, partitions: int = PARTITIONS) -> list[int]:
+        """A group's offsets of the updates topic; below 0: none."""
+        places = [TopicPartition(self.updates, n) for n in range(partitions)]
+        request = [ConsumerGroupTopicPartitions(group, places)]
+        (found,) = self.admin.list_consumer_group_offsets(request).values()
+        known = {each.partition: each.offset for each in found.result(WAIT_S).topic_partitions}
+        return [known[n] for n in range(partitions)]
 
     def send(
         self,
@@ -323,6 +332,15 @@ class Wire:
         assert reply is not None
         assert reply.error is None, reply.value
         check_form(reply, user)
+        return reply
+
+    def refused(self, user: int, body: Mapping[str, Any] | bytes | None, **more: Any) -> Reply:
+        """A query's error reply, checked for its form."""
+        reply = self.query(user, body, **more)
+        assert reply is not None
+        assert reply.error is not None
+        assert set(reply.value) == {"user_id", "error"}
+        assert set(reply.value["error"]) - {"limit"} == {"code", "message"}
         return reply
 
 

@@ -9,6 +9,7 @@ again, because the position is not past it, and must lead to what it would have 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -79,10 +80,10 @@ def test_between_any_two_stores(build: Build, name: str) -> None:
     assert after is not None
     assert (before != after) == bool(again or name in ("insert", "evict", "written"))
     dropped = 0
-    for data in kept:
+    for data, times in Counter(kept).items():  # a store may change nothing
         found = reopened(build, data)
         if found is None:
-            dropped += 1
+            dropped += times
             continue
         assert len(before.keys() | after.keys()) - len(found) <= missing_max
         for user_id, user in found.items():

@@ -119,8 +119,7 @@ def left_behind(kept: list[bytes], seed: int) -> Iterator[bytes]:
     for _ in range(DRAWS):
         share = draw.random()
         parts.append({number for number in every if draw.random() < share})
-    for part in parts:
-        yield after(kept[0], stores, part)
+    yield from {after(kept[0], stores, part): None for part in parts}  # each once
 
 
 def repaired(build: Build, kept: list[bytes]) -> int:

@@ -121,3 +121,20 @@ def test_what_is_no_event_is_refused_for_that() -> None:
     world = world_of(1)
     world.feed(record(0, b"1", b"{"), record(1, b"2", sent(1, "ack").value))
     assert [reason for *_, reason in world.dead] == ["invalid_json", "invalid_field"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("merge", {"mention_count": 3}),
+        ("merge", {"last_message_id": 0, "flags": 3}),
+        ("delete", {}),
+    ],
+)
+def test_a_message_that_is_not_named_is_plausible_at_any_time(
+    kind: str, fields: dict[str, Any]
+) -> None:
+    world = world_of(1)
+    early_ms = EPOCH_MS - 2 * DAY_MS
+    world.feed(sent(0, kind, timestamp=early_ms, channel_id=1, **fields))
+    assert not world.dead
