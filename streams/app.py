@@ -10,6 +10,7 @@ read-states.queries ─► QueryReader ─► agents ─► QueryIntake ─► W
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import uvloop
@@ -24,14 +25,17 @@ from .kafka.delivery import Delivery
 from .kafka.faust_app import App, WorkerProcess
 from .kafka.reply_producer import ReplyProducer
 from .worker.http import listen
+from .worker.instance import Instance, instance_of
 from .worker.partitions import Partitions
 from .worker.rebalance import Rebalancer
 from .worker.service import WorkerService
 from .worker.tables import Tables, own_cache_dir
 
+log = logging.getLogger(__name__)
 
-def build(settings: Settings) -> App:
-    """A worker's app, checked against Kafka and Cassandra and ready to run.
+
+def build(settings: Settings) -> tuple[App, Instance]:
+    """A worker's app, checked against Kafka and Cassandra and ready to run, and its name.
 
     Raises TopicError, EpochError, StoreError, ConfigError: all mean "refuse to start".
     """
@@ -42,6 +46,7 @@ def build(settings: Settings) -> App:
     store.prepare()
     epoch = store.claim_epoch(settings.updates_topic, *topic)
     cache_dir = own_cache_dir(settings)
+    instance = instance_of(settings, cache_dir)
     metrics.describe_worker(settings, topic.partitions)
 
     # Make the producers of replies and dead letters.
@@ -55,7 +60,7 @@ def build(settings: Settings) -> App:
     rebalancer = Rebalancer(partitions, tables, epoch)
 
     # Make Faust, its consumer of both topics, and the two agents, which feed the partitions.
-    app = App(settings, partitions, rebalancer, cache_dir)
+    app = App(settings, instance.name, partitions, rebalancer, cache_dir)
     store.broken = app.refuse
     agents.define(app, partitions, app.updates, app.query_channel)
     app.service(
@@ -63,16 +68,20 @@ def build(settings: Settings) -> App:
             partitions, tables, rebalancer, store, delivery, lambda: app.consumer, listening
         )
     )
-    return app
+    return app, instance
 
 
 def run(settings: Settings, loglevel: str, log_format: str) -> int:
     """Run a worker until a signal or an error; returns the exit status."""
     uvloop.install()  # halves the cost of an iteration; must be first, because a loop is kept
     try:
-        app = build(settings)
+        app, instance = build(settings)
     except ReadStatesError as exc:
         print(f"read-states: {exc}", file=sys.stderr)
-        return 1
+        return exc.exit_status
     logs.set_up(log_format, loglevel)  # after the error, which is clearer than the driver's log
-    return WorkerProcess(app, loglevel).run()
+    log.info("instance name=%s leaves_group=%s", instance.name, settings.leaves_group)
+    status = WorkerProcess(app, loglevel).run()
+    if status == 0 and settings.leaves_group:
+        instance.left()
+    return status

@@ -2,7 +2,8 @@
 
 - `App` refuses to go on after an error of ours, and hands over at SIGTERM: Faust does not call the
   revoke hook then.
-- `WorkerProcess` starts the clock of the shutdown at the signal, even if it is still starting.
+- `WorkerProcess` starts the clock of the shutdown at the signal, even if it is still starting. It
+  takes SIGHUP, the end of its terminal, like SIGTERM.
 - `ConsumerOnly` leaves out Faust's producer, which nothing uses: `ReplyProducer` sends replies.
 - `NoTables` leaves out the second that Faust waits at each start for its own tables to register.
 - `_settings` says which of Faust's features are off or bounded.
@@ -56,9 +57,10 @@ class NoTables(TableManager):  # type: ignore[misc]
 
 
 class App(faust.App):  # type: ignore[misc]
-    """See the module. The consumer finds `partitions` and `rebalancer` here.
+    """See the module. The consumer finds `partitions`, `rebalancer` and `instance_id` here.
 
-    `partitions` is `worker.partitions.Partitions`, which this package must not import.
+    `instance_id`: the worker's name in the group, or empty. `partitions` is
+    `worker.partitions.Partitions`, which this package must not import.
     """
 
     BootStrategy = ConsumerOnly
@@ -67,14 +69,20 @@ class App(faust.App):  # type: ignore[misc]
     _last_resort: threading.Timer | None = None
 
     def __init__(
-        self, settings: Settings, partitions: Any, rebalancer: Ownership, cache_dir: Path
+        self,
+        settings: Settings,
+        instance_id: str,
+        partitions: Any,
+        rebalancer: Ownership,
+        cache_dir: Path,
     ) -> None:
         hosts = settings.kafka_bootstrap.replace(",", ";")
         super().__init__(
             settings.kafka_group,
             broker=f"{transport.register()}://{hosts}",
-            **_settings(settings, cache_dir),
+            **_settings(settings, instance_id, cache_dir),
         )
+        self.instance_id = instance_id
         self.read_states_settings = settings
         self.partitions = partitions
         self.rebalancer = rebalancer
@@ -116,11 +124,11 @@ def _give_up() -> None:
     os._exit(1)
 
 
-def _settings(settings: Settings, cache_dir: Path) -> dict[str, Any]:
+def _settings(settings: Settings, instance_id: str, cache_dir: Path) -> dict[str, Any]:
     identity: dict[str, Any] = {}
-    if settings.instance_id:
+    if instance_id:
         # fixed: a changed URL would make a static member look like another one
-        identity["canonical_url"] = f"http://{settings.instance_id}:6066"
+        identity["canonical_url"] = f"http://{instance_id}:6066"
     return {
         "autodiscover": False,
         "broker_credentials": credentials(settings),
@@ -164,15 +172,22 @@ class WorkerProcess(faust.Worker):  # type: ignore[misc]
         )
         self.spinner = None  # it would write cursor codes among the log lines
 
-    def _schedule_shutdown(self, signal: signal.Signals) -> None:
+    def install_signal_handlers(self) -> None:
+        super().install_signal_handlers()
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # `nohup` sets it
+            self.loop.add_signal_handler(signal.SIGHUP, self._schedule_shutdown, signal.SIGHUP)
+
+    def _schedule_shutdown(self, number: signal.Signals) -> None:
         self.app.end_in_time()
-        super()._schedule_shutdown(signal)
+        super()._schedule_shutdown(number)
 
     def run(self) -> int:
         """Run until a signal or an error; returns the exit status."""
+        status = 0
         try:
             self.execute_from_commandline()
         except SystemExit as exc:
-            if exc.code:
-                return 1
-        return 1 if self.app.fatal or self.app.crashed else 0
+            status = 1 if exc.code else 0
+        if self.app.fatal:
+            return int(getattr(self.app.fatal, "exit_status", 1))
+        return 1 if self.app.crashed else status

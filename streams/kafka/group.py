@@ -24,7 +24,7 @@ from typing import Any
 from aiokafka import errors
 
 from ..config import Settings
-from ..errors import GroupError
+from ..errors import GroupError, SharedNameError
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +46,20 @@ ADVICE: dict[type[BaseException], str] = {
 
 
 class GroupErrors:
-    """Handles the errors of one consumer's group coordinator. `refuse` ends the worker."""
+    """Handles the errors of one consumer's group coordinator. `refuse` ends the worker.
+
+    `instance_id`: the member's name; empty if it has none.
+    """
 
     def __init__(
-        self, settings: Settings, coordinator: Any, refuse: Callable[[Exception], None]
+        self,
+        settings: Settings,
+        instance_id: str,
+        coordinator: Any,
+        refuse: Callable[[Exception], None],
     ) -> None:
         self._settings = settings
+        self._instance_id = instance_id
         self._coordinator = coordinator
         self._refuse = refuse
         self._expelled: deque[float] = deque(maxlen=EXPELLED_MAX)  # when, by time.monotonic()
@@ -73,17 +81,15 @@ class GroupErrors:
         """Note that the membership is lost; aiokafka joins again."""
         self._reset()
         now = time.monotonic()
-        if not self._settings.instance_id or (
-            self._expelled and now - self._expelled[-1] < ONE_EXPULSION_S
-        ):
+        if not self._instance_id or (self._expelled and now - self._expelled[-1] < ONE_EXPULSION_S):
             return
         self._expelled.append(now)
         if len(self._expelled) == EXPELLED_MAX and now - self._expelled[0] < EXPELLED_WITHIN_S:
             self._refuse(
-                GroupError(
+                SharedNameError(
                     f"group {self._settings.kafka_group} has put this worker out {EXPELLED_MAX} "
                     f"times within {EXPELLED_WITHIN_S:g} s: another process is using the "
-                    f"INSTANCE_ID {self._settings.instance_id!r}. Each worker needs its own"
+                    f"INSTANCE_ID {self._instance_id!r}. Each worker needs its own"
                 )
             )
 

@@ -76,7 +76,9 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def on_start(self) -> None:
         await super().on_start()
         coordinator = self._ensure_consumer()._coordinator
-        self.group_errors = GroupErrors(self.app.read_states_settings, coordinator, self.app.refuse)
+        self.group_errors = GroupErrors(
+            self.app.read_states_settings, self.app.instance_id, coordinator, self.app.refuse
+        )
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         settings = self.app.read_states_settings
@@ -85,7 +87,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return aiokafka.AIOKafkaConsumer(
             client_id=conf.broker_client_id,
             group_id=conf.id,
-            group_instance_id=settings.instance_id or None,
+            group_instance_id=self.app.instance_id or None,
             bootstrap_servers=settings.kafka_bootstrap.split(","),
             partition_assignment_strategy=[self._assignor],
             enable_auto_commit=False,
@@ -266,9 +268,12 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         await super().on_thread_stop()
 
     async def _leave(self) -> None:
-        """Leave the group. A static member does not leave, because it will come back."""
+        """Leave the group, unless INSTANCE_ID says that this member will come back.
+
+        A request of version 1 names the member alone, so the broker lets a static one leave, too.
+        """
         consumer = self._consumer
-        if consumer is None or self.app.read_states_settings.instance_id:
+        if consumer is None or not self.app.read_states_settings.leaves_group:
             return
         coordinator = consumer._coordinator
         if getattr(coordinator, "coordinator_id", None) is None or coordinator.generation <= 0:

@@ -40,7 +40,7 @@ async def answered(*given: BaseException, name: str = "") -> tuple[int, list[Exc
     """How often it joined anew, and what it refused, after these errors."""
     refused: list[Exception] = []
     coordinator = Coordinator()
-    answers = GroupErrors(Settings(instance_id=name), coordinator, refused.append)
+    answers = GroupErrors(Settings(), name, coordinator, refused.append)
     for exc in given:
         await answers.answer(exc)
     coordinator.end.set_result(None)
@@ -72,7 +72,7 @@ async def test_what_a_person_must_mend_ends_the_worker(kind: type[Exception]) ->
 async def test_a_group_task_that_dies_ends_the_worker() -> None:
     refused: list[Exception] = []
     coordinator = Coordinator()
-    GroupErrors(Settings(), coordinator, refused.append)
+    GroupErrors(Settings(), "", coordinator, refused.append)
     coordinator.end.set_exception(ValueError("a bug"))
     await asyncio.wait([coordinator._coordination_task])
     await asyncio.sleep(0)
