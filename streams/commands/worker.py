@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+from .. import logs
+from ..worker.supervise import FLAG, LIFELINE, end_with_supervisor
+from ..worker.supervise import supervise as run_supervised
 from .options import SettingsCommand, settings_of, with_settings
 
 
@@ -27,9 +30,28 @@ from .options import SettingsCommand, settings_of, with_settings
     envvar="READ_STATES_LOG_FORMAT",
     show_envvar=True,
 )
+@click.option(
+    FLAG,
+    is_flag=True,
+    help="Start the worker again when it dies, and pass signals on to it.",
+)
+@click.option(
+    LIFELINE,
+    type=int,
+    hidden=True,
+    help="Descriptor of a pipe; the worker shuts down when its other end is closed.",
+)
 @with_settings()
-def worker(loglevel: str, log_format: str, **flags: Any) -> None:
-    """Run one worker until SIGTERM or SIGINT."""
+def worker(
+    loglevel: str, log_format: str, supervise: bool, lifeline: int | None, **flags: Any
+) -> None:
+    """Run one worker until SIGTERM, SIGINT or SIGHUP."""
+    if lifeline is not None:
+        end_with_supervisor(lifeline)
+    settings = settings_of(flags)
+    if supervise:
+        logs.set_up(log_format, loglevel)
+        sys.exit(run_supervised(settings.shutdown_timeout_s))
     from ..app import run
 
-    sys.exit(run(settings_of(flags), loglevel, log_format))
+    sys.exit(run(settings, loglevel, log_format))
