@@ -74,8 +74,8 @@ class WorkerProcess:
             return log.read().decode(errors="replace")
 
     def _port(self) -> int | None:
-        found = re.search(r"http host=\S+ port=(\d+)", self.output())  # in text or in JSON
-        return int(found[1]) if found else None
+        found = re.findall(r"http host=\S+ port=(\d+)", self.output())  # in text or in JSON
+        return int(found[-1]) if found else None  # a supervised worker may have started again
 
     @property
     def url(self) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import click
 
 from .. import logs
-from ..worker.supervise import FLAG, LIFELINE, end_with_supervisor
-from ..worker.supervise import supervise as run_supervised
+from ..worker.supervise import Supervisor
 from .options import SettingsCommand, settings_of, with_settings
 
 
@@ -31,27 +31,19 @@ from .options import SettingsCommand, settings_of, with_settings
     show_envvar=True,
 )
 @click.option(
-    FLAG,
+    "--supervise",
     is_flag=True,
     help="Start the worker again when it dies, and pass signals on to it.",
 )
-@click.option(
-    LIFELINE,
-    type=int,
-    hidden=True,
-    help="Descriptor of a pipe; the worker shuts down when its other end is closed.",
-)
 @with_settings()
-def worker(
-    loglevel: str, log_format: str, supervise: bool, lifeline: int | None, **flags: Any
-) -> None:
+def worker(loglevel: str, log_format: str, supervise: bool, **flags: Any) -> None:
     """Run one worker until SIGTERM, SIGINT or SIGHUP."""
-    if lifeline is not None:
-        end_with_supervisor(lifeline)
     settings = settings_of(flags)
-    if supervise:
-        logs.set_up(log_format, loglevel)
-        sys.exit(run_supervised(settings.shutdown_timeout_s))
+
     from ..app import run
 
-    sys.exit(run(settings, loglevel, log_format))
+    start = partial(run, settings, loglevel, log_format)
+    if supervise:
+        logs.set_up(log_format, loglevel)
+        sys.exit(Supervisor(start, settings.shutdown_timeout_s).run())
+    sys.exit(start())

@@ -1,7 +1,8 @@
 """`readstates worker --supervise`: starts the worker again when it dies, and is quiet otherwise.
 
-How it works: the supervisor is a process with one child, the worker. It sleeps in `sigwait` until a
-signal comes, and does one thing for it:
+How it works: the supervisor is a process with one child, the worker, and with all modules of the
+worker, whose import takes most of a start: the child is a fork, so it does not import them again.
+The supervisor sleeps in `sigwait` until a signal comes, and does one thing for it:
 
 - The worker died: start it again, the first time at once, then after a pause that doubles from
   PAUSE_MIN_S to PAUSE_MAX_S until a worker lives for HEALTHY_S. One line of the log says why.
@@ -13,47 +14,40 @@ signal comes, and does one thing for it:
   not ended KILL_MARGIN_S after its own time limit is killed.
 - Another child died: it was adopted, as process 1 of a container has to, and is reaped.
 
-No worker survives its supervisor: it holds the reading end of a pipe (`end_with_supervisor`) whose
-other end the system closes when the supervisor ends, even by SIGKILL. Then the worker shuts down as
-after SIGTERM.
+No worker survives its supervisor: it holds the reading end of a pipe whose other end the system
+closes when the supervisor ends, even by SIGKILL. Then the worker shuts down as after SIGTERM.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
 
-FLAG = "--supervise"
-LIFELINE = "--lifeline"  # names the descriptor of the pipe in the worker's own arguments
 PAUSE_MIN_S = 1.0
 PAUSE_MAX_S = 30.0
-HEALTHY_S = 60.0
+HEALTHY_S = 10.0  # longer than a start takes
 KILL_MARGIN_S = 5.0  # with SHUTDOWN_TIMEOUT_S below the 30 s after which platforms kill
 USAGE = 2  # the exit status after settings that cannot be used
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def supervise(shutdown_timeout_s: float) -> int:
-    """Run this process's own command line, without FLAG, as a worker; returns the exit status."""
-    arguments = [argument for argument in sys.orig_argv[1:] if argument != FLAG]
-    return Supervisor([sys.executable, *arguments], shutdown_timeout_s).run()
-
-
 class Supervisor:
-    """See the module. `argv` starts a worker; LIFELINE and its descriptor are added to it."""
+    """See the module. `worker` runs a worker and returns its exit status; no thread may run yet."""
 
-    def __init__(self, argv: Sequence[str], shutdown_timeout_s: float) -> None:
-        lifeline, self._held = os.pipe()  # the end that is held closes with this process
-        os.set_inheritable(lifeline, True)
-        self._argv = [*argv, LIFELINE, str(lifeline)]
+    def __init__(self, worker: Callable[[], int], shutdown_timeout_s: float) -> None:
+        self._worker = worker
         self._kill_after_s = shutdown_timeout_s + KILL_MARGIN_S
+        self._lifeline, self._held = os.pipe()  # the end that is held closes with this process
+        self._handlers: dict[int, Any] = {}  # what was to be done at a signal before `run`
         self._pid = 0  # 0: no worker runs
         self._started_s = 0.0
         self._deaths = 0  # in a row, without a worker that lived for HEALTHY_S
@@ -62,12 +56,13 @@ class Supervisor:
 
     def run(self) -> int:
         """Supervise until a signal or the worker's own end; returns the exit status."""
+        gc.freeze()  # a worker then shares these pages, which its collector does not touch
         # An ignored SIGHUP stays ignored, here and in the worker: `nohup` asked for that.
         passed_on = [number for number in PASSED_ON if signal.getsignal(number) != signal.SIG_IGN]
         watched: list[int] = [*passed_on, signal.SIGCHLD, signal.SIGALRM]
         signal.pthread_sigmask(signal.SIG_BLOCK, watched)
         for number in watched:  # some systems drop a signal without a handler, even if it waits
-            signal.signal(number, lambda *_: None)
+            self._handlers[number] = signal.signal(number, lambda *_: None)
         self._start()
         while self._status is None:
             number = signal.sigwait(watched)
@@ -82,15 +77,23 @@ class Supervisor:
     def _start(self) -> None:
         self._started_s = time.monotonic()
         try:
-            self._pid = os.posix_spawn(
-                self._argv[0],
-                self._argv,
-                os.environ,
-                setsid=True,  # Ctrl-C reaches it once, from here
-                setsigmask=[],
-            )
+            self._pid = os.fork()
         except OSError as exc:
-            self._died(f"{self._argv[0]} cannot be started: {exc.strerror}")
+            self._died(f"fork_failed_{exc.errno}")
+            return
+        if self._pid == 0:
+            self._be_the_worker()
+
+    def _be_the_worker(self) -> NoReturn:
+        """Undo in the child what is the supervisor's alone, and run the worker."""
+        os.close(self._held)
+        os.setsid()  # Ctrl-C reaches it once, from the supervisor
+        logging.root.handlers.clear()  # the worker sets up its own
+        _end_after(self._lifeline)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handlers)
+        sys.exit(self._worker())
 
     def _reap(self) -> None:
         while True:
@@ -155,7 +158,7 @@ def _as_of_a_shell(status: int) -> int:
     return status if status >= 0 else 128 - status
 
 
-def end_with_supervisor(lifeline: int) -> None:
+def _end_after(lifeline: int) -> None:
     """Shut this worker down when the supervisor, which holds the pipe's other end, has ended."""
 
     def wait() -> None:

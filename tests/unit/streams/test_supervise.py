@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -16,23 +17,24 @@ from readstates.streams.worker.supervise import PAUSE_MAX_S, pause_after
 from tests.support.waiting import WAIT_S, until
 
 SUPERVISOR = """
-import ctypes, logging, signal, sys
+import ctypes, errno, logging, os, signal, sys, time
+from pathlib import Path
 from readstates.streams.worker import supervise
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
-{before}
-script, folder = sys.argv[1:]
-supervisor = supervise.Supervisor([sys.executable, script, folder], shutdown_timeout_s=0.5)
-sys.exit(supervisor.run())
-"""
-WORKER = """
-import os, signal, sys, time
-from pathlib import Path
-from readstates.streams.worker.supervise import end_with_supervisor
 folder = Path(sys.argv[1])
-(folder / "pids").open("a").write(f"{os.getpid()}\\n")
-start = len((folder / "pids").read_text().split())
+
 def note(number, _frame):
-    (folder / "signals").open("a").write(f"{signal.Signals(number).name}\\n")
+    with (folder / "signals").open("a") as notes:
+        notes.write(f"{{signal.Signals(number).name}}\\n")
+
+def worker():
+    with (folder / "pids").open("a") as notes:
+        notes.write(f"{{os.getpid()}}\\n")
+    start = len((folder / "pids").read_text().split())
+    exec((folder / "worker.py").read_text(), {{**globals(), "start": start}})
+
+{before}
+sys.exit(supervise.Supervisor(worker, shutdown_timeout_s=0.5).run())
 """
 SERVE = """
 def end(number, frame):
@@ -41,8 +43,8 @@ def end(number, frame):
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) != signal.SIG_IGN:
         signal.signal(number, end)
-end_with_supervisor(int(sys.argv[3]))
-(folder / "serving").open("a").write(f"{os.getpid()}\\n")
+with (folder / "serving").open("a") as notes:
+    notes.write(f"{os.getpid()}\\n")
 while True:
     time.sleep(60)
 """
@@ -53,13 +55,12 @@ class Supervised:
 
     def __init__(self, folder: Path, worker: str, before: str = "") -> None:
         self._folder = folder
-        script = folder / "worker.py"
-        script.write_text(WORKER + worker)
+        (folder / "worker.py").write_text(worker)
         self._said = folder / "said"
         code = SUPERVISOR.format(before=before)
         with self._said.open("w") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code, script, folder], stdout=out, stderr=out
+                [sys.executable, "-c", code, folder], stdout=out, stderr=out
             )
 
     def pids(self, name: str = "pids") -> list[int]:
@@ -202,11 +203,18 @@ def test_a_worker_that_does_not_end_is_killed(supervise: Supervise) -> None:
     assert supervised.said() == f"worker_killed pid={pid}: it did not end in time\n"
 
 
-def test_a_worker_that_cannot_be_started(supervise: Supervise, tmp_path: Path) -> None:
-    limits = "supervise.PAUSE_MIN_S = supervise.PAUSE_MAX_S = 600; sys.executable = '/missing'"
-    supervised = supervise(SERVE, limits)
+FORK_FAILS = """
+def fails():
+    raise BlockingIOError(errno.EAGAIN, "too many processes")
+os.fork = fails
+supervise.PAUSE_MIN_S = supervise.PAUSE_MAX_S = 600
+"""
+
+
+def test_a_worker_that_cannot_be_started(supervise: Supervise) -> None:
+    supervised = supervise(SERVE, FORK_FAILS)
     until(lambda: "pause_s=600" in supervised.said(), "a pause")
-    assert "cause=/missing cannot be started: No such file or directory" in supervised.said()
+    assert supervised.said().count(f"cause=fork_failed_{errno.EAGAIN} ") == 2
     assert supervised.ends(signal.SIGINT) == 0
 
 
