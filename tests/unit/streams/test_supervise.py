@@ -148,6 +148,8 @@ def test_a_signal_that_is_ignored_stays_so(supervise: Supervise) -> None:
     pid = supervised.serving(1)
     supervised.process.send_signal(signal.SIGHUP)
     os.kill(pid, signal.SIGHUP)
+    os.kill(pid, signal.SIGKILL)
+    supervised.serving(2)
     assert supervised.ends(signal.SIGTERM) == 0
     assert supervised.signals() == ["SIGTERM"]
 
