@@ -136,6 +136,17 @@ class WorkerProcess:
         """Sends SIGKILL and waits."""
         return self._end(signal.SIGKILL, STOP_TIMEOUT_S)
 
+    @property
+    def supervised_pid(self) -> int:
+        """The worker's own PID under `--supervise`, where `pid` is the supervisor's.
+
+        Raises WorkerError before it serves; of a worker that died, until its successor serves.
+        """
+        found = re.findall(r"\[(\d+)\] \[INFO\] instance name=", self.output())
+        if not found:
+            raise WorkerError(f"it has not started yet:\n{self._tail()}")
+        return int(found[-1])
+
     def _end(self, number: int, timeout_s: float) -> int:
         assert self._process is not None
         if self._process.poll() is None:
