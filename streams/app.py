@@ -11,6 +11,7 @@ Group: assigned, revoked, lost ─► Rebalancer: open, hand over, close each pa
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import uvloop
@@ -28,14 +29,17 @@ from .kafka.reader import Reader
 from .kafka.reading import QUERIES, UPDATES
 from .kafka.reply_producer import ReplyProducer
 from .worker.http import listen
+from .worker.instance import Instance, instance_of
 from .worker.partitions import Partitions
 from .worker.rebalance import Rebalancer
 from .worker.service import WorkerService
 from .worker.tables import Tables, own_cache_dir
 
+log = logging.getLogger(__name__)
 
-def build(settings: Settings) -> App:
-    """A worker's app, checked against Kafka and Cassandra and ready to run.
+
+def build(settings: Settings) -> tuple[App, Instance]:
+    """A worker's app, checked against Kafka and Cassandra and ready to run, and its name.
 
     Raises TopicError, EpochError, StoreError, ConfigError: all mean "refuse to start".
     """
@@ -46,6 +50,7 @@ def build(settings: Settings) -> App:
     store.prepare()
     epoch = store.claim_epoch(settings.updates_topic, *topic)
     cache_dir = own_cache_dir(settings)
+    instance = instance_of(settings, cache_dir)
     metrics.describe_worker(settings, topic.partitions)
 
     # Make the producers of replies and dead letters.
@@ -61,7 +66,7 @@ def build(settings: Settings) -> App:
     agents.define(app, partitions)
 
     # Make the member of the group, the readers, and the rebalancer, which opens what is assigned.
-    member = Group(settings, app.refuse)
+    member = Group(settings, instance.name, app.refuse)
     updates = Reader(
         settings,
         settings.updates_topic,
@@ -85,16 +90,20 @@ def build(settings: Settings) -> App:
             partitions, tables, rebalancer, store, delivery, member, updates, queries, listening
         )
     )
-    return app
+    return app, instance
 
 
 def run(settings: Settings, loglevel: str, log_format: str) -> int:
     """Run a worker until a signal or an error; returns the exit status."""
     uvloop.install()  # halves the cost of an iteration; must be first, because a loop is kept
     try:
-        app = build(settings)
+        app, instance = build(settings)
     except ReadStatesError as exc:
         print(f"read-states: {exc}", file=sys.stderr)
-        return 1
+        return exc.exit_status
     logs.set_up(log_format, loglevel)  # after the error, which is clearer than the driver's log
-    return WorkerProcess(app, loglevel).run()
+    log.info("instance name=%s leaves_group=%s", instance.name, settings.leaves_group)
+    status = WorkerProcess(app, loglevel).run()
+    if status == 0 and settings.leaves_group:
+        instance.left()
+    return status

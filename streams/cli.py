@@ -86,7 +86,7 @@ COMMANDS = {
     "worker": LazyCommand(
         "readstates.streams.commands.worker",
         "worker",
-        "Run one worker until SIGTERM or SIGINT.",
+        "Run one worker until SIGTERM, SIGINT or SIGHUP.",
     ),
 }
 

@@ -22,11 +22,13 @@ SECRETS = frozenset({"cassandra_password", "kafka_config"})
 FORMS = {  # of settings that become part of a topic's name, a file's name or a CQL statement
     "topic_prefix": re.compile(r"[A-Za-z0-9._-]{1,200}"),
     "kafka_group": re.compile(r"[^/\0]{1,200}"),
+    "instance_id": re.compile(r"[A-Za-z0-9._-]{0,249}"),
     "cassandra_keyspace": re.compile(r"[A-Za-z][A-Za-z0-9_]{0,47}"),
 }
 # If a topic has more partitions than this, they share this many times each limit.
 FULL_SHARES = 8
 SHARED = f"If there are over {FULL_SHARES} partitions, they share {FULL_SHARES} times this limit."
+DYNAMIC = "-"  # the value of `instance_id` for a worker without a name
 IDS_UNCHECKED = -1  # the value of `id_epoch_ms` where it is not set
 CLASSIC, CONSUMER = GROUP_PROTOCOLS = ("classic", "consumer")
 REPLY_LIKE = re.compile(r"^f-reply-|\.replies\.")
@@ -57,7 +59,11 @@ class Settings:
         "", r"Regular expression for reply topics. Empty: <TOPIC_PREFIX>\.replies\..*|f-reply-.*"
     )
     instance_id: str = _kafka(
-        "", "Name of this worker for static membership, so that a quick restart moves no partition."
+        "",
+        "Name of this worker in the group, under which it gets its partitions back after a quick "
+        "restart. A worker with a given name never leaves the group: after a stop its partitions "
+        "wait for SESSION_TIMEOUT_S. Empty: a name kept in CACHE_DIR, with which a stop leaves the "
+        f"group and a death does not. {DYNAMIC}: no name.",
     )
     group_protocol: str = _kafka(
         CLASSIC,
@@ -176,6 +182,11 @@ class Settings:
     @property
     def dead_letters_topic(self) -> str:
         return f"{self.topic_prefix}.dead-letters"
+
+    @property
+    def leaves_group(self) -> bool:
+        """True if a worker that is stopped leaves the group, rather than keeping its partitions."""
+        return self.instance_id in ("", DYNAMIC)
 
     @property
     def reply_topic_pattern(self) -> re.Pattern[str]:

@@ -5,7 +5,8 @@ ReadStatesError
 ├── TopicError           refuse to start: a topic is missing or set up wrongly
 ├── EpochError           refuse to start: this is not the topic the database was written from
 ├── EarlierEpochError    refuse to start: a commit is below the epoch's first offset
-├── GroupError           end the worker: the group refuses it, or another worker has its name
+├── GroupError           end the worker: the group refuses it
+│   └── SharedNameError  end the worker for good: another worker has its name
 ├── RewindError          end the command: workers are running, or the log or the epoch begins later
 ├── DataLossError        refuse to start: Kafka has lost records that were not yet in Cassandra
 ├── BatchGapError        stop the worker: records were lost between Kafka and the partition
@@ -22,7 +23,13 @@ from __future__ import annotations
 
 
 class ReadStatesError(Exception):
-    """Base of all; its text says what happened, where, and what to do."""
+    """Base of all; its text says what happened, where, and what to do.
+
+    `exit_status`: of a worker that ends over it. 2 says that starting it again, with the same flags
+    and environment, is of no use; after 1 it may be.
+    """
+
+    exit_status = 1
 
 
 class ConfigError(ReadStatesError):
@@ -43,6 +50,12 @@ class EarlierEpochError(ReadStatesError):
 
 class GroupError(ReadStatesError):
     """The consumer group refuses this worker for good."""
+
+
+class SharedNameError(GroupError):
+    """Two workers have the same INSTANCE_ID; each would put the other out, again and again."""
+
+    exit_status = 2
 
 
 class RewindError(ReadStatesError):

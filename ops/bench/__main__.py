@@ -30,6 +30,7 @@ BENCHES = (  # in the order in which they run
     "scale",
     "restart",
     "handover",
+    "supervised",
 )
 
 

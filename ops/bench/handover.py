@@ -78,6 +78,8 @@ class Replay(threading.Thread):
 class Scene:
     """The servers, the workers, the load, and the events with their times."""
 
+    arguments: tuple[str, ...] = ()  # of each worker
+
     def __init__(self, suite: Suite) -> None:
         self.suite = suite
         self.workers: dict[str, WorkerProcess] = {}
@@ -113,7 +115,8 @@ class Scene:
     def begin(self, name: str) -> WorkerProcess:
         folder = self.tables(name)
         env = {**self.env, "READ_STATES_CACHE_DIR": str(folder)}
-        worker = WorkerProcess(env, self.suite.scratch / f"{name}.log").start()
+        log = self.suite.scratch / f"{name}.log"
+        worker = WorkerProcess(env, log, *self.arguments).start()
         self.workers[name] = worker
         return worker
 

@@ -88,7 +88,7 @@ class Trial:
         options = [*self._engine.options("", env), "--name", self._name]
         with self._log.open("ab") as out:
             self._worker = subprocess.Popen(
-                self._engine.argv("run", *options, self._image, "worker"),
+                self._engine.argv("run", *options, self._image, "worker", "--supervise"),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,

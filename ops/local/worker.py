@@ -78,8 +78,8 @@ class WorkerProcess:
             return log.read().decode(errors="replace")
 
     def _port(self) -> int | None:
-        found = re.search(r"http host=\S+ port=(\d+)", self.output())  # in text or in JSON
-        return int(found[1]) if found else None
+        found = re.findall(r"http host=\S+ port=(\d+)", self.output())  # in text or in JSON
+        return int(found[-1]) if found else None  # a supervised worker may have started again
 
     @property
     def url(self) -> str:
@@ -139,6 +139,17 @@ class WorkerProcess:
     def kill(self) -> int:
         """Sends SIGKILL and waits."""
         return self._end(signal.SIGKILL, STOP_TIMEOUT_S)
+
+    @property
+    def supervised_pid(self) -> int:
+        """The worker's own PID under `--supervise`, where `pid` is the supervisor's.
+
+        Raises WorkerError before it serves; of a worker that died, until its successor serves.
+        """
+        found = re.findall(r"\[(\d+)\] \[INFO\] instance name=", self.output())
+        if not found:
+            raise WorkerError(f"it has not started yet:\n{self._tail()}")
+        return int(found[-1])
 
     def _end(self, number: int, timeout_s: float) -> int:
         assert self._process is not None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import click
 
+from .. import logs
+from ..worker.supervise import Supervisor
 from .options import SettingsCommand, settings_of, with_settings
 
 
@@ -27,9 +30,20 @@ from .options import SettingsCommand, settings_of, with_settings
     envvar="READ_STATES_LOG_FORMAT",
     show_envvar=True,
 )
+@click.option(
+    "--supervise",
+    is_flag=True,
+    help="Start the worker again when it dies, and pass signals on to it.",
+)
 @with_settings()
-def worker(loglevel: str, log_format: str, **flags: Any) -> None:
-    """Run one worker until SIGTERM or SIGINT."""
+def worker(loglevel: str, log_format: str, supervise: bool, **flags: Any) -> None:
+    """Run one worker until SIGTERM, SIGINT or SIGHUP."""
+    settings = settings_of(flags)
+
     from ..app import run
 
-    sys.exit(run(settings_of(flags), loglevel, log_format))
+    start = partial(run, settings, loglevel, log_format)
+    if supervise:
+        logs.set_up(log_format, loglevel)
+        sys.exit(Supervisor(start, settings.shutdown_timeout_s).run())
+    sys.exit(start())

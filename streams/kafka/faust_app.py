@@ -6,7 +6,8 @@ Faust has the worker's life: its services, its agents, the signals. It reads not
 - `App` starts neither Faust's consumer nor its producer, conductor and tables; it refuses to go on
   after an error of ours, and hands the partitions over before anything else stops.
 - `PollChannel` is an agent's queue. One event carries everything queued.
-- `WorkerProcess` starts the clock of the shutdown at the signal, even if it is still starting.
+- `WorkerProcess` starts the clock of the shutdown at the signal, even if it is still starting. It
+  takes SIGHUP, the end of its terminal, like SIGTERM.
 - `_settings` says which of Faust's features are off or bounded.
 """
 
@@ -136,15 +137,22 @@ class WorkerProcess(faust.Worker):  # type: ignore[misc]
         )
         self.spinner = None  # it would write cursor codes among the log lines
 
-    def _schedule_shutdown(self, signal: signal.Signals) -> None:
+    def install_signal_handlers(self) -> None:
+        super().install_signal_handlers()
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # `nohup` sets it
+            self.loop.add_signal_handler(signal.SIGHUP, self._schedule_shutdown, signal.SIGHUP)
+
+    def _schedule_shutdown(self, number: signal.Signals) -> None:
         self.app.end_in_time()
-        super()._schedule_shutdown(signal)
+        super()._schedule_shutdown(number)
 
     def run(self) -> int:
         """Run until a signal or an error; returns the exit status."""
+        status = 0
         try:
             self.execute_from_commandline()
         except SystemExit as exc:
-            if exc.code:
-                return 1
-        return 1 if self.app.fatal or self.app.crashed else 0
+            status = 1 if exc.code else 0
+        if self.app.fatal:
+            return int(getattr(self.app.fatal, "exit_status", 1))
+        return 1 if self.app.crashed else status

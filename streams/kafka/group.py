@@ -73,10 +73,16 @@ class Release(NamedTuple):
 
 
 class Group:
-    """See the module. `refuse` is called on the event loop with the error that ends the worker."""
+    """See the module. `refuse` is called on the event loop with the error that ends the worker.
 
-    def __init__(self, settings: Settings, refuse: Callable[[Exception], None]) -> None:
+    `instance_id`: the member's name; empty if it has none.
+    """
+
+    def __init__(
+        self, settings: Settings, instance_id: str, refuse: Callable[[Exception], None]
+    ) -> None:
         self._settings, self._tell_refusal = settings, refuse
+        self._instance_id = instance_id
         self._questions = Questions(settings, refuse)
         self._heard = 0  # the last change that the owner has heard of
         self._commands: deque[Release | Commit] = deque()
@@ -85,7 +91,7 @@ class Group:
         # These belong to the thread.
         self._member: Member | None = None
         self._ownership = Ownership()
-        self._judge = Judge(settings)
+        self._judge = Judge(settings, instance_id)
         self._commits: deque[Commit] = deque()
         self._under_way: Commit | None = None
         self._loss = ""  # why the membership is lost, until `_begin_anew` has run
@@ -163,7 +169,7 @@ class Group:
     def _turn(self) -> None:
         now = time.monotonic()
         if self._member is None and not self._refused and now >= self._begin_at:
-            self._member = Member(self._settings, self)
+            self._member = Member(self._settings, self._instance_id, self)
             self._loss = ""
         wait_s = POLL_BUSY_S if now < self._busy_until or self._ownership.pending else POLL_S
         if self._member is None:
@@ -277,7 +283,10 @@ class Group:
             log.warning("commit_failed code=%s error=%s", error.name(), error.str())
             if error.code() in EXPELLED:
                 self.on_lost(f"a commit was refused: {error.str()}")
-            elif not is_fatal(error) and (end := advised(self._settings, error)) is not None:
+            elif (
+                not is_fatal(error)
+                and (end := advised(self._settings, error, self._instance_id)) is not None
+            ):
                 self._refuse(end)
 
     def on_connection_error(self, error: KafkaError) -> None:

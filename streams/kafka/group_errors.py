@@ -12,7 +12,7 @@ from typing import NamedTuple
 from confluent_kafka import KafkaError
 
 from ..config import Settings
-from ..errors import GroupError
+from ..errors import GroupError, SharedNameError
 
 FENCED_MAX = 2  # times that a twin may take this member's place within FENCED_WITHIN_S
 FENCED_WITHIN_S = 30.0
@@ -78,8 +78,8 @@ class Judged(NamedTuple):
 class Judge:
     """Judges the errors of one worker's membership, one after the other."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, instance_id: str) -> None:
+        self._settings, self._instance_id = settings, instance_id
         self._fenced_at: list[float] = []
         self._since: dict[int, float] = {}  # when an error was first seen that may pass by itself
         self._patience_s = {
@@ -103,16 +103,17 @@ class Judge:
                 return Judged(code, None)
         elif now - self._since.setdefault(code, now) < self._patience_s.get(code, 0.0):
             return Judged(code, None)
-        return Judged(code, advised(self._settings, error))
+        return Judged(code, advised(self._settings, error, self._instance_id))
 
 
-def advised(settings: Settings, error: KafkaError) -> GroupError | None:
+def advised(settings: Settings, error: KafkaError, instance_id: str = "") -> GroupError | None:
     """The error that ends the worker; None if no person need correct anything."""
     advice = ADVICE.get(cause(error))
     if advice is None:
         return None
-    advice = advice.format(instance_id=settings.instance_id)
-    return GroupError(f"group {settings.kafka_group}: {advice} ({error.str()})")
+    advice = advice.format(instance_id=instance_id)
+    kind = SharedNameError if cause(error) in TWIN else GroupError
+    return kind(f"group {settings.kafka_group}: {advice} ({error.str()})")
 
 
 def is_fatal(error: KafkaError) -> bool:

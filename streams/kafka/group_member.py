@@ -68,21 +68,23 @@ class Listener(Protocol):
 class Member:
     """See the module. `listener` hears nothing more after `retire`.
 
+    `instance_id`: the member's name; empty if it has none.
     `is_expelled` is to be called every `look_s`.
     """
 
-    def __init__(self, settings: Settings, listener: Listener) -> None:
+    def __init__(self, settings: Settings, instance_id: str, listener: Listener) -> None:
         self._listener: Listener | None = listener
         self._topic = settings.updates_topic
         self._expedites = settings.group_protocol != CLASSIC
-        self._stays = bool(settings.instance_id) and settings.group_protocol == CLASSIC
+        self._is_static = bool(instance_id) and settings.group_protocol == CLASSIC
+        self._stays = self._is_static and not settings.leaves_group
         self.look_s = EXPEDITED_S if self._expedites else WOKEN_S
         self._callbacks = 0  # that have run
         self._id = ""
-        self._consumer = Consumer(self._config(settings), logger=log)
+        self._consumer = Consumer(self._config(settings, instance_id), logger=log)
         self._subscribe()
 
-    def _config(self, settings: Settings) -> dict[str, Any]:
+    def _config(self, settings: Settings, instance_id: str) -> dict[str, Any]:
         timeout_ms = int(rebalance_timeout_s(settings) * 1000)
         config: dict[str, Any] = {
             "client.id": "read-states-group",
@@ -99,8 +101,8 @@ class Member:
             "error_cb": self._on_error,
             "log_level": LOG_LEVEL,
         }
-        if settings.instance_id:
-            config["group.instance.id"] = settings.instance_id
+        if instance_id:
+            config["group.instance.id"] = instance_id
         if settings.group_protocol == CLASSIC:  # librdkafka refuses these with `consumer`
             config["partition.assignment.strategy"] = "cooperative-sticky"
             config["session.timeout.ms"] = int(settings.session_timeout_s * 1000)
@@ -143,7 +145,10 @@ class Member:
         self._consumer.commit(offsets=places, asynchronous=True)
 
     def close(self) -> None:
-        """Leave the group; a static member of the classic protocol stays in it. This may wait."""
+        """Leave the group, unless the member is to keep its place in it. This may wait.
+
+        Only a static member of the classic protocol can keep it: one whose INSTANCE_ID was given.
+        """
         self._listener = None
         if not self._stays:
             self._leave(self._consumer)
@@ -164,8 +169,9 @@ class Member:
         consumer.close()
 
     def retire(self) -> None:
-        """Close without waiting: another consumer takes this one's place."""
+        """Close without waiting: another consumer takes this one's place, under its name."""
         self._listener = None
+        self._stays = self._is_static
         threading.Thread(target=self.close, name=CLOSE_NAME, daemon=True).start()
 
     # -- inside `poll` and `close` ---------------------------------------------------------------

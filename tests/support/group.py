@@ -41,7 +41,7 @@ class Holder:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.group = Group(settings, self._refused)
+        self.group = Group(settings, settings.instance_id, self._refused)
         self.owned: set[int] = set()
         self.pending: set[int] = set()
         self.told: list[tuple[str, frozenset[int]]] = []

@@ -72,11 +72,11 @@ class Service:
             )
         return self._wire
 
-    def start(self, **settings: object) -> WorkerProcess:
-        """Another worker; does not wait for it."""
+    def start(self, *arguments: str, **settings: object) -> WorkerProcess:
+        """Another worker, with these arguments; does not wait for it."""
         more = {f"READ_STATES_{key.upper()}": str(value) for key, value in settings.items()}
         log = self.folder / f"{self.name}-{len(self.workers)}.log"
-        self.workers.append(PreloadedWorker({**self.env, **more}, log).start())
+        self.workers.append(PreloadedWorker({**self.env, **more}, log, *arguments).start())
         return self.workers[-1]
 
     def metric(self, name: str) -> float:

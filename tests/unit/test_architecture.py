@@ -78,7 +78,13 @@ RULES = {
     ),
     "streams.commands.fsck": _may("cache.fsck", never=OUTSIDE),
     "streams.commands.lazy": _may(never=OUTSIDE),
-    "streams.commands.worker": _may("streams.app", "streams.commands.options", never=OUTSIDE),
+    "streams.commands.worker": _may(
+        "streams.app",
+        "streams.logs",
+        "streams.worker.supervise",
+        "streams.commands.options",
+        never=OUTSIDE,
+    ),
     "streams.app": _may("schemas", "cache", "streams", never={*KAFKA, "cassandra", "aiohttp"}),
     "streams.agents": _may(
         "streams.errors", "streams.partition", "streams.worker", never=OUTSIDE - {"faust"}

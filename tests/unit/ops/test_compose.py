@@ -15,6 +15,7 @@ from readstates.ops.local import cassandra, kafka, settings
 from readstates.ops.local.cluster import CASSANDRA, KAFKA, Cluster, new_cluster, with_free_ports
 from readstates.streams import cli
 from readstates.streams.config import Settings, env_name
+from readstates.streams.worker.supervise import KILL_MARGIN_S
 
 COMPOSE = Path(__file__).parents[3] / "docker-compose.yml"
 # The lines of the local stack's cassandra.yaml that are not filled in.
@@ -160,6 +161,14 @@ def test_the_workers_settings_exist(compose: Any) -> None:
         command = cli.COMMANDS[service["command"][0]].load()
         options = {option for param in command.params for option in param.opts}
         assert {part for part in service["command"] if part.startswith("--")} <= options
+
+
+def test_a_worker_that_dies_comes_back_as_the_same_member(compose: Any) -> None:
+    worker = compose["services"]["worker"]
+    assert worker["command"] == ["worker", "--supervise"]
+    assert "READ_STATES_INSTANCE_ID" not in worker["environment"]
+    grace_s = int(worker["stop_grace_period"].removesuffix("s"))
+    assert grace_s > Settings().shutdown_timeout_s + KILL_MARGIN_S
 
 
 def test_the_same_versions(compose: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -12,6 +13,7 @@ import yaml
 from readstates.cache.layout import slots_for, table_size_bytes
 from readstates.streams import cli
 from readstates.streams.config import SECRETS, Settings, env_name
+from readstates.streams.worker.supervise import KILL_MARGIN_S
 from tests.support.promql import OPS, RULES, rules
 
 VERSIONS = ("1.29", "1.34")  # the oldest and the newest that are meant
@@ -88,8 +90,17 @@ def test_settings_and_commands_exist(pod: Any) -> None:
 
 
 def test_the_settings_are_good_ones() -> None:
-    settings = Settings.load({**CONFIG, "READ_STATES_INSTANCE_ID": "read-states-0"})
-    assert POD["terminationGracePeriodSeconds"] > settings.shutdown_timeout_s
+    settings = Settings.load(CONFIG)
+    assert POD["terminationGracePeriodSeconds"] > settings.shutdown_timeout_s + KILL_MARGIN_S
+
+
+def test_a_worker_that_dies_comes_back_as_the_same_member() -> None:
+    """At once, and with the name and the tables that its volume keeps."""
+    assert WORKER["args"] == ["worker", "--supervise"]
+    given = {entry["name"]: entry["value"] for entry in WORKER["env"]}
+    assert "READ_STATES_INSTANCE_ID" not in {*given, *CONFIG}
+    (tables,) = [mount for mount in WORKER["volumeMounts"] if mount["name"] == "tables"]
+    assert Path(given["READ_STATES_CACHE_DIR"]).parent == Path(tables["mountPath"])
 
 
 def test_tables_fit_when_half_of_the_workers_are_gone() -> None:

@@ -6,6 +6,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from readstates.streams.config import Settings
+from readstates.streams.errors import SharedNameError
 from readstates.streams.kafka import group_errors
 from readstates.streams.kafka.group_errors import (
     ADVICE,
@@ -139,7 +140,7 @@ def test_what_a_person_must_correct_ends_the_worker(code: int) -> None:
     ],
 )
 def test_any_other_error_does_not(code: int) -> None:
-    judge = Judge(Settings())
+    judge = Judge(Settings(), "")
     for at in range(1000):
         assert judge.judge(KafkaError(code), float(at)) == (code, None)
 
@@ -152,7 +153,7 @@ def test_any_other_error_does_not(code: int) -> None:
     ],
 )
 def test_an_error_that_another_session_causes_may_pass(code: int, patience_s: float) -> None:
-    judge = Judge(Settings())
+    judge = Judge(Settings(), "")
     assert judge.judge(KafkaError(code), 0.0).end is None
     assert judge.judge(KafkaError(code), patience_s - 1).end is None
     judge.joined()
@@ -161,16 +162,18 @@ def test_an_error_that_another_session_causes_may_pass(code: int, patience_s: fl
 
 
 def test_a_member_whose_place_is_taken_again_and_again_ends() -> None:
-    judge = Judge(Settings(instance_id="twin"))
+    judge = Judge(Settings(), "twin")
     error = fatal(KafkaError.FENCED_INSTANCE_ID)
     for at in range(1, FENCED_MAX):
         assert judge.judge(error, float(at)).end is None
         judge.joined()
-    assert "is using the INSTANCE_ID 'twin'" in str(judge.judge(error, float(FENCED_MAX)).end)
+    end = judge.judge(error, float(FENCED_MAX)).end
+    assert isinstance(end, SharedNameError), "a supervisor does not start it again"
+    assert "is using the INSTANCE_ID 'twin'" in str(end)
 
 
 def test_a_place_that_is_taken_now_and_then_is_taken_back() -> None:
-    judge = Judge(Settings(instance_id="twin"))
+    judge = Judge(Settings(), "twin")
     for turn in range(10):
         error = fatal(KafkaError.FENCED_INSTANCE_ID)
         assert judge.judge(error, turn * FENCED_WITHIN_S).end is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Set
 from typing import Any
 
@@ -10,7 +11,7 @@ from confluent_kafka import KafkaError, TopicPartition
 
 from readstates.streams.config import CLASSIC, CONSUMER, Settings
 from readstates.streams.kafka import group_member
-from readstates.streams.kafka.group_member import Member
+from readstates.streams.kafka.group_member import CLOSE_NAME, Member
 
 
 class FakeConsumer:
@@ -74,9 +75,10 @@ class Heard:
 def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Member, Any, list[object]]]:
     monkeypatch.setattr(group_member, "Consumer", FakeConsumer)
 
-    def make(**settings: Any) -> tuple[Member, Any, list[object]]:
+    def make(name: str = "", **settings: Any) -> tuple[Member, Any, list[object]]:
         heard = Heard()
-        member = Member(Settings(**settings), heard)
+        given = Settings(**settings)
+        member = Member(given, name or given.instance_id, heard)
         return member, member._consumer, heard.heard
 
     return make
@@ -137,6 +139,23 @@ def test_a_static_member_is_dropped_and_does_not_leave(made: Made) -> None:
     member.close()
     assert consumer.calls == ["subscribe"]
     assert not hasattr(member, "_consumer")
+
+
+def test_a_member_whose_name_was_not_given_leaves(made: Made) -> None:
+    """Nobody will come back under it soon, if the worker was stopped."""
+    member, consumer, _ = made("kept")
+    assert consumer.config["group.instance.id"] == "kept"
+    member.close()
+    assert consumer.calls[-1] == "close"
+
+
+def test_a_member_that_is_replaced_does_not_put_out_who_has_its_name_next(made: Made) -> None:
+    member, consumer, _ = made("kept")
+    member.retire()
+    for thread in threading.enumerate():
+        if thread.name == CLOSE_NAME:
+            thread.join()
+    assert consumer.calls == ["subscribe"]
 
 
 def test_a_static_member_of_the_new_protocol_says_that_it_will_be_back(made: Made) -> None:
