@@ -270,6 +270,16 @@ async def test_a_loss_while_a_release_is_pending(settings: Settings, joins: Join
     assert await first.commit(6, *first.owned)
 
 
+async def test_a_loss_while_a_release_is_pending_shows_in_the_member_id(
+    classic: Settings, joins: Joins
+) -> None:
+    """No commit is made, and the release may be pending for longer than the test waits."""
+    patient = replace(classic, session_timeout_s=LONG_SESSION_S)
+    first, _ = await shared(joins, patient)
+    expel(patient, await eventually(lambda: member_id(first), "its ID"))
+    await eventually(lambda: ("lost", ALL) in first.told, "all is lost")
+
+
 # -- static members ------------------------------------------------------------------------------
 
 

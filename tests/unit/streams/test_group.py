@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from confluent_kafka import KafkaError
 
 from readstates.streams.config import Settings
 from readstates.streams.errors import SharedNameError
 from readstates.streams.kafka import group_errors
+from readstates.streams.kafka.group import Commit, Group
+from readstates.streams.kafka.group_consumer import Committed, TopicPartition
 from readstates.streams.kafka.group_errors import (
     ADVICE,
     ERROR_LOG_S,
@@ -109,6 +116,60 @@ def test_a_loss_ends_what_was_pending() -> None:
     assert ownership.lose()[1] == {1, 2}
     assert not ownership.may_let_go()
     assert ownership.pending_for_s() == 0.0
+
+
+# -- the thread ----------------------------------------------------------------------------------
+
+
+class FakeMember:
+    look_s = 1.0
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def is_expelled(self) -> bool:
+        return False
+
+    def let_go(self) -> None:
+        self.calls.append("let go")
+
+    def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+        self.calls.append(f"commit {sorted(place.partition for place in offsets)}")
+
+
+async def test_nothing_is_let_go_while_a_commit_names_it() -> None:
+    """G1, and G2: the next commit waits for its turn."""
+    member: Any = FakeMember()
+    owner: Any = SimpleNamespace(**dict.fromkeys(("assigned", "revoked", "lost"), lambda _: None))
+    group = Group(Settings(), lambda _error: None)
+    group._owner, group._loop = owner, asyncio.get_running_loop()
+
+    async def turn() -> None:
+        await asyncio.sleep(0)  # the owner hears of the changes
+        group._take_commands()
+        group._watch(member)
+
+    def commit(*numbers: int) -> asyncio.Future[bool]:
+        offsets = {TopicPartition("updates", number): (1, "") for number in numbers}
+        answer = group._loop.create_future()
+        group._commands.append(Commit(offsets, group._heard, answer))
+        return answer
+
+    group.on_assigned({1, 2})
+    await asyncio.sleep(0)
+    first = commit(1, 2)
+    await turn()
+    group.on_revoked({1})
+    await asyncio.sleep(0)
+    group.release({1})
+    second = commit(1, 2)
+    await turn()
+    assert member.calls == ["commit [1, 2]"]
+    group.on_commit([])
+    await turn()
+    assert member.calls == ["commit [1, 2]", "let go", "commit [2]"]
+    group.on_commit([])
+    assert (await first, await second) == (True, False)  # of the second, a part was left out
 
 
 # -- errors --------------------------------------------------------------------------------------
