@@ -77,7 +77,8 @@ def test_sigterm(harmed: Stack, tmp_path: Path) -> None:
             event = {"type": "mention", "channel_id": "1", "message_id": str(message)}
             offset = wire.produce_update(user, event)
         wire.get(users[-1], after_offset=offset)
-        until(lambda: worker.metrics()["read_states_dirty_states"] > 0, "changes to write out")
+        dirty = "read_states_dirty_states"
+        until(lambda: worker.metrics().get(dirty, 0) > 0, "changes to write out")
         return worker
 
     def end(worker: WorkerProcess) -> int:

@@ -185,7 +185,7 @@ def fatal(code: int) -> KafkaError:
 def test_what_a_person_must_correct_ends_the_worker(code: int) -> None:
     settings = Settings(kafka_group="a-group")
     for error in (KafkaError(code), fatal(code)):
-        found, end = Judge(settings).judge(error, 0.0)
+        found, end = Judge(settings, "").judge(error, 0.0)
         assert found == code
         assert f"group a-group: {ADVICE[code]}" in str(end)
 
