@@ -173,7 +173,7 @@ def test_an_ack_is_applied_and_a_query_answered(secure: Secure, mechanism: str) 
         metrics = worker.get("/metrics")[1]
     finally:
         assert worker.stop() == 0
-    assert f"Authenticated as admin via {mechanism}" in worker.output()
+    assert f"user=admin mechanism={mechanism}" in worker.output()
     assert "DEBUG" in worker.output()
     without_passwords(secure.secrets, worker.output(), metrics)
     keyspace = secure.env[f"{ENV}CASSANDRA_KEYSPACE"]
