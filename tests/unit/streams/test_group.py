@@ -141,7 +141,7 @@ async def test_nothing_is_let_go_while_a_commit_names_it() -> None:
     """G1, and G2: the next commit waits for its turn."""
     member: Any = FakeMember()
     owner: Any = SimpleNamespace(**dict.fromkeys(("assigned", "revoked", "lost"), lambda _: None))
-    group = Group(Settings(), lambda _error: None)
+    group = Group(Settings(), "", lambda _error: None)
     group._owner, group._loop = owner, asyncio.get_running_loop()
 
     async def turn() -> None:

@@ -81,7 +81,7 @@ def test_every_pair_in_our_format_strings_is_found() -> None:
                 continue
             line = ast.literal_eval(node.args[0])
             specs = re.findall(logs._SPEC, line)
-            args = tuple(1 if spec[-1] in "dg" else "x" for spec in specs)
+            args = tuple(1 if spec[-1] in "dfg" else "x" for spec in specs)
             record = logging.LogRecord("readstates.x", 20, "", 0, line, args, None)
             assert line % args == record.getMessage()
             names = re.findall(r"(?:^|\s)(\w+)=\S*%", line)
