@@ -4,14 +4,14 @@ The thread waits for all brokers at once (`fetches.py`, `fetch_link.py`). What a
 as bytes until there is room for its records; then `record_batches.py` makes records of it. When all
 its bytes were taken, the partition is fetched again. These rules hold:
 
-- R1. A partition's batches come in order and leave no offset out: each begins where the one before
+- F1. A partition's batches come in order and leave no offset out: each begins where the one before
   it ended, and the first where `start` said. A fetch counts only if it asked for that position.
-- R2. After `stop`, or another `start`, nothing of the earlier reading reaches `put`.
-- R3. What is delivered is bounded: no more than `wants` says, less what is on its way to `put`, and
+- F2. After `stop`, or another `start`, nothing of the earlier reading reaches `put`.
+- F3. What is delivered is bounded: no more than `wants` says, less what is on its way to `put`, and
   TAKEN_BYTES_MAX in one poll. Only the record that reaches such a limit may exceed it.
-- R4. What is fetched is bounded: if over BUFFERED_BYTES_MAX wait for room, what waits is dropped,
+- F4. What is fetched is bounded: if over BUFFERED_BYTES_MAX wait for room, what waits is dropped,
   and fetched again later. At most UNPACKED_BATCHES_MAX batches wait in unpacked form.
-- R5. No failure of a broker ends the reading, and no broker waits for another one. What a broker
+- F5. No failure of a broker ends the reading, and no broker waits for another one. What a broker
   says of the log itself does: the next record is gone, or may not be read.
 
 `start`, `stop` and `look` take effect at once, also while a fetch waits at the broker.
@@ -145,7 +145,7 @@ class Reader:
         self._is_put_scheduled = False  # before the polls are looked at
         while self._polls:
             poll = self._polls.popleft()
-            wanted = [(r.number, r.token, batch) for r, batch in poll if not r.is_stopped]  # R2
+            wanted = [(r.number, r.token, batch) for r, batch in poll if not r.is_stopped]  # F2
             try:
                 if wanted:
                     self._put(wanted)
@@ -202,7 +202,7 @@ class Reader:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _room(self, reading: Reading) -> int:
-        """How many bytes of a partition may be delivered now (R3)."""
+        """How many bytes of a partition may be delivered now (F3)."""
         return self._wants(reading.number) - (reading.sent_bytes - reading.arrived_bytes)
 
     def _deliver(self) -> float:
@@ -266,7 +266,7 @@ class Reader:
         self._fetches.full.pop(reading.number, None)
 
     def _bound(self) -> None:
-        """Drop what waits for room, as far as it is too much (R4)."""
+        """Drop what waits for room, as far as it is too much (F4)."""
         unpacked_max = UNPACKED_BATCHES_MAX * self._limits.unpacked_bytes_max
         full: list[tuple[Reading, FetchedBatches]] = [
             (r, r.batches) for r in self._fetches.full.values() if r.batches is not None

@@ -57,7 +57,7 @@ class World:
         ]
         for before, after in itertools.pairwise(found):
             if token is not None:
-                assert before.end == after.start  # R1
+                assert before.end == after.start  # F1
         return found
 
     def offsets(self, number: int = 0, token: int | None = None) -> list[int]:
@@ -331,7 +331,7 @@ async def test_polls_are_bounded_over_all_partitions(
 async def test_what_waits_for_room_is_bounded(
     worlds: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R4: the bytes are dropped and fetched again."""
+    """F4: the bytes are dropped and fetched again."""
     monkeypatch.setattr(reader, "BUFFERED_BYTES_MAX", 8_000)
     world = await with_records_that_wait(worlds)
     full = world.reader._fetches.full
@@ -342,7 +342,7 @@ async def test_what_waits_for_room_is_bounded(
 async def test_unpacked_batches_that_wait_are_bounded(
     worlds: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R4: they stay packed, and are unpacked again."""
+    """F4: they stay packed, and are unpacked again."""
     monkeypatch.setattr(reader, "UNPACKED_BATCHES_MAX", 0)
     world = await with_records_that_wait(worlds)
     full = world.reader._fetches.full
