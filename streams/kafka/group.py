@@ -131,7 +131,7 @@ class Group:
         try:
             return await asyncio.wait_for(commit.answer, COMMIT_TIMEOUT_S)
         except TimeoutError:
-            log.warning("commit_timeout partitions=%d timeout_s=%g", len(offsets), COMMIT_TIMEOUT_S)
+            log.warning("commit_timeout partitions=%d timeout_s=%s", len(offsets), COMMIT_TIMEOUT_S)
             return False
         finally:
             commit.abandoned = True
@@ -142,7 +142,7 @@ class Group:
             try:
                 await asyncio.wait_for(asyncio.shield(self._left), LEAVE_TIMEOUT_S)
             except TimeoutError:
-                log.warning("leave_group_timeout timeout_s=%g", LEAVE_TIMEOUT_S)
+                log.warning("leave_group_timeout timeout_s=%s", LEAVE_TIMEOUT_S)
         self._questions.close()
 
     def _told(self, change: int, tell: Callable[[Set[int]], None], numbers: Set[int]) -> None:
