@@ -155,8 +155,10 @@ QUERY_BATCHES_SKIPPED = Counter(
     "read_states_query_batches_skipped_total",
     "batches of queries that could not be read and were skipped",
 )
-REPLY_FAILURES = Counter(
-    "read_states_reply_failures_total", "replies and dead letters that a broker did not take"
+REPLY_FAILURES = Counter("read_states_reply_failures_total", "replies that a broker did not take")
+DEAD_LETTER_FAILURES = Counter(
+    "read_states_dead_letter_failures_total",
+    "attempts to send a dead letter that a broker did not take; it is sent again",
 )
 COMMIT_FAILURES = Counter("read_states_commit_failures_total", "offset commits that failed")
 TABLES_ON_DISK = Gauge(

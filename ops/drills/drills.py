@@ -73,6 +73,13 @@ DRILLS = (
         lambda world: world.larger_replies(),
     ),
     Drill(
+        "the dead-letters topic takes no record over 100 bytes",
+        "raise its max.message.bytes",
+        ("ReadStatesDeadLettersFail",),
+        lambda world: world.refuse_dead_letters(),
+        lambda world: world.take_dead_letters(),
+    ),
+    Drill(
         "Cassandra runs a quarter of the time",
         "Cassandra has its processor back",
         ("ReadStatesMissesSlow",),

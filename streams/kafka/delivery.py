@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from confluent_kafka import Producer
+from prometheus_client import Counter
 
 from .. import metrics
 from ..config import Settings
@@ -26,13 +27,47 @@ QUEUE_KIB_MAX = 64 << 10  # of each producer, not yet sent: memory while brokers
 FAILURE_LOG_S = 60.0  # between two log lines about failures: clients could otherwise fill the disk
 
 
+class Failures:
+    """Counts the records of one kind that a broker did not take, and logs some of them.
+
+    `event` names the log line, and `advice` ends it. There is one line in FAILURE_LOG_S for each
+    kind, so that failures of one kind do not hide those of another.
+    """
+
+    def __init__(self, event: str, counter: Counter, advice: str) -> None:
+        self._event, self._counter, self._advice = event, counter, advice
+        self._logged = -FAILURE_LOG_S
+
+    def note(self, topic: str, error: object, *, origin: str = "") -> None:
+        """Count a record; log it unless one of its kind was logged just before.
+
+        `origin` says which record of the service's own topics it came from.
+        """
+        self._counter.inc()
+        if time.monotonic() - self._logged > FAILURE_LOG_S:
+            self._logged = time.monotonic()
+            log.warning(
+                "%s topic=%s%s error=%s: %s", self._event, topic, origin, error, self._advice
+            )
+
+
 class Delivery:
     """Makes, polls and closes producers; the one that was made last is flushed first."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._producers: tuple[Producer, ...] = ()
-        self._failure_logged = -FAILURE_LOG_S
+        self.replies = Failures(
+            "reply_not_delivered",
+            metrics.REPLY_FAILURES,
+            "its client hears nothing until its deadline. See ReadStatesRepliesFail.md",
+        )
+        self.dead_letters = Failures(
+            "dead_letter_not_delivered",
+            metrics.DEAD_LETTER_FAILURES,
+            "the worker sends it again until the broker takes it; until then the commits of its "
+            "partition wait. See ReadStatesDeadLettersFail.md",
+        )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="delivery", daemon=True)
 
@@ -59,13 +94,6 @@ class Delivery:
         if not self._thread.is_alive():
             self._thread.start()
         return producer
-
-    def failed(self, topic: str, error: object) -> None:
-        """Count a record that was not delivered; log it unless one was logged just before."""
-        metrics.REPLY_FAILURES.inc()
-        if time.monotonic() - self._failure_logged > FAILURE_LOG_S:
-            self._failure_logged = time.monotonic()
-            log.warning("reply_not_delivered topic=%s error=%s", topic, error)
 
     def close(self) -> None:
         """Send what is queued, within FLUSH_TIMEOUT_S for each producer."""
