@@ -16,7 +16,7 @@ from ..cassandra.store import Store
 from ..kafka.delivery import Delivery
 from ..kafka.group_consumer import GroupConsumer
 from .gauges import ExportedGauges
-from .http import Endpoints
+from .http import Endpoints, OwnNames
 from .loops import BackgroundLoops
 from .partitions import Partitions
 from .rebalance import Rebalancer
@@ -65,7 +65,9 @@ class WorkerService(Service):  # type: ignore[misc]
         self._gauges = ExportedGauges(partitions)
 
     def on_init_dependencies(self) -> list[Any]:
-        return [Endpoints(self._listening, self._gauges.health, self._partitions.ready)]
+        settings = self._partitions.settings
+        names = OwnNames(settings.http_host, settings.http_names)
+        return [Endpoints(self._listening, self._gauges.health, self._partitions.ready, names)]
 
     async def on_start(self) -> None:
         self._tables.report_folder()
