@@ -19,6 +19,7 @@ from .cassandra.store import Store
 from .config import Settings
 from .errors import ReadStatesError
 from .kafka import topics
+from .kafka.broker_clocks import BrokerClocks
 from .kafka.dead_letter_producer import DeadLetterProducer
 from .kafka.delivery import Delivery
 from .kafka.faust_app import App, WorkerProcess
@@ -50,7 +51,9 @@ def build(settings: Settings) -> App:
     dead_letters = DeadLetterProducer(settings, delivery)
 
     # Make the partitions, their tables, and the rebalancer that opens and hands them over.
-    partitions = Partitions(settings, store, replies, dead_letters)
+    clocks = BrokerClocks(settings, delivery)
+    clocks.measure_first(topic.partitions)
+    partitions = Partitions(settings, store, replies, dead_letters, clock_ahead_ms=clocks.ahead_ms)
     tables = Tables(settings, cache_dir, topic.topic_id.bytes, epoch.epoch)
     rebalancer = Rebalancer(partitions, tables, epoch)
 
@@ -60,7 +63,14 @@ def build(settings: Settings) -> App:
     agents.define(app, partitions, app.updates, app.query_channel)
     app.service(
         WorkerService(
-            partitions, tables, rebalancer, store, delivery, lambda: app.consumer, listening
+            partitions,
+            tables,
+            rebalancer,
+            store,
+            delivery,
+            clocks,
+            lambda: app.consumer,
+            listening,
         )
     )
     return app

@@ -68,6 +68,12 @@ class Delivery:
             "the worker sends it again until the broker takes it; until then the commits of its "
             "partition wait. See ReadStatesDeadLettersFail.md",
         )
+        self.clock = Failures(
+            "clock_not_measured",
+            metrics.CLOCK_FAILURES,
+            "the deadlines of queries are judged by this machine's clock alone. A worker needs "
+            "Write on the queries topic for this: see SECURITY.md",
+        )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="delivery", daemon=True)
 
