@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 
 NO_ADDRESS_LOG_S = 60.0  # between two log lines about unusable reply addresses
 EXPIRED_LOG_S = 60.0  # between two log lines about queries whose time is over
+WAITING_BYTES_MAX = 64 << 20  # of the queries that wait; 10,000 could take over 400 MB otherwise
 LOOKUP_BYTES_MAX = 64 << 20  # of queries whose reply topic is looked up; each keeps its record
 TOPIC_LOOKUPS_MAX = 3  # at least a second apart; after these the reply topic counts as missing
 
@@ -77,6 +78,7 @@ class QueryIntake:
         clock_ahead_ms: Callable[[int], int],
     ) -> None:
         self.waiting = 0  # queries that a partition keeps, at most QUERIES_WAITING_MAX
+        self.waiting_bytes = 0  # of all of them, at most WAITING_BYTES_MAX
         self._settings = settings
         self._owned = owned
         self._replies = replies
@@ -184,12 +186,16 @@ class QueryIntake:
         now = self._now_ms()
         if now >= deadline:  # Q2
             self._expire_one(query)
-        elif self.waiting >= self._settings.queries_waiting_max:
+        elif (
+            self.waiting >= self._settings.queries_waiting_max
+            or self.waiting_bytes + query.size_bytes > WAITING_BYTES_MAX
+        ):
             self.refuse(query, OVERLOADED, "too many queries are waiting; ask again later")
         else:
             partition.queries.ask(query)
             if not query.done:
                 self.waiting += 1
+                self.waiting_bytes += query.size_bytes
                 query.waiting = True
                 self._deadlines.add(query, now)
 
@@ -293,6 +299,7 @@ class QueryIntake:
         query.done = True  # Q1
         if query.waiting:
             self.waiting -= 1
+            self.waiting_bytes -= query.size_bytes
         owned = self._owned.get(query.partition)
         if owned is not None and owned.partition.incarnation == query.incarnation:
             owned.query_mark.release(query.offset)
@@ -318,7 +325,9 @@ class QueryIntake:
         """Drop the waiting queries of a partition being handed over: the next owner reads them."""
         for query in partition.queries.unanswered():
             query.done = True
-            self.waiting -= query.waiting
+            if query.waiting:
+                self.waiting -= 1
+                self.waiting_bytes -= query.size_bytes
 
 
 def _why_not(partition: Partition, query: Query) -> str:
