@@ -18,6 +18,8 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from readstates.schemas.headers import DEADLINE_MAX_MS
+
 from ..config import Settings
 from ..errors import TopicError
 from .admin import connect_admin
@@ -31,6 +33,7 @@ DAY_MS = 86_400_000
 RETENTION_FLOOR_FACTOR = 20  # the least retention of `updates`, in multiples of FLUSH_DELAY_S
 BATCH_BYTES_MAX = 1 << 20  # a batch of records: librdkafka makes them up to 1,000,000 bytes
 HEADERS_BYTES = 64 << 10  # more than the headers of a dead letter take
+QUERIES_KEPT_MS = 2 * DEADLINE_MAX_MS  # the least retention of `queries`
 DEAD_LETTERS_BYTES = 256 << 20  # kept of each partition's dead letters; older ones go first
 DEAD_LETTERS_SEGMENT_BYTES = 64 << 20  # a broker removes whole segments
 LOGGED = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete"}
@@ -209,7 +212,12 @@ def needed(settings: Settings, record_bytes_max: int) -> dict[str, dict[str, Rul
                 str(floor_ms), "what is not yet in Cassandra is only in the log", at_least=True
             ),
         },
-        settings.queries_topic: {"message.timestamp.type": stamped},
+        settings.queries_topic: {
+            "message.timestamp.type": stamped,
+            "retention.ms": Rule(
+                str(QUERIES_KEPT_MS), "queries would be gone before their deadline", at_least=True
+            ),
+        },
         settings.dead_letters_topic: {
             "retention.bytes": Rule(
                 str(DEAD_LETTERS_BYTES),

@@ -75,7 +75,7 @@ class QueryIntake:
         owned: Mapping[int, OwnedPartition],
         replies: ReplyProducer,
         now_ms: Callable[[], int],
-        clock_ahead_ms: Callable[[int], int],
+        clock_ahead_ms: Callable[[int], int] = lambda _number: 0,
     ) -> None:
         self.waiting = 0  # queries that a partition keeps, at most QUERIES_WAITING_MAX
         self.waiting_bytes = 0  # of all of them, at most WAITING_BYTES_MAX
