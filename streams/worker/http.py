@@ -134,7 +134,7 @@ class Endpoints(Service):  # type: ignore[misc]
         loop.call_later(CONNECTION_S, _abort, handler)
         return handler
 
-    def _end_the_oldest(self, server: web.Server[web.Request]) -> None:
+    def _end_the_oldest(self, server: web.Server) -> None:
         """Keep the newest CONNECTIONS_MAX connections."""
         for handler in server.connections[:-CONNECTIONS_MAX]:
             if handler.transport is not None and not handler.transport.is_closing():

@@ -81,7 +81,8 @@ def test_a_key_of_any_size_holds_no_commit(bad: Service) -> None:
     offset = wire.produce_update(user, ACK)
     assert wire.get(user, after_offset=offset).states
     bad.wait_durable(wire.ends(wire.updates))
-    letters = until(lambda: len(found := letters_of(bad, user)) == 2 and found, "the letters")
+    until(lambda: len(letters_of(bad, user)) == 2, "the letters")
+    letters = letters_of(bad, user)
     sizes = [int(letter.headers["key_cut"]) for letter in letters]
     assert sizes == [size + len(b"%d" % user) for size in (2_000_000, 7_000_000)]
     assert all(letter.key is not None and len(letter.key) == 1024 for letter in letters)

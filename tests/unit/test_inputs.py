@@ -13,8 +13,10 @@ from readstates.streams.config import Settings
 
 ROOT = Path(__file__).parents[2]
 UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "rows": 1}
-PLACES = ("updates", "dead letters", "queries", "headers", "replies", "HTTP", "recordings")
-PLACES += ("imports", "Cassandra rows", "table files")
+PLACES = (
+    *("updates", "dead letters", "queries", "headers", "replies", "HTTP"),
+    *("recordings", "imports", "Cassandra rows", "table files"),
+)
 NO_INPUTS = {  # limits of what the service makes itself
     ("schemas/replies.py", "NEXT_BYTES_MAX"),
     ("schemas/rows.py", "ROW_BYTES_MAX"),
