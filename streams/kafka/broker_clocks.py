@@ -96,7 +96,7 @@ class BrokerClocks:
         monotonic_ms: Callable[[], float] = monotonic_ms,
     ) -> None:
         self._topic = settings.queries_topic
-        self._failures = delivery.clock
+        self._failed = delivery.clock_failed
         self._wall_ms, self._monotonic_ms = wall_ms, monotonic_ms
         self._bounds: dict[int, Bounds] = {}  # by partition
         self._latest: Bounds | None = None  # of any partition
@@ -144,13 +144,13 @@ class BrokerClocks:
         if abs(worst_ms) > WRONG_MS and time.monotonic() - self._logged > LOG_S:
             self._logged = time.monotonic()
             log.warning(
-                "clock_offset topic=%s partition=%d ahead_s=%.3f: this machine's clock and the "
+                "clock_offset topic=%s partition=%d ahead_ms=%d: this machine's clock and the "
                 "clock of the partition's leader differ by that. The worker judges deadlines by "
                 "the leader's clock, so queries are answered. Set the clock that is wrong "
                 "(ReadStatesClockOffset.md says how to find out which)",
                 self._topic,
                 worst,
-                worst_ms / 1000,
+                worst_ms,
             )
 
     def _measure(self, numbers: Iterable[int]) -> None:
@@ -161,14 +161,14 @@ class BrokerClocks:
                     self._topic, partition=number, headers=[(HEADER_CLOCK, b"")], on_delivery=done
                 )
             except (BufferError, KafkaException) as exc:
-                self._failures.note(self._topic, exc, origin=f" partition={number}")
+                self._failed(self._topic, number, exc)
 
     def _delivered(
         self, number: int, sent_ms: float, error: KafkaError | None, message: Message
     ) -> None:
         """Take a measurement, in the thread that polls the producers."""
         if error is not None:
-            self._failures.note(self._topic, error, origin=f" partition={number}")
+            self._failed(self._topic, number, error)
             return
         new = measured(sent_ms, message.timestamp()[1], self._monotonic_ms())
         self._bounds[number] = joined(self._bounds.get(number), new)

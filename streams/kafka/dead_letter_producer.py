@@ -85,8 +85,7 @@ class DeadLetterProducer:
         origin = Origin(reason, self._updates_topic, partition, offset, length, last, key_length)
 
         def note(error: object) -> None:
-            where = f" partition={partition} offset={offset} reason={reason}"
-            self._delivery.dead_letters.note(self._topic, error, origin=where)
+            self._delivery.dead_letter_failed(self._topic, partition, offset, reason, error)
 
         def send_later(cut: bool, delay_s: float = RETRY_S) -> None:
             if not self._delivery.closing:

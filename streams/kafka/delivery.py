@@ -28,27 +28,23 @@ FAILURE_LOG_S = 60.0  # between two log lines about failures: clients could othe
 
 
 class Failures:
-    """Counts the records of one kind that a broker did not take, and logs some of them.
+    """Counts the records of one kind that a broker did not take, and says which to log.
 
-    `event` names the log line, and `advice` ends it. There is one line in FAILURE_LOG_S for each
-    kind, so that failures of one kind do not hide those of another.
+    There is one log line in FAILURE_LOG_S for each kind, so that failures of one kind do not hide
+    those of another.
     """
 
-    def __init__(self, event: str, counter: Counter, advice: str) -> None:
-        self._event, self._counter, self._advice = event, counter, advice
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
         self._logged = -FAILURE_LOG_S
 
-    def note(self, topic: str, error: object, *, origin: str = "") -> None:
-        """Count a record; log it unless one of its kind was logged just before.
-
-        `origin` says which record of the service's own topics it came from.
-        """
+    def count(self) -> bool:
+        """Count a record; False if one of its kind was logged just before."""
         self._counter.inc()
-        if time.monotonic() - self._logged > FAILURE_LOG_S:
+        is_due = time.monotonic() - self._logged > FAILURE_LOG_S
+        if is_due:
             self._logged = time.monotonic()
-            log.warning(
-                "%s topic=%s%s error=%s: %s", self._event, topic, origin, error, self._advice
-            )
+        return is_due
 
 
 class Delivery:
@@ -57,23 +53,9 @@ class Delivery:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._producers: tuple[Producer, ...] = ()
-        self.replies = Failures(
-            "reply_not_delivered",
-            metrics.REPLY_FAILURES,
-            "its client hears nothing until its deadline. See ReadStatesRepliesFail.md",
-        )
-        self.dead_letters = Failures(
-            "dead_letter_not_delivered",
-            metrics.DEAD_LETTER_FAILURES,
-            "the worker sends it again until the broker takes it; until then the commits of its "
-            "partition wait. See ReadStatesDeadLettersFail.md",
-        )
-        self.clock = Failures(
-            "clock_not_measured",
-            metrics.CLOCK_FAILURES,
-            "the deadlines of queries are judged by this machine's clock alone. A worker needs "
-            "Write on the queries topic for this: see SECURITY.md",
-        )
+        self._replies = Failures(metrics.REPLY_FAILURES)
+        self._dead_letters = Failures(metrics.DEAD_LETTER_FAILURES)
+        self._clocks = Failures(metrics.CLOCK_FAILURES)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="delivery", daemon=True)
 
@@ -100,6 +82,44 @@ class Delivery:
         if not self._thread.is_alive():
             self._thread.start()
         return producer
+
+    def reply_failed(self, topic: str, error: object) -> None:
+        """Note a reply that was not delivered."""
+        if self._replies.count():
+            log.warning(
+                "reply_not_delivered topic=%s error=%s: its client hears nothing until its "
+                "deadline. See ReadStatesRepliesFail.md",
+                topic,
+                error,
+            )
+
+    def dead_letter_failed(
+        self, topic: str, partition: int, offset: int, reason: str, error: object
+    ) -> None:
+        """Note a dead letter that was not delivered; `partition` and `offset`: of its update."""
+        if self._dead_letters.count():
+            log.warning(
+                "dead_letter_not_delivered topic=%s partition=%d offset=%d reason=%s error=%s: the "
+                "worker sends it again until the broker takes it; until then the commits of its "
+                "partition wait. See ReadStatesDeadLettersFail.md",
+                topic,
+                partition,
+                offset,
+                reason,
+                error,
+            )
+
+    def clock_failed(self, topic: str, partition: int, error: object) -> None:
+        """Note a record for comparing clocks that was not delivered."""
+        if self._clocks.count():
+            log.warning(
+                "clock_not_measured topic=%s partition=%d error=%s: the deadlines of queries are "
+                "judged by this machine's clock alone. A worker needs Write on the queries topic "
+                "for this: see SECURITY.md",
+                topic,
+                partition,
+                error,
+            )
 
     def close(self) -> None:
         """Send what is queued, within FLUSH_TIMEOUT_S for each producer."""
