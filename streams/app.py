@@ -10,7 +10,10 @@ read-states.queries ─► QueryReader ─► agents ─► QueryIntake ─► W
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from types import FrameType
 
 import uvloop
 
@@ -19,6 +22,7 @@ from .cassandra.store import Store
 from .config import Settings
 from .errors import ReadStatesError
 from .kafka import topics
+from .kafka.broker_clocks import BrokerClocks
 from .kafka.dead_letter_producer import DeadLetterProducer
 from .kafka.delivery import Delivery
 from .kafka.faust_app import App, WorkerProcess
@@ -35,13 +39,13 @@ def build(settings: Settings) -> App:
 
     Raises TopicError, EpochError, StoreError, ConfigError: all mean "refuse to start".
     """
-    # Check everything that must be right before anything starts.
+    # Check everything that must be right before anything starts; first what needs no server.
+    cache_dir = own_cache_dir(settings)
     listening = listen(settings.http_host, settings.http_port)
     topic = topics.check(settings)
     store = Store(settings)
     store.prepare()
     epoch = store.claim_epoch(settings.updates_topic, *topic)
-    cache_dir = own_cache_dir(settings)
     metrics.describe_worker(settings, topic.partitions)
 
     # Make the producers of replies and dead letters.
@@ -50,7 +54,9 @@ def build(settings: Settings) -> App:
     dead_letters = DeadLetterProducer(settings, delivery)
 
     # Make the partitions, their tables, and the rebalancer that opens and hands them over.
-    partitions = Partitions(settings, store, replies, dead_letters)
+    clocks = BrokerClocks(settings, delivery)
+    clocks.measure_first(topic.partitions)
+    partitions = Partitions(settings, store, replies, dead_letters, clock_ahead_ms=clocks.ahead_ms)
     tables = Tables(settings, cache_dir, topic.topic_id.bytes, epoch.epoch)
     rebalancer = Rebalancer(partitions, tables, epoch)
 
@@ -60,14 +66,32 @@ def build(settings: Settings) -> App:
     agents.define(app, partitions, app.updates, app.query_channel)
     app.service(
         WorkerService(
-            partitions, tables, rebalancer, store, delivery, lambda: app.consumer, listening
+            partitions,
+            tables,
+            rebalancer,
+            store,
+            delivery,
+            clocks,
+            lambda: app.consumer,
+            listening,
         )
     )
     return app
 
 
+def _end_at_once(_number: int, _frame: FrameType | None) -> None:
+    """End before Faust's handler of SIGTERM is there: nothing is owned yet, nothing to hand over.
+
+    Process 1 of a container ignores a signal without a handler; and to wait until a server that is
+    away answers, or does not, would take longer than an orchestrator waits before it kills.
+    """
+    print("read-states: SIGTERM before the worker had started", file=sys.stderr, flush=True)
+    os._exit(0)
+
+
 def run(settings: Settings, loglevel: str, log_format: str) -> int:
     """Run a worker until a signal or an error; returns the exit status."""
+    signal.signal(signal.SIGTERM, _end_at_once)
     uvloop.install()  # halves the cost of an iteration; must be first, because a loop is kept
     try:
         app = build(settings)

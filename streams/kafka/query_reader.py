@@ -31,8 +31,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from .. import metrics
 from ..config import Settings
-from ..errors import DataLossError, GroupError
+from ..errors import GroupError
 from ..partition.batch import Batch, Poll, Skipped
+from .outside_log import lost_queries
 
 log = logging.getLogger(__name__)
 _headers = operator.methodcaller("headers")  # a checked call: see `record_of`
@@ -285,7 +286,7 @@ class QueryReader:
 
     def _failed(self, error: KafkaError, number: int) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            self._refuse(lost(f"{self._topic} partition {number}"))
+            self._refuse(lost_queries(f"{self._topic} partition {number}"))
         elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             self._refuse(
                 GroupError(
@@ -296,15 +297,6 @@ class QueryReader:
         elif time.monotonic() - self._error_logged > ERROR_LOG_S:
             self._error_logged = time.monotonic()
             log.warning("queries_not_read topic=%s error=%s", self._topic, error)
-
-
-def lost(places: str) -> DataLossError:
-    """The error if Kafka does not have the next record to read."""
-    return DataLossError(
-        f"{places}: the next offset to be read is outside the log: retention or a deletion removed "
-        "records not yet applied, or the topic was replaced. The worker stops and changes "
-        "nothing; when started again, it will say which records are gone"
-    )
 
 
 def record_of(message: Message) -> QueryRecord:

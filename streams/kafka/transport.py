@@ -51,7 +51,8 @@ from . import fetched_records, unpack
 from .group import GroupErrors
 from .group_consumer import Committed, TopicPartition
 from .group_membership import GroupMembership
-from .query_reader import PARTITION_FETCH_BYTES, UNPACKED_BYTES_MAX, QueryReader, lost
+from .outside_log import lost_updates
+from .query_reader import PARTITION_FETCH_BYTES, UNPACKED_BYTES_MAX, QueryReader
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             return {}
         except OffsetOutOfRangeError as exc:
             places = (f"{tp.topic} partition {tp.partition}" for tp in exc.args[0])
-            self.app.refuse(lost(", ".join(places)))
+            self.app.refuse(lost_updates(", ".join(places)))
             return {}
         now_ns = time.perf_counter_ns()
         if poll:

@@ -46,6 +46,7 @@ class Partitions:
         dead_letters: DeadLetterProducer,
         *,
         now_ms: Callable[[], int] = wall_clock_ms,
+        clock_ahead_ms: Callable[[int], int] = lambda _number: 0,
     ) -> None:
         self.settings = settings
         self.now_ms = now_ms
@@ -53,7 +54,7 @@ class Partitions:
         self.wake = asyncio.Event()
         self.write_behind = WriteBehind(store, settings, self.wake.set)
         self.loader = Loader(store, settings, self.wake.set)
-        self.queries = QueryIntake(settings, self.owned, replies, now_ms)
+        self.queries = QueryIntake(settings, self.owned, replies, now_ms, clock_ahead_ms)
         # Effects of a partition, bound directly: every query ends in one of them.
         self.answer, self.refuse = self.queries.answer, self.queries.refuse
         self._dead_letters = dead_letters
@@ -105,7 +106,9 @@ class Partitions:
             for owned in list(self.owned.values()):
                 partition = owned.partition
                 if partition.can_run and not partition.closing:
-                    progressed += partition.run(self.settings.slice_updates, self.now_ms())
+                    progressed += partition.run(
+                        self.settings.slice_updates, self.now_ms(), owned.clock_ahead_ms
+                    )
                     await asyncio.sleep(0)
             if not progressed:
                 self.wake.clear()

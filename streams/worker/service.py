@@ -13,10 +13,11 @@ from mode import Service
 
 from .. import metrics
 from ..cassandra.store import Store
+from ..kafka.broker_clocks import STEP_S, BrokerClocks
 from ..kafka.delivery import Delivery
 from ..kafka.group_consumer import GroupConsumer
 from .gauges import ExportedGauges
-from .http import Endpoints
+from .http import Endpoints, OwnNames
 from .loops import BackgroundLoops
 from .partitions import Partitions
 from .rebalance import Rebalancer
@@ -51,6 +52,7 @@ class WorkerService(Service):  # type: ignore[misc]
         rebalancer: Rebalancer,
         store: Store,
         delivery: Delivery,
+        clocks: BrokerClocks,
         consumer: Callable[[], GroupConsumer],
         listening: socket.socket,
     ) -> None:
@@ -59,13 +61,16 @@ class WorkerService(Service):  # type: ignore[misc]
         self._tables = tables
         self._store = store
         self._delivery = delivery
+        self._clocks = clocks
         self._consumer = consumer
         self._listening = listening
         self._loops = BackgroundLoops(partitions, rebalancer.commits, store, consumer)
         self._gauges = ExportedGauges(partitions)
 
     def on_init_dependencies(self) -> list[Any]:
-        return [Endpoints(self._listening, self._gauges.health, self._partitions.ready)]
+        settings = self._partitions.settings
+        names = OwnNames(settings.http_host, settings.http_names)
+        return [Endpoints(self._listening, self._gauges.health, self._partitions.ready, names)]
 
     async def on_start(self) -> None:
         self._tables.report_folder()
@@ -98,6 +103,12 @@ class WorkerService(Service):  # type: ignore[misc]
     @Service.task  # type: ignore[untyped-decorator]
     async def _commit(self) -> None:
         await self._loops.commit()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _compare_clocks(self) -> None:
+        while not self.should_stop:
+            self._clocks.step(self._partitions.owned)
+            await self.sleep(STEP_S)
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _export_gauges(self) -> None:

@@ -214,6 +214,10 @@ async def test_an_offset_outside_the_log_ends_the_worker(world: World) -> None:
     world.consumer.polls.put([Message(3, 5, KafkaError._AUTO_OFFSET_RESET)])
     await world.until(lambda: world.refused)
     assert isinstance(world.refused[0], DataLossError)
+    said = str(world.refused[0])
+    assert "read-states.queries partition 3: the next query to be read is outside" in said
+    assert "No update is lost" in said
+    assert "which" not in said  # a start has nothing to say of queries
     assert "read-states.queries partition 3: " in str(world.refused[0])
 
 
