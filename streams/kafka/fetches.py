@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from ..errors import DataLossError, GroupError, ReadStatesError
+from ..errors import GroupError, ReadStatesError
 from . import protocol
 from .broker import Connection
 from .fetch_link import BrokerLinks, Link
@@ -199,7 +199,7 @@ class Fetches:
         elif code == protocol.OFFSET_OUT_OF_RANGE:
             reading.out_of_range += 1
             if reading.out_of_range >= OUT_OF_RANGE_TRIES:
-                self._refuse(lost(where))
+                self._refuse(self._limits.lost(where))
                 reading.retry_at = math.inf
         else:
             self._log_failure(
@@ -281,15 +281,6 @@ class Fetches:
         if now - self._logged_at.get(kind, -ERROR_LOG_S) >= ERROR_LOG_S:
             self._logged_at[kind] = now
             log.warning("not_read topic=%s: %s; the worker tries again", self._topic, text)
-
-
-def lost(places: str) -> DataLossError:
-    """The error if Kafka does not have the next record to read."""
-    return DataLossError(
-        f"{places}: the next offset to be read is outside the log: retention or a deletion removed "
-        "records not yet applied, or the topic was replaced. The worker stops and changes "
-        "nothing; when started again, it will say which records are gone"
-    )
 
 
 def not_allowed(topic: str) -> GroupError:
