@@ -1401,7 +1401,7 @@ class Table:
         if missing:
             self._raise_floor(user, version)  # as for a deletion of what is missing
             return _STALE
-        if self._marks.mention_count():
+        if self._marks.mention_count() or not self._mention_count[slot]:
             return _STALE
         self._marks.read(self._last_message_id[slot], 0)
         return self._put(

@@ -176,7 +176,8 @@ class Oracle:
             return code
         if missing:
             user.floor = max(user.floor, version)
-        if missing or state.mention_count:
+        counted = 0 if row is None else row.state.mention_count
+        if missing or state.mention_count or not counted:
             return NOTHING
         state.marks, state.unread_version = {}, 0
         state.uncounted = state.uncounted_up_to = 0

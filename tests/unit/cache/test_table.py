@@ -343,6 +343,9 @@ def test_a_retraction_that_has_no_slot_takes_its_mention_away(build: Build) -> N
     assert table.mark(user, 0, 1, 119, FOR_GOOD, 10) == STALE  # of another message
     assert table.mark(user, 0, 1, 105, 3, 11) == CHANGED
     assert get(table, user, 0, 1)[2:5] == (100, 0, 0)
+    for message in (105, 119):  # nothing changes any more, so there is no new version
+        assert table.mark(user, 0, 1, message, FOR_GOOD, 12) == STALE
+    assert get(table, user, 0, 1)[8] == 11
     assert table.mark(user, 0, 2, 105, FOR_GOOD, 12) == CHANGED
     assert (get(table, user, 0, 2), table.floor(user)) == (None, 12)
     assert table.set_options(user, 0, 5, 1, KEEP, 13) == CHANGED
