@@ -95,7 +95,8 @@ class Oracle:
     def __init__(self, slots: int, user_states_max: int) -> None:
         self.slots = slots
         self.user_states_max = user_states_max
-        self.marks_max = user_states_max - user_states_max // 8
+        self.side_max = max(user_states_max, slots // 16)
+        self.marks_max = self.side_max - self.side_max // 8
         self.users: dict[int, User] = {}
         self.lru: list[int] = []
         self.queue: list[int] = []
@@ -202,7 +203,7 @@ class Oracle:
             state.uncounted += not retracted
             state.uncounted_up_to = smallest
         side = others + extensions(state)
-        if side > max(self.user_states_max, user.side()):
+        if side > max(self.side_max, user.side()):
             if state.shown or not was_shown:
                 return TOO_MANY
             return self._bury(user_id, key, version)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from readstates.cache.layout import IN_FLIGHT, TableDamaged
+from readstates.cache.marks import MARKS_MAX
 from readstates.cache.table import (
     CHANGED,
     DIRTIED,
@@ -313,6 +314,17 @@ def test_memory_of_retractions_leaves_room_for_mentions(build: Build) -> None:
         assert table.mention(user, 0, channel, 1, 2 * channel) == CHANGED
         assert table.mention(user, 0, channel, 2, 2 * channel + 1) == code
     assert [row[4] for row in table.states(user)] == [2, 2, 1]
+    verify(table)
+
+
+def test_few_read_states_have_room_for_all_their_marks(build: Build) -> None:
+    table = build.Table(new_buffer(5_000), 10)
+    user = table.insert(1, 0, False)
+    for channel in range(1, 11):
+        for message in range(1, MARKS_MAX + 1):
+            code = table.mention(user, 0, channel, message, 100 * channel + message)
+            assert code & CHANGED, (channel, message)
+    assert [len(mentions_of(row)) for row in table.states(user)] == [MARKS_MAX] * 10
     verify(table)
 
 
