@@ -154,6 +154,8 @@ AT_CRC, AT_BOOT_ID, AT_POSITION_INVERTED = 208, 216, 256
 IN_USE, CLOSED_CLEAN, GIVEN_UP = 0, 1, 2
 
 EXTENSION_ENTRIES = 3  # in one extension
+SIDE_SHARE = 16  # see `side_slots_max`
+SIDE_SLOTS_MAX = 1_000_000  # a user's counts have 20 bits
 
 # status bits
 USER, STATE = 1, 2  # which of the two a slot is
@@ -248,6 +250,15 @@ def _named(
 def slots_for(states: int) -> int:
     """Slots for `states` read states and their users, slot 0 included."""
     return 1 + states + max(64, states // 8)
+
+
+def side_slots_max(user_states_max: int, slots: int) -> int:
+    """Slots that a user's extensions and hidden read states may take in a table of `slots`.
+
+    As many as the user may have read states, or SIDE_SHARE of the table if that is more: so with
+    a small limit of read states, all of them have room for all their marks.
+    """
+    return max(user_states_max, min(slots // SIDE_SHARE, SIDE_SLOTS_MAX))
 
 
 def index_entries(slots: int) -> int:

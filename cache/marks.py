@@ -210,20 +210,22 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def mark(self, message_id: i64, rank: i64) -> cython.bint:
-        """A mention or a retraction of a message above the last one and above the deleted ones."""
+        """A mention or a retraction of a message above the last one and above the deleted ones.
+
+        A newer mention brings a deleted read state back even if its retraction came first.
+        """
+        back: cython.bint = self.deleted_up_to != 0 and not rank & 1
+        if back:
+            self.come_back()
         if message_id <= self.uncounted_up_to:
-            if self.deleted_up_to and not rank & 1:
-                self.come_back()
-            return self._count_only(rank & 1)
+            return self._count_only(rank & 1) or back
         place: i64 = self._place_of(message_id)
         if place < self.count and self._ids[place] == message_id:
             if self._ranks[place] >= rank:
-                return False
+                return back
         else:
             self._insert(place, message_id)
         self._ranks[place] = rank
-        if self.deleted_up_to and not rank & 1:
-            self.come_back()
         if self.count > _MARKS_MAX:
             self.give_up()
         return True

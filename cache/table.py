@@ -199,7 +199,8 @@ class Table:
     dirty_users = cython.declare(i64, visibility="readonly")
     evictions = cython.declare(i64, visibility="readonly")
     user_states_max = cython.declare(i64, visibility="readonly")
-    _marks_max: i64  # of a user's slots for extensions and hidden read states, see `_put`
+    _side_max: i64  # a user's slots for extensions and hidden read states
+    _marks_max: i64  # how many of these marks may take, see `_put`
     now_ms = cython.declare(i64, visibility="public")
 
     # -- opening and closing ------------------------------------------------------------------
@@ -211,9 +212,10 @@ class Table:
         self._marks = Marks()
         self._buffer = self._marks.entries
         self.user_states_max = user_states_max
-        self._marks_max = user_states_max - (user_states_max >> 3)
         self.now_ms = self.evictions = 0
         self.slots = self._header[layout.AT_SLOTS // 8]
+        self._side_max = layout.side_slots_max(user_states_max, self.slots)
+        self._marks_max = self._side_max - (self._side_max >> 3)
         self._entries = self._header[layout.AT_INDEX // 8]
         self.resident_users = self._header[layout.AT_USERS // 8]
         self.resident_states = self._header[layout.AT_STATES // 8]
@@ -1246,7 +1248,7 @@ class Table:
     ) -> i64:
         """Write a read state anew: its marks are in `_marks`; slot 0: there is none yet.
 
-        Extensions and hidden read states of a user take user_states_max slots at most. An eighth of
+        Extensions and hidden read states of a user take `_side_max` slots at most. An eighth of
         them is only for first extensions, which a second mention needs, and for deletions: beyond
         the rest, a mark is given up as if it were one too many. Where a read state that would be
         hidden has no slot, it is deleted, and nothing of it remembered. Refusals change nothing.
@@ -1269,7 +1271,7 @@ class Table:
             entries = self._marks.write()
             after = (entries + _ENTRIES - 1) // _ENTRIES
         if (  # the mark of a final deletion always has its slots
-            others + after > self.user_states_max and others + after > self._side(user)
+            others + after > self._side_max and others + after > self._side(user)
             and channel_id
         ):
             return self._bury(user, slot, version) if hidden and was_shown else _TOO_MANY
@@ -1401,7 +1403,7 @@ class Table:
         if missing:
             self._raise_floor(user, version)  # as for a deletion of what is missing
             return _STALE
-        if self._marks.mention_count():
+        if self._marks.mention_count() or not self._mention_count[slot]:
             return _STALE
         self._marks.read(self._last_message_id[slot], 0)
         return self._put(

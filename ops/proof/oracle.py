@@ -193,9 +193,9 @@ class State:
     # -- parts of events ----------------------------------------------------------------------
 
     def _mark(self, message_id: int, edit: int, *, retracted: bool) -> None:
+        if self.deleted_up_to and not retracted:
+            self._come_back()
         if message_id <= self.uncounted_up_to:
-            if self.deleted_up_to and not retracted:
-                self._come_back()
             step = -1 if retracted else 1
             self.uncounted = min(max(0, self.uncounted + step), U32_MAX)
             return
@@ -203,8 +203,6 @@ class State:
         if known is not None and known >= (edit, retracted):
             return
         self.marks[message_id] = (edit, retracted)
-        if self.deleted_up_to and not retracted:
-            self._come_back()
         self._give_up()
 
     def _give_up(self) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from readstates.cache.layout import side_slots_max, slots_for
 from readstates.schemas.cql import statements
 from readstates.schemas.read_state import Row
 from readstates.schemas.version import EPOCH_FIRST
@@ -48,7 +49,9 @@ class Store:
         self.broken: Callable[[Exception], None] = _raise
         self.commitlog_sync = ""  # how the nodes acknowledge; empty if not known
         # Shown and hidden read states, and one more: a load that has so many was cut short.
-        self._rows_max = 2 * settings.user_states_max + 1
+        slots = slots_for(settings.cache_states)
+        hidden = side_slots_max(settings.user_states_max, slots)
+        self._rows_max = settings.user_states_max + hidden + 1
         self._requests = Requests(settings.cassandra_timeout_s, lambda exc: self.broken(exc))
         self._session = connect(settings)
 

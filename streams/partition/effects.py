@@ -106,7 +106,8 @@ class Outcomes:
             self.reject(
                 record,
                 "too_many_states",
-                f"the user has {self._user_states_max} read states, the most allowed",
+                f"the user has {self._user_states_max} read states, the most allowed, or no slot "
+                "left for what a read state must remember; see the runbook for large accounts",
             )
         elif code & REPLAYED:
             counts.replayed += 1

@@ -70,6 +70,7 @@ class Database:
             **stack.env(),
             "READ_STATES_CASSANDRA_KEYSPACE": keyspace,
             "READ_STATES_USER_STATES_MAX": str(STATES_MAX),
+            "READ_STATES_CACHE_STATES": str(2 * STATES_MAX),
         }
         settings = Settings.load(env)
         self._address = settings.cassandra_hosts, settings.cassandra_port

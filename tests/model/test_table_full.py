@@ -151,6 +151,7 @@ def test_a_full_table_forgets_nothing(
 ) -> None:
     build = BUILDS[name]
     build.open_tables_with(monkeypatch)
+    monkeypatch.setattr(layout, "SIDE_SHARE", 1 << 20)  # so that users come to their limit
     path = tmp_path / "table"
     file = tablefile.open_table(path, IDENTITY, STATES, STATES_MAX)
     world = World(file.table, seed=11)

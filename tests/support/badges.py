@@ -165,6 +165,21 @@ SCENARIOS: dict[str, Scenario] = {
             Step([mention(201)], Right(1, [201], 110)),
         ]
     ),
+    "6b so does a newer message that was deleted meanwhile": Scenario(
+        [
+            Step([delete(110)], None),
+            Step([mention(201)], Right(1, [201], 110)),
+            Step([retract(201)], Right(0, [], 110)),
+        ]
+    ),
+    "6c the same, where the deletion overtakes the mention": Scenario(
+        [
+            Step([delete(110)], None),
+            Step([retract(201)], None),
+            Step([mention(201)], Right(0, [], 110)),
+            Step([mention(201), mention(205)], Right(1, [205], 110)),
+        ]
+    ),
     "7 a closed conversation comes back where it was closed": Scenario(
         [
             Step([ack(199)], Right(0, [], 199)),

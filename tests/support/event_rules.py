@@ -320,9 +320,9 @@ RULES: dict[str, list[Step]] = {
         (merge(8, 7, flags=1), None),
         (pins(9), None),
         (options(flags=1), None),
-        (retract(9), None),
-        (mention(9), None),
         (delete(7), None),
+        (retract(9), None),
+        (mention(9), read(8)),
         (mention(10), read(8, 10)),
     ],
     "an ack brings a deleted read state back": [

@@ -95,7 +95,8 @@ class Oracle:
     def __init__(self, slots: int, user_states_max: int) -> None:
         self.slots = slots
         self.user_states_max = user_states_max
-        self.marks_max = user_states_max - user_states_max // 8
+        self.side_max = max(user_states_max, slots // 16)
+        self.marks_max = self.side_max - self.side_max // 8
         self.users: dict[int, User] = {}
         self.lru: list[int] = []
         self.queue: list[int] = []
@@ -176,7 +177,8 @@ class Oracle:
             return code
         if missing:
             user.floor = max(user.floor, version)
-        if missing or state.mention_count:
+        counted = 0 if row is None else row.state.mention_count
+        if missing or state.mention_count or not counted:
             return NOTHING
         state.marks, state.unread_version = {}, 0
         state.uncounted = state.uncounted_up_to = 0
@@ -201,7 +203,7 @@ class Oracle:
             state.uncounted += not retracted
             state.uncounted_up_to = smallest
         side = others + extensions(state)
-        if side > max(self.user_states_max, user.side()):
+        if side > max(self.side_max, user.side()):
             if state.shown or not was_shown:
                 return TOO_MANY
             return self._bury(user_id, key, version)

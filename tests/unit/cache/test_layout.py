@@ -28,6 +28,7 @@ def test_the_counts_of_a_user_hold_the_largest_setting() -> None:
     """They have 20 bits, and one more than the setting is for the mark of a final deletion."""
     (setting,) = (f for f in fields(Settings) if f.name == "user_states_max")
     assert setting.metadata["range"][1] + 1 < 1 << 20
+    assert layout.SIDE_SLOTS_MAX + 1 < 1 << 20
 
 
 def test_sizes() -> None:

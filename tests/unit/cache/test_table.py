@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from readstates.cache.marks import MARKS_MAX
 from readstates.cache.table import (
     CHANGED,
     DIRTIED,
@@ -244,6 +245,17 @@ def test_memory_of_retractions_leaves_room_for_mentions(build: Build) -> None:
     verify(table)
 
 
+def test_few_read_states_have_room_for_all_their_marks(build: Build) -> None:
+    table = build.Table(new_buffer(5_000), 10)
+    user = table.insert(1, 0, False)
+    for channel in range(1, 11):
+        for message in range(1, MARKS_MAX + 1):
+            code = table.mention(user, 0, channel, message, 100 * channel + message)
+            assert code & CHANGED, (channel, message)
+    assert [len(mentions_of(row)) for row in table.states(user)] == [MARKS_MAX] * 10
+    verify(table)
+
+
 def test_many_marks_leave_room_for_other_read_states(build: Build) -> None:
     """The count stays right; what is given up is only counted."""
     table = build.Table(new_buffer(100), 16)
@@ -271,6 +283,9 @@ def test_a_retraction_that_has_no_slot_takes_its_mention_away(build: Build) -> N
     assert table.mark(user, 0, 1, 119, FOR_GOOD, 10) == STALE  # of another message
     assert table.mark(user, 0, 1, 105, 3, 11) == CHANGED
     assert get(table, user, 0, 1)[2:5] == (100, 0, 0)
+    for message in (105, 119):  # nothing changes any more, so there is no new version
+        assert table.mark(user, 0, 1, message, FOR_GOOD, 12) == STALE
+    assert get(table, user, 0, 1)[8] == 11
     assert table.mark(user, 0, 2, 105, FOR_GOOD, 12) == CHANGED
     assert (get(table, user, 0, 2), table.floor(user)) == (None, 12)
     assert table.set_options(user, 0, 5, 1, KEEP, 13) == CHANGED

@@ -34,8 +34,10 @@ OTHERS = 12
 def test_a_legal_table_has_room_for_a_user_and_a_change(states: int) -> None:
     settings = Settings(cache_states=states, user_states_max=states // 2)
     settings.check()
-    most = 1 + 2 * settings.user_states_max
-    assert layout.slots_for(states) - 1 >= most + CHANGE_SLOTS_MAX
+    slots = layout.slots_for(states)
+    for most in (1, settings.user_states_max):
+        needed = 1 + most + layout.side_slots_max(most, slots)
+        assert slots - 1 >= needed + CHANGE_SLOTS_MAX
 
 
 def test_a_user_of_more_than_half_a_table_is_refused() -> None:
