@@ -84,7 +84,7 @@ promtool: $(BIN)/promtool ## Prometheus' tester of rules, for the tests of the a
 $(BIN)/promtool: | setup
 	@bash ops/promtool.sh $@
 
-image: setup ## the worker's image, and a worker's life in it, where docker or podman runs
+image: setup ## the worker's image, and a worker's life in it, where docker, podman or buildah runs
 	@$(BIN)/python -m readstates.ops.image $(FLAGS)
 
 lock: setup ## ops/requirements.lock: what the image installs; UPGRADE=yes takes newer versions
