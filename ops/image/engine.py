@@ -22,7 +22,7 @@ from ..local.reaper import MARK
 DOCKER, PODMAN, BUILDAH = ENGINES = ("docker", "podman", "buildah")
 ANSWER_TIMEOUT_S = 60.0
 RUN_TIMEOUT_S = 120.0
-BUILD_TIMEOUT_S = 900.0
+BUILD_TIMEOUT_S = 1800.0
 # As a deployment does it: nothing can be written but what is mounted. The stack is on this
 # machine's loopback, hence its network.
 DEPLOYED = (
