@@ -75,9 +75,9 @@ chaos: setup ## faults of every kind on three brokers, three nodes, three worker
 foreign: setup ## other people's Kafka clients, and generated models, against a real service
 	@nice -n 10 $(BIN)/python -m tests.foreign.run
 
-pictures: setup ## the console at rest, under load and in an outage, as PNGs (about six minutes)
+pictures: setup ## the console, and the demo's end, as PNGs (about eight minutes); FLAGS="--only demo"
 	@bash ops/chromium.sh
-	@$(BIN)/python -m readstates.ops.console
+	@$(BIN)/python -m readstates.ops.console $(FLAGS)
 
 drills: setup ## each alert fires by its real cause, and its runbook's fix clears it (about 15 minutes)
 	@[ -x $(BIN)/prometheus ] || bash ops/promtool.sh $(BIN)/promtool
@@ -88,7 +88,7 @@ promtool: $(BIN)/promtool ## Prometheus' tester of rules, for the tests of the a
 $(BIN)/promtool: | setup
 	@bash ops/promtool.sh $@
 
-image: setup ## the worker's image, and a worker's life in it, where docker or podman runs
+image: setup ## the worker's image, and a worker's life in it, where docker, podman or buildah runs
 	@$(BIN)/python -m readstates.ops.image $(FLAGS)
 
 lock: setup ## the locks: what the image, setup, bench and foreign install; UPGRADE=yes takes newer ones

@@ -33,7 +33,8 @@ TESTED = ("tests/unit/cache", "tests/unit/schemas", "tests/unit/streams", "tests
 # What the tests read of the checkout. They import none of it: its folders are not named readstates.
 BESIDE = ("pyproject.toml", "tests", "cache", "schemas", "streams", "ops", "ARCHITECTURE.md")
 BUILT = shutil.ignore_patterns("*.so", "*.c", "__pycache__")
-STEP_TIMEOUT_S = 1800.0
+STEP_TIMEOUT_S = 3600.0  # of three minutes, where nothing else needs the processors
+SAID_SHOWN = 4000  # characters of what a failed command said
 
 
 class WheelError(Exception):
@@ -55,10 +56,13 @@ def run(*argv: object, folder: Path = ROOT) -> str:
             timeout=STEP_TIMEOUT_S,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as exc:
+    except OSError as exc:
         raise WheelError(f"{' '.join(words[:4])}: {exc}") from exc
+    except subprocess.TimeoutExpired as exc:
+        said = (exc.stdout or b"").decode("utf-8", "replace")[-SAID_SHOWN:]
+        raise WheelError(f"{' '.join(words[:6])}: over {exc.timeout:.0f} s:\n{said}") from exc
     if done.returncode:
-        said = (done.stdout + done.stderr)[-4000:]
+        said = (done.stdout + done.stderr)[-SAID_SHOWN:]
         raise WheelError(f"{' '.join(words[:6])}: exit status {done.returncode}:\n{said}")
     return done.stdout
 

@@ -48,7 +48,8 @@ def bench(benches: tuple[str, ...], quick: bool, report_dir: Path) -> None:
     """Run BENCHES (default: all). Exits 1 if a goal was not met or a bench did not end."""
     lines: list[Line] = []
     failed: list[str] = []
-    click.echo(" · ".join(f"{key} {value}" for key, value in machine().items()))
+    run_of = machine()
+    click.echo(" · ".join(f"{key} {value}" for key, value in run_of.items()))
     with command("read-states-bench-") as shared:
         for name in benches or BENCHES:
             click.secho(f"{name}", bold=True)
@@ -56,7 +57,7 @@ def bench(benches: tuple[str, ...], quick: bool, report_dir: Path) -> None:
             lines += suite.lines
             if not good:
                 failed.append(name)
-    table = as_markdown(lines)
+    table = f"Run of {run_of['date']}, commit {run_of['commit']}.\n\n{as_markdown(lines)}"
     (report_dir / "table.md").write_text(table, "utf-8")
     click.echo(table)
     for name in failed:

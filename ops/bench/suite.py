@@ -11,15 +11,19 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from readstates.cache.tablefile import default_cache_dir
 
 from ..local.owner import Owner
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -162,8 +166,18 @@ class Suite:
         path.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
 
 
+def commit() -> str:
+    """The checkout's commit, marked if files differ from it; `unknown` outside of a checkout."""
+    argv = ("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*")
+    try:
+        said = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    except OSError:
+        return "unknown"
+    return said.stdout.strip() or "unknown"
+
+
 def machine() -> dict[str, Any]:
-    """The machine on which the figures were measured."""
+    """What was measured, when, and the machine on which it was."""
     cpu = "unknown processor"
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -171,6 +185,8 @@ def machine() -> dict[str, Any]:
         cpu = names[0].split(":", 1)[1].strip() if names else cpu
     pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
         "cpu": cpu,
         "cores": os.cpu_count(),
         "memory_gib": round(pages * size / 2**30, 1),

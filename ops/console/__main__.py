@@ -1,14 +1,16 @@
-"""`make pictures`: the console of a real worker at rest, under load and during an outage, as PNGs.
+"""`make pictures`: the console of a real worker, and the demo's end in a terminal, as PNGs.
 
-Each state is seen on a desk and on a phone, light and dark: `<state>-<window>-<scheme>.png`. The
-load is what this machine takes with ease. It runs for a while before the worker that is seen
-starts, because servers that were just started are slow. The outage is Cassandra standing still
-(SIGSTOP) while the load goes on.
+The console is seen at rest, under load and during an outage, on a desk and on a phone, light and
+dark: `<state>-<window>-<scheme>.png`. The load is what this machine takes with ease. It runs for a
+while before the worker that is seen starts, because servers that were just started are slow. The
+outage is Cassandra standing still (SIGSTOP) while the load goes on. The demo's picture shows what a
+real run of it printed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +22,12 @@ from readstates.streams.config import Settings
 from readstates.streams.kafka import topics
 
 from ..demo.asking import loop
-from ..local.owner import command
+from ..local.owner import Owner, command
 from ..local.stack import Stack
 from ..local.worker import WorkerProcess
 from ..proof.sender import DAYS, USUAL, Sender
 from ..proof.traffic import Traffic
+from . import terminal
 from .browser import Browser
 from .png import smaller
 
@@ -32,6 +35,8 @@ PARTITIONS, USERS, SEED = 8, 20_000, 1
 UPDATES_S, QUERIES_S = 800, 25
 WARM_UP_S = 60.0
 DEADLINE_S = 10.0  # of a query: the outage shows which ones get an error
+CONSOLE, DEMO = "console", "demo"
+TERMINAL_SCALE = 1.5  # small letters stay sharp on a dense screen
 WINDOWS = {"desk": (1280, 900, 1.0), "phone": (390, 844, 1.0)}
 SETTINGS = {
     "FLUSH_DELAY_S": 15,
@@ -109,34 +114,66 @@ async def photograph(
     return camera.taken
 
 
+async def print_of(found: Browser, lines: list[str]) -> bytes:
+    """A picture of a terminal with these lines."""
+    text, width, height = terminal.page("make demo", lines)
+    async with found as browser:
+        await browser.look(width, height, scale=TERMINAL_SCALE)
+        await browser.write(text)
+        return await browser.picture()
+
+
+def demo(folder: Path, target: Path) -> list[Path]:
+    """The end of `make demo` as its terminal shows it, also as a text (about two minutes)."""
+    status, written = terminal.record([sys.executable, "-m", "readstates.ops.demo"])
+    lines = terminal.shown(written)
+    if status != 0:
+        raise click.ClickException("\n".join([f"the demo ended with {status}:", *lines]))
+    (target / "demo.txt").write_text("\n".join([*lines, ""]), "utf-8")
+    path = target / "demo.png"
+    path.write_bytes(asyncio.run(print_of(Browser(folder / "terminal"), lines)))
+    return [path]
+
+
+def console(run: Owner, target: Path, pace: float) -> list[Path]:
+    """The console in its three states (about six minutes)."""
+    stack = run.stack(progress=click.echo, brief=True)
+    env = {
+        **stack.env(),
+        **{f"READ_STATES_{name}": str(value) for name, value in SETTINGS.items()},
+        "READ_STATES_CACHE_DIR": str(run.folder / "tables"),
+    }
+    settings = Settings.load(env)
+    topics.create(settings, PARTITIONS, 1)
+    store = Store(settings)
+    store.create_schema()
+    store.close()
+    worker = WorkerProcess(env, run.folder / "worker.log").start()
+    worker.wait_ready()
+    click.echo(f"warming up, {WARM_UP_S * pace:.0f} s")
+    asyncio.run(warm_up(settings, pace))
+    worker.stop()
+    worker = WorkerProcess(env, run.folder / "worker.log").start()
+    worker.wait_ready()
+    browser = Browser(run.folder / "browser")
+    taken = asyncio.run(photograph(stack, settings, browser, worker.url, target, pace))
+    worker.stop()
+    return taken
+
+
 @click.command()
 @click.option("--target", default="build/pictures", show_default=True, help="Folder for the PNGs.")
 @click.option("--pace", default=1.0, show_default=True, help="Factor by which it waits longer.")
-def pictures(target: str, pace: float) -> None:
-    """The console at rest, under load and during an outage, as PNGs."""
-    Path(target).mkdir(parents=True, exist_ok=True)
+@click.option("--only", type=click.Choice([CONSOLE, DEMO]), help="Take these pictures alone.")
+def pictures(target: str, pace: float, only: str | None) -> None:
+    """Take pictures of the console in its three states, and of the demo's end in a terminal."""
+    folder, taken = Path(target), []
+    folder.mkdir(parents=True, exist_ok=True)
     with command("read-states-pictures-") as run:
-        stack = run.stack(progress=click.echo, brief=True)
-        env = {
-            **stack.env(),
-            **{f"READ_STATES_{name}": str(value) for name, value in SETTINGS.items()},
-            "READ_STATES_CACHE_DIR": str(run.folder / "tables"),
-        }
-        settings = Settings.load(env)
-        topics.create(settings, PARTITIONS, 1)
-        store = Store(settings)
-        store.create_schema()
-        store.close()
-        worker = WorkerProcess(env, run.folder / "worker.log").start()
-        worker.wait_ready()
-        click.echo(f"warming up, {WARM_UP_S * pace:.0f} s")
-        asyncio.run(warm_up(settings, pace))
-        worker.stop()
-        worker = WorkerProcess(env, run.folder / "worker.log").start()
-        worker.wait_ready()
-        browser = Browser(run.folder / "browser")
-        taken = asyncio.run(photograph(stack, settings, browser, worker.url, Path(target), pace))
-        worker.stop()
+        if only in (None, DEMO):  # first: it needs the machine for itself
+            taken += demo(run.folder, folder)
+        if only in (None, CONSOLE):
+            taken += console(run, folder, pace)
     for path in taken:  # only now: it takes seconds of processor
         path.write_bytes(smaller(path.read_bytes()))
         click.echo(f"{path}: {path.stat().st_size / 1024:.0f} KiB")

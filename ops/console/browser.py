@@ -142,6 +142,11 @@ class Browser:
         """Goes there; does not wait for what the page does then."""
         await self.call("Page.navigate", url=url)
 
+    async def write(self, text: str) -> None:
+        """Shows this HTML in the place of the page that is open."""
+        frame = (await self.call("Page.getFrameTree"))["frameTree"]["frame"]
+        await self.call("Page.setDocumentContent", frameId=frame["id"], html=text)
+
     async def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page. Raises BrowserError if it throws."""
         done = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)

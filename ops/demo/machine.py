@@ -27,9 +27,12 @@ class Busy:
         return max(0.0, self.share - sum(self.own.values()))
 
     def __str__(self) -> str:
-        parts = [f"{name} {share:.0%}" for name, share in self.own.items()]
-        parts.append(f"other programs {self.others:.0%}")
-        return f"machine {self.share:.0%} busy ({', '.join(parts)})"
+        return f"machine {self.share:.0%} busy"
+
+    def shares(self) -> str:
+        """Whose work it is: what each of the demo's processes uses, and all other programs."""
+        named = {**self.own, "other programs": self.others}
+        return ", ".join(f"{name} {share:.0%}" for name, share in named.items())
 
 
 class Machine:

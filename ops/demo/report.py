@@ -61,6 +61,8 @@ def storm(seen: Seen) -> Iterator[str]:
 
 def _machine(seen: Seen) -> Iterator[str]:
     yield f"  {seen.busy or 'this system does not say how busy the machine is'}; {load()}"
+    if seen.busy is not None:
+        yield f"    {seen.busy.shares()}"
 
 
 def _counts(seen: Seen) -> Iterator[str]:
@@ -68,7 +70,7 @@ def _counts(seen: Seen) -> Iterator[str]:
     names = (HITS, MISSES, EVICTED, APPLIED, ROWS)
     hits, misses, evicted, applied, rows = (seen.counts.get(name, 0) for name in names)
     yield (
-        f"  the worker counted {hits:,.0f} hits, {misses:,.0f} misses, {evicted:,.0f} evictions, "
+        f"  worker: {hits:,.0f} hits, {misses:,.0f} misses, {evicted:,.0f} evictions, "
         f"{applied:,.0f} changes, {rows:,.0f} rows written"
     )
 

@@ -43,7 +43,8 @@ def named_by(dockerfile: Path) -> str:
 
 def at_hand(engine: Engine, dockerfile: Path) -> str | None:
     """A base image that need be neither fetched nor made."""
-    candidates = (os.environ.get("BASE", ""), named_by(dockerfile), LOCAL)
+    made = LOCAL if engine.mounts else ""
+    candidates = (os.environ.get("BASE", ""), named_by(dockerfile), made)
     return next((name for name in candidates if name and engine.has(name)), None)
 
 
@@ -60,14 +61,14 @@ def fetch(engine: Engine, dockerfile: Path, scratch: Path, say: Callable[[str], 
 
 
 def _make(engine: Engine, scratch: Path) -> str:
-    if not engine.is_podman:
+    if not engine.mounts:
         raise EngineError(f"{engine.name} mounts nothing in a build: it needs a base that it pulls")
     if shutil.which("debootstrap") is None or os.geteuid() != 0:
         raise EngineError("a base image needs a registry, or root and debootstrap")
     root, archive = scratch / "root", scratch / "root.tar"
     _command("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root))
     _command("tar", "--create", "--one-file-system", "--file", str(archive), "-C", str(root), ".")
-    engine.call("import", str(archive), LOCAL, timeout_s=MAKE_TIMEOUT_S)
+    engine.take_in(archive, LOCAL)
     archive.unlink()
     return LOCAL
 

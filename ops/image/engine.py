@@ -1,7 +1,8 @@
-"""Docker or podman, whichever works here: it builds images and runs containers.
+"""Docker, podman or buildah, whichever works here: it builds images and runs containers.
 
-Both take the same commands. What differs from machine to machine is what the kernel lets a
-container have: `Engine.settle` finds the options with which one starts.
+The first two take the same commands. What differs from machine to machine is what the kernel lets a
+container have: `Engine.settle` finds the options with which one starts. Buildah alone builds the
+image, but starts no container as a deployment does: it has no read-only root.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..local.reaper import MARK
 
-ENGINES = ("docker", "podman")
+DOCKER, PODMAN, BUILDAH = ENGINES = ("docker", "podman", "buildah")
 ANSWER_TIMEOUT_S = 60.0
 RUN_TIMEOUT_S = 120.0
-BUILD_TIMEOUT_S = 900.0
+BUILD_TIMEOUT_S = 1800.0
 # As a deployment does it: nothing can be written but what is mounted. The stack is on this
 # machine's loopback, hence its network.
 DEPLOYED = (
@@ -47,7 +49,7 @@ class EngineError(Exception):
 
 @dataclass
 class Engine:
-    """`name`: docker or podman; `before`, `limits`: options before the command, and of `run`."""
+    """`name`: of ENGINES; `before`, `limits`: options before the command, and of `run`."""
 
     name: str
     before: tuple[str, ...] = ()
@@ -55,11 +57,17 @@ class Engine:
     version: str = field(init=False, default="")
 
     @property
-    def is_podman(self) -> bool:
-        return self.name == "podman"
+    def deploys(self) -> bool:
+        """Can it start a container as a deployment does?"""
+        return self.name != BUILDAH
+
+    @property
+    def mounts(self) -> bool:
+        """Can a build have a folder of this machine? With docker it has its context only."""
+        return self.name != DOCKER
 
     def argv(self, *arguments: str) -> list[str]:
-        before = self.before if self.is_podman else ()
+        before = self.before if self.name == PODMAN else ()
         return [self.name, *before, *arguments]
 
     def call(self, *arguments: str, timeout_s: float = ANSWER_TIMEOUT_S) -> str:
@@ -90,7 +98,27 @@ class Engine:
         return True
 
     def has(self, image: str) -> bool:
+        if self.name == BUILDAH:
+            return self.works("inspect", "--type=image", image)
         return self.works("image", "inspect", image)
+
+    def take_in(self, archive: Path, image: str) -> None:
+        """Makes an image of a root file system. Raises EngineError."""
+        if self.name != BUILDAH:
+            self.call("import", str(archive), image, timeout_s=BUILD_TIMEOUT_S)
+            return
+        with self._working_on("scratch") as container:
+            self.call("add", container, str(archive), "/", timeout_s=BUILD_TIMEOUT_S)
+            self.call("commit", container, image, timeout_s=BUILD_TIMEOUT_S)
+
+    @contextmanager
+    def _working_on(self, image: str) -> Iterator[str]:
+        """Buildah's container in which an image is made."""
+        container = self.call("from", "--pull-never", image).strip()
+        try:
+            yield container
+        finally:
+            self.works("rm", container)
 
     def settle(self, image: str) -> None:
         """Finds the options with which a container of this image starts. Raises EngineError."""
@@ -106,19 +134,15 @@ class Engine:
     def build(self, image: str, dockerfile: Path, context: Path, *options: str) -> None:
         """Raises EngineError with the end of what the build said."""
         own: tuple[str, ...] = ()
-        if self.is_podman:  # its own form of images has no health check
-            own = (
-                "--format=docker",
-                "--isolation=chroot",
-                f"--ignorefile={dockerfile}.dockerignore",
-            )
+        if self.name != DOCKER:  # their own form of images has no health check
+            own = ("--format=docker", "--isolation=chroot")
         arguments = ("build", *own, "--network=host", "--file", str(dockerfile), "--tag", image)
         self.call(*arguments, *options, str(context), timeout_s=BUILD_TIMEOUT_S)
 
     def options(self, entrypoint: str, env: Mapping[str, str]) -> list[str]:
         """Of `run`. The owner's mark is one of the variables, so that its reaper finds them."""
         marked = {**env, **({MARK: os.environ[MARK]} if MARK in os.environ else {})}
-        own = ("--read-only-tmpfs=false",) if self.is_podman else ()  # docker mounts none either
+        own = ("--read-only-tmpfs=false",) if self.name == PODMAN else ()  # docker mounts none
         start = [f"--entrypoint={entrypoint}"] if entrypoint else []
         variables = [f"--env={name}={value}" for name, value in marked.items()]
         return ["--rm", *self.limits, *own, *DEPLOYED, *start, *variables]
@@ -127,6 +151,10 @@ class Engine:
         self, image: str, *command: str, entrypoint: str = "", env: Mapping[str, str] | None = None
     ) -> str:
         """The output of a container that ends by itself. Raises EngineError."""
+        if self.name == BUILDAH:
+            with self._working_on(image) as container:
+                start = ("--isolation=chroot", container, "--", *filter(None, (entrypoint,)))
+                return self.call("run", *start, *command, timeout_s=RUN_TIMEOUT_S)
         options = self.options(entrypoint, env or {})
         return self.call("run", *options, image, *command, timeout_s=RUN_TIMEOUT_S)
 
@@ -138,10 +166,10 @@ class Engine:
         return list(check.get("Test", ()))[1:]
 
 
-def find() -> tuple[Engine | None, list[str]]:
-    """The first engine that answers, and why those before it do not."""
+def find(only: str | None = None) -> tuple[Engine | None, list[str]]:
+    """The first engine that answers, and why those before it do not. `only`: no other one."""
     why = []
-    for name in ENGINES:
+    for name in [only] if only else ENGINES:
         if shutil.which(name) is None:
             why.append(f"there is no {name}")
             continue

@@ -165,10 +165,11 @@ class Service:
             read_state_type=get.read_state_type,
             since_version=get.since_version,
             mentions=True,
+            mentioned=get.mentioned,
         )
         shown = self._oracle.shown(get.user_id)
         rows = _chosen(shown, get, 0 if own.full else get.since_version or 0)
-        if not (get.mentioned or get.after or get.limit):
+        if not (get.after or get.limit):
             found = [(*state[:-1], list(state.mentions or ())) for state in own.read_states]
             assert found == [(*row[:-1], mentions_of(row)) for row in rows], (query, own, rows)
         reply = {"user_id": query.key, "version": str(own.version), "full": own.full}

@@ -50,6 +50,7 @@ RULES = {
     "streams.cassandra": _may(
         *BASICS,
         "cache.marks",
+        "cache.layout",
         "streams.partition",
         "streams.cassandra",
         never={*KAFKA, "faust", "mode", "aiohttp"},

@@ -14,6 +14,7 @@ import orjson
 import pytest
 
 from readstates.ops.bench.asking import Asked
+from readstates.ops.console import terminal
 from readstates.ops.demo import machine, report
 from readstates.ops.demo import stages as demo
 from readstates.ops.demo.asking import ABSENT, ECHO, RESIDENT, SELECT, InTurn, Questions, errors_in
@@ -100,7 +101,8 @@ def test_the_busy_share_is_of_all_processors(
     assert busy is not None
     assert busy.share == 0.75
     assert busy.own == {"worker": 0.25}
-    assert str(busy) == "machine 75% busy (worker 25%, other programs 50%)"
+    assert str(busy) == "machine 75% busy"
+    assert busy.shares() == "worker 25%, other programs 50%"
 
 
 def test_a_system_without_proc_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +151,22 @@ def test_the_steady_report_has_each_figure_and_its_ratio() -> None:
     assert table["bare echo of the same size"] == ["1.00", "2.00"]
     assert table["query, user to be loaded"] == ["4.00", "5.00", "2.00", "×", "0.50", "×"]
     assert table["bare SELECT of the same user"] == ["2.00", "10.00"]
+
+
+def test_a_report_fits_a_terminal() -> None:
+    """No line of it is wrapped by the terminal that the picture of the demo's end is of."""
+    processes = ("kafka", "cassandra", "worker", "producer", "client", "echo")
+    seen = Seen(
+        updates=200_000,
+        seconds=10.0,
+        asked={name: Asked(seconds=[12.34567]) for name in (RESIDENT, ECHO, ABSENT, SELECT)},
+        busy=Busy(1.0, dict.fromkeys(processes, 0.12)),
+        counts=dict.fromkeys(
+            (report.HITS, report.MISSES, report.EVICTED, report.APPLIED, report.ROWS), 100_000.0
+        ),
+    )
+    lines = [*report.steady(seen, 9_000), *report.burst(seen), *report.storm(seen)]
+    assert [line for line in lines if len(line) > terminal.COLUMNS] == []
 
 
 def test_only_a_few_queries_may_stay_without_a_right_answer() -> None:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from readstates.ops.image import __main__ as image
 from readstates.ops.image import base
-from readstates.ops.image.engine import LOW_LIMITS, Engine, EngineError, find
+from readstates.ops.image.engine import ENGINES, LOW_LIMITS, Engine, EngineError, find
 from readstates.ops.image.trial import Trial, TrialError
 
 
@@ -36,7 +36,9 @@ def program(folder: Path, name: str, script: str) -> None:
 def test_without_an_engine_it_says_so_and_ends_well() -> None:
     done = CliRunner().invoke(image.image)
     assert (done.exit_code, done.output.split(":")[0]) == (0, "skipped")
-    assert "there is no docker; there is no podman" in done.output
+    assert "there is no docker; there is no podman; there is no buildah" in done.output
+    done = CliRunner().invoke(image.image, ["--engine", "podman"])
+    assert done.output.startswith("skipped: there is no podman. ")
 
 
 def test_a_client_without_its_engine_is_passed_over(programs: Path) -> None:
@@ -46,6 +48,51 @@ def test_a_client_without_its_engine_is_passed_over(programs: Path) -> None:
     assert found is not None
     assert (found.name, found.version) == ("podman", "podman version 5")
     assert why == ["docker info: exit status 1: no engine"]
+
+
+def test_the_engine_asked_for_is_taken(programs: Path) -> None:
+    for name in ENGINES:
+        program(programs, name, f"info) ;; --version) echo {name} 5;;")
+    for name in ENGINES:
+        found, why = find(name)
+        assert found is not None
+        assert (found.version, why) == (f"{name} 5", [])
+
+
+def test_buildah_alone_builds_and_tries_nothing(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    does = "from*) echo working-1;; run*) echo Python 3.11.2;;"
+    program(programs, "buildah", f"*)\necho $* >>{log}\ncase $* in {does} esac;;")
+    monkeypatch.setattr(base, "_wheels", lambda *_: tmp_path)
+    done = CliRunner().invoke(image.image, ["--engine", "buildah"])
+    assert done.exit_code == 0, done.output
+    assert "nothing was tried in it" in done.output
+    said = log.read_text("utf-8")
+    (build,) = (line for line in said.splitlines() if line.startswith("build "))
+    assert "--format=docker --isolation=chroot" in build
+    assert said.count("from ") == said.count("rm working-1") > 0
+
+
+def test_docker_builds_on_no_base_that_needs_a_mounted_folder(programs: Path) -> None:
+    program(programs, "docker", f"*inspect?{base.LOCAL}) ;; *) exit 1;;")
+    assert Engine("docker").has(base.LOCAL)
+    assert base.at_hand(Engine("docker"), image.DOCKERFILE) is None
+    program(programs, "podman", f"*inspect?{base.LOCAL}) ;; *) exit 1;;")
+    assert base.at_hand(Engine("podman"), image.DOCKERFILE) == base.LOCAL
+
+
+def test_every_engine_leaves_out_of_the_image_what_does_not_belong_in_it() -> None:
+    """Docker without BuildKit reads no list beside the Dockerfile: it takes .git and .venv, too."""
+    root = image.ROOT
+    lists = [path.relative_to(root).as_posix() for path in root.glob(".dockerignore")]
+    assert lists + [path.name for path in (root / "ops").glob("*ignore")] == [".dockerignore"]
+    everything, *taken = [
+        line for line in (root / ".dockerignore").read_text("utf-8").splitlines() if line[0] != "#"
+    ]
+    assert everything == "*"
+    assert {"!schemas", "!cache", "!streams", "!ops", "**/*.so", "**/*.c"} <= set(taken)
 
 
 def test_without_a_base_image_nothing_is_fetched_unasked(programs: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -69,3 +70,12 @@ def test_an_interpreter_that_is_not_there_is_named() -> None:
     done = CliRunner().invoke(wheel.wheels, ["python0.1"])
     assert done.exit_code == 1
     assert "python0.1" in done.output
+
+
+def test_a_step_that_takes_too_long_says_how_far_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_args: object, **_more: object) -> None:
+        raise subprocess.TimeoutExpired("pytest", 7, output=b"tests/unit/cache/test_table.py ....")
+
+    monkeypatch.setattr(subprocess, "run", slow)
+    with pytest.raises(wheel.WheelError, match=r"over 7 s:\ntests/unit/cache/test_table\.py \.{4}"):
+        wheel.run("python", "-m", "pytest")

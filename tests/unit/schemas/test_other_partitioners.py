@@ -19,6 +19,7 @@ PLACEMENTS: dict[str, dict[str, list[list[str | int]]]] = json.loads(FILE.read_t
 CHANCE = 0.7  # the greatest share of the users that a wrong partitioner explains
 EXPECTED = {
     "confluent-kafka-python (librdkafka)": "crc32",
+    "@confluentinc/kafka-javascript, RdKafka API": "crc32",
     "@platformatic/kafka": "murmur2 unsigned",
     "kafka-go": NOT_BY_KEY,
     "sarama": "fnv1a",

@@ -233,12 +233,14 @@ def test_no_worker_survives_a_supervisor_that_was_killed(supervise: Supervise) -
 def test_adopted_processes_are_reaped(supervise: Supervise) -> None:
     """Process 1 of a container adopts the children of those that died."""
     orphan = (
-        "\nif os.fork() == 0:\n    if os.fork() == 0:\n        time.sleep(0.2)\n    os._exit(0)\n"
+        "\nif os.fork() == 0:\n    if os.fork() == 0:\n        time.sleep(600)\n    os._exit(0)\n"
     )
     adopt = "ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER"
     supervised = supervise(orphan + "os.wait()\n" + SERVE, adopt)
     worker, pid = supervised.serving(1), supervised.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children")
     until(lambda: len(children.read_text().split()) == 2, "it is adopted")
+    (adopted,) = {int(each) for each in children.read_text().split()} - {worker}
+    os.kill(adopted, signal.SIGKILL)
     until(lambda: children.read_text().split() == [str(worker)], "it is reaped")
     assert supervised.ends(signal.SIGTERM) == 0
