@@ -11,6 +11,7 @@ import pytest
 from readstates.cache.tablefile import TableFile
 from readstates.streams.config import Settings
 from readstates.streams.errors import BatchGapError
+from readstates.streams.partition.batch import Batch
 from readstates.streams.worker import rebalance
 from tests.support.rebalancing import QUERIES, UPDATES, DeafStore, Store, Worker, until
 from tests.support.small_world import event
@@ -209,6 +210,10 @@ async def test_a_batch_for_an_earlier_incarnation_is_dropped(tmp_path: Path) -> 
         worker.feed(event(15, 1, channel_id=1, message_id=5), token=token)
         with pytest.raises(BatchGapError):
             worker.feed(event(15, 1, channel_id=1, message_id=5))
+        late = Batch(15, [], 16)
+        worker.partitions.queries.take_queries(0, token, late)
+        with pytest.raises(BatchGapError):
+            worker.partitions.queries.take_queries(0, worker.queries.places[0][1], late)
 
 
 @pytest.mark.parametrize("finishes", [True, False])
