@@ -138,6 +138,24 @@ async def test_what_is_lost_is_closed_without_a_commit(tmp_path: Path) -> None:
     file.close(clean=False)
 
 
+async def test_what_is_lost_while_its_commit_waits_for_its_turn_is_not_committed(
+    tmp_path: Path,
+) -> None:
+    worker = small(tmp_path, partition_count=2)
+    async with worker:
+        await worker.own(0, 1)
+        worker.member.accepts.clear()
+        tasks = []
+        for number in (1, 0):
+            commit = worker.rebalancer.commits.commit([worker.owned[number]], clean=True)
+            tasks.append(asyncio.create_task(commit))
+            await asyncio.sleep(0)
+        worker.rebalancer.lost({0})
+        worker.member.accepts.set()
+        await asyncio.gather(*tasks)
+    assert all(text.startswith("live") for text in worker.metadata())
+
+
 async def test_what_is_lost_while_its_release_is_pending_is_not_committed(tmp_path: Path) -> None:
     worker = small(tmp_path)
     async with worker:
