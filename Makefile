@@ -23,7 +23,7 @@ setup: $(STAMP) ## .venv with everything in it
 
 COMPILED := $(addprefix cache/,table.py marks.py slots.py rebuild.py verify.py store_barrier.pxd) $(addprefix schemas/,fast_decoder.py log_records.py rows.py)
 
-$(STAMP): pyproject.toml $(COMPILED)
+$(STAMP): pyproject.toml ops/setup.lock $(COMPILED)
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash ops/setup.sh
 	@touch $@
 
@@ -91,7 +91,7 @@ $(BIN)/promtool: | setup
 image: setup ## the worker's image, and a worker's life in it, where docker or podman runs
 	@$(BIN)/python -m readstates.ops.image $(FLAGS)
 
-lock: setup ## ops/requirements.lock: what the image installs; UPGRADE=yes takes newer versions
+lock: setup ## the locks: what the image, setup, bench and foreign install; UPGRADE=yes takes newer ones
 	@bash ops/lock.sh $(BIN)/python
 
 wheel: setup ## wheels, checked and tested: PYTHONS="python3.12 python3.13" for those (one: 3 minutes)

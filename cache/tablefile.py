@@ -304,14 +304,16 @@ def own_folder(path: Path) -> Path:
             "folder inside it, which will then be created"
         )
     else:
-        return path
+        with tempfile.TemporaryFile(dir=path):  # a file system may be read-only for root as well
+            return path
     raise PermissionError(errno.EPERM, why, str(path))
 
 
 def default_cache_dir() -> Path:
     """A folder of this user in /dev/shm if that has room, otherwise among the temporary files.
 
-    A mapped file on a disk stalls when it is written back; one in memory does not.
+    A mapped file on a disk stalls when it is written back; one in memory does not. Raises OSError
+    if no folder for temporary files can be written to.
     """
     name = f"read-states-{os.geteuid()}"
     try:

@@ -15,7 +15,9 @@ fi
 
 echo "setup: $VENV (about a minute the first time)"
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
-"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[local,dev]'
+pip=("$VENV/bin/python" -m pip install --quiet --disable-pip-version-check)
+"${pip[@]}" --require-hashes -r ops/setup.lock
+"${pip[@]}" --no-deps --no-build-isolation -e .
 "$VENV/bin/python" - <<'PY'
 from readstates.cache import rebuild, slots, table, verify
 if not all(module.COMPILED for module in (table, slots, rebuild, verify)):

@@ -1,9 +1,9 @@
 """Dead letters: records of `updates` that were not applied, with their reason and origin.
 
-Key and value are kept unchanged, except that a value is cut if no broker takes it as a whole. The
-headers, all ASCII, hold the rest. A batch that cannot be read, or unpacks to too much, is one dead
-letter: its value is the batch as it is in the log, its key is null, and two headers give its
-first and last offset.
+Key and value are kept unchanged, except that a value or a key is cut if it is too large to be an
+update's. The headers, all ASCII, hold the rest. A batch that cannot be read, or unpacks to too
+much, is one dead letter: its value is the batch as it is in the log, its key is null, and two
+headers give its first and last offset.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ HEADER_TOPIC = "topic"
 HEADER_PARTITION = "partition"
 HEADER_OFFSET = "offset"
 HEADER_LAST_OFFSET = "last_offset"  # only where the value is a whole batch: up to this offset
-HEADER_CUT = "cut"  # only where no broker took the value as a whole: it had that many bytes
+HEADER_CUT = "cut"  # only where the value was cut: it had that many bytes
+HEADER_KEY_CUT = "key_cut"  # only where the key was cut: it had that many bytes
 
 
 class Origin(NamedTuple):
@@ -41,6 +42,7 @@ class Origin(NamedTuple):
     offset: int
     cut: int = 0  # bytes that the value had before it was cut; 0: it is whole
     last_offset: int | None = None  # of the batch that the value is; None: it is a record's value
+    key_cut: int = 0  # bytes that the key had before it was cut; 0: it is whole
 
 
 def origin_headers(origin: Origin) -> list[tuple[str, bytes]]:
@@ -51,6 +53,8 @@ def origin_headers(origin: Origin) -> list[tuple[str, bytes]]:
         headers.append((HEADER_LAST_OFFSET, b"%d" % origin.last_offset))
     if origin.cut:
         headers.append((HEADER_CUT, b"%d" % origin.cut))
+    if origin.key_cut:
+        headers.append((HEADER_KEY_CUT, b"%d" % origin.key_cut))
     return headers
 
 
@@ -64,7 +68,9 @@ def origin_of(headers: Headers) -> Origin | None:
     reason, topic, partition, offset = values
     if not (reason and topic and partition.isdecimal() and offset.isdecimal()):
         return None
-    cut, last = by_name.get(HEADER_CUT) or b"", by_name.get(HEADER_LAST_OFFSET) or b""
+    cut, last, key_cut = (
+        by_name.get(name) or b"" for name in (HEADER_CUT, HEADER_LAST_OFFSET, HEADER_KEY_CUT)
+    )
     return Origin(
         reason,
         topic,
@@ -72,4 +78,5 @@ def origin_of(headers: Headers) -> Origin | None:
         int(offset),
         int(cut) if cut.isdigit() else 0,
         int(last) if last.isdigit() else None,
+        int(key_cut) if key_cut.isdigit() else 0,
     )

@@ -17,6 +17,7 @@ HEADER_CORRELATION_ID = "kafka_correlationId"
 HEADER_REPLY_PARTITION = "kafka_replyPartition"
 HEADER_DEADLINE = "read-states-deadline"
 HEADER_ERROR = "read-states-error"
+HEADER_CLOCK = "read-states-clock"  # of a record that asks nothing: a worker compares clocks
 HEADER_FAUST_REPLY_TOPIC = "Faust-Ag-ReplyTo"
 HEADER_FAUST_CORRELATION_ID = "Faust-Ag-CorrelationId"
 
@@ -78,12 +79,16 @@ def query_headers(
     ]
 
 
-def deadline_ms(headers: Headers, timestamp_ms: int) -> int:
-    """The time after which the reply is useless, in ms since the epoch.
+def deadline_ms(headers: Headers, timestamp_ms: int, ahead_ms: int = 0) -> int:
+    """The time after which the reply is useless, in ms since the epoch, by the caller's clock.
 
-    A deadline later than DEADLINE_MAX_MS after the record's timestamp is brought forward to that.
-    Raises DecodeError for a malformed header.
+    `ahead_ms`: how far that clock is ahead of the broker's, which made the timestamp. A deadline
+    that the client gives is by the client's clock. Nobody knows whose clock that agrees with, so it
+    counts by the broker's clock or by the caller's, whichever allows more. A deadline later than
+    DEADLINE_MAX_MS after the record's timestamp is brought forward to that. Raises DecodeError for
+    a malformed header.
     """
+    timestamp_ms += ahead_ms
     values = dict(headers)
     if HEADER_DEADLINE not in values:
         return timestamp_ms + DEADLINE_DEFAULT_MS
@@ -96,4 +101,4 @@ def deadline_ms(headers: Headers, timestamp_ms: int) -> int:
     latest = timestamp_ms + DEADLINE_MAX_MS
     if len(digits) > DEADLINE_DIGITS_MAX:  # Java's Long.MAX_VALUE for "never", and beyond
         return latest
-    return min(int(digits), latest)
+    return min(int(digits) + max(0, ahead_ms), latest)

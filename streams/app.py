@@ -12,7 +12,10 @@ Group: assigned, revoked, lost ─► Rebalancer: open, hand over, close each pa
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
+from types import FrameType
 
 import uvloop
 
@@ -21,6 +24,7 @@ from .cassandra.store import Store
 from .config import Settings
 from .errors import ReadStatesError
 from .kafka import topics
+from .kafka.broker_clocks import BrokerClocks
 from .kafka.dead_letter_producer import DeadLetterProducer
 from .kafka.delivery import Delivery
 from .kafka.faust_app import App, WorkerProcess
@@ -43,13 +47,13 @@ def build(settings: Settings) -> tuple[App, Instance]:
 
     Raises TopicError, EpochError, StoreError, ConfigError: all mean "refuse to start".
     """
-    # Check everything that must be right before anything starts.
+    # Check everything that must be right before anything starts; first what needs no server.
+    cache_dir = own_cache_dir(settings)
     listening = listen(settings.http_host, settings.http_port)
     topic = topics.check(settings)
     store = Store(settings)
     store.prepare()
     epoch = store.claim_epoch(settings.updates_topic, *topic)
-    cache_dir = own_cache_dir(settings)
     instance = instance_of(settings, cache_dir)
     metrics.describe_worker(settings, topic.partitions)
 
@@ -59,7 +63,9 @@ def build(settings: Settings) -> tuple[App, Instance]:
     dead_letters = DeadLetterProducer(settings, delivery)
 
     # Make the partitions and their tables, and the Faust application with its two agents.
-    partitions = Partitions(settings, store, replies, dead_letters)
+    clocks = BrokerClocks(settings, delivery)
+    clocks.measure_first(topic.partitions)
+    partitions = Partitions(settings, store, replies, dead_letters, clock_ahead_ms=clocks.ahead_ms)
     tables = Tables(settings, cache_dir, topic.topic_id.bytes, epoch.epoch)
     app = App(settings, cache_dir)
     store.broken = app.refuse
@@ -87,14 +93,34 @@ def build(settings: Settings) -> tuple[App, Instance]:
     app.shut_down = rebalancer.shut_down
     app.service(
         WorkerService(
-            partitions, tables, rebalancer, store, delivery, member, updates, queries, listening
+            partitions,
+            tables,
+            rebalancer,
+            store,
+            delivery,
+            clocks,
+            member,
+            updates,
+            queries,
+            listening,
         )
     )
     return app, instance
 
 
+def _end_at_once(_number: int, _frame: FrameType | None) -> None:
+    """End before Faust's handler of SIGTERM is there: nothing is owned yet, nothing to hand over.
+
+    Process 1 of a container ignores a signal without a handler; and to wait until a server that is
+    away answers, or does not, would take longer than an orchestrator waits before it kills.
+    """
+    print("read-states: SIGTERM before the worker had started", file=sys.stderr, flush=True)
+    os._exit(0)
+
+
 def run(settings: Settings, loglevel: str, log_format: str) -> int:
     """Run a worker until a signal or an error; returns the exit status."""
+    signal.signal(signal.SIGTERM, _end_at_once)
     uvloop.install()  # halves the cost of an iteration; must be first, because a loop is kept
     try:
         app, instance = build(settings)

@@ -23,8 +23,15 @@ FORMS = {  # of settings that become part of a topic's name, a file's name or a 
     "topic_prefix": re.compile(r"[A-Za-z0-9._-]{1,200}"),
     "kafka_group": re.compile(r"[^/\0]{1,200}"),
     "instance_id": re.compile(r"[A-Za-z0-9._-]{0,249}"),
-    "cassandra_keyspace": re.compile(r"[A-Za-z][A-Za-z0-9_]{0,47}"),
+    "cassandra_keyspace": re.compile(r"[a-z][a-z0-9_]{0,47}"),
 }
+# A map of CQL: names and values are simple words in quotes, or numbers, so nothing can end the map.
+REPLICATION = re.compile(
+    r"\{(?=.*'class')\s*{PAIR}(\s*,\s*{PAIR})*\s*\}".replace(
+        "{PAIR}", r"'[\w.-]{1,200}'\s*:\s*('[\w./-]{1,200}'|\d{1,4})"
+    ),
+    re.ASCII,
+)
 # If a topic has more partitions than this, they share this many times each limit.
 FULL_SHARES = 8
 SHARED = f"If there are over {FULL_SHARES} partitions, they share {FULL_SHARES} times this limit."
@@ -169,6 +176,11 @@ class Settings:
     shutdown_timeout_s: float = _limit(20.0, "Time from SIGTERM to a forced exit.", "s", 1, 300)
 
     http_host: str = _http("127.0.0.1", "Address of the console, /metrics, /healthz and /readyz.")
+    http_names: str = _http(
+        "",
+        "Further names by which the endpoints are called (name,.end-of-name,…). Addresses, names "
+        "without a dot and HTTP_HOST always do; a browser must not be led here by other names.",
+    )
     http_port: int = _http(6066, "Port of the HTTP endpoints. 0: any free port.", "", 0, 65535)
 
     @property
@@ -259,6 +271,12 @@ class Settings:
         for name, form in FORMS.items():
             if not form.fullmatch(getattr(self, name)):
                 raise ConfigError(f"{name.upper()} must match {form.pattern}")
+        if not REPLICATION.fullmatch(self.cassandra_replication):
+            raise ConfigError(
+                f"CASSANDRA_REPLICATION: {self.cassandra_replication!r:.200} is not a map such as "
+                "{'class': 'NetworkTopologyStrategy', 'dc1': 3}: a class, and replicas for each "
+                "data centre"
+            )
         if REPLY_LIKE.search(f"{self.topic_prefix}."):
             raise ConfigError(
                 "TOPIC_PREFIX may not begin with f-reply- or contain .replies.: the topics would "

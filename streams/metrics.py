@@ -155,8 +155,18 @@ QUERY_BATCHES_SKIPPED = Counter(
     "read_states_query_batches_skipped_total",
     "batches of queries that could not be read and were skipped",
 )
-REPLY_FAILURES = Counter(
-    "read_states_reply_failures_total", "replies and dead letters that a broker did not take"
+REPLY_FAILURES = Counter("read_states_reply_failures_total", "replies that a broker did not take")
+DEAD_LETTER_FAILURES = Counter(
+    "read_states_dead_letter_failures_total",
+    "attempts to send a dead letter that a broker did not take; it is sent again",
+)
+CLOCK_FAILURES = Counter(
+    "read_states_clock_failures_total", "comparisons with a broker's clock that failed"
+)
+CLOCK_OFFSET = Gauge(
+    "read_states_clock_offset_seconds",
+    "how far this machine's clock is ahead of the clock of the partition's leader",
+    ["partition"],
 )
 COMMIT_FAILURES = Counter("read_states_commit_failures_total", "offset commits that failed")
 TABLES_ON_DISK = Gauge(
@@ -182,6 +192,7 @@ PARTITION_GAUGES = (
     PARKED_BYTES,
     INBOX_BYTES,
     DEAD_LETTERS_BYTES,
+    CLOCK_OFFSET,
 )
 QUERIES_ENDED = {  # looked up once, because `labels` costs more than counting
     outcome: QUERIES.labels(outcome)

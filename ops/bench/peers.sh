@@ -6,12 +6,15 @@
 set -euo pipefail
 python=$2
 here=$(cd "$(dirname "$0")" && pwd)
-install() { "$python" -m pip install --quiet --disable-pip-version-check --target "$1" "${@:2}"; }
+install() {
+  "$python" -m pip install --quiet --disable-pip-version-check --target "$1" \
+    --require-hashes -r "$here/$2.lock"
+}
 if [ ! -f "$1/.installed" ]; then
   echo "bench: installing the peers under $1 (about a minute, once)"
   rm -rf "$1"
-  install "$1/lib" cachetools lru-dict cachebox diskcache matplotlib
-  install "$1/quix" quixstreams
+  install "$1/lib" lib
+  install "$1/quix" quix
   touch "$1/.installed"
 fi
 if [ ! -d "$1/streams/lib" ]; then

@@ -41,6 +41,7 @@ def _on(world: World) -> None:
 
 
 LEAKY = "readstates.ops.drills.leaky"
+WRONG_CLOCK = "readstates.ops.drills.wrong_clock"
 
 # The restart loop is first: other drills restart the worker, too, and those restarts would count.
 DRILLS = (
@@ -73,6 +74,13 @@ DRILLS = (
         lambda world: world.larger_replies(),
     ),
     Drill(
+        "the dead-letters topic takes no record over 100 bytes",
+        "raise its max.message.bytes",
+        ("ReadStatesDeadLettersFail",),
+        lambda world: world.refuse_dead_letters(),
+        lambda world: world.take_dead_letters(),
+    ),
+    Drill(
         "Cassandra runs a quarter of the time",
         "Cassandra has its processor back",
         ("ReadStatesMissesSlow",),
@@ -100,6 +108,13 @@ DRILLS = (
         "restart the worker without the library",
         ("ReadStatesCollectorPauses", "ReadStatesMemoryHigh"),
         lambda world: world.restart_worker(LEAKY),
+        lambda world: world.restart_worker(),
+    ),
+    Drill(
+        "the worker's clock is 8 s ahead",
+        "restart the worker with a right clock",
+        ("ReadStatesClockOffset",),
+        lambda world: world.restart_worker(WRONG_CLOCK),
         lambda world: world.restart_worker(),
     ),
     Drill(

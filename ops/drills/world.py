@@ -136,10 +136,23 @@ class World:
 
     def larger_replies(self) -> None:
         """`max.message.bytes` of the small reply topic, as the others have it."""
+        self._take_records_of(SMALL_REPLIES, 1 << 20)
+
+    def refuse_dead_letters(self) -> None:
+        """There are a few, and their topic has no room for any."""
+        self._take_records_of(self.settings.dead_letters_topic, 100)
+        self.set(bad_s=1.0)
+
+    def take_dead_letters(self) -> None:
+        self.set(bad_s=0.0)
+        bytes_max = topics.BATCH_BYTES_MAX + topics.HEADERS_BYTES
+        self._take_records_of(self.settings.dead_letters_topic, bytes_max)
+
+    def _take_records_of(self, topic: str, bytes_max: int) -> None:
         entry = ConfigEntry(
-            "max.message.bytes", "1048576", incremental_operation=AlterConfigOpType.SET
+            "max.message.bytes", str(bytes_max), incremental_operation=AlterConfigOpType.SET
         )
-        resource = ConfigResource(ResourceType.TOPIC, SMALL_REPLIES, incremental_configs=[entry])
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
         for done in self._admin.incremental_alter_configs([resource]).values():
             done.result(timeout=30)
 

@@ -149,9 +149,9 @@ def resend(
     The command sends the records that may succeed this time: misrouted (their producer had another
     partitioner) and too_many_states (the user's read states have become fewer, or USER_STATES_MAX
     has been raised). The others would be rejected again; --force sends them nevertheless, except
-    those whose value was cut and whole batches that could not be read. The records are applied as
-    new events, after everything that has been sent in the meantime. The dead letters stay in their
-    topic, so a second resend sends them a second time.
+    those whose value or key was cut and whole batches that could not be read. The records are
+    applied as new events, after everything that has been sent in the meantime. The dead letters
+    stay in their topic, so a second resend sends them a second time.
 
     A misrouted record from before a change of partitions is not sent: it was in the right partition
     at that time, and was applied. If a record was misrouted even then, send it with --partition,
@@ -220,7 +220,7 @@ def _why_left(origin: Origin, wanted: tuple[str, ...], log: Log | None) -> str:
     """
     if origin.last_offset is not None:  # many values, or half of one: neither is an event
         return "a whole batch"
-    if origin.cut:
+    if origin.cut or origin.key_cut:
         return "cut"
     if origin.reason not in wanted:
         return origin.reason

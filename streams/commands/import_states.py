@@ -18,6 +18,7 @@ from readstates.schemas.saved import decode_saved, events_of
 from readstates.schemas.wire import encode_update, key_bytes
 
 from ..config import Settings
+from .lines import LineTooLongError, bounded_lines
 from .options import (
     KAFKA_ONLY,
     SettingsCommand,
@@ -46,11 +47,12 @@ def events_in(line: bytes, number: int, replace: bool) -> list[Update]:
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines, blank ones left out."""
+    """Numbered lines, blank ones left out. Raises ClickException for one that is too long."""
     with file.open("rb") as source:
-        for number, line in enumerate(source, 1):
-            if not line.isspace():
-                yield number, line
+        try:
+            yield from ((n, line) for n, line in bounded_lines(source) if not line.isspace())
+        except LineTooLongError as exc:
+            raise click.ClickException(f"{file}: {exc}; nothing was sent") from None
 
 
 @click.command("import", cls=SettingsCommand)

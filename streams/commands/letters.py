@@ -107,6 +107,7 @@ def as_json(letter: Letter) -> str:
         "offset": letter.origin and str(letter.origin.offset),
         "last_offset": _last_offset(letter),
         "cut": (letter.origin and letter.origin.cut) or None,
+        "key_cut": (letter.origin and letter.origin.key_cut) or None,
         "kept_partition": letter.partition,
         "kept_offset": str(letter.offset),
         "kept_at_ms": letter.timestamp_ms,

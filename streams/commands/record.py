@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 
 import click
 
+from readstates.schemas.headers import HEADER_CLOCK
+
 from ..config import Settings
 from ..errors import TopicError
 from .options import (
@@ -92,13 +94,16 @@ def _record(
             for message in consumer.consume(BATCH_MESSAGES, IDLE_S):
                 if message.error() is not None:
                     raise TopicError(f"{message.topic()} cannot be read: {message.error()}")
+                headers = message.headers() or []
+                if message.value() is None and (HEADER_CLOCK, b"") in headers:
+                    continue  # no query: a worker compares clocks
                 record = Recorded(
                     0,
                     names[message.topic()],
                     message.partition(),
                     message.key(),
                     message.value(),
-                    message.headers() or [],
+                    headers,
                 )
                 counts[record.topic] += 1
                 place = (record.topic, record.partition)

@@ -23,6 +23,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from .lines import LineTooLongError, bounded_lines
+
+HEAD_BYTES_MAX = 1 << 10  # of the first line
 FORM = "read-states-recording"
 VERSION = 1
 UPDATES, QUERIES = "updates", "queries"
@@ -99,7 +102,7 @@ def _from_json(form: Any) -> bytes | None:
 def partitions_of(file: Path) -> int:
     """The number of partitions that the recorded topics had. Raises RecordingError."""
     with file.open("rb") as source:
-        line = source.readline()
+        line = source.readline(HEAD_BYTES_MAX)
     try:
         head = orjson.loads(line)
         if head["form"] == FORM and head["version"] == VERSION:
@@ -113,12 +116,19 @@ def read(file: Path) -> Iterator[Recorded]:
     """The records of a recording, in order. Raises RecordingError."""
     partitions_of(file)
     with file.open("rb") as source:
-        source.readline()
-        for number, line in enumerate(source, 2):
-            try:
-                yield decode(line)
-            except ValueError as exc:
-                raise RecordingError(f"{file}: line {number}: {exc}") from None
+        try:
+            for number, line in bounded_lines(source):
+                if number > 1:
+                    yield _decode(file, number, line)
+        except LineTooLongError as exc:
+            raise RecordingError(f"{file}: {exc}") from None
+
+
+def _decode(file: Path, number: int, line: bytes) -> Recorded:
+    try:
+        return decode(line)
+    except ValueError as exc:
+        raise RecordingError(f"{file}: line {number}: {exc}") from None
 
 
 class Merge:

@@ -6,6 +6,8 @@ Each request is answered within TIMEOUT_S, or named as a problem. Nothing is cha
 from __future__ import annotations
 
 import re
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,7 @@ class PartitionStatus:
     queries_leader: int | None = None
     queries_end: int | None = None
     queries_committed: int | None = None
+    newest_query_age_ms: int | None = None  # by this machine's clock; workers send some themselves
 
     @property
     def updates_lag(self) -> int | None:
@@ -111,7 +114,7 @@ def ask_kafka(settings: Settings) -> KafkaStatus:
     kafka = KafkaStatus(
         str(topic.topic_id), UNKNOWN, [], [PartitionStatus(n) for n in range(topic.partitions)]
     )
-    for ask in (_leaders, _members, _offsets, _commits):
+    for ask in (_leaders, _members, _offsets, _ages, _commits):
         try:
             ask(client, settings, kafka)
         except (KafkaException, TimeoutError) as exc:
@@ -174,6 +177,22 @@ def _offsets(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> Non
                 setattr(partition, attribute, future.result(TIMEOUT_S + 1).offset)
             except (KafkaException, TimeoutError) as exc:
                 kafka.problems.append(f"{name} partition {partition.number}: {exc or 'no answer'}")
+
+
+def _ages(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
+    from confluent_kafka import KafkaException, TopicPartition
+    from confluent_kafka.admin import OffsetSpec
+
+    for partition in kafka.partitions:
+        if partition.queries_leader is None:
+            continue
+        place = TopicPartition(settings.queries_topic, partition.number)
+        asked = {place: OffsetSpec.max_timestamp()}
+        (future,) = client.list_offsets(asked, request_timeout=TIMEOUT_S).values()
+        with suppress(KafkaException, TimeoutError):  # `_offsets` has named it
+            newest_ms = future.result(TIMEOUT_S + 1).timestamp
+            if newest_ms >= 0:
+                partition.newest_query_age_ms = time.time_ns() // 1_000_000 - newest_ms
 
 
 def _metadata(place: Any) -> str:

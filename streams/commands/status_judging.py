@@ -8,6 +8,8 @@ from ..config import Settings
 from .status_asking import UNKNOWN, KafkaStatus, LogStatus, PartitionStatus
 
 STABLE = "STABLE"
+AHEAD_MS = 1_000  # a record that is this far in the future shows that a clock is wrong
+SILENT_MS = 60_000  # an owner sends a record to each of its partitions every 10 s
 
 
 def problems_of(
@@ -24,6 +26,7 @@ def problems_of(
         epoch = _epoch(kafka, cassandra)
         for one in kafka.partitions:
             yield from _problems_of_one(settings, one, known)
+            yield from _problems_of_clocks(settings, one)
             yield from _problems_of_commit(settings, one, epoch)
     if cassandra is not None:
         yield from _problems_of_log(settings, kafka, cassandra)
@@ -74,6 +77,25 @@ def _problems_of_one(settings: Settings, one: PartitionStatus, owners_known: boo
         yield f"{settings.queries_topic} partition {one.number} has no leader: a broker is away"
     if owners_known and one.owner is None:
         yield f"partition {one.number} has no owner: its updates and queries wait"
+
+
+def _problems_of_clocks(settings: Settings, one: PartitionStatus) -> Iterator[str]:
+    age_ms = one.newest_query_age_ms
+    if age_ms is None or one.owner is None:
+        return
+    place = f"{settings.queries_topic} partition {one.number}"
+    if age_ms < -AHEAD_MS:
+        yield (
+            f"{place}: its newest record is {-age_ms / 1000:.1f} s in the future by this machine's "
+            f"clock: that clock is behind, or the clock of broker {one.queries_leader} is ahead. "
+            "See ops/runbooks/ReadStatesClockOffset.md"
+        )
+    elif age_ms > SILENT_MS:
+        yield (
+            f"{place}: its newest record is {age_ms / 1000:.0f} s old, but its owner sends one "
+            "every 10 s to compare clocks: this machine's clock is ahead, or the owner stands "
+            "still, or has no right to write there. See ops/runbooks/ReadStatesClockOffset.md"
+        )
 
 
 def _problems_of_commit(

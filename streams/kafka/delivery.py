@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from confluent_kafka import Producer
+from prometheus_client import Counter
 
 from .. import metrics
 from ..config import Settings
@@ -26,13 +27,35 @@ QUEUE_KIB_MAX = 64 << 10  # of each producer, not yet sent: memory while brokers
 FAILURE_LOG_S = 60.0  # between two log lines about failures: clients could otherwise fill the disk
 
 
+class Failures:
+    """Counts the records of one kind that a broker did not take, and says which to log.
+
+    There is one log line in FAILURE_LOG_S for each kind, so that failures of one kind do not hide
+    those of another.
+    """
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._logged = -FAILURE_LOG_S
+
+    def count(self) -> bool:
+        """Count a record; False if one of its kind was logged just before."""
+        self._counter.inc()
+        is_due = time.monotonic() - self._logged > FAILURE_LOG_S
+        if is_due:
+            self._logged = time.monotonic()
+        return is_due
+
+
 class Delivery:
     """Makes, polls and closes producers; the one that was made last is flushed first."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._producers: tuple[Producer, ...] = ()
-        self._failure_logged = -FAILURE_LOG_S
+        self._replies = Failures(metrics.REPLY_FAILURES)
+        self._dead_letters = Failures(metrics.DEAD_LETTER_FAILURES)
+        self._clocks = Failures(metrics.CLOCK_FAILURES)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="delivery", daemon=True)
 
@@ -60,12 +83,43 @@ class Delivery:
             self._thread.start()
         return producer
 
-    def failed(self, topic: str, error: object) -> None:
-        """Count a record that was not delivered; log it unless one was logged just before."""
-        metrics.REPLY_FAILURES.inc()
-        if time.monotonic() - self._failure_logged > FAILURE_LOG_S:
-            self._failure_logged = time.monotonic()
-            log.warning("reply_not_delivered topic=%s error=%s", topic, error)
+    def reply_failed(self, topic: str, error: object) -> None:
+        """Note a reply that was not delivered."""
+        if self._replies.count():
+            log.warning(
+                "reply_not_delivered topic=%s error=%s: its client hears nothing until its "
+                "deadline. See ReadStatesRepliesFail.md",
+                topic,
+                error,
+            )
+
+    def dead_letter_failed(
+        self, topic: str, partition: int, offset: int, reason: str, error: object
+    ) -> None:
+        """Note a dead letter that was not delivered; `partition` and `offset`: of its update."""
+        if self._dead_letters.count():
+            log.warning(
+                "dead_letter_not_delivered topic=%s partition=%d offset=%d reason=%s error=%s: the "
+                "worker sends it again until the broker takes it; until then the commits of its "
+                "partition wait. See ReadStatesDeadLettersFail.md",
+                topic,
+                partition,
+                offset,
+                reason,
+                error,
+            )
+
+    def clock_failed(self, topic: str, partition: int, error: object) -> None:
+        """Note a record for comparing clocks that was not delivered."""
+        if self._clocks.count():
+            log.warning(
+                "clock_not_measured topic=%s partition=%d error=%s: the deadlines of queries are "
+                "judged by this machine's clock alone. A worker needs Write on the queries topic "
+                "for this: see SECURITY.md",
+                topic,
+                partition,
+                error,
+            )
 
     def close(self) -> None:
         """Send what is queued, within FLUSH_TIMEOUT_S for each producer."""

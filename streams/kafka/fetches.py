@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from ..errors import DataLossError, GroupError, ReadStatesError
+from ..errors import GroupError, ReadStatesError
 from . import protocol
 from .broker import Connection
 from .fetch_link import BrokerLinks, Link
 from .leaders import Leaders
 from .login import Login
+from .outside_log import lost_queries, lost_updates
 from .protocol import Broker, Fetched, FetchedPartition, TopicMetadata, Wanted
 from .reading import Limits, Reading
 from .record_batches import FetchedBatches
@@ -199,6 +200,7 @@ class Fetches:
         elif code == protocol.OFFSET_OUT_OF_RANGE:
             reading.out_of_range += 1
             if reading.out_of_range >= OUT_OF_RANGE_TRIES:
+                lost = lost_updates if self._limits.keep_unread else lost_queries
                 self._refuse(lost(where))
                 reading.retry_at = math.inf
         else:
@@ -281,15 +283,6 @@ class Fetches:
         if now - self._logged_at.get(kind, -ERROR_LOG_S) >= ERROR_LOG_S:
             self._logged_at[kind] = now
             log.warning("not_read topic=%s: %s; the worker tries again", self._topic, text)
-
-
-def lost(places: str) -> DataLossError:
-    """The error if Kafka does not have the next record to read."""
-    return DataLossError(
-        f"{places}: the next offset to be read is outside the log: retention or a deletion removed "
-        "records not yet applied, or the topic was replaced. The worker stops and changes "
-        "nothing; when started again, it will say which records are gone"
-    )
 
 
 def not_allowed(topic: str) -> GroupError:

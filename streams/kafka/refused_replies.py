@@ -88,7 +88,7 @@ class RefusedReplies:
         """Step 1, for a reply of a batch that was refused."""
         topic = str(message.topic())
         if sent.is_late or self._delivery.closing:
-            self._delivery.failed(topic, error)
+            self._delivery.reply_failed(topic, error)
             return
         if self._producer is None:
             self._producer = self._delivery.producer(
@@ -104,7 +104,7 @@ class RefusedReplies:
                 headers=list(sent.headers),
             )
         except (BufferError, KafkaException) as exc:
-            self._delivery.failed(topic, exc)
+            self._delivery.reply_failed(topic, exc)
 
     def _reported(self, sent: Sent, error: KafkaError | None, message: Message) -> None:
         """Step 2."""
@@ -112,7 +112,7 @@ class RefusedReplies:
             return
         topic, value = str(message.topic()), bytes(message.value() or b"")
         if error.code() not in TOO_LARGE or sent.is_error or sent.is_late:
-            self._delivery.failed(topic, error)
+            self._delivery.reply_failed(topic, error)
         else:
             self._bound_of(topic).add_done_callback(partial(self._advise, sent, topic, value))
 
@@ -144,6 +144,6 @@ class RefusedReplies:
         """Send the error for a reply that may have `bytes_max` bytes only, because of `what`."""
         limit = limit_that_fits(value, bytes_max)
         text = too_large(len(value), what, limit)
-        self._delivery.failed(topic, text)
+        self._delivery.reply_failed(topic, text)
         if not sent.is_late:
             self._send_error(sent, text, limit)

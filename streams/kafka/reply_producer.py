@@ -147,9 +147,9 @@ class ReplyProducer:
                 bytes_max = MESSAGE_BYTES_MAX - sent.bytes_around
                 self._refused.refuse(sent, address.topic, body, what, bytes_max)
             else:
-                self._delivery.failed(address.topic, exc)
+                self._delivery.reply_failed(address.topic, exc)
         except BufferError as exc:
-            self._delivery.failed(address.topic, exc)
+            self._delivery.reply_failed(address.topic, exc)
 
     def _delivered(
         self,
@@ -169,7 +169,7 @@ class ReplyProducer:
             return
         if error.code() in TOPIC_GONE:
             self._topics.pop(address.topic, None)  # look it up before writing there again
-        self._delivery.failed(address.topic, error)
+        self._delivery.reply_failed(address.topic, error)
 
     def _too_large(self, sent: Sent, text: str, limit: int | None) -> None:
         user_id = None if sent.key is None else int(sent.key)  # the key of an answered query

@@ -18,6 +18,8 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from readstates.schemas.headers import DEADLINE_MAX_MS
+
 from ..config import Settings
 from ..errors import TopicError
 from .admin import connect_admin
@@ -31,6 +33,9 @@ DAY_MS = 86_400_000
 RETENTION_FLOOR_FACTOR = 20  # the least retention of `updates`, in multiples of FLUSH_DELAY_S
 BATCH_BYTES_MAX = 1 << 20  # a batch of records: librdkafka makes them up to 1,000,000 bytes
 HEADERS_BYTES = 64 << 10  # more than the headers of a dead letter take
+QUERIES_KEPT_MS = 2 * DEADLINE_MAX_MS  # the least retention of `queries`
+DEAD_LETTERS_BYTES = 256 << 20  # kept of each partition's dead letters; older ones go first
+DEAD_LETTERS_SEGMENT_BYTES = 64 << 20  # a broker removes whole segments
 LOGGED = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete"}
 
 
@@ -60,6 +65,8 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
         settings.dead_letters_topic: {
             **safe,
             "retention.ms": str(30 * DAY_MS),
+            "retention.bytes": str(DEAD_LETTERS_BYTES),
+            "segment.bytes": str(DEAD_LETTERS_SEGMENT_BYTES),
             "max.message.bytes": str(BATCH_BYTES_MAX + HEADERS_BYTES),
         },
     }
@@ -167,20 +174,25 @@ def check(settings: Settings) -> Topic:
 
 
 class Rule(NamedTuple):
-    """The rule of a topic setting: it must be `value`, or at least that if `at_least` is set."""
+    """The rule of a topic setting: it must be `value`, unless one of the two flags is set."""
 
     value: str
     why: str
-    at_least: bool = False
+    at_least: bool = False  # `value` or more, also without a limit (-1)
+    limited: bool = False  # any limit; `init` sets `value` where there is none (-1)
 
     @property
     def said(self) -> str:
+        if self.limited:
+            return f"a limit, such as {self.value}"
         return f"at least {self.value}" if self.at_least else repr(self.value)
 
     def holds(self, value: str) -> bool:
-        if not self.at_least:
-            return value == self.value
-        return int(value) < 0 or int(value) >= int(self.value)  # -1: without a limit
+        if self.limited:
+            return int(value) >= 0
+        if self.at_least:
+            return int(value) < 0 or int(value) >= int(self.value)
+        return value == self.value
 
 
 def needed(settings: Settings, record_bytes_max: int) -> dict[str, dict[str, Rule]]:
@@ -200,8 +212,18 @@ def needed(settings: Settings, record_bytes_max: int) -> dict[str, dict[str, Rul
                 str(floor_ms), "what is not yet in Cassandra is only in the log", at_least=True
             ),
         },
-        settings.queries_topic: {"message.timestamp.type": stamped},
+        settings.queries_topic: {
+            "message.timestamp.type": stamped,
+            "retention.ms": Rule(
+                str(QUERIES_KEPT_MS), "queries would be gone before their deadline", at_least=True
+            ),
+        },
         settings.dead_letters_topic: {
+            "retention.bytes": Rule(
+                str(DEAD_LETTERS_BYTES),
+                "updates that cannot be applied would fill the brokers' disks",
+                limited=True,
+            ),
             "max.message.bytes": Rule(
                 str(record_bytes_max + HEADERS_BYTES),
                 "a dead letter that does not fit would hold its partition's commits for ever",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .partition import Partition
 
 DEAD_LETTERS_PENDING_MAX = 10_000  # of a partition, not yet acknowledged by the broker
-DEAD_LETTERS_BYTES_MAX = 8 << 20  # of their values; the letter that reaches this is the last
+DEAD_LETTERS_BYTES_MAX = 8 << 20  # of keys and values; the letter that reaches this is the last
 
 
 class KeptRecord(NamedTuple):
@@ -121,7 +121,7 @@ class Outcomes:
         """Make a dead letter of a record; it holds its offset until the broker has the letter."""
         self._progress.hold(record.offset)
         kept = record.raw if isinstance(record, UnreadBatch) else record.value
-        size = len(kept or b"")
+        size = len(kept or b"") + len(record.key or b"")
         self.dead_letters_pending[record.offset] = size
         self.dead_letters_bytes += size
         self._effects.dead_letter(record, reason, text)

@@ -149,12 +149,12 @@ class Partition:
         """Put a batch into the inbox. Raises BatchGapError if it is not the next one."""
         self.inbox.add(batch)
 
-    def run(self, limit: int, now_ms: int) -> int:
+    def run(self, limit: int, now_ms: int, clock_ahead_ms: int = 0) -> int:
         """Fold a slice of updates from the inbox; returns how many were taken.
 
         A slice has up to `limit` simple updates. Any other update takes longer and counts as
         OTHER_COST, so that a query does not wait longer for the slice's end. Stops early if the
-        table has no room or too much is parked.
+        table has no room or too much is parked. `clock_ahead_ms`: of our clock before the broker's.
         """
         self.table.now_ms = now_ms & 0xFFFFFFFF
         progress, inbox = self.progress, self.inbox
@@ -171,7 +171,7 @@ class Partition:
             if end == len(records):
                 progress.position = inbox.drop_first().end
         if record is not None:
-            self.write_out.behind_ms = now_ms - record.timestamp
+            self.write_out.behind_ms = now_ms - clock_ahead_ms - record.timestamp
         inbox.records -= taken
         progress.store()
         if progress.position != before:  # even if only control records were passed

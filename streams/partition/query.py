@@ -15,6 +15,7 @@ from readstates.schemas.queries import Get
 ERROR_MARGIN_MS = 500
 ERROR_MARGIN_SHARE = 0.2
 ERROR_MARGIN_MIN_MS = 40
+QUERY_BYTES, ID_BYTES = 1_000, 40  # the memory of a query, and of each channel that it names
 SWEEP_MIN = 1024  # entries; below this, entries of finished queries are not swept out
 
 
@@ -30,6 +31,7 @@ class Query:
         "key",
         "offset",
         "partition",
+        "size_bytes",
         "taken_ns",
         "timestamp_ms",
         "waiting",
@@ -58,6 +60,8 @@ class Query:
         self.timestamp_ms = timestamp_ms
         self.deadline_ms = deadline_ms
         self.taken_ns = taken_ns
+        ids = get.channel_ids or ()
+        self.size_bytes = QUERY_BYTES + ID_BYTES * len(ids) + len(address.correlation_id or b"")
         self.waiting = False  # True while it counts among the queries held back
         self.waits_for_store = False  # its user is being loaded
         self.done = False

@@ -1,16 +1,25 @@
 """Serves `/metrics`, `/healthz`, `/readyz` and the console, by default on loopback only.
 
 A connection gets one answer and lives for at most CONNECTION_S; at most CONNECTIONS_MAX are open.
-So slow clients cannot take the file descriptors that the worker needs.
+So slow clients cannot take the file descriptors that the worker needs. If more come, the oldest
+connections end: whoever holds connections open does not shut out the probes of an orchestrator,
+which finish their request within milliseconds.
+
+Requests for a name that is not the worker's are refused (`OwnNames`). Otherwise a page of a strange
+site, opened in a browser that reaches this port, could have the site's name resolved to this
+address (DNS rebinding), and would read the metrics as content of its own site.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from mode import Service
@@ -23,6 +32,9 @@ log = logging.getLogger(__name__)
 
 CONNECTION_S = 10.0
 CONNECTIONS_MAX = 64
+LINE_BYTES_MAX = 4096  # of the request line and of each header; no request needs more
+HEADERS_MAX = 64
+DROPPED_LOG_S = 60.0  # between two log lines about connections that ended for others
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -40,6 +52,38 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
+class OwnNames:
+    """The names for which the endpoints answer.
+
+    These are addresses, `localhost`, HTTP_HOST, the machine's name, the names in HTTP_NAMES (and
+    what ends with those that begin with a dot), and names without a dot, such as the service names
+    of a compose file: nobody can register such a name and point it to an address.
+    """
+
+    def __init__(self, http_host: str = "", http_names: str = "") -> None:
+        given = [name.strip().lower() for name in http_names.split(",") if name.strip()]
+        self._names = {http_host.lower(), socket.gethostname().lower(), *given}
+        self._ends = (".localhost", *(name for name in given if name.startswith(".")))
+
+    def __contains__(self, host: object) -> bool:
+        """True for the content of a Host header that names this worker; the port does not count."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        name = name.removesuffix(".")
+        return "." not in name.strip(".") or name in self._names or self._belongs(name)
+
+    def _belongs(self, name: str) -> bool:
+        if name.endswith(self._ends):
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
 class Endpoints(Service):  # type: ignore[misc]
     """The HTTP server of a worker. `health` and `ready` say yes or no, and why."""
 
@@ -48,22 +92,32 @@ class Endpoints(Service):  # type: ignore[misc]
         listening: socket.socket,
         health: Callable[[], tuple[bool, str]],
         ready: Callable[[], tuple[bool, str]],
+        names: OwnNames | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._listening = listening
+        self._names = OwnNames() if names is None else names
         self._health, self._ready = health, ready
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
-        self._coming = 0  # connections accepted in this turn of the loop
+        self._dropped = 0  # connections that ended for others since this was logged
+        self._dropped_logged = -DROPPED_LOG_S
 
     async def on_start(self) -> None:
-        app = web.Application(middlewares=[_one_answer])
+        app = web.Application(middlewares=[_one_answer, self._only_own_names])
         app.router.add_get("/", self._console)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
-        self._runner = web.AppRunner(app, access_log=None, lingering_time=0)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            lingering_time=0,
+            max_line_size=LINE_BYTES_MAX,
+            max_field_size=LINE_BYTES_MAX,
+            max_headers=HEADERS_MAX,
+        )
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._accept, sock=self._listening)
@@ -73,18 +127,39 @@ class Endpoints(Service):  # type: ignore[misc]
         assert self._runner is not None
         server = self._runner.server
         assert server is not None
-        if len(server.connections) + self._coming >= CONNECTIONS_MAX:
-            return _Refusal()
         handler = server()
         loop = asyncio.get_running_loop()
-        # `server` counts a connection only in the loop's next turn, and one turn may accept many
-        self._coming += 1
-        loop.call_soon(self._has_come)
+        # `server` does not know the connection yet: the loop tells it in its next turn.
+        loop.call_soon(loop.call_soon, self._end_the_oldest, server)
         loop.call_later(CONNECTION_S, _abort, handler)
         return handler
 
-    def _has_come(self) -> None:
-        self._coming -= 1
+    def _end_the_oldest(self, server: web.Server) -> None:
+        """Keep the newest CONNECTIONS_MAX connections."""
+        for handler in server.connections[:-CONNECTIONS_MAX]:
+            if handler.transport is not None and not handler.transport.is_closing():
+                self._dropped += 1
+                _abort(handler)
+        if self._dropped and time.monotonic() - self._dropped_logged > DROPPED_LOG_S:
+            self._dropped_logged = time.monotonic()
+            log.warning(
+                "http_connections_dropped count=%d: over %d were open at once; find out who holds "
+                "connections to the HTTP port, and keep strangers away from it",
+                self._dropped,
+                CONNECTIONS_MAX,
+            )
+            self._dropped = 0
+
+    @web.middleware
+    async def _only_own_names(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if all(host in self._names for host in request.headers.getall("Host", [])):
+            answer: web.StreamResponse = await handler(request)
+            return answer
+        return web.Response(
+            text="no: the Host header does not name this worker. Use its address, or add the name "
+            "to HTTP_NAMES\n",
+            status=421,
+        )
 
     async def on_stop(self) -> None:
         if self._server is not None:
@@ -117,11 +192,6 @@ async def _one_answer(request: web.Request, handler: Any) -> web.StreamResponse:
 def _abort(handler: web.RequestHandler) -> None:
     if handler.transport is not None:  # None: the connection has ended
         handler.transport.abort()  # close() would wait for a client that does not read
-
-
-class _Refusal(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()  # nothing is waiting to be sent
 
 
 def _answer(state: tuple[bool, str]) -> web.Response:

@@ -19,3 +19,4 @@ class OwnedPartition:
     query_position: int  # the next offset of queries to be taken
     query_mark: Watermark  # held by the queries that are not finished
     committed: tuple[int, int] | None = None  # offsets of updates and queries committed last
+    clock_ahead_ms: int = 0  # of our clock before the broker's, when queries were taken last

@@ -47,6 +47,7 @@ class Partitions:
         dead_letters: DeadLetterProducer,
         *,
         now_ms: Callable[[], int] = wall_clock_ms,
+        clock_ahead_ms: Callable[[int], int] = lambda _number: 0,
     ) -> None:
         self.settings = settings
         self.now_ms = now_ms
@@ -55,7 +56,7 @@ class Partitions:
         self.has_room: Callable[[], None] = lambda: None  # called when a full inbox has room again
         self.write_behind = WriteBehind(store, settings, self.wake.set)
         self.loader = Loader(store, settings, self.wake.set)
-        self.queries = QueryIntake(settings, self.owned, replies, now_ms)
+        self.queries = QueryIntake(settings, self.owned, replies, now_ms, clock_ahead_ms)
         # Effects of a partition, bound directly: every query ends in one of them.
         self.answer, self.refuse = self.queries.answer, self.queries.refuse
         self._dead_letters = dead_letters
@@ -104,7 +105,9 @@ class Partitions:
                 partition = owned.partition
                 if partition.can_run and not partition.closing:
                     was_full = not partition.wants_bytes
-                    progressed += partition.run(self.settings.slice_updates, self.now_ms())
+                    progressed += partition.run(
+                        self.settings.slice_updates, self.now_ms(), owned.clock_ahead_ms
+                    )
                     if was_full and partition.wants_bytes:
                         self.has_room()
                     await asyncio.sleep(0)

@@ -7,7 +7,8 @@ metadata, because a client may create the topic just before its first query.
 
 Q1: an owner finishes a query once: with a reply, with an error, or without an answer after its
     deadline. Only then is its offset released for the commit.
-Q2: nothing goes out at a query's deadline or after it.
+Q2: nothing goes out at a query's deadline or after it. A deadline that follows from the timestamp
+    counts by the broker's clock, however wrong ours is (`broker_clocks.py`).
 Q3: a reply is the fold of the log at the reply's version; so is a delta, added to the read states
     as of `since_version`.
 """
@@ -20,7 +21,13 @@ import time
 from collections.abc import Callable, Mapping
 
 from readstates.schemas.fields import DecodeError
-from readstates.schemas.headers import Headers, ReplyAddress, deadline_ms, reply_address
+from readstates.schemas.headers import (
+    HEADER_CLOCK,
+    Headers,
+    ReplyAddress,
+    deadline_ms,
+    reply_address,
+)
 from readstates.schemas.partitioner import misrouted, partition_of
 from readstates.schemas.queries import decode_query
 from readstates.schemas.replies import (
@@ -47,6 +54,8 @@ from .owned import OwnedPartition
 log = logging.getLogger(__name__)
 
 NO_ADDRESS_LOG_S = 60.0  # between two log lines about unusable reply addresses
+EXPIRED_LOG_S = 60.0  # between two log lines about queries whose time is over
+WAITING_BYTES_MAX = 64 << 20  # of the queries that wait; 10,000 could take over 400 MB otherwise
 LOOKUP_BYTES_MAX = 64 << 20  # of queries whose reply topic is looked up; each keeps its record
 TOPIC_LOOKUPS_MAX = 3  # at least a second apart; after these the reply topic counts as missing
 
@@ -66,17 +75,22 @@ class QueryIntake:
         owned: Mapping[int, OwnedPartition],
         replies: ReplyProducer,
         now_ms: Callable[[], int],
+        clock_ahead_ms: Callable[[int], int] = lambda _number: 0,
     ) -> None:
         self.waiting = 0  # queries that a partition keeps, at most QUERIES_WAITING_MAX
+        self.waiting_bytes = 0  # of all of them, at most WAITING_BYTES_MAX
         self._settings = settings
         self._owned = owned
         self._replies = replies
         self._now_ms = now_ms
+        self._clock_ahead_ms = clock_ahead_ms  # of a partition
         self._deadlines = Deadlines()
         self._lookups = 0  # queries whose reply topic is being looked up
         self._lookup_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()  # the loop keeps no reference to them
         self._no_address_logged = 0.0
+        self._expired_logged = -EXPIRED_LOG_S
+        self._expired = 0  # since then
 
     # -- taking -------------------------------------------------------------------------------
 
@@ -94,6 +108,7 @@ class QueryIntake:
                 f"queries of partition {number}: a batch begins at offset {batch.start}, expected "
                 f"{owned.query_position}: the worker stops; a restart reads them from Kafka"
             )
+        owned.clock_ahead_ms = self._clock_ahead_ms(number)
         taken_ns = batch.taken_ns or time.perf_counter_ns()
         for record in batch.records:
             owned.query_position = record.offset + 1
@@ -107,7 +122,8 @@ class QueryIntake:
             not (known := self._replies.exists(address))
             and (not self._replies.allowed(address.topic))
         ):
-            self._no_address(owned, record, address)
+            if address is not None or HEADER_CLOCK not in headers:
+                self._no_address(owned, record, address)
             return
         owned.query_mark.hold(record.offset)  # Q1
         if known:
@@ -148,7 +164,8 @@ class QueryIntake:
                 if right != partition.number:
                     text = misrouted(user_id, partition.number, right)
                     raise DecodeError("misrouted", "partition", text)
-            deadline = deadline_ms(headers, record.timestamp)
+            ahead_ms = owned.clock_ahead_ms
+            deadline = deadline_ms(headers, record.timestamp, ahead_ms)
         except DecodeError as exc:
             metrics.QUERIES_ENDED["error"].inc()
             user_id = exc.user_id if user_id is None else user_id
@@ -162,19 +179,23 @@ class QueryIntake:
             partition=partition.number,
             incarnation=partition.incarnation,
             offset=record.offset,
-            timestamp_ms=record.timestamp,
+            timestamp_ms=record.timestamp + ahead_ms,
             deadline_ms=deadline,
             taken_ns=taken_ns,
         )
         now = self._now_ms()
         if now >= deadline:  # Q2
-            self._finish(query, "expired")
-        elif self.waiting >= self._settings.queries_waiting_max:
+            self._expire_one(query)
+        elif (
+            self.waiting >= self._settings.queries_waiting_max
+            or self.waiting_bytes + query.size_bytes > WAITING_BYTES_MAX
+        ):
             self.refuse(query, OVERLOADED, "too many queries are waiting; ask again later")
         else:
             partition.queries.ask(query)
             if not query.done:
                 self.waiting += 1
+                self.waiting_bytes += query.size_bytes
                 query.waiting = True
                 self._deadlines.add(query, now)
 
@@ -240,7 +261,7 @@ class QueryIntake:
                 return
             body = encode_reply(get.user_id, page, get.mentions)
         if self._now_ms() >= query.deadline_ms:  # Q2
-            self._finish(query, "expired")
+            self._expire_one(query)
             return
         self._replies.reply(query.address, query.key, body, query.deadline_ms)
         metrics.QUERY_SERVICE_SECONDS.observe((time.perf_counter_ns() - query.taken_ns) / 1e9)
@@ -253,11 +274,32 @@ class QueryIntake:
         self._replies.error(query.address, query.key, user_id, code, text, limit, deadline_ms)
         self._finish(query, "error")
 
+    def _expire_one(self, query: Query) -> None:
+        """Q2: end a query without an answer, and say why from time to time."""
+        self._expired += 1
+        if time.monotonic() - self._expired_logged > EXPIRED_LOG_S:
+            self._expired_logged = time.monotonic()
+            log.warning(
+                "queries_expired count=%d topic=%s partition=%d offset=%d age_ms=%d given_ms=%d: "
+                "no reply goes out after a query's deadline. If its client gave it little time, or "
+                "none (given_ms), look at the client's clock; otherwise at what kept it waiting "
+                "(age_ms)",
+                self._expired,
+                self._settings.queries_topic,
+                query.partition,
+                query.offset,
+                self._now_ms() - query.timestamp_ms,
+                query.deadline_ms - query.timestamp_ms,
+            )
+            self._expired = 0
+        self._finish(query, "expired")
+
     def _finish(self, query: Query, outcome: str) -> None:
         metrics.QUERIES_ENDED[outcome].inc()
         query.done = True  # Q1
         if query.waiting:
             self.waiting -= 1
+            self.waiting_bytes -= query.size_bytes
         owned = self._owned.get(query.partition)
         if owned is not None and owned.partition.incarnation == query.incarnation:
             owned.query_mark.release(query.offset)
@@ -271,7 +313,7 @@ class QueryIntake:
                 continue
             owned.partition.queries.forget(query)
             if now >= query.deadline_ms:  # Q2
-                self._finish(query, "expired")
+                self._expire_one(query)
             elif query.waits_for_store:
                 self.refuse(
                     query, STORE_UNAVAILABLE, "the user is not resident and could not be loaded"
@@ -283,7 +325,9 @@ class QueryIntake:
         """Drop the waiting queries of a partition being handed over: the next owner reads them."""
         for query in partition.queries.unanswered():
             query.done = True
-            self.waiting -= query.waiting
+            if query.waiting:
+                self.waiting -= 1
+                self.waiting_bytes -= query.size_bytes
 
 
 def _why_not(partition: Partition, query: Query) -> str:

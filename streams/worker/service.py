@@ -12,10 +12,11 @@ from mode import Service
 
 from .. import metrics
 from ..cassandra.store import Store
+from ..kafka.broker_clocks import STEP_S, BrokerClocks
 from ..kafka.delivery import Delivery
 from ..kafka.group_consumer import Membership, Reading
 from .gauges import ExportedGauges
-from .http import Endpoints
+from .http import Endpoints, OwnNames
 from .loops import BackgroundLoops
 from .partitions import Partitions
 from .rebalance import Rebalancer
@@ -49,6 +50,7 @@ class WorkerService(Service):  # type: ignore[misc]
         rebalancer: Rebalancer,
         store: Store,
         delivery: Delivery,
+        clocks: BrokerClocks,
         member: Membership,
         updates: Reading,
         queries: Reading,
@@ -58,6 +60,8 @@ class WorkerService(Service):  # type: ignore[misc]
         self._tables = tables
         self._store = store
         self._delivery = delivery
+        self._clocks = clocks
+        self._settings = partitions.settings
         self._rebalancer = rebalancer
         self._member = member
         self._listening = listening
@@ -65,7 +69,8 @@ class WorkerService(Service):  # type: ignore[misc]
         self._gauges = ExportedGauges(partitions, updates, queries)
 
     def on_init_dependencies(self) -> list[Any]:
-        return [Endpoints(self._listening, self._gauges.health, self._rebalancer.ready)]
+        names = OwnNames(self._settings.http_host, self._settings.http_names)
+        return [Endpoints(self._listening, self._gauges.health, self._rebalancer.ready, names)]
 
     async def on_start(self) -> None:
         self._tables.report_folder()
@@ -99,6 +104,12 @@ class WorkerService(Service):  # type: ignore[misc]
     @Service.task  # type: ignore[untyped-decorator]
     async def _commit(self) -> None:
         await self._loops.commit()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _compare_clocks(self) -> None:
+        while not self.should_stop:
+            self._clocks.step(self._partitions.owned)
+            await self.sleep(STEP_S)
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _export_gauges(self) -> None:

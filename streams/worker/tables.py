@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
@@ -24,15 +25,30 @@ from .file_systems import file_system_of
 log = logging.getLogger(__name__)
 
 MIB = 1 << 20
+NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
+MOUNT = (
+    "Mount a tmpfs for the tables (docker: --tmpfs /tables:mode=1777,size=1g, Kubernetes: an "
+    "emptyDir with medium Memory) and set CACHE_DIR to a folder in it, which the worker makes"
+)
 
 
 def own_cache_dir(settings: Settings) -> Path:
     """CACHE_DIR, made if it is missing. Raises ConfigError if it cannot be used."""
-    path = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
+    if settings.cache_dir:
+        path = Path(settings.cache_dir)
+    else:
+        try:
+            path = default_cache_dir()
+        except OSError as exc:
+            raise ConfigError(
+                f"CACHE_DIR is not set, and there is no folder for the tables: {exc.strerror}. "
+                f"{MOUNT}{_why_not_shm()}"
+            ) from exc
     try:
         return own_folder(path)
     except OSError as exc:
-        raise ConfigError(f"CACHE_DIR: {path} cannot be used: {exc.strerror}") from exc
+        advice = f". {MOUNT}" if exc.errno in NOT_WRITABLE else ""
+        raise ConfigError(f"CACHE_DIR: {path} cannot be used: {exc.strerror}{advice}") from exc
 
 
 class Tables:
@@ -100,6 +116,11 @@ class Tables:
             )
         except CacheDirFullError as exc:
             raise ConfigError(f"CACHE_DIR: {exc.filename}: {exc.strerror}") from exc
+        except OSError as exc:
+            raise ConfigError(
+                f"CACHE_DIR: the table {self._folder / name} cannot be opened: {exc.strerror}. "
+                f"The folder changed after the worker had started. {MOUNT}"
+            ) from exc
 
 
 def _why_not_shm() -> str:

@@ -75,7 +75,7 @@ def _go(folder: Path) -> None:
 def _python(folder: Path) -> None:
     call(folder, sys.executable, "-m", "venv", "venv")
     pip = ("venv/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    call(folder, *pip, "-r", "requirements.txt")
+    call(folder, *pip, "--require-hashes", "-r", "requirements.lock")
 
 
 MAKERS: dict[str, Callable[[Path], None]] = {

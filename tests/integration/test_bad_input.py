@@ -139,7 +139,20 @@ def test_size(wire: Wire) -> None:
     largest += b" " * (limit - len(largest))
     offset = wire.produce_update(user, largest)
     assert len(wire.get(user, after_offset=offset).states) == 1
-    refused(wire, user, [(largest + b" ", "too_large"), (b"x" * 1_000_000, "too_large")])
+    for size in (limit + 1, 1_000_000):
+        cut_letter(wire, new_user(), b"x" * size)
+
+
+def cut_letter(wire: Wire, user: int, value: bytes) -> None:
+    """A value that is too large is a dead letter, cut."""
+    wire.produce(user, value)
+
+    def of_user() -> list[DeadLetter]:
+        return [letter for letter in wire.dead_letters() if letter.key == str(user).encode()]
+
+    (letter,) = until(of_user, "the dead letter")
+    assert (letter.reason, letter.value) == ("too_large", value[: 64 << 10])
+    assert letter.headers["cut"] == str(len(value)).encode()
 
 
 def test_a_record_too_large_for_the_dead_letters(wire: Wire) -> None:

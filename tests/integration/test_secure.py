@@ -316,7 +316,7 @@ def test_the_rights_of_a_worker_and_a_client(secure: Secure) -> None:
         "rs_worker",
         [
             *allow("rs_worker", topic, f"{prefix}.updates", "READ", "DESCRIBE_CONFIGS"),
-            *allow("rs_worker", topic, f"{prefix}.queries", "READ", "DESCRIBE_CONFIGS"),
+            *allow("rs_worker", topic, f"{prefix}.queries", "READ", "WRITE", "DESCRIBE_CONFIGS"),
             *allow("rs_worker", topic, f"{prefix}.dead-letters", "WRITE", "DESCRIBE_CONFIGS"),
             *allow("rs_worker", topic, f"{prefix}.replies.", "WRITE", prefixed=True),
             *allow("rs_worker", group, secure.group, "READ"),

@@ -116,6 +116,26 @@ def test_tables_fit_when_half_of_the_workers_are_gone() -> None:
     assert room < size(WORKER["resources"]["limits"]["memory"])
 
 
+@pytest.mark.parametrize("owner", [("StatefulSet", "read-states"), ("Job", "read-states-init")])
+def test_no_stranger_reaches_a_pod_and_no_pod_a_stranger(owner: tuple[str, str]) -> None:
+    """The image listens on all addresses, because a loopback address would not be reached."""
+    labels = OBJECTS[owner]["spec"]["template"]["metadata"]["labels"]
+    policies = [o["spec"] for (kind, _), o in OBJECTS.items() if kind == "NetworkPolicy"]
+    (policy,) = [p for p in policies if p["podSelector"]["matchLabels"].items() <= labels.items()]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    is_worker = owner[0] == "StatefulSet"
+    for rule in policy.get("ingress", []):
+        assert is_worker
+        assert rule["from"]
+        assert [port["port"] for port in rule["ports"]] == [WORKER["ports"][0]["name"]]
+    servers, dns = policy["egress"]
+    brokers = CONFIG["READ_STATES_KAFKA_BOOTSTRAP"].split(",")
+    wanted = {int(broker.rpartition(":")[2]) for broker in brokers}
+    wanted.add(int(CONFIG.get("READ_STATES_CASSANDRA_PORT", Settings().cassandra_port)))
+    assert {port["port"] for port in servers["ports"]} == wanted
+    assert {port["port"] for port in dns["ports"]} == {53}
+
+
 def test_one_memory_limit() -> None:
     (limit,) = (r["expr"] for r in rules(RULES) if r["record"] == "read_states:memory_limit:bytes")
     allowed = size(WORKER["resources"]["limits"]["memory"])

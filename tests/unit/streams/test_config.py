@@ -73,6 +73,39 @@ def test_relations_are_checked(given: dict[str, Any], said: str) -> None:
     Settings.load({}, cache_states=1000, user_states_max=500)
 
 
+@pytest.mark.parametrize(
+    "good",
+    [
+        "{'class': 'SimpleStrategy', 'replication_factor': 1}",
+        "{'class':'NetworkTopologyStrategy','dc1':'3','eu-west.2':3}",
+        "{ 'dc1' : '3/1' , 'class' : 'org.apache.cassandra.locator.NetworkTopologyStrategy' }",
+    ],
+)
+def test_replication_is_a_map(good: str) -> None:
+    assert Settings.load({}, cassandra_replication=good).cassandra_replication == good
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "{}",
+        "3",
+        "{'dc1': 3}",
+        "{'class': 'SimpleStrategy', 'replication_factor': 1} AND durable_writes = false",
+        "{'class': 'SimpleStrategy', 'replication_factor': 1}; DROP KEYSPACE system_auth",
+        "{'class': 'SimpleStrategy', 'replication_factor': 1} -- {'class'}",
+        "{'class': 'Simple''Strategy', 'replication_factor': 1}",
+        "{'class': 'SimpleStrategy', 'replication_factor': -1}",
+        "{'class': 'SimpleStrategy', 'replication_factor': 1}\n",
+        "{{'class': 'SimpleStrategy'}}",
+    ],
+)
+def test_what_is_no_map_never_reaches_a_statement(bad: str) -> None:
+    with pytest.raises(ConfigError, match="CASSANDRA_REPLICATION"):
+        Settings.load({}, cassandra_replication=bad)
+
+
 def test_extra_kafka_settings() -> None:
     settings = Settings.load({}, kafka_config="a=b=c, d = e,,f ,")
     assert settings.kafka_extra == {"a": "b=c", "d": "e,f"}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
-from typing import Any
 
 import pytest
 import uvloop
@@ -59,14 +58,6 @@ async def exchange(port: int, sent: bytes) -> bytes:
         writer.close()
 
 
-def served_again(runner: asyncio.Runner, port: int) -> bytes:
-    """The next answer: a client may see its connection end before the server has counted that."""
-    end = time.monotonic() + TIMEOUT_S
-    while not (answer := runner.run(exchange(port, GET))):
-        assert time.monotonic() < end, "every connection is refused"
-    return answer
-
-
 class Dawdlers:
     """Clients that send half of a request and wait."""
 
@@ -110,20 +101,6 @@ def dawdlers(runner: asyncio.Runner, port: int) -> Iterator[Dawdlers]:
     runner.run(made.leave())
 
 
-@pytest.fixture
-def time_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
-    """CONNECTION_S is over, for all connections that were made, when the test says so."""
-    end, waiting = http._abort, list[Any]()
-    monkeypatch.setattr(http, "CONNECTION_S", 0)
-    monkeypatch.setattr(http, "_abort", waiting.append)
-
-    async def pass_by() -> None:
-        while waiting:
-            end(waiting.pop())
-
-    return pass_by
-
-
 def test_loopback_is_the_default() -> None:
     assert Settings().http_host == "127.0.0.1"
 
@@ -158,31 +135,86 @@ def test_who_says_nothing_is_shown_out(
         assert runner.run(exchange(port, begun)) == b""
 
 
-def test_who_dawdles_shuts_others_out_no_longer_than_its_time(
-    runner: asyncio.Runner, port: int, dawdlers: Dawdlers, time_passes: Callable[[], Any]
+def test_who_dawdles_shuts_nobody_out(
+    runner: asyncio.Runner,
+    port: int,
+    dawdlers: Dawdlers,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    runner.run(dawdlers.hold(connect(port, http.CONNECTIONS_MAX)))
-    assert runner.run(exchange(port, GET)) == b""
-    runner.run(time_passes())
-    assert runner.run(dawdlers.answers()) == {b""}
-    assert served_again(runner, port).startswith(b"HTTP/1.1 200")
+    """More than all connections are held; each next one ends the oldest."""
+    monkeypatch.setattr(http, "CONNECTION_S", 3600)
+    runner.run(dawdlers.hold(connect(port, http.CONNECTIONS_MAX + 5)))
+    runner.run(dawdlers.closed(5))
+    for _ in range(3):
+        assert runner.run(exchange(port, GET)).startswith(b"HTTP/1.1 200")
+    assert "http_connections_dropped" in caplog.text
+    dawdlers.writers[-1].write(GET[len(HALF) :])  # the newest was let be
+    assert runner.run(until_closed(dawdlers.readers[-1])).startswith(b"HTTP/1.1 200")
 
 
-def test_who_ends_makes_room(
+def test_nobody_is_shut_out_where_all_come_at_once(
     runner: asyncio.Runner, port: int, dawdlers: Dawdlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "CONNECTIONS_MAX", 3)
-    runner.run(dawdlers.hold(connect(port, 3)))
-    assert runner.run(exchange(port, GET)) == b""
-    dawdlers.writers[0].write(GET[len(HALF) :])
-    assert runner.run(until_closed(dawdlers.readers[0])).startswith(b"HTTP/1.1 200")
-    assert served_again(runner, port).startswith(b"HTTP/1.1 200")
-
-
-def test_as_many_are_refused_where_all_come_at_once(
-    runner: asyncio.Runner, port: int, dawdlers: Dawdlers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    monkeypatch.setattr(http, "CONNECTION_S", 3600)
     monkeypatch.setattr(http, "CONNECTIONS_MAX", 3)
     runner.run(dawdlers.hold(connect(port, 20)))
     runner.run(dawdlers.closed(17))
-    assert runner.run(exchange(port, GET)) == b""
+    assert runner.run(exchange(port, GET)).startswith(b"HTTP/1.1 200")
+
+
+def test_who_reads_slowly_keeps_no_memory(
+    runner: asyncio.Runner, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that asks and never reads is shown out as well."""
+    monkeypatch.setattr(http, "CONNECTION_S", 0.1)
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(GET * 50_000)
+        runner.run(asyncio.sleep(0.3))
+        client.settimeout(TIMEOUT_S)
+        with suppress(ConnectionResetError):
+            while client.recv(1 << 16):
+                pass
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(
+            "127.0.0.1",
+            "127.0.0.1:6066",
+            "[::1]:6066",
+            "10.1.2.3:6066",
+            "localhost:1",
+            "x.localhost",
+        ),
+        *("worker:6066", "my.name", "MY.NAME.:80", "a.b.svc", "given.example.com"),
+    ],
+)
+def test_own_names(host: str) -> None:
+    assert host in http.OwnNames("my.name", ".svc, given.example.com")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example.com", "evil.example.com:6066", "127.0.0.1.nip.io", "localhost.example.com"),
+        *("x.given.example.com", "svc.example.com", "127.0.0.1@evil.example.com", "[::1", "my.nam"),
+    ],
+)
+def test_strange_names(host: str) -> None:
+    assert host not in http.OwnNames("my.name", ".svc, given.example.com")
+
+
+@pytest.mark.parametrize("path", [b"healthz", b"metrics", b""])
+def test_a_page_of_another_site_reads_nothing(
+    runner: asyncio.Runner, port: int, path: bytes
+) -> None:
+    """DNS rebinding: the browser sends the name of the page's site."""
+    sent = GET.replace(b"healthz", path).replace(b"Host: x", b"Host: evil.example.com:6066")
+    answer = runner.run(exchange(port, sent))
+    assert answer.startswith(b"HTTP/1.1 421")
+    assert b"HTTP_NAMES" in answer
+    assert b"read_states" not in answer
+    twice = sent.replace(b"\r\n\r\n", b"\r\nHost: localhost\r\n\r\n")
+    assert not runner.run(exchange(port, twice)).startswith(b"HTTP/1.1 200")

@@ -52,6 +52,20 @@ def test_one_that_stays_away_is_not_taken_for_a_missing_topic(
     assert "init" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("topic", "setting", "bad", "good"),
+    [
+        ("queries", "retention.ms", "60000", ("120000", "600000", "-1")),
+        ("dead-letters", "retention.bytes", "-1", ("0", "1", str(1 << 40))),
+        ("updates", "retention.ms", "1000", ("604800000", "-1")),
+    ],
+)
+def test_bounds_of_topics(topic: str, setting: str, bad: str, good: tuple[str, ...]) -> None:
+    rule = topics.needed(Settings(), topics.BATCH_BYTES_MAX)[f"read-states.{topic}"][setting]
+    assert not rule.holds(bad)
+    assert all(map(rule.holds, (*good, rule.value)))
+
+
 def test_a_batch_of_a_client_with_defaults_is_taken() -> None:
     """A broker takes or refuses a batch whole; librdkafka makes them up to `batch.size` bytes."""
     settings = Settings()

@@ -7,9 +7,12 @@ from typing import Any
 
 import orjson
 import pytest
+from click import ClickException
 from hypothesis import given
 from hypothesis import strategies as st
 
+from readstates.streams.commands import lines
+from readstates.streams.commands.import_states import lines_of
 from readstates.streams.commands.recording import (
     QUERIES,
     REORDER_MS,
@@ -19,6 +22,7 @@ from readstates.streams.commands.recording import (
     RecordingError,
     decode,
     encode,
+    head_line,
     read,
 )
 from readstates.streams.commands.replay import asked_anew
@@ -132,3 +136,14 @@ def test_what_cannot_be_answered_stays_as_it_was() -> None:
     anew = asked_anew(wrong, "r", b"new", NOW_MS)
     assert dict(anew.headers)["read-states-deadline"] == b"soon"
     assert anew.value == b"[1"
+
+
+def test_a_line_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is no recording is not read into memory."""
+    monkeypatch.setattr(lines, "LINE_BYTES_MAX", 1000)
+    file = tmp_path / "recording"
+    file.write_bytes(head_line(1) + b"x" * 1001)
+    with pytest.raises(RecordingError, match="line 2: it has more than 1000 bytes"):
+        list(read(file))
+    with pytest.raises(ClickException, match="line 2: it has more than 1000 bytes"):
+        list(lines_of(file))

@@ -58,6 +58,8 @@ def test_lag_is_what_is_not_committed_and_unknown_without_a_commit() -> None:
         ({"owner": None}, "partition 0 has no owner"),
         ({"committed": 11}, "outside the log, 0 … 10"),
         ({"log_start": 8}, "outside the log, 8 … 10"),
+        ({"newest_query_age_ms": -1_500}, "1.5 s in the future by this machine's clock"),
+        ({"newest_query_age_ms": 61_000}, "61 s old, but its owner sends one every 10 s"),
     ],
 )
 def test_a_partition(change: dict[str, Any], said: str) -> None:
@@ -65,6 +67,20 @@ def test_a_partition(change: dict[str, Any], said: str) -> None:
     state.partitions[0] = replace(state.partitions[0], **change)
     (problem,) = found(state)
     assert said in problem
+
+
+@pytest.mark.parametrize("age_ms", [-900, 0, 59_000])
+def test_clocks_that_agree(age_ms: int) -> None:
+    state = kafka()
+    state.partitions[0].newest_query_age_ms = age_ms
+    assert found(state) == []
+
+
+def test_without_an_owner_nobody_compares_clocks() -> None:
+    state = kafka()
+    state.partitions[0].owner, state.partitions[0].newest_query_age_ms = None, 10**9
+    (problem,) = found(state)
+    assert "has no owner" in problem
 
 
 def test_a_group_that_rebalances() -> None:

@@ -149,7 +149,7 @@ def not_live(partition: Partition) -> None:
         (released_early, "P3"),
         (held_for_ever, "P3"),
         (letter_forgotten, "P6"),
-        (letter_bytes_not_counted, "2 bytes counted, dead letters of 1 are pending"),
+        (letter_bytes_not_counted, "3 bytes counted, dead letters of 2 are pending"),
         (inbox_bytes_not_counted, "61 bytes counted, 60 there"),
         (parked_bytes_not_counted, "bytes parked"),
         (committed_too_far, "W1"),
