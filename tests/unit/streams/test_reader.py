@@ -592,7 +592,7 @@ async def test_the_next_record_is_gone(worlds: Callable[..., World]) -> None:
     await world.until(lambda: world.refused)
     (refused,) = world.refused
     assert isinstance(refused, DataLossError)
-    assert "t partition 0: the next offset to be read is outside the log" in str(refused)
+    assert "t partition 0: the next update to be read is outside the log" in str(refused)
     assert world.offsets() == []
 
 
