@@ -19,6 +19,7 @@ from .broker import Connection
 from .fetch_link import BrokerLinks, Link
 from .leaders import Leaders
 from .login import Login
+from .outside_log import lost_queries, lost_updates
 from .protocol import Broker, Fetched, FetchedPartition, TopicMetadata, Wanted
 from .reading import Limits, Reading
 from .record_batches import FetchedBatches
@@ -199,7 +200,8 @@ class Fetches:
         elif code == protocol.OFFSET_OUT_OF_RANGE:
             reading.out_of_range += 1
             if reading.out_of_range >= OUT_OF_RANGE_TRIES:
-                self._refuse(self._limits.lost(where))
+                lost = lost_updates if self._limits.keep_unread else lost_queries
+                self._refuse(lost(where))
                 reading.retry_at = math.inf
         else:
             self._log_failure(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-from ..errors import DataLossError
-from . import outside_log, unpack
+from . import unpack
 from .fetch_link import Link
 from .record_batches import FetchedBatches
 
-QUERY_BATCH_BYTES_MAX = 4 << 20  # of a batch, unpacked
 DAMAGED_TRIES = 3  # times that a batch with a wrong checksum is fetched before it counts as unread
 
 
@@ -31,7 +28,6 @@ class Limits(NamedTuple):
     keep_unread: bool  # batches that cannot be read are delivered; otherwise they are skipped
     idle: Gather
     busy: Gather
-    lost: Callable[[str], DataLossError]  # the error if a place is outside the log
 
 
 UPDATES = Limits(
@@ -42,17 +38,15 @@ UPDATES = Limits(
     keep_unread=True,
     idle=Gather(1000, 1),
     busy=Gather(10, 32 << 10),  # as each fetch costs about as much as a hundred records
-    lost=outside_log.lost_updates,
 )
 QUERIES = Limits(
     records_max=64,  # answering them takes about a millisecond
     fetch_bytes_max=1 << 20,
     partition_bytes_max=64 << 10,
-    unpacked_bytes_max=QUERY_BATCH_BYTES_MAX,
+    unpacked_bytes_max=unpack.QUERY_BATCH_BYTES_MAX,
     keep_unread=False,
     idle=Gather(500, 1),
     busy=Gather(500, 1),
-    lost=outside_log.lost_queries,
 )
 
 

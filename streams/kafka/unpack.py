@@ -20,6 +20,7 @@ from ..errors import BatchTooLargeError, UnpackError
 # The most that a batch may unpack to: 16 times the largest compressed batch that the topic takes,
 # while updates in JSON shrink to a quarter or a tenth; and 64 times the largest value of an update.
 BATCH_BYTES_MAX = 16 << 20
+QUERY_BATCH_BYTES_MAX = 4 << 20  # the same of a batch of queries
 XERIAL = b"\x82SNAPPY\0"  # the framing in which Java and librdkafka write snappy
 XERIAL_HEADER_BYTES = 16
 GZIP_WINDOW = 31  # zlib's: a gzip header, and the largest window

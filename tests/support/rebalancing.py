@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
@@ -30,6 +31,7 @@ class Member:
         self.commits: list[Mapping[TopicPartition, Committed]] = []
         self.released: set[int] = set()
         self.known: dict[int, int] = {}  # partition of updates: what is committed
+        self.ends = LOG_END  # of the logs
         self.look_ups = 0
         self.look_up_fails = self.commit_fails = 0  # the next so many
         self.accepts = asyncio.Event()  # commits wait for this
@@ -53,7 +55,7 @@ class Member:
     async def log_ranges(
         self, places: Iterable[TopicPartition]
     ) -> Mapping[TopicPartition, tuple[int, int]]:
-        return dict.fromkeys(places, (LOG_START, LOG_END))
+        return dict.fromkeys(places, (LOG_START, self.ends))
 
     async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
         self.calls.append("commit")
@@ -131,8 +133,12 @@ class Worker:
         self.queries = Reader("queries", self.member.calls)
         self.refused: list[Exception] = []
         self._store = cast(Any, store or Store())
-        nobody = cast(Any, None)
-        self.partitions = Partitions(settings, self._store, nobody, nobody, now_ms=now_ms)
+        self.replies: list[bytes] = []
+        producer: Any = SimpleNamespace(
+            reply=lambda _address, _key, body, _deadline_ms: self.replies.append(body)
+        )
+        nobody: Any = None
+        self.partitions = Partitions(settings, self._store, producer, nobody, now_ms=now_ms)
         self.rebalancer = Rebalancer(
             self.partitions,
             Tables(settings, folder, bytes(16), epoch.epoch if epoch else 8),

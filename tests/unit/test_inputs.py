@@ -27,8 +27,10 @@ NO_INPUTS = {  # limits of what the service makes itself
 INNER = {  # limits that only hold within one that the table names
     ("schemas/saved.py", "SAVED_BYTES_MAX"),  # a line's
     ("streams/commands/recording.py", "HEAD_BYTES_MAX"),
-    ("streams/kafka/record_batches.py", "WORK_BYTES_MAX"),
+    ("streams/kafka/broker.py", "RESPONSE_BYTES_MAX"),  # what a broker sends is bounded by these
+    ("streams/kafka/reader.py", "TAKEN_BYTES_MAX"),
     ("streams/kafka/record_batches.py", "UNREAD_BYTES_MAX"),
+    ("streams/kafka/record_batches.py", "WORK_BYTES_MAX"),
     ("streams/worker/partitions.py", "QUERY_BYTES_MAX"),
 }
 

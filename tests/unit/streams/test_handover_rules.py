@@ -11,6 +11,7 @@ import pytest
 from readstates.cache.tablefile import TableFile
 from readstates.streams.config import Settings
 from readstates.streams.errors import BatchGapError
+from readstates.streams.partition.batch import Batch
 from readstates.streams.worker import rebalance
 from tests.support.rebalancing import QUERIES, UPDATES, DeafStore, Store, Worker, until
 from tests.support.small_world import event
@@ -137,6 +138,24 @@ async def test_what_is_lost_is_closed_without_a_commit(tmp_path: Path) -> None:
     file.close(clean=False)
 
 
+async def test_what_is_lost_while_its_commit_waits_for_its_turn_is_not_committed(
+    tmp_path: Path,
+) -> None:
+    worker = small(tmp_path, partition_count=2)
+    async with worker:
+        await worker.own(0, 1)
+        worker.member.accepts.clear()
+        tasks = []
+        for number in (1, 0):
+            commit = worker.rebalancer.commits.commit([worker.owned[number]], clean=True)
+            tasks.append(asyncio.create_task(commit))
+            await asyncio.sleep(0)
+        worker.rebalancer.lost({0})
+        worker.member.accepts.set()
+        await asyncio.gather(*tasks)
+    assert all(text.startswith("live") for text in worker.metadata())
+
+
 async def test_what_is_lost_while_its_release_is_pending_is_not_committed(tmp_path: Path) -> None:
     worker = small(tmp_path)
     async with worker:
@@ -209,6 +228,10 @@ async def test_a_batch_for_an_earlier_incarnation_is_dropped(tmp_path: Path) -> 
         worker.feed(event(15, 1, channel_id=1, message_id=5), token=token)
         with pytest.raises(BatchGapError):
             worker.feed(event(15, 1, channel_id=1, message_id=5))
+        late = Batch(15, [], 16)
+        worker.partitions.queries.take_queries(0, token, late)
+        with pytest.raises(BatchGapError):
+            worker.partitions.queries.take_queries(0, worker.queries.places[0][1], late)
 
 
 @pytest.mark.parametrize("finishes", [True, False])

@@ -23,7 +23,7 @@ from readstates.streams.worker.opening import (
 from readstates.streams.worker.owned import OwnedPartition
 from readstates.streams.worker.partitions import wall_clock_ms
 from tests.support.rebalancing import UPDATES, Store, Worker, one_epoch, until
-from tests.support.small_world import event, version
+from tests.support.small_world import event, query, version
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ async def test_one_commit_before_the_epoch_opens_nothing(tmp_path: Path) -> None
         assert not os.listdir(tmp_path), "no table was made"
 
 
-async def test_before_a_live_commit_nothing_is_written_out(tmp_path: Path) -> None:
+async def test_before_a_live_commit_nothing_is_written_out_or_answered(tmp_path: Path) -> None:
     """R2: if this owner died first, nobody would know that the database may be ahead."""
     writes: list[bool] = []
 
@@ -132,13 +132,20 @@ async def test_before_a_live_commit_nothing_is_written_out(tmp_path: Path) -> No
     settings = Settings(cache_states=100, user_states_max=50, flush_delay_s=0.01)
     async with Worker(settings, tmp_path, store=Noting()) as worker:
         worker.member.commit_fails = 5
+        worker.member.known = {0: 5}
+        worker.member.ends = 5
         worker.rebalancer.assigned({0})
         await until(lambda: worker.owned)
+        asked = query(2)
+        asked.incarnation = worker.owned[0].partition.incarnation
+        worker.owned[0].query_mark.hold(asked.offset)
+        worker.owned[0].partition.queries.ask(asked)
         worker.feed(event(5, 1, channel_id=1, message_id=5))
         partition = worker.owned[0].partition
         await until(lambda: partition.table.dirty_users)
         assert not worker.is_live()
-        await until(lambda: writes)
+        assert not worker.replies
+        await until(lambda: writes and worker.replies)
     assert writes == [True]
 
 
