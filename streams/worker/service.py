@@ -61,7 +61,7 @@ class WorkerService(Service):  # type: ignore[misc]
         self._store = store
         self._delivery = delivery
         self._clocks = clocks
-        self._settings = partitions.settings
+        self._partitions = partitions
         self._rebalancer = rebalancer
         self._member = member
         self._listening = listening
@@ -69,7 +69,8 @@ class WorkerService(Service):  # type: ignore[misc]
         self._gauges = ExportedGauges(partitions, updates, queries)
 
     def on_init_dependencies(self) -> list[Any]:
-        names = OwnNames(self._settings.http_host, self._settings.http_names)
+        settings = self._partitions.settings
+        names = OwnNames(settings.http_host, settings.http_names)
         return [Endpoints(self._listening, self._gauges.health, self._rebalancer.ready, names)]
 
     async def on_start(self) -> None:
