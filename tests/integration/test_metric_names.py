@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.promql import Expression, expressions, recorded
 from tests.support.service import Service
+from tests.support.waiting import until
 from tests.support.wire import new_user
 
 Exported = Mapping[str, Mapping[str, set[str]]]  # metric -> label -> the values it has
@@ -61,6 +62,8 @@ RECORDED = recorded()
 
 def test_every_name_is_exported(service: Service) -> None:
     service.wire.get(new_user())
+    gauge = "read_states_processing_lag_records{"  # exported once per second
+    until(lambda: gauge in service.workers[0].get("/metrics")[1], "the partitions' gauges")
     exported = exported_by(service.workers[0].get("/metrics")[1])
     asked = expressions()
     assert len(asked) > 80

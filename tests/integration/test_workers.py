@@ -368,7 +368,7 @@ def test_log_start_moved_past_a_running_worker(refusing: Any) -> None:
         os.kill(worker.pid, signal.SIGCONT)
     until(lambda: worker.returncode is not None, "the worker ends", 2 * WAIT_S)
     assert worker.returncode == 1
-    assert f"{wire.updates} partition {place.partition}: the next offset" in worker.output()
+    assert f"{wire.updates} partition {place.partition}: the next update" in worker.output()
     again = service.start()
     until(lambda: again.returncode is not None, "so does the next", 2 * WAIT_S)
     assert "are gone and were not written to Cassandra" in again.output()

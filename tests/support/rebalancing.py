@@ -133,10 +133,8 @@ class Worker:
         self.queries = Reader("queries", self.member.calls)
         self.refused: list[Exception] = []
         self._store = cast(Any, store or Store())
-        self.replies: list[bytes] = []
-        producer: Any = SimpleNamespace(
-            reply=lambda _address, _key, body, _deadline_ms: self.replies.append(body)
-        )
+        self.replies: list[bool] = []  # of each: whether the first partition was live
+        producer: Any = SimpleNamespace(reply=lambda *_: self.replies.append(self.is_live()))
         nobody: Any = None
         self.partitions = Partitions(settings, self._store, producer, nobody, now_ms=now_ms)
         self.rebalancer = Rebalancer(
