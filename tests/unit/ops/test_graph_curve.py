@@ -23,9 +23,9 @@ def test_standing_still_takes_no_time(
     monkeypatch.setattr(graph_curve, "clock", lambda: real() + jump_s)
     run = Partition.run
 
-    def noted(partition: Partition, limit: int, now_ms: int) -> int:
+    def noted(partition: Partition, limit: int, now_ms: int, ahead_ms: int = 0) -> int:
         told_ms.append(now_ms - WALL_MS)
-        return run(partition, limit, now_ms)
+        return run(partition, limit, now_ms, ahead_ms)
 
     monkeypatch.setattr(Partition, "run", noted)
     curve = Curve(kind, 20_000, 30.0, tmp_path)
