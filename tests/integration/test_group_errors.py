@@ -1,7 +1,6 @@
 """What the consumer group refuses, on a real broker: the worker must end and say so, or come back.
 
-aiokafka hands such an error to whoever polls next and stands still until then, and Faust never
-asks: before, a worker stayed alive without partitions, for ever.
+A worker that stayed alive without partitions would serve nobody, and nobody would hear of it.
 """
 
 from __future__ import annotations
