@@ -16,6 +16,8 @@ shows beside it how long that replay took, which the survivors' /readyz calls ca
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import threading
 import time
@@ -40,12 +42,16 @@ QUERIES_A_SECOND = 240
 FLUSH_DELAY_S = 30
 SESSION_TIMEOUT_S = 10.0
 LOOK_S = 0.05
-REPETITIONS = 2
+REPETITIONS = 3
 # The goals: of partitions that move, of those that stay (beyond the wait without any event), and
 # after a SIGKILL (beyond session timeout and replay).
 MOVES_S, STAYS_BEYOND_S, KILLED_BEYOND_S = 0.5, 0.02, 0.5
 NOTHING, KILLED = "nothing", "SIGKILL"
 OPENED = re.compile(r"\bopened partition=(\d+)")
+ROLLING = "rolling restart"
+BUCKET_S = 0.25  # of the picture of a rolling restart
+PICTURE_BEFORE_S = 5.0  # that it shows before the restart
+BEFORE = Path(__file__).parent / "results" / "rolling-restart-before.json"
 BEFORE_S = 1.0  # a query sent so long before an event may still wait for it
 
 
@@ -166,6 +172,20 @@ class Scene:
             f"replay {found['replay_s']} s"
         )
 
+    def longest_waits(self, what: str) -> list[tuple[float, float]]:
+        """The longest waits around the first event of this name.
+
+        Each is (seconds since the event began, longest wait in seconds of the queries sent then).
+        """
+        names = [name for name, _ in self.events]
+        place = names.index(what)
+        at, end = self.events[place][1], self.events[place + 1][1]
+        longest: dict[int, float] = {}
+        for sent_s, took_s, _ in self.queries.between(at - PICTURE_BEFORE_S, end - BEFORE_S):
+            bucket = math.floor((sent_s - at) / BUCKET_S)
+            longest[bucket] = max(longest.get(bucket, 0.0), took_s)
+        return [(bucket * BUCKET_S, round(wait, 4)) for bucket, wait in sorted(longest.items())]
+
     def repetition(self, number: int) -> None:
         """Run all events once."""
         leaver = f"worker-{1 + number % WORKERS}"
@@ -185,7 +205,7 @@ class Scene:
         self.event("the fourth leaves")
         self.workers.pop("worker-4").stop()
         time.sleep(self.settle_s)
-        self.event("rolling restart")
+        self.event(ROLLING)
         for name in list(self.workers):
             self.workers.pop(name).stop()
             self.begin(name).wait_ready()
@@ -253,6 +273,36 @@ def run(suite: Suite) -> None:
         Goal(at_most=0),
     )
     draw(suite, scene)
+    rolling = scene.longest_waits(ROLLING)
+    suite.measured["rolling_restart"] = rolling
+    draw_rolling(suite, rolling)
+
+
+def draw_rolling(suite: Suite, after: list[tuple[float, float]]) -> None:
+    """Draw the longest waits through a rolling restart, beside those of the earlier group.
+
+    BEFORE holds what this bench measured of commit 1ef27a0, whose group stopped every partition.
+    """
+    figure, axes = picture.figure("the longest wait of any query while three workers restart", 1)
+    (axis,) = axes
+    before = json.loads(BEFORE.read_text("utf-8"))
+    for waits, colour, label in (
+        (before, picture.ORANGE, "before: every change stops every partition"),
+        (after, picture.BLUE, "now: only those that move, and not for long"),
+    ):
+        axis.step(
+            [at for at, _ in waits],
+            [1000 * wait for _, wait in waits],
+            where="post",
+            color=colour,
+            linewidth=1.2,
+            label=label,
+        )
+    axis.set_yscale("log")
+    axis.set_ylabel("longest wait, ms")
+    axis.set_xlabel("seconds since the first worker was told to end")
+    axis.legend(frameon=False)
+    picture.save(suite, figure, "rolling-restart")
 
 
 def draw(suite: Suite, scene: Scene) -> None:

@@ -35,10 +35,10 @@ PRODUCER = {
 }
 
 
-def create_reply_topic(settings: Settings) -> None:
+def create_reply_topic(settings: Settings, name: str = REPLY_TOPIC) -> None:
     """The topic that the replies of a bench go to."""
     admin = AdminClient(settings.librdkafka(log_level=2))
-    for future in admin.create_topics([NewTopic(REPLY_TOPIC, 1, 1)]).values():
+    for future in admin.create_topics([NewTopic(name, 1, 1)]).values():
         future.result(30)
 
 
@@ -89,7 +89,7 @@ class Queries(Steady):
     """Asks for all read states of a user at a steady rate; users take turns in a random order.
 
     `sent_s`, `took_s` (-1: no answer), `partition`: one entry per query. `pick` chooses the users
-    in another way.
+    in another way. Something else may be asked, over `topic`, with another topic for its replies.
     """
 
     def __init__(
@@ -99,9 +99,11 @@ class Queries(Steady):
         user_ids: Sequence[int],
         per_second: float,
         pick: Callable[[int], Sequence[int]] | None = None,
+        topic: str = "",
+        reply_topic: str = REPLY_TOPIC,
     ) -> None:
         super().__init__(per_second, TICK_S)
-        self._topic = settings.queries_topic
+        self._topic, self._reply_topic = topic or settings.queries_topic, reply_topic
         self._partitions = partitions
         drawn = itertools.cycle(random.Random(2).sample(user_ids, len(user_ids)))
         self._pick = pick or (lambda count: list(itertools.islice(drawn, count)))
@@ -119,8 +121,9 @@ class Queries(Steady):
                 }
             )
         )
-        end = self._consumer.get_watermark_offsets(TopicPartition(REPLY_TOPIC, 0), timeout=30)[1]
-        self._consumer.assign([TopicPartition(REPLY_TOPIC, 0, end)])
+        place = TopicPartition(reply_topic, 0)
+        place.offset = self._consumer.get_watermark_offsets(place, timeout=30)[1]
+        self._consumer.assign([place])
         self._read_until_s = float("inf")
         self._answered = 0
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -143,7 +146,7 @@ class Queries(Steady):
                 b'{"type": "get", "user_id": %d}' % user_id,
                 key,
                 headers={
-                    "kafka_replyTopic": REPLY_TOPIC,
+                    "kafka_replyTopic": self._reply_topic,
                     "kafka_correlationId": b"%d" % number,
                     "read-states-deadline": deadline_ms,
                 },

@@ -2,6 +2,7 @@
 # Installs the peers under $1, for the benches only: nothing of the project's own environment changes.
 #   $1/lib      libraries that a bench loads into its own process (PYTHONPATH)
 #   $1/quix     quixstreams with what it needs, for a process of its own
+#   $1/redis    the distribution's Redis server, and the libraries that it needs
 #   $1/streams  Kafka Streams and the compiled fold, for a JVM of its own
 set -euo pipefail
 python=$2
@@ -16,6 +17,16 @@ if [ ! -f "$1/.installed" ]; then
   install "$1/lib" lib
   install "$1/quix" quix
   touch "$1/.installed"
+fi
+if [ ! -d "$1/redis" ]; then
+  command -v apt-get > /dev/null || {
+    echo "bench: the peer with Redis needs Debian's packages (apt-get)" >&2
+    exit 1
+  }
+  mkdir -p "$1/debs"
+  (cd "$1/debs" && apt-get download -qq redis-tools libjemalloc2 liblzf1)
+  for deb in "$1"/debs/*.deb; do dpkg -x "$deb" "$1/redis"; done
+  rm -r "$1/debs"
 fi
 if [ ! -d "$1/streams/lib" ]; then
   jars=$("$python" -m readstates.ops.local.libs kafka-streams)

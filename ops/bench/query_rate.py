@@ -1,6 +1,6 @@
-"""Queries per second that one worker answers, against a stock Faust agent over a dict.
+"""Queries per second that one worker answers, against a stock Faust agent, and one with Redis.
 
-Both read the same records from the same topic and write to the same reply topic: queries as
+All read the same records from the same topic and write to the same reply topic: queries as
 `agent.ask` sends them, of one channel and of 50 channels each, of users who are resident. The
 queries are a backlog, so that neither waits for the client: the worker is stopped while they are
 produced, and its group keeps its place. A rate is that of the replies, from the first one to the
@@ -74,11 +74,13 @@ def run(suite: Suite) -> None:
             rates = suite.in_turn(
                 {
                     f"ours, {number}": partial(_ours, suite, settings, worker, number, many),
-                    f"stock, {number}": partial(_stock, suite, settings, number, few),
+                    f"stock, {number}": partial(_peer, suite, settings, "stock", number, few),
+                    f"redis, {number}": partial(_peer, suite, settings, "redis", number, few),
                 }
             )
-            ours, theirs = rates.values()
-            suite.line(what, ours, "stock Faust agent.ask", theirs, "queries/s", Goal(at_least=10))
+            ours, stock, redis = rates.values()
+            suite.line(what, ours, "stock Faust agent.ask", stock, "queries/s", Goal(at_least=10))
+            suite.line(what, ours, "a consumer with Redis", redis, "queries/s")
     finally:
         worker.stop()
 
@@ -125,27 +127,29 @@ def _ours(
     return _rate(settings, topic, 1, count, channels)
 
 
-def _stock(suite: Suite, settings: Settings, channels: int, count: int, round_: int) -> float:
-    """Let the stock agent begin where our backlog of the same round began."""
+def _peer(
+    suite: Suite, settings: Settings, peer: str, channels: int, count: int, round_: int
+) -> float:
+    """Let a peer begin where our backlog of the same round began."""
     topic = _name(channels, round_)
     (begin,) = asking.ends(settings, topic)
-    group = f"stock-{topic}"
+    group = f"{peer}-{topic}"
     consumer = Consumer(settings.librdkafka(**{"group.id": group}))
     consumer.commit(
         offsets=[
             TopicPartition(settings.queries_topic, number, offset)
-            for number, offset in enumerate(suite.measured.pop(topic))
+            for number, offset in enumerate(suite.measured[topic])
         ],
         asynchronous=False,
     )
     consumer.close()
-    log = suite.scratch / f"{topic}.log"
+    log = suite.scratch / f"{group}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             [
                 sys.executable,
                 "-m",
-                "readstates.ops.bench.stock_agent",
+                f"readstates.ops.bench.{peer}_agent",
                 settings.kafka_bootstrap,
                 settings.queries_topic,
                 group,
@@ -153,11 +157,12 @@ def _stock(suite: Suite, settings: Settings, channels: int, count: int, round_: 
             ],
             stdout=out,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         return _rate(settings, topic, begin, count, channels)
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # Redis too
         process.wait()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 
 from readstates.cache.tablefile import table_size_bytes
+from readstates.streams.config import Settings
 
 from ..local.worker import WorkerProcess
 from .history import ZOMBIE
@@ -129,7 +130,7 @@ def offsets_deleted(world: World, rng: random.Random) -> str:
             world.workers[name].stop()
         else:
             world.workers[name].kill()
-    group, end = world.env.get("READ_STATES_KAFKA_GROUP", "read-states"), time.monotonic() + 60
+    group, end = Settings.load(world.env).kafka_group, time.monotonic() + 60
     while True:  # a group with members cannot be deleted: their sessions must end first
         try:
             world.admin.delete_consumer_groups([group])[group].result(END_TIMEOUT_S)
@@ -145,6 +146,13 @@ def offsets_deleted(world: World, rng: random.Random) -> str:
 
 def kill_broker(world: World, rng: random.Random) -> str:
     return _kill_servers(world, [rng.choice(BROKERS)], rng.uniform(1, 5))
+
+
+def kill_coordinator(world: World, rng: random.Random) -> str:
+    """The broker that coordinates the workers' group: another one takes the group over."""
+    group = Settings.load(world.env).kafka_group
+    described = world.admin.describe_consumer_groups([group])[group].result(END_TIMEOUT_S)
+    return _kill_servers(world, [BROKERS[described.coordinator.id - 1]], rng.uniform(1, 5))
 
 
 def pause_broker(world: World, rng: random.Random) -> str:
@@ -238,10 +246,11 @@ KINDS = (
     Kind("worker killed", WORKER, 6, kill_worker),
     Kind("tables damaged", WORKER, 3, damage_tables),
     Kind(ZOMBIE, WORKER, 3, zombie),
-    Kind("rolling restart", ALONE, 1, rolling_restart),
-    Kind("a guest worker", ALONE, 1, guest),
+    Kind("rolling restart", ALONE, 3, rolling_restart),
+    Kind("a guest worker", ALONE, 3, guest),
     Kind("cache folder full", ALONE, 1, full_cache),
     Kind("broker killed", SERVER, 3, kill_broker),
+    Kind("coordinator killed", SERVER, 2, kill_coordinator),
     Kind("broker paused", SERVER, 3, pause_broker),
     Kind("node killed", SERVER, 2, kill_node),
     Kind("node paused", SERVER, 3, pause_node),

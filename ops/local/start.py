@@ -17,7 +17,7 @@ from .libs import Progress
 from .process import is_alive, last_lines, spawn, stop
 from .state import State
 
-START_TIMEOUT_S = 120.0  # from a server's start to its first answer
+START_TIMEOUT_S = 120.0  # for each server that starts: they share the processors
 ANSWER_TIMEOUT_S = 3.0
 PROGRESS_EVERY_S = 5.0
 POLL_S = 0.2
@@ -100,9 +100,9 @@ def wait(
                     progress(f"{node.name}: answers on {node.endpoint} after {passed:.1f} s")
         if not left:
             return
-        if passed > START_TIMEOUT_S:
+        if passed > START_TIMEOUT_S * len(nodes):
             raise StartFailed(
-                f"{left[0].name} did not answer within {START_TIMEOUT_S:.0f} s. "
+                f"{left[0].name} did not answer within {START_TIMEOUT_S * len(nodes):.0f} s. "
                 + _log_end(current.cluster, left[0])
             )
         if time.monotonic() - told >= PROGRESS_EVERY_S:
