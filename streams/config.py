@@ -69,8 +69,8 @@ class Settings:
         "",
         "Name of this worker in the group, under which it gets its partitions back after a quick "
         "restart. A worker with a given name never leaves the group: after a stop its partitions "
-        "wait for SESSION_TIMEOUT_S. Empty: a name kept in CACHE_DIR, with which a stop leaves the "
-        f"group and a death does not. {DYNAMIC}: no name.",
+        "wait for SESSION_TIMEOUT_S. Empty: a name kept in CACHE_DIR; a worker with such a name "
+        f"leaves the group when it stops, but not when it dies. {DYNAMIC}: no name.",
     )
     group_protocol: str = _kafka(
         CLASSIC,
@@ -91,7 +91,8 @@ class Settings:
     cassandra_tls_ca: str = _cassandra("", "CA certificates of the nodes (PEM). Empty: no TLS.")
     cassandra_tls_cert: str = _cassandra("", "Client certificate (PEM), if the nodes ask for one.")
     cassandra_tls_key: str = _cassandra(
-        "", "Key of the client certificate (PEM, no password). Empty: in the certificate's file."
+        "",
+        "Key of the client certificate (PEM, no password). Empty: it is in the certificate's file.",
     )
     cassandra_replication: str = _cassandra(
         "{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}",
@@ -99,8 +100,9 @@ class Settings:
     )
     cassandra_timeout_s: float = _cassandra(5.0, "Time limit of one request.", "s", 0.1, 60)
     loads_in_flight_max: int = _cassandra(
-        16, "Most load requests at once; a quarter is kept for queries.", "requests", 1, 1024
-    )
+        16, "Largest number of load requests at once; a quarter is kept for queries.",
+        "requests", 1, 1024,
+    )  # fmt: skip
     load_batch_users: int = _cassandra(
         16, "Largest number of users in one load request.", "users", 1, 100
     )
@@ -114,8 +116,8 @@ class Settings:
     )
     user_states_max: int = _table(
         50_000,
-        "Largest number of read states that one user may have: at most half of CACHE_STATES. The "
-        "default is lowered to that half if it would be more.",
+        "Largest number of read states that one user may have: at most half of CACHE_STATES. If "
+        "the default is more than that half, the half applies.",
         "read states", 1, 10**6,
     )  # fmt: skip
 
@@ -126,7 +128,7 @@ class Settings:
         0.5, "Share of a table that may be dirty before changes are written early.", "", 0.01, 0.9
     )
     writes_in_flight_max: int = _write_behind(
-        128, "Most batches under way at once; a quarter of this while no write is urgent.",
+        128, "Largest number of batches under way at once; a quarter while no write is urgent.",
         "batches", 1, 1024,
     )  # fmt: skip
     write_batch_rows: int = _write_behind(
@@ -152,8 +154,8 @@ class Settings:
     )  # fmt: skip
     id_epoch_ms: int = _limit(
         IDS_UNCHECKED,
-        "Time of message ID 0 since 1970 (IDs are snowflakes). An ID over 24 h ahead of its record "
-        "is refused. -1: IDs are not checked.",
+        "Time of message ID 0, counted from 1970 (IDs are snowflakes). An ID over 24 h ahead of "
+        "its record is refused. -1: IDs are not checked.",
         "ms", -1, 4 * 10**12,
     )  # fmt: skip
     queries_waiting_max: int = _limit(
@@ -178,8 +180,9 @@ class Settings:
     http_host: str = _http("127.0.0.1", "Address of the console, /metrics, /healthz and /readyz.")
     http_names: str = _http(
         "",
-        "Further names by which the endpoints are called (name,.end-of-name,…). Addresses, names "
-        "without a dot and HTTP_HOST always do; a browser must not be led here by other names.",
+        "Further names for which the endpoints answer (name,.end-of-name,…). They always answer "
+        "for addresses, names without a dot and HTTP_HOST. They refuse other names, so that no web "
+        "page can lead a browser here.",
     )
     http_port: int = _http(6066, "Port of the HTTP endpoints. 0: any free port.", "", 0, 65535)
 

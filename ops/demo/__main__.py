@@ -17,7 +17,7 @@ def demo(updates: int, queries: int, users: int, seconds: float, seed: int) -> N
     """Start everything on this machine, send sample traffic, and check the result.
 
     The demo starts a real Kafka, a real Cassandra and a worker, and stops them at the end. The exit
-    status is 0 only if every read state in Cassandra equals a fold of the whole log.
+    status is 0 only if the read states in Cassandra are those that a fold of the whole log gives.
     """
     from .stages import play  # here, because --help works without the packages of a worker
 

@@ -54,7 +54,7 @@ DRILLS = (
     ),
     Drill(
         "a producer sends values that are not JSON",
-        "mend the producer",
+        "correct the producer",
         ("ReadStatesDeadLetters", "ReadStatesDeadLettersMany"),
         lambda world: world.set(bad_s=40.0),
         lambda world: world.set(bad_s=0.0),

@@ -66,7 +66,10 @@ def down(data_dir: Path, remove: bool) -> None:
 @_data_dir
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(data_dir: Path, as_json: bool) -> None:
-    """Show what runs and what answers. Exit status: 0 everything answers; 1 something does not."""
+    """Show what runs and what answers.
+
+    Exit status: 0 if everything answers, 1 if something does not.
+    """
     with spoken_errors():
         now = Stack(data_dir).status()
     if as_json:

@@ -84,11 +84,11 @@ def import_states(file: Path, mode: str, dry_run: bool, as_json: bool, **flags: 
     Give "mentions" if you can. When a message is read or deleted later, the service then knows
     whether that takes a mention away. If a line gives only "mention_count", the service knows no
     mention but the last one ("last_mention_id"), and the next ack takes all others away. Of each
-    read state, the service keeps the IDs of the newest 64 mentions, and the number of the others. A
-    channel that was never read ("last_message_id": 0) gets 1 as its last_message_id if it needs
-    such a number. Versions are not imported: the log gives new ones, so clients must discard each
-    since_version that they have. The command leaves out a read state whose fields are all 0. If a
-    user would have more read states than USER_STATES_MAX, the updates become dead letters: see
+    read state, the service keeps the IDs of the newest 64 mentions, and only the number of the
+    others. If a channel that was never read ("last_message_id": 0) has such a number, it gets 1 as
+    its last_message_id. Versions are not imported: the log gives new ones, so clients must discard
+    each since_version that they have. The command leaves out a read state whose fields are all 0.
+    If a user would have more read states than USER_STATES_MAX, the updates become dead letters: see
     readstates dead-letters list.
 
     If any line is wrong, the command sends nothing and exits with 1. Otherwise it prints the last
