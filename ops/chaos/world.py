@@ -176,7 +176,7 @@ class World:
             try:
                 self._owner.stack("stack", SERVERS, SERVERS)
             except StartFailed as exc:  # a busy machine: the next attempt begins anew
-                if attempt == START_ATTEMPTS - 1:
+                if attempt == START_ATTEMPTS - 1 or self.stopping.is_set():
                     raise
                 self.say(f"    {str(exc).splitlines()[0]}; once more")
             else:
