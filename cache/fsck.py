@@ -2,7 +2,7 @@
 
 It only reads. The header of a file that was not closed clean has no current counts and list ends
 (they are in the process), so for such a file I4, I5, I8 and the free list are not checked. One of
-its slots may be half changed, because a process is using it, or died while it did. The next
+its slots may be half changed, because a process is using the file or died while using it. The next
 `open_table` decides whether the file of a process that died can be repaired.
 """
 
@@ -113,7 +113,7 @@ def _checksums(image: Image) -> Iterator[str]:
 
 
 def _members(image: Image) -> Iterator[str]:
-    """I3, I6, I7, I10, I11 and I12: users and their states."""
+    """Check I3, I6, I7, I10, I11 and I12 of users and their states."""
     owner_of: dict[int, int] = {}
     for number, user in image.user.items():
         slot, before, shown, side, final = user.head, 0, 0, 0, False
@@ -154,7 +154,7 @@ def _members(image: Image) -> Iterator[str]:
 
 
 def _chain(image: Image, slot: int) -> Iterator[int]:
-    """The extensions of a read state, as far as they are some."""
+    """The slots that a read state links to, as long as they are extensions."""
     state = image.state[slot]
     following = state.last_mention_id if state.status & layout.EXTENDED else 0
     seen: set[int] = set()
@@ -182,7 +182,7 @@ def _extensions(image: Image) -> Iterator[str]:
 
 
 def _marks(image: Image, slot: int, state: State) -> Iterator[str]:
-    """I15: what the entries say is what the fields say."""
+    """Check I15: a state's entries say the same as its fields."""
     entries: list[tuple[int, int, int]] = []  # tag, value, payload
     for number in _chain(image, slot):
         extension = image.extension[number]
@@ -281,9 +281,9 @@ def _counts(image: Image) -> Iterator[str]:
 
 
 def check_bytes(data: bytes, *, saved: bool | None = None) -> list[str]:
-    """Problems of a file's bytes, at most PROBLEMS_MAX. Raises NotATableFileError.
+    """The problems in a file's bytes, at most PROBLEMS_MAX. Raises NotATableFileError.
 
-    `saved`: whether the header is current; by default if the file was closed clean.
+    `saved`: whether the header is current; by default, it is if the file was closed clean.
     """
     image = Image(data)
     found: list[str] = []
@@ -295,7 +295,7 @@ def check_bytes(data: bytes, *, saved: bool | None = None) -> list[str]:
 
 
 def check(path: Path) -> list[str]:
-    """The problems of a table file; none if it is sound. Raises OSError, NotATableFileError.
+    """The problems in a table file; none if it is sound. Raises OSError, NotATableFileError.
 
     Reads the whole file into memory and takes a few seconds for a million slots.
     """

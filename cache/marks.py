@@ -1,38 +1,38 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, initializedcheck=False
 # mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return, type-arg, return"
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
-"""What a read state remembers of single messages, and the rules by which events change it.
+"""What a read state remembers of individual messages, and the rules by which events change it.
 
 A *mark* says of one unread message that it mentions the user, or that it no longer does. A counter
-could not: reading half of the mentions, or deleting a message, needs to know which they were.
+is not enough: when half of the mentions are read, or a message is deleted, it matters which ones.
 
-How it works. The table keeps a read state with no mark, or with one unread mention, in its slot
-alone. Whatever more there is stands in *entries*, in slots of their own. The table reads them into
-a `Marks`, calls the method of the event, and writes them anew if something changed. All of it is
+How it works. The table keeps a read state with no mark, or with one unread mention, in a single
+slot. Anything more is kept as *entries*, in slots of their own. The table reads them into a
+`Marks`, calls the event's method, and writes them anew if something changed. All of this takes
 O(marks), and at most MARKS_MAX marks are kept.
 
-An entry is a value and an info, which is its tag and a payload (`tag << 40 | payload`):
+An entry is a value and an info; the info holds a tag and a payload (`tag << 40 | payload`):
     MARK         a message ID; its rank
     UNCOUNTED    the largest message that was given up; how many mentions are only counted
     UNREAD       the version of the last manual ack
     DELETED      the message up to which the read state was deleted
 
-A rank is `edit << 1 | retracted`. Of two events about one message the larger rank counts, so a
-later edit wins, and at the same edit the retraction; FOR_GOOD, a deleted message, wins always.
+A rank is `edit << 1 | retracted`. Of two events about one message, the one with the larger rank
+wins: the later edit, or at the same edit the retraction. FOR_GOOD (a deleted message) always wins.
 
 Invariants:
     M1  marks, last message and count are a function of the set of mentions, retractions and plain
         acks that were folded, in any order and with any repetition, while these name at most
         MARKS_MAX messages. (C1 of the interface. The larger rank of each message, and the largest
-        ack, do not depend on an order; what is at or below the largest ack is forgotten whenever
-        it comes.)
+        ack, do not depend on the order; an event about a message at or below the largest ack is
+        forgotten, whenever it comes.)
     M2  each mark is above the last message, above `uncounted_up_to` and above `deleted_up_to`.
     M3  there is one form for each content: entries are sorted by tag and value, and a read state
         whose only entry would be a mention of rank 0 has none.
-    M4  a read state with a `deleted_up_to` has no field but zero.
+    M4  in a read state with a `deleted_up_to`, all fields are zero.
 """
 
-import cython  # type: ignore[import-untyped]  # it publishes none
+import cython  # type: ignore[import-untyped]  # Cython publishes no types
 from cython import longlong as i64
 
 COMPILED: bool = cython.compiled
@@ -80,7 +80,7 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def read(self, last_message_id: i64, count: i64) -> cython.int:
-        """Take up a read state with `count` entries. Raises ValueError if M2-M4 are broken."""
+        """Set this to a read state with `count` entries. Raises ValueError if M2-M4 are broken."""
         index: i64
         above: i64 = last_message_id
         self.last_message_id = last_message_id
@@ -148,9 +148,9 @@ class Marks:
         return count + 1
 
     def read_extra(self, last_message_id: int, extra: bytes) -> int:
-        """Take up a read state with the entries in `extra`, 16 bytes each; returns how many.
+        """Set this to a read state with the entries in `extra`, 16 bytes each; returns how many.
 
-        Raises ValueError, as `read`.
+        Raises ValueError, as `read` does.
         """
         count, rest = divmod(len(extra), 16)
         if rest or count > ENTRIES_MAX:
@@ -171,7 +171,7 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def mentioned(self) -> i64:
-        """How many marks are mentioned."""
+        """How many marks say *mentioned*."""
         index: i64
         found: i64 = 0
         for index in range(self.count):
@@ -181,7 +181,7 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def mention_count(self) -> i64:
-        """The count of the read state: mentioned marks, and those that are only counted."""
+        """The read state's mention count: mentioned marks, and mentions that are only counted."""
         return min(self.mentioned() + self.uncounted, _U32_MAX)
 
     @cython.ccall
@@ -200,7 +200,7 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def ack(self, message_id: i64) -> cython.bint:
-        """Read up to a message that is neither older than the last one nor deleted."""
+        """Fold an ack of a message that is neither older than the last one nor deleted."""
         changed: cython.bint = self._read_up_to(message_id)
         if self.uncounted_up_to and message_id >= self.uncounted_up_to:
             self.uncounted = self.uncounted_up_to = 0
@@ -210,7 +210,7 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def mark(self, message_id: i64, rank: i64) -> cython.bint:
-        """A mention or a retraction of a message above the last one and above the deleted ones.
+        """Fold a mention or a retraction of a message above the last one and the deleted ones.
 
         A newer mention brings a deleted read state back even if its retraction came first.
         """
@@ -231,10 +231,10 @@ class Marks:
         return True
 
     def mark_unread(self, message_id: i64, mention_ids: object, mention_count: i64) -> bool:
-        """A manual ack of a message that is not deleted. `mention_ids` may be None.
+        """Fold a manual ack of a message that is not deleted. `mention_ids` may be None.
 
-        `mention_count`: -1 if it is not given. The caller then calls `note_unread`, if this or
-        another field changed.
+        `mention_count`: -1 if it is not given. If this returns True, or another field changed, the
+        caller calls `note_unread` next.
         """
         before: tuple = self._content()
         highest: i64 = max(self.last_message_id, self.deleted_up_to, message_id)
@@ -262,7 +262,7 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def mark_again(self, message_id: i64) -> cython.int:
-        """Marked mentioned with rank 0, whatever was known of the message."""
+        """Mark a message as mentioned with rank 0, whatever was known of it."""
         if message_id <= self.uncounted_up_to:
             self._count_only(0)
             return 0
@@ -275,11 +275,11 @@ class Marks:
         return 0
 
     def note_unread(self, version: i64) -> None:
-        """The read state was marked unread by the event of this version."""
+        """Note that the event of this version marked the read state unread."""
         self.unread_version = version
 
     def merge(self, last_message_id: i64, mention_ids: object, mention_count: i64) -> bool:
-        """What an import knows: the larger last message, more mentions, or a larger count.
+        """Fold what an import knows: a larger last message, more mentions, or a larger count.
 
         `mention_count`: -1 if it is not given. True if something changed.
         """
@@ -297,9 +297,9 @@ class Marks:
         return changed
 
     def delete(self, up_to: i64) -> None:
-        """The read state is gone; messages up to this one change nothing any more.
+        """Delete the read state: messages up to this one no longer change anything.
 
-        If it was gone before, what is known of newer messages stays.
+        If it was deleted before, what is known of newer messages stays.
         """
         if not self.deleted_up_to:
             self.read(0, 0)
@@ -358,7 +358,7 @@ class Marks:
     @cython.cfunc
     @cython.exceptval(-1)
     def _count_only(self, retracted: i64) -> cython.bint:
-        """A message at or below `uncounted_up_to`: nobody knows which those were."""
+        """Fold a message at or below `uncounted_up_to`: there, mentions are only counted."""
         if retracted and self.uncounted > 0:
             self.uncounted -= 1
             return True

@@ -98,7 +98,7 @@ class Rebuild:
     _used: i64
     _users: i64
     _live: i64  # read states, tombstones not counted
-    _dirty: i64  # read states
+    _dirty: i64  # dirty read states
 
     def __init__(self, views: dict) -> None:
         self._attach(views)
@@ -138,7 +138,7 @@ class Rebuild:
     @cython.inline
     @cython.exceptval(-1)
     def _place_of(self, slot: i64) -> i64:
-        """Where a slot's entry would be if no other one were in its way."""
+        """Where a slot's entry would be if no other entry were in its way."""
         if self._status[slot] & _USER:
             return self._place(_mix(self._user_id[slot], 0))
         return self._place_of_state(self._owner[slot], self._type[slot], self._channel_id[slot])
@@ -160,7 +160,7 @@ class Rebuild:
     @cython.ccall
     @cython.exceptval(-1)
     def find(self, user_id: i64) -> i64:
-        """The user's slot, or 0 if it is not resident."""
+        """The user's slot, or 0 if the user is not resident."""
         place: i64 = self._place(_mix(user_id, 0))
         steps: i64 = 0
         while True:
@@ -335,7 +335,7 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _keep_extensions(self) -> cython.int:
-        """Wipe the extensions that no read state leads to. Their `previous` notes the others."""
+        """Wipe the extensions that no read state leads to; `previous` notes which ones are kept."""
         slot: i64
         for slot in range(1, self._used):
             if self._status[slot] == _EXTENSION:

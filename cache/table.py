@@ -21,26 +21,26 @@ Contents, in this order:
     residents               touch, insert, evict, cold_dirty
     the life of a change    take, written, write_failed, recover
     the fold                ack, mention, … delete_user: one event each
-    events with marks       what those do to a read state that has entries, or gets some
+    events with marks       what events do to a read state that has entries or gets some
     many events at once     fold_run
     reading                 states, get_some, …
 
 All of it is one file because a plain ack runs through six of these parts, and the C compiler
-inlines only within a file. If it were split over two compiled modules, every call between them
-would go through a table of pointers (an ack would cost 5 % more), and a memoryview is copied
-whenever it is handed from function to function. Code that an ack does not run through is elsewhere:
+inlines only within a file. If it were split into two compiled modules, every call between them
+would go through a table of pointers (an ack would cost 5 % more), and every memoryview handed from
+function to function would be copied. Code that an ack does not run through is elsewhere:
 `rebuild.py` repairs a file whose process died, `verify.py` checks one, `tablefile.py` opens and
 closes the file itself, and `fsck.py` is a second, independent reader of such files.
 
 How it works. Each field of a slot is a view over all slots (`_version[slot]`); layout.FIELDS says
-where it is. A user's and a state's fields share the same bytes: `_status` tells which kind a slot
-is. The index `_index` is probed linearly from `hash * entries >> 32`; removal shifts entries back
-instead of leaving marks. List ends and counts live in the object and go to the header in `save`.
+where it is. A user's and a state's fields share the same bytes: `_status` tells the kinds of slots
+apart. `_index` is probed linearly from `hash * entries >> 32`; a removal shifts entries back and
+leaves no placeholder. List ends and counts live in the object and go to the header in `save`.
 
-A read state with no mark, or with one mention, is its slot alone. More entries than that
-(`marks.py` says what they are) stand in extensions: slots that only the read state leads to. They
-are never changed. New ones are made, then the read state is sealed with the new link, then the old
-ones are freed (O6, O7).
+A read state with no mark, or with one mention, needs no slot but its own. If it has more entries
+(`marks.py` says what they are), they are in extensions: slots that only the read state leads to. An
+extension is never changed. New ones are made, then the read state is sealed with the new link, then
+the old ones are freed (O6, O7).
 
 The life of a change: a fold method marks the state DIRTY and queues its user; `take` gives the
 user's dirty rows to be written, and the user is then IN_FLIGHT; `written` clears DIRTY if the
@@ -108,9 +108,9 @@ _HIDDEN = cython.declare(cython.int, layout.HIDDEN)
 _EXTENSION = cython.declare(cython.int, layout.EXTENSION)
 _ENTRIES = cython.declare(i64, layout.EXTENSION_ENTRIES)
 
-# The ends of the two lists of users. An end's number is the index of a 32-bit word in a user slot:
-# the one that links to the next user as the list is walked from that end. `_ends[end]` is the user
-# at that end, and `end ^ 1` is the other end of the same list.
+# The ends of the two lists of users. An end's number says which 32-bit word of a user's slot links
+# to the next user when the list is walked from that end. `_ends[end]` is the user at that end, and
+# `end ^ 1` is the other end of the same list.
 _WARM = cython.declare(i64, layout.FIELDS["colder"].byte_offset // 4)
 _COLD = cython.declare(i64, layout.FIELDS["warmer"].byte_offset // 4)
 _OLDEST = cython.declare(i64, layout.FIELDS["younger"].byte_offset // 4)
@@ -162,7 +162,7 @@ class Table:
     _colder: cython.uint[:]
     _warmer: cython.uint[:]
     _first_state: cython.uint[:]
-    _live_states: cython.ushort[:]  # lower 16 of 20 bits, as the next one
+    _live_states: cython.ushort[:]  # the lower 16 of 20 bits, as in the next field
     _side_slots: cython.ushort[:]
     _count_tops: cython.uchar[:]  # the upper 4 bits of both
     _dirty_since: cython.uint[:]
@@ -186,7 +186,7 @@ class Table:
     _ends: i64[:]
     _prefetched: i64[:]  # what `_prefetch` and `_prefetch_states` found: users, index places
     _marks: Marks  # of the read state that an event changes
-    _buffer: i64[:]  # its entries
+    _buffer: i64[:]  # the entries of `_marks`
     _prefetch_sink: i64  # takes the loaded values, or the compiler would leave the loads out
     _entries: i64
     _free_head: i64
@@ -200,7 +200,7 @@ class Table:
     evictions = cython.declare(i64, visibility="readonly")
     user_states_max = cython.declare(i64, visibility="readonly")
     _side_max: i64  # a user's slots for extensions and hidden read states
-    _marks_max: i64  # how many of these marks may take, see `_put`
+    _marks_max: i64  # how many of these slots marks may take; see `_put`
     now_ms = cython.declare(i64, visibility="public")
 
     # -- opening and closing ------------------------------------------------------------------
@@ -301,7 +301,7 @@ class Table:
     @cython.inline
     @cython.exceptval(-1)
     def _place_of(self, slot: i64) -> i64:
-        """Where a slot's entry would be if no other one were in its way."""
+        """Where a slot's entry would be if no other entry were in its way."""
         if self._status[slot] & _USER:
             return self._place(_mix(self._user_id[slot], 0))
         return self._place_of_state(self._owner[slot], self._type[slot], self._channel_id[slot])
@@ -358,7 +358,7 @@ class Table:
     @cython.ccall
     @cython.exceptval(-1)
     def find(self, user_id: i64) -> i64:
-        """The user's slot, or 0 if it is not resident."""
+        """The user's slot, or 0 if the user is not resident."""
         place: i64 = self._place(_mix(user_id, 0))
         steps: i64 = 0
         while True:
@@ -472,7 +472,7 @@ class Table:
     @cython.inline
     @cython.exceptval(-1)
     def _fill_state(self, slot: i64, user: i64, kind: i64, channel_id: i64) -> cython.int:
-        """Make a new slot a read state of the user; the caller counts and seals it."""
+        """Turn a new slot into a read state of the user; the caller counts and seals it."""
         self._channel_id[slot] = channel_id
         self._type[slot] = kind
         self._status[slot] = _STATE
@@ -495,14 +495,14 @@ class Table:
     @cython.inline
     @cython.exceptval(-1)
     def _side(self, user: i64) -> i64:
-        """How many slots hidden read states and extensions of the user take."""
+        """How many slots the user's hidden read states and extensions take."""
         return self._side_slots[user] | (self._count_tops[user] >> 4) << 16
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _count_live(self, user: i64, more: i64) -> cython.int:
         count: i64 = self._live(user) + more
-        if count >> 20:  # below 0, too
+        if count >> 20:  # this is true below 0, too
             raise TableDamaged(f"I10: slot {user} counts {count} read states")
         self._live_states[user] = count & 0xFFFF
         self._count_tops[user] = (self._count_tops[user] & 0xF0) | (count >> 16)
@@ -512,7 +512,7 @@ class Table:
     @cython.exceptval(-1)
     def _count_side(self, user: i64, more: i64) -> cython.int:
         count: i64 = self._side(user) + more
-        if count >> 20:  # below 0, too
+        if count >> 20:  # this is true below 0, too
             raise TableDamaged(f"I10: slot {user} counts {count} hidden ones and extensions")
         self._side_slots[user] = count & 0xFFFF
         self._count_tops[user] = (self._count_tops[user] & 15) | (count >> 16) << 4
@@ -520,7 +520,7 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _drop_state(self, user: i64, slot: i64) -> cython.int:
-        """Unlink and free a state or tombstone with its extensions, and count it no more."""
+        """Unlink and free a state or tombstone with its extensions, and stop counting it."""
         first: i64 = self._first_extension(slot)
         status: cython.int = self._status[slot]
         if status & _HIDDEN:
@@ -608,7 +608,7 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _read_marks(self, slot: i64) -> cython.int:
-        """Read what `_marks` needs of a read state; slot 0 is one that does not exist."""
+        """Read what `_marks` needs of a read state; slot 0 means that there is none yet."""
         try:
             self._marks.read(self._last_message_id[slot], self._read_entries(slot))
         except (IndexError, ValueError) as exc:
@@ -705,8 +705,8 @@ class Table:
     def _load(self, user: i64, row: tuple, before: i64) -> i64:
         """Load one row; returns its new slot, or _UNORDERED if the rows are not in order.
 
-        `before`: the slot of the row before, or 0. Rows in order, as the database has them, are
-        not looked up, because none of them can be there twice.
+        `before`: the slot of the previous row, or 0. Rows that come in order, as the database has
+        them, are not looked up, because none of them can be there twice.
         """
         kind: i64 = row[0]
         channel_id: i64 = row[1]
@@ -877,7 +877,7 @@ class Table:
         return self._dirty_since[user]
 
     def first_version(self, user: i64) -> int:
-        """Version of the first change not handed to a write, or 0."""
+        """The version of the user's first change that no write has taken, or 0."""
         return self._first_version[user]
 
     def take(self, user: i64) -> tuple:
@@ -907,7 +907,7 @@ class Table:
         return first_version, self._delete_version[user], rows
 
     def written(self, user: i64, delete_version: i64, rows: list) -> None:
-        """The rows of `take` are in the database: those that have not changed since are clean."""
+        """Note that the rows of `take` are in the database: those unchanged since become clean."""
         if not self._status[user] & _IN_FLIGHT:
             raise ValueError(f"no write of slot {user} is under way")
         for deleted, row in rows:
@@ -944,7 +944,7 @@ class Table:
         """After opening a used file: queue every user whose changes may not be in the database.
 
         `first_version`: the version of the committed offset. The first versions of writes that were
-        under way are lost, but none is older than it. Each user's wait starts at `now_ms`. Returns
+        under way are lost, but none is below this one. Each user's wait starts at `now_ms`. Returns
         how many users are queued: each of them holds back the commit. O(users).
         """
         user: i64 = self._ends[_WARM]
@@ -981,7 +981,7 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _open(self, user: i64, kind: i64, channel_id: i64, value: i64, version: i64) -> i64:
-        """The slot of a live state to change, added if missing; if refused, the negated code.
+        """Return the slot of a live state to change, added if missing, or minus the refusal's code.
 
         `value`: the value that the event would set. A missing state is not added for a value of 0.
         """
@@ -1000,7 +1000,7 @@ class Table:
             return -_TOO_MANY
         if slot == 0:
             return self._add_state(user, kind, channel_id) if self.free else -_NO_ROOM
-        self._status[slot] &= ~_TOMBSTONE & 0xFF  # its fields are zero since the deletion
+        self._status[slot] &= ~_TOMBSTONE & 0xFF  # the deletion has set its fields to zero
         self._count_live(user, 1)
         return slot
 
@@ -1019,7 +1019,7 @@ class Table:
     @cython.inline
     @cython.exceptval(-1)
     def _shown(self, slot: i64) -> cython.bint:
-        """True for a read state that replies have."""
+        """True for a read state that replies show."""
         return slot != 0 and not self._status[slot] & (_TOMBSTONE | _HIDDEN)
 
     @cython.cfunc
@@ -1041,7 +1041,7 @@ class Table:
         self, user: i64, kind: i64, channel_id: i64,
         message_id: i64, flags: i64, last_viewed: i64, version: i64,
     ) -> i64:
-        """A plain ack moves forward only, and the marks that it covers go."""
+        """Fold a plain ack: it moves forward only, and removes the marks that it covers."""
         slot: i64 = self._open(user, kind, channel_id, message_id, version)
         if slot < 0:
             return -slot
@@ -1062,7 +1062,7 @@ class Table:
     @cython.ccall
     @cython.exceptval(-1)
     def mention(self, user: i64, kind: i64, channel_id: i64, message_id: i64, version: i64) -> i64:
-        """A message mentions the user, with edit 0."""
+        """Fold a mention of the user in a message, with edit 0."""
         slot: i64 = self._open(user, kind, channel_id, message_id, version)
         if slot < 0:
             return -slot
@@ -1101,7 +1101,7 @@ class Table:
         slot: i64 = self._open(user, kind, channel_id, max(flags, last_viewed), version)
         if slot < 0:
             return -slot
-        if self._last_message_id[slot] == 0:  # the read state may come to be shown, or cease to be
+        if self._last_message_id[slot] == 0:  # the read state may become shown or hidden
             packed: u64 = self._pins_and_viewed[slot]
             if last_viewed >= 0:
                 packed = (packed & (_MASK ^ 0xFFFF)) | last_viewed
@@ -1118,9 +1118,9 @@ class Table:
     def delete(self, user: i64, kind: i64, channel_id: i64, up_to: i64, version: i64) -> i64:
         """Delete a read state: it is a tombstone until the deletion is written (I7).
 
-        With `up_to`, or 0, a message ID, it stays, hidden, and remembers that message. Deleting a
-        missing state also raises the floor. During a replay the database may already lack it,
-        while a client still shows it; only a full reply corrects that client.
+        `up_to`: a message ID, or 0 for none. If given, the state stays, hidden, and remembers that
+        message. Deleting a missing state also raises the floor: during a replay the database may
+        already lack it while a client still shows it, and only a full reply corrects that client.
         """
         slot: i64 = self._known(user, kind, channel_id, version)
         if slot < 0:
@@ -1171,13 +1171,13 @@ class Table:
     def delete_user(self, user: i64, version: i64, final: cython.bint = False) -> int:
         """Remove all read states older than `version`; the deletion waits to be written.
 
-        `final`: the user is marked, by a hidden read state of type 0 and channel 0, which no
-        channel has. O(read states of the user).
+        `final`: the user is also marked, by a hidden read state of type 0 and channel 0; no channel
+        has this ID. O(read states of the user).
         """
         mark: i64 = self._find_state(user, 0, 0)
         noted: i64 = self._delete_version[user]
         if version < noted or (version == noted and (mark or not final)):
-            return _REPLAYED  # otherwise a death came between the deletion and its mark
+            return _REPLAYED  # otherwise the process died between the deletion and its mark
         if final and mark == 0 and self.free == 0:
             return _NO_ROOM
         self._delete_version[user] = version
@@ -1213,8 +1213,8 @@ class Table:
     def restore_user(self, user: i64, version: i64) -> int:
         """End a final deletion.
 
-        The mark stays, as one that is deleted up to a message: its version says which events were
-        skipped, so that a replay skips them again.
+        The mark stays, as a read state that is deleted up to a message: its version says which
+        events were skipped, so that a replay skips them again.
         """
         mark: i64 = self._known(user, 0, 0, version)
         if mark < 0:
@@ -1232,7 +1232,7 @@ class Table:
         return not self._status[self._find_state(user, 0, 0)] & _EXTENDED
 
     def restored_at(self, user: i64) -> int:
-        """The version at which a final deletion ended, or 0; what is older was skipped."""
+        """The version at which a final deletion ended, or 0; older events were skipped."""
         if not self._status[user] & _FINAL:
             return 0
         mark: i64 = self._find_state(user, 0, 0)
@@ -1246,12 +1246,12 @@ class Table:
         self, user: i64, slot: i64, kind: i64, channel_id: i64, packed: u64, flags: i64,
         version: i64,
     ) -> i64:
-        """Write a read state anew: its marks are in `_marks`; slot 0: there is none yet.
+        """Write a read state anew, with the marks in `_marks`; slot 0 means that there is none yet.
 
-        Extensions and hidden read states of a user take `_side_max` slots at most. An eighth of
-        them is only for first extensions, which a second mention needs, and for deletions: beyond
-        the rest, a mark is given up as if it were one too many. Where a read state that would be
-        hidden has no slot, it is deleted, and nothing of it remembered. Refusals change nothing.
+        A user's extensions and hidden read states take at most `_side_max` slots. An eighth of them
+        is kept for first extensions, which a second mention needs, and for deletions: once the
+        others are used up, marks are given up, as beyond MARKS_MAX. If no slot is left for a state
+        that becomes hidden, it is deleted, and nothing of it is kept. Refusals change nothing.
         """
         last_message_id: i64 = self._marks.last_message_id
         status: cython.int = self._status[slot]  # slot 0 is all zero
@@ -1283,7 +1283,7 @@ class Table:
             self._fill_state(slot, user, kind, channel_id)
         else:
             extension = self._write_entries(slot, entries)
-        if was_shown and hidden:  # as a deletion: no reply to `since_version` can say it
+        if was_shown and hidden:  # as for a deletion, which no reply to `since_version` can show
             self._raise_floor(user, version)
         store_barrier()  # O4, O6: floor and extensions are sealed before the state that needs them
         self._last_message_id[slot] = last_message_id
@@ -1317,7 +1317,7 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _show(self, user: i64, slot: i64, packed: u64, flags: i64, version: i64) -> i64:
-        """Set a state's other fields, unless it is deleted up to a message."""
+        """Set a state's pins, last_viewed and flags, unless it is deleted up to a message."""
         self._read_marks(slot)
         if self._marks.deleted_up_to:
             return _STALE
@@ -1401,7 +1401,7 @@ class Table:
             return code
         # At a limit a retraction is not remembered, but it takes its mention away.
         if missing:
-            self._raise_floor(user, version)  # as for a deletion of what is missing
+            self._raise_floor(user, version)  # as when a missing read state is deleted
             return _STALE
         if self._marks.mention_count() or not self._mention_count[slot]:
             return _STALE
@@ -1414,7 +1414,7 @@ class Table:
         self, user: i64, kind: i64, channel_id: i64, message_id: i64, mention_count: i64,
         mention_ids: object, flags: i64, last_viewed: i64, version: i64,
     ) -> int:
-        """Fold a manual ack. `mention_count` KEEP and `mention_ids` None are not given."""
+        """Fold a manual ack. KEEP (for `mention_ids` None) means that an argument is not given."""
         slot: i64 = self._known(user, kind, channel_id, version)
         if slot < 0:
             return -slot
@@ -1439,7 +1439,7 @@ class Table:
         self, user: i64, kind: i64, channel_id: i64, last_message_id: i64, mention_ids: tuple,
         mention_count: i64, timestamp: i64, flags: i64, last_viewed: i64, version: i64,
     ) -> int:
-        """Keep the larger value of each field. KEEP, and 0 for the IDs, are not given."""
+        """Keep the larger value of each field. KEEP, or 0 for an ID, means that it is not given."""
         slot: i64 = self._known(user, kind, channel_id, version)
         if slot < 0:
             return -slot
@@ -1464,7 +1464,7 @@ class Table:
         return self._put(user, slot, kind, channel_id, packed, flags, version)
 
     def slots_needed(self, user: i64, kind: i64, channel_id: i64, more: i64) -> int:
-        """How many free slots a change needs at most that adds up to `more` entries."""
+        """The most free slots that a change can need if it adds up to `more` entries."""
         slot: i64 = self._find_state(user, kind, channel_id)
         entries: i64 = self._read_entries(slot) if slot else 0
         if more or entries > 1:
@@ -1472,7 +1472,7 @@ class Table:
         return more + (slot == 0)
 
     def would_show(self, user: i64, kind: i64, channel_id: i64, message_id: i64) -> bool:
-        """True if an ack would make a read state that is shown, where none is."""
+        """True if no read state is shown here yet and an ack would show one."""
         slot: i64 = self._find_state(user, kind, channel_id)
         if slot == 0 or self._status[slot] & _TOMBSTONE:
             return True
@@ -1488,7 +1488,7 @@ class Table:
     def fold_run(self, events: i64[:], count: i64, codes: cython.uchar[:]) -> i64:
         """Fold events into their users; an ack also touches its user. Returns how many were taken.
 
-        `events`: eight numbers each, as `schemas/fast_decoder.py` has them. `codes` receives the
+        `events`: eight numbers each, as `schemas/fast_decoder.py` makes them. `codes` receives the
         result of each `ack` or `mention`, or ABSENT. Stops before an event that finds no room. The
         events of a block are looked up together first, so that the processor waits for their memory
         once, instead of once for each event.
@@ -1530,7 +1530,7 @@ class Table:
     @cython.cfunc
     @cython.exceptval(-1)
     def _fold_marked(self, events: i64[:], at: i64, user: i64) -> i64:
-        """The same for a marked user: ABSENT while the deletion is final."""
+        """Fold an event of a marked user; ABSENT while the deletion is final."""
         mark: i64 = self._find_state(user, 0, 0)
         if not self._status[mark] & _EXTENDED:
             return _ABSENT
@@ -1589,7 +1589,7 @@ class Table:
         )
 
     def has(self, user: i64, kind: i64, channel_id: i64) -> bool:
-        """True if there is a slot of this read state, even if no reply has it."""
+        """True if this read state has a slot, even if no reply shows it."""
         return bool(self._find_state(user, kind, channel_id))
 
     def get_some(self, user: i64, kind: i64, channel_ids: tuple) -> list:
@@ -1615,13 +1615,13 @@ class Table:
     ) -> list:
         """A user's read states by type and channel. O(n), or O(n log n) after changes.
 
-        `kind`: of this type only, -1 for all. `since`: with a larger version only. `mentioned`:
-        with a mention only. Only what comes after a type and channel; at most `most`, 0 for all.
+        `kind`: -1 for all types. `since`: only larger versions. `mentioned`: only with a mention.
+        `after_kind`, `after_channel`: only what comes after. `most`: at most so many, 0 for all.
 
         Rows are loaded in ascending order, each to the head of the list, so the list is in
         descending order. Reversing it is enough, unless later changes have broken that order.
         """
-        found: list = []  # rows; of a page slots, because most of them are left out
+        found: list = []  # rows; for a page, slots, because most of them are left out
         slot: i64 = self._first_state[user]
         steps: i64 = 0
         last_kind: i64 = 256
@@ -1659,9 +1659,9 @@ class Table:
         return self._type[slot], self._channel_id[slot]
 
     def totals(self, user: i64, kind: i64) -> tuple:
-        """How many read states, how many with a mention, how many mentions. O(n)
+        """Count the read states, those with a mention, and the mentions. O(n).
 
-        `kind`: of this type only, -1 for all.
+        `kind`: only of this type, -1 for all.
         """
         found: i64 = 0
         mentioned: i64 = 0

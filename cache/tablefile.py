@@ -10,18 +10,18 @@ Opening:
     1 lock the file (flock) for as long as it is mapped. The lock of a process that died is gone,
       but the lock of a suspended process is not. A process that does not get the lock works in a
       private file without a name, so two processes never share a file.
-    2 use the file again if it has the same log, layout and size, and was either closed clean, with
-      the right checksum of the whole, or left by a process that died in this boot of the machine,
-      so that every store it made is there. Otherwise reserve the space anew before mapping, because
-      a full tmpfs raises nothing and kills the process with SIGBUS.
+    2 use the file again if it has the same log, layout and size, and was either closed clean (and
+      its checksum is right) or left by a process that died since the machine last started, so that
+      every store it made is there. Otherwise reserve the space anew before mapping, because a full
+      tmpfs raises no error but kills the process with SIGBUS.
     3 map the file, every page at once if the system can, and clear the mark "closed clean" (on
       disk) before the first change.
     4 if the file's process died, trust only the slots and the position, and make the rest anew
       (`rebuild.py`).
     5 check the invariants of layout.py (`verify.py`); if the file is damaged, go back to 2 with a
       new one.
-The owner, which knows the committed offset, then queues again the changes that were dirty or under
-way (`Table.recover`).
+The owner, which knows the committed offset, then requeues the changes that were dirty or under way
+(`Table.recover`).
 
 Closing clean writes the checksum, then the mark. If a power cut keeps the mark and loses some of
 the rest, the checksum is wrong. A power cut while the file is open changes the boot ID.
@@ -144,7 +144,7 @@ def open_table(
 
 
 def _shared(path: Path) -> str:
-    """Why others may have read or written the file; empty if they cannot have, or it is missing."""
+    """Why others may have read or written the file; empty if they could not, or no file exists."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -275,7 +275,7 @@ def new_header(identity: TableIdentity, slots: int) -> bytes:
 
 
 def boot_id() -> bytes:
-    """An ID of this boot of the machine, 36 bytes; zeros if the kernel has none."""
+    """The ID of the machine's current boot, 36 bytes; zeros if the kernel has none."""
     try:
         text = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     except OSError:

@@ -100,10 +100,10 @@ class Verify:
     slots: i64
     _used: i64
     _live: i64  # read states that are shown
-    _dirty: i64  # read states
-    _extensions: i64  # that read states lead to
+    _dirty: i64  # dirty read states
+    _extensions: i64  # extensions that read states lead to
     _marks: Marks
-    _buffer: i64[:]  # its entries
+    _buffer: i64[:]  # the entries of `_marks`
 
     def __init__(self, views: dict) -> None:
         self._attach(views)
@@ -147,7 +147,7 @@ class Verify:
     @cython.ccall
     @cython.exceptval(-1)
     def find(self, user_id: i64) -> i64:
-        """The user's slot, or 0 if it is not resident."""
+        """The user's slot, or 0 if the user is not resident."""
         place: i64 = self._place(_mix(user_id, 0))
         steps: i64 = 0
         while True:
@@ -254,7 +254,7 @@ class Verify:
     @cython.cfunc
     @cython.exceptval(-1)
     def _verify_state(self, slot: i64, status: cython.int) -> cython.int:
-        """I2, I3, I6, I7, I12, I14 and I15 of one read state, which is counted."""
+        """Check I2, I3, I6, I7, I12, I14 and I15 of one read state, and count it."""
         owner: i64 = self._owner[slot]
         if not self._status[owner] & _USER:
             raise TableDamaged(f"I3: the state in slot {slot} has no user")
@@ -275,7 +275,7 @@ class Verify:
     @cython.cfunc
     @cython.exceptval(-1)
     def _verify_marks(self, slot: i64, status: cython.int) -> cython.int:
-        """I14 and I15 of one read state."""
+        """Check I14 and I15 of one read state."""
         last_message_id: i64 = self._last_message_id[slot]
         mention_count: i64 = self._mention_count[slot]
         count: i64 = 0
@@ -316,7 +316,7 @@ class Verify:
     @cython.cfunc
     @cython.exceptval(-1)
     def _verify_user(self, user: i64, status: cython.int) -> i64:
-        """I2, I3, I5, I6, I10, I11 and I15 of one user; returns the length of its list."""
+        """Check I2, I3, I5, I6, I10, I11 and I15 of one user; returns the length of its list."""
         slot: i64 = self._first_state[user]
         before: i64 = 0
         live: i64 = 0
