@@ -1,7 +1,7 @@
 """Sends the reader's fetches to the leaders, and takes what comes back; for the reader's thread.
 
-A partition has at most one fetch under way. An answer counts only for the fetch that is under way:
-not after the partition was stopped, nor after another broker was asked, because its leader moved.
+A partition has at most one fetch under way. An answer counts only while its fetch is under way: not
+after the partition was stopped, nor after its leader moved and another broker was asked.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from .unpack import Unpacker
 log = logging.getLogger(__name__)
 
 HELD_BACK_S = 0.01  # after which `room` is asked again
-BUSY_S = 1.0  # after records, during which a fetch gathers more of them
+BUSY_S = 1.0  # how long fetches gather more records after some have come
 ERROR_LOG_S = 60.0  # between two log lines about failures of the same kind
 RETRY_S = 0.2  # after an error that a broker reports
 OUT_OF_RANGE_TRIES = 3  # a broker that is no longer the leader, and has not heard of it, may say so
-UNKNOWN_WAIT_S = 1.0  # until something else happens
+UNKNOWN_WAIT_S = 1.0  # if it is not known when there is more to do; an event ends the wait
 
 
 class Fetches:
     """See the module.
 
-    `room` says how many bytes of a partition may be delivered now. `command` has a function called
-    in the reader's thread, from any thread. `refuse` ends the worker with an error.
+    `room` says how many bytes of a partition may be delivered now. `command`, which any thread may
+    call, runs a function in the reader's thread. `refuse` ends the worker with an error.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Fetches:
         self._topic, self._login, self._limits = topic, login, limits
         self._selector, self._room, self._command, self._refuse = selector, room, command, refuse
         self._unpacker = Unpacker(limits.unpacked_bytes_max)
-        self._readings: dict[int, Reading] = {}  # those that brought records last are at the end
+        self._readings: dict[int, Reading] = {}  # in the order in which they last brought records
         self.full: dict[int, Reading] = {}  # those that have records to take
         self._links: dict[int, BrokerLinks[Reading]] = {}  # by broker
         self._leader_of: dict[int, int] = {}  # by partition
@@ -75,7 +75,7 @@ class Fetches:
         self._readings[reading.number] = reading
 
     def end(self, reading: Reading) -> None:
-        """Fetch it no longer, and forget what was fetched."""
+        """Stop fetching a partition, and forget what was fetched."""
         if self._readings.get(reading.number) is reading:
             del self._readings[reading.number]
         if self.full.get(reading.number) is reading:
@@ -89,7 +89,7 @@ class Fetches:
                 link.close(0.0)
 
     def send(self, now: float) -> float:
-        """Send all fetches that can be sent; returns when there may be more (time.monotonic())."""
+        """Send all fetches that can be sent; returns when to call this again (time.monotonic())."""
         next_at, by_leader = now + UNKNOWN_WAIT_S, dict[int, list[Reading]]()
         for number, reading in self._readings.items():
             if reading.link is not None or reading.batches is not None:
@@ -124,7 +124,7 @@ class Fetches:
             gather = limits.busy
         wait_s = links.wait_s(link, now, gather.wait_ms / 1000)
         if any(reading.last_stable is None for reading in wanted):
-            wait_s = 0.0  # the broker says where they end
+            wait_s = 0.0  # so that the broker says at once where they end
         places = [Wanted(r.number, r.position, limits.partition_bytes_max) for r in wanted]
         body = protocol.fetch_body(
             self._topic,
@@ -152,7 +152,7 @@ class Fetches:
                 link.goes_on(time.monotonic())
                 return
             if link.asked is None:
-                raise protocol.ProtocolError("the broker answered what was not asked")
+                raise protocol.ProtocolError("the broker sent an answer to no request")
             fetched = protocol.read_fetch(response)
         except (OSError, ReadStatesError) as exc:
             self._lose(link, exc)
@@ -213,14 +213,14 @@ class Fetches:
             reading.retry_at = now
 
     def check_deadlines(self, now: float) -> None:
-        """Give up connections over which an answer is late."""
+        """Give up connections on which an answer is late."""
         for links in self._links.values():
             for link in links:
                 if link.asked is not None and now > link.deadline:
                     self._lose(link, TimeoutError("the broker does not answer"))
 
     def _lose(self, link: Link[Reading], exc: Exception) -> None:
-        """A connection is of no use: what it was asked for is fetched again."""
+        """Drop a connection that is of no use: what was asked over it is fetched again."""
         self._unregister(link)
         asked = link.failed(time.monotonic())
         for reading in asked:

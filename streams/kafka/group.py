@@ -1,17 +1,17 @@
 """The worker's membership in the consumer group: one thread, and a consumer that reads nothing.
 
 The owner of the partitions lives on the event loop. It gives commands, which wait in a queue until
-the thread takes them; the thread tells it what changes, in order. The thread polls for a short time
-only, and nothing in it waits, since everything else about the group would wait for that.
+the thread takes them; the thread tells it what changes, in order. Each poll of the thread is short,
+and nothing else in it waits, because everything about the group would have to wait, too.
 `ownership.py` knows which commands still count (O1-O3); `group_member.py` knows librdkafka;
 `group_errors.py` knows what each error means.
 
-Letting go. The group takes partitions back: `Owner.revoked`. The owner goes on serving them until
-it has handed them over, and then calls `release`. What one revocation took is let go together.
-Meanwhile the group counts them as this member's, and gives them to nobody. It gives nothing back
-before the release either: if they are to come back, `Owner.assigned` follows after it.
+Letting go. When the group takes partitions back (`Owner.revoked`), the owner goes on serving them
+until it has handed them over, and then calls `release`. The partitions of one revocation are let go
+together. Until then the group counts them as this member's, and gives them to nobody. Even if they
+are to come back, `Owner.assigned` comes only after the release.
 
-Losing. Whoever notices it first (librdkafka, a commit, or the member's ID, which changes), the
+Losing. A loss shows in librdkafka, in a refused commit, or in a change of the member's ID. Then the
 owner hears `lost` for everything, and the member begins anew with another consumer: librdkafka may
 believe that it still owns what it has lost, and reports no loss while a release is pending.
 
@@ -19,9 +19,9 @@ G1: nothing is let go while a commit under way names it. librdkafka holds a comm
     coordinator is away; sent after the release, it would undo a commit of the next owner.
 G2: one commit is under way at a time, so that an older one is never last (W2 of `watermark.py`).
 G3: an owner that does not release within the group's rebalance timeout has lost what is pending:
-    the group puts such a member out.
-G4: after an error that a person must correct, no other consumer is made. A twin would otherwise be
-    fenced in turn, by a worker that is about to end.
+    the group expels such a member.
+G4: after an error that a person must correct, no other consumer is made. Otherwise a worker that is
+    about to end would fence another one that uses the same name.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Group:
         return await self._questions.log_ranges(places)
 
     async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
-        """See `Membership`. False, too, if a part of it was left out."""
+        """See `Membership`. It is also False if a part of the commit was left out."""
         if self._thread is None or not self._thread.is_alive():
             return False
         commit = Commit(offsets, self._heard, self._loop.create_future())
@@ -158,7 +158,7 @@ class Group:
         except Exception as exc:  # a bug; without this thread there is no group
             log.exception("group_thread_failed")
             self._refuse(
-                GroupError(f"the group's thread died: {exc!r}. Start the worker again, report this")
+                GroupError(f"the group's thread died: {exc!r}. Restart the worker, and report this")
             )
         finally:
             self._answer_commits()
@@ -191,7 +191,7 @@ class Group:
                 self._ownership.release(command.numbers, command.heard)
 
     def _watch(self, member: Member) -> None:
-        """Look for a loss, send the next commit, and let go what was released."""
+        """Look for a loss, send the next commit, and let go of what was released."""
         now, ownership = time.monotonic(), self._ownership
         if now >= self._look_at:
             self._look_at = now + member.look_s
@@ -302,7 +302,7 @@ class Group:
         self._on_loop(_resolve, commit.answer, accepted)
 
     def _answer_commits(self) -> None:
-        """Nobody will answer those under way."""
+        """Answer all commits with False, because nobody else will answer them."""
         under_way = () if self._under_way is None else (self._under_way,)
         for commit in (*under_way, *self._commits):
             self._answer(commit, False)

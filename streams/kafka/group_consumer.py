@@ -3,10 +3,10 @@
 `group.py` and `reader.py` implement them, and the simulation implements them on a simulated group.
 All methods are called on the event loop, unless they say otherwise.
 
-A change of ownership is told to the `Owner` in the order in which it happened. A command of the
+Changes of ownership are told to the `Owner` in the order in which they happen. A command of the
 owner (`release`, `commit_offsets`) may cross such a change on its way. It is then about an earlier
-ownership of the partition, and the membership ignores it: a late `release` must not let go what was
-given back meanwhile, and a late commit must not count for what was lost and assigned again.
+ownership of the partition, and the membership ignores it: a late `release` must not let go of what
+was given back meanwhile, and a late commit must not count for what was lost and assigned again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Owner(Protocol):
     """Who is told which partitions this member owns: `worker.rebalance.Rebalancer`."""
 
     def assigned(self, numbers: Set[int]) -> None:
-        """These belong to this member; also those given back before their release."""
+        """These belong to this member. Some may have been given back before their release."""
         ...
 
     def revoked(self, numbers: Set[int]) -> None:
@@ -49,7 +49,7 @@ class Membership(Protocol):
         ...
 
     def release(self, numbers: Set[int]) -> None:
-        """Let go revoked partitions; what is not revoked, or no longer, is ignored."""
+        """Let go of revoked partitions; those that are not revoked, or no longer, are ignored."""
         ...
 
     async def committed(
@@ -57,7 +57,7 @@ class Membership(Protocol):
     ) -> Mapping[TopicPartition, Committed]:
         """What the group has committed; partitions without a commit are left out.
 
-        Raises TimeoutError if the brokers do not say: ask again.
+        Raises TimeoutError if the brokers do not answer: ask again.
         """
         ...
 
@@ -66,20 +66,20 @@ class Membership(Protocol):
     ) -> Mapping[TopicPartition, tuple[int, int]]:
         """The first offset that the log holds, and the one after its last record.
 
-        The end is the high watermark. Raises TimeoutError if the brokers do not say: ask again.
+        The end is the high watermark. Raises TimeoutError if the brokers do not answer: ask again.
         """
         ...
 
     async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
-        """Commit in one request; False if nothing was committed or that is unknown: try again.
+        """Commit in one request; False if it failed, or if its result is unknown: try again.
 
-        Places of partitions that this member does not own are left out. If the group does not know
+        Partitions that this member does not own are left out. If the group does not know
         this member, `Owner.lost` follows.
         """
         ...
 
     async def leave(self) -> None:
-        """Leave the group, after all was handed over; a static member stays in it."""
+        """Leave the group, after everything was handed over; a static member stays in it."""
         ...
 
 
@@ -91,7 +91,7 @@ class Reading(Protocol):
         ...
 
     def stop(self, number: int) -> None:
-        """Stop reading a partition. Its token tells batches that are still on their way."""
+        """Stop reading a partition. Its token identifies batches still on their way."""
         ...
 
     def end(self, number: int) -> int | None:

@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError
 from ..config import Settings
 from ..errors import GroupError, SharedNameError
 
-FENCED_MAX = 2  # times that a twin may take this member's place within FENCED_WITHIN_S
+FENCED_MAX = 2  # times within FENCED_WITHIN_S that another process may take this member's name
 FENCED_WITHIN_S = 30.0
 TWIN_SESSION_MAX_S = 75.0  # longer than group.consumer.max.session.timeout.ms is by default
 ERROR_LOG_S = 60.0  # between two log lines about the same kind of error
@@ -22,8 +22,8 @@ SESSION_MARGIN_S = 5.0  # after another member's session timeout, until the grou
 
 OWN_ID = "Each worker needs its own"
 ADVICE: dict[int, str] = {
-    KafkaError.GROUP_AUTHORIZATION_FAILED: "this worker is not allowed to use the group: give it "
-    "the right Read on the group, see SECURITY.md",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "this worker is not allowed to use the group: "
+    "grant it Read on the group, see SECURITY.md",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "this worker is not allowed to read the topics: the "
     "rights that a worker needs are in SECURITY.md",
     KafkaError.INVALID_SESSION_TIMEOUT: "SESSION_TIMEOUT_S is outside what the brokers allow: look "
@@ -33,16 +33,16 @@ ADVICE: dict[int, str] = {
     KafkaError.INVALID_GROUP_ID: "KAFKA_GROUP is not a name that Kafka accepts",
     KafkaError.GROUP_MAX_SIZE_REACHED: "the group has as many members as the brokers allow: raise "
     "their group.max.size (or group.consumer.max.size), or run fewer workers",
-    KafkaError.UNSUPPORTED_VERSION: "the brokers do not know GROUP_PROTOCOL=consumer: they need "
-    "Kafka 4, or set GROUP_PROTOCOL=classic",
-    KafkaError._UNSUPPORTED_FEATURE: "the brokers do not know GROUP_PROTOCOL=consumer: they need "
-    "Kafka 4, or set GROUP_PROTOCOL=classic",
+    KafkaError.UNSUPPORTED_VERSION: "the brokers do not know GROUP_PROTOCOL=consumer: "
+    "upgrade them to Kafka 4, or set GROUP_PROTOCOL=classic",
+    KafkaError._UNSUPPORTED_FEATURE: "the brokers do not know GROUP_PROTOCOL=consumer: "
+    "upgrade them to Kafka 4, or set GROUP_PROTOCOL=classic",
     KafkaError.FENCED_INSTANCE_ID: "another process is using the INSTANCE_ID {instance_id!r}. "
     f"{OWN_ID}",
     KafkaError.UNRELEASED_INSTANCE_ID: "another process is using the INSTANCE_ID "
     f"{{instance_id!r}}, or its session has not ended in time. {OWN_ID}",
 }
-# The group no longer counts this member among its own: what it owned may have another owner.
+# The group has expelled this member: what the member owned may have another owner.
 EXPELLED = {
     KafkaError.UNKNOWN_MEMBER_ID,
     KafkaError.FENCED_INSTANCE_ID,
@@ -81,18 +81,18 @@ class Judge:
     def __init__(self, settings: Settings, instance_id: str) -> None:
         self._settings, self._instance_id = settings, instance_id
         self._fenced_at: list[float] = []
-        self._since: dict[int, float] = {}  # when an error was first seen that may pass by itself
+        self._since: dict[int, float] = {}  # when errors that may pass by themselves first came
         self._patience_s = {
             KafkaError.INCONSISTENT_GROUP_PROTOCOL: settings.session_timeout_s + SESSION_MARGIN_S,
             KafkaError.UNRELEASED_INSTANCE_ID: TWIN_SESSION_MAX_S,
         }
 
     def joined(self) -> None:
-        """The group has taken this member in: errors that may pass have passed."""
+        """The group has accepted this member: errors that may pass by themselves have passed."""
         self._since.clear()
 
     def judge(self, error: KafkaError, now: float) -> Judged:
-        """`now`: time.monotonic()."""
+        """Judge an error. `now`: time.monotonic()."""
         code = cause(error)
         if code not in ADVICE:
             return Judged(code, None)
@@ -107,7 +107,7 @@ class Judge:
 
 
 def advised(settings: Settings, error: KafkaError, instance_id: str = "") -> GroupError | None:
-    """The error that ends the worker; None if no person need correct anything."""
+    """The error that ends the worker; None if nobody has to correct anything."""
     advice = ADVICE.get(cause(error))
     if advice is None:
         return None

@@ -5,20 +5,20 @@ callbacks answer with an empty list: the group counts the partitions as this mem
 librdkafka has nothing to fetch. `tests/unit/streams/test_group_member.py` and
 `tests/integration/test_group.py` pin what this relies on:
 
-- confluent-kafka unassigns by itself after a callback that has made no such call. In a revocation
-  `incremental_assign([])` is that call. It changes nothing: the release stays pending, heartbeats
-  go on, and `incremental_unassign([])` lets go later.
-- While a release is pending, librdkafka assigns nothing, and does not report a loss. Its member ID
-  changes if the group has expelled it: the classic protocol then gives another one.
-- librdkafka's main thread, which sends the heartbeats, may sleep for a second. A call wakes it, and
-  then the next heartbeat is on time, from which a member hears of a rebalance. With the protocol
+- confluent-kafka unassigns by itself after a callback that has neither assigned nor unassigned. So
+  at a revocation we call `incremental_assign([])`, which changes nothing: the release stays
+  pending, heartbeats go on, and `incremental_unassign([])` lets go later.
+- While a release is pending, librdkafka assigns nothing, and does not report a loss. The member ID
+  does change if the group has expelled it: the classic protocol then gives it another one.
+- librdkafka's main thread, which sends the heartbeats, may sleep for a second. A call wakes it, so
+  that the next heartbeat, by which a member hears of a rebalance, is on time. With the protocol
   `consumer` the brokers choose the interval (5 s); there `subscribe` sends a heartbeat at once.
 - `close` serves rebalances that are still queued. If there are two, confluent-kafka's call in the
   second one waits for a librdkafka that has already ended, and holds the interpreter's lock for
   ever. So a member first unsubscribes, and polls until nothing is queued. A consumer that is
-  dropped, and not closed, runs no callback and does not leave.
-- The classic protocol joins at most once per second. A release that comes sooner than that after
-  the revocation leaves the partitions without an owner until then.
+  dropped without being closed runs no callback and does not leave.
+- The classic protocol joins at most once per second. If a release comes within a second after the
+  revocation, the partitions have no owner for the rest of that second.
 
 All methods are called by the group's thread. Callbacks run inside `poll` and must not wait.
 """
@@ -45,13 +45,13 @@ METADATA_MS = 30_000  # how late a change of the topic is noticed
 SOCKET_TIMEOUT_MS = 10_000
 RECONNECT_MAX_MS = 1_000
 REBALANCE_TIMEOUT_MIN_S = 10.0
-LOG_LEVEL = 2  # librdkafka's own lines, critical ones only: it logs each attempt to connect
-SETTLE_S = 1.0  # of polling until nothing is queued; it takes a millisecond
+LOG_LEVEL = 2  # only librdkafka's critical lines: it would log each attempt to connect
+SETTLE_S = 1.0  # the limit for polling until nothing is queued; it usually takes a millisecond
 CLOSE_NAME = "group-close"
 
 
 def rebalance_timeout_s(settings: Settings) -> float:
-    """How long the group waits for a member to let go what it has revoked."""
+    """How long the group waits for a member to let go of what was revoked."""
     return max(REBALANCE_TIMEOUT_MIN_S, settings.session_timeout_s)
 
 
@@ -123,7 +123,7 @@ class Member:
         return None if message is None else message.error()
 
     def is_expelled(self) -> bool:
-        """Wake librdkafka, and see whether the group has expelled this member since."""
+        """Wake librdkafka; True if the group has expelled this member since the last call."""
         if self._expedites:
             try:
                 self._subscribe()
@@ -133,7 +133,7 @@ class Member:
         return bool(before) and before != self._id
 
     def let_go(self) -> None:
-        """Let go what was revoked."""
+        """Let go of what was revoked."""
         self._consumer.incremental_unassign([])
 
     def commit(self, offsets: Mapping[Place, Committed]) -> None:
@@ -145,7 +145,7 @@ class Member:
         self._consumer.commit(offsets=places, asynchronous=True)
 
     def close(self) -> None:
-        """Leave the group, unless the member is to keep its place in it. This may wait.
+        """Leave the group, unless the member is to keep its place in it. This may block.
 
         Only a static member of the classic protocol can keep it: one whose INSTANCE_ID was given.
         """

@@ -1,9 +1,9 @@
 """What a worker asks Kafka when it opens partitions: commits, and where the logs begin and end.
 
 The member's own consumer cannot ask without keeping its thread from rebalances. So a second
-consumer, which never joins, asks for the commits, in a thread of its own. An admin client cannot:
-its `list_consumer_group_offsets` crashes the process while the brokers have no coordinator
-(confluent-kafka 2.16). It asks for the rest.
+consumer, which never joins, asks for the commits, in a thread of its own. An admin client asks for
+the rest. It cannot also ask for the commits: its `list_consumer_group_offsets` crashes the process
+while the brokers have no coordinator (confluent-kafka 2.16).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 QUIET = {"client.id": "read-states-questions", "log_level": 0, "error_cb": lambda _error: None}
-TIMEOUT_S = 5.0  # of one question; its owner asks again
+TIMEOUT_S = 5.0  # of one question; whoever asked it tries again
 
 
 class Questions:
-    """See the module. Each method raises TimeoutError if the brokers do not say within TIMEOUT_S.
+    """See the module. Each method raises TimeoutError if no answer comes within TIMEOUT_S.
 
-    What a person must correct goes to `refuse` as well. The clients are made when the first
+    Errors that a person must correct go to `refuse` as well. The clients are made when the first
     question is asked.
     """
 
@@ -60,7 +60,7 @@ class Questions:
         return await self._answer(self._log_ranges, list(places))
 
     async def check_topic(self) -> None:
-        """Refuse if the topic of updates is gone, or was replaced by another of its name."""
+        """Refuse if the topic of updates is gone, or was replaced by another of the same name."""
         await self._answer(self._check_topics, [Place(self._settings.updates_topic, 0)])
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Kafka's requests and responses as bytes: only those that the reader and its login need.
 
-The versions are those before "flexible" ones. Brokers from Kafka 2.3 on take them, and Kafka 4
-does, too. A response that is not what its request promises raises ProtocolError.
+The versions are older than the "flexible" ones; brokers take them from Kafka 2.3 on, Kafka 4 too.
+A response that does not have the form of an answer to its request raises ProtocolError.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CLIENT_ID = b"read-states-reader"
 FETCH, METADATA, SASL_HANDSHAKE, SASL_AUTHENTICATE = 1, 3, 17, 36
 VERSIONS = {FETCH: 11, METADATA: 7, SASL_HANDSHAKE: 1, SASL_AUTHENTICATE: 1}
 READ_COMMITTED = 1
-NO_EPOCH = -1  # of a leader: the broker compares none, so a topic that is made anew is no error
+NO_EPOCH = -1  # the broker compares no leader epochs, so a topic that is made anew is no error
 LENGTH_BYTES = 4  # in front of every request and response
 
 NONE = 0
@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 
 class ProtocolError(ReadStatesError):
-    """A broker, or something else at its address, answered in another language than Kafka's."""
+    """A broker, or something else at its address, did not answer as Kafka's protocol says."""
 
 
 class Wanted(NamedTuple):
@@ -91,7 +91,7 @@ class Broker(NamedTuple):
 
 
 class TopicMetadata(NamedTuple):
-    """The brokers, and the leaders of a topic's partitions as far as there are any."""
+    """The brokers, and the leaders of a topic's partitions that have one."""
 
     brokers: dict[int, Broker]
     error: int
@@ -189,7 +189,7 @@ def _read_metadata(data: memoryview) -> TopicMetadata:
     _controller, at = _read_int(data, at)
     topics, at = _read_int(data, at)
     if topics != 1:
-        raise struct.error(f"it speaks of {topics} topics")
+        raise struct.error(f"it has {topics} topics, not 1")
     (error,) = struct.unpack_from(">h", data, at)
     _topic, at = _read_text(data, at + 2)
     count, at = _read_int(data, at + 1)  # after "is internal"

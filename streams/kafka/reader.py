@@ -2,19 +2,19 @@
 
 The thread waits for all brokers at once (`fetches.py`, `fetch_link.py`). What a fetch brought stays
 as bytes until there is room for its records; then `record_batches.py` makes records of it. When all
-its bytes were taken, the partition is fetched again. These rules hold:
+its bytes have been taken, the partition is fetched again. These rules hold:
 
 - F1. A partition's batches come in order and leave no offset out: each begins where the one before
-  it ended, and the first where `start` said. A fetch counts only if it asked for that position.
+  it ended, and the first where `start` said. A fetch counts only if it asked for that next offset.
 - F2. After `stop`, or another `start`, nothing of the earlier reading reaches `put`.
 - F3. What is delivered is bounded: no more than `wants` says, less what is on its way to `put`, and
   TAKEN_BYTES_MAX in one poll. Only the record that reaches such a limit may exceed it.
-- F4. What is fetched is bounded: if over BUFFERED_BYTES_MAX wait for room, what waits is dropped,
-  and fetched again later. At most UNPACKED_BATCHES_MAX batches wait in unpacked form.
-- F5. No failure of a broker ends the reading, and no broker waits for another one. What a broker
-  says of the log itself does: the next record is gone, or may not be read.
+- F4. What is fetched is bounded: what waits for room beyond BUFFERED_BYTES_MAX is dropped, and
+  fetched again later. At most UNPACKED_BATCHES_MAX batches wait in unpacked form.
+- F5. No failure of a broker ends the reading, and no broker waits for another. Reading ends only if
+  a broker says that the next record is gone, or may not be read.
 
-`start`, `stop` and `look` take effect at once, also while a fetch waits at the broker.
+`start`, `stop` and `look` take effect at once, even while a fetch waits at the broker.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 TAKEN_BYTES_MAX = 4 << 20  # of records in one poll
 POLLS_AHEAD = 4  # polls that the event loop has not taken yet; no further one is made
 BUFFERED_BYTES_MAX = 64 << 20  # fetched, and not taken yet
-UNPACKED_BATCHES_MAX = 2  # of the largest size, that wait for room in unpacked form
-DAMAGED_PAUSE_S = 0.05  # before a damaged batch is fetched again; grows with each time
+UNPACKED_BATCHES_MAX = 2  # batches of the largest size that may wait, unpacked, for room
+DAMAGED_PAUSE_S = 0.05  # before a damaged batch is fetched again; grows each time
 DAMAGED_PAUSE_MAX_S = 5.0
 HELD_BACK_S = 0.01  # after which `wants` is asked again, if nobody calls `look`
 CLOSE_TIMEOUT_S = 2.0
@@ -56,8 +56,8 @@ class Reader:
     """See the module. Its public methods are called on the event loop.
 
     `put` is called on the loop with each poll, and `refuse` with an error that ends the worker.
-    `wants` is called in the thread: how many bytes of a partition may be delivered now. It counts
-    what `put` has had; the reader itself subtracts what is on its way there.
+    `wants` is called in the thread, and says how many bytes of a partition may be delivered now. It
+    counts what has reached `put`; the reader itself subtracts what is on its way there.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Reader:
             self._command(partial(self._fetches.end, reading))
 
     def end(self, number: int) -> int | None:
-        """Up to where a partition may be read: open transactions are beyond it. None: not known."""
+        """The end of what may be read (open transactions follow); None if it is not known yet."""
         reading = self._started.get(number)
         return None if reading is None else reading.last_stable
 
@@ -156,12 +156,12 @@ class Reader:
             self._wake()
 
     def _command(self, command: Callable[[], None]) -> None:
-        """Have it called in the thread; from any thread."""
+        """Have a command called in the reader's thread; any thread may do so."""
         self._commands.append(command)
         self._wake()
 
     def _wake(self) -> None:
-        """End the thread's wait; from any thread."""
+        """End the wait of the reader's thread; any thread may do so."""
         if not self._is_woken:
             self._is_woken = True
             with contextlib.suppress(OSError):  # it is closed
@@ -197,7 +197,7 @@ class Reader:
         self._waker.close()
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
-        """Call it on the event loop, unless that has ended."""
+        """Call a function on the event loop, unless the loop has ended."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)
 
@@ -206,7 +206,7 @@ class Reader:
         return self._wants(reading.number) - (reading.sent_bytes - reading.arrived_bytes)
 
     def _deliver(self) -> float:
-        """Hand a poll to the loop if there is one; returns when there may be more.
+        """Hand a poll to the loop if there is one; returns the time at which to call this again.
 
         Partitions take turns: one that is not emptied goes behind the others.
         """
@@ -266,7 +266,7 @@ class Reader:
         self._fetches.full.pop(reading.number, None)
 
     def _bound(self) -> None:
-        """Drop what waits for room, as far as it is too much (F4)."""
+        """Drop as much of what waits for room as exceeds the limits (F4)."""
         unpacked_max = UNPACKED_BATCHES_MAX * self._limits.unpacked_bytes_max
         full: list[tuple[Reading, FetchedBatches]] = [
             (r, r.batches) for r in self._fetches.full.values() if r.batches is not None

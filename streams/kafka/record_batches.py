@@ -1,12 +1,12 @@
-"""Reads what a broker sent of a partition: record batches as bytes, and records as they are taken.
+"""Keeps fetched record batches as bytes, and reads their records only when these are taken.
 
 - A batch is unpacked, within the unpacker's limit, only when its first record is taken.
 - A batch that cannot be read becomes one `UnreadBatch`. Whether it can be read depends on its bytes
   alone: it is checked as a whole, so every owner who reads the log sees the same records.
-- A wrong checksum may be damage on the way, so `is_damaged` asks for the bytes again. With
-  `distrust`, such a batch becomes an `UnreadBatch` if it is the one at the position.
+- A wrong checksum may come from damage in transit, so `is_damaged` says to fetch the bytes again.
+  With `distrust`, such a batch becomes an `UnreadBatch` if it is the one at the position.
 - Aborted transactions and control records are skipped. `position` moves past everything skipped,
-  also past the offsets that compaction has emptied.
+  even past the offsets that compaction has emptied.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from .delivery import MESSAGE_BYTES_MAX
 
 WORK_BYTES_MAX = 4 << 20  # unpacked for one `take`; the batch that reaches it is the last
 UNREAD_BYTES_MAX = MESSAGE_BYTES_MAX + 1  # kept of an unread batch; a longer dead letter is cut
-# How many times its size a batch may have unpacked to before it proved to be none. A codec's format
-# allows no more.
+# How many times its own size a batch can unpack to, by codec, before it turns out to be unreadable:
+# the codec's format allows no more.
 EXPANSION = {unpack.GZIP: 1032, unpack.SNAPPY: 32, unpack.LZ4: 255, unpack.ZSTD: 32 << 10}
 
 FORMAT = 2  # of batches, since Kafka 0.11; the older ones are not read, and Kafka 4 has none
 CODEC, APPEND_TIME, TRANSACTIONAL, CONTROL = 0x07, 0x08, 0x10, 0x20  # bits of the attributes
 CODECS = range(5)  # none, gzip, snappy, lz4, zstd
 ABORT = 0  # the type of a control record that ends an aborted transaction
-LENGTH_END = 12  # offset and length, which the length leaves out
+LENGTH_END = 12  # where the offset and the length end; the length counts what follows
 FORMAT_AT = 16
 CODEC_AT = 22  # the lower byte of the attributes
-CHECKED_FROM = 21  # where the bytes begin that the checksum is of
+CHECKED_FROM = 21  # where the bytes that the checksum covers begin
 RECORDS_AT = 61
 _HEAD = struct.Struct(">qiibIhiqqqhii")
 _LENGTH = struct.Struct(">qi")
@@ -73,8 +73,8 @@ class Taken(NamedTuple):
 class FetchedBatches:
     """The batches of one fetch of one partition, from `position` on.
 
-    `last_stable`: where the readable log ended then. `done` is set when nothing more is to be
-    taken: because the bytes are at their end, or because the next batch `is_damaged`.
+    `last_stable`: where the readable log ended at the time of the fetch. `done` is set when nothing
+    more is to be taken: because no bytes are left, or because the next batch `is_damaged`.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class FetchedBatches:
 
     @property
     def size_bytes(self) -> int:
-        """What the memory holds for this fetch."""
+        """How many bytes of memory this fetch takes."""
         return len(self._raw) + self.unpacked_bytes
 
     def take(self, records_max: int, bytes_max: int) -> Taken:
@@ -132,7 +132,7 @@ class FetchedBatches:
                 self.position = found[-1].offset + 1
         self.done = self.is_damaged or (self._open is None and self._at >= len(self._raw))
         if self.done and self.position == self._start:
-            self.is_damaged = True  # nothing of it is wanted: do not ask for the same at once
+            self.is_damaged = True  # none of it is wanted: do not fetch the same again at once
         return Taken(records, unread, size)
 
     def forget_unpacked(self) -> None:
@@ -143,7 +143,7 @@ class FetchedBatches:
     def _begin(self) -> bool:
         """Open the next batch, or skip it; False if there is none or it is damaged.
 
-        Raises MalformedBatch or UnpackError if it cannot be read; `_at` is behind it then.
+        Raises MalformedBatch or UnpackError if it cannot be read; `_at` is then after it.
         """
         begin = self._at
         if len(self._raw) - begin < LENGTH_END:
@@ -169,7 +169,7 @@ class FetchedBatches:
             self._open_last = self._believable(head)
             raise MalformedBatch("its checksum is wrong, however often it is fetched")
         if self._open_last < self.position:
-            return True  # the broker sent what is before the position: nothing of it is wanted
+            return True  # the batch is before the position: none of it is wanted
         if self._is_skipped(head, raw) or head.records == 0:  # compaction leaves empty batches
             self.position = max(self.position, self._open_last + 1)
             return True
@@ -179,7 +179,7 @@ class FetchedBatches:
     def _unpack(self, head: BatchHead, raw: bytes) -> None:
         codec, data, begin = head.attributes & CODEC, raw, RECORDS_AT
         if codec not in CODECS:
-            raise UnpackError(f"its codec has the number {codec}, which nobody knows")
+            raise UnpackError(f"its codec has the number {codec}, which is unknown")
         if codec:
             data, begin = self._unpacker.unpacked(codec, memoryview(raw)[RECORDS_AT:]), 0
             self.unpacked_bytes = len(data)
@@ -203,7 +203,7 @@ class FetchedBatches:
         return bool(head.attributes & TRANSACTIONAL) and head.producer in self._aborted
 
     def _unread(self, raw: bytes, exc: Exception) -> UnreadBatch:
-        """Takes the place of the batch before `_at`."""
+        """Return what takes the place of the batch before `_at`."""
         (first,) = struct.unpack_from(">q", raw)
         last = max(self._open_last, self.position)
         self.position = last + 1
@@ -218,7 +218,7 @@ class FetchedBatches:
         )
 
     def _wasted(self, raw: bytes, exc: Exception) -> int:
-        """At most so many bytes were unpacked of a batch that cannot be read."""
+        """The most bytes that may have been unpacked from a batch that cannot be read."""
         most = self._unpacker.bytes_max
         if isinstance(exc, BatchTooLargeError):
             return most
@@ -226,7 +226,7 @@ class FetchedBatches:
         return min(most, len(raw) * EXPANSION.get(codec, 1))
 
     def _believable(self, head: BatchHead) -> int:
-        """The last offset of a batch whose header may be wrong: before the next one's first."""
+        """The last offset of a batch whose header may be wrong; the next batch begins after it."""
         last = self._open_last
         if head.last_delta < 0 or last >= self.last_stable:
             last = max(head.first, self.position)
