@@ -6,7 +6,7 @@
    Kafka lost data. A partition without a commit begins at the epoch's first offset.
 3. Open the table file, closed clean or left by a process that died. It is used if its position is
    not below the committed offset or the log's start, nor above the log's end; otherwise it is
-   dropped. A thread does that, because the whole file is read: other partitions go on.
+   dropped. A thread does that, because the whole file is read; meanwhile other partitions go on.
 4. Start at the table's position, or else at the committed offset; dirty users in the table hold
    the committed offset.
 5. Queries wait until the partition has passed the last owner's position, if a clean handover left
@@ -71,7 +71,7 @@ class Opener:
         self._look_ups: set[asyncio.Task[None]] = set()  # the loop keeps no reference to them
 
     async def open(self, number: int, wanted: Callable[[], bool]) -> OwnedPartition | None:
-        """Open a partition; None if it is not wanted any more when its place in Kafka is known.
+        """Open a partition; None if it is no longer wanted once its place in Kafka is known.
 
         Raises EarlierEpochError, DataLossError, ConfigError: all mean "refuse to start".
         """
@@ -107,7 +107,7 @@ class Opener:
         return await future
 
     async def _look_up_asked(self) -> None:
-        """Look up, in one go, what was asked for until the loop comes to this."""
+        """Look up, in one go, everything that was asked for before this task began to run."""
         asked, self._asked = self._asked, {}
         try:
             places = await self._places(sorted(asked))
@@ -130,7 +130,7 @@ class Opener:
             number, (start, end) = update.partition, ranges[update]
             first = self._epoch.first_offsets[number]
             offset, metadata = committed.get(update, (max(start, first), ""))
-            # Step 2. Refuse to fold what must not be folded, and to hide a loss.
+            # Step 2. Refuse commits that would fold an earlier epoch again, or hide a loss.
             check_epoch(update, offset, first, self._epoch.epoch)
             check_commit(update, offset, start, end)
             queries_start, queries_end = ranges[query]
@@ -141,7 +141,7 @@ class Opener:
     # -- steps 3 to 5 -------------------------------------------------------------------------
 
     def _open_file(self, number: int, place: Place, dirty_since_ms: int) -> tuple[TableFile, int]:
-        """The table file, and the newest version in it; in a thread."""
+        """Open the table file, and find the newest version in it. This runs in a thread."""
         file = self._tables.open(
             number,
             committed=place.committed,

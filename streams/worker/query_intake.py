@@ -8,9 +8,9 @@ metadata, because a client may create the topic just before its first query.
 Q1: an owner finishes a query once: with a reply, with an error, or without an answer after its
     deadline. Only then is its offset released for the commit.
 Q2: nothing goes out at a query's deadline or after it. A deadline that follows from the timestamp
-    counts by the broker's clock, however wrong ours is (`broker_clocks.py`).
-Q3: a reply is the fold of the log at the reply's version; so is a delta, added to the read states
-    as of `since_version`.
+    is measured by the broker's clock, however wrong ours is (`broker_clocks.py`).
+Q3: a reply is the fold of the log at the reply's version. A delta gives the same once it
+    is added to the read states as of `since_version`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class QueryIntake:
         self._tasks: set[asyncio.Task[None]] = set()  # the loop keeps no reference to them
         self._no_address_logged = 0.0
         self._expired_logged = -EXPIRED_LOG_S
-        self._expired = 0  # since then
+        self._expired = 0  # since that log line
 
     # -- taking -------------------------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class QueryIntake:
         headers: Headers,
         taken_ns: int,
     ) -> None:
-        """Ask the cluster for a reply topic not seen before, then read or drop the query."""
+        """Ask the cluster about a reply topic not seen before, then read or drop the query."""
         incarnation = owned.partition.incarnation
         try:
             for _ in range(TOPIC_LOOKUPS_MAX):
@@ -248,11 +248,11 @@ class QueryIntake:
     # -- ending -------------------------------------------------------------------------------
 
     def answer(self, query: Query, answer: Answer, hit: bool) -> None:
-        """Effect of a partition: reply with its part of the fold."""
+        """Reply with a partition's answer; the partition asks for this through `Effects`."""
         get, bytes_max = query.get, self._settings.reply_bytes_max
         body = encode_reply(get.user_id, answer, get.mentions)
         if len(body) > bytes_max:
-            # `limit` allows fewer read states than it says, so a page is made to fit.
+            # A page may have fewer read states than `limit` says, so it is cut to fit.
             page = None if get.limit is None else shortened(answer, body, bytes_max)
             if page is None:
                 limit = limit_that_fits(body, bytes_max)
@@ -269,7 +269,7 @@ class QueryIntake:
         self._finish(query, "hit" if hit else "miss")
 
     def refuse(self, query: Query, code: str, text: str, limit: int | None = None) -> None:
-        """A partition's effect: reply with an error."""
+        """End a query: reply with an error."""
         user_id, deadline_ms = query.get.user_id, query.deadline_ms
         self._replies.error(query.address, query.key, user_id, code, text, limit, deadline_ms)
         self._finish(query, "error")

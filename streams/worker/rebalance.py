@@ -1,8 +1,8 @@
 """How a worker takes partitions, hands them over, and closes those that it lost.
 
-The group changes owners by partition: it assigns some, wants some back, and leaves the others
-alone. Each partition of this worker has a task of its own, its tenure, so that a change of one
-never makes another one wait.
+The group changes owners partition by partition: it assigns some, wants some back, and leaves the
+others alone. Each partition of this worker has a task of its own, its tenure, so that a change of
+one never makes another wait.
 
 Taking a partition, after `opening.py` has opened it in steps 1-5:
  6. read its updates and queries;
@@ -10,34 +10,34 @@ Taking a partition, after `opening.py` has opened it in steps 1-5:
     answered and nothing is written out.
 
 Handing partitions over, when the group wants them back, and at shutdown:
- 0. go on: fold, answer, and write out what is dirty, without waiting for FLUSH_DELAY_S. At a
-    revocation for LET_GO_AFTER_S, in which the group waits anyway; at shutdown within
-    HANDOVER_TIMEOUT_S, until little is left;
- 1. read no more updates; fold, answer and write out the rest, at a revocation within
-    REVOKED_DRAIN_S, at shutdown within HANDOVER_TIMEOUT_S, until the others that leave with this
-    partition are done, too: the group lets them go together, and nobody serves what was closed;
+ 0. go on: fold, answer, and write out what is dirty, without waiting for FLUSH_DELAY_S. This lasts
+    LET_GO_AFTER_S at a revocation, because the group waits that long anyway, and at shutdown until
+    little is left, at most HANDOVER_TIMEOUT_S;
+ 1. read no more updates; fold, answer and write out the rest (for at most REVOKED_DRAIN_S at a
+    revocation, HANDOVER_TIMEOUT_S at shutdown) until the others that leave with this partition are
+    done, too: the group lets them go together, and nobody serves one that is closed earlier;
  2. take nothing more, and commit the watermark, with the position reached, as clean;
  3. close the table cleanly, with the position from which a later run may continue. Changes that
     were not written out in time stay dirty in the table, and the commit stays below them;
  4. release the partition: only now may the group give it to another owner.
 
 A partition that is lost is closed at once and commits nothing: it may have another owner already.
-What is given back in step 0 goes on as if nothing had happened. Later, it is closed first and then
-opened anew, without having been released.
+One that is given back in step 0 goes on as if nothing had happened. One that is given back later is
+closed first and then opened anew, without having been released.
 
 R1: a partition is opened and closed by its tenure alone, so it is never open twice.
-R2: no query is answered, and nothing written out, before a commit of this owner says `live` (P8).
+R2: no query is answered and nothing is written out before a commit of this owner says `live` (P8).
 R3: a position that a commit calls `clean` is never behind one that any owner may have answered
     from, even if an owner leaves before it has caught up with its predecessor.
 R4: a member may commit any partition, so an owner fences itself: it commits a partition only while
     it is open, and releases it only when it is closed. Kafka fences those that it expelled: their
     commits do not count. A write of another owner does no harm (its timestamp is its version). So
-    two owners in the same second, of which the first was expelled and does not know it, can neither
-    lose an update nor apply one twice.
+    if there are two owners for a moment, because the first was expelled and does not know it, they
+    can neither lose an update nor apply one twice.
 R5: a table may be ahead of the position from which it continues, and of the metadata, if its owner
     could not commit; its content is shown only after the log has been folded that far.
 R6: an ownership ends once: by its release, by its loss, or by the end of the membership. What was
-    lost while its release was pending is not released, and what was given back is not either.
+    lost or given back while its release was pending is not released.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ from .tables import Tables
 
 log = logging.getLogger(__name__)
 
-LET_GO_AFTER_S = 1.1  # librdkafka takes about as long until it can pass a partition on
-REVOKED_DRAIN_S = 0.3  # of the rest: nobody folds the partition's updates meanwhile
+LET_GO_AFTER_S = 1.1  # librdkafka needs about this long before it can pass a partition on
+REVOKED_DRAIN_S = 0.3  # for the rest: meanwhile nobody folds the partition's new updates
 EARLY_WRITE_OUT_UNTIL_AGE_S = 0.3  # a shutdown's step 0 ends when no change is older than this
-LIVE_RETRY_S = 0.05  # after a failed commit: queries wait for the first one
+LIVE_RETRY_S = 0.05  # after a failed commit: queries wait for the first commit
 POLL_INTERVAL_S = 0.005
 
 
@@ -75,7 +75,7 @@ class Departure:
 
 
 class Tenure:
-    """What this worker has of one partition."""
+    """This worker's ownership of one partition, until it is no longer wanted."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -104,7 +104,7 @@ class Tenure:
 
 
 class Rebalancer:
-    """Owns the partitions of a `Partitions`; the `Owner` whom a membership tells of changes.
+    """Owns the partitions of a `Partitions`; it is the `Owner` that a membership tells of changes.
 
     `refuse` is called with an error that ends the worker.
     """
@@ -199,7 +199,7 @@ class Rebalancer:
             self._refuse(exc)
         tenure.departure.waiting.discard(tenure.number)
         del self._tenures[tenure.number]
-        # Step 4. Release it (R6); the group ignores that if it does not wait for it.
+        # Step 4. Release it (R6); the group ignores a release for which it is not waiting.
         self._member.release({tenure.number})
         metrics.REBALANCE_SECONDS.observe(time.monotonic() - tenure.since)
 
@@ -222,7 +222,7 @@ class Rebalancer:
             await self._go_live(tenure, owned)
         else:
             self._end(owned)
-        while partition.incarnation >= 0:  # until `_end`, also by `lost`
+        while partition.incarnation >= 0:  # until `_end`, which `lost` calls, too
             await tenure.unwanted.wait()
             if await self._is_given_back(tenure, owned):
                 continue

@@ -1,21 +1,21 @@
 """`readstates worker --supervise`: starts the worker again when it dies, and is quiet otherwise.
 
-How it works: the supervisor is a process with one child, the worker, and with all modules of the
-worker, whose import takes most of a start: the child is a fork, so it does not import them again.
-The supervisor sleeps in `sigwait` until a signal comes, and does one thing for it:
+How it works. The supervisor imports all modules of the worker, which takes most of a start. Its one
+child, the worker, is a fork, so it does not import them again. The supervisor sleeps in `sigwait`
+until a signal comes, and then does one thing:
 
 - The worker died: start it again, the first time at once, then after a pause that doubles from
   PAUSE_MIN_S to PAUSE_MAX_S until a worker lives for HEALTHY_S. One line of the log says why.
 - The worker ended with 0, or refused its settings (USAGE): end with the same status. Flags and
-  environment cannot change while the supervisor runs, so trying again would be of no use. Every
-  other refusal is tried again: its reason is outside (a database or a broker is away, a topic is
-  missing), and once that is corrected, nobody has to start each worker by hand.
+  environment cannot change while the supervisor runs, so trying again would be of no use. After any
+  other refusal, the worker is started again: the reason lies elsewhere (a database or a broker is
+  away, a topic is missing), and once it is corrected, nobody has to start each worker by hand.
 - SIGTERM, SIGINT or SIGHUP came: pass it on, and end when the worker has ended. A worker that has
   not ended KILL_MARGIN_S after its own time limit is killed.
-- Another child died: it was adopted, as process 1 of a container has to, and is reaped.
+- Another child died: reap it. Process 1 of a container has to adopt children like this one.
 
-No worker survives its supervisor: it holds the reading end of a pipe whose other end the system
-closes when the supervisor ends, even by SIGKILL. Then the worker shuts down as after SIGTERM.
+No worker survives its supervisor. The worker reads from a pipe whose other end the system closes
+when the supervisor ends, even by SIGKILL. Then it shuts down as after SIGTERM.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 PAUSE_MIN_S = 1.0
 PAUSE_MAX_S = 30.0
 HEALTHY_S = 10.0  # longer than a start takes
-KILL_MARGIN_S = 5.0  # with SHUTDOWN_TIMEOUT_S below the 30 s after which platforms kill
+KILL_MARGIN_S = 5.0  # SHUTDOWN_TIMEOUT_S plus this is below the 30 s after which platforms kill
 USAGE = 2  # the exit status after settings that cannot be used
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -61,7 +61,7 @@ class Supervisor:
         passed_on = [number for number in PASSED_ON if signal.getsignal(number) != signal.SIG_IGN]
         watched: list[int] = [*passed_on, signal.SIGCHLD, signal.SIGALRM]
         signal.pthread_sigmask(signal.SIG_BLOCK, watched)
-        for number in watched:  # some systems drop a signal without a handler, even if it waits
+        for number in watched:  # some systems drop a signal without a handler, even a pending one
             self._handlers[number] = signal.signal(number, lambda *_: None)
         self._start()
         while self._status is None:
@@ -108,7 +108,7 @@ class Supervisor:
                 self._ended(os.waitstatus_to_exitcode(status))
 
     def _ended(self, status: int) -> None:
-        """Judge how the worker ended; below 0: by that signal."""
+        """Judge how the worker ended. A status below 0 is minus the signal that ended it."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         if self._passed_on:
             before_it_could_handle_it = -status in self._passed_on
@@ -131,7 +131,7 @@ class Supervisor:
             self._start()
 
     def _time_is_up(self) -> None:
-        """Of a pause, or of a worker that was told to end."""
+        """Start the worker after a pause, or kill one that was told to end and has not."""
         if not self._pid:
             self._start()
         elif self._passed_on:
@@ -149,12 +149,12 @@ class Supervisor:
 
 
 def pause_after(deaths: int) -> float:
-    """Seconds until the next start, after so many deaths in a row before this one."""
+    """Seconds from a death to the next start; `deaths` is how many came before it in a row."""
     return min(PAUSE_MAX_S, PAUSE_MIN_S * 2 ** min(deaths - 1, 32)) if deaths else 0.0
 
 
 def _as_of_a_shell(status: int) -> int:
-    """The exit status of a process that ended like the worker; 128 and the signal's number."""
+    """The exit status that a shell would give the worker; for a signal, 128 plus its number."""
     return status if status >= 0 else 128 - status
 
 
