@@ -15,8 +15,8 @@ from readstates.schemas.wire import decode_update, encode_update, key_bytes
 from .connection import Connection, QueryError
 
 DEADLINE_S = 5.0
-# Read states that `get` asks for at once. So many fit in a reply, with 19-digit IDs and the default
-# REPLY_BYTES_MAX; with many mentions they may not, and then the service says how many do.
+# Read states that `get` asks for at once. With 19-digit IDs and the default REPLY_BYTES_MAX, this
+# many fit in a reply. With many mentions fewer may fit, and then the service says how many.
 PAGE_STATES = 2000
 
 
@@ -24,9 +24,9 @@ class Client:
     """Publishes updates and asks queries for any number of users; a process needs only one client.
 
     `bootstrap`: brokers, `host:port,…`. `reply_topic`: the topic that gets the replies; the
-    service's REPLY_TOPICS must allow its name. It must exist, or `create_reply_topic` creates it
-    with one partition. `topic_prefix`: that of the service. `config`: more librdkafka settings, for
-    TLS and logins.
+    service's REPLY_TOPICS must allow its name. It must exist, unless `create_reply_topic` is set:
+    then it is created, with one partition. `topic_prefix`: that of the service. `config`: more
+    librdkafka settings, for TLS and logins.
 
     Use it as an async context manager, or call `start` and `close`; all on one event loop.
     """
@@ -91,17 +91,17 @@ class Client:
         all read states that the user has; with `channel_ids=[]` it has nothing else.
 
         Without `limit`, the client asks for as many pages as it takes and returns one reply. Each
-        page is of its own moment. The reply has the *first* page's `version`, so that the next
-        `since_version` misses nothing that changed while the pages were read. With `limit` (1 …
-        10,000) it asks for one page, which begins behind `after` (a type and a channel); if more
-        follow, the reply's `next` is the next page's `after`. Whoever reads a user in pieces, by
-        `limit` or by `channel_ids`, goes on with the first piece's `version`, too: with the last
-        one's, a change between two pieces would be missed.
+        page is read at a different moment. The reply has the *first* page's `version`, so that the
+        next `since_version` misses nothing that changed while the pages were read. With `limit` (1
+        … 10,000) it asks for one page, which begins after the type and channel in `after`; if more
+        follow, the reply's `next` is the next page's `after`. If you read a user in pieces, by
+        `limit` or by `channel_ids`, continue with the first piece's `version`, too: with the last
+        piece's, you would miss changes made between the pieces.
 
         `deadline_s`: how long to wait for each page. A page costs a round trip through Kafka;
         queries do not wait for each other. Raises QueryError if the service answers with an error,
         TimeoutError if no reply comes in time (is a worker running?), and BufferError if the
-        producer's queue is full (ask less at once).
+        producer's queue is full (send fewer at once).
         """
         channels = None if channel_ids is None else tuple(channel_ids)
         get = Get(
@@ -125,16 +125,16 @@ class Client:
     async def _get_pages(self, get: Get, deadline_s: float) -> Reply:
         first = page = await self._get_page(get, deadline_s)
         states = list(first.read_states)
-        # The first page decides: were it complete and a later one only a delta, some would miss.
+        # The first page decides: a full page followed by a delta would leave read states out.
         get = replace(get, totals=False, since_version=None if first.full else get.since_version)
         while page.next is not None:
-            limit = max(1, len(page.read_states))  # what has just fitted
+            limit = max(1, len(page.read_states))  # as many as fitted just now
             page = await self._get_page(replace(get, after=page.next, limit=limit), deadline_s)
             states += page.read_states
         return first._replace(read_states=states, next=None)
 
     async def _get_page(self, get: Get, deadline_s: float) -> Reply:
-        """One page; if it is too large for a reply, a smaller one."""
+        """Get one page, or a smaller one if it is too large for a reply."""
         while True:
             try:
                 return await self._connection.ask(get, deadline_s)
@@ -154,7 +154,7 @@ class Client:
         publish many at once rather than one after the other. Raises ValueError for an event that
         the service would refuse (correct it), KafkaException if the brokers did not take it within
         DELIVERY_TIMEOUT_S (publish it again), and BufferError if the producer's queue is full
-        (publish less at once). The methods below raise the same errors.
+        (publish fewer at once). The methods below raise the same errors.
 
         Of the methods' arguments, `read_state_type` is 0 … 255, `flags` 0 … 2^32-1, and
         `last_viewed` is in days. What is None stays as it is.
@@ -177,7 +177,7 @@ class Client:
         """The user has read up to `message_id`; an older one changes nothing.
 
         `if_version`: the version that the device knew, for an ack that the user did not make by
-        hand: it is ignored if the user has marked the channel as unread since.
+        hand. The ack is ignored if the user has marked the channel as unread since.
         """
         more = _given(flags=flags, last_viewed=last_viewed, if_version=if_version)
         return await self.publish(
@@ -196,11 +196,11 @@ class Client:
         flags: int | None = None,
         last_viewed: int | None = None,
     ) -> int:
-        """Set the last read message, also backwards: what follows it is unread.
+        """Set the last read message, even to an older one: what follows it is unread.
 
         `mention_ids`: the unread messages that mention the user, at most 64, each above
-        `message_id`. `mention_count`: how many there are, where their IDs are not known. Give one
-        of them, or neither: then the mentions above `message_id` that the service knows stay.
+        `message_id`. `mention_count`: how many there are, if their IDs are not known. Give one of
+        them, or neither, to keep the mentions above `message_id` that the service knows.
         """
         more = _given(mention_count=mention_count, flags=flags, last_viewed=last_viewed)
         ids = None if mention_ids is None else tuple(mention_ids)
@@ -234,7 +234,7 @@ class Client:
         edit: int = 0,
         read_state_type: int = 0,
     ) -> int:
-        """The user was mentioned in a message. `edit`: the revision of the message that does so."""
+        """The user is mentioned in a message, from its revision `edit` on."""
         event = events.Mention(user_id, channel_id, message_id, read_state_type, edit)
         return await self.publish(event)
 
@@ -247,7 +247,7 @@ class Client:
         edit: int | None = None,
         read_state_type: int = 0,
     ) -> int:
-        """A message no longer mentions the user: from revision `edit` on, or it was deleted."""
+        """A message no longer mentions the user, from revision `edit` on; None: it was deleted."""
         more = _given(edit=edit)
         return await self.publish(
             events.RetractMention(user_id, channel_id, message_id, read_state_type, **more)
@@ -288,7 +288,7 @@ class Client:
     ) -> int:
         """Import a read state: each field keeps the larger value, so nothing newer is lost.
 
-        `mention_count` counts only with a `last_message_id` that is larger than the present one.
+        `mention_count` is used only with a `last_message_id` that is larger than the present one.
         """
         more = _given(
             last_message_id=last_message_id,

@@ -7,7 +7,7 @@ code.
 How it works. Batches join the inbox; `run` takes a slice of updates from it. A slice decodes each
 record and folds it into the table if its user is resident. Otherwise the update is parked with its
 user, and the user is loaded, once; when the rows arrive (`loaded`), the parked updates are folded
-in order and the user's queries answered. Changed users wait in the table's dirty queue until
+in order and the user's queries are answered. Changed users wait in the table's dirty queue until
 `take_writes` hands them out and `written` reports them durable. Every unfinished record holds its
 offset in the watermark. `check` asserts the invariants P1-P8: P1 is kept by inbox.py, P2 by
 loading.py, P4 by waiting_queries.py, P3 and P6-P8 by progress.py, and P5 here:
@@ -154,7 +154,7 @@ class Partition:
 
         A slice has up to `limit` simple updates. Any other update takes longer and counts as
         OTHER_COST, so that a query does not wait longer for the slice's end. Stops early if the
-        table has no room or too much is parked. `clock_ahead_ms`: of our clock before the broker's.
+        table has no room or too much is parked. `clock_ahead_ms`: our clock minus the broker's.
         """
         self.table.now_ms = now_ms & 0xFFFFFFFF
         progress, inbox = self.progress, self.inbox
@@ -314,7 +314,7 @@ class Partition:
             self._outcomes.dead_letter_kept(offset)
 
     def take_writes(self, now_ms: int, delay_ms: int, rows_max: int, dirty_max: int) -> list[Write]:
-        """Users to write out now, see `WriteOut.take`; each ends with a call of `written`."""
+        """Take users to write out now, see `WriteOut.take`; a call of `written` ends each write."""
         return self.write_out.take(self, now_ms, delay_ms, rows_max, dirty_max)
 
     def written(self, write: Write) -> None:
