@@ -25,14 +25,14 @@ FORMS = {  # of settings that become part of a topic's name, a file's name or a 
     "instance_id": re.compile(r"[A-Za-z0-9._-]{0,249}"),
     "cassandra_keyspace": re.compile(r"[a-z][a-z0-9_]{0,47}"),
 }
-# A map of CQL: names and values are simple words in quotes, or numbers, so nothing can end the map.
+# A CQL map of simple words in quotes and numbers, so that no name or value can end the map.
 REPLICATION = re.compile(
     r"\{(?=.*'class')\s*{PAIR}(\s*,\s*{PAIR})*\s*\}".replace(
         "{PAIR}", r"'[\w.-]{1,200}'\s*:\s*('[\w./-]{1,200}'|\d{1,4})"
     ),
     re.ASCII,
 )
-# If a topic has more partitions than this, they share this many times each limit.
+# If a topic has more partitions than this, they get this many times each limit, all together.
 FULL_SHARES = 8
 SHARED = f"If there are over {FULL_SHARES} partitions, they share {FULL_SHARES} times this limit."
 DYNAMIC = "-"  # the value of `instance_id` for a worker without a name
@@ -163,7 +163,7 @@ class Settings:
     )
     slice_updates: int = _limit(
         200,
-        "Acks and mentions applied before queries get a turn; each other update counts as 10.",
+        "Acks and mentions applied before queries get a turn; any other update counts as 10.",
         "updates", 1, 10_000,
     )  # fmt: skip
     reply_bytes_max: int = _limit(
@@ -233,7 +233,7 @@ class Settings:
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, /, **flags: Any) -> Settings:
-        """Flags first (those that are not None), then the environment, then defaults.
+        """Use flags first (those that are not None), then the environment, then defaults.
 
         Raises ConfigError, which names the setting, its value and the values that it may have.
         """
