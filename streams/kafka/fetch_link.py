@@ -42,11 +42,6 @@ class Link(Generic[P]):
         self._is_opening = False
         self._is_closed = False
 
-    @property
-    def is_idle(self) -> bool:
-        """True if a fetch may be sent."""
-        return self.connection is not None and self.asked is None
-
     def open(self, now: float, opened: Callable[[Link[P], Connection | Exception], None]) -> None:
         """Connect in a thread, unless that is under way or too early; it calls `opened`."""
         if self.connection is None and not self._is_opening and now >= self.retry_at:

@@ -19,7 +19,7 @@ from readstates.streams.worker.tables import Tables
 
 from .database import Store
 from .group import Member
-from .log import Reader
+from .kafka import Reader
 from .loop import Killed, Loop
 from .output import DeadLetters, Replies
 

@@ -20,7 +20,7 @@ from readstates.streams.kafka.group_consumer import TopicPartition
 from .checks import Checks, Violation
 from .database import Database
 from .group import Group
-from .log import Log
+from .kafka import Log
 from .loop import Clock
 from .plan import PARTITIONS, TRAFFIC_S, WORKERS_MAX, Plan
 from .traffic import Traffic

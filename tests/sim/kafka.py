@@ -1,4 +1,4 @@
-"""The partitions of topics, and a worker's reader of them."""
+"""The partitions of topics, and what a worker reads of them. The group is in `group.py`."""
 
 from __future__ import annotations
 
