@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from ..errors import ReadStatesError
-from .broker import Connection, closed_quietly, connect
+from .broker import Connection, connect
 from .login import Login
 from .protocol import FETCH, Broker
 
@@ -89,7 +89,7 @@ class Link(Generic[P]):
         self.retry_at = now + self._pause_s
         self._pause_s = min(max(2 * self._pause_s, PAUSE_MIN_S), PAUSE_MAX_S)
         if self.connection is not None:
-            closed_quietly(self.connection)
+            self.connection.close()
             self.connection = None
         return asked
 
