@@ -82,6 +82,7 @@ RULES = {
     "streams.commands.lazy": _may(never=OUTSIDE),
     "streams.commands.worker": _may(
         "streams.app",
+        "streams.config",
         "streams.logs",
         "streams.worker.supervise",
         "streams.commands.options",
