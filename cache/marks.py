@@ -21,11 +21,9 @@ A rank is `edit << 1 | retracted`. Of two events about one message, the one with
 wins: the later edit, or at the same edit the retraction. FOR_GOOD (a deleted message) always wins.
 
 Invariants:
-    M1  marks, last message and count are a function of the set of mentions, retractions and plain
-        acks that were folded, in any order and with any repetition, while these name at most
-        MARKS_MAX messages. (C1 of the interface. The larger rank of each message, and the largest
-        ack, do not depend on the order; an event about a message at or below the largest ack is
-        forgotten, whenever it comes.)
+    M1  (C1 of the interface) while mentions, retractions and plain acks name at most MARKS_MAX
+        messages, the result depends neither on their order nor on repetitions: the larger rank of
+        each message and the largest ack count, and what is at or below that ack is forgotten.
     M2  each mark is above the last message, above `uncounted_up_to` and above `deleted_up_to`.
     M3  there is one form for each content: entries are sorted by tag and value, and a read state
         whose only entry would be a mention of rank 0 has none.
@@ -51,10 +49,9 @@ _U32_MAX = cython.declare(i64, 0xFFFFFFFF)
 @cython.final
 @cython.cclass
 class Marks:
-    """The marks of one read state, between `read` and `write`; see the module.
+    """The marks of one read state, between `read` and `write`.
 
-    `entries`: 64-bit numbers, two for each entry. The caller puts entries there before `read`, and
-    finds them there after `write`.
+    `entries`, two 64-bit numbers each: put there by the caller for `read`, and by `write` for it.
     """
 
     entries = cython.declare(object, visibility="readonly")
@@ -148,10 +145,7 @@ class Marks:
         return count + 1
 
     def read_extra(self, last_message_id: int, extra: bytes) -> int:
-        """Set this to a read state with the entries in `extra`, 16 bytes each; returns how many.
-
-        Raises ValueError, as `read` does.
-        """
+        """`read` the entries in `extra`, 16 bytes each; returns how many. Raises ValueError."""
         count, rest = divmod(len(extra), 16)
         if rest or count > ENTRIES_MAX:
             raise ValueError(f"M3: {len(extra)} bytes are no entries")

@@ -142,15 +142,6 @@ class RestoreUser(Struct, frozen=True, gc=False):
 
 
 Update = (
-    Ack
-    | MarkUnread
-    | BulkAck
-    | Mention
-    | RetractMention
-    | PinsAck
-    | SetOptions
-    | Merge
-    | Delete
-    | DeleteUser
-    | RestoreUser
-)
+    Ack | MarkUnread | BulkAck | Mention | RetractMention | PinsAck | SetOptions | Merge
+    | Delete | DeleteUser | RestoreUser
+)  # fmt: skip

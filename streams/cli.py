@@ -1,4 +1,4 @@
-"""The list of commands: name → module, function, one-line help. Each is imported when called."""
+"""The list of commands, each with its line in `--help`; a module is imported when it is called."""
 
 from __future__ import annotations
 
@@ -6,88 +6,53 @@ import click
 
 from .commands.lazy import LazyCommand, LazyGroup
 
+
+def _here(function: str, text: str, module: str = "") -> LazyCommand:
+    return LazyCommand(f"readstates.streams.commands.{module or function}", function, text)
+
+
 COMMANDS = {
-    "ack": LazyCommand(
-        "readstates.streams.commands.ack",
-        "ack",
-        "Publish an ack: USER has read CHANNEL up to MESSAGE.",
+    "ack": _here("ack", "Publish an ack: USER has read CHANNEL up to MESSAGE."),
+    "dead-letters": _here(
+        "dead_letters", "List the updates that could not be applied, or send them again."
     ),
-    "dead-letters": LazyCommand(
-        "readstates.streams.commands.dead_letters",
-        "dead_letters",
-        "List the updates that could not be applied, or send them again.",
-    ),
-    "delete-user": LazyCommand(
-        "readstates.streams.commands.delete_user",
-        "delete_user",
-        "Publish the deletion of all read states of USER.",
-    ),
+    "delete-user": _here("delete_user", "Publish the deletion of all read states of USER."),
     "demo": LazyCommand(
         "readstates.ops.demo.__main__",
         "demo",
         "Start everything on this machine, send sample traffic, and check the result.",
         extra="local",
     ),
-    "fsck": LazyCommand(
-        "readstates.streams.commands.fsck",
-        "fsck",
-        "Check the invariants of a table file without changing it.",
+    "fsck": _here("fsck", "Check the invariants of a table file without changing it."),
+    "get": _here("get", "Query the read states of USER: all of them, or those of each CHANNEL."),
+    "import": _here(
+        "import_states", "Import the read states in FILE (JSON lines) through the updates topic."
     ),
-    "get": LazyCommand(
-        "readstates.streams.commands.get",
-        "get",
-        "Query the read states of USER: all of them, or those of each CHANNEL.",
-    ),
-    "import": LazyCommand(
-        "readstates.streams.commands.import_states",
-        "import_states",
-        "Import the read states in FILE (JSON lines) through the updates topic.",
-    ),
-    "init": LazyCommand(
-        "readstates.streams.commands.init",
-        "init",
-        "Create or upgrade the topics and the Cassandra schema; safe to repeat.",
-    ),
+    "init": _here("init", "Create or upgrade the topics and the Cassandra schema; safe to repeat."),
     "plan": LazyCommand(
         "readstates.ops.plan",
         "command",
         "Compute the partitions, workers and tables for a load, and the traffic it causes.",
     ),
-    "record": LazyCommand(
-        "readstates.streams.commands.record",
-        "record",
-        "Record in FILE the updates and queries that arrive from now on.",
+    "record": _here("record", "Record in FILE the updates and queries that arrive from now on."),
+    "replay": _here(
+        "replay", "Send the updates and queries in FILE, a recording, to the topics again."
     ),
-    "replay": LazyCommand(
-        "readstates.streams.commands.replay",
-        "replay",
-        "Send the updates and queries in FILE, a recording, to the topics again.",
-    ),
-    "restore-user": LazyCommand(
-        "readstates.streams.commands.restore_user",
-        "restore_user",
-        "Publish an event that ends a final deletion of USER.",
-    ),
-    "rewind": LazyCommand(
-        "readstates.streams.commands.rewind",
+    "restore-user": _here("restore_user", "Publish an event that ends a final deletion of USER."),
+    "rewind": _here(
         "command",
         "Replay updates from an earlier time or offset, after a database restore.",
+        "rewind",
     ),
     "stack": LazyCommand(
         "readstates.ops.local.cli",
         "stack",
         "Start, stop and describe a local Kafka and Cassandra, for development.",
     ),
-    "status": LazyCommand(
-        "readstates.streams.commands.status",
-        "status",
-        "Show the workers, partitions, commits and epoch, and what is wrong with them.",
+    "status": _here(
+        "status", "Show the workers, partitions, commits and epoch, and what is wrong with them."
     ),
-    "worker": LazyCommand(
-        "readstates.streams.commands.worker",
-        "worker",
-        "Run one worker until SIGTERM, SIGINT or SIGHUP.",
-    ),
+    "worker": _here("worker", "Run one worker until SIGTERM, SIGINT or SIGHUP."),
 }
 
 

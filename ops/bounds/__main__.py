@@ -17,18 +17,22 @@ import click
 import orjson
 from confluent_kafka import Producer
 
-from readstates.streams.cassandra.store import Store
 from readstates.streams.client import BlockingClient, QueryError
 from readstates.streams.config import Settings
-from readstates.streams.kafka import topics
 
+from ..local.one_worker import one_worker
 from ..local.owner import command
 from ..local.stack import Stack
 from ..local.worker import WorkerProcess
 
 PARTITIONS = 8
 LIMIT_MIB = 400  # 100, and 0.75 KiB for each of PARKED_MAX updates in PARTITIONS partitions
-SETTINGS = {"CACHE_STATES": 120_000, "USER_STATES_MAX": 50_000, "FLUSH_DELAY_S": 5}
+SETTINGS = {
+    "CACHE_STATES": 120_000,
+    "USER_STATES_MAX": 50_000,
+    "FLUSH_DELAY_S": 5,
+    "CASSANDRA_TIMEOUT_S": 2,
+}
 BIG_USER_STATES = 50_000
 QUEUE_MAX = 200_000  # records on their way to the broker
 QUERIES = 12_000  # more than QUERIES_WAITING_MAX
@@ -207,19 +211,7 @@ def bounds(only: str | None, minutes_gone: float) -> None:
     good = True
     with command("read-states-bounds-") as run:
         stack = run.stack(progress=click.echo)
-        env = {
-            **stack.env(),
-            **{f"READ_STATES_{name}": str(value) for name, value in SETTINGS.items()},
-            "READ_STATES_CACHE_DIR": str(run.folder / "tables"),
-            "READ_STATES_CASSANDRA_TIMEOUT_S": "2",
-        }
-        settings = Settings.load(env)
-        topics.create(settings, PARTITIONS, 1)
-        store = Store(settings)
-        store.create_schema()
-        store.close()
-        worker = WorkerProcess(env, run.folder / "worker.log").start()
-        worker.wait_ready()
+        settings, worker = one_worker(stack, run.folder, PARTITIONS, SETTINGS)
         trials, memory = Trials(stack, settings, worker, minutes_gone), Memory(worker.pid)
         each = (
             trials.cold_users,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import fcntl
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -144,8 +145,8 @@ def offsets_deleted(world: World, rng: random.Random) -> str:
     return f"all workers {how}, the group's offsets deleted, all started"
 
 
-def kill_broker(world: World, rng: random.Random) -> str:
-    return _kill_servers(world, [rng.choice(BROKERS)], rng.uniform(1, 5))
+def kill_one(servers: Sequence[str], world: World, rng: random.Random) -> str:
+    return _kill_servers(world, [rng.choice(servers)], rng.uniform(1, 5))
 
 
 def kill_coordinator(world: World, rng: random.Random) -> str:
@@ -155,18 +156,8 @@ def kill_coordinator(world: World, rng: random.Random) -> str:
     return _kill_servers(world, [BROKERS[described.coordinator.id - 1]], rng.uniform(1, 5))
 
 
-def pause_broker(world: World, rng: random.Random) -> str:
-    name, pause_s = rng.choice(BROKERS), rng.uniform(2, 12)
-    _frozen(world, world.server(name).pid, pause_s)
-    return f"{name} SIGSTOP for {pause_s:.1f} s"
-
-
-def kill_node(world: World, rng: random.Random) -> str:
-    return _kill_servers(world, [rng.choice(NODES)], rng.uniform(1, 5))
-
-
-def pause_node(world: World, rng: random.Random) -> str:
-    name, pause_s = rng.choice(NODES), rng.uniform(2, 10)
+def pause_one(servers: Sequence[str], most_s: float, world: World, rng: random.Random) -> str:
+    name, pause_s = rng.choice(servers), rng.uniform(2, most_s)
     _frozen(world, world.server(name).pid, pause_s)
     return f"{name} SIGSTOP for {pause_s:.1f} s"
 
@@ -249,11 +240,11 @@ KINDS = (
     Kind("rolling restart", ALONE, 3, rolling_restart),
     Kind("a guest worker", ALONE, 3, guest),
     Kind("cache folder full", ALONE, 1, full_cache),
-    Kind("broker killed", SERVER, 3, kill_broker),
+    Kind("broker killed", SERVER, 3, partial(kill_one, BROKERS)),
     Kind("coordinator killed", SERVER, 2, kill_coordinator),
-    Kind("broker paused", SERVER, 3, pause_broker),
-    Kind("node killed", SERVER, 2, kill_node),
-    Kind("node paused", SERVER, 3, pause_node),
+    Kind("broker paused", SERVER, 3, partial(pause_one, BROKERS, 12)),
+    Kind("node killed", SERVER, 2, partial(kill_one, NODES)),
+    Kind("node paused", SERVER, 3, partial(pause_one, NODES, 10)),
     Kind("one cut off", SERVER, 3, cut_off),
     Kind("no Cassandra", ALONE, 0, no_cassandra),
     Kind("offsets deleted", ALONE, 0, offsets_deleted),

@@ -17,14 +17,12 @@ from pathlib import Path
 
 import click
 
-from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
-from readstates.streams.kafka import topics
 
 from ..demo.asking import loop
+from ..local.one_worker import one_worker
 from ..local.owner import Owner, command
 from ..local.stack import Stack
-from ..local.worker import WorkerProcess
 from ..proof.sender import DAYS, USUAL, Sender
 from ..proof.traffic import Traffic
 from . import terminal
@@ -138,23 +136,11 @@ def demo(folder: Path, target: Path) -> list[Path]:
 def console(run: Owner, target: Path, pace: float) -> list[Path]:
     """The console in its three states (about six minutes)."""
     stack = run.stack(progress=click.echo, brief=True)
-    env = {
-        **stack.env(),
-        **{f"READ_STATES_{name}": str(value) for name, value in SETTINGS.items()},
-        "READ_STATES_CACHE_DIR": str(run.folder / "tables"),
-    }
-    settings = Settings.load(env)
-    topics.create(settings, PARTITIONS, 1)
-    store = Store(settings)
-    store.create_schema()
-    store.close()
-    worker = WorkerProcess(env, run.folder / "worker.log").start()
-    worker.wait_ready()
+    settings, worker = one_worker(stack, run.folder, PARTITIONS, SETTINGS)
     click.echo(f"warming up, {WARM_UP_S * pace:.0f} s")
     asyncio.run(warm_up(settings, pace))
     worker.stop()
-    worker = WorkerProcess(env, run.folder / "worker.log").start()
-    worker.wait_ready()
+    worker.start().wait_ready()
     browser = Browser(run.folder / "browser")
     taken = asyncio.run(photograph(stack, settings, browser, worker.url, target, pace))
     worker.stop()

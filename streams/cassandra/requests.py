@@ -14,6 +14,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..errors import StoreError
@@ -38,16 +39,14 @@ class PagedFuture(Protocol):
     ) -> None: ...
 
 
+@dataclass(slots=True, eq=False)
 class Request:
     """A request under way: `done` gets `result`, or None after an error. Compared by identity."""
 
-    __slots__ = ("done", "error", "result", "what")
-
-    def __init__(self, done: Callable[[Any], None], what: str, result: Any) -> None:
-        self.done = done
-        self.what = what
-        self.result = result
-        self.error: Exception | None = None
+    done: Callable[[Any], None]
+    what: str
+    result: Any
+    error: Exception | None = None
 
 
 class Requests:

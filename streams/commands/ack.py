@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
+from ..config import Settings
 from .options import KAFKA_ONLY, SettingsCommand, with_settings
 from .shell_client import shell_client
 
@@ -16,11 +15,11 @@ from .shell_client import shell_client
 @click.argument("message", type=int)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
-def ack(user: int, channel: int, message: int, as_json: bool, **flags: Any) -> None:
+def ack(settings: Settings, user: int, channel: int, message: int, as_json: bool) -> None:
     """Publish an ack: USER has read CHANNEL up to MESSAGE. Print the record's offset."""
     import orjson
 
-    with shell_client(flags) as client:
+    with shell_client(settings) as client:
         offset = client.ack(user, channel, message)
     text = orjson.dumps({"offset": str(offset)}).decode() if as_json else f"offset {offset}"
     click.echo(text)

@@ -7,7 +7,6 @@ that it came from.
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import Any
 
 import click
 
@@ -18,14 +17,7 @@ from ..cassandra.epochs import Log, unknown_first_offsets
 from ..config import Settings
 from ..errors import EpochError
 from .letters import ODD, Letter, as_json, read, shown
-from .options import (
-    CASSANDRA,
-    KAFKA_ONLY,
-    SettingsCommand,
-    errors_as_messages,
-    settings_of,
-    with_settings,
-)
+from .options import CASSANDRA, KAFKA_ONLY, SettingsCommand, errors_as_messages, with_settings
 
 LIMIT = 100
 EXPLANATIONS_SHOWN = 4  # of the partitioners that may have chosen the partitions
@@ -63,12 +55,13 @@ _reasons = click.option(
     "--json", "json_lines", is_flag=True, help="Print each complete record as a JSON line."
 )
 @with_settings(*KAFKA_ONLY)
-def list_letters(reasons: tuple[str, ...], limit: int, json_lines: bool, **flags: Any) -> None:
+def list_letters(
+    settings: Settings, reasons: tuple[str, ...], limit: int, json_lines: bool
+) -> None:
     """Show dead letters, the newest last: reason, origin, key, value.
 
     The counts by reason go to standard error. The command changes nothing.
     """
-    settings = settings_of(flags)
     newest: deque[Letter] = deque(maxlen=limit)
     counts: Counter[str] = Counter()
     with errors_as_messages():
@@ -100,7 +93,7 @@ def _say_counts(what: str, counts: Counter[str]) -> None:
     "partitioner", cls=SettingsCommand, short_help="Say which partitioner misrouted the records."
 )
 @with_settings(*KAFKA_ONLY)
-def partitioner(**flags: Any) -> None:
+def partitioner(settings: Settings) -> None:
     """Say which partitioner chose the partitions of the misrouted records.
 
     The command compares where the records are with where known partitioners would put them, and
@@ -110,7 +103,6 @@ def partitioner(**flags: Any) -> None:
     from ..kafka.admin import connect_admin
     from ..kafka.topics import describe
 
-    settings = settings_of(flags)
     name = settings.updates_topic
     with errors_as_messages():
         places = {
@@ -136,13 +128,13 @@ def partitioner(**flags: Any) -> None:
 @click.option("--force", is_flag=True, help="Also send records that would only be rejected again.")
 @with_settings(*KAFKA_ONLY, *CASSANDRA)
 def resend(
+    settings: Settings,
     reasons: tuple[str, ...],
     partition: int | None,
     offset: int | None,
     dry_run: bool,
     yes: bool,
     force: bool,
-    **flags: Any,
 ) -> None:
     """Send dead letters to `updates` again, unchanged, to the right partition.
 
@@ -165,7 +157,6 @@ def resend(
             f"{', '.join(hopeless)}: the same records would be rejected again. Correct and produce "
             "them anew, or use --force"
         )
-    settings = settings_of(flags)
     wanted = reasons or (REASONS if force else CURABLE)
     chosen: dict[Origin, tuple[int, int]] = {}
     left: Counter[str] = Counter()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
+from ..config import Settings
 from .options import KAFKA_ONLY, SettingsCommand, with_settings
 from .shell_client import shell_client
 
@@ -14,10 +13,10 @@ from .shell_client import shell_client
 @click.argument("user", type=int)
 @click.option("--final", is_flag=True, help="Also skip every later event of USER.")
 @with_settings(*KAFKA_ONLY)
-def delete_user(user: int, final: bool, **flags: Any) -> None:
+def delete_user(settings: Settings, user: int, final: bool) -> None:
     """Publish the deletion of all read states of USER. Print the record's offset.
 
     With --final, later events of USER are skipped until you run `readstates restore-user`.
     """
-    with shell_client(flags) as client:
+    with shell_client(settings) as client:
         click.echo(f"offset {client.delete_user(user, final=final)}")

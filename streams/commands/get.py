@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..config import Settings
 from .options import KAFKA_ONLY, SettingsCommand, with_settings
 from .shell_client import shell_client
 
 if TYPE_CHECKING:
     from readstates.schemas.read_state import ReadState
     from readstates.schemas.replies import Reply
+
+
+TEXTS = ("channel_id", "last_message_id", "last_mention_id", "version")  # on the wire
 
 
 class Place(click.ParamType):
@@ -41,6 +45,7 @@ class Place(click.ParamType):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
 def get(
+    settings: Settings,
     user: int,
     channel: tuple[int, ...],
     mentions: bool,
@@ -51,12 +56,11 @@ def get(
     after_offset: int | None,
     deadline_s: float,
     as_json: bool,
-    **flags: Any,
 ) -> None:
     """Query the read states of USER: all of them, or those of each CHANNEL."""
     import orjson
 
-    with shell_client(flags) as client:
+    with shell_client(settings) as client:
         reply = client.get(
             user,
             channel or None,
@@ -91,18 +95,11 @@ def as_object(reply: Reply) -> dict[str, Any]:
 
 
 def _state_as_object(state: ReadState) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "channel_id": str(state.channel_id),
-        "read_state_type": state.read_state_type,
-        "last_message_id": str(state.last_message_id),
-        "mention_count": state.mention_count,
-        "last_mention_id": str(state.last_mention_id),
-        "last_pin_timestamp": state.last_pin_timestamp,
-        "flags": state.flags,
-        "last_viewed": state.last_viewed,
-        "version": str(state.version),
-    }
-    if state.mentions is not None:
+    body = state._asdict()
+    body.update((name, str(body[name])) for name in TEXTS)
+    if state.mentions is None:
+        del body["mentions"]
+    else:
         body["mentions"] = [str(message_id) for message_id in state.mentions]
     return body
 

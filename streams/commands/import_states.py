@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -19,13 +18,7 @@ from readstates.schemas.wire import encode_update, key_bytes
 
 from ..config import Settings
 from .lines import LineTooLongError, bounded_lines
-from .options import (
-    KAFKA_ONLY,
-    SettingsCommand,
-    errors_as_messages,
-    settings_of,
-    with_settings,
-)
+from .options import KAFKA_ONLY, SettingsCommand, errors_as_messages, with_settings
 
 ERRORS_SHOWN = 20
 
@@ -67,7 +60,7 @@ def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
 @click.option("--dry-run", is_flag=True, help="Check the file and count the records; send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
-def import_states(file: Path, mode: str, dry_run: bool, as_json: bool, **flags: Any) -> None:
+def import_states(settings: Settings, file: Path, mode: str, dry_run: bool, as_json: bool) -> None:
     """Import the read states in FILE (JSON lines) through the updates topic.
 
     A line is one read state: {"user_id", "channel_id", "last_message_id"} and, if it has them,
@@ -97,7 +90,7 @@ def import_states(file: Path, mode: str, dry_run: bool, as_json: bool, **flags: 
     """
     from .sending import Progress
 
-    settings, replace = settings_of(flags), mode == "replace"
+    replace = mode == "replace"
     checked, events, errors = Progress("lines checked"), 0, 0
     for number, line in lines_of(file):
         try:

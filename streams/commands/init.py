@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from .options import (
-    CASSANDRA,
-    KAFKA_ONLY,
-    SettingsCommand,
-    errors_as_messages,
-    settings_of,
-    with_settings,
-)
+from ..config import Settings
+from .options import CASSANDRA, KAFKA_ONLY, SettingsCommand, errors_as_messages, with_settings
 
 PARTITIONS = 8  # of topics that do not exist yet, without --partitions
 OFFSET_MAX = (1 << 48) - 2  # a larger one does not fit into a version
@@ -43,11 +35,11 @@ USED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_replication")
 )
 @with_settings(*USED)
 def init(
+    settings: Settings,
     partitions: int | None,
     replication_factor: int,
     new_epoch: bool,
     first_offsets: list[int] | None,
-    **flags: Any,
 ) -> None:
     """Create or upgrade the topics and the Cassandra schema; safe to repeat.
 
@@ -62,7 +54,6 @@ def init(
 
     if new_epoch and first_offsets is not None:
         raise click.UsageError("--first-offsets is about the present epoch: leave --new-epoch out")
-    settings = settings_of(flags)
     with errors_as_messages():
         created = topics.create(settings, partitions or PARTITIONS, replication_factor)
         mended = topics.mend(settings)

@@ -90,28 +90,19 @@ def shown(raw: bytes | None, length_max: int = SHOWN_MAX) -> str:
     return safe[: length_max - 1] + "…" if cut or len(safe) > length_max else safe
 
 
-def _last_offset(letter: Letter) -> str | None:
-    origin = letter.origin
-    return None if origin is None or origin.last_offset is None else str(origin.last_offset)
-
-
 def as_json(letter: Letter) -> str:
     """One line; `key` and `value` are text, or under `…_base64` if they are not UTF-8.
 
     `last_offset` is null unless the value is a whole batch.
     """
-    body: dict[str, Any] = {
-        "reason": letter.origin and letter.origin.reason,
-        "topic": letter.origin and letter.origin.topic,
-        "partition": letter.origin and letter.origin.partition,
-        "offset": letter.origin and str(letter.origin.offset),
-        "last_offset": _last_offset(letter),
-        "cut": (letter.origin and letter.origin.cut) or None,
-        "key_cut": (letter.origin and letter.origin.key_cut) or None,
-        "kept_partition": letter.partition,
-        "kept_offset": str(letter.offset),
-        "kept_at_ms": letter.timestamp_ms,
-    }
+    body: dict[str, Any] = dict.fromkeys(Origin._fields)
+    if letter.origin is not None:
+        body.update(letter.origin._asdict(), offset=str(letter.origin.offset))
+        if letter.origin.last_offset is not None:
+            body["last_offset"] = str(letter.origin.last_offset)
+        body.update({name: body[name] or None for name in ("cut", "key_cut")})
+    body["kept_partition"], body["kept_offset"] = letter.partition, str(letter.offset)
+    body["kept_at_ms"] = letter.timestamp_ms
     for name, raw in (("key", letter.key), ("value", letter.value)):
         try:
             body[name] = None if raw is None else raw.decode("utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import Field, fields
+from functools import wraps
 from typing import Any
 
 import click
@@ -56,12 +57,23 @@ class SettingsCommand(click.Command):
 
 
 def with_settings(*names: str) -> Callable[[Any], Any]:
-    """Add the settings (all, if none is named) as options; the command gets them as keywords."""
+    """Add settings (all, if none is named) as options; the command gets `settings`, its first one.
 
-    def decorate(command: Any) -> Any:
-        for setting in reversed(fields(Settings)):
-            if names and setting.name not in names:
-                continue
+    A setting that is wrong ends the command with status 2.
+    """
+    chosen = [setting for setting in fields(Settings) if not names or setting.name in names]
+
+    def decorate(function: Callable[..., None]) -> Any:
+        @wraps(function)
+        def command(**values: Any) -> None:
+            flags = {setting.name: values.pop(setting.name) for setting in chosen}
+            try:
+                settings = Settings.load(**flags)
+            except ReadStatesError as exc:
+                raise click.UsageError(str(exc)) from exc
+            function(settings, **values)
+
+        for setting in reversed(chosen):
             command = click.option(
                 f"--{setting.name.replace('_', '-')}",
                 setting.name,
@@ -94,14 +106,6 @@ def describe(setting: Field[Any]) -> str:
         )
     known = "; ".join(fact for fact in facts if fact)
     return f"{text}  [{known}]" if known else text
-
-
-def settings_of(flags: dict[str, Any]) -> Settings:
-    """Settings from the flags and the environment; a wrong one ends the command with status 2."""
-    try:
-        return Settings.load(**flags)
-    except ReadStatesError as exc:
-        raise click.UsageError(str(exc)) from exc
 
 
 @contextmanager

@@ -15,13 +15,7 @@ from readstates.schemas.headers import HEADER_CLOCK
 
 from ..config import Settings
 from ..errors import TopicError
-from .options import (
-    KAFKA_ONLY,
-    SettingsCommand,
-    errors_as_messages,
-    settings_of,
-    with_settings,
-)
+from .options import KAFKA_ONLY, SettingsCommand, errors_as_messages, with_settings
 from .recording import QUERIES, UPDATES, Merge, Recorded, encode, head_line
 
 BATCH_MESSAGES = 1_000
@@ -44,7 +38,9 @@ IDLE_S = 0.2
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @with_settings(*KAFKA_ONLY)
-def record(file: Path, seconds: float | None, records_max: int, force: bool, **flags: Any) -> None:
+def record(
+    settings: Settings, file: Path, seconds: float | None, records_max: int, force: bool
+) -> None:
     """Record in FILE the updates and queries that arrive from now on.
 
     `readstates replay` sends them again. FILE keeps the order of arrival and the gaps between
@@ -55,7 +51,6 @@ def record(file: Path, seconds: float | None, records_max: int, force: bool, **f
     from ..kafka.admin import connect_admin
     from .reading import open_reader
 
-    settings = settings_of(flags)
     mode = os.O_CREAT | os.O_WRONLY | (os.O_TRUNC if force else os.O_EXCL)
     with errors_as_messages():
         connect_admin(settings)

@@ -54,15 +54,11 @@ def head_line(partitions: int) -> bytes:
 
 def encode(record: Recorded) -> bytes:
     """A record as a line."""
-    body = {
-        "timestamp_ms": record.timestamp_ms,
-        "topic": record.topic,
-        "partition": record.partition,
-        "key": _as_json(record.key),
-        "value": _as_json(record.value),
-    }
-    if record.headers:
-        body["headers"] = [[name, _as_json(value)] for name, value in record.headers]
+    body = record._asdict()
+    body["key"], body["value"] = _as_json(record.key), _as_json(record.value)
+    body["headers"] = [[name, _as_json(value)] for name, value in record.headers]
+    if not record.headers:
+        del body["headers"]
     return orjson.dumps(body) + b"\n"
 
 

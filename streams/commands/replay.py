@@ -28,13 +28,7 @@ from readstates.schemas.headers import (
 )
 
 from ..config import Settings
-from .options import (
-    KAFKA_ONLY,
-    SettingsCommand,
-    errors_as_messages,
-    settings_of,
-    with_settings,
-)
+from .options import KAFKA_ONLY, SettingsCommand, errors_as_messages, with_settings
 from .recording import QUERIES, UPDATES, Recorded, RecordingError, partitions_of, read
 
 WAIT_S = 0.1
@@ -136,7 +130,7 @@ def without_after_offset(value: bytes | None) -> bytes | None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
-def replay(file: Path, speed: float, wait_s: float, as_json: bool, **flags: Any) -> None:
+def replay(settings: Settings, file: Path, speed: float, wait_s: float, as_json: bool) -> None:
     """Send the updates and queries in FILE, a recording, to the topics again.
 
     The command keeps their order, and divides the gaps between them by --speed. The updates are new
@@ -146,7 +140,6 @@ def replay(file: Path, speed: float, wait_s: float, as_json: bool, **flags: Any)
     exit status is 1 if the brokers refuse a record; query errors and missing replies are only
     counted, because the recorded service may have had them, too.
     """
-    settings = settings_of(flags)
     try:
         with errors_as_messages():
             result = _replay(settings, file, speed, wait_s)

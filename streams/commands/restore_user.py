@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
+from ..config import Settings
 from .options import KAFKA_ONLY, SettingsCommand, with_settings
 from .shell_client import shell_client
 
@@ -13,10 +12,10 @@ from .shell_client import shell_client
 @click.command("restore-user", cls=SettingsCommand)
 @click.argument("user", type=int)
 @with_settings(*KAFKA_ONLY)
-def restore_user(user: int, **flags: Any) -> None:
+def restore_user(settings: Settings, user: int) -> None:
     """Publish an event that ends a final deletion of USER. Print the record's offset.
 
     What was deleted does not come back, but later events of USER are applied again.
     """
-    with shell_client(flags) as client:
+    with shell_client(settings) as client:
         click.echo(f"offset {client.restore_user(user)}")

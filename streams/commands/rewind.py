@@ -12,21 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
 from ..cassandra.epochs import Log, present_log
 from ..config import Settings
 from ..errors import RewindError
-from .options import (
-    CASSANDRA,
-    KAFKA_ONLY,
-    SettingsCommand,
-    errors_as_messages,
-    settings_of,
-    with_settings,
-)
+from .options import CASSANDRA, KAFKA_ONLY, SettingsCommand, errors_as_messages, with_settings
 
 
 class Step(NamedTuple):
@@ -133,11 +126,11 @@ def step_of(
 @click.option("--partition", type=int, help="Move only this partition.  [default: all]")
 @with_settings(*KAFKA_ONLY, "kafka_group", *CASSANDRA)
 def command(
+    settings: Settings,
     to_time: datetime | None,
     to_offset: int | None,
     to_epoch_start: bool,
     partition: int | None,
-    **flags: Any,
 ) -> None:
     """Replay updates from an earlier time or offset, after a database restore.
 
@@ -152,7 +145,6 @@ def command(
     if to_offset is not None and partition is None:
         raise click.UsageError("--to-offset needs --partition: each partition has its own offsets")
     to_ms = None if to_time is None else int(to_time.replace(tzinfo=UTC).timestamp() * 1000)
-    settings = settings_of(flags)
     with errors_as_messages():
         steps = rewind(settings, to_ms=to_ms, to_offset=to_offset, only=partition)
     for step in steps:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from .options import errors_as_messages, settings_of
+from ..config import Settings
+from .options import errors_as_messages
 
 if TYPE_CHECKING:
     from ..client import BlockingClient
 
 
 @contextmanager
-def shell_client(flags: dict[str, Any]) -> Iterator[BlockingClient]:
-    """A client of the brokers that the flags and the environment name."""
+def shell_client(settings: Settings) -> Iterator[BlockingClient]:
+    """A client of the brokers that the settings name."""
     from ..client import BlockingClient, QueryError
     from ..kafka.admin import connect_admin
 
-    settings = settings_of(flags)
     with errors_as_messages():
         connect_admin(settings)  # says what is wrong with a login; a client would only time out
         try:

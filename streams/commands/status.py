@@ -8,13 +8,12 @@ the answers, and `status_printing.py` prints them.
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 
 from ..config import Settings
 from ..errors import ReadStatesError
-from .options import CASSANDRA, KAFKA_ONLY, SettingsCommand, settings_of, with_settings
+from .options import CASSANDRA, KAFKA_ONLY, SettingsCommand, with_settings
 from .status_asking import ask_cassandra, ask_kafka
 from .status_judging import problems_of
 from .status_printing import Status, json_of, text_of
@@ -40,7 +39,7 @@ def look(settings: Settings) -> Status:
 @click.command(cls=SettingsCommand)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; offsets are strings.")
 @with_settings(*ASKED)
-def status(as_json: bool, **flags: Any) -> None:
+def status(settings: Settings, as_json: bool) -> None:
     """Show the workers, partitions, commits and epoch, and what is wrong with them.
 
     "not committed" counts the records of updates between the commit and the log's end. Most of them
@@ -54,7 +53,6 @@ def status(as_json: bool, **flags: Any) -> None:
     Exit status: 0 if nothing is wrong, 1 if something is wrong or does not answer, 2 if the command
     was called wrongly.
     """
-    settings = settings_of(flags)
     found = look(settings)
     click.echo(json_of(found) if as_json else "\n".join(text_of(settings, found)))
     sys.exit(1 if found.problems else 0)

@@ -15,7 +15,7 @@ from ..cassandra.epochs import last_topic
 from ..config import Settings
 
 if TYPE_CHECKING:
-    from confluent_kafka.admin import AdminClient
+    from confluent_kafka.admin import AdminClient, OffsetSpec
 
 TIMEOUT_S = 10.0  # for each request; connecting may take as long again
 UNKNOWN = "?"  # the group's state, if Kafka does not report it
@@ -156,8 +156,19 @@ def _members(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> Non
                 kafka.partitions[number].owner = member.group_instance_id or member.member_id
 
 
+def _listed(client: AdminClient, name: str, number: int, spec: OffsetSpec) -> Any:
+    """The offset that `spec` asks for. One request for each partition: the answer for one without
+    a leader must not hide the others.
+    """
+    from confluent_kafka import TopicPartition
+
+    asked = {TopicPartition(name, number): spec}
+    (future,) = client.list_offsets(asked, request_timeout=TIMEOUT_S).values()
+    return future.result(TIMEOUT_S + 1)
+
+
 def _offsets(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
-    from confluent_kafka import KafkaException, TopicPartition
+    from confluent_kafka import KafkaException
     from confluent_kafka.admin import OffsetSpec
 
     asked = [
@@ -166,31 +177,27 @@ def _offsets(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> Non
         (settings.queries_topic, "queries_end", OffsetSpec.latest()),
     ]
     for name, attribute, spec in asked:
-        # one request each: the answer for a partition without a leader must not hide the others
         for partition in kafka.partitions:
             is_updates = name == settings.updates_topic
             if (partition.leader if is_updates else partition.queries_leader) is None:
                 continue
-            place = TopicPartition(name, partition.number)
-            (future,) = client.list_offsets({place: spec}, request_timeout=TIMEOUT_S).values()
             try:
-                setattr(partition, attribute, future.result(TIMEOUT_S + 1).offset)
+                listed = _listed(client, name, partition.number, spec)
+                setattr(partition, attribute, listed.offset)
             except (KafkaException, TimeoutError) as exc:
                 kafka.problems.append(f"{name} partition {partition.number}: {exc or 'no answer'}")
 
 
 def _ages(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
-    from confluent_kafka import KafkaException, TopicPartition
+    from confluent_kafka import KafkaException
     from confluent_kafka.admin import OffsetSpec
 
+    name, newest = settings.queries_topic, OffsetSpec.max_timestamp()
     for partition in kafka.partitions:
         if partition.queries_leader is None:
             continue
-        place = TopicPartition(settings.queries_topic, partition.number)
-        asked = {place: OffsetSpec.max_timestamp()}
-        (future,) = client.list_offsets(asked, request_timeout=TIMEOUT_S).values()
         with suppress(KafkaException, TimeoutError):  # `_offsets` has named it
-            newest_ms = future.result(TIMEOUT_S + 1).timestamp
+            newest_ms = _listed(client, name, partition.number, newest).timestamp
             if newest_ms >= 0:
                 partition.newest_query_age_ms = time.time_ns() // 1_000_000 - newest_ms
 

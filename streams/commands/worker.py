@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import Any
 
 import click
 
 from .. import logs
+from ..config import Settings
 from ..worker.supervise import Supervisor
-from .options import SettingsCommand, settings_of, with_settings
+from .options import SettingsCommand, with_settings
 
 
 @click.command(cls=SettingsCommand)
@@ -36,9 +36,8 @@ from .options import SettingsCommand, settings_of, with_settings
     help="Start the worker again when it dies, and pass signals on to it.",
 )
 @with_settings()
-def worker(loglevel: str, log_format: str, supervise: bool, **flags: Any) -> None:
+def worker(settings: Settings, loglevel: str, log_format: str, supervise: bool) -> None:
     """Run one worker until SIGTERM, SIGINT or SIGHUP."""
-    settings = settings_of(flags)
 
     from ..app import run
 

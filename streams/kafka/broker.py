@@ -14,7 +14,6 @@ import logging
 import socket
 import ssl
 import struct
-from typing import Any
 
 from ..errors import ReadStatesError
 from . import protocol
@@ -188,16 +187,10 @@ class Connection:
         return True
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it may be closed already
             self._sock.close()
 
 
 def _timeval(seconds: float) -> bytes:
     whole = int(seconds)
     return struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
-
-
-def closed_quietly(sock: Any) -> None:
-    """Close what may be closed already."""
-    with contextlib.suppress(OSError):
-        sock.close()

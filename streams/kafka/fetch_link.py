@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from ..errors import ReadStatesError
-from .broker import Connection, closed_quietly, connect
+from .broker import Connection, connect
 from .login import Login
 from .protocol import FETCH, Broker
 
@@ -41,11 +41,6 @@ class Link(Generic[P]):
         self._throttled_s = 0.0
         self._is_opening = False
         self._is_closed = False
-
-    @property
-    def is_idle(self) -> bool:
-        """True if a fetch may be sent."""
-        return self.connection is not None and self.asked is None
 
     def open(self, now: float, opened: Callable[[Link[P], Connection | Exception], None]) -> None:
         """Connect in a thread, unless that is under way or too early; it calls `opened`."""
@@ -94,7 +89,7 @@ class Link(Generic[P]):
         self.retry_at = now + self._pause_s
         self._pause_s = min(max(2 * self._pause_s, PAUSE_MIN_S), PAUSE_MAX_S)
         if self.connection is not None:
-            closed_quietly(self.connection)
+            self.connection.close()
             self.connection = None
         return asked
 

@@ -32,6 +32,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
@@ -54,15 +55,15 @@ LEAVE_TIMEOUT_S = 3.0
 RETRY_S, RETRY_MAX_S = 0.1, 2.0  # the pause before another consumer is made; it doubles
 
 
+@dataclass(eq=False)
 class Commit:
     """A commit on its way. `heard`: the last change that its owner had heard of."""
 
-    def __init__(
-        self, offsets: Mapping[TopicPartition, Committed], heard: int, answer: asyncio.Future[bool]
-    ) -> None:
-        self.offsets, self.heard, self.answer = offsets, heard, answer
-        self.is_whole = True  # False if some of it was left out
-        self.abandoned = False  # its owner no longer waits
+    offsets: Mapping[TopicPartition, Committed]
+    heard: int
+    answer: asyncio.Future[bool]
+    is_whole: bool = True  # False if some of it was left out
+    abandoned: bool = False  # its owner no longer waits
 
 
 class Release(NamedTuple):

@@ -3,7 +3,7 @@
 librdkafka would fetch what is assigned to it, and would pause all of that at each rebalance. So the
 callbacks answer with an empty list: the group counts the partitions as this member's, and
 librdkafka has nothing to fetch. `tests/unit/streams/test_group_member.py` and
-`tests/integration/test_group.py` pin what this relies on:
+`tests/integration/group/` pin what this relies on:
 
 - confluent-kafka unassigns by itself after a callback that has neither assigned nor unassigned. So
   at a revocation we call `incremental_assign([])`, which changes nothing: the release stays

@@ -6,6 +6,7 @@ in between.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import socket
@@ -104,7 +105,8 @@ class Leaders:
 
     def _close_socket(self) -> None:
         if self._sock is not None:
-            broker.closed_quietly(self._sock)
+            with contextlib.suppress(OSError):  # it may be closed already
+                self._sock.close()
         self._sock = None
 
 

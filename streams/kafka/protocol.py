@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import ReadStatesError
@@ -19,24 +20,18 @@ READ_COMMITTED = 1
 NO_EPOCH = -1  # the broker compares no leader epochs, so a topic that is made anew is no error
 LENGTH_BYTES = 4  # in front of every request and response
 
-NONE = 0
 OFFSET_OUT_OF_RANGE = 1
-CORRUPT_MESSAGE = 2
-UNKNOWN_TOPIC_OR_PARTITION = 3
-LEADER_NOT_AVAILABLE = 5
 NOT_LEADER_OR_FOLLOWER = 6
-REPLICA_NOT_AVAILABLE = 9
 TOPIC_AUTHORIZATION_FAILED = 29
-KAFKA_STORAGE_ERROR = 56
 NAMES = {
     OFFSET_OUT_OF_RANGE: "OFFSET_OUT_OF_RANGE",
-    CORRUPT_MESSAGE: "CORRUPT_MESSAGE",
-    UNKNOWN_TOPIC_OR_PARTITION: "UNKNOWN_TOPIC_OR_PARTITION",
-    LEADER_NOT_AVAILABLE: "LEADER_NOT_AVAILABLE",
+    2: "CORRUPT_MESSAGE",
+    3: "UNKNOWN_TOPIC_OR_PARTITION",
+    5: "LEADER_NOT_AVAILABLE",
     NOT_LEADER_OR_FOLLOWER: "NOT_LEADER_OR_FOLLOWER",
-    REPLICA_NOT_AVAILABLE: "REPLICA_NOT_AVAILABLE",
+    9: "REPLICA_NOT_AVAILABLE",
     TOPIC_AUTHORIZATION_FAILED: "TOPIC_AUTHORIZATION_FAILED",
-    KAFKA_STORAGE_ERROR: "KAFKA_STORAGE_ERROR",
+    56: "KAFKA_STORAGE_ERROR",
     33: "UNSUPPORTED_SASL_MECHANISM",
     34: "ILLEGAL_SASL_STATE",
     35: "UNSUPPORTED_VERSION",
@@ -138,27 +133,20 @@ def authenticate_body(token: bytes) -> bytes:
     return struct.pack(">i", len(token)) + token
 
 
+def _checked(read: Callable[[memoryview], T]) -> Callable[[memoryview], T]:
+    @wraps(read)
+    def checked(data: memoryview) -> T:
+        try:
+            return read(data)
+        except (struct.error, UnicodeDecodeError) as exc:
+            raise ProtocolError(f"a response of {len(data)} bytes cannot be read: {exc}") from exc
+
+    return checked
+
+
+@_checked
 def read_fetch(data: memoryview) -> Fetched:
     """The response to `fetch_body`; the partitions' bytes are copied."""
-    return _checked(_read_fetch, data)
-
-
-def read_metadata(data: memoryview) -> TopicMetadata:
-    """The response to `metadata_body`."""
-    return _checked(_read_metadata, data)
-
-
-def read_handshake(data: memoryview) -> tuple[int, list[str]]:
-    """The error, and the mechanisms that the broker knows."""
-    return _checked(_read_handshake, data)
-
-
-def read_authenticate(data: memoryview) -> tuple[int, str, bytes]:
-    """The error, what the broker says about it, and its step of the login."""
-    return _checked(_read_authenticate, data)
-
-
-def _read_fetch(data: memoryview) -> Fetched:
     throttle_ms, error, _session, topics = struct.unpack_from(">ihii", data)
     at, found = 14, []
     for _ in range(topics):
@@ -176,7 +164,9 @@ def _read_fetch(data: memoryview) -> Fetched:
     return Fetched(throttle_ms, error, found)
 
 
-def _read_metadata(data: memoryview) -> TopicMetadata:
+@_checked
+def read_metadata(data: memoryview) -> TopicMetadata:
+    """The response to `metadata_body`."""
     count, at = _read_int(data, 4)  # after the throttle time
     brokers = {}
     for _ in range(count):
@@ -205,7 +195,9 @@ def _read_metadata(data: memoryview) -> TopicMetadata:
     return TopicMetadata(brokers, error, leaders)
 
 
-def _read_handshake(data: memoryview) -> tuple[int, list[str]]:
+@_checked
+def read_handshake(data: memoryview) -> tuple[int, list[str]]:
+    """The error, and the mechanisms that the broker knows."""
     error, count = struct.unpack_from(">hi", data)
     at, names = 6, []
     for _ in range(count):
@@ -214,18 +206,13 @@ def _read_handshake(data: memoryview) -> tuple[int, list[str]]:
     return error, names
 
 
-def _read_authenticate(data: memoryview) -> tuple[int, str, bytes]:
+@_checked
+def read_authenticate(data: memoryview) -> tuple[int, str, bytes]:
+    """The error, what the broker says about it, and its step of the login."""
     (error,) = struct.unpack_from(">h", data)
     message, at = _read_text(data, 2)
     length, at = _read_int(data, at)
     return error, message, bytes(data[at : _inside(data, at + max(length, 0))])
-
-
-def _checked(read: Callable[[memoryview], T], data: memoryview) -> T:
-    try:
-        return read(data)
-    except (struct.error, UnicodeDecodeError) as exc:
-        raise ProtocolError(f"a response of {len(data)} bytes cannot be read: {exc}") from exc
 
 
 def _text(value: str) -> bytes:

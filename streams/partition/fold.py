@@ -46,89 +46,38 @@ def fold(table: Table, user: int, event: Update, version: int) -> int:
     elif version <= table.restored_at(user):
         return REPLAYED
     match event:
-        case Ack() if event.if_version != KEEP:
-            code = table.ack_unless_unread(
-                user,
-                event.read_state_type,
-                event.channel_id,
-                event.message_id,
-                event.flags,
-                event.last_viewed,
-                event.if_version,
-                version,
-            )
-        case Ack():
-            code = table.ack(
-                user,
-                event.read_state_type,
-                event.channel_id,
-                event.message_id,
-                event.flags,
-                event.last_viewed,
-                version,
-            )
-        case Mention():
-            rank = event.edit << 1
-            code = table.mark(
-                user, event.read_state_type, event.channel_id, event.message_id, rank, version
-            )
-        case RetractMention():
-            rank = FOR_GOOD if event.edit == KEEP else event.edit << 1 | 1
-            code = table.mark(
-                user, event.read_state_type, event.channel_id, event.message_id, rank, version
-            )
-        case PinsAck():
-            code = table.pins_ack(
-                user, event.read_state_type, event.channel_id, event.timestamp, version
-            )
-        case MarkUnread():
+        case Ack(_, channel, message, kind, flags, viewed, known):
+            if known == KEEP:
+                code = table.ack(user, kind, channel, message, flags, viewed, version)
+            else:
+                code = table.ack_unless_unread(
+                    user, kind, channel, message, flags, viewed, known, version
+                )
+        case Mention(_, channel, message, kind, edit):
+            code = table.mark(user, kind, channel, message, edit << 1, version)
+        case RetractMention(_, channel, message, kind, edit):
+            rank = FOR_GOOD if edit == KEEP else edit << 1 | 1
+            code = table.mark(user, kind, channel, message, rank, version)
+        case PinsAck(_, channel, timestamp, kind):
+            code = table.pins_ack(user, kind, channel, timestamp, version)
+        case MarkUnread(_, channel, message, count, ids, kind, flags, viewed):
             code = table.mark_unread(
-                user,
-                event.read_state_type,
-                event.channel_id,
-                event.message_id,
-                event.mention_count,
-                event.mention_ids,
-                event.flags,
-                event.last_viewed,
-                version,
+                user, kind, channel, message, count, ids, flags, viewed, version
             )
         case BulkAck():
             code = _fold_bulk(table, user, event, version)
-        case SetOptions():
-            code = table.set_options(
-                user,
-                event.read_state_type,
-                event.channel_id,
-                event.flags,
-                event.last_viewed,
-                version,
+        case SetOptions(_, channel, kind, flags, viewed):
+            code = table.set_options(user, kind, channel, flags, viewed, version)
+        case Merge(_, channel, kind, message, ids, count, pins, flags, viewed):
+            code = table.merge(
+                user, kind, channel, max(message, 0), ids, count, pins, flags, viewed, version
             )
-        case Merge():
-            code = _fold_merge(table, user, event, version)
-        case Delete():
-            up_to = max(event.up_to, 0)
-            code = table.delete(user, event.read_state_type, event.channel_id, up_to, version)
+        case Delete(_, channel, kind, up_to):
+            code = table.delete(user, kind, channel, max(up_to, 0), version)
         case DeleteUser():
             code = table.delete_user(user, version, event.final)
         case RestoreUser():
             code = table.restore_user(user, version)
-    return code
-
-
-def _fold_merge(table: Table, user: int, event: Merge, version: int) -> int:
-    code: int = table.merge(
-        user,
-        event.read_state_type,
-        event.channel_id,
-        max(event.last_message_id, 0),
-        event.mention_ids,
-        event.mention_count,
-        event.last_pin_timestamp,
-        event.flags,
-        event.last_viewed,
-        version,
-    )
     return code
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from readstates.schemas.headers import ReplyAddress
 from readstates.schemas.queries import Get
@@ -19,52 +20,28 @@ QUERY_BYTES, ID_BYTES = 1_000, 40  # the memory of a query, and of each channel 
 SWEEP_MIN = 1024  # entries; below this, entries of finished queries are not swept out
 
 
+@dataclass(slots=True, eq=False)
 class Query:
     """One query with its reply address; compared by identity."""
 
-    __slots__ = (
-        "address",
-        "deadline_ms",
-        "done",
-        "get",
-        "incarnation",
-        "key",
-        "offset",
-        "partition",
-        "size_bytes",
-        "taken_ns",
-        "timestamp_ms",
-        "waiting",
-        "waits_for_store",
-    )
+    get: Get
+    address: ReplyAddress
+    key: bytes
+    partition: int
+    incarnation: int
+    offset: int
+    timestamp_ms: int
+    deadline_ms: int
+    taken_ns: int
+    size_bytes: int = field(init=False)
+    waiting: bool = False  # True while it counts among the queries held back
+    waits_for_store: bool = False  # its user is being loaded
+    done: bool = False
 
-    def __init__(
-        self,
-        get: Get,
-        address: ReplyAddress,
-        *,
-        key: bytes,
-        partition: int,
-        incarnation: int,
-        offset: int,
-        timestamp_ms: int,
-        deadline_ms: int,
-        taken_ns: int,
-    ) -> None:
-        self.get = get
-        self.address = address
-        self.key = key
-        self.partition = partition
-        self.incarnation = incarnation
-        self.offset = offset
-        self.timestamp_ms = timestamp_ms
-        self.deadline_ms = deadline_ms
-        self.taken_ns = taken_ns
-        ids = get.channel_ids or ()
-        self.size_bytes = QUERY_BYTES + ID_BYTES * len(ids) + len(address.correlation_id or b"")
-        self.waiting = False  # True while it counts among the queries held back
-        self.waits_for_store = False  # its user is being loaded
-        self.done = False
+    def __post_init__(self) -> None:
+        ids = self.get.channel_ids or ()
+        correlation_id = self.address.correlation_id or b""
+        self.size_bytes = QUERY_BYTES + ID_BYTES * len(ids) + len(correlation_id)
 
 
 class Deadlines:

@@ -1,4 +1,4 @@
-"""The reader against real brokers: producers' records, transactions, compaction, faults, logins."""
+"""The reader against real brokers: producers' records, transactions, compaction, faults."""
 
 from __future__ import annotations
 
@@ -6,125 +6,21 @@ import asyncio
 import os
 import signal
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import (
-    AdminClient,
-    NewTopic,
-    ScramCredentialInfo,
-    ScramMechanism,
-    UserScramCredentialUpsertion,
-)
+from confluent_kafka import Producer
 
-from readstates.ops.local import credentials
 from readstates.ops.local.cluster import KAFKA
 from readstates.ops.local.owner import Owner
 from readstates.ops.local.stack import Stack
-from readstates.streams.config import Settings
-from readstates.streams.errors import DataLossError, GroupError
-from readstates.streams.kafka.reader import Poll, Reader
+from readstates.streams.errors import DataLossError
 from readstates.streams.kafka.reading import QUERIES, UPDATES, Limits
-from readstates.streams.partition.batch import Batch, UnreadBatch
+from readstates.streams.partition.batch import UnreadBatch
 from tests.support import raw_batches as raw
+from tests.support.topic_reading import ENV, WAIT_S, Topic, reading
 
-WAIT_S = 60.0
-ENV = "READ_STATES_"
 MIB = 1 << 20
-
-
-class Topic:
-    """A topic of a test, and who writes to it."""
-
-    def __init__(self, config: dict[str, Any], partitions: int = 1, **topic: Any) -> None:
-        self.config, self.name = config, f"reader-{uuid.uuid4().hex[:8]}"
-        self.admin, self.partitions = AdminClient(config), partitions
-        self.create(**topic)
-
-    def create(self, copies: int = 1, **settings: str) -> None:
-        dotted = {key.replace("_", "."): value for key, value in settings.items()}
-        new = NewTopic(self.name, self.partitions, copies, config=dotted)
-        self.admin.create_topics([new])[self.name].result(WAIT_S)
-
-    def write(self, *values: bytes, number: int = 0, codec: str = "none") -> None:
-        """One batch of these values."""
-        more = {"linger.ms": 200, "compression.type": codec, "acks": "all"}
-        producer = Producer({**self.config, **more})
-        for index, value in enumerate(values):
-            producer.produce(
-                self.name, value, b"k%d" % index, partition=number, headers=[("h", b"x%d" % index)]
-            )
-        assert producer.flush(WAIT_S) == 0
-
-    def write_batch(self, batch: bytes, number: int = 0) -> int:
-        placed = raw.produce(self.config["bootstrap.servers"], self.name, number, batch)
-        assert placed >= 0
-        return placed
-
-    def by_librdkafka(self, start: int, end: int) -> list[tuple[Any, ...]]:
-        """What another client reads."""
-        consumer = Consumer({**self.config, "group.id": "x", "isolation.level": "read_committed"})
-        consumer.assign([TopicPartition(self.name, 0, start)])
-        found: list[tuple[Any, ...]] = []
-        try:
-            while not found or found[-1][0] < end - 1:
-                message = consumer.poll(WAIT_S)
-                assert message is not None
-                assert message.error() is None, message.error()
-                fields = (message.key(), message.value(), message.headers() or [])
-                found.append((message.offset(), message.timestamp()[1], *fields))
-        finally:
-            consumer.close()
-        return found
-
-
-class Read:
-    """A reader of a topic, and what it delivered."""
-
-    def __init__(self, topic: Topic, limits: Limits, settings: Settings) -> None:
-        self.batches: list[tuple[int, int, Batch]] = []
-        self.refused: list[Exception] = []
-        self.room = 1 << 30
-        self.reader = Reader(
-            settings, topic.name, limits, self._put, self.refused.append, lambda _number: self.room
-        )
-
-    def _put(self, poll: Poll) -> None:
-        self.batches += poll
-
-    def of(self, number: int = 0, token: int = 1) -> list[Batch]:
-        found = [batch for at, its, batch in self.batches if (at, its) == (number, token)]
-        for before, after in zip(found, found[1:], strict=False):  # noqa: RUF007
-            assert before.end == after.start
-        return found
-
-    def records(self, number: int = 0, token: int = 1) -> list[Any]:
-        return [record for batch in self.of(number, token) for record in batch.records]
-
-    def offsets(self, number: int = 0, token: int = 1) -> list[int]:
-        return [record.offset for record in self.records(number, token)]
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(WAIT_S):
-            while not condition():  # noqa: ASYNC110 (another thread changes it)
-                await asyncio.sleep(0.01)
-
-    async def up_to(self, end: int, number: int = 0, token: int = 1) -> list[int]:
-        await self.until(lambda: any(batch.end >= end for batch in self.of(number, token)))
-        return self.offsets(number, token)
-
-
-@asynccontextmanager
-async def reading(topic: Topic, limits: Limits = UPDATES, **settings: Any) -> AsyncIterator[Read]:
-    known = Settings(kafka_bootstrap=topic.config["bootstrap.servers"], **settings)
-    read = Read(topic, limits, known)
-    try:
-        yield read
-    finally:
-        read.reader.close()
 
 
 @pytest.fixture(scope="module")
@@ -342,76 +238,3 @@ async def test_a_leader_is_killed(owner: Owner) -> None:
             assert read.refused == []
     finally:
         stack.down(remove=True)
-
-
-@pytest.fixture(scope="module")
-def secure(owner: Owner) -> Iterator[tuple[Stack, credentials.Secrets]]:
-    stack = owner.stack(f"secure-{uuid.uuid4().hex[:8]}", secure=True)
-    yield stack, credentials.load(stack.data_dir)
-    stack.down(remove=True)
-
-
-@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"])
-async def test_tls_and_a_login(
-    secure: tuple[Stack, credentials.Secrets],
-    mechanism: str,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level("DEBUG")
-    stack, known = secure
-    login = known.kafka_config(mechanism)
-    config = {"bootstrap.servers": stack.env()[f"{ENV}KAFKA_BOOTSTRAP"], **login}
-    topic = Topic(config, partitions=2)
-    value = os.urandom(300_000)  # more than TLS sends at once
-    topic.write(value, *[b"small"] * 10)
-    topic.write(b"other", number=1)
-
-    def text(changed: dict[str, str]) -> str:
-        return ",".join(f"{key}={setting}" for key, setting in {**login, **changed}.items())
-
-    async with reading(topic, kafka_config=text({})) as read:
-        read.reader.start(0, 0, token=1)
-        await read.up_to(11)
-        assert read.records()[0].value == value
-        read.reader.start(1, 0, token=1)  # while a fetch waits
-        assert await read.up_to(1, 1) == [0]
-        topic.write(b"more")
-        assert await read.up_to(12) == list(range(12))
-    assert f"user=admin mechanism={mechanism}" in caplog.text
-    async with reading(topic, kafka_config=text({"sasl.password": "wrong-one"})) as read:
-        read.reader.start(0, 0, token=1)
-        await read.until(lambda: "not_read topic=" in caplog.text)
-        assert "the broker refused the login" in caplog.text
-    assert "wrong-one" not in caplog.text
-    assert known.kafka not in caplog.text
-
-
-async def test_a_user_without_rights(secure: tuple[Stack, credentials.Secrets]) -> None:
-    stack, known = secure
-    login = known.kafka_config()
-    config = {"bootstrap.servers": stack.env()[f"{ENV}KAFKA_BOOTSTRAP"], **login}
-    topic = Topic(config)
-    info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
-    change = UserScramCredentialUpsertion("nobody", info, b"a-password")
-    topic.admin.alter_user_scram_credentials([change])["nobody"].result(WAIT_S)
-    theirs = {**login, "sasl.username": "nobody", "sasl.password": "a-password"}
-    text = ",".join(f"{key}={value}" for key, value in theirs.items())
-    async with reading(topic, kafka_config=text) as read:
-        read.reader.start(0, 0, token=1)
-        await read.until(lambda: read.refused)
-        assert isinstance(read.refused[0], GroupError)
-        assert f"{topic.name}: this worker is not allowed to read it" in str(read.refused[0])
-
-
-async def test_without_the_servers_certificate(
-    secure: tuple[Stack, credentials.Secrets], caplog: pytest.LogCaptureFixture
-) -> None:
-    stack, known = secure
-    login = known.kafka_config()
-    config = {"bootstrap.servers": stack.env()[f"{ENV}KAFKA_BOOTSTRAP"], **login}
-    topic = Topic(config)
-    pairs = {key: value for key, value in login.items() if key != "ssl.ca.location"}
-    text = ",".join(f"{key}={value}" for key, value in pairs.items())
-    async with reading(topic, kafka_config=text) as read:
-        read.reader.start(0, 0, token=1)
-        await read.until(lambda: "CERTIFICATE_VERIFY_FAILED" in caplog.text)

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from readstates.cache import fsck, layout
-from readstates.ops.proof.oracle import State
+from readstates.ops.proof.oracle_state import State
 from readstates.schemas import wire
 from readstates.streams.partition.fold import fold
 from tests.support.table_builds import (

@@ -18,7 +18,8 @@ from readstates.streams.worker.rebalance import Rebalancer
 from readstates.streams.worker.tables import Tables
 
 from .database import Store
-from .kafka import Member, Reader
+from .group import Member
+from .kafka import Reader
 from .loop import Killed, Loop
 from .output import DeadLetters, Replies
 

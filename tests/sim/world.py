@@ -19,7 +19,8 @@ from readstates.streams.kafka.group_consumer import TopicPartition
 
 from .checks import Checks, Violation
 from .database import Database
-from .kafka import Group, Log
+from .group import Group
+from .kafka import Log
 from .loop import Clock
 from .plan import PARTITIONS, TRAFFIC_S, WORKERS_MAX, Plan
 from .traffic import Traffic

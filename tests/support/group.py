@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Iterable, Set
 from typing import Any, TypeVar
 
+from readstates.ops.local.stack import Stack
 from readstates.streams.config import Settings
+from readstates.streams.kafka import topics
 from readstates.streams.kafka.group import Group
 from readstates.streams.kafka.group_consumer import TopicPartition
 
 from .waiting import WAIT_S
+
+PARTITIONS = 8
+ALL = frozenset(range(PARTITIONS))
+SESSION_S = 6.0  # the least that brokers allow
+LONG_SESSION_S = 120.0  # longer than any test waits
 
 T = TypeVar("T")
 
@@ -89,3 +98,47 @@ class Holder:
     async def committed(self, number: int) -> tuple[int, str] | None:
         place = TopicPartition(self.settings.updates_topic, number)
         return (await told(lambda: self.group.committed([place]))).get(place)
+
+
+Joins = Callable[..., Holder]
+
+
+def fresh(stack: Stack, protocol: str) -> Settings:
+    """A group and topics of one's own."""
+    name = f"group-{uuid.uuid4().hex[:8]}"
+    settings = Settings.load(
+        stack.env(),
+        topic_prefix=name,
+        kafka_group=name,
+        group_protocol=protocol,
+        session_timeout_s=SESSION_S,
+        handover_timeout_s=1.0,
+    )
+    topics.create(settings, PARTITIONS, 1)
+    return settings
+
+
+async def owning_all(holder: Holder) -> Holder:
+    await eventually(lambda: holder.owned == ALL, "it owns all")
+    return holder
+
+
+async def shared(joins: Joins, settings: Settings) -> tuple[Holder, Holder]:
+    """Two members; the first one has been asked for some of its partitions, and holds them."""
+    first = await owning_all(joins(settings))
+    first.holds = True
+    second = joins(settings)
+    await eventually(lambda: first.pending, "some are revoked")
+    return first, second
+
+
+async def partitions_of(process: subprocess.Popen[str]) -> int:
+    """How many partitions a process has, once it has any."""
+    assert process.stdout is not None
+    line = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 60)
+    return int(line)
+
+
+def member_id(holder: Holder) -> str:
+    member: Any = holder.group._member
+    return str(member._id)

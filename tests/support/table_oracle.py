@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from readstates.ops.proof import oracle
-from readstates.ops.proof.oracle import FOLDS, Key, State
+from readstates.ops.proof.oracle import Key
+from readstates.ops.proof.oracle_state import FOLDS, State
 from readstates.schemas.read_state import Row as ReadState
 
 CHANGED, DIRTIED, REPLAYED, STALE, DUPLICATE, TOO_MANY, NO_ROOM = 1, 2, 4, 8, 16, 32, 64
@@ -320,7 +320,7 @@ class Oracle:
         return len(self.queue)
 
 
-def same(one: oracle.State, other: oracle.State) -> bool:
+def same(one: State, other: State) -> bool:
     """Whether they are the same but for their versions."""
     return one.fields() == other.fields() and one.extra() == other.extra()
 

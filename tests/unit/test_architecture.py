@@ -18,6 +18,7 @@ from readstates.streams.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("schemas", "cache", "streams", "ops")
+LINES_MAX, FUNCTION_LINES_MAX = 400, 70
 
 
 class Rule(NamedTuple):
@@ -81,6 +82,7 @@ RULES = {
     "streams.commands.lazy": _may(never=OUTSIDE),
     "streams.commands.worker": _may(
         "streams.app",
+        "streams.config",
         "streams.logs",
         "streams.worker.supervise",
         "streams.commands.options",
@@ -212,3 +214,19 @@ def test_only_the_top_of_streams_is_flat() -> None:
         "__init__.py", "agents.py", "app.py", "cli.py", "config.py", "errors.py", "logs.py",
         "metrics.py",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, "tests"])
+def test_modules_and_functions_are_short(folder: str) -> None:
+    """The table is one file because the C compiler inlines only within a file."""
+    too_long = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        text, name = path.read_text("utf-8"), path.relative_to(ROOT).as_posix()
+        if text.count("\n") > LINES_MAX and name != "cache/table.py":
+            too_long.append(name)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                if node.end_lineno - node.lineno >= FUNCTION_LINES_MAX:
+                    too_long.append(f"{name}: {node.name}")
+    assert too_long == []

@@ -34,7 +34,7 @@ def test_the_example() -> None:
 
 
 def test_sha_512() -> None:
-    """The broker's part is computed here; Kafka itself is in tests/integration/test_reader.py."""
+    """The broker is imitated here; test_reader_logins.py asks Kafka itself."""
     login = ScramClient("SCRAM-SHA-512", "u,s=er", "pässword", "abc")
     assert login.first() == b"n,,n=u=2Cs=3Der,r=abc"
     challenge = b"r=abcdef,s=" + base64.b64encode(b"salt") + b",i=5000"
