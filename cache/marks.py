@@ -6,10 +6,9 @@
 A *mark* says of one unread message that it mentions the user, or that it no longer does. A counter
 is not enough: when half of the mentions are read, or a message is deleted, it matters which ones.
 
-How it works. The table keeps a read state with no mark, or with one unread mention, in a single
-slot. Anything more is kept as *entries*, in slots of their own. The table reads them into a
-`Marks`, calls the event's method, and writes them anew if something changed. All of this takes
-O(marks), and at most MARKS_MAX marks are kept.
+How it works. The table keeps a read state with no mark, or with one unread mention, in one slot.
+Anything more is kept as *entries*, in their own slots. The table reads them into a `Marks`, calls
+the event's method, and writes them anew if something changed. All of this takes O(MARKS_MAX).
 
 An entry is a value and an info; the info holds a tag and a payload (`tag << 40 | payload`):
     MARK         a message ID; its rank
