@@ -17,6 +17,7 @@ BENCHES = (  # in the order in which they run
     "ingest",
     "steps",
     "round_trip",
+    "ordinary",
     "service_time",
     "query_rate",
     "graph",
