@@ -29,7 +29,7 @@ def define(app: Any, partitions: Partitions) -> None:
                         take(number, token, batch)
                     except BatchGapError as exc:
                         app.refuse(exc)
-                    await asyncio.sleep(0)  # a batch of queries may take a millisecond
+                await asyncio.sleep(0)  # the queries of a poll may take a millisecond
 
     @app.agent(app.updates, name="updates")  # type: ignore[untyped-decorator]
     async def take_updates(stream: Any) -> None:

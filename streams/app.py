@@ -4,7 +4,8 @@ read-states.updates ─► Reader ─► agents ─► Partition ─► fold ─
                                    │ not resident: park ─► Loader ─► Cassandra  │
                                    │ not applicable: DeadLetterProducer         │
                           Group: commit ◄── watermark ◄── written ◄─────────────┘
-read-states.queries ─► Reader ─► agents ─► QueryIntake ─► WaitingQueries.ask ─► table ─┐
+read-states.queries ─► Reader ─► QueryIntake.answer_now, in the reader's thread ────────┐
+                          │ needs more than the table: agents ─► QueryIntake.take_queries ─► table
     replies ◄── ReplyProducer ◄── QueryIntake: encode, refuse what is late or too large
 Group: assigned, revoked, lost ─► Rebalancer: open, hand over, close each partition by itself
 """
@@ -88,6 +89,7 @@ def build(settings: Settings) -> tuple[App, Instance]:
         app.queries.put_now,
         app.refuse,
         partitions.wants_queries,
+        partitions.queries.answer_now,
     )
     rebalancer = Rebalancer(partitions, tables, epoch, member, updates, queries, app.refuse)
     app.shut_down = rebalancer.shut_down

@@ -13,6 +13,7 @@ from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from readstates.schemas.dead_letters import REASONS
 
 from .config import Settings
+from .priorities import WORKS
 
 # Nobody uses the time at which a series began, which would double the page.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # of prometheus-client
@@ -48,6 +49,11 @@ QUERY_AGE_SECONDS = FastHistogram(
     "read_states_query_age_seconds",
     "time from a query's Kafka timestamp to handing over its reply",
     buckets=FINE,
+)
+QUERY_WAITED_SECONDS = Counter(
+    "read_states_query_waited_seconds_total",
+    "time that queries waited for other work of the worker, summed over queries, by kind of work",
+    ["work"],
 )
 PROCESSING_LAG = Gauge(
     "read_states_processing_lag_records",
@@ -178,6 +184,7 @@ QUERIES_ENDED = {  # looked up once, because `labels` costs more than counting
     outcome: QUERIES.labels(outcome)
     for outcome in ("hit", "miss", "expired", "error", "no_reply_address")
 }
+QUERY_WAITS = {work: QUERY_WAITED_SECONDS.labels(work) for work in WORKS}
 SKIPPED = {
     reason: UPDATES_SKIPPED.labels(reason)
     for reason in ("replayed", "stale", "duplicate", "deleted_user")

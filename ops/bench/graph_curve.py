@@ -52,11 +52,12 @@ from readstates.streams.partition.batch import Batch
 from readstates.streams.partition.decode_buffer import DecodeBuffer
 from readstates.streams.partition.partition import Partition
 from readstates.streams.partition.watermark import Watermark
+from readstates.streams.priorities import GIL_SWITCH_S
 from readstates.streams.worker.commits import Commits
 from readstates.streams.worker.loops import BackgroundLoops
 from readstates.streams.worker.owned import OwnedPartition
 from readstates.streams.worker.partitions import Partitions
-from readstates.streams.worker.service import GIL_SWITCH_S, freeze_heap
+from readstates.streams.worker.service import freeze_heap
 
 from .graph_traffic import STATES_A_USER, Output, Record, Store, channel_id, rows_of, user_id
 from .heap_table import HeapTable

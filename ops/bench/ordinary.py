@@ -25,7 +25,7 @@ from ..local.worker import WorkerProcess
 from ..proof.traffic import Record, Traffic
 from . import asking, echo
 from .asking import OpenLoop, quantile
-from .ingest import cpu_s_of
+from .cpu import cpu_s_of
 from .open_loop import Updates
 from .suite import NO_GOAL, Goal, Suite
 

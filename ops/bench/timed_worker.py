@@ -32,9 +32,9 @@ def note(seconds: float) -> None:
 
 
 def do_nothing(body: bytes) -> Any:
-    """An agent that hands over `body` for each query and does no more."""
+    """Hands over `body` for each query, in the reader's thread like the service, and no more."""
 
-    def take_queries(self: QueryIntake, number: int, batch: Batch) -> None:
+    def answer_now(self: QueryIntake, number: int, _token: int, batch: Batch) -> None:
         owned = self._owned.get(number)
         if owned is None:
             return
@@ -49,14 +49,14 @@ def do_nothing(body: bytes) -> Any:
             note((time.perf_counter_ns() - batch.taken_ns) / 1e9)
         owned.query_position = batch.end
 
-    return take_queries
+    return answer_now
 
 
 if __name__ == "__main__":
     metrics.QUERY_SERVICE_SECONDS.observe = note  # type: ignore[method-assign,assignment]
     size = int(os.environ.get("NOOP_BYTES", "0"))
     if size:
-        QueryIntake.take_queries = do_nothing(b"x" * size)  # type: ignore[method-assign]
+        QueryIntake.answer_now = do_nothing(b"x" * size)  # type: ignore[method-assign]
     try:
         main()
     finally:

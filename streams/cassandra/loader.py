@@ -22,9 +22,8 @@ from readstates.schemas.read_state import Row
 from .. import metrics
 from ..config import Settings
 from ..partition.partition import Partition
+from ..priorities import UPDATES_SHARE, UPDATES_SHARE_BESIDE_QUERIES
 from .store import Store
-
-UPDATES_SHARE, UPDATES_SHARE_BESIDE_QUERIES = 0.75, 0.25  # of LOADS_IN_FLIGHT_MAX
 
 Wanted = tuple[Partition, int, int, int]  # partition, its incarnation, user, ticket
 

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..errors import StoreError
+from ..priorities import DELIVERY_SLICE_S
 from .loaded_rows import add_rows
 
 log = logging.getLogger(__name__)
-
-DELIVERY_SLICE_S = 0.001  # of giving out answers, at least one; then other work runs
 
 
 class PagedFuture(Protocol):

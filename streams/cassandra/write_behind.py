@@ -27,10 +27,10 @@ from .. import metrics
 from ..config import Settings
 from ..partition.partition import Partition
 from ..partition.write_out import Write
+from ..priorities import IDLE_S, LATER_S, NOT_URGENT_SHARE, SOON_S
 from .row_bytes import Change
 from .store import Store
 
-NOT_URGENT_DIVISOR = 4  # of WRITES_IN_FLIGHT_MAX, while writing is not urgent
 BATCHES_AT_ONCE = 8  # a partition hands out users for this many batches before they are packed
 
 
@@ -100,10 +100,10 @@ class WriteBehind:
         """True for WRITE_RETRY_S after a write failed."""
         return asyncio.get_running_loop().time() < self._paused_until
 
-    async def step(self, partitions: Iterable[Partition], *, now_ms: int) -> bool:
+    async def step(self, partitions: Iterable[Partition], *, now_ms: int) -> float:
         """Start due writes, as many as may be under way; other work runs in between.
 
-        Returns False if nothing is dirty, packed or under way.
+        Returns the seconds until the next step.
         """
         delay_ms = int(self._settings.flush_delay_s * 1000)
         order = sorted(  # only partitions with something to write, because most have nothing
@@ -115,13 +115,13 @@ class WriteBehind:
             key=lambda partition: partition.number,
         )
         if not order and self.idle:
-            return False
+            return IDLE_S
         room = self._settings.writes_in_flight_max
         urgent = any(
             partition.write_out.is_urgent(now_ms, delay_ms, self._dirty_max) for partition in order
         )
         if not urgent:
-            room = max(1, room // NOT_URGENT_DIVISOR)
+            room = max(1, int(room * NOT_URGENT_SHARE))
         self._pack()  # writes that an earlier step had taken when it was cancelled
         self._start(room)
         # Round robin: begin after the partition that wrote last.
@@ -135,7 +135,7 @@ class WriteBehind:
                 while self._queue and self._in_flight < room:
                     self._write(*self._queue.popleft())
                     await asyncio.sleep(0)
-        return True
+        return SOON_S if urgent or not self._has_room(room) else LATER_S
 
     async def _take(self, partition: Partition, now_ms: int, delay_ms: int, urgent: bool) -> bool:
         """Take up to BATCHES_AT_ONCE batches of due users; False if nothing was due.

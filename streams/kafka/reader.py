@@ -58,6 +58,7 @@ class Reader:
     `put` is called on the loop with each poll, and `refuse` with an error that ends the worker.
     `wants` is called in the thread, and says how many bytes of a partition may be delivered now. It
     counts what has reached `put`; the reader itself subtracts what is on its way there.
+    `first` is called in the thread with each batch, and returns what of it is to go to `put`.
     """
 
     def __init__(
@@ -68,9 +69,10 @@ class Reader:
         put: Callable[[Poll], None],
         refuse: Callable[[Exception], None],
         wants: Callable[[int], int],
+        first: Callable[[int, int, Batch], Batch | None] = lambda _number, _token, batch: batch,
     ) -> None:
         self._topic, self._limits = topic, limits
-        self._put, self._wants = put, wants
+        self._put, self._wants, self._first = put, wants, first
         self._started: dict[int, Reading] = {}  # only the loop uses it
         self._commands: deque[Callable[[], None]] = deque()  # to the thread
         self._polls: deque[list[tuple[Reading, Batch]]] = deque()  # to the loop
@@ -227,10 +229,12 @@ class Reader:
                 continue
             batch = self._take(reading, records_left, min(room, bytes_left))
             if batch is not None:
-                poll.append((reading, batch))
-                reading.sent_bytes += batch.size_bytes
                 records_left -= len(batch.records)
                 bytes_left -= batch.size_bytes
+                batch = self._first(reading.number, reading.token, batch)
+            if batch is not None:
+                poll.append((reading, batch))
+                reading.sent_bytes += batch.size_bytes
             if reading.batches is not None:
                 again_at = now
                 full[reading.number] = full.pop(reading.number)

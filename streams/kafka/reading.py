@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..priorities import GATHER_BYTES, GATHER_MS, QUERIES_IN_POLL
 from . import unpack
 from .fetch_link import Link
 from .record_batches import FetchedBatches
@@ -37,10 +38,10 @@ UPDATES = Limits(
     unpacked_bytes_max=unpack.BATCH_BYTES_MAX,
     keep_unread=True,
     idle=Gather(1000, 1),
-    busy=Gather(10, 32 << 10),  # as each fetch costs about as much as a hundred records
+    busy=Gather(GATHER_MS, GATHER_BYTES),
 )
 QUERIES = Limits(
-    records_max=64,  # answering them takes about a millisecond
+    records_max=QUERIES_IN_POLL,
     fetch_bytes_max=1 << 20,
     partition_bytes_max=64 << 10,
     unpacked_bytes_max=unpack.QUERY_BATCH_BYTES_MAX,

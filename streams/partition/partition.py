@@ -2,7 +2,7 @@
 
 The code is pure: it has no Kafka, no Cassandra, no asyncio and no clock of its own. It asks for
 work through `Effects`, and the results come back as method calls. A simulation drives the same
-code.
+code. All methods are called on the event loop; another thread may answer a query (`exclusive.py`).
 
 How it works. Batches join the inbox; `run` takes a slice of updates from it. A slice decodes each
 record and folds it into the table if its user is resident. Otherwise the update is parked with its
@@ -36,9 +36,11 @@ from readstates.schemas.partitioner import misrouted, partition_of
 from readstates.schemas.read_state import Row
 from readstates.schemas.wire import decode_update
 
+from ..priorities import FOLD, LOAD, OTHER, WRITE_OUT
 from .batch import Batch, Record, UnreadBatch
 from .decode_buffer import RUN_MAX, DecodeBuffer
 from .effects import Effects, Outcomes, OwnEffects
+from .exclusive import Exclusive
 from .fold import COLD_EVENTS, fold, slots_needed
 from .inbox import Inbox
 from .loading import Loading
@@ -77,13 +79,14 @@ class Partition:
         self.number, self.partitions = number, partitions
         self.table = table
         self.incarnation = incarnation
-        self.closing = False
+        self.closing = False  # set it only in `exclusive`
+        self.exclusive = Exclusive()
         self._parked_max, self._parked_bytes_max = parked_max, parked_bytes_max
         self._inbox_max, self._inbox_bytes_max = inbox_max, inbox_bytes_max
         self._reader = reader
         self._ids = ids  # None: message IDs are not checked
         self._run_max = RUN_MAX
-        self._left = 0  # how much of the slice is left, see `run`
+        self.left = 0  # how much of the last slice is left, see `run`
         own = OwnEffects(self, effects)
         self.progress = Progress(
             table, position=position, committed=committed, catch_up_to=catch_up_to, epoch=epoch
@@ -140,8 +143,9 @@ class Partition:
     def note_live_commit(self) -> None:
         """Record that a commit has told the group that this owner is at work (P8)."""
         if not self.progress.live_committed:
-            self.progress.live_committed = True
-            self.queries.wake()
+            with self.exclusive(OTHER):
+                self.progress.live_committed = True
+                self.queries.wake()
 
     # -- the fold -----------------------------------------------------------------------------
 
@@ -156,12 +160,16 @@ class Partition:
         OTHER_COST, so that a query does not wait longer for the slice's end. Stops early if the
         table has no room or too much is parked. `clock_ahead_ms`: our clock minus the broker's.
         """
+        with self.exclusive(FOLD):
+            return self._run(limit, now_ms, clock_ahead_ms)
+
+    def _run(self, limit: int, now_ms: int, clock_ahead_ms: int) -> int:
         self.table.now_ms = now_ms & 0xFFFFFFFF
         progress, inbox = self.progress, self.inbox
         taken, before = 0, progress.position
         record = None
-        self._left = limit
-        while self._left > 0 and self.can_run:
+        self.left = limit
+        while self.left > 0 and self.can_run:
             records = inbox.batches[0].records
             begin = inbox.index
             end = inbox.index = self._apply(records, begin)
@@ -185,10 +193,10 @@ class Partition:
         """
         index, loading = begin, self.loading
         read, epoch_bits = self._reader.read, self.progress.epoch_bits
-        while index < len(records) and self._left > 0:
+        while index < len(records) and self.left > 0:
             run = 0
             if fast_decoder.COMPILED and not loading.waiting_for_room:  # P2
-                most = min(self._run_max, self._parked_max - loading.parked_updates, self._left)
+                most = min(self._run_max, self._parked_max - loading.parked_updates, self.left)
                 stop = min(len(records), index + most)
                 run = read(records, index, stop, epoch_bits)
                 if run and self._ids is not None:
@@ -197,11 +205,11 @@ class Partition:
                 before = loading.parked_updates
                 taken = self._apply_run(records, index, run)
                 parked = loading.parked_updates - before
-                self._left -= taken + (OTHER_COST - 1) * parked
+                self.left -= taken + (OTHER_COST - 1) * parked
                 self._run_max = RUN_MAX_COLD if 4 * parked > taken else RUN_MAX
             else:
                 taken = int(self._apply_one(records[index]))
-                self._left -= OTHER_COST * taken
+                self.left -= OTHER_COST * taken
             index += taken
             if taken:
                 self.progress.position = records[index - 1].offset + 1
@@ -302,7 +310,8 @@ class Partition:
     def loaded(self, incarnation: int, user_id: int, ticket: int, rows: Sequence[Row]) -> None:
         """Take a user's rows from Cassandra; no rows mean that the user is new."""
         if incarnation == self.incarnation:  # P5
-            self.loading.loaded(user_id, ticket, rows)
+            with self.exclusive(LOAD):
+                self.loading.loaded(user_id, ticket, rows)
 
     def wants_load(self, incarnation: int, user_id: int, ticket: int) -> bool:
         """True while a load of this user still has something waiting for it."""
@@ -315,15 +324,17 @@ class Partition:
 
     def take_writes(self, now_ms: int, delay_ms: int, rows_max: int, dirty_max: int) -> list[Write]:
         """Take users to write out now, see `WriteOut.take`; a call of `written` ends each write."""
-        return self.write_out.take(self, now_ms, delay_ms, rows_max, dirty_max)
+        with self.exclusive(WRITE_OUT):
+            return self.write_out.take(self, now_ms, delay_ms, rows_max, dirty_max)
 
     def written(self, write: Write) -> None:
         """End `write`: its rows are in Cassandra, or (if `failed`) must be written again."""
         if write.incarnation != self.incarnation:  # P5
             return
-        self.write_out.written(write)
-        if not write.failed:
-            self.loading.retry()
+        with self.exclusive(WRITE_OUT):
+            self.write_out.written(write)
+            if not write.failed:
+                self.loading.retry()
 
     def check(self) -> None:
         """Assert what can be seen of P1-P8 in memory. O(what is parked, waiting or under way)."""

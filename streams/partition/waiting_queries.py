@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from readstates.cache.table import Table
+from readstates.schemas.queries import Get
 
 from .answer import answer
 from .effects import Effects
@@ -37,7 +38,7 @@ class WaitingQueries:
     def ask(self, query: Query) -> None:
         """Answer a query now, or keep it until it can be answered."""
         progress = self._progress
-        required = self._required_position(query)
+        required = self._required_position(query.get)
         if progress.position < required or not progress.live_committed:  # P4, P8
             waiting = self._waiting_for_position
             self._next_wakeup = min(self._next_wakeup, required) if waiting else required
@@ -52,9 +53,19 @@ class WaitingQueries:
             return
         self._loading.ask(query)
 
-    def _required_position(self, query: Query) -> int:
+    def is_ready(self, get: Get) -> bool:
+        """True if `ask` would answer at once."""
+        progress, user_id = self._progress, get.user_id
+        return (
+            progress.live_committed  # P8
+            and progress.position >= self._required_position(get)  # P4
+            and user_id not in self._pending_users
+            and self._table.find(user_id) != 0
+        )
+
+    def _required_position(self, get: Get) -> int:
         """The position at which a query may be answered (P4)."""
-        catch_up_to, after = self._progress.catch_up_to, query.get.after_offset
+        catch_up_to, after = self._progress.catch_up_to, get.after_offset
         return catch_up_to if after is None else max(catch_up_to, after + 1)
 
     def wake(self) -> None:
@@ -63,10 +74,10 @@ class WaitingQueries:
         position = self._progress.position
         if not waiting or position < self._next_wakeup or not self._progress.live_committed:
             return
-        ready = [query for query in waiting if required(query) <= position]
+        ready = [query for query in waiting if required(query.get) <= position]
         for query in ready:
             del waiting[query]
-        self._next_wakeup = min(map(required, waiting), default=0)
+        self._next_wakeup = min((required(query.get) for query in waiting), default=0)
         for query in ready:
             self.ask(query)
 
@@ -84,12 +95,12 @@ class WaitingQueries:
         """Assert P4 and P8 of the queries that wait."""
         progress = self._progress
         for query in self._waiting_for_position:
-            required = self._required_position(query)
+            required = self._required_position(query.get)
             assert self._next_wakeup <= required, f"P4: would wake at {self._next_wakeup} only"
             assert not progress.live_committed or progress.position < required, (
                 f"P4: a query waits for {required}, which is reached"
             )
         for query in self._loading.queries():
             assert progress.live_committed, "P8: a user is loaded for a query too early"
-            assert progress.position >= self._required_position(query), "P4: loaded too early"
+            assert progress.position >= self._required_position(query.get), "P4: loaded too early"
             assert query.waits_for_store

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .partition import Partition
 
 COLD_USERS_AT_ONCE = 16  # written out together when the table has no room
-EARLY_DIVISOR = 20  # of the delay: a change goes so much earlier, along with one that is due
+EARLY_DIVISOR = 10  # of the delay: a change goes so much earlier, along with one that is due
 MASK_32 = 0xFFFFFFFF  # the table keeps times modulo 2^32
 
 

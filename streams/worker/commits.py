@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from .. import metrics
 from ..config import Settings
 from ..kafka.group_consumer import Committed, Membership, TopicPartition
+from ..priorities import OTHER
 from .owned import OwnedPartition
 
 CLEAN, LIVE = "clean", "live"  # what commit metadata says of the position in it
@@ -83,10 +84,11 @@ class Commits:
             partition, number = item.partition, item.partition.number
             if partition.incarnation < 0:  # closed while this commit waited for its turn (R4)
                 continue
-            marks = (
-                partition.progress.committable(),
-                item.query_mark.position(item.query_position),
-            )
+            with partition.exclusive(OTHER):
+                marks = (
+                    partition.progress.committable(),
+                    item.query_mark.position(item.query_position),
+                )
             if marks != item.committed or clean:
                 moved.append((item, marks, clean))
                 shown = max(partition.position, partition.progress.catch_up_to)  # R3

@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 
 from ..cassandra.store import Store
+from ..priorities import EXPIRE_INTERVAL_S
 from .commits import Commits
 from .partitions import Partitions
-
-POLL_INTERVAL_S = 0.02  # between two steps of write-behind, and two passes of the deadlines
-IDLE_POLL_S = 0.1  # the same while nothing is dirty: a new change waits for FLUSH_DELAY_S anyway
 
 
 class BackgroundLoops:
@@ -28,17 +26,19 @@ class BackgroundLoops:
         await self._partitions.run()
 
     async def write_out(self) -> None:
-        """Start the writes that are due."""
+        """Start the writes that are due, and end the requests to Cassandra whose time is up."""
         while True:
-            dirty = await self._partitions.write_out()
-            await asyncio.sleep(POLL_INTERVAL_S if dirty else IDLE_POLL_S)
+            pause_s = await self._partitions.write_out()
+            self._store.expire()
+            await asyncio.sleep(pause_s)
 
     async def expire(self) -> None:
-        """End the queries, and the requests to Cassandra, whose time is up."""
+        """End the queries whose time is up."""
+        queries = self._partitions.queries
         while True:
-            self._partitions.queries.expire()
-            self._store.expire()
-            await asyncio.sleep(POLL_INTERVAL_S)
+            await queries.some_wait.wait()
+            queries.expire()
+            await asyncio.sleep(EXPIRE_INTERVAL_S)
 
     async def commit(self) -> None:
         """Commit the watermarks that moved."""

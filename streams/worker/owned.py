@@ -20,3 +20,7 @@ class OwnedPartition:
     query_mark: Watermark  # held by the queries that are not finished
     committed: tuple[int, int] | None = None  # offsets of updates and queries committed last
     clock_ahead_ms: int = 0  # of our clock before the broker's, when queries were taken last
+
+    def is_open(self, token: int) -> bool:
+        """True if what was read for the incarnation `token` is still to be taken."""
+        return self.partition.incarnation == token and not self.partition.closing

@@ -8,7 +8,6 @@ producer sends the dead letters, and the query intake sends the replies.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -27,7 +26,6 @@ from .query_intake import QueryIntake
 
 log = logging.getLogger(__name__)
 
-IDLE_WAIT_S = 0.1
 QUERY_BYTES_MAX = 1 << 20  # of a partition, in one poll
 
 
@@ -98,28 +96,36 @@ class Partitions:
             self.wake.set()
 
     async def run(self) -> None:
-        """Give each partition its slice in turn; other work runs between any two slices."""
+        """Fold slices, in which partitions take turns; other work runs between any two slices.
+
+        Partitions with few updates share a slice, because an iteration of the loop costs as much as
+        some dozens of updates.
+        """
         while True:
-            progressed = 0
+            progressed, left = 0, self.settings.slice_updates
             for owned in list(self.owned.values()):
                 partition = owned.partition
                 if partition.can_run and not partition.closing:
                     was_full = not partition.wants_bytes
-                    progressed += partition.run(
-                        self.settings.slice_updates, self.now_ms(), owned.clock_ahead_ms
-                    )
+                    progressed += partition.run(left, self.now_ms(), owned.clock_ahead_ms)
                     if was_full and partition.wants_bytes:
                         self.has_room()
-                    await asyncio.sleep(0)
-            if not progressed:
+                    left = partition.left
+                    if left <= 0:
+                        await asyncio.sleep(0)
+                        left = self.settings.slice_updates
+            if progressed:
+                await asyncio.sleep(0)
+            else:
                 self.wake.clear()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.wake.wait(), IDLE_WAIT_S)
+                await self.wake.wait()
 
-    async def write_out(self) -> bool:
-        """Start the writes that are due; False if nothing is dirty at all."""
+    async def write_out(self) -> float:
+        """Start the writes that are due; returns the seconds until it is to be called again."""
         partitions = [owned.partition for owned in self.active()]
-        return await self.write_behind.step(partitions, now_ms=self.now_ms())
+        pause_s = await self.write_behind.step(partitions, now_ms=self.now_ms())
+        self.wake.set()  # a partition may have room again though nothing was under way
+        return pause_s
 
     # -- effects ------------------------------------------------------------------------------
 
@@ -153,5 +159,9 @@ class Partitions:
             record,
             partition.number,
             reason,
-            lambda: partition.dead_letter_kept(incarnation, offset),
+            lambda: self._dead_letter_kept(partition, incarnation, offset),
         )
+
+    def _dead_letter_kept(self, partition: Partition, incarnation: int, offset: int) -> None:
+        partition.dead_letter_kept(incarnation, offset)
+        self.wake.set()

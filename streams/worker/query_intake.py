@@ -1,9 +1,13 @@
 """A query's way through the worker: taken from Kafka, answered, refused, or expired.
 
-How it works. `take_queries` reads the reply address, the deadline and the question of each record
-and asks the query's partition, which answers at once (`answer`) or keeps the query. `expire` ends
-queries that have waited too long. An unknown reply topic is first looked up in the cluster's
-metadata, because a client may create the topic just before its first query.
+How it works. The thread that reads queries calls `answer_now`, which answers those of residents
+whose partition has caught up, so that they wait for nothing on the event loop. From the first one
+that needs more, the rest of its batch goes to `take_queries` on the event loop; until it has been
+taken there, later queries of the partition go there too, which keeps their order. Both read the
+reply address, the deadline and the question of each record and ask the query's partition, which
+answers at once (`answer`) or keeps the query. `expire` ends queries that have waited too long. An
+unknown reply topic is first looked up in the cluster's metadata, because a client may create the
+topic just before its first query.
 
 Q1: an owner finishes a query once: with a reply, with an error, or without an answer after its
     deadline. Only then is its offset released for the commit.
@@ -21,15 +25,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from readstates.schemas.fields import DecodeError
-from readstates.schemas.headers import (
-    HEADER_CLOCK,
-    Headers,
-    ReplyAddress,
-    deadline_ms,
-    reply_address,
-)
-from readstates.schemas.partitioner import misrouted, partition_of
-from readstates.schemas.queries import decode_query
+from readstates.schemas.headers import HEADER_CLOCK, Headers, ReplyAddress, reply_address
 from readstates.schemas.replies import (
     INVALID_QUERY,
     NOT_CAUGHT_UP,
@@ -40,7 +36,6 @@ from readstates.schemas.replies import (
     encode_reply,
 )
 from readstates.schemas.reply_sizes import limit_that_fits, shortened, too_large
-from readstates.schemas.wire import key_bytes
 
 from .. import metrics
 from ..config import Settings
@@ -49,7 +44,9 @@ from ..kafka.reply_producer import ReplyProducer
 from ..partition.batch import Batch, Record
 from ..partition.partition import Partition
 from ..partition.query import Deadlines, Query
+from ..priorities import DATABASE, LOOP, POSITION, QUERIES
 from .owned import OwnedPartition
+from .query_record import query_of, size_of
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +57,9 @@ LOOKUP_BYTES_MAX = 64 << 20  # of queries whose reply topic is looked up; each k
 TOPIC_LOOKUPS_MAX = 3  # at least a second apart; after these the reply topic counts as missing
 
 
-def size_of(record: Record) -> int:
-    """Bytes of a record's key, value and headers."""
-    parts = [record.key, record.value, *(part for header in record.headers for part in header)]
-    return sum(len(part) for part in parts if part is not None)
+def note_wait(work: str, waited_ns: int, queries: int = 1) -> None:
+    """Note that queries waited for other work of this worker."""
+    metrics.QUERY_WAITS[work].inc(waited_ns / 1e9 * queries)
 
 
 class QueryIntake:
@@ -77,6 +73,7 @@ class QueryIntake:
         now_ms: Callable[[], int],
         clock_ahead_ms: Callable[[int], int] = lambda _number: 0,
     ) -> None:
+        self.some_wait = asyncio.Event()  # set while `expire` has something to look at
         self.waiting = 0  # queries that a partition keeps, at most QUERIES_WAITING_MAX
         self.waiting_bytes = 0  # of all of them, at most WAITING_BYTES_MAX
         self._settings = settings
@@ -101,7 +98,7 @@ class QueryIntake:
         are missing before it.
         """
         owned = self._owned.get(number)
-        if owned is None or owned.partition.incarnation != token or owned.partition.closing:
+        if owned is None or not owned.is_open(token):
             return
         if batch.start != owned.query_position:
             raise BatchGapError(
@@ -109,11 +106,60 @@ class QueryIntake:
                 f"{owned.query_position}: the worker stops; a restart reads them from Kafka"
             )
         owned.clock_ahead_ms = self._clock_ahead_ms(number)
-        taken_ns = batch.taken_ns or time.perf_counter_ns()
-        for record in batch.records:
-            owned.query_position = record.offset + 1
-            self._take_query(owned, record, taken_ns)
-        owned.query_position = batch.end
+        now_ns = time.perf_counter_ns()
+        taken_ns = batch.taken_ns or now_ns
+        note_wait(LOOP, now_ns - taken_ns, len(batch.records))
+        with owned.partition.exclusive(QUERIES):
+            for record in batch.records:
+                owned.query_position = record.offset + 1
+                self._take_query(owned, record, taken_ns)
+            owned.query_position = batch.end
+
+    def answer_now(self, number: int, token: int, batch: Batch) -> Batch | None:
+        """Answer queries of residents in the thread that calls this; returns the rest of the batch.
+
+        The rest begins with the first query that cannot be answered at once, and is for
+        `take_queries`. It is everything while queries before the batch are on their way there.
+        """
+        owned = self._owned.get(number)
+        if owned is None:
+            return batch
+        exclusive = owned.partition.exclusive
+        if not exclusive.enter_if_free():
+            work, since_ns = exclusive.work, time.perf_counter_ns()
+            exclusive.enter()
+            note_wait(work, time.perf_counter_ns() - since_ns, len(batch.records))
+        try:
+            if not owned.is_open(token) or batch.start != owned.query_position:
+                return batch
+            owned.clock_ahead_ms = self._clock_ahead_ms(number)
+            for index, record in enumerate(batch.records):
+                if not self._answer_now(owned, record, batch.taken_ns):
+                    start, records = owned.query_position, batch.records[index:]
+                    return batch._replace(start=start, records=records)
+                owned.query_position = record.offset + 1
+            owned.query_position = batch.end
+        finally:
+            exclusive.leave()
+        return None
+
+    def _answer_now(self, owned: OwnedPartition, record: Record, taken_ns: int) -> bool:
+        """False if the query needs more than the table, or is not well-formed."""
+        headers = dict(record.headers)
+        address = reply_address(headers)
+        if address is None:
+            return HEADER_CLOCK in headers  # a record of our own, which gets no answer
+        if not self._replies.exists(address):
+            return False
+        try:
+            query = query_of(owned, record, address, headers, taken_ns)
+        except DecodeError:
+            return False
+        if self._now_ms() >= query.deadline_ms or not owned.partition.queries.is_ready(query.get):
+            return False
+        owned.query_mark.hold(record.offset)  # Q1
+        owned.partition.queries.ask(query)
+        return True
 
     def _take_query(self, owned: OwnedPartition, record: Record, taken_ns: int) -> None:
         headers = dict(record.headers)
@@ -151,40 +197,15 @@ class QueryIntake:
         headers: Headers,
         taken_ns: int,
     ) -> None:
-        partition = owned.partition
-        user_id = None
         try:
-            get = decode_query(record.value)
-            user_id = get.user_id
-            key = key_bytes(user_id)
-            if record.key != key:
-                raise DecodeError("key_mismatch", "key", f"expected the user_id, {user_id}")
-            if not partition.table.find(user_id):  # a resident user belongs to this partition
-                right = partition_of(key, partition.partitions)
-                if right != partition.number:
-                    text = misrouted(user_id, partition.number, right)
-                    raise DecodeError("misrouted", "partition", text)
-            ahead_ms = owned.clock_ahead_ms
-            deadline = deadline_ms(headers, record.timestamp, ahead_ms)
+            query = query_of(owned, record, address, headers, taken_ns)
         except DecodeError as exc:
             metrics.QUERIES_ENDED["error"].inc()
-            user_id = exc.user_id if user_id is None else user_id
-            self._replies.error(address, record.key, user_id, INVALID_QUERY, str(exc))
+            self._replies.error(address, record.key, exc.user_id, INVALID_QUERY, str(exc))
             owned.query_mark.release(record.offset)
             return
-        query = Query(
-            get,
-            address,
-            key=key,
-            partition=partition.number,
-            incarnation=partition.incarnation,
-            offset=record.offset,
-            timestamp_ms=record.timestamp + ahead_ms,
-            deadline_ms=deadline,
-            taken_ns=taken_ns,
-        )
         now = self._now_ms()
-        if now >= deadline:  # Q2
+        if now >= query.deadline_ms:  # Q2
             self._expire_one(query)
         elif (
             self.waiting >= self._settings.queries_waiting_max
@@ -192,12 +213,13 @@ class QueryIntake:
         ):
             self.refuse(query, OVERLOADED, "too many queries are waiting; ask again later")
         else:
-            partition.queries.ask(query)
+            owned.partition.queries.ask(query)
             if not query.done:
                 self.waiting += 1
                 self.waiting_bytes += query.size_bytes
                 query.waiting = True
                 self._deadlines.add(query, now)
+                self.some_wait.set()
 
     # -- reply addresses ----------------------------------------------------------------------
 
@@ -223,11 +245,12 @@ class QueryIntake:
             owned.partition.incarnation != incarnation
         ):
             return
-        if self._replies.exists(address):
-            self._read_query(owned, record, address, headers, taken_ns)
-        else:
-            self._no_address(owned, record, address)
-            owned.query_mark.release(record.offset)
+        with owned.partition.exclusive(QUERIES):
+            if self._replies.exists(address):
+                self._read_query(owned, record, address, headers, taken_ns)
+            else:
+                self._no_address(owned, record, address)
+                owned.query_mark.release(record.offset)
 
     def _no_address(
         self, owned: OwnedPartition, record: Record, address: ReplyAddress | None
@@ -300,26 +323,31 @@ class QueryIntake:
         if query.waiting:
             self.waiting -= 1
             self.waiting_bytes -= query.size_bytes
+            work = DATABASE if query.waits_for_store else POSITION
+            note_wait(work, time.perf_counter_ns() - query.taken_ns)
         owned = self._owned.get(query.partition)
         if owned is not None and owned.partition.incarnation == query.incarnation:
             owned.query_mark.release(query.offset)
 
     def expire(self) -> None:
         """Send errors for queries whose deadline is near."""
+        if not self.waiting:
+            self.some_wait.clear()
         now = self._now_ms()
         for query in self._deadlines.due(now):
             owned = self._owned.get(query.partition)
             if owned is None:
                 continue
-            owned.partition.queries.forget(query)
-            if now >= query.deadline_ms:  # Q2
-                self._expire_one(query)
-            elif query.waits_for_store:
-                self.refuse(
-                    query, STORE_UNAVAILABLE, "the user is not resident and could not be loaded"
-                )
-            else:
-                self.refuse(query, NOT_CAUGHT_UP, _why_not(owned.partition, query))
+            with owned.partition.exclusive(QUERIES):
+                owned.partition.queries.forget(query)
+                if now >= query.deadline_ms:  # Q2
+                    self._expire_one(query)
+                elif query.waits_for_store:
+                    self.refuse(
+                        query, STORE_UNAVAILABLE, "the user is not resident and could not be loaded"
+                    )
+                else:
+                    self.refuse(query, NOT_CAUGHT_UP, _why_not(owned.partition, query))
 
     def drop_queries(self, partition: Partition) -> None:
         """Drop the waiting queries of a partition being handed over: the next owner reads them."""

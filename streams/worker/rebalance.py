@@ -52,6 +52,7 @@ from ..cassandra.epochs import Log
 from ..errors import EpochError
 from ..kafka.group_consumer import Membership, Reading
 from ..partition.partition import Partition
+from ..priorities import OTHER
 from .commits import Commits
 from .opening import Opener
 from .owned import OwnedPartition
@@ -274,7 +275,8 @@ class Rebalancer:
         if partition.incarnation < 0:
             return
         # Step 2. Take nothing more, and commit.
-        partition.closing = True
+        with partition.exclusive(OTHER):
+            partition.closing = True
         self._queries.stop(number)
         committed = await self.commits.commit([owned], clean=True)
         log.info(
@@ -292,9 +294,10 @@ class Rebalancer:
         if partition.incarnation < 0:
             return
         number = partition.number
-        partition.closing = True
-        partition.progress.store()
-        partition.incarnation = -1  # P5: results that arrive from here on are dropped
+        with partition.exclusive(OTHER):
+            partition.closing = True
+            partition.progress.store()
+            partition.incarnation = -1  # P5: results that arrive from here on are dropped
         self._updates.stop(number)
         self._queries.stop(number)
         self._owned.pop(number, None)

@@ -15,6 +15,7 @@ from ..cassandra.store import Store
 from ..kafka.broker_clocks import STEP_S, BrokerClocks
 from ..kafka.delivery import Delivery
 from ..kafka.group_consumer import Membership, Reading
+from ..priorities import GIL_SWITCH_S
 from .gauges import ExportedGauges
 from .http import Endpoints, OwnNames
 from .loops import BackgroundLoops
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 GAUGES_S = 1.0
 GC_THRESHOLDS = (2_000, 20, 20)  # objects are short-lived or frozen; see gc.set_threshold
-GIL_SWITCH_S = 0.0005  # a query must not wait 5 ms for the interpreter while a thread decodes
 
 
 def freeze_heap() -> None:

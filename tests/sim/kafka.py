@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -56,7 +57,11 @@ class Log:
 
 
 class Reader:
-    """A `Reading` of one topic. What was read arrives a little later, even after a `stop`."""
+    """A `Reading` of one topic. What was read arrives a little later, even after a `stop`.
+
+    `first` is called at once, like in a reader's thread, and leaves what is to arrive. More may be
+    read meanwhile.
+    """
 
     def __init__(
         self,
@@ -65,11 +70,13 @@ class Reader:
         topic: str,
         wants: Callable[[int], int],
         take: Callable[[int, int, Batch], None],
+        first: Callable[[int, int, Batch], Batch | None] | None = None,
     ) -> None:
         self._world = world
         self._worker = worker
         self._topic = topic
-        self._wants, self._take = wants, take
+        self._wants, self._take, self._first = wants, take, first
+        self._on_the_way: deque[tuple[int, int, Batch]] = deque()
         self._places: dict[int, tuple[int, int]] = {}  # partition: position and token
 
     def start(self, number: int, position: int, token: int) -> None:
@@ -101,7 +108,21 @@ class Reader:
                     poll.append((number, token, batch))
             for number, token, batch in poll:
                 self._places[number] = (batch.end, token)
+            if self._first is not None:
+                self._answer_first(poll)
+                continue
             if poll:
                 await asyncio.sleep(world.delay())
             for number, token, batch in poll:
                 self._take(number, token, batch)
+
+    def _answer_first(self, poll: list[tuple[int, int, Batch]]) -> None:
+        assert self._first is not None
+        for number, token, batch in poll:
+            rest = self._first(number, token, batch)
+            if rest is not None:
+                self._on_the_way.append((number, token, rest))
+                self._worker.loop.call_later(self._world.delay(), self._arrive)
+
+    def _arrive(self) -> None:
+        self._take(*self._on_the_way.popleft())

@@ -63,7 +63,12 @@ class Worker:
             world, self, settings.updates_topic, self.partitions.wants_updates, self._take_updates
         )
         self.queries = Reader(
-            world, self, settings.queries_topic, self.partitions.wants_queries, self._take_queries
+            world,
+            self,
+            settings.queries_topic,
+            self.partitions.wants_queries,
+            self._take_queries,
+            self._answer_now,
         )
         self._tables = KnownTables(settings, world.folder, TOPIC_ID, EPOCH)
         epoch = Log(EPOCH, UUID(bytes=TOPIC_ID), world.partitions, tuple(world.first_offsets), 0)
@@ -127,6 +132,12 @@ class Worker:
 
     def _take_updates(self, number: int, token: int, batch: Batch) -> None:
         self._taken(self.partitions.take_updates, number, token, batch)
+
+    def _answer_now(self, number: int, token: int, batch: Batch) -> Batch | None:
+        rest = self.partitions.queries.answer_now(number, token, batch)
+        for record in batch.records[: len(batch.records) - len(rest.records if rest else ())]:
+            self._world.checks.arrived(number, record.offset)
+        return rest
 
     def _take_queries(self, number: int, token: int, batch: Batch) -> None:
         for record in batch.records:

@@ -34,7 +34,13 @@ def _may(*ours: str, never: Iterable[str] = ()) -> Rule:
 
 KAFKA = {"aiokafka", "confluent_kafka"}
 OUTSIDE = {*KAFKA, "faust", "mode", "cassandra", "aiohttp"}
-BASICS = ("schemas", "streams.config", "streams.errors", "streams.metrics")
+BASICS = (
+    "schemas",
+    "streams.config",
+    "streams.errors",
+    "streams.metrics",
+    "streams.priorities",
+)
 PARTITION_BATCH = "streams.partition.batch"
 
 # The longest name that a module's own name begins with is its rule.
@@ -46,6 +52,7 @@ RULES = {
         "cache",
         "streams.partition",
         "streams.errors",
+        "streams.priorities",
         never=OUTSIDE | {"asyncio", "time", "logging", "prometheus_client"},
     ),
     "streams.cassandra": _may(
@@ -97,7 +104,8 @@ RULES = {
     "streams.config": _may("streams.errors", never=OUTSIDE),
     "streams.errors": _may(never=OUTSIDE),
     "streams.logs": _may("streams.errors", never=OUTSIDE),
-    "streams.metrics": _may("schemas", "streams.config", never=OUTSIDE),
+    "streams.metrics": _may("schemas", "streams.config", "streams.priorities", never=OUTSIDE),
+    "streams.priorities": _may(never=OUTSIDE),
     "streams": _may(),
     "ops": _may("schemas", "cache", "streams", "ops", never={"aiokafka"}),
 }
@@ -212,7 +220,7 @@ def test_only_the_top_of_streams_is_flat() -> None:
     """A newcomer sees the packages; the files beside them are these."""
     assert {path.name for path in (ROOT / "streams").glob("*.py")} == {
         "__init__.py", "agents.py", "app.py", "cli.py", "config.py", "errors.py", "logs.py",
-        "metrics.py",
+        "metrics.py", "priorities.py",
     }  # fmt: skip
 
 

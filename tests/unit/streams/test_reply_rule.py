@@ -14,6 +14,7 @@ from readstates.schemas.headers import ReplyAddress
 from readstates.streams.config import Settings
 from readstates.streams.kafka.delivery import Delivery
 from readstates.streams.kafka.reply_producer import ReplyProducer
+from readstates.streams.partition.exclusive import Exclusive
 from readstates.streams.worker.query_intake import QueryIntake
 
 OWN = ["p.updates", "p.queries", "p.dead-letters"]
@@ -113,7 +114,8 @@ async def test_a_topic_that_another_query_has_found_is_not_looked_up_again() -> 
         def _read_query(self, *query: Any) -> None:
             read.append(query)
 
-    owned: Any = SimpleNamespace(partition=SimpleNamespace(incarnation=1, number=1))
+    partition = SimpleNamespace(incarnation=1, number=1, exclusive=Exclusive())
+    owned: Any = SimpleNamespace(partition=partition)
     intake = Reading(Settings(), {1: owned}, cast(Any, Replies()), lambda: 0)
     record: Any = SimpleNamespace(offset=1, key=b"1", value=b"{}", headers=[])
     for seen_by in range(3):
