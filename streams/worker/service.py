@@ -113,6 +113,10 @@ class WorkerService(Service):  # type: ignore[misc]
         await self._loops.expire()
 
     @Service.task  # type: ignore[untyped-decorator]
+    async def _follow_addresses(self) -> None:
+        await self._loops.follow_addresses()
+
+    @Service.task  # type: ignore[untyped-decorator]
     async def _commit(self) -> None:
         await self._loops.commit()
 
