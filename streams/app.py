@@ -30,12 +30,14 @@ from .kafka.dead_letter_producer import DeadLetterProducer
 from .kafka.delivery import Delivery
 from .kafka.faust_app import App, WorkerProcess
 from .kafka.group import Group
+from .kafka.prober import Prober
 from .kafka.reader import Reader
 from .kafka.reading import QUERIES, UPDATES
 from .kafka.reply_producer import ReplyProducer
 from .worker.http import listen
 from .worker.instance import Instance, instance_of
 from .worker.partitions import Partitions
+from .worker.probe import Probe
 from .worker.rebalance import Rebalancer
 from .worker.service import WorkerService
 from .worker.tables import Tables, own_cache_dir
@@ -104,6 +106,7 @@ def build(settings: Settings) -> tuple[App, Instance]:
             member,
             updates,
             queries,
+            Probe(partitions, Prober(settings, topic.partitions)),
             listening,
         )
     )

@@ -80,6 +80,12 @@ class Settings:
     session_timeout_s: float = _kafka(
         10.0, "Silence after which Kafka reassigns a worker's partitions.", "s", 1, 300
     )
+    probe_interval_s: float = _kafka(
+        5.0,
+        "Time between two probes: queries that a worker sends to each of its partitions through "
+        "Kafka, to notice if nobody is answered. 0: none.",
+        "s", 0, 300,
+    )  # fmt: skip
     commit_interval_s: float = _kafka(1.0, "Time between two commits of offsets.", "s", 0.05, 60)
 
     cassandra_hosts: str = _cassandra("127.0.0.1", "Nodes to connect to first (host,host,…).")
@@ -197,6 +203,11 @@ class Settings:
     @property
     def dead_letters_topic(self) -> str:
         return f"{self.topic_prefix}.dead-letters"
+
+    @property
+    def probes_topic(self) -> str:
+        """Gets the replies to the workers' probes, and no others."""
+        return f"{self.topic_prefix}.probes"
 
     @property
     def leaves_group(self) -> bool:

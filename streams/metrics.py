@@ -146,12 +146,26 @@ DEAD_LETTER_FAILURES = Counter(
     "read_states_dead_letter_failures_total",
     "attempts to send a dead letter that a broker did not take; it is sent again",
 )
+PROBE_REPLY_FAILURES = Counter(
+    "read_states_probe_reply_failures_total", "replies to probes that a broker did not take"
+)
 CLOCK_FAILURES = Counter(
     "read_states_clock_failures_total", "comparisons with a broker's clock that failed"
 )
 CLOCK_OFFSET = Gauge(
     "read_states_clock_offset_seconds",
     "how far this machine's clock is ahead of the clock of the partition's leader",
+    ["partition"],
+)
+PROBE_SECONDS = Histogram(
+    "read_states_probe_seconds",
+    "time from a worker's query to itself, through Kafka, to its reply",
+    ["partition"],
+    buckets=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0),  # few: each partition has all of them
+)
+PROBE_FAILURES = Counter(
+    "read_states_probe_failures_total",
+    "queries of a worker to itself that nobody answered, or that got an error",
     ["partition"],
 )
 COMMIT_FAILURES = Counter("read_states_commit_failures_total", "offset commits that failed")
@@ -250,6 +264,14 @@ class OfPartition:
         self.parked_bytes = PARKED_BYTES.labels(label)
         self.inbox_bytes = INBOX_BYTES.labels(label)
         self.dead_letters_bytes = DEAD_LETTERS_BYTES.labels(label)
+
+
+class ProbeOfPartition:
+    """A partition's series of the probe, which begin at 0."""
+
+    def __init__(self, number: int) -> None:
+        self.seconds = PROBE_SECONDS.labels(str(number))
+        self.failures = PROBE_FAILURES.labels(str(number))
 
 
 def forget_partition(number: int, updates_topic: str, queries_topic: str) -> None:

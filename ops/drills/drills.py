@@ -104,6 +104,13 @@ DRILLS = (
         _on,
     ),
     Drill(
+        "a producer leaves a transaction on updates open",
+        "end the transaction",
+        ("ReadStatesProbeFails",),
+        lambda world: world.open_transaction(),
+        lambda world: world.end_transaction(),
+    ),
+    Drill(
         "a library keeps making lists and never drops them",
         "restart the worker without the library",
         ("ReadStatesCollectorPauses", "ReadStatesMemoryHigh"),

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from confluent_kafka import Producer
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -42,6 +43,7 @@ SETTINGS = {
     "PARKED_MAX": 200,  # so that a partition waits after seconds, not after an hour
     "CASSANDRA_TIMEOUT_S": 2,
     "SESSION_TIMEOUT_S": 6,
+    "PROBE_INTERVAL_S": 0.5,
 }
 SMALL_REPLIES = "read-states.replies.small"
 REPLIES = "read-states.replies.drills"
@@ -68,6 +70,7 @@ class World:
         self.worker: WorkerProcess | None = None
         self._pids: list[int] = []
         self._slow: threading.Event | None = None
+        self._transaction: Producer | None = None  # one that is open
 
     def start(self) -> None:
         topics.create(self.settings, PARTITIONS, 1)
@@ -147,6 +150,21 @@ class World:
         self.set(bad_s=0.0)
         bytes_max = topics.BATCH_BYTES_MAX + topics.HEADERS_BYTES
         self._take_records_of(self.settings.dead_letters_topic, bytes_max)
+
+    def open_transaction(self) -> None:
+        """A producer begins a transaction on all partitions of updates, and does not end it."""
+        config = {"transactional.id": "drills", "transaction.timeout.ms": 600_000}
+        self._transaction = Producer(self.settings.librdkafka(**config))
+        self._transaction.init_transactions(30)
+        self._transaction.begin_transaction()
+        for number in range(PARTITIONS):
+            self._transaction.produce(self.settings.updates_topic, b"{}", partition=number)
+        self._transaction.flush(30)
+
+    def end_transaction(self) -> None:
+        assert self._transaction is not None
+        self._transaction.abort_transaction(30)
+        self._transaction = None
 
     def _take_records_of(self, topic: str, bytes_max: int) -> None:
         entry = ConfigEntry(

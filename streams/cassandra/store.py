@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -54,10 +55,46 @@ class Store:
         self._rows_max = settings.user_states_max + hidden + 1
         self._requests = Requests(settings.cassandra_timeout_s, lambda exc: self.broken(exc))
         self._session = connect(settings)
+        self._claimed: tuple[str, Log] | None = None  # the topic, and its epoch
 
     def close(self) -> None:
         """End the session; callbacks of requests under way may never be called."""
         self._session.cluster.shutdown()
+
+    # -- nodes at other addresses (addresses.py) ----------------------------------------------
+
+    @property
+    def addresses(self) -> set[str]:
+        """The addresses of the nodes that the driver knows."""
+        return {str(host.address) for host in self._session.cluster.metadata.all_hosts()}
+
+    @property
+    def is_cut_off(self) -> bool:
+        """True if the driver knows no node that is up."""
+        return not any(host.is_up for host in self._session.cluster.metadata.all_hosts())
+
+    def check_epoch_of(self, other: Store) -> None:
+        """Raises StoreError if this is not the database that the other store was connected to."""
+        if other._claimed is None:
+            return
+        topic, claimed = other._claimed
+        found = self.logs().get(topic)
+        if found != claimed:
+            raise StoreError(
+                f"CASSANDRA_HOSTS lead to another database: there, the epoch of {topic} is "
+                f"{found and found.epoch}, not {claimed.epoch}. Let them lead to the right one, or "
+                "restore it: ops/runbooks/restore.md"
+            )
+
+    def take_over(self, found: Store) -> None:
+        """Use the connections and statements of another store from now on.
+
+        What is under way over the old connections ends in CASSANDRA_TIMEOUT_S at the latest.
+        """
+        old = self._session
+        for name in ("_session", "_insert", "_delete", "_delete_user", "_select", "_row_bytes"):
+            setattr(self, name, getattr(found, name))
+        threading.Thread(target=old.cluster.shutdown, daemon=True).start()  # it may take its time
 
     # -- schema and epoch ---------------------------------------------------------------------
 
@@ -120,7 +157,9 @@ class Store:
             return self.claim_epoch(topic, topic_id, partitions)
         if new_epoch_from is None or is_last(logs, topic, topic_id, partitions):
             keyspace = self.settings.cassandra_keyspace
-            return present_log(logs, topic, topic_id, partitions, keyspace)
+            log_of_topic = present_log(logs, topic, topic_id, partitions, keyspace)
+            self._claimed = topic, log_of_topic
+            return log_of_topic
         known, last = logs.get(topic), max(log.epoch for log in logs.values())
         self._execute(
             f"UPDATE {table} SET epoch = %s, topic_id = %s, partitions = %s, first_offsets = %s "

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import click
 
 from readstates.schemas.headers import HEADER_CLOCK
+from readstates.schemas.probes import HEADER_PROBE
 
 from ..config import Settings
 from ..errors import TopicError
@@ -90,8 +91,9 @@ def _record(
                 if message.error() is not None:
                     raise TopicError(f"{message.topic()} cannot be read: {message.error()}")
                 headers = message.headers() or []
-                if message.value() is None and (HEADER_CLOCK, b"") in headers:
-                    continue  # no query: a worker compares clocks
+                kinds = {name for name, _ in headers}
+                if HEADER_PROBE in kinds or (message.value() is None and HEADER_CLOCK in kinds):
+                    continue  # no client's query: a worker asks itself, or compares clocks
                 record = Recorded(
                     0,
                     names[message.topic()],

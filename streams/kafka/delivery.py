@@ -56,6 +56,7 @@ class Delivery:
         self._replies = Failures(metrics.REPLY_FAILURES)
         self._dead_letters = Failures(metrics.DEAD_LETTER_FAILURES)
         self._clocks = Failures(metrics.CLOCK_FAILURES)
+        self._probes = Failures(metrics.PROBE_REPLY_FAILURES)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="delivery", daemon=True)
 
@@ -85,7 +86,10 @@ class Delivery:
 
     def reply_failed(self, topic: str, error: object) -> None:
         """Note a reply that was not delivered."""
-        if self._replies.count():
+        if topic == self._settings.probes_topic:
+            if self._probes.count():
+                log.warning("probe_reply_not_delivered topic=%s error=%s", topic, error)
+        elif self._replies.count():
             log.warning(
                 "reply_not_delivered topic=%s error=%s: its client hears nothing until its "
                 "deadline. See ReadStatesRepliesFail.md",

@@ -1,7 +1,8 @@
 """Sends replies and error replies, and decides to which topics they may go.
 
 A reply goes only to a topic that fully matches REPLY_TOPICS, exists, and is none of the service's
-own: a client that can write queries must not be able to make the service write elsewhere. This
+own: a client that can write queries must not be able to make the service write elsewhere. The
+exception is the probes' topic, which gets the replies to probes and no others. This
 module never creates a topic. It knows topics from the cluster's metadata, which it requests as a
 whole at most once per second. A reply that is too large for its topic becomes an error
 (`refused_replies.py`). Other replies are not retried beyond the producer's own retries; a client
@@ -57,23 +58,27 @@ class ReplyProducer:
         self._refused = RefusedReplies(settings, delivery, self._too_large)
         self._pattern = settings.reply_topic_pattern
         self._own = {settings.updates_topic, settings.queries_topic, settings.dead_letters_topic}
+        self._probes_topic = settings.probes_topic
         self._topics: dict[str, int] = {}  # partitions by name, of those allowed
+        self._probe_topics: dict[str, int] = {}  # the same for the replies to probes
         self._refreshed = 0.0
         self._refreshing: asyncio.Task[None] | None = None
 
     # -- reply topics -------------------------------------------------------------------------
 
-    def allowed(self, topic: str) -> bool:
-        """True if replies may ever go there; the topic need not exist."""
+    def allowed(self, topic: str, is_probe: bool = False) -> bool:
+        """True if replies may ever go there, to probes or to others; the topic need not exist."""
+        if is_probe or topic == self._probes_topic:
+            return is_probe and topic == self._probes_topic
         return (
             self._pattern.fullmatch(topic) is not None
             and topic not in self._own
             and not topic.startswith("__")
         )
 
-    def exists(self, address: ReplyAddress) -> bool:
+    def exists(self, address: ReplyAddress, is_probe: bool = False) -> bool:
         """True if the topic is allowed, and the last metadata has it and the partition."""
-        partitions = self._topics.get(address.topic)
+        partitions = (self._probe_topics if is_probe else self._topics).get(address.topic)
         return partitions is not None and (address.partition or 0) < partitions
 
     async def refresh(self) -> None:
@@ -86,11 +91,14 @@ class ReplyProducer:
         try:
             await asyncio.sleep(max(0.0, self._refreshed + TOPICS_REFRESH_S - time.monotonic()))
             metadata = await asyncio.to_thread(self._producer.list_topics, timeout=TOPICS_TIMEOUT_S)
-            self._topics = {
-                name: len(topic.partitions)
-                for name, topic in metadata.topics.items()
-                if topic.error is None and self.allowed(name)
-            }
+            self._topics, self._probe_topics = (
+                {
+                    name: len(topic.partitions)
+                    for name, topic in metadata.topics.items()
+                    if topic.error is None and self.allowed(name, is_probe)
+                }
+                for is_probe in (False, True)
+            )
         except KafkaException as exc:
             log.warning("topics_unknown error=%s", exc)
         finally:
@@ -168,7 +176,8 @@ class ReplyProducer:
             self._refused.send_again(sent, error, message)
             return
         if error.code() in TOPIC_GONE:
-            self._topics.pop(address.topic, None)  # look it up before writing there again
+            for topics in (self._topics, self._probe_topics):
+                topics.pop(address.topic, None)  # look it up before writing there again
         self._delivery.reply_failed(address.topic, error)
 
     def _too_large(self, sent: Sent, text: str, limit: int | None) -> None:

@@ -36,6 +36,8 @@ HEADERS_BYTES = 64 << 10  # more than the headers of a dead letter take
 QUERIES_KEPT_MS = 2 * DEADLINE_MAX_MS  # the least retention of `queries`
 DEAD_LETTERS_BYTES = 256 << 20  # kept of each partition's dead letters; older ones go first
 DEAD_LETTERS_SEGMENT_BYTES = 64 << 20  # a broker removes whole segments
+PROBES_KEPT_MS = 10 * 60_000  # of the probes' replies; nobody reads them later
+PROBES_SEGMENT_BYTES = 16 << 20
 LOGGED = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete"}
 
 
@@ -69,6 +71,10 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
             "segment.bytes": str(DEAD_LETTERS_SEGMENT_BYTES),
             "max.message.bytes": str(BATCH_BYTES_MAX + HEADERS_BYTES),
         },
+        settings.probes_topic: {
+            "retention.ms": str(PROBES_KEPT_MS),
+            "segment.bytes": str(PROBES_SEGMENT_BYTES),
+        },
     }
 
 
@@ -76,7 +82,9 @@ def create(settings: Settings, partitions: int, replication: int) -> list[str]:
     """Create the topics that do not exist yet; returns their names. Safe to repeat."""
     client = connect_admin(settings)
     topics = [
-        NewTopic(name, partitions, replication, config=config)
+        NewTopic(
+            name, 1 if name == settings.probes_topic else partitions, replication, config=config
+        )
         for name, config in wanted(settings, replication).items()
     ]
     created = []
@@ -155,6 +163,8 @@ def check(settings: Settings) -> Topic:
     updates = describe(client, settings.updates_topic)
     queries = describe(client, settings.queries_topic)
     describe(client, settings.dead_letters_topic)
+    if settings.probe_interval_s:
+        describe(client, settings.probes_topic)
     if updates.partitions != queries.partitions:
         raise TopicError(
             f"{settings.updates_topic} has {updates.partitions} partitions and "

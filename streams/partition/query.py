@@ -43,6 +43,11 @@ class Query:
         correlation_id = self.address.correlation_id or b""
         self.size_bytes = QUERY_BYTES + ID_BYTES * len(ids) + len(correlation_id)
 
+    @property
+    def is_probe(self) -> bool:
+        """True for a query of the worker itself (schemas/probes.py); clients' queries count."""
+        return self.get.user_id < 0
+
 
 class Deadlines:
     """Waiting queries by the moment their error must go out. O(log n) for each."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
+from ..cassandra.addresses import Addresses
 from ..cassandra.store import Store
 from ..priorities import EXPIRE_INTERVAL_S
 from .commits import Commits
@@ -39,6 +40,10 @@ class BackgroundLoops:
             await queries.some_wait.wait()
             queries.expire()
             await asyncio.sleep(EXPIRE_INTERVAL_S)
+
+    async def follow_addresses(self) -> None:
+        """Find the nodes of Cassandra again if all of them have moved."""
+        await Addresses(self._store).follow()
 
     async def commit(self) -> None:
         """Commit the watermarks that moved."""

@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping
 
 from readstates.schemas.fields import DecodeError
 from readstates.schemas.headers import HEADER_CLOCK, Headers, ReplyAddress, reply_address
+from readstates.schemas.probes import HEADER_PROBE
 from readstates.schemas.replies import (
     INVALID_QUERY,
     NOT_CAUGHT_UP,
@@ -164,9 +165,10 @@ class QueryIntake:
     def _take_query(self, owned: OwnedPartition, record: Record, taken_ns: int) -> None:
         headers = dict(record.headers)
         address = reply_address(headers)
+        is_probe = HEADER_PROBE in headers
         if address is None or (
-            not (known := self._replies.exists(address))
-            and (not self._replies.allowed(address.topic))
+            not (known := self._replies.exists(address, is_probe))
+            and not self._replies.allowed(address.topic, is_probe)
         ):
             if address is not None or HEADER_CLOCK not in headers:
                 self._no_address(owned, record, address)
@@ -200,7 +202,8 @@ class QueryIntake:
         try:
             query = query_of(owned, record, address, headers, taken_ns)
         except DecodeError as exc:
-            metrics.QUERIES_ENDED["error"].inc()
+            if HEADER_PROBE not in headers:
+                metrics.QUERIES_ENDED["error"].inc()
             self._replies.error(address, record.key, exc.user_id, INVALID_QUERY, str(exc))
             owned.query_mark.release(record.offset)
             return
@@ -232,10 +235,10 @@ class QueryIntake:
         taken_ns: int,
     ) -> None:
         """Ask the cluster about a reply topic not seen before, then read or drop the query."""
-        incarnation = owned.partition.incarnation
+        incarnation, is_probe = owned.partition.incarnation, HEADER_PROBE in headers
         try:
             for _ in range(TOPIC_LOOKUPS_MAX):
-                if self._replies.exists(address):  # another query's lookup may have found it
+                if self._replies.exists(address, is_probe):  # another query may have looked it up
                     break
                 await self._replies.refresh()
         finally:
@@ -246,7 +249,7 @@ class QueryIntake:
         ):
             return
         with owned.partition.exclusive(QUERIES):
-            if self._replies.exists(address):
+            if self._replies.exists(address, is_probe):
                 self._read_query(owned, record, address, headers, taken_ns)
             else:
                 self._no_address(owned, record, address)
@@ -287,8 +290,9 @@ class QueryIntake:
             self._expire_one(query)
             return
         self._replies.reply(query.address, query.key, body, query.deadline_ms)
-        metrics.QUERY_SERVICE_SECONDS.observe((time.perf_counter_ns() - query.taken_ns) / 1e9)
-        metrics.QUERY_AGE_SECONDS.observe(max(0.0, time.time() - query.timestamp_ms / 1000))
+        if not query.is_probe:
+            metrics.QUERY_SERVICE_SECONDS.observe((time.perf_counter_ns() - query.taken_ns) / 1e9)
+            metrics.QUERY_AGE_SECONDS.observe(max(0.0, time.time() - query.timestamp_ms / 1000))
         self._finish(query, "hit" if hit else "miss")
 
     def refuse(self, query: Query, code: str, text: str, limit: int | None = None) -> None:
@@ -318,7 +322,8 @@ class QueryIntake:
         self._finish(query, "expired")
 
     def _finish(self, query: Query, outcome: str) -> None:
-        metrics.QUERIES_ENDED[outcome].inc()
+        if not query.is_probe:
+            metrics.QUERIES_ENDED[outcome].inc()
         query.done = True  # Q1
         if query.waiting:
             self.waiting -= 1

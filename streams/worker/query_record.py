@@ -5,6 +5,7 @@ from __future__ import annotations
 from readstates.schemas.fields import DecodeError
 from readstates.schemas.headers import Headers, ReplyAddress, deadline_ms
 from readstates.schemas.partitioner import misrouted, partition_of
+from readstates.schemas.probes import HEADER_PROBE, decode_probe
 from readstates.schemas.queries import decode_query
 from readstates.schemas.wire import key_bytes
 
@@ -24,7 +25,7 @@ def query_of(
 ) -> Query:
     """The query of a record. Raises DecodeError, with the user's ID if that can be read."""
     partition, ahead_ms = owned.partition, owned.clock_ahead_ms
-    get = decode_query(record.value)
+    get = (decode_probe if HEADER_PROBE in headers else decode_query)(record.value)
     user_id = get.user_id
     key = key_bytes(user_id)
     try:

@@ -20,6 +20,7 @@ from .gauges import ExportedGauges
 from .http import Endpoints, OwnNames
 from .loops import BackgroundLoops
 from .partitions import Partitions
+from .probe import Probe
 from .rebalance import Rebalancer
 from .tables import Tables
 
@@ -54,6 +55,7 @@ class WorkerService(Service):  # type: ignore[misc]
         member: Membership,
         updates: Reading,
         queries: Reading,
+        probe: Probe,
         listening: socket.socket,
     ) -> None:
         super().__init__()
@@ -64,6 +66,7 @@ class WorkerService(Service):  # type: ignore[misc]
         self._partitions = partitions
         self._rebalancer = rebalancer
         self._member = member
+        self._probe = probe
         self._listening = listening
         self._loops = BackgroundLoops(partitions, rebalancer.commits, store)
         self._gauges = ExportedGauges(partitions, updates, queries)
@@ -71,7 +74,12 @@ class WorkerService(Service):  # type: ignore[misc]
     def on_init_dependencies(self) -> list[Any]:
         settings = self._partitions.settings
         names = OwnNames(settings.http_host, settings.http_names)
-        return [Endpoints(self._listening, self._gauges.health, self._rebalancer.ready, names)]
+        return [Endpoints(self._listening, self._gauges.health, self._ready, names)]
+
+    def _ready(self) -> tuple[bool, str]:
+        """Whether the worker serves what it owns: the first reason why not, or what all say."""
+        found = [ready() for ready in (self._rebalancer.ready, self._probe.ready)]
+        return min(found, key=lambda one: one[0])
 
     async def on_start(self) -> None:
         self._tables.report_folder()
@@ -85,8 +93,10 @@ class WorkerService(Service):  # type: ignore[misc]
         freeze_heap()
         metrics.CollectorPauses()  # after the collection of the start, which delays no query
         self._member.start(self._rebalancer)
+        self._probe.start()
 
     async def on_stop(self) -> None:
+        self._probe.stop()
         self._delivery.close()
         self._store.close()
 
@@ -101,6 +111,10 @@ class WorkerService(Service):  # type: ignore[misc]
     @Service.task  # type: ignore[untyped-decorator]
     async def _expire(self) -> None:
         await self._loops.expire()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _follow_addresses(self) -> None:
+        await self._loops.follow_addresses()
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _commit(self) -> None:

@@ -318,6 +318,7 @@ def test_the_rights_of_a_worker_and_a_client(secure: Secure) -> None:
             *allow("rs_worker", topic, f"{prefix}.updates", "READ", "DESCRIBE_CONFIGS"),
             *allow("rs_worker", topic, f"{prefix}.queries", "READ", "WRITE", "DESCRIBE_CONFIGS"),
             *allow("rs_worker", topic, f"{prefix}.dead-letters", "WRITE", "DESCRIBE_CONFIGS"),
+            *allow("rs_worker", topic, f"{prefix}.probes", "READ", "WRITE"),
             *allow("rs_worker", topic, f"{prefix}.replies.", "WRITE", prefixed=True),
             *allow("rs_worker", group, secure.group, "READ"),
         ],
@@ -344,6 +345,8 @@ def test_the_rights_of_a_worker_and_a_client(secure: Secure) -> None:
         worker.wait_ready()
         user = new_user()
         assert secure.ack_and_ask(user, client)["read_states"]
+        until(lambda: worker.metrics().get("read_states_probe_seconds_count"), "an answered probe")
+        assert not worker.metrics().get("read_states_probe_failures_total")
         shell = secure.cli_with(secure.config(**as_client), "get", str(user))
         assert shell.returncode == 0, shell.stderr
         bad = Producer({**client, "partitioner": "murmur2_random"})

@@ -26,10 +26,10 @@ class Replies:
         self._worker = worker
         self._topics = {REPLIES}
 
-    def allowed(self, topic: str) -> bool:
+    def allowed(self, topic: str, _is_probe: bool = False) -> bool:
         return self._world.plan.settings.reply_topic_pattern.fullmatch(topic) is not None
 
-    def exists(self, address: ReplyAddress) -> bool:
+    def exists(self, address: ReplyAddress, _is_probe: bool = False) -> bool:
         return address.topic in self._topics
 
     async def refresh(self) -> None:

@@ -59,6 +59,15 @@ def test_a_partition_that_is_not_there(replies: ReplyProducer, number: int) -> N
     assert not replies.exists(ReplyAddress("p.replies.a", number, None, "plain"))
 
 
+@pytest.mark.parametrize("pattern", ["", ".*"])
+def test_the_probes_topic_is_for_probes_alone(pattern: str) -> None:
+    with made(pattern) as replies:
+        assert not replies.allowed("p.probes")
+        assert replies.allowed("p.probes", is_probe=True)
+        assert replies.allowed("p.replies.a")
+        assert not replies.allowed("p.replies.a", is_probe=True)
+
+
 class Lost:
     def topic(self) -> str:
         return "p.replies.a"
@@ -101,10 +110,10 @@ async def test_a_topic_that_another_query_has_found_is_not_looked_up_again() -> 
     read: list[Any] = []
 
     class Replies:
-        def exists(self, _address: Any) -> bool:
+        def exists(self, _address: Any, _is_probe: bool = False) -> bool:
             return len(lookups) >= seen_by
 
-        def allowed(self, _topic: str) -> bool:
+        def allowed(self, _topic: str, _is_probe: bool = False) -> bool:
             return True
 
         async def refresh(self) -> None:

@@ -1,0 +1,152 @@
+"""A worker asks itself through Kafka, and says which of its partitions does not answer.
+
+In the workers that are harmed here, every other check is switched off (`tests/support/only_probe`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import NewPartitions
+
+from readstates.ops.local.stack import Stack
+from readstates.ops.local.worker import WorkerProcess
+from readstates.schemas.probes import HEADER_PROBE, encode_probe, probe_users
+from tests.support.service import Service
+from tests.support.waiting import WAIT_S, until
+from tests.support.wire import PARTITIONS, Headers, new_user
+
+INTERVAL_S = 0.5
+FIND_S = 2 * WAIT_S  # no answer is one after 7 s, and it takes three of them
+ANSWERS = "read_states_probe_seconds_count{partition=%d}"
+FAILURES = "read_states_probe_failures_total{partition=%d}"
+NO_ADDRESS = "read_states_queries_total{outcome=no_reply_address}"
+
+_names = (f"probed{n}" for n in itertools.count())
+
+
+def start(stack: Stack, folder: Path, **settings: object) -> Service:
+    """A service with one worker that has no check but the probe, ready."""
+    made = Service(stack.env(), folder, next(_names), probe_interval_s=INTERVAL_S)
+    env = {**made.env, **{name: str(value) for name, value in settings.items()}}
+    log = folder / f"{made.name}.log"
+    made.workers.append(WorkerProcess(env, log, module="tests.support.only_probe").start())
+    return made
+
+
+@pytest.fixture(scope="module")
+def sound(stack: Stack, folder: Path) -> Iterator[Service]:
+    """A service that nobody harms."""
+    made = start(stack, folder)
+    try:
+        made.workers[0].wait_ready()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def harmed(stack: Stack, folder: Path) -> Iterator[Service]:
+    """A service for one test."""
+    made = start(stack, folder)
+    try:
+        made.workers[0].wait_ready()
+        wait_answered(made.workers[0])
+        yield made
+    finally:
+        made.close()
+
+
+def by_partition(worker: WorkerProcess, name: str) -> list[float]:
+    found = worker.metrics()
+    return [found.get(name % number, 0.0) for number in range(PARTITIONS)]
+
+
+def wait_answered(worker: WorkerProcess) -> None:
+    """Until each partition has answered three probes more."""
+    before = by_partition(worker, ANSWERS)
+
+    def all_more() -> bool:
+        now = by_partition(worker, ANSWERS)
+        return all(count >= then + 3 for count, then in zip(now, before, strict=True))
+
+    until(all_more, "three answers of each partition", FIND_S)
+
+
+def found(worker: WorkerProcess) -> str:
+    """What /readyz says once the probe has failed."""
+
+    def look() -> str | None:
+        status, text = worker.get("/readyz")
+        return text if status == 503 and "probes fail" in text else None
+
+    text = until(look, "the probe fails", FIND_S)
+    assert "probe_failed topic=" in worker.output()
+    assert sum(by_partition(worker, FAILURES)) > 0
+    return text
+
+
+def wait_mended(worker: WorkerProcess) -> None:
+    until(lambda: worker.get("/readyz")[0] == 200, "the worker is ready again", FIND_S)
+    wait_answered(worker)
+
+
+def test_each_partition_answers(sound: Service) -> None:
+    (worker,) = sound.workers
+    wait_answered(worker)
+    metrics = worker.metrics()
+    assert by_partition(worker, FAILURES) == [0.0] * PARTITIONS
+    assert worker.get("/readyz")[0] == 200
+    for outcome in ("hit", "miss", "error", "expired"):  # only clients' queries count
+        assert metrics[f"read_states_queries_total{{outcome={outcome}}}"] == 0
+    assert metrics["read_states_query_age_seconds_count"] == 0
+    assert metrics["read_states_resident_users"] == 0
+
+
+def test_no_client_has_a_probes_user_or_topic(sound: Service) -> None:
+    wire = sound.wire
+    (user, *_), *_ = probe_users(PARTITIONS)
+    to_client: Headers = [("kafka_replyTopic", wire.reply_topic.encode())]
+    to_probes: Headers = [("kafka_replyTopic", f"{wire.prefix}.probes".encode())]
+    ignored = sound.metric(NO_ADDRESS)
+    for headers in (to_probes, [*to_client, (HEADER_PROBE, b"")]):
+        wire.ask(user, encode_probe(user, None), headers)
+    until(lambda: sound.metric(NO_ADDRESS) == ignored + 2, "both are ignored")
+    refused = wire.refused(user, encode_probe(user, None))
+    assert refused.error == "invalid_query"
+    assert "user_id" in refused.value["error"]["message"]
+
+
+def test_it_finds_an_open_transaction(harmed: Service) -> None:
+    wire, (worker,) = harmed.wire, harmed.workers
+    producer = Producer({"bootstrap.servers": wire.bootstrap, "transactional.id": harmed.name})
+    producer.init_transactions(WAIT_S)
+    producer.begin_transaction()
+    producer.produce(wire.updates, b"{}", partition=1)
+    producer.flush(WAIT_S)
+    assert "partitions 1; 1: not_caught_up" in found(worker)
+    assert [bool(count) for count in by_partition(worker, FAILURES)] == [
+        number == 1 for number in range(PARTITIONS)
+    ]
+    producer.abort_transaction(WAIT_S)
+    wait_mended(worker)
+
+
+def test_it_finds_partitions_of_queries_alone(harmed: Service) -> None:
+    wire, (worker,) = harmed.wire, harmed.workers
+    raised = wire.admin.create_partitions([NewPartitions(wire.queries, 2 * PARTITIONS)])
+    raised[wire.queries].result(WAIT_S)
+    found(worker)
+
+
+def test_it_finds_a_wrong_clock(stack: Stack, folder: Path) -> None:
+    service = start(stack, folder, CLOCK_AHEAD_S=8)
+    try:
+        assert "no answer" in found(service.workers[0])
+        assert service.wire.query(new_user(), timeout_s=1) is None, "so is it with clients"
+    finally:
+        service.close()
