@@ -114,6 +114,8 @@ class QueryIntake:
             owned.query_position = record.offset + 1
             self._take_query(owned, record, taken_ns)
         owned.query_position = batch.end
+        if batch.end < batch.start:  # the topic was made anew
+            owned.query_mark.begin_anew(batch.end)
 
     def _take_query(self, owned: OwnedPartition, record: Record, taken_ns: int) -> None:
         headers = dict(record.headers)
