@@ -23,7 +23,7 @@ from . import agents, logs, metrics
 from .cassandra.store import Store
 from .config import Settings
 from .errors import ReadStatesError
-from .kafka import topics
+from .kafka import topic_check
 from .kafka.broker_clocks import BrokerClocks
 from .kafka.dead_letter_producer import DeadLetterProducer
 from .kafka.delivery import Delivery
@@ -38,6 +38,7 @@ from .worker.partitions import Partitions
 from .worker.rebalance import Rebalancer
 from .worker.service import WorkerService
 from .worker.tables import Tables, own_cache_dir
+from .worker.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def build(settings: Settings) -> tuple[App, Instance]:
     # Check everything that must be right before anything starts; first what needs no server.
     cache_dir = own_cache_dir(settings)
     listening = listen(settings.http_host, settings.http_port)
-    topic = topics.check(settings)
+    topic = topic_check.check(settings)
     store = Store(settings)
     store.prepare()
     epoch = store.claim_epoch(settings.updates_topic, *topic)
@@ -91,6 +92,23 @@ def build(settings: Settings) -> tuple[App, Instance]:
     )
     rebalancer = Rebalancer(partitions, tables, epoch, member, updates, queries, app.refuse)
     app.shut_down = rebalancer.shut_down
+
+    # Make the watch, which looks for changes of what was checked above.
+    def replaced(name: str) -> None:
+        if name == settings.queries_topic:
+            for number in partitions.owned:
+                queries.begin_anew(number)
+
+    watch = Watch(
+        settings,
+        topic_check.Topics(settings, topic),
+        store,
+        epoch,
+        {settings.updates_topic: updates, settings.queries_topic: queries},
+        partitions.owned,
+        replaced,
+        app.refuse,
+    )
     app.service(
         WorkerService(
             partitions,
@@ -102,6 +120,7 @@ def build(settings: Settings) -> tuple[App, Instance]:
             member,
             updates,
             queries,
+            watch,
             listening,
         )
     )

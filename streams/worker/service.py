@@ -21,6 +21,7 @@ from .loops import BackgroundLoops
 from .partitions import Partitions
 from .rebalance import Rebalancer
 from .tables import Tables
+from .watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,12 @@ class WorkerService(Service):  # type: ignore[misc]
         member: Membership,
         updates: Reading,
         queries: Reading,
+        watch: Watch,
         listening: socket.socket,
     ) -> None:
         super().__init__()
+        self._watch = watch
+        self._ready_checks = (rebalancer.ready, watch.ready)
         self._tables = tables
         self._store = store
         self._delivery = delivery
@@ -71,7 +75,12 @@ class WorkerService(Service):  # type: ignore[misc]
     def on_init_dependencies(self) -> list[Any]:
         settings = self._partitions.settings
         names = OwnNames(settings.http_host, settings.http_names)
-        return [Endpoints(self._listening, self._gauges.health, self._rebalancer.ready, names)]
+        return [Endpoints(self._listening, self._gauges.health, self._ready, names)]
+
+    def _ready(self) -> tuple[bool, str]:
+        """Whether this worker answers, and the first reason if not."""
+        answers = [check() for check in self._ready_checks]
+        return next((one for one in answers if not one[0]), answers[0])
 
     async def on_start(self) -> None:
         self._tables.report_folder()
@@ -87,6 +96,7 @@ class WorkerService(Service):  # type: ignore[misc]
         self._member.start(self._rebalancer)
 
     async def on_stop(self) -> None:
+        self._watch.close()
         self._delivery.close()
         self._store.close()
 
@@ -105,6 +115,10 @@ class WorkerService(Service):  # type: ignore[misc]
     @Service.task  # type: ignore[untyped-decorator]
     async def _commit(self) -> None:
         await self._loops.commit()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _look_for_changes(self) -> None:
+        await self._watch.run()
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _compare_clocks(self) -> None:
