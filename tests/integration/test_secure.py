@@ -19,6 +19,7 @@ import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
@@ -365,6 +366,49 @@ def test_the_rights_of_a_worker_and_a_client(secure: Secure) -> None:
     said = worker.output()
     assert "authoriz" not in said.lower().replace("unauthorized_partitions", "")
     assert as_worker["sasl_password"] not in said
+
+
+def test_read_withdrawn_from_a_running_worker(secure: Secure) -> None:
+    """It ends with one line that says what to do."""
+    topic, group, prefix = ResourceType.TOPIC, ResourceType.GROUP, secure.prefix
+    read = allow("rs_loser", topic, f"{prefix}.updates", "READ")
+    as_loser = new_kafka_user(
+        secure,
+        "rs_loser",
+        [
+            *read,
+            *allow("rs_loser", topic, f"{prefix}.updates", "DESCRIBE_CONFIGS"),
+            *allow("rs_loser", topic, f"{prefix}.queries", "READ", "WRITE", "DESCRIBE_CONFIGS"),
+            *allow("rs_loser", topic, f"{prefix}.dead-letters", "WRITE", "DESCRIBE_CONFIGS"),
+            *allow("rs_loser", group, secure.group, "READ"),
+        ],
+    )
+    log = secure.folder / "secure-loser.log"
+    worker = WorkerProcess({**secure.env, **secure.config(**as_loser)}, log).start()
+    secure.workers.append(worker)
+    worker.wait_ready()
+    filters = [
+        AclBindingFilter(
+            one.restype,
+            one.name,
+            one.resource_pattern_type,
+            one.principal,
+            one.host,
+            one.operation,
+            one.permission_type,
+        )
+        for one in read
+    ]
+    for future in secure.admin.delete_acls(filters).values():
+        future.result(20)
+    until(lambda: worker.returncode is not None, "the worker ends", 90)
+    said = worker.output()
+    print(said)
+    assert worker.returncode == 1
+    assert "Traceback" not in said
+    (line,) = (each for each in said.splitlines() if "CRITICAL" in each)
+    assert "is not allowed to read" in line
+    assert "SECURITY.md" in line
 
 
 def test_a_worker_without_a_right_says_which(secure: Secure) -> None:
