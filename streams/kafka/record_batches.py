@@ -261,7 +261,7 @@ class FetchedBatches:
         is_possible = head.last_delta >= 0 and last < self.last_stable
         if len(self._raw) - self._at >= LENGTH_END:
             after, _length = _LENGTH.unpack_from(self._raw, self._at)
-            before = max(after - 1, self.position)
+            before = max(int(after) - 1, self.position)
             return min(last, before) if is_possible else before
         return last if is_possible else max(head.first, self.position)
 
