@@ -20,6 +20,7 @@ from types import FrameType
 import uvloop
 
 from . import agents, logs, metrics
+from .cassandra.epochs import Log
 from .cassandra.store import Store
 from .config import Settings
 from .errors import ReadStatesError
@@ -94,21 +95,8 @@ def build(settings: Settings) -> tuple[App, Instance]:
     app.shut_down = rebalancer.shut_down
 
     # Make the watch, which looks for changes of what was checked above.
-    def replaced(name: str) -> None:
-        if name == settings.queries_topic:
-            for number in partitions.owned:
-                queries.begin_anew(number)
-
-    watch = Watch(
-        settings,
-        topic_check.Topics(settings, topic),
-        store,
-        epoch,
-        {settings.updates_topic: updates, settings.queries_topic: queries},
-        partitions.owned,
-        replaced,
-        app.refuse,
-    )
+    seen = topic_check.Topics(settings, topic)
+    watch = _watch(settings, seen, store, epoch, partitions, updates, queries, app)
     app.service(
         WorkerService(
             partitions,
@@ -125,6 +113,28 @@ def build(settings: Settings) -> tuple[App, Instance]:
         )
     )
     return app, instance
+
+
+def _watch(
+    settings: Settings,
+    topics: topic_check.Topics,
+    store: Store,
+    epoch: Log,
+    partitions: Partitions,
+    updates: Reader,
+    queries: Reader,
+    app: App,
+) -> Watch:
+    """The watch; if the queries topic is made anew, its reader begins anew."""
+
+    def replaced(name: str) -> None:
+        if name == settings.queries_topic:
+            for number in partitions.owned:
+                queries.begin_anew(number)
+
+    readings = {settings.updates_topic: updates, settings.queries_topic: queries}
+    owned = partitions.owned
+    return Watch(settings, topics, store, epoch, readings, owned, replaced, app.refuse)
 
 
 def _end_at_once(_number: int, _frame: FrameType | None) -> None:
