@@ -21,10 +21,11 @@ from types import FrameType
 import uvloop
 
 from . import agents, logs, metrics
+from .cassandra.epochs import Log
 from .cassandra.store import Store
 from .config import Settings
 from .errors import ReadStatesError
-from .kafka import topics
+from .kafka import topic_check
 from .kafka.broker_clocks import BrokerClocks
 from .kafka.dead_letter_producer import DeadLetterProducer
 from .kafka.delivery import Delivery
@@ -41,6 +42,7 @@ from .worker.probe import Probe
 from .worker.rebalance import Rebalancer
 from .worker.service import WorkerService
 from .worker.tables import Tables, own_cache_dir
+from .worker.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def build(settings: Settings) -> tuple[App, Instance]:
     # Check everything that must be right before anything starts; first what needs no server.
     cache_dir = own_cache_dir(settings)
     listening = listen(settings.http_host, settings.http_port)
-    topic = topics.check(settings)
+    topic = topic_check.check(settings)
     store = Store(settings)
     store.prepare()
     epoch = store.claim_epoch(settings.updates_topic, *topic)
@@ -95,6 +97,10 @@ def build(settings: Settings) -> tuple[App, Instance]:
     )
     rebalancer = Rebalancer(partitions, tables, epoch, member, updates, queries, app.refuse)
     app.shut_down = rebalancer.shut_down
+
+    # Make the watch, which looks for changes of what was checked above.
+    seen = topic_check.Topics(settings, topic)
+    watch = _watch(settings, seen, store, epoch, partitions, updates, queries, app)
     app.service(
         WorkerService(
             partitions,
@@ -107,10 +113,33 @@ def build(settings: Settings) -> tuple[App, Instance]:
             updates,
             queries,
             Probe(partitions, Prober(settings, topic.partitions)),
+            watch,
             listening,
         )
     )
     return app, instance
+
+
+def _watch(
+    settings: Settings,
+    topics: topic_check.Topics,
+    store: Store,
+    epoch: Log,
+    partitions: Partitions,
+    updates: Reader,
+    queries: Reader,
+    app: App,
+) -> Watch:
+    """The watch; if the queries topic is made anew, its reader begins anew."""
+
+    def replaced(name: str) -> None:
+        if name == settings.queries_topic:
+            for number in partitions.owned:
+                queries.begin_anew(number)
+
+    readings = {settings.updates_topic: updates, settings.queries_topic: queries}
+    owned = partitions.owned
+    return Watch(settings, topics, store, epoch, readings, owned, replaced, app.refuse)
 
 
 def _end_at_once(_number: int, _frame: FrameType | None) -> None:

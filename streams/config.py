@@ -38,6 +38,7 @@ SHARED = f"If there are over {FULL_SHARES} partitions, they share {FULL_SHARES} 
 DYNAMIC = "-"  # the value of `instance_id` for a worker without a name
 IDS_UNCHECKED = -1  # the value of `id_epoch_ms` where it is not set
 CLASSIC, CONSUMER = GROUP_PROTOCOLS = ("classic", "consumer")
+STOP, COUNT = MISSING_UPDATES = ("stop", "count")
 REPLY_LIKE = re.compile(r"^f-reply-|\.replies\.")
 
 
@@ -164,6 +165,10 @@ class Settings:
         "its record is refused. -1: IDs are not checked.",
         "ms", -1, 4 * 10**12,
     )  # fmt: skip
+    missing_updates: str = _limit(
+        STOP,
+        "What to do where compaction took updates out of the log: stop, or count them and go on.",
+    )
     queries_waiting_max: int = _limit(
         10_000, "Queries that may wait in a worker; others get `overloaded`.", "queries", 1, 10**6
     )
@@ -234,7 +239,12 @@ class Settings:
 
     def librdkafka(self, **overrides: Any) -> dict[str, Any]:
         """Settings for a confluent-kafka client of these brokers."""
-        return {"bootstrap.servers": self.kafka_bootstrap, **self.kafka_extra, **overrides}
+        own = {
+            "bootstrap.servers": self.kafka_bootstrap,
+            # a topic that somebody deleted is not made anew by asking for it
+            "allow.auto.create.topics": False,
+        }
+        return {**own, **self.kafka_extra, **overrides}
 
     def __repr__(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -281,6 +291,10 @@ class Settings:
         if self.group_protocol not in GROUP_PROTOCOLS:
             raise ConfigError(
                 f"GROUP_PROTOCOL must be {CLASSIC} or {CONSUMER}, not {self.group_protocol!r}"
+            )
+        if self.missing_updates not in MISSING_UPDATES:
+            raise ConfigError(
+                f"MISSING_UPDATES must be {STOP} or {COUNT}, not {self.missing_updates!r}"
             )
         for name, form in FORMS.items():
             if not form.fullmatch(getattr(self, name)):

@@ -3,16 +3,19 @@
 ReadStatesError
 ├── ConfigError          refuse to start: a setting is wrong, the message names it and its range
 ├── TopicError           refuse to start: a topic is missing or set up wrongly
+│   └── KafkaAwayError   ask again with a new client, for a while: no broker answered
 ├── EpochError           refuse to start: this is not the topic the database was written from
 ├── EarlierEpochError    refuse to start: a commit is below the epoch's first offset
 ├── GroupError           end the worker: the group refuses it
 │   └── SharedNameError  end the worker for good: another worker has its name
 ├── RewindError          end the command: workers are running, or the log or the epoch begins later
 ├── DataLossError        refuse to start: Kafka has lost records that were not yet in Cassandra
+├── DeviationError       stop the worker: what it checked at its start has changed
 ├── BatchGapError        stop the worker: records were lost between Kafka and the partition
 ├── UnpackError          make a dead letter of the batch: it is not what its codec writes
 │   └── BatchTooLargeError   the same: it unpacks to more than is allowed
 ├── StoreError           pause and retry: Cassandra did not answer; the work stays queued
+│   └── SchemaMissingError   the same, and refuse to start: the keyspace or a table is not there
 └── SendError            end the command: the brokers did not take a record
 
 `readstates.schemas.wire.DecodeError` (the record becomes a dead letter) and
@@ -38,6 +41,10 @@ class ConfigError(ReadStatesError):
 
 class TopicError(ReadStatesError):
     """A topic is missing, or its settings would lose or reorder data."""
+
+
+class KafkaAwayError(TopicError):
+    """The brokers, or the controller behind them, did not answer a question about a topic."""
 
 
 class EpochError(ReadStatesError):
@@ -66,6 +73,10 @@ class DataLossError(ReadStatesError):
     """The committed offset is outside the log: Kafka lost data, or the topic was replaced."""
 
 
+class DeviationError(ReadStatesError):
+    """What a worker checked at its start has changed so that it must not go on."""
+
+
 class BatchGapError(ReadStatesError):
     """A batch does not begin at its partition's position."""
 
@@ -80,6 +91,10 @@ class BatchTooLargeError(UnpackError):
 
 class StoreError(ReadStatesError):
     """Cassandra did not answer in time or refused; the work stays queued and is tried again."""
+
+
+class SchemaMissingError(StoreError):
+    """The keyspace, a table or a column is not there."""
 
 
 class SendError(ReadStatesError):

@@ -13,6 +13,7 @@ from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from readstates.schemas.dead_letters import REASONS
 
 from .config import Settings
+from .deviations import DEVIATIONS
 from .priorities import WORKS
 
 # Nobody uses the time at which a series began, which would double the page.
@@ -57,7 +58,7 @@ QUERY_WAITED_SECONDS = Counter(
 )
 PROCESSING_LAG = Gauge(
     "read_states_processing_lag_records",
-    "end offset minus the next offset to apply",
+    "the log's end, open transactions included, minus the next offset to apply",
     ["topic", "partition"],
 )
 DURABILITY_LAG = Gauge(
@@ -168,6 +169,22 @@ PROBE_FAILURES = Counter(
     "queries of a worker to itself that nobody answered, or that got an error",
     ["partition"],
 )
+DEVIATION = Gauge(
+    "read_states_deviation",
+    "1 while something that the worker checked at its start is not as it must be",
+    ["name"],
+)
+OPEN_TRANSACTION_SECONDS = Gauge(
+    "read_states_open_transaction_seconds",
+    "how long a partition has waited for a transaction that a producer left open",
+    ["topic", "partition"],
+)
+UPDATES_MISSING = Counter(
+    "read_states_updates_missing_total", "updates that compaction took out of the log unread"
+)
+QUERIES_GONE = Counter(
+    "read_states_queries_gone_total", "queries that had left the log before they were read"
+)
 COMMIT_FAILURES = Counter("read_states_commit_failures_total", "offset commits that failed")
 TABLES_ON_DISK = Gauge(
     "read_states_tables_on_disk", "1 if the folder of the tables is on a disk, 0 if it is in memory"
@@ -205,6 +222,8 @@ SKIPPED = {
 }
 for _outcome in ("loaded", "failed"):
     LOADS.labels(_outcome)
+for _name in DEVIATIONS:
+    DEVIATION.labels(_name)
 for _reason in REASONS:
     DEAD_LETTERS.labels(_reason)
 
@@ -255,6 +274,8 @@ class OfPartition:
         self.applied = UPDATES_APPLIED.labels(label)
         self.updates_lag = PROCESSING_LAG.labels(updates_topic, label)
         self.queries_lag = PROCESSING_LAG.labels(queries_topic, label)
+        self.updates_open_s = OPEN_TRANSACTION_SECONDS.labels(updates_topic, label)
+        self.queries_open_s = OPEN_TRANSACTION_SECONDS.labels(queries_topic, label)
         self.durability_lag = DURABILITY_LAG.labels(label)
         self.durability_lag_s = DURABILITY_LAG_SECONDS.labels(label)
         self.resident_states = RESIDENT_STATES.labels(label)
@@ -282,5 +303,6 @@ def forget_partition(number: int, updates_topic: str, queries_topic: str) -> Non
         with suppress(KeyError):
             gauge.remove(label)
     for topic in (updates_topic, queries_topic):
-        with suppress(KeyError):
-            PROCESSING_LAG.remove(topic, label)
+        for gauge in (PROCESSING_LAG, OPEN_TRANSACTION_SECONDS):
+            with suppress(KeyError):
+                gauge.remove(topic, label)

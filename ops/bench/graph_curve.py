@@ -125,7 +125,7 @@ class Curve:
         no_file: Any = None
         self.partitions.owned[0] = OwnedPartition(self.partition, no_file, 0, Watermark(0))
         no_member: Any = None
-        loops = BackgroundLoops(self.partitions, Commits(settings, no_member), store)
+        loops = BackgroundLoops(self.partitions, Commits(settings, no_member, ""), store)
         self.tasks = [
             self.loop.create_task(endless)
             for endless in (loops.fold(), loops.write_out(), loops.expire())

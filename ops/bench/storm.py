@@ -107,20 +107,7 @@ def run(suite: Suite) -> None:
     source = random.Random(5)
     ids = source.sample(range(10**17, 10**18), ONLINE + offline)
     online, others = ids[:ONLINE], ids[ONLINE:]
-    servers = asking.servers(suite)
-    env = {
-        **servers,
-        "READ_STATES_CACHE_DIR": str(suite.scratch / "tables"),
-        "READ_STATES_FLUSH_DELAY_S": "3" if suite.quick else "30",
-    }
-    settings = Settings.load(env)
-    topics.create(settings, PARTITIONS, 1)
-    create_reply_topic(settings)
-    create_reply_topic(settings, ECHO_REPLIES)
-    asking.make_topic(settings, ECHO, PARTITIONS)
-    store = Store(settings)
-    store.create_schema()
-    store.close()
+    settings, env = _prepare(suite)
     worker = WorkerProcess(env, suite.scratch / "worker.log").start()
     # the storm comes from a separate process, because in this one it would hold up the clients
     sender = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
@@ -179,6 +166,24 @@ def run(suite: Suite) -> None:
     suite.bound("offline users drained", [offline / drained_s], "users/s", Goal())
     if not suite.quick:
         draw(suite, queries, memory, storm_s, drained_s)
+
+
+def _prepare(suite: Suite) -> tuple[Settings, dict[str, str]]:
+    """Make topics and a keyspace; returns the worker's settings and its environment."""
+    env = {
+        **asking.servers(suite),
+        "READ_STATES_CACHE_DIR": str(suite.scratch / "tables"),
+        "READ_STATES_FLUSH_DELAY_S": "3" if suite.quick else "30",
+    }
+    settings = Settings.load(env)
+    topics.create(settings, PARTITIONS, 1)
+    create_reply_topic(settings)
+    create_reply_topic(settings, ECHO_REPLIES)
+    asking.make_topic(settings, ECHO, PARTITIONS)
+    store = Store(settings)
+    store.create_schema()
+    store.close()
+    return settings, env
 
 
 def _lag(settings: Settings, partition: int) -> str:

@@ -125,6 +125,13 @@ DRILLS = (
         lambda world: world.restart_worker(),
     ),
     Drill(
+        "somebody sets cleanup.policy=compact on the updates topic",
+        "readstates init sets it back",
+        ("ReadStatesDeviation",),
+        lambda world: world.compact_updates(),
+        lambda world: world.mend_topics(),
+    ),
+    Drill(
         "CACHE_DIR is a folder on a disk",
         "restart the worker with a CACHE_DIR in memory",
         ("ReadStatesTablesOnDisk",),

@@ -166,10 +166,18 @@ class World:
         self._transaction.abort_transaction(30)
         self._transaction = None
 
+    def compact_updates(self) -> None:
+        self._set(self.settings.updates_topic, "cleanup.policy", "compact")
+
+    def mend_topics(self) -> None:
+        """What `readstates init` does with topics that lack a setting."""
+        topics.mend(self.settings)
+
     def _take_records_of(self, topic: str, bytes_max: int) -> None:
-        entry = ConfigEntry(
-            "max.message.bytes", str(bytes_max), incremental_operation=AlterConfigOpType.SET
-        )
+        self._set(topic, "max.message.bytes", str(bytes_max))
+
+    def _set(self, topic: str, name: str, value: str) -> None:
+        entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
         resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
         for done in self._admin.incremental_alter_configs([resource]).values():
             done.result(timeout=30)

@@ -15,12 +15,16 @@ further, and a worker that finds a commit below it refuses to start (`worker/reb
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from ..deviations import DATABASE_REPLACED, Found
 from ..errors import EpochError
+
+WRITTEN_TO = re.compile(r"[^;]*;([0-9]+)@([0-9]+);")  # commit metadata with the name of a `Log`
 
 
 class Log(NamedTuple):
@@ -36,6 +40,11 @@ class Log(NamedTuple):
     def began_at(self) -> str:
         """When the epoch was claimed, to the second, in UTC."""
         return f"{datetime.fromtimestamp(self.began_us // 10**6, UTC):%Y-%m-%dT%H:%M:%S}"
+
+    @property
+    def name(self) -> str:
+        """The epoch's name in commits: another keyspace has another, even for the same epoch."""
+        return database_of(self.epoch, self.began_us)
 
     @property
     def said(self) -> str:
@@ -86,4 +95,50 @@ def unknown_first_offsets(name: str, log: Log) -> str:
     return (
         f"{name}: an earlier version began {log.said} and did not keep its first offsets, so a "
         "record of an earlier epoch cannot be told from one of this epoch. Run: readstates init"
+    )
+
+
+def judge_log(logs: Mapping[str, Log], began: Log, name: str, keyspace: str) -> Iterator[Found]:
+    """What is wrong if the keyspace is not the one that a worker started with, at `began`."""
+    log = logs.get(name)
+    if log is None or last_topic(logs) != name or log.name != began.name:
+        now = "no epoch" if log is None else log.said
+        yield Found(DATABASE_REPLACED, another_database(keyspace, now, began.said))
+
+
+def database_of(epoch: int, began_us: int) -> str:
+    """The name of an epoch in one keyspace."""
+    return f"{epoch}@{began_us}"
+
+
+def is_of_another(metadata: str, database: str) -> bool:
+    """True if a commit was made over another database than the one of that name.
+
+    An epoch may have begun since the commit. A commit without the name of a database, such as one
+    that `readstates rewind` made, may be of any.
+    """
+    found = WRITTEN_TO.match(metadata)
+    if found is None:
+        return False
+    epoch, _ = map(int, database.split("@"))
+    return int(found[1]) >= epoch and found[0].split(";")[1] != database
+
+
+def check_commit_of(metadata: str, log: Log, keyspace: str) -> str:
+    """The text if a commit was made over another database than `log` is in; otherwise empty."""
+    found = WRITTEN_TO.match(metadata)
+    if found is None or not is_of_another(metadata, log.name):
+        return ""
+    then = log._replace(epoch=int(found[1]), began_us=int(found[2]))
+    return another_database(keyspace, log.said, then.said)
+
+
+def another_database(keyspace: str, now: str, before: str) -> str:
+    """The text if updates are committed that this keyspace may not have."""
+    return (
+        f"{keyspace} is another database than the one that the group's updates were written to: it "
+        f"has {now}, and that one had {before}. It was dropped and made anew, or CASSANDRA_HOSTS "
+        "leads to another cluster. Users would seem to have no read states, so the worker stops "
+        "and changes nothing. Set CASSANDRA_HOSTS right, or restore the database: see "
+        "ops/runbooks/restore.md, which ends with readstates rewind"
     )

@@ -49,11 +49,20 @@ class Request:
 
 
 class Requests:
-    """See the module. `not_applied` is called if a `done` raised: the worker must then stop."""
+    """See the module. `not_applied` is called if a `done` raised: the worker must then stop.
 
-    def __init__(self, timeout_s: float, not_applied: Callable[[StoreError], None]) -> None:
+    `failed` is called on the loop with each error that a request ends with.
+    """
+
+    def __init__(
+        self,
+        timeout_s: float,
+        not_applied: Callable[[StoreError], None],
+        failed: Callable[[Exception], None] = lambda _exc: None,
+    ) -> None:
         self._timeout_s = timeout_s
         self._not_applied = not_applied
+        self._noted_failure = failed
         # Insertion-ordered, hence ordered by deadline: every request has the same timeout.
         self._deadlines: dict[Request, float] = {}
         self._answered: deque[Request] = deque()
@@ -104,6 +113,7 @@ class Requests:
                 continue
             if request.error is not None:
                 log.warning("cassandra_failed %s error=%.200s", request.what, request.error)
+                self._noted_failure(request.error)
             try:
                 request.done(None if request.error else request.result)
             except Exception as exc:

@@ -22,7 +22,7 @@ from readstates.schemas.read_state import Row
 from readstates.schemas.version import EPOCH_FIRST
 
 from ..config import Settings
-from ..errors import StoreError
+from ..errors import SchemaMissingError, StoreError
 from .driver import DRIVER_ERRORS, connect, is_invalid_request, packed_batch, patiently, prepare
 from .epochs import Log, is_last, present_log
 from .loaded_rows import COLUMNS, SELECTED, user_and_row
@@ -33,6 +33,11 @@ PAGE_ROWS = 5000
 STATEMENT_TIMEOUT_S = 10.0  # of a statement on the schema or the epoch
 READ_ALL_TIMEOUT_S = 60.0  # of one page
 PATIENCE_S = 30.0  # at a start, how long a statement is repeated if Cassandra is too slow for it
+
+INIT = (
+    "Run: readstates init. But if the keyspace was there before, somebody dropped it, or "
+    "CASSANDRA_HOSTS leads to another cluster: see ops/runbooks/restore.md first"
+)
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +58,13 @@ class Store:
         slots = slots_for(settings.cache_states)
         hidden = side_slots_max(settings.user_states_max, slots)
         self._rows_max = settings.user_states_max + hidden + 1
-        self._requests = Requests(settings.cassandra_timeout_s, lambda exc: self.broken(exc))
+        self._requests = Requests(
+            settings.cassandra_timeout_s, lambda exc: self.broken(exc), self._note_failure
+        )
+        # While set, nothing is loaded: a database that was replaced knows of nobody. `doubted` is
+        # called when it is set, and must have somebody look.
+        self.is_doubted = False
+        self.doubted: Callable[[], None] = lambda: None
         self._session = connect(settings)
         self._claimed: tuple[str, Log] | None = None  # the topic, and its epoch
 
@@ -119,8 +130,8 @@ class Store:
         except StoreError as exc:
             if not is_invalid_request(exc.__cause__):
                 raise
-            raise StoreError(
-                f"{exc}. The schema is missing or of an earlier version. Run: readstates init"
+            raise SchemaMissingError(
+                f"{exc}. The schema is missing or of an earlier version. {INIT}"
             ) from exc
         logs = {}
         for topic, epoch, topic_id, partitions, firsts, began_us, kept_us in rows:
@@ -204,9 +215,7 @@ class Store:
                 f"PER PARTITION LIMIT {self._rows_max}"
             )
         except DRIVER_ERRORS as exc:
-            raise StoreError(
-                f"Cassandra refused a statement on {table}: {exc}. Run: readstates init"
-            ) from exc
+            raise StoreError(f"Cassandra refused a statement on {table}: {exc}. {INIT}") from exc
         self.commitlog_sync = self._setting("commitlog_sync")
         self._select.fetch_size = PAGE_ROWS
         written = (self._insert, self._delete, self._delete_user)
@@ -242,7 +251,18 @@ class Store:
             done(by_user)
 
         rows: dict[int, list[Row]] = {user_id: [] for user_id in user_ids}
-        self._send(self._select, (user_ids,), Request(loaded, f"load users={len(rows)}", rows))
+        request = Request(loaded, f"load users={len(rows)}", rows)
+        if self.is_doubted:
+            self._requests.begin(request)
+            self._requests.answer(request, StoreError("the database may have been replaced"))
+        else:
+            self._send(self._select, (user_ids,), request)
+
+    def _note_failure(self, exc: Exception) -> None:
+        """A table that is not there may be made anew in a moment, and would then be empty."""
+        if is_invalid_request(exc) and not self.is_doubted:
+            self.is_doubted = True
+            self.doubted()
 
     def _warn_of_a_cut(self, by_user: dict[int, list[Row]]) -> None:
         cut = [user_id for user_id, rows in by_user.items() if len(rows) == self._rows_max]

@@ -49,7 +49,7 @@ def init(
     """
     from ..cassandra.store import Store
     from ..errors import TopicError
-    from ..kafka import topics
+    from ..kafka import topic_check, topics
     from . import new_epoch as epochs
 
     if new_epoch and first_offsets is not None:
@@ -64,7 +64,7 @@ def init(
             if new_epoch:
                 known = store.logs().get(settings.updates_topic)
                 ends = epochs.prepare(settings, known, partitions)
-            topic = topics.check(settings)
+            topic = topic_check.check(settings)
             if partitions not in (None, topic.partitions):
                 raise TopicError(
                     f"{settings.updates_topic} has {topic.partitions} partitions, not "

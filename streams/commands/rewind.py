@@ -4,8 +4,9 @@ This is for a database that was restored from a backup: the workers fold the lat
 on top of it. Going too far back is safe within the epoch, because a row skips what it already has;
 going below the epoch's first offset is refused (E1 in `cassandra/epochs.py`). Commits only move
 back, because moving them forward would leave updates out; but a commit that somebody put below the
-first offset by hand moves up to it. Table files are then newer than the database and must be
-deleted first, because a worker that finds its table continues from there.
+first offset by hand moves up to it. All commits lose their metadata, because it names the database
+that was there before. Table files are then newer than the database and must be deleted first,
+because a worker that finds its table continues from there.
 """
 
 from __future__ import annotations
@@ -68,8 +69,9 @@ def rewind(
         for number, after, start in zip(numbers, wanted, starts, strict=True)
     )
     steps = [one for one in found if one is not None]
-    if steps:
-        moved = [TopicPartition(name, step.partition, step.after) for step in steps]
+    offsets_now = before | {step.partition: step.after for step in steps}
+    moved = [TopicPartition(name, n, offsets_now[n]) for n in numbers if offsets_now[n] >= 0]
+    if moved:
         request = [ConsumerGroupTopicPartitions(settings.kafka_group, moved)]
         (done,) = client.alter_consumer_group_offsets(request).values()
         done.result(TIMEOUT_S)

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..cassandra.epochs import last_topic
 from ..config import Settings
+from ..deviations import OPEN_TRANSACTION
+from ..errors import TopicError
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient, OffsetSpec
 
+OPEN_LOOK_S = 2.0  # after which a transaction that is still there counts as open
 TIMEOUT_S = 10.0  # for each request; connecting may take as long again
 UNKNOWN = "?"  # the group's state, if Kafka does not report it
 
@@ -47,6 +50,7 @@ class PartitionStatus:
     queries_end: int | None = None
     queries_committed: int | None = None
     newest_query_age_ms: int | None = None  # by this machine's clock; workers send some themselves
+    written_to: str = ""  # the commit's whole metadata, which names the database
 
     @property
     def updates_lag(self) -> int | None:
@@ -79,6 +83,7 @@ class LogStatus:
     last_topic: str | None = None  # the topic that it was written from last
     began_at: str | None = None  # the epoch, UTC
     first_offsets: tuple[int, ...] = ()  # of the epoch, by partition; empty: not known
+    began_us: int = 0  # the same as `began_at`
 
 
 def _lag(end: int | None, committed: int | None) -> int | None:
@@ -95,7 +100,9 @@ def ask_cassandra(settings: Settings) -> LogStatus:
     if log is None:
         return LogStatus(last_topic=last)
     topic_id = str(log.topic_id)
-    return LogStatus(log.epoch, topic_id, log.partitions, last, log.began_at, log.first_offsets)
+    return LogStatus(
+        log.epoch, topic_id, log.partitions, last, log.began_at, log.first_offsets, log.began_us
+    )
 
 
 def ask_kafka(settings: Settings) -> KafkaStatus:
@@ -114,13 +121,25 @@ def ask_kafka(settings: Settings) -> KafkaStatus:
     kafka = KafkaStatus(
         str(topic.topic_id), UNKNOWN, [], [PartitionStatus(n) for n in range(topic.partitions)]
     )
-    for ask in (_leaders, _members, _offsets, _ages, _commits):
+    for ask in (_settings, _leaders, _members, _offsets, _ages, _commits, _transactions):
         try:
             ask(client, settings, kafka)
         except (KafkaException, TimeoutError) as exc:
             what = ask.__name__.strip("_")
             kafka.problems.append(f"Kafka did not report the {what}: {exc or 'no answer'}")
     return kafka
+
+
+def _settings(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
+    from ..kafka import topic_check
+
+    try:
+        seen = topic_check.look(client, settings, TIMEOUT_S)
+    except TopicError as exc:
+        kafka.problems.append(str(exc))
+    else:
+        found = topic_check.judge(settings, seen)
+        kafka.problems += [f"deviation {one.name}: {one.text}" for one in found]
 
 
 def _leaders(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
@@ -202,6 +221,43 @@ def _ages(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
                 partition.newest_query_age_ms = time.time_ns() // 1_000_000 - newest_ms
 
 
+def _transactions(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
+    """Name the transactions that stay open for OPEN_LOOK_S: most end within milliseconds."""
+    before = _open_at(client, settings, kafka)
+    if not before:
+        return
+    time.sleep(OPEN_LOOK_S)
+    for (name, number), offset in _open_at(client, settings, kafka).items():
+        if before.get((name, number)) == offset:
+            kafka.problems.append(
+                f"deviation {OPEN_TRANSACTION}: {name} partition {number} cannot be read beyond "
+                f"offset {offset}: a transaction is open there. See "
+                "ops/runbooks/ReadStatesDeviation.md"
+            )
+
+
+def _open_at(
+    client: AdminClient, settings: Settings, kafka: KafkaStatus
+) -> dict[tuple[str, int], int]:
+    """The offsets of open transactions, by topic and partition."""
+    from confluent_kafka import IsolationLevel, TopicPartition
+    from confluent_kafka.admin import OffsetSpec
+
+    found = {}
+    for name, attribute in _topics(settings, "leader", "queries_leader"):
+        led = [one.number for one in kafka.partitions if getattr(one, attribute) is not None]
+        asked = {TopicPartition(name, number): OffsetSpec.latest() for number in led}
+        stable, ends = (
+            client.list_offsets(asked, isolation_level=level, request_timeout=TIMEOUT_S)
+            for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
+        )
+        for place in asked:
+            offset = stable[place].result(TIMEOUT_S + 1).offset
+            if offset < ends[place].result(TIMEOUT_S + 1).offset:
+                found[name, place.partition] = offset
+    return found
+
+
 def _metadata(place: Any) -> str:
     """`clean:<position>` or `live:<position>`, or empty.
 
@@ -212,6 +268,14 @@ def _metadata(place: Any) -> str:
     except UnicodeDecodeError:
         return ""
     return form[1] if form else ""
+
+
+def _written_to(place: Any) -> str:
+    """The metadata with the name of the database; empty if another program made the commit."""
+    with suppress(UnicodeDecodeError):
+        form = re.match(r"(?:clean|live):[0-9]+;[0-9]+@[0-9]+;", place.metadata or "")
+        return form[0] if form else ""
+    return ""
 
 
 def _commits(_client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
@@ -228,6 +292,7 @@ def _commits(_client: AdminClient, settings: Settings, kafka: KafkaStatus) -> No
             setattr(partition, attribute, place.offset)
             if name == settings.updates_topic:
                 partition.metadata = _metadata(place)
+                partition.written_to = _written_to(place)
 
 
 def _topics(settings: Settings, updates: str, queries: str) -> list[tuple[str, str]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..cassandra.epochs import database_of, is_of_another
 from ..config import Settings
+from ..deviations import DATABASE_REPLACED
 from .status_asking import UNKNOWN, KafkaStatus, LogStatus, PartitionStatus
 
 STABLE = "STABLE"
@@ -28,8 +30,25 @@ def problems_of(
             yield from _problems_of_one(settings, one, known)
             yield from _problems_of_clocks(settings, one)
             yield from _problems_of_commit(settings, one, epoch)
+        yield from _problems_of_database(settings, kafka, cassandra)
     if cassandra is not None:
         yield from _problems_of_log(settings, kafka, cassandra)
+
+
+def _problems_of_database(
+    settings: Settings, kafka: KafkaStatus, log: LogStatus | None
+) -> Iterator[str]:
+    if log is None or log.epoch is None:
+        return
+    found = database_of(log.epoch, log.began_us)
+    moved = [n.number for n in kafka.partitions if is_of_another(n.written_to, found)]
+    if moved:
+        yield (
+            f"deviation {DATABASE_REPLACED}: the commits of {settings.updates_topic} partitions "
+            f"{', '.join(map(str, moved))} were made over another database than "
+            f"{settings.cassandra_keyspace} is: workers refuse to open them. See "
+            "ops/runbooks/ReadStatesDeviation.md"
+        )
 
 
 def _epoch(kafka: KafkaStatus, cassandra: LogStatus | None) -> LogStatus | None:

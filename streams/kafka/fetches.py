@@ -6,20 +6,23 @@ after the partition was stopped, nor after its leader moved and another broker w
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import selectors
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
 
 from ..errors import GroupError, ReadStatesError
 from . import protocol
-from .broker import Connection
+from .broker import Connection, connect
+from .broker import ask as question
 from .fetch_link import BrokerLinks, Link
 from .leaders import Leaders
 from .login import Login
-from .outside_log import lost_queries, lost_updates
+from .outside_log import lost_updates
 from .protocol import Broker, Fetched, FetchedPartition, TopicMetadata, Wanted
 from .reading import Limits, Reading
 from .record_batches import FetchedBatches
@@ -39,7 +42,8 @@ class Fetches:
     """See the module.
 
     `room` says how many bytes of a partition may be delivered now. `command`, which any thread may
-    call, runs a function in the reader's thread. `refuse` ends the worker with an error.
+    call, runs a function in the reader's thread. `refuse` ends the worker with an error. `go_on`
+    moves a partition's position to where its log begins.
     """
 
     def __init__(
@@ -52,8 +56,9 @@ class Fetches:
         room: Callable[[Reading], int],
         command: Callable[[Callable[[], None]], None],
         refuse: Callable[[Exception], None],
+        go_on: Callable[[Reading, int], None],
     ) -> None:
-        self._topic, self._login, self._limits = topic, login, limits
+        self._topic, self._login, self._limits, self._go_on = topic, login, limits, go_on
         self._selector, self._room, self._command, self._refuse = selector, room, command, refuse
         self._unpacker = Unpacker(limits.unpacked_bytes_max)
         self._readings: dict[int, Reading] = {}  # in the order in which they last brought records
@@ -99,6 +104,8 @@ class Fetches:
                 self.leaders.ask()
             elif reading.retry_at > now:
                 next_at = min(next_at, reading.retry_at)
+            elif reading.seeks_start:
+                self._seek_start(reading, self._links[leader].place)
             elif self._room(reading) <= 0:
                 next_at = min(next_at, now + HELD_BACK_S)
             else:
@@ -176,7 +183,7 @@ class Fetches:
         if found.error:
             self._note_error(reading, found.error, place, now)
             return
-        reading.last_stable, reading.high_watermark = found.last_stable, found.high_watermark
+        reading.note_end(found.last_stable, found.high_watermark, now)
         reading.out_of_range = 0
         if found.records:
             self._busy_until = now + BUSY_S
@@ -188,6 +195,7 @@ class Fetches:
                 self._unpacker,
                 keep_unread=self._limits.keep_unread,
                 distrust=reading.is_distrusted,
+                trusts_gaps=reading.has_gaps,
             )
             self.full[reading.number] = reading
             self._readings[reading.number] = self._readings.pop(reading.number)  # the others first
@@ -200,9 +208,10 @@ class Fetches:
         elif code == protocol.OFFSET_OUT_OF_RANGE:
             reading.out_of_range += 1
             if reading.out_of_range >= OUT_OF_RANGE_TRIES:
-                lost = lost_updates if self._limits.keep_unread else lost_queries
-                self._refuse(lost(where))
-                reading.retry_at = math.inf
+                if self._limits.keep_unread:
+                    self._refuse(lost_updates(where))
+                    reading.retry_at = math.inf
+                reading.seeks_start = not self._limits.keep_unread
         else:
             self._log_failure(
                 _error(code), f"{where} offset {reading.position} at {_name(place)}: {_error(code)}"
@@ -211,6 +220,40 @@ class Fetches:
         if code == protocol.NOT_LEADER_OR_FOLLOWER:
             self._leader_of.pop(reading.number, None)  # until the brokers say who it is
             reading.retry_at = now
+
+    def begin_anew(self, reading: Reading) -> None:
+        """Go on where the log begins, whatever was fetched and is under way."""
+        if self._readings.get(reading.number) is reading:
+            self.end(reading)
+            self.begin(reading)
+            reading.seeks_start, reading.retry_at = True, 0.0
+            self.leaders.ask()
+
+    def _seek_start(self, reading: Reading, place: Broker) -> None:
+        """Ask the leader where the log begins; a thread does it, because connecting blocks."""
+        reading.retry_at = math.inf
+
+        def ask() -> None:
+            body = protocol.first_offset_body(self._topic, reading.number)
+            try:
+                with contextlib.closing(connect(place, self._login)) as sock:
+                    start = protocol.read_first_offset(question(sock, protocol.LIST_OFFSETS, body))
+            except (OSError, ReadStatesError) as exc:
+                self._command(partial(self._not_found, reading, place, exc))
+            else:
+                self._command(partial(self._found_start, reading, start))
+
+        threading.Thread(target=ask, name=f"start-{self._topic}", daemon=True).start()
+
+    def _not_found(self, reading: Reading, place: Broker, exc: Exception) -> None:
+        self._log_failure("start", f"{_name(place)}: {exc!r}")
+        reading.retry_at = time.monotonic() + RETRY_S
+        self._leader_of.pop(reading.number, None)  # it may have moved
+
+    def _found_start(self, reading: Reading, start: int) -> None:
+        if self._readings.get(reading.number) is reading:
+            reading.seeks_start, reading.out_of_range, reading.retry_at = False, 0, 0.0
+            self._go_on(reading, start)
 
     def check_deadlines(self, now: float) -> None:
         """Give up connections on which an answer is late."""

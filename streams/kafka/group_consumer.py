@@ -84,7 +84,12 @@ class Membership(Protocol):
 
 
 class Reading(Protocol):
-    """Reads partitions of one topic, in a thread of its own."""
+    """Reads partitions of one topic, in a thread of its own.
+
+    `missing` says what compaction took out of the log unread; empty: nothing, as far as is known.
+    """
+
+    missing: str
 
     def start(self, number: int, position: int, token: int) -> None:
         """Read a partition from `position` on; `token` comes back with each of its batches."""
@@ -96,6 +101,18 @@ class Reading(Protocol):
 
     def end(self, number: int) -> int | None:
         """The offset up to which a partition may be read; None if it is not known yet."""
+        ...
+
+    def high_watermark(self, number: int) -> int | None:
+        """The end of a partition's log, with open transactions; None if it is not known yet."""
+        ...
+
+    def open_transaction_s(self, number: int) -> float:
+        """How long an open transaction has kept a partition from being read on; 0: none does."""
+        ...
+
+    def begin_anew(self, number: int) -> None:
+        """The topic was made anew: read a partition from the beginning of its log."""
         ...
 
     def look(self) -> None:

@@ -1,8 +1,6 @@
-"""The errors if Kafka does not have the next record that a worker wants to read."""
+"""The errors if Kafka does not have the next updates that a worker wants to read."""
 
 from __future__ import annotations
-
-from readstates.schemas.headers import DEADLINE_MAX_MS
 
 from ..errors import DataLossError
 
@@ -16,11 +14,18 @@ def lost_updates(places: str) -> DataLossError:
     )
 
 
-def lost_queries(places: str) -> DataLossError:
-    """Queries are gone, and nothing else."""
+def missing_updates(place: str, first: int, end: int) -> str:
+    """The text if the log goes on at `end`, and has nothing between `first` and there."""
+    return (
+        f"{place}: updates {first} … {end - 1} are gone, though the log goes on behind them: "
+        "compaction took them. They are lost, unless their producers send them again"
+    )
+
+
+def stop_before(missing: str) -> DataLossError:
+    """The error if updates are missing, and the worker may not go on without them."""
     return DataLossError(
-        f"{places}: the next query to be read is outside the log: the queries up to there expired "
-        "before this worker read them, or the topic was replaced. No update is lost, and nobody "
-        f"waits for these queries: their time is over after {DEADLINE_MAX_MS // 1000} s. The "
-        "worker stops; when started again, it goes on with the queries that are there"
+        f"deviation updates_missing: {missing}. The worker stops and changes nothing. Find out who "
+        "set cleanup.policy=compact, and set it back with: readstates init. To accept the loss, "
+        "start the workers with MISSING_UPDATES=count until they have caught up"
     )

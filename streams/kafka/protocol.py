@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 from ..errors import ReadStatesError
 
 CLIENT_ID = b"read-states-reader"
-FETCH, METADATA, SASL_HANDSHAKE, SASL_AUTHENTICATE = 1, 3, 17, 36
-VERSIONS = {FETCH: 11, METADATA: 7, SASL_HANDSHAKE: 1, SASL_AUTHENTICATE: 1}
+FETCH, LIST_OFFSETS, METADATA, SASL_HANDSHAKE, SASL_AUTHENTICATE = 1, 2, 3, 17, 36
+VERSIONS = {FETCH: 11, LIST_OFFSETS: 5, METADATA: 7, SASL_HANDSHAKE: 1, SASL_AUTHENTICATE: 1}
 READ_COMMITTED = 1
+EARLIEST = -2  # in place of a time: the first offset of the log
 NO_EPOCH = -1  # the broker compares no leader epochs, so a topic that is made anew is no error
 LENGTH_BYTES = 4  # in front of every request and response
 
@@ -118,6 +119,12 @@ def fetch_body(
     return b"".join((head, _text(topic), struct.pack(">i", len(places)), *places, end))
 
 
+def first_offset_body(topic: str, number: int) -> bytes:
+    """Asks for the first offset of a partition's log."""
+    head = struct.pack(">ibi", -1, READ_COMMITTED, 1) + _text(topic)
+    return head + struct.pack(">iiiq", 1, number, NO_EPOCH, EARLIEST)
+
+
 def metadata_body(topic: str) -> bytes:
     """Asks for one topic, and creates none."""
     return struct.pack(">i", 1) + _text(topic) + b"\0"
@@ -193,6 +200,16 @@ def read_metadata(data: memoryview) -> TopicMetadata:
         if leader in brokers:
             leaders[number] = leader
     return TopicMetadata(brokers, error, leaders)
+
+
+@_checked
+def read_first_offset(data: memoryview) -> int:
+    """The response to `first_offset_body`. Raises ProtocolError if the broker does not say."""
+    _topic, at = _read_text(data, 8)  # after the throttle time and the count of topics
+    count, _number, code, _time, offset = struct.unpack_from(">iihqq", data, at)
+    if code or count != 1:
+        raise ProtocolError(f"the broker does not say where the log begins: {error_name(code)}")
+    return int(offset)
 
 
 @_checked

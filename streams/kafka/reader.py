@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import selectors
 import socket
 import threading
@@ -31,10 +32,11 @@ from collections.abc import Callable
 from functools import partial
 
 from .. import metrics
-from ..config import Settings
+from ..config import COUNT, Settings
 from ..partition.batch import Batch, UnreadBatch
 from .fetches import Fetches
 from .login import login as kafka_login
+from .outside_log import missing_updates, stop_before
 from .reading import DAMAGED_TRIES, Limits, Reading
 from .record_batches import FetchedBatches
 
@@ -73,6 +75,8 @@ class Reader:
     ) -> None:
         self._topic, self._limits = topic, limits
         self._put, self._wants, self._first = put, wants, first
+        self._counts_missing = settings.missing_updates == COUNT
+        self.missing = ""  # see `group_consumer.Reading`
         self._started: dict[int, Reading] = {}  # only the loop uses it
         self._commands: deque[Callable[[], None]] = deque()  # to the thread
         self._polls: deque[list[tuple[Reading, Batch]]] = deque()  # to the loop
@@ -93,6 +97,7 @@ class Reader:
             self._room,
             self._command,
             self._refuse,
+            self._go_on,
         )
 
     # -- on the event loop ----------------------------------------------------------------------
@@ -125,6 +130,20 @@ class Reader:
         """The end of a partition's log, with open transactions; None if it is not known yet."""
         reading = self._started.get(number)
         return None if reading is None else reading.high_watermark
+
+    def open_transaction_s(self, number: int) -> float:
+        """How long an open transaction has kept a partition from being read on; 0: none does."""
+        reading = self._started.get(number)
+        if reading is None or reading.open_since is None or reading.last_stable is None:
+            return 0.0
+        is_there = reading.position >= reading.last_stable
+        return time.monotonic() - reading.open_since if is_there else 0.0
+
+    def begin_anew(self, number: int) -> None:
+        """The topic was made anew: read a partition from the beginning of its log."""
+        reading = self._started.get(number)
+        if reading is not None:
+            self._command(partial(self._fetches.begin_anew, reading))
 
     def look(self) -> None:
         """Ask `wants` now: some partition has room again."""
@@ -239,13 +258,31 @@ class Reader:
                 again_at = now
                 full[reading.number] = full.pop(reading.number)
         if poll:
-            self._polls.append(poll)
-            if not self._is_put_scheduled:
-                self._is_put_scheduled = True
-                self._call(self._put_all)
+            self._hand_over(poll)
         if full:
             self._bound()
         return again_at
+
+    def _hand_over(self, poll: list[tuple[Reading, Batch]]) -> None:
+        self._polls.append(poll)
+        if not self._is_put_scheduled:
+            self._is_put_scheduled = True
+            self._call(self._put_all)
+
+    def _go_on(self, reading: Reading, start: int) -> None:
+        """Move the position to where the log begins, with a batch that has no records (F1)."""
+        position, reading.position = reading.position, start
+        metrics.QUERIES_GONE.inc(max(0, start - position))
+        log.warning(
+            "queries_gone topic=%s partition=%d offset=%d goes_on_at=%d: the next query is not in "
+            "the log. Queries expired while nobody read them, or were deleted, or the topic was "
+            "made anew. Their clients heard nothing; no update is lost",
+            self._topic,
+            reading.number,
+            position,
+            start,
+        )
+        self._hand_over([(reading, Batch(position, [], start, time.perf_counter_ns(), False, 0))])
 
     def _take(self, reading: Reading, records_max: int, bytes_max: int) -> Batch | None:
         """Take records of what was fetched; None if that did not move the position."""
@@ -257,6 +294,9 @@ class Reader:
             self._empty(reading)
             if batches.is_damaged:
                 self._note_damage(reading)
+        if batches.gaps and not self._may_go_on(reading, batches):
+            reading.position = start
+            return None
         if taken.unread and not self._limits.keep_unread:
             self._note_skipped(reading.number, taken.unread)
         if reading.position == start:
@@ -291,14 +331,31 @@ class Reader:
         reading.retry_at = time.monotonic() + min(times * DAMAGED_PAUSE_S, DAMAGED_PAUSE_MAX_S)
         if times <= DAMAGED_TRIES:
             log.warning(
-                "batch_damaged topic=%s partition=%d offset=%d: its checksum is wrong; it is "
-                "fetched again (%d of %d)",
+                "batch_damaged topic=%s partition=%d offset=%d: its checksum is wrong, or it "
+                "begins later; it is fetched again (%d of %d)",
                 self._topic,
                 reading.number,
                 reading.position,
                 times,
                 DAMAGED_TRIES,
             )
+
+    def _may_go_on(self, reading: Reading, batches: FetchedBatches) -> bool:
+        """Updates are missing: count them, or stop the worker before them."""
+        first, end = batches.gaps[0]
+        text = missing_updates(f"{self._topic} partition {reading.number}", first, end)
+        if not self._counts_missing:
+            self._refuse(stop_before(text))
+            self._empty(reading)
+            reading.retry_at = math.inf
+            return False
+        reading.has_gaps = True
+        self.missing = self.missing or f"{text}. There may be more: read_states_updates_missing"
+        for first, end in batches.gaps:
+            metrics.UPDATES_MISSING.inc(max(0, end - max(first, reading.gaps_to)))
+            reading.gaps_to = max(end, reading.gaps_to)
+        batches.gaps.clear()
+        return True
 
     def _note_skipped(self, number: int, unread: list[UnreadBatch]) -> None:
         metrics.QUERY_BATCHES_SKIPPED.inc(len(unread))

@@ -26,7 +26,7 @@ class Limits(NamedTuple):
     fetch_bytes_max: int  # of a response; a single batch may be larger
     partition_bytes_max: int  # of a partition in it, compressed
     unpacked_bytes_max: int  # of a batch
-    keep_unread: bool  # batches that cannot be read are delivered; otherwise they are skipped
+    keep_unread: bool  # what cannot be read or is gone is reported; otherwise it is skipped
     idle: Gather
     busy: Gather
 
@@ -62,6 +62,10 @@ class Reading:
         self.batches: FetchedBatches | None = None  # fetched, and not taken completely
         self.link: Link[Reading] | None = None  # over which its fetch is under way
         self.retry_at = 0.0  # time.monotonic() before which it is not fetched
+        self.seeks_start = False  # what is at the position is gone: go on where the log begins
+        self.has_gaps = False  # offsets were missing, and that was no damage on the way
+        self.gaps_to = 0  # what is missing below this offset is counted
+        self.open_since: float | None = None  # time.monotonic() of the transaction at `last_stable`
         self.last_stable: int | None = None  # the end of what may be read; open transactions follow
         self.high_watermark: int | None = None  # the end of the log
         self.sent_bytes = 0  # to the event loop
@@ -69,6 +73,14 @@ class Reading:
         self.is_stopped = False
         self.out_of_range = 0  # times in a row that a broker said so
         self._damaged_at, self._damaged = -1, 0
+
+    def note_end(self, last_stable: int, high_watermark: int, now: float) -> None:
+        """A broker says where the log ends, and up to where it may be read."""
+        if last_stable >= high_watermark:
+            self.open_since = None
+        elif self.open_since is None or last_stable != self.last_stable:
+            self.open_since = now
+        self.last_stable, self.high_watermark = last_stable, high_watermark
 
     def note_damage(self) -> int:
         """The batch at the position is damaged; returns how often it was."""

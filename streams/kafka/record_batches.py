@@ -5,8 +5,12 @@
   alone: it is checked as a whole, so every owner who reads the log sees the same records.
 - A wrong checksum may come from damage in transit, so `is_damaged` says to fetch the bytes again.
   With `distrust`, such a batch becomes an `UnreadBatch` if it is the one at the position.
-- Aborted transactions and control records are skipped. `position` moves past everything skipped,
-  even past the offsets that compaction has emptied.
+- Aborted transactions and control records are skipped; `position` moves past them. They have
+  batches of their own, so they leave no gap.
+- Offsets that no batch has, and batches with fewer records than offsets, are left by compaction and
+  nothing else: a broker takes no batch whose header does not count its records. `gaps` has these.
+  A batch's first offset is not covered by its checksum. So the first gap is asked for again, like a
+  batch with a wrong checksum, unless `trusts_gaps`. Queries that are missing are passed over.
 """
 
 from __future__ import annotations
@@ -87,7 +91,10 @@ class FetchedBatches:
         *,
         keep_unread: bool,
         distrust: bool = False,
+        trusts_gaps: bool = False,
     ) -> None:
+        self._trusts_gaps = trusts_gaps
+        self.gaps: list[tuple[int, int]] = []  # what compaction took: from, up to
         self._raw, self._at = raw, 0
         self._aborts = deque(sorted(aborted, key=lambda abort: abort[1]))
         self._aborted: set[int] = set()  # producers whose transaction will be aborted
@@ -160,7 +167,9 @@ class FetchedBatches:
         head = BatchHead._make(_HEAD.unpack_from(self._raw, begin))
         raw = self._raw[begin:end]
         is_right = _checksum.of(raw, CHECKED_FROM) == head.checksum
-        if not is_right and not (self._distrust and self.position == self._start):
+        is_behind_gap = self._keep_unread and first > self.position
+        doubtful = not is_right or (is_behind_gap and not self._trusts_gaps)
+        if doubtful and not (self._distrust and self.position == self._start):
             self.is_damaged = True
             return False
         self._open_from, self._at = begin, end
@@ -170,7 +179,13 @@ class FetchedBatches:
             raise MalformedBatch("its checksum is wrong, however often it is fetched")
         if self._open_last < self.position:
             return True  # the batch is before the position: none of it is wanted
-        if self._is_skipped(head, raw) or head.records == 0:  # compaction leaves empty batches
+        if is_behind_gap:
+            self._trusts_gaps = True
+            self._note_gap(self.position, first)
+        is_skipped = self._is_skipped(head, raw)
+        if is_skipped or head.records == 0:  # compaction leaves empty batches
+            if not is_skipped:
+                self._note_gap(max(first, self.position), self._open_last + 1)
             self.position = max(self.position, self._open_last + 1)
             return True
         self._unpack(head, raw)
@@ -191,6 +206,21 @@ class FetchedBatches:
         except MalformedBatch:
             self.unpacked_bytes = 0
             raise
+        if head.records <= head.last_delta and self._keep_unread:
+            self._note_gaps_within(head, data, begin)
+
+    def _note_gaps_within(self, head: BatchHead, data: bytes, begin: int) -> None:
+        """Note the offsets from the position on for which a batch has no record."""
+        records = LogRecords(data, begin, head.records, head.first, head.last_delta, 0, 0)
+        expected = max(self.position, head.first)
+        for record in records.take(expected, head.records, len(data)):
+            self._note_gap(expected, record.offset)
+            expected = record.offset + 1
+        self._note_gap(expected, self._open_last + 1)
+
+    def _note_gap(self, first: int, end: int) -> None:
+        if first < end and self._keep_unread:
+            self.gaps.append((first, end))
 
     def _is_skipped(self, head: BatchHead, raw: bytes) -> bool:
         """True for control records and for records of an aborted transaction."""
@@ -228,12 +258,12 @@ class FetchedBatches:
     def _believable(self, head: BatchHead) -> int:
         """The last offset of a batch whose header may be wrong; the next batch begins after it."""
         last = self._open_last
-        if head.last_delta < 0 or last >= self.last_stable:
-            last = max(head.first, self.position)
+        is_possible = head.last_delta >= 0 and last < self.last_stable
         if len(self._raw) - self._at >= LENGTH_END:
             after, _length = _LENGTH.unpack_from(self._raw, self._at)
-            last = min(last, max(after - 1, self.position))
-        return last
+            before = max(int(after) - 1, self.position)
+            return min(last, before) if is_possible else before
+        return last if is_possible else max(head.first, self.position)
 
     def _cut_off(self) -> bool:
         """The rest is less than a batch: it belongs to the next fetch, or it is damaged."""

@@ -1,11 +1,14 @@
-"""Creates the service's topics, and checks the settings that the worker needs."""
+"""Creates the service's topics, and knows the settings that a worker needs.
+
+`topic_check.py` compares these with what the brokers say.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -21,7 +24,16 @@ from confluent_kafka.admin import (
 from readstates.schemas.headers import DEADLINE_MAX_MS
 
 from ..config import Settings
-from ..errors import TopicError
+from ..deviations import (
+    CLEANUP_POLICY,
+    MIN_ISR,
+    RECORD_SIZE,
+    RETENTION,
+    RETENTION_BYTES,
+    TIMESTAMP_TYPE,
+    UNCLEAN_ELECTION,
+)
+from ..errors import KafkaAwayError, TopicError
 from .admin import connect_admin
 
 log = logging.getLogger(__name__)
@@ -38,14 +50,22 @@ DEAD_LETTERS_BYTES = 256 << 20  # kept of each partition's dead letters; older o
 DEAD_LETTERS_SEGMENT_BYTES = 64 << 20  # a broker removes whole segments
 PROBES_KEPT_MS = 10 * 60_000  # of the probes' replies; nobody reads them later
 PROBES_SEGMENT_BYTES = 16 << 20
+RIGHTS = "The rights that a worker needs are in SECURITY.md"
 LOGGED = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete"}
 
 
 class Topic(NamedTuple):
-    """What the worker needs to know of the updates topic."""
+    """Which log it is."""
 
     topic_id: uuid.UUID
     partitions: int
+
+
+class Described(NamedTuple):
+    """A topic, and how many replicas its partitions have; of the one that has the fewest."""
+
+    topic: Topic
+    replicas: int
 
 
 def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
@@ -76,6 +96,16 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
             "segment.bytes": str(PROBES_SEGMENT_BYTES),
         },
     }
+
+
+def topics_of(settings: Settings) -> tuple[str, str, str, str]:
+    """The names of the service's topics."""
+    return (
+        settings.updates_topic,
+        settings.queries_topic,
+        settings.dead_letters_topic,
+        settings.probes_topic,
+    )
 
 
 def create(settings: Settings, partitions: int, replication: int) -> list[str]:
@@ -124,6 +154,19 @@ def wait_for_partitions(client: AdminClient, name: str, partitions: int) -> None
 
 def describe(client: AdminClient, name: str) -> Topic:
     """Topic ID and partition count. Raises TopicError for a topic that does not exist."""
+    found = described(client, name)
+    if found is None:
+        raise TopicError(f"topic {name} does not exist. Run: readstates init")
+    return found.topic
+
+
+def described(
+    client: AdminClient, name: str, patience_s: float = AWAY_TIMEOUT_S
+) -> Described | None:
+    """A topic as the brokers describe it; None if it does not exist.
+
+    Raises TopicError if they refuse, or do not answer within `patience_s`.
+    """
 
     def ask() -> Any:
         topics = TopicCollection([name])
@@ -131,15 +174,19 @@ def describe(client: AdminClient, name: str) -> Topic:
         return future.result(timeout=TIMEOUT_S + 1)
 
     try:
-        description = _answer(ask, f"topic {name}")
+        description = _answer(ask, f"topic {name}", patience_s)
     except KafkaException as exc:
-        raise TopicError(f"topic {name}: {exc}. Run: readstates init") from exc
+        if exc.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        raise TopicError(f"topic {name}: {exc}. {RIGHTS}") from exc
     high, low = (
         description.topic_id.get_most_significant_bits(),
         description.topic_id.get_least_significant_bits(),
     )
     mask = (1 << 64) - 1
-    return Topic(uuid.UUID(int=((high & mask) << 64) | (low & mask)), len(description.partitions))
+    topic_id = uuid.UUID(int=((high & mask) << 64) | (low & mask))
+    replicas = min(len(partition.replicas) for partition in description.partitions)
+    return Described(Topic(topic_id, len(description.partitions)), replicas)
 
 
 def commits(settings: Settings, places: list[TopicPartition]) -> list[TopicPartition]:
@@ -157,84 +204,90 @@ def commits(settings: Settings, places: list[TopicPartition]) -> list[TopicParti
         consumer.close()
 
 
-def check(settings: Settings) -> Topic:
-    """Check the topics for a worker; raises TopicError naming the setting and the remedy."""
-    client = connect_admin(settings)
-    updates = describe(client, settings.updates_topic)
-    queries = describe(client, settings.queries_topic)
-    describe(client, settings.dead_letters_topic)
-    if settings.probe_interval_s:
-        describe(client, settings.probes_topic)
-    if updates.partitions != queries.partitions:
-        raise TopicError(
-            f"{settings.updates_topic} has {updates.partitions} partitions and "
-            f"{settings.queries_topic} {queries.partitions}: they must have the same number, or "
-            "a user's queries would go to another worker than its updates"
-        )
-    record_max = int(_configs(client, settings.updates_topic)["max.message.bytes"])
-    for name, required in needed(settings, record_max).items():
-        configs = _configs(client, name)
-        for setting, rule in required.items():
-            if not rule.holds(configs[setting]):
-                raise TopicError(
-                    f"{name}: {setting} is {configs[setting]!r}, but must be {rule.said}: "
-                    f"{rule.why}. Set it with: readstates init"
-                )
-    return updates
-
-
 class Rule(NamedTuple):
-    """The rule of a topic setting: it must be `value`, unless one of the two flags is set."""
+    """The rule of a topic setting: it must be `value`, unless one of the flags is set.
 
+    `name`: of the deviation if it does not hold.
+    """
+
+    name: str
     value: str
     why: str
     at_least: bool = False  # `value` or more, also without a limit (-1)
     limited: bool = False  # any limit; `init` sets `value` where there is none (-1)
+    at_most: int = 0  # `value` or more, up to this
 
     @property
     def said(self) -> str:
         if self.limited:
             return f"a limit, such as {self.value}"
+        if self.at_most:
+            return f"{self.value} … {self.at_most}"
         return f"at least {self.value}" if self.at_least else repr(self.value)
 
     def holds(self, value: str) -> bool:
         if self.limited:
             return int(value) >= 0
+        if self.at_most:
+            return int(self.value) <= int(value) <= self.at_most
         if self.at_least:
             return int(value) < 0 or int(value) >= int(self.value)
         return value == self.value
 
 
-def needed(settings: Settings, record_bytes_max: int) -> dict[str, dict[str, Rule]]:
+def needed(
+    settings: Settings, record_bytes_max: int, replicas: Mapping[str, int]
+) -> dict[str, dict[str, Rule]]:
     """The settings without which data would be lost or wrong, by topic and setting.
 
-    `record_bytes_max`: the largest record that the updates topic takes.
+    `record_bytes_max`: the largest record that the updates topic takes. `replicas`: by topic.
     """
     floor_ms = int(max(3600.0, settings.flush_delay_s * RETENTION_FLOOR_FACTOR) * 1000)
-    stamped = Rule("LogAppendTime", "deadlines and lag count by the broker's clock")
-    whole = Rule("delete", "compaction would take updates out of the log")
+    stamped = Rule(TIMESTAMP_TYPE, "LogAppendTime", "deadlines and lag count by the broker's clock")
+    whole = Rule(CLEANUP_POLICY, "delete", "compaction takes records out of the log")
+
+    def safe(topic: str) -> Rule:
+        copies = replicas[topic]
+        why = f"with less, a failure loses acknowledged records; with more than its {copies} "
+        why += "replicas, nobody can write"
+        return Rule(MIN_ISR, str(max(1, min(copies - 1, 2))), why, at_most=copies)
+
     return {
         settings.updates_topic: {
             "cleanup.policy": whole,
             "message.timestamp.type": stamped,
-            "unclean.leader.election.enable": Rule("false", "it loses acknowledged records"),
+            "unclean.leader.election.enable": Rule(
+                UNCLEAN_ELECTION, "false", "it loses acknowledged records"
+            ),
+            "min.insync.replicas": safe(settings.updates_topic),
             "retention.ms": Rule(
-                str(floor_ms), "what is not yet in Cassandra is only in the log", at_least=True
+                RETENTION,
+                str(floor_ms),
+                "what is not yet in Cassandra is only in the log",
+                at_least=True,
             ),
         },
         settings.queries_topic: {
+            "cleanup.policy": whole,
             "message.timestamp.type": stamped,
             "retention.ms": Rule(
-                str(QUERIES_KEPT_MS), "queries would be gone before their deadline", at_least=True
+                RETENTION,
+                str(QUERIES_KEPT_MS),
+                "queries would be gone before their deadline",
+                at_least=True,
             ),
         },
         settings.dead_letters_topic: {
+            "cleanup.policy": whole,
+            "min.insync.replicas": safe(settings.dead_letters_topic),
             "retention.bytes": Rule(
+                RETENTION_BYTES,
                 str(DEAD_LETTERS_BYTES),
                 "updates that cannot be applied would fill the brokers' disks",
                 limited=True,
             ),
             "max.message.bytes": Rule(
+                RECORD_SIZE,
                 str(record_bytes_max + HEADERS_BYTES),
                 "a dead letter that does not fit would hold its partition's commits for ever",
                 at_least=True,
@@ -246,10 +299,12 @@ def needed(settings: Settings, record_bytes_max: int) -> dict[str, dict[str, Rul
 def mend(settings: Settings) -> list[str]:
     """Set the settings that existing topics need and do not have; returns what was set."""
     client = connect_admin(settings)
-    record_max = int(_configs(client, settings.updates_topic)["max.message.bytes"])
+    record_max = int(configs_of(client, settings.updates_topic)["max.message.bytes"])
+    found = {name: described(client, name) for name in topics_of(settings)}
+    replicas = {name: one.replicas for name, one in found.items() if one is not None}
     done = []
-    for name, required in needed(settings, record_max).items():
-        configs = _configs(client, name)
+    for name, required in needed(settings, record_max, replicas).items():
+        configs = configs_of(client, name)
         wrong = {key: rule for key, rule in required.items() if not rule.holds(configs[key])}
         if not wrong:
             continue
@@ -267,29 +322,32 @@ def mend(settings: Settings) -> list[str]:
     return done
 
 
-def _configs(client: AdminClient, topic: str) -> dict[str, str]:
+def configs_of(
+    client: AdminClient, topic: str, patience_s: float = AWAY_TIMEOUT_S
+) -> dict[str, str]:
+    """A topic's settings. Raises TopicError as `described` does."""
+
     def ask() -> Any:
         resource = ConfigResource(ResourceType.TOPIC, topic)
         (future,) = client.describe_configs([resource], request_timeout=TIMEOUT_S).values()
         return future.result(timeout=TIMEOUT_S + 1)
 
     try:
-        configs = _answer(ask, f"the settings of topic {topic}")
+        configs = _answer(ask, f"the settings of topic {topic}", patience_s)
     except KafkaException as exc:
         raise TopicError(
-            f"{topic}: its settings cannot be read: {exc}. The rights that a worker needs are in "
-            "SECURITY.md; DescribeConfigs is one of them"
+            f"{topic}: its settings cannot be read: {exc}. {RIGHTS}; DescribeConfigs is one of them"
         ) from exc
     return {name: entry.value for name, entry in configs.items()}
 
 
-def _answer(ask: Callable[[], Any], what: str) -> Any:
+def _answer(ask: Callable[[], Any], what: str, patience_s: float) -> Any:
     """Kafka's answer; asks again while a broker or the controller is away.
 
-    Raises KafkaException if the answer is an error, and TopicError after AWAY_TIMEOUT_S without an
+    Raises KafkaException if the answer is an error, and TopicError after `patience_s` without an
     answer.
     """
-    end = time.monotonic() + AWAY_TIMEOUT_S
+    end = time.monotonic() + patience_s
     while True:
         try:
             return ask()
@@ -297,8 +355,8 @@ def _answer(ask: Callable[[], Any], what: str) -> Any:
             if isinstance(exc, KafkaException) and exc.args[0].code() not in AWAY:
                 raise
             if time.monotonic() > end:
-                raise TopicError(
-                    f"{what}: Kafka did not answer within {AWAY_TIMEOUT_S:g} s ({exc}). Check "
+                raise KafkaAwayError(
+                    f"{what}: Kafka did not answer within {patience_s:g} s ({exc}). Check "
                     "that all brokers and a controller are running, then start this again"
                 ) from exc
             log.warning("kafka_away waiting_for=%r error=%r", what, str(exc))

@@ -5,7 +5,7 @@ Cassandra, an update parked behind a load, a dead letter not yet acknowledged, a
 answered. The watermark is the smallest held offset, or the next offset if nothing is held.
 
 W1: position(next) <= every held offset.
-W2: position never goes back.
+W2: position never goes back, unless the log was replaced.
 
 Offsets are counted in buckets of 2^BUCKET_BITS, so that millions of holds cost a few dozen
 numbers. The watermark is therefore exact if nothing is held, and otherwise too low by less than one
@@ -46,6 +46,10 @@ class Watermark:
             self._held[bucket] = count
         else:
             del self._held[bucket]
+
+    def begin_anew(self, position: int) -> None:
+        """The log was replaced by another one, which is read from `position` on."""
+        self.last = position
 
     def __len__(self) -> int:
         """How many holds there are."""

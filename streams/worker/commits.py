@@ -1,7 +1,8 @@
 """Commits a worker's watermarks to the group, with the position that it has reached as metadata.
 
-The metadata of a commit of updates is `live:<position>;` while its owner is at work and
-`clean:<position>;` once the owner has stopped there. The next owner trusts only a clean position.
+The metadata of a commit of updates is `live:<position>;<database>;` while its owner is at work and
+`clean:<position>;<database>;` once the owner has stopped there. The next owner trusts only a clean
+position, and opens the partition only over the same database (`Log.name` in `cassandra/epochs.py`).
 The terminator shows where it ends: confluent-kafka may read beyond the end of a commit that another
 client wrote, and a position without one may have digits that do not belong to it.
 This module keeps the invariants R2, R3 and R4 of `rebalance.py` and W2 of
@@ -23,9 +24,12 @@ CLEAN, LIVE = "clean", "live"  # what commit metadata says of the position in it
 TERMINATOR = ";"
 
 
-def metadata_of(position: int, clean: bool) -> str:
-    """Commit metadata: the position that was answered from, and whether its owner stopped there."""
-    return f"{CLEAN if clean else LIVE}:{position}{TERMINATOR}"
+def metadata_of(position: int, clean: bool, database: str = "") -> str:
+    """Commit metadata: the position that was answered from, and whether its owner stopped there.
+
+    `database`: the name of its `Log`; empty: of any database.
+    """
+    return f"{CLEAN if clean else LIVE}:{position}{TERMINATOR}{database}{TERMINATOR}"
 
 
 def catch_up_target(metadata: str, log_end: int) -> int:
@@ -56,9 +60,10 @@ class Turn:
 class Commits:
     """Commits the watermarks of owned partitions, one commit at a time."""
 
-    def __init__(self, settings: Settings, member: Membership) -> None:
+    def __init__(self, settings: Settings, member: Membership, database: str) -> None:
         self._settings = settings
         self._member = member
+        self._database = database
         self._under_way = asyncio.Lock()
         self._next = Turn()
 
@@ -92,7 +97,7 @@ class Commits:
             if marks != item.committed or clean:
                 moved.append((item, marks, clean))
                 shown = max(partition.position, partition.progress.catch_up_to)  # R3
-                metadata = metadata_of(shown, clean)
+                metadata = metadata_of(shown, clean, self._database)
                 offsets[TopicPartition(settings.updates_topic, number)] = (marks[0], metadata)
                 offsets[TopicPartition(settings.queries_topic, number)] = (marks[1], "")
         if not offsets:

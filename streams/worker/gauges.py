@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 from .. import metrics
 from ..kafka.group_consumer import Reading
@@ -10,6 +11,15 @@ from ..partition.partition import Partition
 from .partitions import Partitions
 
 STUCK_S = 60.0  # liveness: records wait and no partition has moved for this long
+
+
+class Lags(NamedTuple):
+    """What a partition has not taken, in records, and how long it has waited for a transaction."""
+
+    updates: int
+    queries: int
+    updates_open_s: int
+    queries_open_s: int
 
 
 class ExportedPartition:
@@ -51,22 +61,24 @@ class ExportedGauges:
                 number, settings.updates_topic, settings.queries_topic
             )
             applied += partition.position
-            lag = behind(self._updates.end(number), partition.position)
-            queries_lag = behind(self._queries.end(number), owned.query_position)
-            waiting |= lag > 0 and not partition.held_back
-            self._export_one(item, partition, lag, queries_lag)
+            readable = behind(self._updates.end(number), partition.position)
+            waiting |= readable > 0 and not partition.held_back
+            lags = Lags(
+                behind(self._updates.high_watermark(number), partition.position),
+                behind(self._queries.high_watermark(number), owned.query_position),
+                round(self._updates.open_transaction_s(number)),
+                round(self._queries.open_transaction_s(number)),
+            )
+            self._export_one(item, partition, lags)
         self._exported = exported
         metrics.QUERIES_WAITING.set(self._partitions.queries.waiting)
         if applied != self._applied or not waiting:
             self._applied, self._moved_at = applied, time.monotonic()
 
-    def _export_one(
-        self, item: ExportedPartition, partition: Partition, lag: int, queries_lag: int
-    ) -> None:
+    def _export_one(self, item: ExportedPartition, partition: Partition, lags: Lags) -> None:
         table, series = partition.table, item.series
         state = (
-            lag,
-            queries_lag,
+            *lags,
             partition.position,
             partition.loading.parked_updates,
             partition.inbox.size_bytes,
@@ -94,8 +106,10 @@ class ExportedGauges:
         item.evictions = table.evictions
         series.durability_lag.set(partition.position - partition.progress.committable())
         series.durability_lag_s.set(partition.write_out.oldest_change_s(self._partitions.now_ms()))
-        series.updates_lag.set(lag)
-        series.queries_lag.set(queries_lag)
+        series.updates_lag.set(lags.updates)
+        series.queries_lag.set(lags.queries)
+        series.updates_open_s.set(lags.updates_open_s)
+        series.queries_open_s.set(lags.queries_open_s)
         item.state = state
 
 

@@ -3,7 +3,8 @@
 1. Read what is committed, with its metadata, and the log's start and end. Partitions that are
    assigned together are looked up together.
 2. Refuse if a committed offset is below the epoch's first offset (E1), or outside the log because
-   Kafka lost data. A partition without a commit begins at the epoch's first offset.
+   Kafka lost data, or if the commit was made over another database. A partition without a commit
+   begins at the epoch's first offset.
 3. Open the table file, closed clean or left by a process that died. It is used if its position is
    not below the committed offset or the log's start, nor above the log's end; otherwise it is
    dropped. A thread does that, because the whole file is read; meanwhile other partitions go on.
@@ -23,9 +24,9 @@ from typing import NamedTuple
 from readstates.cache.tablefile import TableFile
 from readstates.schemas.version import offset_of
 
-from ..cassandra.epochs import Log
+from ..cassandra.epochs import Log, check_commit_of
 from ..config import FULL_SHARES, IDS_UNCHECKED
-from ..errors import DataLossError, EarlierEpochError
+from ..errors import DataLossError, EarlierEpochError, EpochError
 from ..kafka.group_consumer import Membership, TopicPartition
 from ..partition.decode_buffer import DecodeBuffer
 from ..partition.partition import Partition
@@ -133,6 +134,7 @@ class Opener:
             # Step 2. Refuse commits that would fold an earlier epoch again, or hide a loss.
             check_epoch(update, offset, first, self._epoch.epoch)
             check_commit(update, offset, start, end)
+            check_database(metadata, self._epoch, settings.cassandra_keyspace)
             queries_start, queries_end = ranges[query]
             query_offset = max(committed.get(query, (0, ""))[0], queries_start)
             places[number] = Place(offset, metadata, start, end, min(query_offset, queries_end))
@@ -226,3 +228,10 @@ def check_commit(place: TopicPartition, committed: int, start: int, end: int) ->
         "worker refuses to start and changes nothing. Restore the log, or accept the loss by "
         "setting the group's offset by hand (kafka-consumer-groups --reset-offsets)"
     )
+
+
+def check_database(metadata: str, epoch: Log, keyspace: str) -> None:
+    """Raises EpochError if the commit was made over another database."""
+    text = check_commit_of(metadata, epoch, keyspace)
+    if text:
+        raise EpochError(text)

@@ -115,6 +115,8 @@ class QueryIntake:
                 owned.query_position = record.offset + 1
                 self._take_query(owned, record, taken_ns)
             owned.query_position = batch.end
+            if batch.end < batch.start:  # the topic was made anew
+                owned.query_mark.begin_anew(batch.end)
 
     def answer_now(self, number: int, token: int, batch: Batch) -> Batch | None:
         """Answer queries of residents in the thread that calls this; returns the rest of the batch.
@@ -131,7 +133,8 @@ class QueryIntake:
             exclusive.enter()
             note_wait(work, time.perf_counter_ns() - since_ns, len(batch.records))
         try:
-            if not owned.is_open(token) or batch.start != owned.query_position:
+            is_next = batch.start == owned.query_position and batch.end >= batch.start
+            if not owned.is_open(token) or not is_next:
                 return batch
             owned.clock_ahead_ms = self._clock_ahead_ms(number)
             for index, record in enumerate(batch.records):

@@ -51,6 +51,7 @@ from .. import metrics
 from ..cassandra.epochs import Log
 from ..errors import EpochError
 from ..kafka.group_consumer import Membership, Reading
+from ..kafka.topic_check import more_partitions
 from ..partition.partition import Partition
 from ..priorities import OTHER
 from .commits import Commits
@@ -128,7 +129,7 @@ class Rebalancer:
         self._updates, self._queries = updates, queries
         partitions.has_room = updates.look
         self._refuse = refuse
-        self.commits = Commits(partitions.settings, member)
+        self.commits = Commits(partitions.settings, member, epoch.name)
         self.opener = Opener(partitions, tables, epoch, member)
         self._tenures: dict[int, Tenure] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -148,14 +149,7 @@ class Rebalancer:
         """Open these partitions, or keep them if they were to be handed over."""
         metrics.REBALANCES.inc()
         if max(numbers, default=0) >= self._epoch.partitions:
-            self._refuse(
-                EpochError(
-                    f"{self._settings.updates_topic} got more partitions than "
-                    f"{self._epoch.partitions} while this worker was running: users belong to "
-                    "other partitions now. Stop producers and workers, then run: "
-                    "readstates init --new-epoch"
-                )
-            )
+            self._refuse(EpochError(more_partitions(self._settings, self._epoch.partitions)))
             return
         for number in sorted(numbers):
             if self._stopping:

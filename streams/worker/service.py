@@ -23,6 +23,7 @@ from .partitions import Partitions
 from .probe import Probe
 from .rebalance import Rebalancer
 from .tables import Tables
+from .watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,12 @@ class WorkerService(Service):  # type: ignore[misc]
         updates: Reading,
         queries: Reading,
         probe: Probe,
+        watch: Watch,
         listening: socket.socket,
     ) -> None:
         super().__init__()
+        self._watch = watch
+        self._ready_checks = (rebalancer.ready, watch.ready, probe.ready)
         self._tables = tables
         self._store = store
         self._delivery = delivery
@@ -77,9 +81,9 @@ class WorkerService(Service):  # type: ignore[misc]
         return [Endpoints(self._listening, self._gauges.health, self._ready, names)]
 
     def _ready(self) -> tuple[bool, str]:
-        """Whether the worker serves what it owns: the first reason why not, or what all say."""
-        found = [ready() for ready in (self._rebalancer.ready, self._probe.ready)]
-        return min(found, key=lambda one: one[0])
+        """Whether this worker answers, and the first reason if not."""
+        answers = [check() for check in self._ready_checks]
+        return next((one for one in answers if not one[0]), answers[0])
 
     async def on_start(self) -> None:
         self._tables.report_folder()
@@ -97,6 +101,7 @@ class WorkerService(Service):  # type: ignore[misc]
 
     async def on_stop(self) -> None:
         self._probe.stop()
+        self._watch.close()
         self._delivery.close()
         self._store.close()
 
@@ -119,6 +124,10 @@ class WorkerService(Service):  # type: ignore[misc]
     @Service.task  # type: ignore[untyped-decorator]
     async def _commit(self) -> None:
         await self._loops.commit()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _look_for_changes(self) -> None:
+        await self._watch.run()
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _compare_clocks(self) -> None:

@@ -14,6 +14,7 @@ from confluent_kafka import Producer
 from readstates.ops.local.cluster import KAFKA
 from readstates.ops.local.owner import Owner
 from readstates.ops.local.stack import Stack
+from readstates.streams import metrics
 from readstates.streams.errors import DataLossError
 from readstates.streams.kafka.reading import QUERIES, UPDATES, Limits
 from readstates.streams.partition.batch import UnreadBatch
@@ -120,15 +121,26 @@ async def test_gaps_that_compaction_leaves(config: dict[str, Any]) -> None:
     def is_compacted() -> bool:
         return bool(topic.by_librdkafka(0, 31)[0][0] > 0)
 
+    async with asyncio.timeout(WAIT_S):
+        while not await asyncio.to_thread(is_compacted):  # noqa: ASYNC110 (the broker does it)
+            await asyncio.sleep(0.5)
+    missing = metrics.UPDATES_MISSING._value
+    for limits, is_counted in ((UPDATES, True), (QUERIES, False)):
+        async with reading(topic, limits, missing_updates="count") as read:
+            for start in (0, 13):
+                before = missing.get()
+                read.reader.start(0, start, token=start)
+                offsets = await read.up_to(31, token=start)
+                assert offsets == [fields[0] for fields in topic.by_librdkafka(start, 31)]
+                assert read.of(token=start)[0].start == start
+                lost = 31 - start - len(offsets) if is_counted else 0
+                assert missing.get() - before == lost
     async with reading(topic) as read:
-        async with asyncio.timeout(WAIT_S):
-            while not await asyncio.to_thread(is_compacted):  # noqa: ASYNC110 (the broker does it)
-                await asyncio.sleep(0.5)
-        for start in (0, 13):
-            read.reader.start(0, start, token=start)
-            offsets = await read.up_to(31, token=start)
-            assert offsets == [fields[0] for fields in topic.by_librdkafka(start, 31)]
-            assert read.of(token=start)[0].start == start
+        read.reader.start(0, 0, token=1)
+        await read.until(lambda: read.refused)
+        assert isinstance(read.refused[0], DataLossError)
+        assert f"{topic.name} partition 0: updates 0 … " in str(read.refused[0])
+        assert read.records() == []
 
 
 @pytest.mark.parametrize("limits", [UPDATES, QUERIES], ids=["updates", "queries"])

@@ -63,6 +63,8 @@ class Reader:
     read meanwhile.
     """
 
+    missing = ""
+
     def __init__(
         self,
         world: World,
@@ -87,6 +89,15 @@ class Reader:
 
     def end(self, number: int) -> int:
         return self._world.logs[TopicPartition(self._topic, number)].end
+
+    def high_watermark(self, number: int) -> int:
+        return self.end(number)
+
+    def open_transaction_s(self, _number: int) -> float:
+        return 0.0
+
+    def begin_anew(self, _number: int) -> None:
+        """No topic is made anew here."""
 
     def look(self) -> None:
         """It asks often enough."""

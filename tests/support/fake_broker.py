@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tests.support import raw_batches as raw
 
-METADATA, FETCH = 3, 1
+METADATA, FETCH, LIST_OFFSETS = 3, 1, 2
 HUGE = 1 << 40
 
 
@@ -153,7 +153,12 @@ class FakeBroker:
                 request = raw.exactly(link, size)
                 kind, _version, correlation, length = struct.unpack_from(">hhih", request)
                 body = request[10 + length :]
-                answer = self._metadata() if kind == METADATA else self._fetch(number, body)
+                if kind == METADATA:
+                    answer = self._metadata()
+                elif kind == LIST_OFFSETS:
+                    answer = self._first_offset(body)
+                else:
+                    answer = self._fetch(number, body)
                 while self.is_silent and not self._is_closed:
                     time.sleep(0.01)
                 if self.response is not None and kind == FETCH:
@@ -176,6 +181,14 @@ class FakeBroker:
             out += struct.pack(">hiii", 0, number, leader, 1)
             out += struct.pack(">iiiii", 1, leader, 1, leader, 0)
         return out
+
+    def _first_offset(self, body: bytes) -> bytes:
+        (length,) = struct.unpack_from(">h", body, 9)
+        partitions, number, epoch, time_ms = struct.unpack_from(">iiiq", body, 11 + length)
+        assert (partitions, epoch, time_ms) == (1, -1, -2)
+        out = struct.pack(">ii", 0, 1) + raw.text("t") + struct.pack(">i", 1)
+        start = self.cluster.logs[number].start
+        return out + struct.pack(">ihqqi", number, 0, -1, start, -1)
 
     def _fetch(self, connection: int, body: bytes) -> bytes:
         _replica, wait_ms, least, _most, isolation, _, _, topics = struct.unpack_from(

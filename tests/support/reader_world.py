@@ -20,10 +20,12 @@ NOT_LEADER, UNKNOWN_TOPIC, NOT_ALLOWED, STORAGE = 6, 3, 29, 56
 class World:
     """A cluster, a reader of its topic, and what it delivered."""
 
-    def __init__(self, limits: Limits = UPDATES, partitions: int = 1, brokers: int = 1) -> None:
+    def __init__(
+        self, limits: Limits = UPDATES, partitions: int = 1, brokers: int = 1, missing: str = "stop"
+    ) -> None:
         self.cluster = FakeCluster(partitions, brokers)
         self.broker = self.cluster.brokers[0]
-        settings = Settings(kafka_bootstrap=self.cluster.bootstrap)
+        settings = Settings(kafka_bootstrap=self.cluster.bootstrap, missing_updates=missing)
         self.room: dict[int, int] = {}
         self.polls: list[Poll] = []
         self.refused: list[Exception] = []

@@ -74,6 +74,8 @@ class Member:
 class Reader:
     """A reader that reads nothing; `places`: position and token of each partition it is to read."""
 
+    missing = ""
+
     def __init__(self, topic: str, calls: list[str]) -> None:
         self.places: dict[int, tuple[int, int]] = {}
         self._topic, self._calls = topic, calls
@@ -87,6 +89,14 @@ class Reader:
 
     def end(self, _number: int) -> int | None:
         return LOG_END
+
+    def high_watermark(self, _number: int) -> int | None:
+        return LOG_END
+
+    def open_transaction_s(self, _number: int) -> float:
+        return 0.0
+
+    def begin_anew(self, _number: int) -> None: ...
 
     def look(self) -> None: ...
 

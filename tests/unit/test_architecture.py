@@ -37,6 +37,7 @@ OUTSIDE = {*KAFKA, "faust", "mode", "cassandra", "aiohttp"}
 BASICS = (
     "schemas",
     "streams.config",
+    "streams.deviations",
     "streams.errors",
     "streams.metrics",
     "streams.priorities",
@@ -104,7 +105,10 @@ RULES = {
     "streams.config": _may("streams.errors", never=OUTSIDE),
     "streams.errors": _may(never=OUTSIDE),
     "streams.logs": _may("streams.errors", never=OUTSIDE),
-    "streams.metrics": _may("schemas", "streams.config", "streams.priorities", never=OUTSIDE),
+    "streams.deviations": _may(never=OUTSIDE),
+    "streams.metrics": _may(
+        "schemas", "streams.config", "streams.deviations", "streams.priorities", never=OUTSIDE
+    ),
     "streams.priorities": _may(never=OUTSIDE),
     "streams": _may(),
     "ops": _may("schemas", "cache", "streams", "ops", never={"aiokafka"}),
@@ -219,8 +223,8 @@ def test_only_one_module_knows_the_database_driver() -> None:
 def test_only_the_top_of_streams_is_flat() -> None:
     """A newcomer sees the packages; the files beside them are these."""
     assert {path.name for path in (ROOT / "streams").glob("*.py")} == {
-        "__init__.py", "agents.py", "app.py", "cli.py", "config.py", "errors.py", "logs.py",
-        "metrics.py", "priorities.py",
+        "__init__.py", "agents.py", "app.py", "cli.py", "config.py", "deviations.py", "errors.py",
+        "logs.py", "metrics.py", "priorities.py",
     }  # fmt: skip
 
 

@@ -109,7 +109,12 @@ def test_what_is_no_map_never_reaches_a_statement(bad: str) -> None:
 def test_extra_kafka_settings() -> None:
     settings = Settings.load({}, kafka_config="a=b=c, d = e,,f ,")
     assert settings.kafka_extra == {"a": "b=c", "d": "e,f"}
-    assert settings.librdkafka(d=1) == {"bootstrap.servers": "127.0.0.1:9092", "a": "b=c", "d": 1}
+    assert settings.librdkafka(d=1) == {
+        "bootstrap.servers": "127.0.0.1:9092",
+        "allow.auto.create.topics": False,
+        "a": "b=c",
+        "d": 1,
+    }
 
 
 def test_secrets_are_not_shown() -> None:

@@ -103,7 +103,7 @@ async def test_without_a_commit_a_partition_begins_with_the_epoch(
         await worker.own(0, 1)
         assert [worker.updates.places[number][0] for number in (0, 1)] == [12, begins]
         place = TopicPartition("read-states.updates", 1)
-        assert (begins, "live:20;") in [commit.get(place) for commit in worker.member.commits]
+        assert (begins, "live:20;9@0;") in [commit.get(place) for commit in worker.member.commits]
         assert worker.member.look_ups == 1, "one for all that are assigned together"
 
 

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from readstates.schemas.events import EVENT_BYTES_MAX
 from readstates.streams.config import Settings
-from readstates.streams.errors import TopicError
+from readstates.streams.errors import KafkaAwayError, TopicError
 from readstates.streams.kafka import topics
 
 LIBRDKAFKA_BATCH_BYTES = 1_000_000  # its default `batch.size`
@@ -43,12 +43,9 @@ def test_a_controller_that_is_away_is_asked_again() -> None:
     assert admin.asked == 3
 
 
-def test_one_that_stays_away_is_not_taken_for_a_missing_topic(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(topics, "AWAY_TIMEOUT_S", 0)
-    with pytest.raises(TopicError, match="did not answer within 0 s") as caught:
-        topics.describe(Admin(KafkaError._TIMED_OUT), "updates")
+def test_one_that_stays_away_is_not_taken_for_a_missing_topic() -> None:
+    with pytest.raises(KafkaAwayError, match="did not answer within 0 s") as caught:
+        topics.described(Admin(KafkaError._TIMED_OUT), "updates", patience_s=0)
     assert "init" not in str(caught.value)
 
 
@@ -58,10 +55,15 @@ def test_one_that_stays_away_is_not_taken_for_a_missing_topic(
         ("queries", "retention.ms", "60000", ("120000", "600000", "-1")),
         ("dead-letters", "retention.bytes", "-1", ("0", "1", str(1 << 40))),
         ("updates", "retention.ms", "1000", ("604800000", "-1")),
+        ("updates", "min.insync.replicas", "1", ("2", "3")),
+        ("updates", "min.insync.replicas", "4", ("2", "3")),
+        ("queries", "cleanup.policy", "compact", ("delete",)),
     ],
 )
 def test_bounds_of_topics(topic: str, setting: str, bad: str, good: tuple[str, ...]) -> None:
-    rule = topics.needed(Settings(), topics.BATCH_BYTES_MAX)[f"read-states.{topic}"][setting]
+    replicas = dict.fromkeys(topics.topics_of(Settings()), 3)
+    needed = topics.needed(Settings(), topics.BATCH_BYTES_MAX, replicas)
+    rule = needed[f"read-states.{topic}"][setting]
     assert not rule.holds(bad)
     assert all(map(rule.holds, (*good, rule.value)))
 

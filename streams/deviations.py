@@ -1,0 +1,80 @@
+"""What may change under a running worker, and what the worker then does: decided here, once.
+
+A start refuses what it finds of these in Kafka and Cassandra. A running worker looks for them
+every 10 s (`worker/watch.py`), and `readstates status` looks when it is called. Each has a section
+in ops/runbooks/ReadStatesDeviation.md; a test holds that page against this table.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Decision(Enum):
+    """What a running worker does."""
+
+    SERVE_ON = "serve on"
+    REFUSE_QUERIES = "refuse queries"  # those that need the database get store_unavailable
+    STOP = "stop"
+
+
+class Deviation(NamedTuple):
+    """A decision, and its reason in half a sentence."""
+
+    decision: Decision
+    why: str
+
+
+class Found(NamedTuple):
+    """A deviation that was found: its name, and what happened, where, and what to do."""
+
+    name: str
+    text: str
+
+
+UPDATES_DELETED = "updates_deleted"
+UPDATES_REPLACED = "updates_replaced"
+UPDATES_PARTITIONS = "updates_partitions"
+UPDATES_MISSING = "updates_missing"
+QUERIES_DELETED = "queries_deleted"
+QUERIES_REPLACED = "queries_replaced"
+QUERIES_PARTITIONS = "queries_partitions"
+DEAD_LETTERS_DELETED = "dead_letters_deleted"
+PROBES_DELETED = "probes_deleted"
+CLEANUP_POLICY = "cleanup_policy"
+TIMESTAMP_TYPE = "timestamp_type"
+RETENTION = "retention"
+RETENTION_BYTES = "retention_bytes"
+UNCLEAN_ELECTION = "unclean_election"
+MIN_ISR = "min_isr"
+RECORD_SIZE = "record_size"
+OPEN_TRANSACTION = "open_transaction"
+DATABASE_MISSING = "database_missing"
+DATABASE_REPLACED = "database_replaced"
+NOT_CHECKED = "not_checked"
+
+_SERVE_ON, _REFUSE, _STOP = Decision.SERVE_ON, Decision.REFUSE_QUERIES, Decision.STOP
+
+DEVIATIONS = {
+    UPDATES_DELETED: Deviation(_STOP, "there is no log to fold, and another one is not this one"),
+    UPDATES_REPLACED: Deviation(_STOP, "offsets run backwards, so new changes look old"),
+    UPDATES_PARTITIONS: Deviation(_STOP, "users belong to other partitions now"),
+    UPDATES_MISSING: Deviation(_STOP, "updates are lost, and a person decides whether to go on"),
+    QUERIES_DELETED: Deviation(_SERVE_ON, "updates go on, and the topic can be made again"),
+    QUERIES_REPLACED: Deviation(_SERVE_ON, "the new topic is read from its beginning"),
+    QUERIES_PARTITIONS: Deviation(_SERVE_ON, "most users are still answered"),
+    DEAD_LETTERS_DELETED: Deviation(_SERVE_ON, "dead letters wait, and everything else works"),
+    PROBES_DELETED: Deviation(_SERVE_ON, "the worker only cannot test itself"),
+    CLEANUP_POLICY: Deviation(_SERVE_ON, "whoever reads on loses less to compaction"),
+    TIMESTAMP_TYPE: Deviation(_SERVE_ON, "right clocks give right times"),
+    RETENTION: Deviation(_SERVE_ON, "whoever reads on loses less to retention"),
+    RETENTION_BYTES: Deviation(_SERVE_ON, "the brokers' disks are not full yet"),
+    UNCLEAN_ELECTION: Deviation(_SERVE_ON, "nothing is lost until a leader fails"),
+    MIN_ISR: Deviation(_SERVE_ON, "nothing is lost until a leader fails"),
+    RECORD_SIZE: Deviation(_SERVE_ON, "only a large dead letter would have to wait"),
+    OPEN_TRANSACTION: Deviation(_SERVE_ON, "replies are right, as of where the transaction began"),
+    DATABASE_MISSING: Deviation(_REFUSE, "users in the table are right, and others are not known"),
+    DATABASE_REPLACED: Deviation(_STOP, "users would seem to have no read states"),
+    NOT_CHECKED: Deviation(_SERVE_ON, "nothing is known to be wrong"),
+}

@@ -1,0 +1,168 @@
+"""Compares the service's topics with what they must be: at a start, while running, in `status`."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from confluent_kafka.admin import AdminClient
+
+from ..config import Settings
+from ..deviations import (
+    DEAD_LETTERS_DELETED,
+    PROBES_DELETED,
+    QUERIES_DELETED,
+    QUERIES_PARTITIONS,
+    QUERIES_REPLACED,
+    UPDATES_DELETED,
+    UPDATES_PARTITIONS,
+    UPDATES_REPLACED,
+    Found,
+)
+from ..errors import KafkaAwayError, TopicError
+from .admin import connect_admin
+from .topics import AWAY_TIMEOUT_S, Described, Topic, configs_of, described, needed, topics_of
+
+log = logging.getLogger(__name__)
+
+TRY_S = 5.0  # for which one client asks the same again; a request under way may take longer
+QUIET = {"client.id": "read-states-watch", "log_level": 0, "error_cb": lambda _error: None}
+
+
+class Seen(NamedTuple):
+    """What the brokers say of the topics that exist, by name."""
+
+    topics: dict[str, Described]
+    configs: dict[str, dict[str, str]]
+
+
+def look(client: AdminClient, settings: Settings, patience_s: float = AWAY_TIMEOUT_S) -> Seen:
+    """Ask the brokers. Raises TopicError if they refuse, or do not answer within `patience_s`."""
+    found = {name: described(client, name, patience_s) for name in topics_of(settings)}
+    topics = {name: one for name, one in found.items() if one is not None}
+    return Seen(topics, {name: configs_of(client, name, patience_s) for name in topics})
+
+
+def judge(settings: Settings, seen: Seen) -> Iterator[Found]:
+    """What is not as it must be, whichever worker looks; the worst comes first."""
+    updates, queries, dead_letters, probes = (seen.topics.get(t) for t in topics_of(settings))
+    if updates is None:
+        yield Found(UPDATES_DELETED, _missing(settings.updates_topic))
+    if queries is None:
+        yield Found(QUERIES_DELETED, _missing(settings.queries_topic))
+    if dead_letters is None:
+        yield Found(DEAD_LETTERS_DELETED, _missing(settings.dead_letters_topic))
+    if probes is None and settings.probe_interval_s:
+        yield Found(PROBES_DELETED, _missing(settings.probes_topic))
+    if updates and queries and updates.topic.partitions != queries.topic.partitions:
+        yield Found(QUERIES_PARTITIONS, _other_counts(settings, updates.topic, queries.topic))
+    if updates is None:
+        return
+    record_max = int(seen.configs[settings.updates_topic]["max.message.bytes"])
+    replicas = dict.fromkeys(topics_of(settings), 1)
+    replicas |= {name: one.replicas for name, one in seen.topics.items()}
+    for name, required in needed(settings, record_max, replicas).items():
+        for setting, rule in required.items():
+            value = seen.configs.get(name, {}).get(setting, rule.value)
+            if not rule.holds(value):
+                yield Found(
+                    rule.name,
+                    f"{name}: {setting} is {value!r}, but must be {rule.said}: {rule.why}. Set it "
+                    "with: readstates init",
+                )
+
+
+class Topics:
+    """The topics under a running worker. Only one thread calls `look`, which blocks.
+
+    `began`: the updates topic when the worker started.
+    """
+
+    def __init__(self, settings: Settings, began: Topic) -> None:
+        self._settings, self._began = settings, began
+        self._client: AdminClient | None = None
+        self._ids: dict[str, uuid.UUID] = {}  # of the other topics, as they were seen last
+
+    def look(self) -> tuple[list[Found], list[str]]:
+        """What is wrong, and the names of topics that were made anew since the last look.
+
+        Raises TopicError if the brokers do not say.
+        """
+        if self._client is None:
+            self._client = AdminClient(self._settings.librdkafka(**QUIET), logger=log)
+        seen = look(self._client, self._settings, patience_s=0)
+        anew = []
+        for name, one in seen.topics.items():
+            if name != self._settings.updates_topic:
+                if self._ids.setdefault(name, one.topic.topic_id) != one.topic.topic_id:
+                    anew.append(name)
+                self._ids[name] = one.topic.topic_id
+        return [*judge(self._settings, seen), *self._changes(seen, anew)], anew
+
+    def _changes(self, seen: Seen, anew: list[str]) -> Iterator[Found]:
+        settings, began = self._settings, self._began
+        updates = seen.topics.get(settings.updates_topic)
+        if updates and updates.topic.topic_id != began.topic_id:
+            yield Found(UPDATES_REPLACED, replaced(settings.updates_topic))
+        elif updates and updates.topic.partitions != began.partitions:
+            yield Found(UPDATES_PARTITIONS, more_partitions(settings, began.partitions))
+        if settings.queries_topic in anew:
+            yield Found(
+                QUERIES_REPLACED,
+                f"topic {settings.queries_topic} was deleted and created anew. The worker reads "
+                "the new one from its beginning. Nothing needs to be done, but find out who did it",
+            )
+
+
+def check(settings: Settings) -> Topic:
+    """Check the topics for a start; raises TopicError, which says what is wrong and what to do.
+
+    An admin client may wait for a controller that is gone, although there is another one. So each
+    try has a client of its own.
+    """
+    end = time.monotonic() + AWAY_TIMEOUT_S
+    while True:
+        try:
+            seen = look(connect_admin(settings), settings, patience_s=TRY_S)
+            break
+        except KafkaAwayError as exc:
+            if time.monotonic() > end:
+                raise
+            log.warning("kafka_away error=%r: trying again with another client", str(exc))
+    for found in judge(settings, seen):
+        raise TopicError(found.text)
+    return seen.topics[settings.updates_topic].topic
+
+
+def more_partitions(settings: Settings, before: int) -> str:
+    """The text if partitions were added under a running worker."""
+    return (
+        f"{settings.updates_topic} got more partitions than {before} while this worker was "
+        "running: users belong to other partitions now. Stop producers and workers, then run: "
+        "readstates init --new-epoch"
+    )
+
+
+def replaced(topic: str) -> str:
+    """The text if the updates topic was replaced under a running worker."""
+    return (
+        f"topic {topic} was deleted and created anew while this worker was running. The worker "
+        "stops; when started again, it will say what to do"
+    )
+
+
+def _missing(topic: str) -> str:
+    return f"topic {topic} does not exist. Run: readstates init"
+
+
+def _other_counts(settings: Settings, updates: Topic, queries: Topic) -> str:
+    return (
+        f"{settings.updates_topic} has {updates.partitions} partitions and "
+        f"{settings.queries_topic} {queries.partitions}: they must have the same number, or a "
+        "user's queries would go to another worker than its updates. Stop producers and workers, "
+        f"then run: readstates init --new-epoch --partitions "
+        f"{max(updates.partitions, queries.partitions)}"
+    )

@@ -1,0 +1,176 @@
+"""What the watch makes of what it finds: it confirms, remembers, shows and decides."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from readstates.streams import metrics
+from readstates.streams.cassandra.epochs import Log, is_of_another
+from readstates.streams.config import Settings
+from readstates.streams.deviations import DEVIATIONS, Decision, Found
+from readstates.streams.errors import DeviationError, SchemaMissingError, StoreError, TopicError
+from readstates.streams.worker import watch as module
+from readstates.streams.worker.watch import Watch
+
+BEGAN = Log(8, UUID(int=1), 4, (0,) * 4, 1_000)
+TOPIC = "read-states.updates"
+
+
+class World:
+    """A watch, and what Kafka and Cassandra say to it."""
+
+    def __init__(self) -> None:
+        self.found: list[Found] | Exception = []
+        self.anew: list[str] = []
+        self.logs: dict[str, Log] | Exception = {TOPIC: BEGAN}
+        self.refused: list[Exception] = []
+        self.replaced: list[str] = []
+        self.open_s = 0.0
+        self.store: Any = SimpleNamespace(is_doubted=False, logs=self._logs)
+        self.reading: Any = SimpleNamespace(
+            missing="", open_transaction_s=lambda _number: self.open_s, end=lambda _number: 7
+        )
+        topics: Any = SimpleNamespace(look=self._look)
+        owned: Any = {3: None}
+        store: Any = self.store
+        self.watch = Watch(
+            Settings(),
+            topics,
+            store,
+            BEGAN,
+            {TOPIC: self.reading},
+            owned,
+            self.replaced.append,
+            self.refused.append,
+        )
+
+    def _look(self) -> tuple[list[Found], list[str]]:
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found, self.anew
+
+    def _logs(self) -> dict[str, Log]:
+        if isinstance(self.logs, Exception):
+            raise self.logs
+        return self.logs
+
+    async def step(self) -> set[str]:
+        """Look once; what is shown then."""
+        await self.watch.step()
+        (family,) = metrics.DEVIATION.collect()
+        return {sample.labels["name"] for sample in family.samples if sample.value}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, one in DEVIATIONS.items() if one.decision is Decision.STOP]
+)
+async def test_what_stops_the_worker_is_found_twice(name: str) -> None:
+    world = World()
+    world.found = [Found(name, "here")]
+    assert await world.step() == {name}
+    world.found = []
+    assert await world.step() == set()
+    for _ in range(2):
+        assert world.refused == []
+        world.found = [Found(name, "here")]
+        await world.step()
+    if name == "updates_missing":  # the reader stops the worker, unless it is to go on
+        assert world.refused == []
+        return
+    (error,) = world.refused
+    assert isinstance(error, DeviationError)
+    assert str(error) == f"deviation {name}: here"
+
+
+async def test_who_does_not_answer_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.found = [Found("retention", "here")]
+    world.logs = {}
+    assert await world.step() == {"retention", "database_replaced"}
+    assert world.store.is_doubted
+    world.found, world.logs = TopicError("away"), StoreError("away")
+    assert await world.step() == {"retention", "database_replaced"}
+    assert world.store.is_doubted
+    monkeypatch.setattr(module, "NOT_CHECKED_S", -1.0)
+    assert await world.step() == {"retention", "database_replaced", "not_checked"}
+
+
+async def test_a_database_that_is_doubted_is_not_believed_before_a_look() -> None:
+    world = World()
+    world.store.is_doubted, world.logs = True, StoreError("away")
+    await world.step()
+    assert world.store.is_doubted
+    world.logs = {TOPIC: BEGAN}
+    await world.step()
+    assert not world.store.is_doubted
+
+
+async def test_a_database_that_is_missing_refuses_queries() -> None:
+    world = World()
+    assert world.watch.ready()[0]
+    world.logs = SchemaMissingError("no keyspace")
+    for _ in range(3):
+        assert await world.step() == {"database_missing"}
+    assert world.watch.ready() == (False, "deviation: database_missing")
+    assert world.refused == []
+    world.logs = {TOPIC: BEGAN}
+    assert await world.step() == set()
+    assert world.watch.ready()[0]
+
+
+@pytest.mark.parametrize(
+    "present",
+    [
+        {},
+        {TOPIC: BEGAN._replace(began_us=2_000)},
+        {TOPIC: BEGAN._replace(epoch=9)},
+        {TOPIC: BEGAN, "other.updates": BEGAN._replace(epoch=9)},
+    ],
+    ids=["empty", "made anew", "another epoch", "another topic"],
+)
+async def test_another_database(present: dict[str, Log]) -> None:
+    world = World()
+    world.logs = present
+    assert await world.step() == {"database_replaced"}
+
+
+async def test_what_the_readers_know(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.open_s = module.OPEN_TRANSACTION_S + 1
+    assert await world.step() == {"open_transaction"}
+    assert f"{TOPIC} partition 3 cannot be read beyond offset 7" in caplog.text
+    await world.step()
+    assert caplog.text.count("deviation name=") == 1
+    world.open_s = module.OPEN_TRANSACTION_S - 1
+    assert await world.step() == set()
+    assert "deviation_over name=open_transaction" in caplog.text
+    world.reading.missing = "updates 1 … 2 are gone"
+    assert await world.step() == {"updates_missing"}
+
+
+async def test_a_topic_made_anew_is_passed_on() -> None:
+    world = World()
+    world.anew = ["read-states.queries"]
+    await world.step()
+    assert world.replaced == ["read-states.queries"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "is_other"),
+    [
+        ("live:5;8@1000;", False),
+        ("live:5;8@1001;", True),
+        ("clean:5;9@1000;", True),
+        ("clean:5;7@999;", False),  # an epoch has begun since
+        ("clean:5;", False),  # of an earlier version
+        ("", False),
+        ("clean:5;8@10", False),  # cut off: confluent-kafka reads what it likes
+        ("from another program", False),
+    ],
+)
+def test_commits_of_another_database(metadata: str, is_other: bool) -> None:
+    assert is_of_another(metadata, BEGAN.name) is is_other
