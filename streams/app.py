@@ -21,7 +21,6 @@ from types import FrameType
 import uvloop
 
 from . import agents, logs, metrics
-from .cassandra.epochs import Log
 from .cassandra.store import Store
 from .config import Settings
 from .errors import ReadStatesError
@@ -99,8 +98,9 @@ def build(settings: Settings) -> tuple[App, Instance]:
     app.shut_down = rebalancer.shut_down
 
     # Make the watch, which looks for changes of what was checked above.
+    readings = {settings.updates_topic: updates, settings.queries_topic: queries}
     seen = topic_check.Topics(settings, topic)
-    watch = _watch(settings, seen, store, epoch, partitions, updates, queries, app)
+    watch = Watch(settings, seen, store, epoch, readings, partitions.owned, app.refuse)
     app.service(
         WorkerService(
             partitions,
@@ -118,28 +118,6 @@ def build(settings: Settings) -> tuple[App, Instance]:
         )
     )
     return app, instance
-
-
-def _watch(
-    settings: Settings,
-    topics: topic_check.Topics,
-    store: Store,
-    epoch: Log,
-    partitions: Partitions,
-    updates: Reader,
-    queries: Reader,
-    app: App,
-) -> Watch:
-    """The watch; if the queries topic is made anew, its reader begins anew."""
-
-    def replaced(name: str) -> None:
-        if name == settings.queries_topic:
-            for number in partitions.owned:
-                queries.begin_anew(number)
-
-    readings = {settings.updates_topic: updates, settings.queries_topic: queries}
-    owned = partitions.owned
-    return Watch(settings, topics, store, epoch, readings, owned, replaced, app.refuse)
 
 
 def _end_at_once(_number: int, _frame: FrameType | None) -> None:

@@ -88,10 +88,10 @@ class Output:
         self.replied: Callable[[int], None] = lambda _: None
         self.errors = 0
 
-    def allowed(self, topic: str) -> bool:
+    def allowed(self, topic: str, is_probe: bool = False) -> bool:
         return True
 
-    def exists(self, address: Any) -> bool:
+    def exists(self, address: Any, is_probe: bool = False) -> bool:
         return True
 
     def reply(self, address: Any, key: bytes | None, body: bytes, deadline_ms: int) -> None:

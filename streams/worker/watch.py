@@ -47,8 +47,8 @@ KAFKA, CASSANDRA = "Kafka", "Cassandra"
 class Watch:
     """See the module. All methods but `_look…` run on the event loop.
 
-    `replaced` is called with the name of a topic, other than `updates`, that was made anew.
-    `refuse` is called with the error that ends the worker.
+    `readings`: of updates and queries, by topic. `refuse` is called with the error that ends the
+    worker.
     """
 
     def __init__(
@@ -59,12 +59,11 @@ class Watch:
         began: Log,
         readings: Mapping[str, Reading],
         owned: Mapping[int, OwnedPartition],
-        replaced: Callable[[str], None],
         refuse: Callable[[Exception], None],
     ) -> None:
         self._settings, self._topics, self._store, self._began = settings, topics, store, began
         self._readings, self._owned = readings, owned
-        self._replaced, self._refuse = replaced, refuse
+        self._refuse = refuse
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
         self._now = asyncio.Event()  # look at once
         self._parts: dict[str, list[Found]] = {KAFKA: [], CASSANDRA: []}
@@ -103,8 +102,9 @@ class Watch:
             self._parts[part], self._answered[part] = found, time.monotonic()
             if part == CASSANDRA:
                 self._store.is_doubted = bool(found)
-            for name in anew:
-                self._replaced(name)
+            if self._settings.queries_topic in anew:
+                for number in self._owned:
+                    self._readings[self._settings.queries_topic].begin_anew(number)
         found = [*self._not_checked(), *self._read()]
         for known in self._parts.values():
             found += known

@@ -36,8 +36,8 @@ class Asked(World):
         self.sent: list[dict[str, Any]] = []
         self.owned = OwnedPartition(self.partition, cast(Any, None), 0, Watermark(0))
         replies: Any = SimpleNamespace(
-            exists=lambda address: address.topic == "known",
-            allowed=lambda _topic: True,
+            exists=lambda address, *_: address.topic == "known",
+            allowed=lambda *_: True,
             reply=self._reply,
             error=lambda *_: self.sent.append({"error": True}),
         )

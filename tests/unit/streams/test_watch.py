@@ -28,11 +28,14 @@ class World:
         self.anew: list[str] = []
         self.logs: dict[str, Log] | Exception = {TOPIC: BEGAN}
         self.refused: list[Exception] = []
-        self.replaced: list[str] = []
+        self.begun_anew: list[int] = []
         self.open_s = 0.0
         self.store: Any = SimpleNamespace(is_doubted=False, logs=self._logs)
         self.reading: Any = SimpleNamespace(
-            missing="", open_transaction_s=lambda _number: self.open_s, end=lambda _number: 7
+            begin_anew=self.begun_anew.append,
+            missing="",
+            open_transaction_s=lambda _number: self.open_s,
+            end=lambda _number: 7,
         )
         topics: Any = SimpleNamespace(look=self._look)
         owned: Any = {3: None}
@@ -42,9 +45,8 @@ class World:
             topics,
             store,
             BEGAN,
-            {TOPIC: self.reading},
+            {TOPIC: self.reading, Settings().queries_topic: self.reading},
             owned,
-            self.replaced.append,
             self.refused.append,
         )
 
@@ -152,11 +154,11 @@ async def test_what_the_readers_know(caplog: pytest.LogCaptureFixture) -> None:
     assert await world.step() == {"updates_missing"}
 
 
-async def test_a_topic_made_anew_is_passed_on() -> None:
+async def test_queries_made_anew_are_read_from_the_beginning() -> None:
     world = World()
     world.anew = ["read-states.queries"]
     await world.step()
-    assert world.replaced == ["read-states.queries"]
+    assert world.begun_anew == [3]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ async def test_deadlines_are_looked_at_while_queries_wait(tmp_path: Path) -> Non
     refused: list[Any] = []
     intake = worker.partitions.queries
     intake._replies = SimpleNamespace(  # type: ignore[assignment]
-        exists=lambda _address: True, error=lambda *error: refused.append(error[3])
+        exists=lambda *_: True, error=lambda *error: refused.append(error[3])
     )
     loops = BackgroundLoops(worker.partitions, worker.rebalancer.commits, worker._store)
     async with worker:
