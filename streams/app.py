@@ -59,14 +59,16 @@ def build(settings: Settings) -> tuple[App, Instance]:
     store.prepare()
     epoch = store.claim_epoch(settings.updates_topic, *topic)
     instance = instance_of(settings, cache_dir)
-    metrics.describe_worker(settings, topic.partitions)
 
     # Make the producers of replies and dead letters.
     delivery = Delivery(settings)
-    replies = ReplyProducer(settings, delivery)
-    dead_letters = DeadLetterProducer(settings, delivery)
+    replies, dead_letters = (
+        ReplyProducer(settings, delivery),
+        DeadLetterProducer(settings, delivery),
+    )
 
     # Make the partitions and their tables, and the Faust application with its two agents.
+    metrics.describe_worker(settings, topic.partitions)
     clocks = BrokerClocks(settings, delivery)
     clocks.measure_first(topic.partitions)
     partitions = Partitions(settings, store, replies, dead_letters, clock_ahead_ms=clocks.ahead_ms)
@@ -77,27 +79,11 @@ def build(settings: Settings) -> tuple[App, Instance]:
 
     # Make the member of the group, the readers, and the rebalancer, which opens what is assigned.
     member = Group(settings, instance.name, app.refuse)
-    updates = Reader(
-        settings,
-        settings.updates_topic,
-        UPDATES,
-        app.updates.put_now,
-        app.refuse,
-        partitions.wants_updates,
-    )
-    queries = Reader(
-        settings,
-        settings.queries_topic,
-        QUERIES,
-        app.queries.put_now,
-        app.refuse,
-        partitions.wants_queries,
-        partitions.queries.answer_now,
-    )
+    updates, queries = _readers(settings, app, partitions)
     rebalancer = Rebalancer(partitions, tables, epoch, member, updates, queries, app.refuse)
     app.shut_down = rebalancer.shut_down
 
-    # Make the watch, which looks for changes of what was checked above.
+    # The watch looks for changes of what was checked above; the probe asks as a client does.
     readings = {settings.updates_topic: updates, settings.queries_topic: queries}
     seen = topic_check.Topics(settings, topic)
     watch = Watch(settings, seen, store, epoch, readings, partitions.owned, app.refuse)
@@ -118,6 +104,28 @@ def build(settings: Settings) -> tuple[App, Instance]:
         )
     )
     return app, instance
+
+
+def _readers(settings: Settings, app: App, partitions: Partitions) -> tuple[Reader, Reader]:
+    """The readers of updates and of queries, which hand them to the agents' channels."""
+    updates = Reader(
+        settings,
+        settings.updates_topic,
+        UPDATES,
+        app.updates.put_now,
+        app.refuse,
+        partitions.wants_updates,
+    )
+    queries = Reader(
+        settings,
+        settings.queries_topic,
+        QUERIES,
+        app.queries.put_now,
+        app.refuse,
+        partitions.wants_queries,
+        partitions.queries.answer_now,
+    )
+    return updates, queries
 
 
 def _end_at_once(_number: int, _frame: FrameType | None) -> None:
