@@ -41,7 +41,7 @@ QUERIES_DELETED = "queries_deleted"
 QUERIES_REPLACED = "queries_replaced"
 QUERIES_PARTITIONS = "queries_partitions"
 DEAD_LETTERS_DELETED = "dead_letters_deleted"
-PROBES_DELETED = "probes_deleted"
+PROBES_MISSING = "probes_missing"
 CLEANUP_POLICY = "cleanup_policy"
 TIMESTAMP_TYPE = "timestamp_type"
 RETENTION = "retention"
@@ -65,7 +65,7 @@ DEVIATIONS = {
     QUERIES_REPLACED: Deviation(_SERVE_ON, "the new topic is read from its beginning"),
     QUERIES_PARTITIONS: Deviation(_SERVE_ON, "most users are still answered"),
     DEAD_LETTERS_DELETED: Deviation(_SERVE_ON, "dead letters wait, and everything else works"),
-    PROBES_DELETED: Deviation(_SERVE_ON, "the worker only cannot test itself"),
+    PROBES_MISSING: Deviation(_SERVE_ON, "users are served, and the worker cannot test it"),
     CLEANUP_POLICY: Deviation(_SERVE_ON, "whoever reads on loses less to compaction"),
     TIMESTAMP_TYPE: Deviation(_SERVE_ON, "right clocks give right times"),
     RETENTION: Deviation(_SERVE_ON, "whoever reads on loses less to retention"),

@@ -44,6 +44,12 @@ SEND_TIMEOUT_MS = 5_000  # as long as a query has by default
 FETCH_WAIT_MS = 500  # an idle fetch waits at the broker, and the next request behind it
 METADATA_MS = 10_000  # a client that has just started knows of new partitions, so must this one
 TAKEN_MAX = 1_000  # replies that are taken at once
+NO_TOPIC = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+)
 
 
 class Taken(NamedTuple):
@@ -75,7 +81,8 @@ class Prober:
     def ask(self, numbers: Sequence[int]) -> dict[bytes, int]:
         """Send a probe to each of these partitions; returns their numbers by correlation ID.
 
-        If Kafka does not answer, or a topic is missing, each of them is `taken` as UNSENT.
+        If Kafka does not answer, each of them is `taken` as UNSENT. None is sent without a topic
+        for their replies.
         """
         ids = {self._prefix + next(self._ids).to_bytes(8, "big"): number for number in numbers}
         self._turn += 1
@@ -83,6 +90,8 @@ class Prober:
             consumer, producer = self._clients()
             known, self._ends = self._ends, self._look_up_ends(consumer, [*ids.values()])
         except KafkaException as exc:
+            if exc.args[0].code() in NO_TOPIC:
+                return {}  # the watch reports it
             for correlation_id in ids:
                 self._note_unsent(correlation_id, exc)
             return ids

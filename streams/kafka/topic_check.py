@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from ..config import Settings
 from ..deviations import (
     DEAD_LETTERS_DELETED,
-    PROBES_DELETED,
+    PROBES_MISSING,
     QUERIES_DELETED,
     QUERIES_PARTITIONS,
     QUERIES_REPLACED,
@@ -41,9 +41,22 @@ class Seen(NamedTuple):
 
 def look(client: AdminClient, settings: Settings, patience_s: float = AWAY_TIMEOUT_S) -> Seen:
     """Ask the brokers. Raises TopicError if they refuse, or do not answer within `patience_s`."""
-    found = {name: described(client, name, patience_s) for name in topics_of(settings)}
-    topics = {name: one for name, one in found.items() if one is not None}
-    return Seen(topics, {name: configs_of(client, name, patience_s) for name in topics})
+    topics, configs = dict[str, Described](), dict[str, dict[str, str]]()
+    for name in topics_of(settings):
+        is_optional = name == settings.probes_topic
+        try:
+            one = described(client, name, patience_s)
+        except KafkaAwayError:
+            raise
+        except TopicError:
+            if not is_optional:
+                raise
+            continue
+        if one is not None:
+            topics[name] = one
+            if not is_optional:
+                configs[name] = configs_of(client, name, patience_s)
+    return Seen(topics, configs)
 
 
 def judge(settings: Settings, seen: Seen) -> Iterator[Found]:
@@ -56,7 +69,11 @@ def judge(settings: Settings, seen: Seen) -> Iterator[Found]:
     if dead_letters is None:
         yield Found(DEAD_LETTERS_DELETED, _missing(settings.dead_letters_topic))
     if probes is None and settings.probe_interval_s:
-        yield Found(PROBES_DELETED, _missing(settings.probes_topic))
+        yield Found(
+            PROBES_MISSING,
+            f"topic {settings.probes_topic} does not exist, or this worker may not use it, so the "
+            "worker does not test whether it answers. Run: readstates init",
+        )
     if updates and queries and updates.topic.partitions != queries.topic.partitions:
         yield Found(QUERIES_PARTITIONS, _other_counts(settings, updates.topic, queries.topic))
     if updates is None:
@@ -133,7 +150,8 @@ def check(settings: Settings) -> Topic:
                 raise
             log.warning("kafka_away error=%r: trying again with another client", str(exc))
     for found in judge(settings, seen):
-        raise TopicError(found.text)
+        if found.name != PROBES_MISSING:  # older ones had no such topic; the watch reports it
+            raise TopicError(found.text)
     return seen.topics[settings.updates_topic].topic
 
 

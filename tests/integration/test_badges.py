@@ -157,7 +157,8 @@ def served(
     stack: Stack, folder: Path, variant: Variant, request: pytest.FixtureRequest
 ) -> Iterator[Service]:
     name = f"badges_{request.node.callspec.id}"
-    made = Service(stack.env(), folder, name, instance_id="one", **variant.settings)
+    more = {"instance_id": "one", "probe_interval_s": 0, **variant.settings}  # no loads but users'
+    made = Service(stack.env(), folder, name, **more)
     try:
         made.start().wait_ready()
         yield made

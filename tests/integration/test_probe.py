@@ -61,6 +61,18 @@ def harmed(stack: Stack, folder: Path) -> Iterator[Service]:
         made.close()
 
 
+@pytest.fixture
+def without_topic(stack: Stack, folder: Path) -> Iterator[Service]:
+    """A service whose `init` was an earlier version's: there is no topic for the probes."""
+    made = Service(stack.env(), folder, next(_names), probe_interval_s=INTERVAL_S)
+    topic = f"it-{made.name}.probes"
+    made.wire.admin.delete_topics([topic])[topic].result(30)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
 def by_partition(worker: WorkerProcess, name: str) -> list[float]:
     found = worker.metrics()
     return [found.get(name % number, 0.0) for number in range(PARTITIONS)]
@@ -150,3 +162,13 @@ def test_it_finds_a_wrong_clock(stack: Stack, folder: Path) -> None:
         assert service.wire.query(new_user(), timeout_s=1) is None, "so is it with clients"
     finally:
         service.close()
+
+
+def test_without_the_topic_users_are_served(without_topic: Service) -> None:
+    worker = without_topic.start()
+    worker.wait_ready()
+    assert without_topic.wire.get(new_user()).states == []
+    missing = "read_states_deviation{name=probes_missing}"
+    until(lambda: worker.metrics().get(missing), "the watch says what is missing", FIND_S)
+    assert sum(by_partition(worker, FAILURES)) == 0
+    worker.wait_ready()
