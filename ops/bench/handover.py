@@ -26,7 +26,7 @@ from typing import Any
 
 from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
-from readstates.streams.kafka import topics
+from readstates.streams.kafka import topic_check, topics
 
 from ..local.worker import WorkerProcess
 from ..proof.traffic import Traffic
@@ -105,6 +105,8 @@ class Scene:
         create_reply_topic(self.settings)
         store = Store(self.settings)
         store.create_schema()
+        # As `readstates init` does: workers that claim at once may move the claim's time.
+        store.claim_epoch(self.settings.updates_topic, *topic_check.check(self.settings))
         store.close()
         traffic = Traffic(3, USERS)
         send_all(self.settings, traffic.updates(USERS))
