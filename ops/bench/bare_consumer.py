@@ -16,10 +16,8 @@ from confluent_kafka import Consumer
 BATCH = 10_000
 
 
-def main() -> None:
-    """Consume COUNT events."""
-    broker, topic, group = sys.argv[1:4]
-    count = int(sys.argv[4])
+def subscribed(broker: str, topic: str, group: str) -> Consumer:
+    """A consumer of a topic, from where its group begins."""
     consumer = Consumer(
         {
             "bootstrap.servers": broker,
@@ -30,6 +28,13 @@ def main() -> None:
         }
     )
     consumer.subscribe([topic])
+    return consumer
+
+
+def main() -> None:
+    """Consume COUNT events."""
+    count = int(sys.argv[4])
+    consumer = subscribed(*sys.argv[1:4])
     loads = orjson.loads
     while not (batch := consumer.consume(1, 1.0)):
         pass

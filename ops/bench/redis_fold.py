@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import orjson
-from confluent_kafka import Consumer
 
+from .bare_consumer import subscribed
 from .cpu import cpu_s_of
 from .redis_store import running
 
@@ -25,18 +25,8 @@ BATCH = 1000
 
 def main() -> None:
     """Run until COUNT events were folded."""
-    broker, topic, group = sys.argv[1:4]
     count = int(sys.argv[4])
-    consumer = Consumer(
-        {
-            "bootstrap.servers": broker,
-            "group.id": group,
-            "auto.offset.reset": "earliest",
-            "enable.auto.commit": False,
-            "fetch.queue.backoff.ms": 1,
-        }
-    )
-    consumer.subscribe([topic])
+    consumer = subscribed(*sys.argv[1:4])
     with running(Path(sys.argv[5])) as (client, server):
         while not (batch := consumer.consume(1, 1.0)):
             pass
