@@ -12,23 +12,14 @@ Group: assigned, revoked, lost ─► Rebalancer: open, hand over, close each pa
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import sys
-from types import FrameType
-
-import uvloop
-
-from . import agents, logs, metrics
+from . import agents, metrics
 from .cassandra.store import Store
 from .config import Settings
-from .errors import ReadStatesError
 from .kafka import topic_check
 from .kafka.broker_clocks import BrokerClocks
 from .kafka.dead_letter_producer import DeadLetterProducer
 from .kafka.delivery import Delivery
-from .kafka.faust_app import App, WorkerProcess
+from .kafka.faust_app import App
 from .kafka.group import Group
 from .kafka.prober import Prober
 from .kafka.reader import Reader
@@ -42,8 +33,6 @@ from .worker.rebalance import Rebalancer
 from .worker.service import WorkerService
 from .worker.tables import Tables, own_cache_dir
 from .worker.watch import Watch
-
-log = logging.getLogger(__name__)
 
 
 def build(settings: Settings) -> tuple[App, Instance]:
@@ -126,30 +115,3 @@ def _readers(settings: Settings, app: App, partitions: Partitions) -> tuple[Read
         partitions.queries.answer_now,
     )
     return updates, queries
-
-
-def _end_at_once(_number: int, _frame: FrameType | None) -> None:
-    """End before Faust's handler of SIGTERM is there: nothing is owned yet, nothing to hand over.
-
-    Process 1 of a container ignores a signal without a handler; and to wait until a server that is
-    away answers, or does not, would take longer than an orchestrator waits before it kills.
-    """
-    print("read-states: SIGTERM before the worker had started", file=sys.stderr, flush=True)
-    os._exit(0)
-
-
-def run(settings: Settings, loglevel: str, log_format: str) -> int:
-    """Run a worker until a signal or an error; returns the exit status."""
-    signal.signal(signal.SIGTERM, _end_at_once)
-    uvloop.install()  # halves the cost of an iteration; must be first, because a loop is kept
-    try:
-        app, instance = build(settings)
-    except ReadStatesError as exc:
-        print(f"read-states: {exc}", file=sys.stderr)
-        return exc.exit_status
-    logs.set_up(log_format, loglevel)  # after the error, which is clearer than the driver's log
-    log.info("instance name=%s leaves_group=%s", instance.name, settings.leaves_group)
-    status = WorkerProcess(app, loglevel).run()
-    if status == 0 and settings.leaves_group:
-        instance.left()
-    return status

@@ -176,7 +176,7 @@ class Campaign:
     def _tell(self, fault: Fault) -> None:
         updates, queries = self._updates.sent, len(self._queries.asked)
         self._say(
-            f"{fault.begin_s - self.result.begin_s:7.1f} s  {fault.kind:<18}{fault.what}"
+            f"{fault.begin_s - self.result.begin_s:7.1f} s  {fault.kind:<20}{fault.what}"
             f"  · {updates:,} updates, {queries:,} queries"
         )
 

@@ -18,7 +18,7 @@ def verdict(result: Result, say: Callable[[str], None]) -> None:
     say("timeline: begin, hand off again, all well again (s)")
     for fault in result.timeline:
         times = (t - result.begin_s for t in (fault.begin_s, fault.end_s, fault.well_s))
-        say("  " + " ".join(f"{t:7.1f}" for t in times) + f"  {fault.kind:<18}{fault.what}")
+        say("  " + " ".join(f"{t:7.1f}" for t in times) + f"  {fault.kind:<20}{fault.what}")
     say("")
     for name, text in _table(result):
         say(f"  {name:<26} {text}")

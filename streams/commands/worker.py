@@ -39,9 +39,10 @@ from .options import SettingsCommand, with_settings
 def worker(settings: Settings, loglevel: str, log_format: str, supervise: bool) -> None:
     """Run one worker until SIGTERM, SIGINT or SIGHUP."""
 
-    from ..app import run
+    from ..app import build
+    from ..worker.run import run
 
-    start = partial(run, settings, loglevel, log_format)
+    start = partial(run, build, settings, loglevel, log_format)
     if supervise:
         logs.set_up(log_format, loglevel)
         sys.exit(Supervisor(start, settings.shutdown_timeout_s).run())

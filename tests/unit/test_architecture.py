@@ -77,6 +77,14 @@ RULES = {
         "streams.worker",
         never={*KAFKA, "faust", "cassandra"},
     ),
+    "streams.worker.run": _may(
+        "streams.config",
+        "streams.errors",
+        "streams.logs",
+        "streams.kafka.faust_app",
+        "streams.worker.instance",
+        never=OUTSIDE,
+    ),
     "streams.commands": _may(
         *BASICS,
         "streams.kafka",
@@ -92,6 +100,7 @@ RULES = {
         "streams.app",
         "streams.config",
         "streams.logs",
+        "streams.worker.run",
         "streams.worker.supervise",
         "streams.commands.options",
         never=OUTSIDE,
