@@ -34,6 +34,7 @@ from .world import (
 )
 
 END_TIMEOUT_S = 60.0
+ASK_TIMEOUT_S = 15.0  # for one answer of a broker; then a new client asks
 DAMAGED_BYTES = 200  # a file; a slot hit twice could keep its 16-bit checksum
 ALL_GONE_S = 60.0
 
@@ -134,11 +135,11 @@ def offsets_deleted(world: World, rng: random.Random) -> str:
     group, end = Settings.load(world.env).kafka_group, time.monotonic() + 60
     while True:  # a group with members cannot be deleted: their sessions must end first
         try:
-            world.admin.delete_consumer_groups([group])[group].result(END_TIMEOUT_S)
+            world.connect_admin().delete_consumer_groups([group])[group].result(ASK_TIMEOUT_S)
             break
-        except (KafkaException, TimeoutError):
+        except (KafkaException, TimeoutError) as exc:
             if time.monotonic() > end:
-                raise
+                raise Unexpected(f"group {group} could not be deleted: {exc!r}") from exc
             world.rest(0.5)
     for name in WORKERS:
         world.start_worker(name)
@@ -152,7 +153,8 @@ def kill_one(servers: Sequence[str], world: World, rng: random.Random) -> str:
 def kill_coordinator(world: World, rng: random.Random) -> str:
     """The broker that coordinates the workers' group: another one takes the group over."""
     group = Settings.load(world.env).kafka_group
-    described = world.admin.describe_consumer_groups([group])[group].result(END_TIMEOUT_S)
+    asked = world.connect_admin().describe_consumer_groups([group])
+    described = asked[group].result(END_TIMEOUT_S)
     return _kill_servers(world, [BROKERS[described.coordinator.id - 1]], rng.uniform(1, 5))
 
 

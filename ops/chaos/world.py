@@ -91,7 +91,7 @@ class World:
         self._init()
         nodes = self._state().cluster.of(CASSANDRA)
         self._proxy = Proxy((node.address, node.port) for node in nodes).start()
-        self.admin = AdminClient(settings.librdkafka(log_level=2))
+        self._watcher = AdminClient(settings.librdkafka(log_level=2))
         for name in WORKERS:
             self.start_worker(name)
         for name in WORKERS:
@@ -160,6 +160,10 @@ class World:
 
     # -- servers ------------------------------------------------------------------------------
 
+    def connect_admin(self) -> AdminClient:
+        """A new client: librdkafka's goes on asking a coordinator or controller that was killed."""
+        return AdminClient(Settings.load(self.env).librdkafka(log_level=2))
+
     def server(self, name: str) -> ProcessId:
         return self._state().processes[name]
 
@@ -227,7 +231,7 @@ class World:
 
     def _unhealthy_servers(self) -> str:
         try:
-            found = self.admin.list_topics(timeout=5)
+            found = self._watcher.list_topics(timeout=5)
             lag = self.lag()
         except KafkaException as exc:
             return f"Kafka: {exc}"
