@@ -122,7 +122,8 @@ class Campaign:
 
     def _create_reply_topic(self) -> None:
         topic = NewTopic(REPLY_TOPIC, 1, SERVERS, config={"min.insync.replicas": "2"})
-        self._world.connect_admin().create_topics([topic])[REPLY_TOPIC].result(30)
+        admin = self._world.connect_admin()
+        admin.create_topics([topic])[REPLY_TOPIC].result(30)
 
     # -- faults -------------------------------------------------------------------------------
 
@@ -227,7 +228,8 @@ class Campaign:
                 if status != 0:
                     raise Unexpected(f"{name} ended with {status} on SIGTERM")
             place = kafka.append(settings, topic, LOST_RECORDS)
-            world.connect_admin().delete_records([place])[place].result(kafka.TIMEOUT_S)
+            admin = world.connect_admin()
+            admin.delete_records([place])[place].result(kafka.TIMEOUT_S)
             worker = world.start_worker(WORKERS[0])
             refuses(world, WORKERS[0], worker, "are gone and were not written to Cassandra")
             fault.what = f"{WORKERS[0]} refused to start, saying what to do"

@@ -135,7 +135,8 @@ def offsets_deleted(world: World, rng: random.Random) -> str:
     group, end = Settings.load(world.env).kafka_group, time.monotonic() + 60
     while True:  # a group with members cannot be deleted: their sessions must end first
         try:
-            world.connect_admin().delete_consumer_groups([group])[group].result(ASK_TIMEOUT_S)
+            admin = world.connect_admin()
+            admin.delete_consumer_groups([group])[group].result(ASK_TIMEOUT_S)
             break
         except (KafkaException, TimeoutError) as exc:
             if time.monotonic() > end:
@@ -153,8 +154,8 @@ def kill_one(servers: Sequence[str], world: World, rng: random.Random) -> str:
 def kill_coordinator(world: World, rng: random.Random) -> str:
     """The broker that coordinates the workers' group: another one takes the group over."""
     group = Settings.load(world.env).kafka_group
-    asked = world.connect_admin().describe_consumer_groups([group])
-    described = asked[group].result(END_TIMEOUT_S)
+    admin = world.connect_admin()
+    described = admin.describe_consumer_groups([group])[group].result(END_TIMEOUT_S)
     return _kill_servers(world, [BROKERS[described.coordinator.id - 1]], rng.uniform(1, 5))
 
 

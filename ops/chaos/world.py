@@ -161,7 +161,10 @@ class World:
     # -- servers ------------------------------------------------------------------------------
 
     def connect_admin(self) -> AdminClient:
-        """A new client: librdkafka's goes on asking a coordinator or controller that was killed."""
+        """A new client: librdkafka's goes on asking a coordinator or controller that was killed.
+
+        Its questions end with it, so it must be kept until they are answered.
+        """
         return AdminClient(Settings.load(self.env).librdkafka(log_level=2))
 
     def server(self, name: str) -> ProcessId:
