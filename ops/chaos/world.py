@@ -81,7 +81,7 @@ class World:
 
     def start(self) -> Settings:
         """Servers, topics, schema, workers; returns the settings of a client."""
-        self.stack = self._owner.stack("stack", SERVERS, SERVERS, self.say)
+        self.stack = self._owner.stack("stack", SERVERS, SERVERS, self.say, brief=True)
         self.env = {
             **self.stack.env(),
             **SETTINGS,
@@ -181,7 +181,7 @@ class World:
         """Starts those that are not running, and waits for them. Raises StackError."""
         for attempt in range(START_ATTEMPTS):
             try:
-                self._owner.stack("stack", SERVERS, SERVERS)
+                self._owner.stack("stack", SERVERS, SERVERS, brief=True)
             except StartFailed as exc:  # a busy machine: the next attempt begins anew
                 if attempt == START_ATTEMPTS - 1 or self.stopping.is_set():
                     raise
