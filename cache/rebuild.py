@@ -33,6 +33,7 @@ _FINAL = cython.declare(cython.int, layout.FINAL)
 _EXTENDED = cython.declare(cython.int, layout.EXTENDED)
 _HIDDEN = cython.declare(cython.int, layout.HIDDEN)
 _EXTENSION = cython.declare(cython.int, layout.EXTENSION)
+_TURN = cython.declare(i64, 1023)  # a mask, as in slots.py
 
 _MASK = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
 _C1 = cython.declare(u64, 0x9E3779B97F4A7C15)
@@ -227,6 +228,8 @@ class Rebuild:
         slot: i64
         status: cython.int
         for slot in range(1, self._used):
+            if slot & _TURN == 0:
+                slots.give_way()
             status = self._status[slot] & (_USER | _PARTIAL)
             if not status & _USER:
                 continue
@@ -247,6 +250,8 @@ class Rebuild:
         status: cython.int
         owner: i64
         for slot in range(1, self._used):
+            if slot & _TURN == 0:
+                slots.give_way()
             status = self._status[slot]
             if not status & _STATE:
                 continue
@@ -276,12 +281,16 @@ class Rebuild:
         for place in range(self._entries):
             self._index[place] = 0
         for slot in range(1, self._used):
+            if slot & _TURN == 0:
+                slots.give_way()
             if not self._status[slot] & _USER:
                 continue
             if self.find(self._user_id[slot]):
                 raise TableDamaged(f"I2: the user in slot {slot} is in the table twice")
             self._index_add(slot)
         for slot in range(1, self._used):
+            if slot & _TURN == 0:
+                slots.give_way()
             if self._status[slot] & _STATE:
                 self._list_state(slot)
 
@@ -338,12 +347,18 @@ class Rebuild:
         """Wipe the extensions that no read state leads to; `previous` notes which ones are kept."""
         slot: i64
         for slot in range(1, self._used):
+            if slot & _TURN == 0:
+                slots.give_way()
             if self._status[slot] == _EXTENSION:
                 self._previous[slot] = 0
         for slot in range(1, self._used):
+            if slot & _TURN == 0:
+                slots.give_way()
             if self._status[slot] & _STATE and self._status[slot] & _EXTENDED:
                 self._note_extensions(slot)
         for slot in range(1, self._used):
+            if slot & _TURN == 0:
+                slots.give_way()
             if self._status[slot] == _EXTENSION:
                 if self._previous[slot] == 0:
                     self._wipe(slot)

@@ -37,6 +37,7 @@ _ENTRIES = cython.declare(i64, layout.EXTENSION_ENTRIES)
 _WARM = cython.declare(i64, layout.FIELDS["colder"].byte_offset // 4)
 _OLDEST = cython.declare(i64, layout.FIELDS["younger"].byte_offset // 4)
 _BROKEN = cython.declare(i64, -1)  # of `_walk`
+_TURN = cython.declare(i64, 1023)  # a mask: a pass gives way each time it has seen so many slots
 
 _MASK = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
 _C1 = cython.declare(u64, 0x9E3779B97F4A7C15)
@@ -46,6 +47,16 @@ _C4 = cython.declare(u64, 0xD6E8FEB86659FD93)
 _C5 = cython.declare(u64, 0xA0761D6478BD642F)
 _C6 = cython.declare(u64, 0xE7037ED1A0B428DB)
 _C7 = cython.declare(u64, 0x8EBC6AF09C88C6E3)
+
+
+def give_way() -> None:
+    """Let the other threads of this process run. A pass over a table calls it again and again.
+
+    A compiled pass would otherwise hold the interpreter lock to its end, so that every partition
+    that is open would wait while one more is opened.
+    """
+    with cython.nogil:
+        pass
 
 
 @cython.final
@@ -89,6 +100,8 @@ class Slots:
         slot: i64
         used: i64 = 1
         for slot in range(1, self.slots):
+            if slot & _TURN == 0:
+                give_way()
             if self._check_status(slot):
                 self._check(slot)
                 used = slot + 1
@@ -163,7 +176,11 @@ class Slots:
         user: i64 = self._find_lru(users)
         head: i64 = 0
         last: i64 = 0
+        steps: i64 = 0
         while user:
+            steps += 1
+            if steps & _TURN == 0:
+                give_way()
             colder: i64 = self._links[user * 16 + _WARM]
             if self._status[user] & _PARTIAL:
                 self._wipe(user)
@@ -188,11 +205,15 @@ class Slots:
         user: i64
         head: i64 = 0
         for user in range(1, self._used):
+            if user & _TURN == 0:
+                give_way()
             if self._status[user] & _USER and self._links[user * 16 + (_WARM ^ 1)] == 0:
                 head = user
         if self._walk(_WARM, head, users, _USER) == _BROKEN:
             head = 0
             for user in range(1, self._used):
+                if user & _TURN == 0:
+                    give_way()
                 if self._status[user] & _USER:
                     self._links[user * 16 + _WARM] = head
                     head = user
@@ -204,6 +225,8 @@ class Slots:
         head: i64 = 0
         free: i64 = self.slots - self._used
         for slot in range(self._used - 1, 0, -1):
+            if slot & _TURN == 0:
+                give_way()
             if self._status[slot] == 0:
                 self._next[slot] = head
                 head = slot
@@ -224,6 +247,8 @@ class Slots:
         before: i64 = 0
         steps: i64 = 0
         while user and steps <= expected:
+            if steps & _TURN == 0:
+                give_way()
             if user >= self._used or not self._status[user] & member:
                 return _BROKEN
             if self._links[user * 16 + (word ^ 1)] != before:
@@ -242,6 +267,8 @@ class Slots:
                 raise TableDamaged(f"I1: slot {slot} on the free list is not free")
             slot = self._next[slot]
             steps += 1
+            if steps & _TURN == 0:
+                give_way()
             if steps > self.slots:
                 raise TableDamaged("I1: the free list does not end")
         if steps != self._header[layout.AT_FREE // 8]:

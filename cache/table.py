@@ -62,6 +62,7 @@ from cython import ulonglong as u64
 from . import layout
 from .layout import TableDamaged
 from .marks import Marks
+from .slots import give_way
 
 if cython.compiled:
     from cython.cimports.store_barrier import store_barrier  # type: ignore[import-untyped]
@@ -116,6 +117,7 @@ _COLD = cython.declare(i64, layout.FIELDS["warmer"].byte_offset // 4)
 _OLDEST = cython.declare(i64, layout.FIELDS["younger"].byte_offset // 4)
 _YOUNGEST = cython.declare(i64, layout.FIELDS["older"].byte_offset // 4)
 
+_TURN = cython.declare(i64, 1023)  # a mask, as in slots.py
 _MASK = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
 _C1 = cython.declare(u64, 0x9E3779B97F4A7C15)
 _C2 = cython.declare(u64, 0xC2B2AE3D27D4EB4F)
@@ -960,6 +962,8 @@ class Table:
                     self._queue_add(user, _OLDEST)
             user = self._colder[user]
             steps += 1
+            if steps & _TURN == 0:
+                give_way()
             if steps > self.slots:
                 raise TableDamaged("I4: the LRU does not end")
         return self.dirty_users
@@ -969,6 +973,8 @@ class Table:
         slot: i64
         newest: i64 = 0
         for slot in range(1, self._used):
+            if slot & _TURN == 0:
+                give_way()
             if self._status[slot] == _EXTENSION:
                 continue
             version: i64 = self._floor[slot] if self._status[slot] & _USER else self._version[slot]

@@ -29,6 +29,7 @@ the rest, the checksum is wrong. A power cut while the file is open changes the 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -50,6 +51,8 @@ SHM = Path("/dev/shm")
 SHM_FREE_MIN_BYTES = 256 << 20
 FOLDER_MODE, FILE_MODE = 0o700, 0o600  # only the worker's user may use them
 ZEROS = bytes(1 << 20)
+SLICE_BYTES = 1 << 20  # mapped in one go
+MADV_POPULATE_WRITE = 23  # of Linux 5.14 and later; Python has no name for it
 NO_BOOT_ID = bytes(layout.BOOT_ID_BYTES)
 # why a file is used again
 CLEAN, DIED = "closed clean", "its process died, rebuilt from its slots"
@@ -183,8 +186,8 @@ def _map(
     fresh = why not in (CLEAN, DIED)
     if fresh:
         _format(file, path, identity, slots)
-    flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-    mapped = mmap.mmap(file, layout.table_size_bytes(slots), flags)
+    mapped = mmap.mmap(file, layout.table_size_bytes(slots), mmap.MAP_SHARED)
+    _populate(mapped)
     struct.pack_into("<I", mapped, layout.AT_LEFT, layout.IN_USE)
     mapped[layout.AT_BOOT_ID : layout.AT_BOOT_ID + layout.BOOT_ID_BYTES] = boot_id()
     mapped.flush(0, layout.HEADER_BYTES)  # on disk before the first change
@@ -200,6 +203,18 @@ def _map(
         return _map(path, file, identity, slots, user_states_max, f"damaged: {exc}", now_ms)
     table.now_ms = now_ms
     return TableFile(path, file, mapped, table, why)
+
+
+def _populate(mapped: mmap.mmap) -> None:
+    """Map all pages now, so that no update or query waits for one.
+
+    In slices, because Python holds the interpreter lock while the kernel maps them: with
+    MAP_POPULATE no partition would answer for 0.2 s while 150 MiB are mapped. A kernel without this
+    advice (Linux before 5.14, macOS) maps the pages when the checks touch them.
+    """
+    with contextlib.suppress(OSError):
+        for at in range(0, len(mapped), SLICE_BYTES):
+            mapped.madvise(MADV_POPULATE_WRITE, at, min(SLICE_BYTES, len(mapped) - at))
 
 
 def table_size_bytes(states: int) -> int:

@@ -32,6 +32,7 @@ _FINAL = cython.declare(cython.int, layout.FINAL)
 _EXTENDED = cython.declare(cython.int, layout.EXTENDED)
 _HIDDEN = cython.declare(cython.int, layout.HIDDEN)
 _EXTENSION = cython.declare(cython.int, layout.EXTENSION)
+_TURN = cython.declare(i64, 1023)  # a mask, as in slots.py
 
 _MASK = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
 _C1 = cython.declare(u64, 0x9E3779B97F4A7C15)
@@ -225,6 +226,8 @@ class Verify:
         extensions: i64 = 0
         self._live = self._dirty = self._extensions = 0
         for slot in range(1, self._used):
+            if slot & _TURN == 0:
+                slots.give_way()
             status = self._status[slot]
             if status & _USER:
                 users += 1
