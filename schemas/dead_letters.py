@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .fields import DIGITS_MAX
 from .headers import Headers
 
 REASONS = (
@@ -66,17 +67,23 @@ def origin_of(headers: Headers) -> Origin | None:
         for name in (HEADER_REASON, HEADER_TOPIC, HEADER_PARTITION, HEADER_OFFSET)
     ]
     reason, topic, partition, offset = values
-    if not (reason and topic and partition.isdecimal() and offset.isdecimal()):
+    if not (reason and topic and _is_number(partition) and _is_number(offset)):
         return None
     cut, last, key_cut = (
-        by_name.get(name) or b"" for name in (HEADER_CUT, HEADER_LAST_OFFSET, HEADER_KEY_CUT)
+        (by_name.get(name) or b"").decode("ascii", "replace")
+        for name in (HEADER_CUT, HEADER_LAST_OFFSET, HEADER_KEY_CUT)
     )
     return Origin(
         reason,
         topic,
         int(partition),
         int(offset),
-        int(cut) if cut.isdigit() else 0,
-        int(last) if last.isdigit() else None,
-        int(key_cut) if key_cut.isdigit() else 0,
+        int(cut) if _is_number(cut) else 0,
+        int(last) if _is_number(last) else None,
+        int(key_cut) if _is_number(key_cut) else 0,
     )
+
+
+def _is_number(text: str) -> bool:
+    """True for the digits of a number that an offset can be; Python refuses thousands of digits."""
+    return text.isdecimal() and len(text) <= DIGITS_MAX

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from .fields import DecodeError
 
@@ -31,6 +31,25 @@ CORRELATION_ID_BYTES_MAX = 4096
 TOPIC_NAME = re.compile(rb"[A-Za-z0-9._-]{1,249}")  # what Kafka takes; no other name can exist
 
 Headers = Mapping[str, bytes | None] | Iterable[tuple[str, bytes | None]]
+
+
+class Message(Protocol):
+    """A message as confluent-kafka gives it."""
+
+    def headers(self) -> Any: ...
+
+
+def headers_of(message: Message) -> list[tuple[str, bytes | None]]:
+    """The headers of a message; none if the name of one is not UTF-8.
+
+    Whoever may write to a topic may give a header such a name. confluent-kafka (2.16) then raises
+    SystemError, which would end the thread that reads.
+    """
+    try:
+        found: list[tuple[str, bytes | None]] = message.headers() or []
+    except (SystemError, UnicodeDecodeError):
+        return []
+    return found
 
 
 class ReplyAddress(NamedTuple):

@@ -17,6 +17,7 @@ from .cassandra.store import Store
 from .config import Settings
 from .kafka import topic_check
 from .kafka.broker_clocks import BrokerClocks
+from .kafka.cluster import Cluster
 from .kafka.dead_letter_producer import DeadLetterProducer
 from .kafka.delivery import Delivery
 from .kafka.faust_app import App
@@ -43,7 +44,8 @@ def build(settings: Settings) -> tuple[App, Instance]:
     # Check everything that must be right before anything starts; first what needs no server.
     cache_dir = own_cache_dir(settings)
     listening = listen(settings.http_host, settings.http_port)
-    topic = topic_check.check(settings)
+    cluster = Cluster()
+    topic = topic_check.check(settings, cluster)
     store = Store(settings)
     store.prepare()
     epoch = store.claim_epoch(settings.updates_topic, *topic)
@@ -68,7 +70,7 @@ def build(settings: Settings) -> tuple[App, Instance]:
 
     # Make the member of the group, the readers, and the rebalancer, which opens what is assigned.
     member = Group(settings, instance.name, app.refuse)
-    updates, queries = _readers(settings, app, partitions)
+    updates, queries = _readers(settings, app, partitions, cluster)
     rebalancer = Rebalancer(partitions, tables, epoch, member, updates, queries, app.refuse)
     app.shut_down = rebalancer.shut_down
 
@@ -90,12 +92,16 @@ def build(settings: Settings) -> tuple[App, Instance]:
             Probe(partitions, Prober(settings, topic.partitions)),
             watch,
             listening,
+            (delivery.pulse, member.pulse, *updates.pulses, *queries.pulses),
+            app.refuse,
         )
     )
     return app, instance
 
 
-def _readers(settings: Settings, app: App, partitions: Partitions) -> tuple[Reader, Reader]:
+def _readers(
+    settings: Settings, app: App, partitions: Partitions, cluster: Cluster
+) -> tuple[Reader, Reader]:
     """The readers of updates and of queries, which hand them to the agents' channels."""
     updates = Reader(
         settings,
@@ -104,6 +110,7 @@ def _readers(settings: Settings, app: App, partitions: Partitions) -> tuple[Read
         app.updates.put_now,
         app.refuse,
         partitions.wants_updates,
+        cluster=cluster,
     )
     queries = Reader(
         settings,
@@ -113,5 +120,6 @@ def _readers(settings: Settings, app: App, partitions: Partitions) -> tuple[Read
         app.refuse,
         partitions.wants_queries,
         partitions.queries.answer_now,
+        cluster,
     )
     return updates, queries

@@ -50,8 +50,10 @@ UNCLEAN_ELECTION = "unclean_election"
 MIN_ISR = "min_isr"
 RECORD_SIZE = "record_size"
 OPEN_TRANSACTION = "open_transaction"
+FOREIGN_MEMBER = "foreign_member"
 DATABASE_MISSING = "database_missing"
 DATABASE_REPLACED = "database_replaced"
+REPLICATION = "replication"
 NOT_CHECKED = "not_checked"
 
 _SERVE_ON, _REFUSE, _STOP = Decision.SERVE_ON, Decision.REFUSE_QUERIES, Decision.STOP
@@ -74,7 +76,9 @@ DEVIATIONS = {
     MIN_ISR: Deviation(_SERVE_ON, "nothing is lost until a leader fails"),
     RECORD_SIZE: Deviation(_SERVE_ON, "only a large dead letter would have to wait"),
     OPEN_TRANSACTION: Deviation(_SERVE_ON, "replies are right, as of where the transaction began"),
+    FOREIGN_MEMBER: Deviation(_SERVE_ON, "the workers' other partitions are served"),
     DATABASE_MISSING: Deviation(_REFUSE, "users in the table are right, and others are not known"),
     DATABASE_REPLACED: Deviation(_STOP, "users would seem to have no read states"),
+    REPLICATION: Deviation(_REFUSE, "new replicas know of nobody before they are repaired"),
     NOT_CHECKED: Deviation(_SERVE_ON, "nothing is known to be wrong"),
 }

@@ -11,6 +11,7 @@ ReadStatesError
 ├── RewindError          end the command: workers are running, or the log or the epoch begins later
 ├── DataLossError        refuse to start: Kafka has lost records that were not yet in Cassandra
 ├── DeviationError       stop the worker: what it checked at its start has changed
+├── EndedError           stop the worker: a thread or a loop of it has ended, which is a bug
 ├── BatchGapError        stop the worker: records were lost between Kafka and the partition
 ├── UnpackError          make a dead letter of the batch: it is not what its codec writes
 │   └── BatchTooLargeError   the same: it unpacks to more than is allowed
@@ -75,6 +76,16 @@ class DataLossError(ReadStatesError):
 
 class DeviationError(ReadStatesError):
     """What a worker checked at its start has changed so that it must not go on."""
+
+
+class EndedError(ReadStatesError):
+    """A thread, a loop or a call of the worker has ended that must not end: this is a bug."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}. Without it nobody knows what else the worker leaves undone, so it stops; "
+            "nothing is lost. Start it again, and report this as a bug, with the log"
+        )
 
 
 class BatchGapError(ReadStatesError):

@@ -174,6 +174,9 @@ DEVIATION = Gauge(
     "1 while something that the worker checked at its start is not as it must be",
     ["name"],
 )
+STUCK = Gauge(
+    "read_states_stuck", "1 while a thread or a loop of the worker does not move", ["name"]
+)
 OPEN_TRANSACTION_SECONDS = Gauge(
     "read_states_open_transaction_seconds",
     "how long a partition has waited for a transaction that a producer left open",

@@ -42,6 +42,7 @@ def _on(world: World) -> None:
 
 LEAKY = "readstates.ops.drills.leaky"
 WRONG_CLOCK = "readstates.ops.drills.wrong_clock"
+STUCK = "readstates.ops.drills.stuck"
 
 # The restart loop is first: other drills restart the worker, too, and those restarts would count.
 DRILLS = (
@@ -122,6 +123,13 @@ DRILLS = (
         "restart the worker with a right clock",
         ("ReadStatesClockOffset",),
         lambda world: world.restart_worker(WRONG_CLOCK),
+        lambda world: world.restart_worker(),
+    ),
+    Drill(
+        "a thread of the worker hangs",
+        "restart the worker",
+        ("ReadStatesWorkerStuck",),
+        lambda world: world.restart_worker(STUCK),
         lambda world: world.restart_worker(),
     ),
     Drill(

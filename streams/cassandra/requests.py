@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -40,11 +41,16 @@ class PagedFuture(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A request under way: `done` gets `result`, or None after an error. Compared by identity."""
+    """A request under way: `done` gets `result`, or None after an error. Compared by identity.
+
+    With `rows_max`, no further page is fetched once there are so many rows; then `done` gets `{}`.
+    """
 
     done: Callable[[Any], None]
     what: str
     result: Any
+    rows_max: float = math.inf
+    rows: int = 0  # that have come
     error: Exception | None = None
 
 
@@ -84,9 +90,12 @@ class Requests:
         try:
             if rows:
                 add_rows(rows, request.result)
+                request.rows += len(rows)
             if future.has_more_pages:
-                future.start_fetching_next_page()
-                return
+                if request.rows < request.rows_max:
+                    future.start_fetching_next_page()
+                    return
+                request.result = {}
         except Exception as exc:  # noqa: BLE001 (the driver would swallow it)
             error = exc
         future.clear_callbacks()  # they hold the future that holds them

@@ -9,6 +9,7 @@ repeated write can never overwrite a newer one.
 from __future__ import annotations
 
 import logging
+import math
 import struct
 import threading
 import uuid
@@ -30,6 +31,7 @@ from .requests import Request, Requests
 from .row_bytes import Change, RowBytes
 
 PAGE_ROWS = 5000
+LOAD_ROWS_MAX = 2 * PAGE_ROWS  # of a usual load, all users together; one page more may come
 STATEMENT_TIMEOUT_S = 10.0  # of a statement on the schema or the epoch
 READ_ALL_TIMEOUT_S = 60.0  # of one page
 PATIENCE_S = 30.0  # at a start, how long a statement is repeated if Cassandra is too slow for it
@@ -53,6 +55,7 @@ class Store:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.broken: Callable[[Exception], None] = _raise
+        self.replication: dict[str, str] = {}  # of the keyspace, when the worker started
         self.commitlog_sync = ""  # how the nodes acknowledge; empty if not known
         # Shown and hidden read states, and one more: a load that has so many was cut short.
         slots = slots_for(settings.cache_states)
@@ -105,7 +108,7 @@ class Store:
         old = self._session
         for name in ("_session", "_insert", "_delete", "_delete_user", "_select", "_row_bytes"):
             setattr(self, name, getattr(found, name))
-        threading.Thread(target=old.cluster.shutdown, daemon=True).start()  # it may take its time
+        threading.Thread(target=_shut_down, args=(old,), daemon=True).start()  # it takes its time
 
     # -- schema and epoch ---------------------------------------------------------------------
 
@@ -204,7 +207,8 @@ class Store:
         try:
             self._insert = self._prepare(
                 f"INSERT INTO {table} (user_id, {COLUMNS}, mentions) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
+                # without the TTL, rows would end after the table's default_time_to_live, if set
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL 0"
             )
             self._delete = self._prepare(f"DELETE FROM {table} USING TIMESTAMP ? {where}")
             self._delete_user = self._prepare(
@@ -216,10 +220,17 @@ class Store:
             )
         except DRIVER_ERRORS as exc:
             raise StoreError(f"Cassandra refused a statement on {table}: {exc}. {INIT}") from exc
+        self.replication = self.replication_now()
         self.commitlog_sync = self._setting("commitlog_sync")
         self._select.fetch_size = PAGE_ROWS
         written = (self._insert, self._delete, self._delete_user)
         self._row_bytes = RowBytes(*(statement.query_id for statement in written))
+
+    def replication_now(self) -> dict[str, str]:
+        """How the nodes replicate the keyspace. Raises StoreError."""
+        query = "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = %s"
+        rows = list(self._execute(query, (self.settings.cassandra_keyspace,), 0.0))
+        return {str(key): str(value) for row in rows for key, value in row[0].items()}
 
     def _prepare(self, query: str) -> Any:
         return patiently(query, partial(prepare, self._session, query), PATIENCE_S)
@@ -242,16 +253,36 @@ class Store:
     ) -> None:
         """Fetch all read states of some users; `done` gets them by user, or None after a failure.
 
-        A user without rows has an empty list. Called on the event loop, like `done`.
+        A user without rows has an empty list. If there are more than LOAD_ROWS_MAX rows, `done`
+        gets an empty dict: use `load_large` for one user at a time. Called on the event loop, like
+        `done`.
         """
+        self._load(user_ids, done, LOAD_ROWS_MAX)
 
+    def load_large(
+        self,
+        user_ids: list[int],
+        done: Callable[[dict[int, list[Row]] | None], None],
+    ) -> None:
+        """The same without this limit. A user may have 2 × USER_STATES_MAX rows, and 0.5 KiB each.
+
+        Whoever calls it limits how many such requests there are.
+        """
+        self._load(user_ids, done, math.inf)
+
+    def _load(
+        self,
+        user_ids: list[int],
+        done: Callable[[dict[int, list[Row]] | None], None],
+        rows_max: float,
+    ) -> None:
         def loaded(by_user: dict[int, list[Row]] | None) -> None:
             if by_user and any(len(rows) == self._rows_max for rows in by_user.values()):
                 self._warn_of_a_cut(by_user)
             done(by_user)
 
         rows: dict[int, list[Row]] = {user_id: [] for user_id in user_ids}
-        request = Request(loaded, f"load users={len(rows)}", rows)
+        request = Request(loaded, f"load users={len(rows)}", rows, rows_max)
         if self.is_doubted:
             self._requests.begin(request)
             self._requests.answer(request, StoreError("the database may have been replaced"))
@@ -330,6 +361,13 @@ def logs_of(settings: Settings) -> dict[str, Log]:
         return store.logs()
     finally:
         store.close()
+
+
+def _shut_down(session: Any) -> None:
+    try:
+        session.cluster.shutdown()
+    except Exception as exc:  # noqa: BLE001 (nobody needs this session any more)
+        log.warning("cassandra_shutdown_failed error=%r", exc)
 
 
 def _raise(exc: Exception) -> None:

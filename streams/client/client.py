@@ -100,8 +100,9 @@ class Client:
 
         `deadline_s`: how long to wait for each page. A page costs a round trip through Kafka;
         queries do not wait for each other. Raises QueryError if the service answers with an error,
-        TimeoutError if no reply comes in time (is a worker running?), and BufferError if the
-        producer's queue is full (send fewer at once).
+        TimeoutError if no reply comes in time (is a worker running?), BufferError if the producer's
+        queue is full (send fewer at once), and ConnectionError if the client has failed, which is a
+        bug (make another one, and report it).
         """
         channels = None if channel_ids is None else tuple(channel_ids)
         get = Get(
@@ -153,8 +154,8 @@ class Client:
         Returns when the brokers have it, which takes about a millisecond more than a round trip. So
         publish many at once rather than one after the other. Raises ValueError for an event that
         the service would refuse (correct it), KafkaException if the brokers did not take it within
-        DELIVERY_TIMEOUT_S (publish it again), and BufferError if the producer's queue is full
-        (publish fewer at once). The methods below raise the same errors.
+        DELIVERY_TIMEOUT_S (publish it again), BufferError if the producer's queue is full (publish
+        fewer at once), and ConnectionError as `get` does. The methods below raise the same errors.
 
         Of the methods' arguments, `read_state_type` is 0 … 255, `flags` 0 … 2^32-1, and
         `last_viewed` is in days. What is None stays as it is.

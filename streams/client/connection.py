@@ -12,12 +12,13 @@ import itertools
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from readstates.schemas.headers import HEADER_CORRELATION_ID, query_headers
+from readstates.schemas.headers import HEADER_CORRELATION_ID, headers_of, query_headers
 from readstates.schemas.queries import Get, encode_query
 from readstates.schemas.replies import OVERLOADED, ErrorReply, Reply, decode_reply
 from readstates.schemas.wire import key_bytes
@@ -71,6 +72,8 @@ class Connection:
         self._prefix, self._numbers = os.urandom(8), itertools.count()  # of correlation IDs
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._published: set[asyncio.Future[int]] = set()  # not yet acknowledged
+        self._broken = ""  # why a thread has ended
 
     async def start(self) -> None:
         """Connect to the brokers, and start the threads.
@@ -88,7 +91,7 @@ class Connection:
         self._producer, self._asking = (Producer(config | one | self._config) for one in more)
         await asyncio.to_thread(self._connect)
         for target in (self._deliver, self._read):
-            self._threads.append(threading.Thread(target=target, daemon=True))
+            self._threads.append(threading.Thread(target=self._run, args=(target,), daemon=True))
             self._threads[-1].start()
 
     def _connect(self) -> None:
@@ -143,6 +146,20 @@ class Connection:
 
     # -- threads ------------------------------------------------------------------------------
 
+    def _run(self, target: Callable[[], None]) -> None:
+        """Run a thread's work; if it fails, nobody waits in vain for what it would have brought."""
+        try:
+            target()
+        except Exception as exc:  # noqa: BLE001 (whatever it is, the thread is gone)
+            self._loop.call_soon_threadsafe(self._end, f"a thread of the client died: {exc!r}")
+
+    def _end(self, why: str) -> None:
+        self._broken = why
+        waiting: list[asyncio.Future[Any]] = [*self._pending.values(), *self._published]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(ConnectionError(why))
+
     def _deliver(self) -> None:
         while not self._stopping.is_set():
             self._producer.poll(POLL_S)
@@ -172,6 +189,8 @@ class Connection:
 
     async def ask(self, get: Get, deadline_s: float) -> Reply:
         """One query and its reply; raises what `Client.get` says."""
+        if self._broken:
+            raise ConnectionError(self._broken)
         if len(self._pending) >= PENDING_MAX:
             raise QueryError(OVERLOADED, f"{PENDING_MAX} queries are pending in this client")
         correlation_id = self._prefix + next(self._numbers).to_bytes(8, "big")
@@ -196,13 +215,19 @@ class Connection:
 
     async def publish(self, key: bytes, value: bytes) -> int:
         """The offset of a record of `updates`; raises what `Client.publish` says."""
+        if self._broken:
+            raise ConnectionError(self._broken)
         future: asyncio.Future[int] = self._loop.create_future()
 
         def delivered(error: KafkaError | None, message: Message) -> None:
             self._loop.call_soon_threadsafe(_resolve, future, error, message.offset())
 
         self._producer.produce(self._updates, value, key, on_delivery=delivered)
-        return await future  # the producer's own timeout ends the wait
+        self._published.add(future)
+        try:
+            return await future  # the producer's own timeout ends the wait
+        finally:
+            self._published.discard(future)
 
 
 def create_reply_topic(admin: AdminClient, name: str) -> None:
@@ -229,7 +254,7 @@ def _reply_of(message: Message) -> tuple[bytes, bytes] | None:
     """(correlation ID, body) of a reply; None for anything else."""
     if message.error() is not None:
         return None
-    correlation_id = dict(message.headers() or ()).get(HEADER_CORRELATION_ID)
+    correlation_id = dict(headers_of(message)).get(HEADER_CORRELATION_ID)
     body = message.value()
     if not isinstance(correlation_id, bytes) or not isinstance(body, bytes):
         return None

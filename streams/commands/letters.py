@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from readstates.schemas.dead_letters import Origin, origin_of
+from readstates.schemas.headers import headers_of
 
 from ..config import Settings
 from ..errors import TopicError
@@ -73,7 +74,7 @@ def _letter(message: Any) -> Letter:
         message.timestamp()[1],
         message.key(),
         message.value(),
-        origin_of(message.headers() or ()),
+        origin_of(headers_of(message)),
     )
 
 

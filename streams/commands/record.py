@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from readstates.schemas.headers import HEADER_CLOCK
+from readstates.schemas.headers import HEADER_CLOCK, headers_of
 from readstates.schemas.probes import HEADER_PROBE
 
 from ..config import Settings
@@ -21,6 +22,7 @@ from .recording import QUERIES, UPDATES, Merge, Recorded, encode, head_line
 
 BATCH_MESSAGES = 1_000
 IDLE_S = 0.2
+FILE_MODE = 0o600
 
 
 @click.command("record", cls=SettingsCommand)
@@ -52,12 +54,11 @@ def record(
     from ..kafka.admin import connect_admin
     from .reading import open_reader
 
-    mode = os.O_CREAT | os.O_WRONLY | (os.O_TRUNC if force else os.O_EXCL)
     with errors_as_messages():
         connect_admin(settings)
         reader = open_reader(settings, settings.updates_topic, settings.queries_topic)
         try:
-            with os.fdopen(os.open(file, mode, 0o600), "wb") as out:
+            with os.fdopen(open_private(file, force), "wb") as out:
                 partitions = sum(topic == settings.updates_topic for topic, _ in reader.ranges)
                 out.write(head_line(partitions))
                 click.echo("recording", err=True)
@@ -65,6 +66,22 @@ def record(
         finally:
             reader.consumer.close()
     click.echo(f"{counts[UPDATES]} updates and {counts[QUERIES]} queries are in {file}")
+
+
+def open_private(file: Path, force: bool) -> int:
+    """A descriptor of FILE, which only its owner can read from now on, if it was there before, too.
+
+    Raises OSError: FILE exists and `force` is not set, or it belongs to somebody else.
+    """
+    found = os.open(file, os.O_CREAT | os.O_WRONLY | (0 if force else os.O_EXCL), FILE_MODE)
+    try:
+        if stat.S_ISREG(os.fstat(found).st_mode):
+            os.fchmod(found, FILE_MODE)
+            os.ftruncate(found, 0)
+    except OSError:
+        os.close(found)
+        raise
+    return found
 
 
 def _record(
@@ -90,7 +107,7 @@ def _record(
             for message in consumer.consume(BATCH_MESSAGES, IDLE_S):
                 if message.error() is not None:
                     raise TopicError(f"{message.topic()} cannot be read: {message.error()}")
-                headers = message.headers() or []
+                headers = headers_of(message)
                 kinds = {name for name, _ in headers}
                 if HEADER_PROBE in kinds or (message.value() is None and HEADER_CLOCK in kinds):
                     continue  # no client's query: a worker asks itself, or compares clocks

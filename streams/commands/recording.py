@@ -26,6 +26,7 @@ import orjson
 from .lines import LineTooLongError, bounded_lines
 
 HEAD_BYTES_MAX = 1 << 10  # of the first line
+PARTITIONS_MAX = 1 << 31  # Kafka has 32 bits, with a sign, for a partition's number
 FORM = "read-states-recording"
 VERSION = 1
 UPDATES, QUERIES = "updates", "queries"
@@ -78,6 +79,10 @@ def decode(line: bytes) -> Recorded:
         raise ValueError(f"not a record: {exc!r}") from None
     if record.topic not in (UPDATES, QUERIES) or type(record.timestamp_ms) is not int:
         raise ValueError("not a record: topic or timestamp_ms is wrong")
+    if type(record.partition) is not int or not 0 <= record.partition < PARTITIONS_MAX:
+        raise ValueError("not a record: partition is wrong")
+    if not all(type(name) is str for name, _ in record.headers):
+        raise ValueError("not a record: the name of a header is wrong")
     return record
 
 

@@ -24,6 +24,7 @@ from readstates.schemas.headers import (
     HEADER_DEADLINE,
     HEADER_ERROR,
     HEADER_REPLY_TOPIC,
+    headers_of,
     reply_address,
 )
 
@@ -55,12 +56,12 @@ class Replies:
             message = self._consumer.poll(WAIT_S)
             if message is None or message.error() is not None:
                 continue
-            headers = dict(message.headers() or ())
-            due = self.due.pop(headers.get(HEADER_CORRELATION_ID, b""), None)
+            headers = dict(headers_of(message))
+            due = self.due.pop(headers.get(HEADER_CORRELATION_ID) or b"", None)
             if due is None:  # of another replay, or a second time
                 continue
             if HEADER_ERROR in headers:
-                code = headers[HEADER_ERROR].decode()
+                code = (headers[HEADER_ERROR] or b"").decode(errors="replace")
                 self.errors[code] = self.errors.get(code, 0) + 1
             else:
                 self.seconds.append(time.monotonic() - due)

@@ -121,7 +121,16 @@ def ask_kafka(settings: Settings) -> KafkaStatus:
     kafka = KafkaStatus(
         str(topic.topic_id), UNKNOWN, [], [PartitionStatus(n) for n in range(topic.partitions)]
     )
-    for ask in (_settings, _leaders, _members, _offsets, _ages, _commits, _transactions):
+    for ask in (
+        _settings,
+        _leaders,
+        _members,
+        _strangers,
+        _offsets,
+        _ages,
+        _commits,
+        _transactions,
+    ):
         try:
             ask(client, settings, kafka)
         except (KafkaException, TimeoutError) as exc:
@@ -173,6 +182,13 @@ def _members(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> Non
         for number in numbers:
             if number < len(kafka.partitions):
                 kafka.partitions[number].owner = member.group_instance_id or member.member_id
+
+
+def _strangers(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
+    from ..kafka.strangers import strangers
+
+    found = strangers(client, settings, TIMEOUT_S)
+    kafka.problems += [f"deviation {one.name}: {one.text}" for one in found]
 
 
 def _listed(client: AdminClient, name: str, number: int, spec: OffsetSpec) -> Any:

@@ -41,7 +41,10 @@ class LoginError(ReadStatesError):
 
 def connect(broker: Broker, login: Login | None) -> socket.socket:
     """A socket over which requests may be sent. Raises OSError, LoginError or another of ours."""
-    sock = socket.create_connection(broker, CONNECT_TIMEOUT_S)
+    try:
+        sock = socket.create_connection(broker, CONNECT_TIMEOUT_S)
+    except UnicodeError as exc:  # no name can be like that
+        raise OSError(f"{broker.host!r} is not the name of a host: {exc}") from exc
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

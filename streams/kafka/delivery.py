@@ -16,10 +16,12 @@ from prometheus_client import Counter
 
 from .. import metrics
 from ..config import Settings
+from .pulse import Pulse
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.05
+SILENT_MAX_S = 60.0  # a turn takes milliseconds, and waits for no broker
 JOIN_TIMEOUT_S = 2.0
 FLUSH_TIMEOUT_S = 3.0
 MESSAGE_BYTES_MAX = 8 << 20  # the producer's own bound, above every topic's
@@ -59,6 +61,7 @@ class Delivery:
         self._probes = Failures(metrics.PROBE_REPLY_FAILURES)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="delivery", daemon=True)
+        self.pulse = Pulse(self._thread.name, SILENT_MAX_S, is_vital=True)
 
     @property
     def closing(self) -> bool:
@@ -135,6 +138,7 @@ class Delivery:
 
     def _poll(self) -> None:
         while not self._stopping.is_set():
+            self.pulse.beat()
             first, *others = self._producers
             first.poll(POLL_S)
             for producer in others:

@@ -4,7 +4,8 @@ Faust has the worker's life: its services, its agents, the signals. It reads not
 `group.py` and `reader.py` do, and hand what they read to the agents' channels.
 
 - `App` starts neither Faust's consumer nor its producer, conductor and tables; it refuses to go on
-  after an error of ours, and hands the partitions over before anything else stops.
+  after an error of ours, and hands the partitions over before anything else stops. It also refuses
+  to go on if any thread dies, or if a call of the event loop fails: Python would only print that.
 - `PollChannel` is an agent's queue. One event carries everything queued.
 - `WorkerProcess` starts the clock of the shutdown at the signal, even if it is still starting. It
   takes SIGHUP, the end of its terminal, like SIGTERM.
@@ -13,6 +14,7 @@ Faust has the worker's life: its services, its agents, the signals. It reads not
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -27,7 +29,7 @@ import faust
 from mode import CrashingSupervisor
 
 from ..config import Settings
-from ..errors import ReadStatesError
+from ..errors import EndedError, ReadStatesError
 from ..partition.batch import Poll
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,27 @@ class App(faust.App):  # type: ignore[misc]
             log.critical("%s", exc, exc_info=exc if is_bug else None)
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def thread_died(self, died: threading.ExceptHookArgs) -> None:
+        """For `threading.excepthook`: a thread of the worker, or of a library, has ended."""
+        name = "?" if died.thread is None else died.thread.name
+        self._has_failed(f"the thread {name} has died: {died.exc_value!r}", died.exc_value)
+
+    def _call_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """For the event loop: a callback has raised an error, or a task that nobody waits for.
+
+        What fails at a connection ends only that connection.
+        """
+        error = context.get("exception")
+        if error is None or "transport" in context or "protocol" in context:
+            loop.default_exception_handler(context)
+        else:
+            self._has_failed(f"{context.get('message')}: {error!r}", error)
+
+    def _has_failed(self, what: str, error: BaseException | None) -> None:
+        log.critical("ended_unexpectedly what=%r", what, exc_info=error)
+        if not self.should_stop:
+            self.refuse(EndedError(what))
+
     def end_in_time(self) -> None:
         """Start the clock: the process ends after SHUTDOWN_TIMEOUT_S, whatever state it is in."""
         if self._last_resort is None:
@@ -95,6 +118,7 @@ class App(faust.App):  # type: ignore[misc]
 
     async def on_start(self) -> None:
         """Do no more than is needed without a consumer: Faust would make one here."""
+        asyncio.get_running_loop().set_exception_handler(self._call_failed)
         self.finalize()
 
     async def _wait_for_table_recovery_completed(self) -> bool:

@@ -19,6 +19,7 @@ from ..errors import GroupError, ReadStatesError
 from . import protocol
 from .broker import Connection, connect
 from .broker import ask as question
+from .cluster import Cluster
 from .fetch_link import BrokerLinks, Link
 from .leaders import Leaders
 from .login import Login
@@ -51,6 +52,7 @@ class Fetches:
         topic: str,
         bootstrap: str,
         login: Login | None,
+        cluster: Cluster,
         limits: Limits,
         selector: selectors.BaseSelector,
         room: Callable[[Reading], int],
@@ -71,6 +73,7 @@ class Fetches:
             topic,
             bootstrap,
             login,
+            cluster,
             lambda metadata: command(partial(self._note_leaders, metadata)),
             lambda place, exc: command(partial(self._note_unknown, place, exc)),
         )

@@ -44,6 +44,7 @@ from .group_errors import EXPELLED, TOPIC_GONE, Judge, Sparing, advised, is_fata
 from .group_member import Member, rebalance_timeout_s
 from .group_questions import Questions
 from .ownership import Ownership
+from .pulse import Pulse
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ POLL_BUSY_S = 0.005  # the same for BUSY_S after a change of ownership
 BUSY_S = 3.0
 COMMIT_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 3.0
+SILENT_MAX_S = 60.0  # a turn takes a fraction of a second, and waits for no broker
 RETRY_S, RETRY_MAX_S = 0.1, 2.0  # the pause before another consumer is made; it doubles
 
 
@@ -89,6 +91,7 @@ class Group:
         self._commands: deque[Release | Commit] = deque()
         self._leaving = threading.Event()
         self._thread: threading.Thread | None = None
+        self.pulse = Pulse("group", SILENT_MAX_S, is_vital=True)
         # These belong to the thread.
         self._member: Member | None = None
         self._ownership = Ownership()
@@ -107,7 +110,7 @@ class Group:
         self._owner, self._loop = owner, asyncio.get_running_loop()
         self._left = self._loop.create_future()
         self._questions.warm_up()
-        self._thread = threading.Thread(target=self._run, name="group", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self.pulse.name, daemon=True)
         self._thread.start()
 
     def release(self, numbers: Set[int]) -> None:
@@ -155,6 +158,7 @@ class Group:
     def _run(self) -> None:
         try:
             while not self._leaving.is_set():
+                self.pulse.beat()
                 self._turn()
         except Exception as exc:  # a bug; without this thread there is no group
             log.exception("group_thread_failed")

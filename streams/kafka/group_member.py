@@ -39,6 +39,7 @@ from .group_consumer import TopicPartition as Place
 
 log = logging.getLogger(__name__)
 
+CLIENT_ID = "read-states-group"  # by which `strangers.py` knows a worker
 HEARTBEAT_MS = 200  # classic: how late a member may hear of a rebalance
 WOKEN_S, EXPEDITED_S = 0.1, 0.3  # how often `is_expelled` is to be called: see the module
 METADATA_MS = 30_000  # how late a change of the topic is noticed
@@ -87,7 +88,7 @@ class Member:
     def _config(self, settings: Settings, instance_id: str) -> dict[str, Any]:
         timeout_ms = int(rebalance_timeout_s(settings) * 1000)
         config: dict[str, Any] = {
-            "client.id": "read-states-group",
+            "client.id": CLIENT_ID,
             "group.id": settings.kafka_group,
             "group.protocol": settings.group_protocol,
             "enable.auto.commit": False,
@@ -172,7 +173,13 @@ class Member:
         """Close without waiting: another consumer takes this one's place, under its name."""
         self._listener = None
         self._stays = self._is_static
-        threading.Thread(target=self.close, name=CLOSE_NAME, daemon=True).start()
+        threading.Thread(target=self._close_quietly, name=CLOSE_NAME, daemon=True).start()
+
+    def _close_quietly(self) -> None:
+        try:
+            self.close()
+        except KafkaException as exc:  # nobody needs this consumer any more
+            log.warning("group_close_failed error=%s", exc)
 
     # -- inside `poll` and `close` ---------------------------------------------------------------
 
@@ -180,13 +187,13 @@ class Member:
         self._callbacks += 1
         consumer.incremental_assign([])
         if self._listener:
-            self._listener.on_assigned(_numbers(places))
+            self._listener.on_assigned(self._numbers(places))
 
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         self._callbacks += 1
         if self._listener:
             consumer.incremental_assign([])  # see the module: keeps the release pending
-            self._listener.on_revoked(_numbers(places))
+            self._listener.on_revoked(self._numbers(places))
         else:
             consumer.incremental_unassign([])
 
@@ -208,6 +215,6 @@ class Member:
         if self._listener:
             self._listener.on_connection_error(error)
 
-
-def _numbers(places: list[TopicPartition]) -> Set[int]:
-    return frozenset(place.partition for place in places)
+    def _numbers(self, places: list[TopicPartition]) -> Set[int]:
+        """The partitions of our topic; a leader of another kind may assign anything."""
+        return frozenset(place.partition for place in places if place.topic == self._topic)

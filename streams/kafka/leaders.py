@@ -16,12 +16,15 @@ from collections.abc import Callable
 
 from ..errors import ReadStatesError
 from . import broker, protocol
+from .cluster import Cluster
 from .login import Login
 from .protocol import Broker, TopicMetadata
+from .pulse import Pulse
 
 log = logging.getLogger(__name__)
 
 REFRESH_S = 30.0  # so that leaders which move without an error are noticed, too
+SILENT_MAX_S = 300.0  # it may wait for some brokers in turn, which do not answer
 PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0  # between two questions; doubles as long as they go on
 
 
@@ -33,11 +36,12 @@ class Leaders:
         topic: str,
         bootstrap: str,
         login: Login | None,
+        cluster: Cluster,
         told: Callable[[TopicMetadata], None],
         failed: Callable[[Broker, Exception], None],
     ) -> None:
         self._body, self._login = protocol.metadata_body(topic), login
-        self._bootstrap = addresses(bootstrap)
+        self._bootstrap, self._cluster = addresses(bootstrap), cluster
         self._brokers: list[Broker] = []
         self._told, self._failed = told, failed
         self._sock: socket.socket | None = None
@@ -45,6 +49,7 @@ class Leaders:
         self._suspect: Broker | None = None
         self._asked, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"leaders-{topic}", daemon=True)
+        self.pulse = Pulse(self._thread.name, SILENT_MAX_S)
 
     def start(self) -> None:
         self._thread.start()
@@ -65,6 +70,7 @@ class Leaders:
     def _run(self) -> None:
         pause_s = PAUSE_MIN_S
         while not self._closing.is_set():
+            self.pulse.beat()
             began = time.monotonic()
             self._asked.clear()
             found = self._metadata()
@@ -89,6 +95,7 @@ class Leaders:
         for place in places:
             if self._closing.is_set():
                 return None
+            self.pulse.beat()
             if place != self._at:
                 self._close_socket()
             for _ in range(2 if self._sock is not None else 1):  # it may have been closed meanwhile
@@ -96,10 +103,13 @@ class Leaders:
                     if self._sock is None:
                         self._sock, self._at = broker.connect(place, self._login), place
                     data = broker.ask(self._sock, protocol.METADATA, self._body)
-                    return protocol.read_metadata(data)
+                    found = protocol.read_metadata(data)
+                    self._cluster.check(place, found.cluster_id)
                 except (OSError, ReadStatesError) as exc:
                     error = exc
                     self._close_socket()
+                else:
+                    return found
             self._failed(place, error)
         return None
 

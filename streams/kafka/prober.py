@@ -33,6 +33,7 @@ from readstates.schemas.headers import (
     HEADER_CORRELATION_ID,
     HEADER_ERROR,
     HEADER_REPLY_TOPIC,
+    headers_of,
 )
 from readstates.schemas.probes import HEADER_PROBE, encode_probe, probe_users
 from readstates.schemas.wire import key_bytes
@@ -44,6 +45,7 @@ SEND_TIMEOUT_MS = 5_000  # as long as a query has by default
 FETCH_WAIT_MS = 500  # an idle fetch waits at the broker, and the next request behind it
 METADATA_MS = 10_000  # a client that has just started knows of new partitions, so must this one
 TAKEN_MAX = 1_000  # replies that are taken at once
+TEXT_MAX = 1_000  # bytes of an error reply that are shown
 NO_TOPIC = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,
@@ -82,16 +84,17 @@ class Prober:
         """Send a probe to each of these partitions; returns their numbers by correlation ID.
 
         If Kafka does not answer, each of them is `taken` as UNSENT. None is sent without a topic
-        for their replies.
+        for their replies, which the watch reports.
         """
         ids = {self._prefix + next(self._ids).to_bytes(8, "big"): number for number in numbers}
         self._turn += 1
         try:
-            consumer, producer = self._clients()
+            clients = self._clients()
+            if clients is None:
+                return {}
+            consumer, producer = clients
             known, self._ends = self._ends, self._look_up_ends(consumer, [*ids.values()])
         except KafkaException as exc:
-            if exc.args[0].code() in NO_TOPIC:
-                return {}  # the watch reports it
             for correlation_id in ids:
                 self._note_unsent(correlation_id, exc)
             return ids
@@ -142,8 +145,11 @@ class Prober:
             self._producer.flush(REQUEST_TIMEOUT_S)
         self._consumer = self._producer = None
 
-    def _clients(self) -> tuple[Consumer, Producer]:
-        """The clients; the consumer reads the reply topic from its present end."""
+    def _clients(self) -> tuple[Consumer, Producer] | None:
+        """The clients; None without a topic for the replies.
+
+        The consumer reads that topic from its present end. Raises KafkaException.
+        """
         if self._consumer is None or self._producer is None:
             shared = {"log_level": 0, "allow.auto.create.topics": False}
             consumer = Consumer(
@@ -162,8 +168,10 @@ class Prober:
             try:
                 _, place.offset = consumer.get_watermark_offsets(place, timeout=REQUEST_TIMEOUT_S)
                 consumer.assign([place])
-            except BaseException:
+            except KafkaException as exc:
                 consumer.close()
+                if exc.args[0].code() in NO_TOPIC:
+                    return None
                 raise
             self._consumer = consumer
             self._producer = Producer(
@@ -203,12 +211,17 @@ class Prober:
         """A reply to one of our probes; None for anything else."""
         if message.error() is not None:
             return None
-        headers = dict(message.headers() or ())
+        headers = dict(headers_of(message))
         correlation_id = headers.get(HEADER_CORRELATION_ID)
         if not isinstance(correlation_id, bytes) or not correlation_id.startswith(self._prefix):
             return None
         code, value = headers.get(HEADER_ERROR), message.value()
         if code is None:
             return Taken(correlation_id, "", "", at)
-        text = bytes(value or b"").decode(errors="replace")
-        return Taken(correlation_id, str(bytes(code), "ascii", "replace"), text, at)
+        return Taken(correlation_id, _text(bytes(code)), _text(bytes(value or b"")), at)
+
+
+def _text(raw: bytes) -> str:
+    """For a log and for /readyz: short, and without control characters."""
+    text = raw[:TEXT_MAX].decode(errors="replace")
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -89,6 +89,7 @@ class Broker(NamedTuple):
 class TopicMetadata(NamedTuple):
     """The brokers, and the leaders of a topic's partitions that have one."""
 
+    cluster_id: str
     brokers: dict[int, Broker]
     error: int
     leaders: dict[int, int]  # partition → broker
@@ -182,7 +183,7 @@ def read_metadata(data: memoryview) -> TopicMetadata:
         port, at = _read_int(data, at)
         _rack, at = _read_text(data, at)
         brokers[number] = Broker(host, port)
-    _cluster, at = _read_text(data, at)
+    cluster_id, at = _read_text(data, at)
     _controller, at = _read_int(data, at)
     topics, at = _read_int(data, at)
     if topics != 1:
@@ -199,7 +200,7 @@ def read_metadata(data: memoryview) -> TopicMetadata:
             at += 4 * nodes
         if leader in brokers:
             leaders[number] = leader
-    return TopicMetadata(brokers, error, leaders)
+    return TopicMetadata(cluster_id, brokers, error, leaders)
 
 
 @_checked

@@ -34,9 +34,11 @@ from functools import partial
 from .. import metrics
 from ..config import COUNT, Settings
 from ..partition.batch import Batch, UnreadBatch
+from .cluster import Cluster
 from .fetches import Fetches
 from .login import login as kafka_login
 from .outside_log import missing_updates, stop_before
+from .pulse import Pulse
 from .reading import DAMAGED_TRIES, Limits, Reading
 from .record_batches import FetchedBatches
 
@@ -50,6 +52,7 @@ DAMAGED_PAUSE_S = 0.05  # before a damaged batch is fetched again; grows each ti
 DAMAGED_PAUSE_MAX_S = 5.0
 HELD_BACK_S = 0.01  # after which `wants` is asked again, if nobody calls `look`
 CLOSE_TIMEOUT_S = 2.0
+SILENT_MAX_S = 60.0  # a turn waits for a second at most, and for no broker
 
 Poll = list[tuple[int, int, Batch]]  # partition, token, batch
 
@@ -72,6 +75,7 @@ class Reader:
         refuse: Callable[[Exception], None],
         wants: Callable[[int], int],
         first: Callable[[int, int, Batch], Batch | None] = lambda _number, _token, batch: batch,
+        cluster: Cluster | None = None,
     ) -> None:
         self._topic, self._limits = topic, limits
         self._put, self._wants, self._first = put, wants, first
@@ -87,11 +91,13 @@ class Reader:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wakes, selectors.EVENT_READ)
         self._thread: threading.Thread | None = None
+        self.pulse = Pulse(f"read-{topic}", SILENT_MAX_S, is_vital=True)
         self._refuse = partial(self._call, refuse)
         self._fetches = Fetches(
             topic,
             settings.kafka_bootstrap,
             kafka_login(settings),
+            cluster or Cluster(),
             limits,
             self._selector,
             self._room,
@@ -108,8 +114,7 @@ class Reader:
         reading = self._started[number] = Reading(number, position, token)
         if self._thread is None:
             self._loop = asyncio.get_running_loop()
-            name = f"read-{self._topic}"
-            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+            self._thread = threading.Thread(target=self._run, name=self.pulse.name, daemon=True)
             self._thread.start()
             self._fetches.leaders.start()
         self._command(partial(self._fetches.begin, reading))
@@ -144,6 +149,11 @@ class Reader:
         reading = self._started.get(number)
         if reading is not None:
             self._command(partial(self._fetches.begin_anew, reading))
+
+    @property
+    def pulses(self) -> tuple[Pulse, Pulse]:
+        """Of the thread that reads, and of the one that asks for the leaders."""
+        return self.pulse, self._fetches.leaders.pulse
 
     def look(self) -> None:
         """Ask `wants` now: some partition has room again."""
@@ -193,6 +203,7 @@ class Reader:
     def _run(self) -> None:
         try:
             while not self._closing:
+                self.pulse.beat()
                 while self._commands:
                     self._commands.popleft()()
                 again_at = self._deliver()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from ..config import Settings
@@ -24,6 +26,8 @@ from ..deviations import (
 )
 from ..errors import KafkaAwayError, TopicError
 from .admin import connect_admin
+from .cluster import Cluster
+from .strangers import strangers
 from .topics import AWAY_TIMEOUT_S, Described, Topic, configs_of, described, needed, topics_of
 
 log = logging.getLogger(__name__)
@@ -101,6 +105,7 @@ class Topics:
     def __init__(self, settings: Settings, began: Topic) -> None:
         self._settings, self._began = settings, began
         self._client: AdminClient | None = None
+        self._strangers: list[Found] = []
         self._ids: dict[str, uuid.UUID] = {}  # of the other topics, as they were seen last
 
     def look(self) -> tuple[list[Found], list[str]]:
@@ -117,7 +122,14 @@ class Topics:
                 if self._ids.setdefault(name, one.topic.topic_id) != one.topic.topic_id:
                     anew.append(name)
                 self._ids[name] = one.topic.topic_id
-        return [*judge(self._settings, seen), *self._changes(seen, anew)], anew
+        found = [*judge(self._settings, seen), *self._changes(seen, anew)]
+        return [*found, *self._look_for_strangers(self._client)], anew
+
+    def _look_for_strangers(self, client: AdminClient) -> list[Found]:
+        """What is wrong with the group; what was known of it while its coordinator is away."""
+        with contextlib.suppress(KafkaException, TimeoutError):
+            self._strangers = strangers(client, self._settings, TRY_S)
+        return self._strangers
 
     def _changes(self, seen: Seen, anew: list[str]) -> Iterator[Found]:
         settings, began = self._settings, self._began
@@ -134,8 +146,10 @@ class Topics:
             )
 
 
-def check(settings: Settings) -> Topic:
+def check(settings: Settings, cluster: Cluster | None = None) -> Topic:
     """Check the topics for a start; raises TopicError, which says what is wrong and what to do.
+
+    `cluster`: gets the ID of the cluster that has these topics.
 
     An admin client may wait for a controller that is gone, although there is another one. So each
     try has a client of its own.
@@ -143,7 +157,10 @@ def check(settings: Settings) -> Topic:
     end = time.monotonic() + AWAY_TIMEOUT_S
     while True:
         try:
-            seen = look(connect_admin(settings), settings, patience_s=TRY_S)
+            client = connect_admin(settings)
+            seen = look(client, settings, patience_s=TRY_S)
+            if cluster is not None:
+                cluster.id = _cluster_id(client)
             break
         except KafkaAwayError as exc:
             if time.monotonic() > end:
@@ -153,6 +170,14 @@ def check(settings: Settings) -> Topic:
         if found.name != PROBES_MISSING:  # older ones had no such topic; the watch reports it
             raise TopicError(found.text)
     return seen.topics[settings.updates_topic].topic
+
+
+def _cluster_id(client: AdminClient) -> str:
+    """Raises KafkaAwayError if no broker says it."""
+    try:
+        return str(client.list_topics(timeout=TRY_S).cluster_id or "")
+    except KafkaException as exc:
+        raise KafkaAwayError(f"the cluster's ID: {exc}") from exc
 
 
 def more_partitions(settings: Settings, before: int) -> str:

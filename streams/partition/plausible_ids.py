@@ -86,4 +86,8 @@ def _named(event: Update) -> Iterator[tuple[str, int]]:
 
 
 def _utc(at_ms: int) -> str:
-    return (_EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds")
+    """The time as text; a number if no calendar has it, because a producer may stamp anything."""
+    try:
+        return (_EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds")
+    except OverflowError:
+        return f"{at_ms} ms"

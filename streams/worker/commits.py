@@ -12,6 +12,7 @@ This module keeps the invariants R2, R3 and R4 of `rebalance.py` and W2 of
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 
 from .. import metrics
@@ -22,6 +23,7 @@ from .owned import OwnedPartition
 
 CLEAN, LIVE = "clean", "live"  # what commit metadata says of the position in it
 TERMINATOR = ";"
+OURS = re.compile(f"({CLEAN}|{LIVE}):[0-9]+{TERMINATOR}")
 
 
 def metadata_of(position: int, clean: bool, database: str = "") -> str:
@@ -39,6 +41,11 @@ def catch_up_target(metadata: str, log_end: int) -> int:
     if terminator and kind == CLEAN and position.isdecimal():
         return min(int(position), log_end)
     return log_end
+
+
+def is_of_a_worker(metadata: str) -> bool:
+    """True if a worker made the commit, and no other program."""
+    return bool(OURS.match(metadata))
 
 
 class Turn:

@@ -3,7 +3,8 @@
 A connection gets one answer and lives for at most CONNECTION_S; at most CONNECTIONS_MAX are open.
 So slow clients cannot take the file descriptors that the worker needs. If more come, the oldest
 connections end: whoever holds connections open does not shut out the probes of an orchestrator,
-which finish their request within milliseconds.
+which finish their request within milliseconds. However often /metrics is requested, the metrics are
+read at most every METRICS_S, because queries wait meanwhile.
 
 Requests for a name that is not the worker's are refused (`OwnNames`). Otherwise a page of a strange
 site, opened in a browser that reaches this port, could have the site's name resolved to this
@@ -34,6 +35,7 @@ CONNECTION_S = 10.0
 CONNECTIONS_MAX = 64
 LINE_BYTES_MAX = 4096  # of the request line and of each header; no request needs more
 HEADERS_MAX = 64
+METRICS_S = 0.25  # between two readings of the metrics; with 256 partitions, one takes 50 ms
 DROPPED_LOG_S = 60.0  # between two log lines about connections that ended for others
 
 
@@ -103,6 +105,8 @@ class Endpoints(Service):  # type: ignore[misc]
         self._server: asyncio.Server | None = None
         self._dropped = 0  # connections that ended for others since this was logged
         self._dropped_logged = -DROPPED_LOG_S
+        self._measuring: asyncio.Task[bytes] | None = None
+        self._measured_at = -METRICS_S
 
     async def on_start(self) -> None:
         app = web.Application(middlewares=[_one_answer, self._only_own_names])
@@ -178,7 +182,16 @@ class Endpoints(Service):  # type: ignore[misc]
         return _answer(self._ready())
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        if self._measuring is None:
+            self._measuring = asyncio.create_task(self._measure())
+        body = await asyncio.shield(self._measuring)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _measure(self) -> bytes:
+        """The metrics of one moment, for all who have requested them until then."""
+        await asyncio.sleep(self._measured_at + METRICS_S - time.monotonic())
+        self._measuring, self._measured_at = None, time.monotonic()
+        return generate_latest()
 
 
 @web.middleware

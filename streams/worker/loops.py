@@ -9,9 +9,12 @@ import asyncio
 
 from ..cassandra.addresses import Addresses
 from ..cassandra.store import Store
+from ..kafka.pulse import Pulse
 from ..priorities import EXPIRE_INTERVAL_S
 from .commits import Commits
 from .partitions import Partitions
+
+SILENT_MAX_S = 60.0  # a turn takes at most some seconds, even if no server answers
 
 
 class BackgroundLoops:
@@ -21,6 +24,10 @@ class BackgroundLoops:
         self._partitions = partitions
         self._commits = commits
         self._store = store
+        wait_s = partitions.settings.commit_interval_s
+        self._write_out_pulse = Pulse("write_out", SILENT_MAX_S, is_vital=True)
+        self._commit_pulse = Pulse("commit", wait_s + SILENT_MAX_S, is_vital=True)
+        self.pulses = (partitions.pulse, self._write_out_pulse, self._commit_pulse)
 
     async def fold(self) -> None:
         """Run the partitions' slices."""
@@ -29,6 +36,7 @@ class BackgroundLoops:
     async def write_out(self) -> None:
         """Start the writes that are due, and end the requests to Cassandra whose time is up."""
         while True:
+            self._write_out_pulse.beat()
             pause_s = await self._partitions.write_out()
             self._store.expire()
             await asyncio.sleep(pause_s)
@@ -48,6 +56,7 @@ class BackgroundLoops:
     async def commit(self) -> None:
         """Commit the watermarks that moved."""
         while True:
+            self._commit_pulse.beat()
             await asyncio.sleep(self._partitions.settings.commit_interval_s)
             owned = self._partitions.active()
             if owned:

@@ -32,7 +32,7 @@ from ..partition.decode_buffer import DecodeBuffer
 from ..partition.partition import Partition
 from ..partition.plausible_ids import PlausibleIds
 from ..partition.watermark import Watermark
-from .commits import catch_up_target
+from .commits import catch_up_target, is_of_a_worker
 from .owned import OwnedPartition
 from .partitions import Partitions
 from .tables import Tables
@@ -150,6 +150,7 @@ class Opener:
             start=place.start,
             end=place.end,
             dirty_since_ms=dirty_since_ms,
+            is_of_a_worker=is_of_a_worker(place.metadata),
         )
         return file, file.table.newest() if file.warm else 0
 

@@ -18,6 +18,7 @@ from ..cassandra.store import Store
 from ..cassandra.write_behind import WriteBehind
 from ..config import Settings
 from ..kafka.dead_letter_producer import DeadLetterProducer, Rejected
+from ..kafka.pulse import Pulse
 from ..kafka.reply_producer import ReplyProducer
 from ..partition.batch import Batch, UnreadBatch
 from ..partition.partition import Partition
@@ -27,6 +28,7 @@ from .query_intake import QueryIntake
 log = logging.getLogger(__name__)
 
 QUERY_BYTES_MAX = 1 << 20  # of a partition, in one poll
+SILENT_MAX_S = 60.0  # `write_out` ends the wait of `run` several times per second
 
 
 def wall_clock_ms() -> int:
@@ -51,6 +53,7 @@ class Partitions:
         self.now_ms = now_ms
         self.owned: dict[int, OwnedPartition] = {}
         self.wake = asyncio.Event()
+        self.pulse = Pulse("fold", SILENT_MAX_S, is_vital=True)
         self.has_room: Callable[[], None] = lambda: None  # called when a full inbox has room again
         self.write_behind = WriteBehind(store, settings, self.wake.set)
         self.loader = Loader(store, settings, self.wake.set)
@@ -102,6 +105,7 @@ class Partitions:
         some dozens of updates.
         """
         while True:
+            self.pulse.beat()
             progressed, left = 0, self.settings.slice_updates
             for owned in list(self.owned.values()):
                 partition = owned.partition

@@ -4,7 +4,9 @@ The probe goes the whole way: through a producer to `queries`, through this work
 Cassandra, and through a reply topic to a consumer. So it notices whatever keeps queries from being
 answered, also what no other check knows of. What counts:
 
-- An answer is good. Its time is in `read_states_probe_seconds`.
+- An answer within LATE_S is good. Its time is in `read_states_probe_seconds`.
+- A later answer is a failure: a client with the default deadline has given up by then. So it is if
+  the reply waits in the producer, because the brokers throttle it.
 - No answer within ANSWER_S, and an error in place of an answer, are failures. So it is a failure if
   Cassandra does not answer (`store_unavailable`): users who are not resident are not served then.
 - `not_caught_up` is a failure only if the partition has applied nothing since the probe was sent.
@@ -26,20 +28,24 @@ import threading
 import time
 from typing import NamedTuple
 
+from readstates.schemas.headers import DEADLINE_DEFAULT_MS
 from readstates.schemas.replies import NOT_CAUGHT_UP
 
 from .. import metrics
 from ..kafka.prober import UNSENT, Prober, Taken
+from ..kafka.pulse import Pulse
 from .partitions import Partitions
 
 log = logging.getLogger(__name__)
 
+LATE_S = DEADLINE_DEFAULT_MS / 1000
 ANSWER_S = 7.0  # a query has 5 s by default; the rest is for the way there and back
 RECENT, FAILURES_MAX = 10, 3  # a broker that restarts may cost one or two probes
 POLL_S = 0.2
 LOG_S = 60.0
 JOIN_TIMEOUT_S = 2.0
-NO_ANSWER = "no answer"
+SILENT_MAX_S = 60.0  # several requests, each with its time limit, and new clients
+NO_ANSWER, LATE = "no answer", "late"
 ERROR_LENGTH_MAX = 300  # characters of an error that are shown
 
 
@@ -66,6 +72,7 @@ class Probe:
         self._ended = ""  # why there are no more probes
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
+        self.pulse = Pulse(self._thread.name, SILENT_MAX_S)
 
     def start(self) -> None:
         if self._settings.probe_interval_s:
@@ -93,6 +100,7 @@ class Probe:
         next_at = time.monotonic()
         try:
             while not self._stopping.is_set():
+                self.pulse.beat()
                 now = time.monotonic()
                 if now >= next_at:
                     next_at = now + (self._settings.probe_interval_s if self._ask(now) else POLL_S)
@@ -124,6 +132,8 @@ class Probe:
             self._prober.reopen()
             self._heard_at = now
         asked = self._prober.ask([*owned])
+        if not asked:  # the topic for the replies is gone: nothing is known of any partition
+            self._recent.clear()
         sent_at = time.monotonic()  # what `ask` looks up before may take its time
         for correlation_id, number in asked.items():
             one = owned[number]
@@ -139,8 +149,12 @@ class Probe:
             return  # too late, or a second reply
         if taken.code:
             self._fail(asked, taken.code, taken.text)
+            return
+        took_s = taken.at - asked.at
+        self._series[asked.number].seconds.observe(took_s)
+        if took_s > LATE_S:
+            self._fail(asked, LATE, f"the answer took {took_s:.1f} s")
         else:
-            self._series[asked.number].seconds.observe(taken.at - asked.at)
             self._keep(asked.number, "")
 
     def _give_up(self, before: float) -> None:

@@ -49,7 +49,7 @@ from collections.abc import Callable, Set
 
 from .. import metrics
 from ..cassandra.epochs import Log
-from ..errors import EpochError
+from ..errors import EndedError, EpochError
 from ..kafka.group_consumer import Membership, Reading
 from ..kafka.topic_check import more_partitions
 from ..partition.partition import Partition
@@ -192,6 +192,10 @@ class Rebalancer:
                 await self._serve(tenure)  # R1: nothing else opens it
         except Exception as exc:  # noqa: BLE001 (whatever it is, nobody would serve the partition)
             self._refuse(exc)
+        except asyncio.CancelledError:
+            if not self._stopping:
+                self._refuse(EndedError(f"the tenure of partition {tenure.number} was cancelled"))
+            raise
         tenure.departure.waiting.discard(tenure.number)
         del self._tenures[tenure.number]
         # Step 4. Release it (R6); the group ignores a release for which it is not waiting.

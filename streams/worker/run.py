@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 
@@ -45,6 +46,7 @@ def run(
         print(f"read-states: {exc}", file=sys.stderr)
         return exc.exit_status
     logs.set_up(log_format, loglevel)  # after the error, which is clearer than the driver's log
+    threading.excepthook = app.thread_died
     log.info("instance name=%s leaves_group=%s", instance.name, settings.leaves_group)
     status = WorkerProcess(app, loglevel).run()
     if status == 0 and settings.leaves_group:

@@ -1,26 +1,34 @@
-"""Runs a worker's background loops, its gauges and its HTTP endpoints, alongside the agents."""
+"""Runs a worker's background loops, its gauges and its HTTP endpoints, alongside the agents.
+
+None of the loops ends by itself. If one does, whatever the reason, the worker ends.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import socket
 import sys
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from mode import Service
 
 from .. import metrics
 from ..cassandra.store import Store
+from ..errors import EndedError
 from ..kafka.broker_clocks import STEP_S, BrokerClocks
 from ..kafka.delivery import Delivery
 from ..kafka.group_consumer import Membership, Reading
+from ..kafka.pulse import Pulse
 from ..priorities import GIL_SWITCH_S
 from .gauges import ExportedGauges
 from .http import Endpoints, OwnNames
 from .loops import BackgroundLoops
 from .partitions import Partitions
 from .probe import Probe
+from .pulses import Pulses
 from .rebalance import Rebalancer
 from .tables import Tables
 from .watch import Watch
@@ -28,6 +36,7 @@ from .watch import Watch
 log = logging.getLogger(__name__)
 
 GAUGES_S = 1.0
+SILENT_MAX_S = 60.0  # of the loops that do no more than export something
 GC_THRESHOLDS = (2_000, 20, 20)  # objects are short-lived or frozen; see gc.set_threshold
 
 
@@ -41,7 +50,8 @@ def freeze_heap() -> None:
 class WorkerService(Service):  # type: ignore[misc]
     """The tasks of a worker; Faust starts and stops them with the app.
 
-    `listening` is the socket of the HTTP endpoints. Joining the group is the last step of a start.
+    `listening` is the socket of the HTTP endpoints. `pulses` are those of the threads; `refuse` is
+    called with the error that ends the worker. Joining the group is the last step of a start.
     The producers and the store are closed here, after everything that uses them.
     """
 
@@ -59,10 +69,12 @@ class WorkerService(Service):  # type: ignore[misc]
         probe: Probe,
         watch: Watch,
         listening: socket.socket,
+        pulses: Iterable[Pulse],
+        refuse: Callable[[Exception], None],
     ) -> None:
         super().__init__()
         self._watch = watch
-        self._ready_checks = (rebalancer.ready, watch.ready, probe.ready)
+        self._refuse = refuse
         self._tables = tables
         self._store = store
         self._delivery = delivery
@@ -74,16 +86,25 @@ class WorkerService(Service):  # type: ignore[misc]
         self._listening = listening
         self._loops = BackgroundLoops(partitions, rebalancer.commits, store)
         self._gauges = ExportedGauges(partitions, updates, queries)
+        self._gauges_pulse = Pulse("gauges", SILENT_MAX_S, is_vital=True)
+        self._clocks_pulse = Pulse("clocks", SILENT_MAX_S)
+        own = (self._gauges_pulse, self._clocks_pulse, watch.pulse, probe.pulse)
+        self._pulses = Pulses((*pulses, *self._loops.pulses, *own))
+        self._health_checks = (self._gauges.health, self._pulses.health)
+        self._ready_checks = (rebalancer.ready, watch.ready, probe.ready, self._pulses.ready)
 
     def on_init_dependencies(self) -> list[Any]:
         settings = self._partitions.settings
         names = OwnNames(settings.http_host, settings.http_names)
-        return [Endpoints(self._listening, self._gauges.health, self._ready, names)]
+        return [Endpoints(self._listening, self._health, self._ready, names)]
+
+    def _health(self) -> tuple[bool, str]:
+        """Whether this worker moves, and the first reason if not."""
+        return _first_no([check() for check in self._health_checks])
 
     def _ready(self) -> tuple[bool, str]:
         """Whether this worker answers, and the first reason if not."""
-        answers = [check() for check in self._ready_checks]
-        return next((one for one in answers if not one[0]), answers[0])
+        return _first_no([check() for check in self._ready_checks])
 
     async def on_start(self) -> None:
         self._tables.report_folder()
@@ -107,36 +128,61 @@ class WorkerService(Service):  # type: ignore[misc]
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _fold(self) -> None:
-        await self._loops.fold()
+        await self._never_ends("fold", self._loops.fold())
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _write_out(self) -> None:
-        await self._loops.write_out()
+        await self._never_ends("write_out", self._loops.write_out())
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _expire(self) -> None:
-        await self._loops.expire()
+        await self._never_ends("expire", self._loops.expire())
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _follow_addresses(self) -> None:
-        await self._loops.follow_addresses()
+        await self._never_ends("follow_addresses", self._loops.follow_addresses())
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _commit(self) -> None:
-        await self._loops.commit()
+        await self._never_ends("commit", self._loops.commit())
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _look_for_changes(self) -> None:
-        await self._watch.run()
+        await self._never_ends("look_for_changes", self._watch.run())
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _compare_clocks(self) -> None:
-        while not self.should_stop:
-            self._clocks.step(self._partitions.owned)
-            await self.sleep(STEP_S)
+        await self._never_ends("compare_clocks", self._compare_clocks_again())
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _export_gauges(self) -> None:
+        await self._never_ends("export_gauges", self._export_again())
+
+    async def _compare_clocks_again(self) -> None:
         while not self.should_stop:
+            self._clocks_pulse.beat()
+            self._clocks.step(self._partitions.owned)
+            await self.sleep(STEP_S)
+
+    async def _export_again(self) -> None:
+        while not self.should_stop:
+            self._gauges_pulse.beat()
             self._gauges.export()
+            self._pulses.log_stuck()
             await self.sleep(GAUGES_S)
+
+    async def _never_ends(self, name: str, loop: Awaitable[None]) -> None:
+        """Run one of the loops; `mode` would not mind if it was cancelled, or returned."""
+        why = "it returned"
+        try:
+            await loop
+        except asyncio.CancelledError:
+            why = "it was cancelled"
+            if self.should_stop:
+                raise
+        if not self.should_stop:
+            self._refuse(EndedError(f"the loop {name} has ended: {why}"))
+
+
+def _first_no(answers: list[tuple[bool, str]]) -> tuple[bool, str]:
+    return next((one for one in answers if not one[0]), answers[0])

@@ -18,8 +18,8 @@ from readstates.cache.tablefile import (
 )
 
 from .. import metrics
-from ..config import Settings
-from ..errors import ConfigError
+from ..config import COUNT, Settings
+from ..errors import ConfigError, DataLossError
 from .file_systems import file_system_of
 
 log = logging.getLogger(__name__)
@@ -82,14 +82,25 @@ class Tables:
             )
 
     def open(
-        self, number: int, *, committed: int, start: int, end: int, dirty_since_ms: int
+        self,
+        number: int,
+        *,
+        committed: int,
+        start: int,
+        end: int,
+        dirty_since_ms: int,
+        is_of_a_worker: bool = True,
     ) -> TableFile:
         """A partition's table, warm only if its position is between the commit and the log's end.
 
         `start` and `end` are the log's; changes that are dirty in the table count as made at
-        `dirty_since_ms`. Raises ConfigError if the folder has no room for the file.
+        `dirty_since_ms`. Raises ConfigError if the folder has no room for the file, and
+        DataLossError if updates were passed over: the commit is beyond the table's position, and
+        `is_of_a_worker` says that no worker made it.
         """
         file = self._open(number, dirty_since_ms)
+        if file.warm and not is_of_a_worker and file.table.position < committed:
+            self._note_passed_over(number, file, committed)
         if file.warm and not max(committed, start) <= file.table.position <= end:
             log.info(
                 "table_dropped partition=%d position=%d committed=%d log=%d…%d",
@@ -102,6 +113,25 @@ class Tables:
             file.close(clean=False)
             file = self._open(number, dirty_since_ms)
         return file
+
+    def _note_passed_over(self, number: int, file: TableFile, committed: int) -> None:
+        """Refuse a commit that passes over updates, unless the settings say to go on."""
+        position, settings = file.table.position, self._settings
+        text = (
+            f"{settings.updates_topic} partition {number}: updates {position} … {committed - 1} "
+            f"were passed over: this worker stopped before offset {position}, and a program that "
+            f"is no worker has committed {committed} for the group {settings.kafka_group}"
+        )
+        if settings.missing_updates == COUNT:
+            metrics.UPDATES_MISSING.inc(committed - position)
+            log.warning("updates_passed_over %s", text)
+            return
+        file.close(clean=True)
+        raise DataLossError(
+            f"{text}. The worker stops and changes nothing. Stop that program, stop all workers, "
+            f"and run: readstates rewind --partition {number} --to-offset {position}. To accept "
+            "the loss, start the workers once with MISSING_UPDATES=count"
+        )
 
     def _open(self, number: int, dirty_since_ms: int) -> TableFile:
         settings = self._settings

@@ -1,10 +1,11 @@
 """Looks, while a worker runs, for what its start checked: the table is `streams/deviations.py`.
 
-How it works. Every LOOK_S a thread asks Kafka for the topics and their settings, and Cassandra for
-the row of the epoch. The event loop adds what the readers know: open transactions, and updates that
-are missing. What is found is exported, logged and decided. A deviation that ends the worker must be
-found twice, because a broker that has just started may not know a topic yet. If Kafka or Cassandra
-does not answer, what was known of it stays; if that lasts, it is a deviation by itself.
+How it works. Every LOOK_S one thread asks Kafka for the topics and their settings, and another one
+asks Cassandra for the row of the epoch. The event loop adds what the readers know: open
+transactions, and updates that are missing. What is found is exported, logged and decided. A
+deviation that ends the worker must be found twice, because a broker that has just started may not
+know a topic yet. If Kafka or Cassandra does not answer, or its thread hangs, what was known of it
+stays; if that lasts, it is a deviation by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 
 from .. import metrics
@@ -25,12 +26,14 @@ from ..deviations import (
     DEVIATIONS,
     NOT_CHECKED,
     OPEN_TRANSACTION,
+    REPLICATION,
     UPDATES_MISSING,
     Decision,
     Found,
 )
 from ..errors import DeviationError, ReadStatesError, SchemaMissingError
 from ..kafka.group_consumer import Reading
+from ..kafka.pulse import Pulse
 from ..kafka.topic_check import Topics
 from .owned import OwnedPartition
 
@@ -41,11 +44,15 @@ CONFIRM_S = 2.0  # until the look that confirms a deviation which ends the worke
 OPEN_TRANSACTION_S = 15.0  # producers that keep transactions open for so long are none of ours
 NOT_CHECKED_S = 60.0  # brokers and nodes restart within a minute; other alerts say if they do not
 LOG_AGAIN_S = 600.0  # between two log lines about a deviation that stays
+LOOK_WAIT_S = 20.0  # for the answers to a look; later ones count when they come
+SILENT_MAX_S = 120.0  # of `run`: two waits, and the pause between them
 KAFKA, CASSANDRA = "Kafka", "Cassandra"
+
+Look = tuple[list[Found], list[str]]  # what is wrong; the topics that were made anew
 
 
 class Watch:
-    """See the module. All methods but `_look…` run on the event loop.
+    """See the module. All methods but `_look_at_cassandra` run on the event loop.
 
     `readings`: of updates and queries, by topic. `refuse` is called with the error that ends the
     worker.
@@ -64,9 +71,19 @@ class Watch:
         self._settings, self._topics, self._store, self._began = settings, topics, store, began
         self._readings, self._owned = readings, owned
         self._refuse = refuse
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
+        self._looks: dict[str, Callable[[], Look]] = {
+            KAFKA: topics.look,
+            CASSANDRA: self._look_at_cassandra,
+        }
+        # A thread each, so that one that hangs does not hold up the other.
+        self._threads = {
+            part: ThreadPoolExecutor(1, thread_name_prefix=f"watch-{part}") for part in self._looks
+        }
+        self._under_way: dict[str, asyncio.Future[Look]] = {}
+        self._closing = False
+        self.pulse = Pulse("watch", SILENT_MAX_S)
         self._now = asyncio.Event()  # look at once
-        self._parts: dict[str, list[Found]] = {KAFKA: [], CASSANDRA: []}
+        self._parts: dict[str, list[Found]] = {part: [] for part in self._looks}
         self._answered = dict.fromkeys(self._parts, time.monotonic())
         self._shown: dict[str, float] = {}  # by name of a deviation: when it was logged last
         self._suspected: set[str] = set()  # found once, of those that end the worker
@@ -75,6 +92,7 @@ class Watch:
     async def run(self) -> None:
         """Look for ever."""
         while True:
+            self.pulse.beat()
             await self.step()
             wait_s = CONFIRM_S if self._suspected else LOOK_S
             with contextlib.suppress(TimeoutError):
@@ -87,18 +105,20 @@ class Watch:
         return not refusing, f"deviation: {', '.join(refusing)}"
 
     def close(self) -> None:
-        """End the thread when its look is over."""
-        self._thread.shutdown(wait=False)
+        """End the threads when their looks are over."""
+        self._closing = True
+        for thread in self._threads.values():
+            thread.shutdown(wait=False)
 
     async def step(self) -> None:
         """Look once, and do what is decided."""
-        loop = asyncio.get_running_loop()
-        for part, look in ((KAFKA, self._look_at_kafka), (CASSANDRA, self._look_at_cassandra)):
-            try:
-                found, anew = await loop.run_in_executor(self._thread, look)
-            except ReadStatesError as exc:
-                log.debug("not_checked part=%s error=%s", part, exc)
+        looked = set()
+        for part in self._looks:
+            answer = await self._answer_of(part)
+            if answer is None:
                 continue
+            looked.add(part)
+            found, anew = answer
             self._parts[part], self._answered[part] = found, time.monotonic()
             if part == CASSANDRA:
                 self._store.is_doubted = bool(found)
@@ -108,21 +128,51 @@ class Watch:
         found = [*self._not_checked(), *self._read()]
         for known in self._parts.values():
             found += known
-        self._decide(found)
+        self._decide(found, {one.name for part in looked for one in self._parts[part]})
 
     # -- looking ----------------------------------------------------------------------------------
 
-    def _look_at_kafka(self) -> tuple[list[Found], list[str]]:
-        return self._topics.look()
+    async def _answer_of(self, part: str) -> Look | None:
+        """What a part says now; None if it does not say, or not within LOOK_WAIT_S."""
+        if self._closing:
+            return None
+        look = self._under_way.get(part)
+        if look is None:
+            loop = asyncio.get_running_loop()
+            look = loop.run_in_executor(self._threads[part], self._looks[part])
+            self._under_way[part] = look
+        await asyncio.wait({look}, timeout=LOOK_WAIT_S)
+        if not look.done():
+            return None
+        del self._under_way[part]
+        try:
+            return look.result()
+        except ReadStatesError as exc:
+            log.debug("not_checked part=%s error=%s", part, exc)
+            return None
 
-    def _look_at_cassandra(self) -> tuple[list[Found], list[str]]:
+    def _look_at_cassandra(self) -> Look:
         settings = self._settings
         try:
             logs = self._store.logs()
         except SchemaMissingError as exc:
             return [Found(DATABASE_MISSING, f"{exc}. Until then, nothing is loaded")], []
         name, keyspace = settings.updates_topic, settings.cassandra_keyspace
-        return list(judge_log(logs, self._began, name, keyspace)), []
+        found = list(judge_log(logs, self._began, name, keyspace))
+        return found or self._replication(), []
+
+    def _replication(self) -> list[Found]:
+        """What is wrong if the keyspace has other replicas than when the worker started."""
+        now, before = self._store.replication_now(), self._store.replication
+        if now == before:
+            return []
+        text = (
+            f"the replication of {self._settings.cassandra_keyspace} was {before} and is {now}. "
+            "Nodes that have become replicas do not have the rows yet, so users would seem to have "
+            "no read states. Until the worker is restarted, nothing is loaded. Run nodetool repair "
+            "--full on every node, and restart the workers when it is done"
+        )
+        return [Found(REPLICATION, text)]
 
     def _not_checked(self) -> Iterator[Found]:
         for part, answered in self._answered.items():
@@ -152,14 +202,15 @@ class Watch:
 
     # -- deciding ---------------------------------------------------------------------------------
 
-    def _decide(self, found: list[Found]) -> None:
+    def _decide(self, found: list[Found], confirmed: Set[str]) -> None:
+        """Show all that is known; `confirmed` are the deviations that this look has found."""
         texts: dict[str, list[str]] = {}
         for one in found:
             texts.setdefault(one.name, []).append(one.text)
         self._show({name: "; ".join(some) for name, some in texts.items()})
         stopping = {n for n in texts if DEVIATIONS[n].decision is Decision.STOP}
         stopping.discard(UPDATES_MISSING)  # MISSING_UPDATES lets it go on, or the reader stopped it
-        for name in sorted(stopping & self._suspected):
+        for name in sorted(stopping & self._suspected & confirmed):
             self._refuse(DeviationError(f"deviation {name}: {texts[name][0]}"))
         self._suspected = stopping
 

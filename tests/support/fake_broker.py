@@ -104,6 +104,7 @@ class FakeBroker:
         self.asked: list[Asked] = []
         self.fails: dict[int, deque[int]] = {}
         self.is_silent = False
+        self.cluster_id = "cluster"
         self.damages: deque[int] = deque()  # places in the partitions' bytes that change
         self.response: bytes | None = None  # in place of the next one to a fetch
         self._links: list[socket.socket] = []
@@ -174,7 +175,7 @@ class FakeBroker:
         for broker in cluster.brokers:
             out += struct.pack(">i", broker.number) + raw.text("127.0.0.1")
             out += struct.pack(">i", broker.port) + raw.text(None)
-        out += raw.text("cluster") + struct.pack(">ii", 0, 1)
+        out += raw.text(self.cluster_id) + struct.pack(">ii", 0, 1)
         out += struct.pack(">h", cluster.topic_error) + raw.text("t") + b"\0"
         out += struct.pack(">i", len(cluster.leaders))
         for number, leader in cluster.leaders.items():

@@ -50,7 +50,8 @@ class Member:
         if self.look_up_fails:
             self.look_up_fails -= 1
             raise TimeoutError
-        return {TopicPartition(UPDATES.topic, n): (at, "") for n, at in self.known.items()}
+        topic = UPDATES.topic
+        return {TopicPartition(topic, n): (at, f"live:{at};") for n, at in self.known.items()}
 
     async def log_ranges(
         self, places: Iterable[TopicPartition]

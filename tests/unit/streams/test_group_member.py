@@ -28,7 +28,9 @@ class FakeConsumer:
         self.on = callbacks
 
     def run(self, which: str, *numbers: int) -> None:
-        self.on[which](self, [TopicPartition("t", number) for number in numbers])
+        places = [TopicPartition("read-states.updates", number) for number in numbers]
+        # A leader of another kind may assign anything; this is none of ours.
+        self.on[which](self, [*places, TopicPartition("another", 9)])
 
     def poll(self, _timeout_s: float) -> None:
         self.calls.append("poll")

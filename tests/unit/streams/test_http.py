@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -218,3 +219,23 @@ def test_a_page_of_another_site_reads_nothing(
     assert b"read_states" not in answer
     twice = sent.replace(b"\r\n\r\n", b"\r\nHost: localhost\r\n\r\n")
     assert not runner.run(exchange(port, twice)).startswith(b"HTTP/1.1 200")
+
+
+def test_the_metrics_are_not_read_for_each_of_many(
+    runner: asyncio.Runner, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read them takes long, and queries wait; yet nobody gets those of before the request."""
+    readings = itertools.count()
+    monkeypatch.setattr(http, "generate_latest", lambda: b"reading %d" % next(readings))
+    get = GET.replace(b"/healthz", b"/metrics")
+
+    def number(answer: bytes) -> int:
+        return int(answer.split(b"reading ")[1])
+
+    async def many() -> list[bytes]:
+        return await asyncio.gather(*(exchange(port, get) for _ in range(30)))
+
+    monkeypatch.setattr(http, "METRICS_S", 2.0, raising=False)
+    seen = [number(answer) for _ in range(2) for answer in runner.run(many())]
+    assert min(seen[30:]) > max(seen[:30])
+    assert len(set(seen)) <= 4

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+import pytest
+
 from readstates.streams.cassandra.loader import Loader
 from readstates.streams.config import Settings
 from tests.support.small_world import World, event, query
@@ -138,3 +140,116 @@ async def test_queries_leave_requests_for_updates() -> None:
     while store.under_way:
         store.answer()
     assert world.partition.table.resident_users == 120
+
+
+class Unreadable(Slow):
+    """A database that cannot read the rows of one user."""
+
+    def __init__(self, bad: int) -> None:
+        super().__init__()
+        self._bad = bad
+
+    def load(self, user_ids: list[int], done: Callable[[Any], None]) -> None:
+        self.asked.append(user_ids)
+        rows: dict[int, list[Any]] | None = {user_id: [] for user_id in user_ids}
+        if self._bad in user_ids:
+            rows = None
+        asyncio.get_running_loop().call_soon(done, rows)
+
+
+async def test_a_user_who_cannot_be_loaded_holds_up_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its rows have too many tombstones, say: others share its requests, and come after it."""
+    world, _, loader = crowd(40, in_flight=3)
+    store = Unreadable(2)
+    loader._store = cast(Any, store)
+    await asyncio.sleep(0)
+    for _ in range(200):
+        if world.partition.table.resident_users == 39:
+            break
+        await asyncio.sleep(0.01)
+    assert world.partition.table.resident_users == 39
+    assert list(world.partition.loading.users) == [2]
+    assert "load_fails_alone partition=0" in caplog.text
+    for number in range(5):
+        world.partition.queries.ask(query(1000 + number))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert len(world.answers) == 5, "it does not make the others pause"
+    loader._store = cast(Any, Unreadable(0))
+    for _ in range(200):
+        if not world.partition.loading.users:
+            break
+        await asyncio.sleep(0.01)
+    assert world.partition.table.resident_users == 45, "once its rows can be read"
+    assert not loader._failures
+    assert not loader._later
+
+
+async def test_while_the_database_is_away_nobody_is_suspected() -> None:
+    world, store, loader = crowd(8, in_flight=2)
+    await asyncio.sleep(0)
+    for _ in range(5):
+        while store.under_way:
+            store.answer(fail=True)
+        await asyncio.sleep(0.03)
+    assert {len(user_ids) for user_ids in store.asked} == {2}
+    while store.under_way:
+        store.answer()
+    assert world.partition.table.resident_users == 8
+    assert not loader._failures
+
+
+class WithLargeUsers(Slow):
+    """A database in which some users have very many rows."""
+
+    def __init__(self, large: set[int]) -> None:
+        super().__init__()
+        self._large = large
+        self.large_asked: list[list[int]] = []
+        self.large_under_way: list[tuple[list[int], Callable[[Any], None]]] = []
+
+    def load(self, user_ids: list[int], done: Callable[[Any], None]) -> None:
+        self.asked.append(user_ids)
+        rows: dict[int, list[Any]] = {user_id: [] for user_id in user_ids}
+        is_cut = not self._large.isdisjoint(user_ids)
+        asyncio.get_running_loop().call_soon(done, {} if is_cut else rows)
+
+    def load_large(self, user_ids: list[int], done: Callable[[Any], None]) -> None:
+        self.large_asked.append(user_ids)
+        self.large_under_way.append((user_ids, done))
+
+
+async def test_users_with_very_many_rows_are_loaded_one_after_the_other() -> None:
+    """All rows of a request are in memory at once."""
+    world, _, loader = crowd(40, in_flight=8)
+    store = WithLargeUsers({1, 4, 5, 9})
+    loader._store = cast(Any, store)
+    large = {1, 2, 3, 4, 5, 6, 9, 10}  # with those who share their requests
+    for number in range(len(large)):
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(store.large_asked) == number + 1, "one at a time"
+        assert world.partition.table.resident_users == 40 - len(large) + number
+        user_ids, done = store.large_under_way.pop()
+        done({user_id: [] for user_id in user_ids})
+    assert sorted(store.large_asked) == [[user_id] for user_id in sorted(large)]
+    assert world.partition.table.resident_users == 40
+    assert loader._large_in_flight == loader._in_flight == 0
+
+
+async def test_a_large_user_waits_outside_while_the_table_has_no_room() -> None:
+    world, _, loader = crowd(4, in_flight=8)
+    store = WithLargeUsers({1})
+    loader._store = cast(Any, store)
+    world.partition.room.stalled = True
+    for _ in range(10):
+        await asyncio.sleep(0.005)
+    assert store.large_asked == []
+    world.partition.room.stalled = False
+    for _ in range(100):
+        if store.large_asked:
+            break
+        await asyncio.sleep(0.005)
+    assert [len(user_ids) for user_ids in store.large_asked] == [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import io
 import json
 import logging
@@ -124,6 +125,45 @@ def test_repeats_are_limited_by_event_and_counted() -> None:
     assert stream.getvalue().splitlines()[-1] == "suppressed count=2 by=a line='one n=%d'"
     limited.flush()
     assert stream.getvalue().count("suppressed") == 2
+
+
+def test_warnings_cannot_fill_the_disk() -> None:
+    """Somebody sends something wrong again and again, for three minutes."""
+    stream, clock = io.StringIO(), Clock()
+    limited = logs.RateLimit(logging.StreamHandler(stream), clock)
+    for _second in range(180):
+        for _ in range(5):
+            limited.handle(logging.LogRecord("a", logging.WARNING, "", 0, "bad", (), None))
+        clock.now += 1
+    limited.flush()
+    lines = stream.getvalue().splitlines()
+    assert lines.count("bad") == 3 * logs.WARNINGS_PER_MINUTE
+    suppressed = [line for line in lines if line != "bad"]
+    assert suppressed == ["suppressed count=240 by=a line='bad'"] * 3
+
+
+def test_a_full_disk_ends_no_thread() -> None:
+    """A timer counts what was suppressed, in a thread whose error would end the worker."""
+
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "no space left")
+
+    limited = logs.RateLimit(logging.StreamHandler(Full()))
+    limited.flush()
+
+
+def test_a_text_from_outside_cannot_begin_a_line(
+    capsys: pytest.CaptureFixture[str], out: io.StringIO
+) -> None:
+    logs.set_up("text", "INFO", sys.stdout)
+    forged = "x\r\n[2026-01-01] [1] [INFO] opened partitions=[1]\x1b[2J\x9b\u2028é"
+    logging.getLogger("readstates.x").warning("not_read error=%s", forged)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert said.endswith(
+        r"error=x\r\n[2026-01-01] [1] [INFO] opened partitions=[1]\x1b[2J\x9b\u2028é" + "\n"
+    )
 
 
 def test_text_is_the_default_form(capsys: pytest.CaptureFixture[str], out: io.StringIO) -> None:

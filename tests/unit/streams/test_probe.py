@@ -25,9 +25,11 @@ class Prober:
     def __init__(self) -> None:
         self.asked: list[dict[bytes, int]] = []
         self.reopened: list[int] = []  # after how many rounds
+        self.has_topic = True
 
     def ask(self, numbers: Sequence[int]) -> dict[bytes, int]:
-        ids = {b"%d/%d" % (len(self.asked), number): number for number in numbers}
+        asked = numbers if self.has_topic else []
+        ids = {b"%d/%d" % (len(self.asked), number): number for number in asked}
         self.asked.append(ids)
         return ids
 
@@ -60,11 +62,13 @@ class World:
     def ask(self, after_s: float = INTERVAL_S) -> None:
         self.now += after_s
         self.probe._ask(self.now)
+        pending = self.probe._pending
+        pending.update({key: asked._replace(at=self.now) for key, asked in pending.items()})
 
-    def reply(self, number: int, code: str = "", text: str = "") -> None:
+    def reply(self, number: int, code: str = "", text: str = "", after_s: float = 0.01) -> None:
         ids = self.prober.asked[-1]
         correlation_id = next(key for key, value in ids.items() if value == number)
-        self.probe._note(Taken(correlation_id, code, text, self.now + 0.01))
+        self.probe._note(Taken(correlation_id, code, text, self.now + after_s))
 
     def silence(self) -> None:
         """The time of all that is under way is over."""
@@ -109,6 +113,30 @@ def test_silence_is_not(world: World, caplog: pytest.LogCaptureFixture) -> None:
             world.reply(1)
     assert world.probe.ready()[0]
     assert caplog.text.count("probe_answered partition=1") == 1
+
+
+def test_an_answer_after_the_deadline_is_a_failure(world: World) -> None:
+    """No client with the default deadline waits for it, for instance while brokers throttle."""
+    for _ in range(FAILURES_MAX):
+        assert world.probe.ready()[0]
+        world.ask()
+        world.reply(0, after_s=module.LATE_S)
+        world.reply(1, after_s=module.LATE_S + 0.1)
+    assert world.probe.ready() == (
+        False,
+        "probes fail, partitions 1; 1: late: the answer took 5.1 s",
+    )
+
+
+def test_what_is_not_asked_is_not_judged(world: World) -> None:
+    """The topic for the replies is gone: the watch reports it, and users are served."""
+    for _ in range(FAILURES_MAX):
+        world.ask()
+        world.silence()
+    assert not world.probe.ready()[0]
+    world.prober.has_topic = False
+    world.ask()
+    assert world.probe.ready()[0]
 
 
 def test_some_failures_between_answers_are_too_many(world: World) -> None:

@@ -82,7 +82,7 @@ def test_a_fetch() -> None:
 def test_metadata() -> None:
     brokers = {1: Broker("a", 9092), 2: Broker("b", 9093)}
     found = protocol.read_metadata(memoryview(METADATA))
-    assert found == TopicMetadata(brokers, 0, {0: 2})
+    assert found == TopicMetadata("cc", brokers, 0, {0: 2})
 
 
 def test_the_login() -> None:

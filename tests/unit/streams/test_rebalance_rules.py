@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from readstates.streams import metrics
 from readstates.streams.config import Settings
 from readstates.streams.errors import ConfigError, DataLossError, EarlierEpochError, EpochError
 from readstates.streams.kafka.group_consumer import TopicPartition
@@ -173,12 +174,38 @@ async def test_what_asks_while_a_commit_is_under_way_shares_the_next(tmp_path: P
         assert len(worker.member.commits[1]) == 4
 
 
-def open_one(worker: Worker, committed: int, start: int, end: int) -> OwnedPartition:
-    """Steps 3 to 5 for partition 0."""
-    opener, place = worker.rebalancer.opener, Place(committed, "", start, end, 0)
+def open_one(
+    worker: Worker, committed: int, start: int, end: int, metadata: str = "live:0;"
+) -> OwnedPartition:
+    """Steps 3 to 5 for partition 0, by default after a commit of a worker."""
+    opener, place = worker.rebalancer.opener, Place(committed, metadata, start, end, 0)
     waited_s = worker.partitions.settings.flush_delay_s - WRITE_OUT_DELAY_AFTER_OPEN_S
     since_ms = wall_clock_ms() - int(max(0.0, waited_s) * 1000)
     return opener._make(0, place, *opener._open_file(0, place, since_ms))
+
+
+@pytest.mark.parametrize("metadata", ["", "from another program", "live:", "clean:9"])
+def test_updates_that_another_program_passed_over(tmp_path: Path, metadata: str) -> None:
+    """A consumer that is no worker had the partition for a while, and committed what it read."""
+    stopped = Worker(Settings(), tmp_path)
+    owned = open_one(stopped, 3, 0, 9)
+    owned.file.close(clean=True)
+    with pytest.raises(DataLossError, match="updates 3 … 6 were passed over") as found:
+        open_one(stopped, 7, 0, 9, metadata)
+    assert "readstates rewind --partition 0 --to-offset 3" in str(found.value)
+    for offset, said in ((3, metadata), (2, metadata), (3, metadata_of(9, clean=False))):
+        owned = open_one(stopped, offset, 0, 9, said)
+        assert (owned.file.warm, owned.partition.position) == (True, 3)
+        owned.file.close(clean=True)
+    accepting = Worker(Settings(missing_updates="count"), tmp_path)
+    before = metrics.UPDATES_MISSING._value.get()
+    owned = open_one(accepting, 7, 0, 9, metadata)
+    assert (owned.file.warm, owned.partition.position) == (False, 7)
+    assert metrics.UPDATES_MISSING._value.get() == before + 4
+    owned.file.close(clean=True)
+    owned = open_one(stopped, 8, 0, 9, metadata_of(8, clean=False))
+    assert owned.partition.position == 8, "another worker was there meanwhile"
+    owned.file.close(clean=True)
 
 
 async def test_a_table_from_before_the_epoch_is_dropped(tmp_path: Path) -> None:

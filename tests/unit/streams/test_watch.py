@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -30,7 +32,13 @@ class World:
         self.refused: list[Exception] = []
         self.begun_anew: list[int] = []
         self.open_s = 0.0
-        self.store: Any = SimpleNamespace(is_doubted=False, logs=self._logs)
+        self.replication = {"dc1": "3"}
+        self.store: Any = SimpleNamespace(
+            is_doubted=False,
+            logs=self._logs,
+            replication={"dc1": "3"},
+            replication_now=lambda: self.replication,
+        )
         self.reading: Any = SimpleNamespace(
             begin_anew=self.begun_anew.append,
             missing="",
@@ -101,6 +109,49 @@ async def test_who_does_not_answer_changes_nothing(monkeypatch: pytest.MonkeyPat
     assert await world.step() == {"retention", "database_replaced", "not_checked"}
 
 
+async def test_one_that_hangs_does_not_hold_up_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that waits for Kafka for ever: the database is looked at, and that is said."""
+    world, goes_on = World(), threading.Event()
+    world.watch._looks[module.KAFKA] = lambda: ([Found("retention", "")] * (not goes_on.wait()), [])
+    monkeypatch.setattr(module, "LOOK_WAIT_S", 0.05)
+    try:
+        assert await asyncio.wait_for(world.step(), 5) == set()
+        monkeypatch.setattr(module, "NOT_CHECKED_S", -1.0)
+        world.logs = SchemaMissingError("no keyspace")
+        assert await world.step() == {"database_missing", "not_checked"}
+    finally:
+        goes_on.set()
+    monkeypatch.setattr(module, "NOT_CHECKED_S", 60.0)
+    world.logs = {TOPIC: BEGAN}
+    assert await world.step() == set()
+
+
+async def test_a_worker_that_stops_in_the_middle_of_a_look() -> None:
+    """It has ended the threads, and the task of the watch goes on for a moment."""
+    world = World()
+
+    def look() -> tuple[list[Found], list[str]]:
+        world.watch.close()
+        return [], []
+
+    world.watch._looks[module.KAFKA] = look
+    for _ in range(2):
+        assert await world.step() == set()
+
+
+async def test_only_a_look_confirms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that has just started knows no topic, and then it does not answer for a while."""
+    world = World()
+    world.found = [Found("updates_deleted", "here")]
+    await world.step()
+    world.found = TopicError("away")
+    assert await world.step() == {"updates_deleted"}
+    assert world.refused == []
+    world.found = [Found("updates_deleted", "here")]
+    await world.step()
+    assert len(world.refused) == 1
+
+
 async def test_a_database_that_is_doubted_is_not_believed_before_a_look() -> None:
     world = World()
     world.store.is_doubted, world.logs = True, StoreError("away")
@@ -138,6 +189,21 @@ async def test_another_database(present: dict[str, Log]) -> None:
     world = World()
     world.logs = present
     assert await world.step() == {"database_replaced"}
+
+
+async def test_replicas_that_may_not_have_the_rows() -> None:
+    world = World()
+    await world.step()
+    assert not world.store.is_doubted
+    world.replication = {"dc1": "5"}
+    for _ in range(3):
+        assert await world.step() == {"replication"}
+        assert world.store.is_doubted
+    assert world.watch.ready() == (False, "deviation: replication")
+    assert world.refused == []
+    world.replication = {"dc1": "3"}
+    assert await world.step() == set()
+    assert not world.store.is_doubted
 
 
 async def test_what_the_readers_know(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from readstates.streams.commands import lines
 from readstates.streams.commands.import_states import lines_of
+from readstates.streams.commands.record import open_private
 from readstates.streams.commands.recording import (
     QUERIES,
     REORDER_MS,
@@ -106,6 +108,25 @@ def query(*headers: tuple[str, bytes | None], value: bytes = b"{}") -> Recorded:
     return Recorded(1_700_000_000_000, QUERIES, 0, b"1", value, list(headers))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"partition": "0"}, {"partition": -1}, {"partition": 2**31}, {"partition": None},
+        {"timestamp_ms": 1.5}, {"headers": [[1, "a"]]}, {"headers": [["a"]]},
+        {"headers": 5}, {"key": 7}, {"value": {"base64": "?"}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_line_that_no_producer_could_send_is_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """The error says which line it is."""
+    body = orjson.loads(encode(Recorded(1, UPDATES, 0, b"1", b"{}", [("a", b"b")])))
+    file = file_of(tmp_path, orjson.dumps(body), b"\n", orjson.dumps(body | change), b"\n")
+    with pytest.raises(RecordingError, match="line 3"):
+        list(read(file))
+
+
 def test_a_query_is_asked_anew() -> None:
     one = query(
         ("kafka_replyTopic", b"read-states.replies.gateway"),
@@ -136,6 +157,21 @@ def test_what_cannot_be_answered_stays_as_it_was() -> None:
     anew = asked_anew(wrong, "r", b"new", NOW_MS)
     assert dict(anew.headers)["read-states-deadline"] == b"soon"
     assert anew.value == b"[1"
+
+
+@pytest.mark.parametrize("before", [None, 0o644, 0o600])
+def test_only_its_owner_can_read_a_recording(tmp_path: Path, before: int | None) -> None:
+    """Also where an older file is overwritten that others could read."""
+    file = tmp_path / "recording"
+    if before is not None:
+        file.write_bytes(b"older")
+        file.chmod(before)
+        with pytest.raises(FileExistsError):
+            open_private(file, force=False)
+        assert file.read_bytes() == b"older"
+    os.close(open_private(file, force=True))
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_bytes() == b""
 
 
 def test_a_line_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,3 +138,12 @@ def test_a_message_that_is_not_named_is_plausible_at_any_time(
     early_ms = EPOCH_MS - 2 * DAY_MS
     world.feed(sent(0, kind, timestamp=early_ms, channel_id=1, **fields))
     assert not world.dead
+
+
+@pytest.mark.parametrize("timestamp", [-(2**61), 2**61], ids=["past", "future"])
+def test_a_time_that_no_calendar_has(timestamp: int) -> None:
+    """A producer stamps what it likes while the topic has `message.timestamp.type=CreateTime`."""
+    world = world_of(1)
+    world.feed(sent(0, "ack", timestamp=timestamp, channel_id=1, message_id=2**62))
+    assert world.partition.position == 1
+    assert [letter[3] for letter in world.dead] == ["implausible_id"] * (timestamp < 0)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import struct
 from collections import deque
 from collections.abc import Callable
 
 import pytest
 
+from readstates.streams.config import Settings
 from readstates.streams.errors import DataLossError, GroupError
 from readstates.streams.kafka import broker, fetch_link, fetches, leaders
+from readstates.streams.kafka.cluster import Cluster
 from readstates.streams.kafka.protocol import Broker
+from readstates.streams.kafka.reader import Reader
 from readstates.streams.kafka.reading import UPDATES, Gather
+from tests.support.fake_broker import FakeCluster
 from tests.support.reader_world import (
     NOT_ALLOWED,
     NOT_LEADER,
@@ -210,6 +215,48 @@ async def test_a_topic_that_is_not_there_yet(
     await world.until(lambda: "UNKNOWN_TOPIC_OR_PARTITION" in caplog.text)
     world.cluster.topic_error, world.cluster.leaders = 0, kept
     assert await world.read(0, 1, token=1) == [0]
+
+
+def _asks_first(monkeypatch: pytest.MonkeyPatch, place: Broker) -> None:
+    """Otherwise the first broker to be asked is drawn by lot."""
+    monkeypatch.setattr(random, "shuffle", lambda places: places.sort(key=lambda one: one != place))
+
+
+async def test_a_broker_of_another_cluster_is_not_believed(
+    worlds: Callable[..., World], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has a topic of the same name, such as a mirror, and leads all of its partitions."""
+    world, mirror = worlds(), FakeCluster(1, 1)
+    world.cluster.append(0, b"a")
+    mirror.append(0, b"b", b"b")
+    mirror.brokers[0].cluster_id = "mirror"
+    _asks_first(monkeypatch, Broker("127.0.0.1", mirror.brokers[0].port))
+    reader = Reader(
+        Settings(kafka_bootstrap=f"{mirror.bootstrap},{world.cluster.bootstrap}"),
+        "t", UPDATES, world.put, world.refused.append, world.wants, cluster=Cluster("cluster"),
+    )  # fmt: skip
+    reader.start(0, 0, token=1)
+    await world.read(0, 1, token=1)
+    assert [r.value for batch in world.batches() for r in batch.records] == [b"a"]
+    reader.close()
+    mirror.close()
+    assert mirror.brokers[0].asked == []
+    assert "belongs to the cluster mirror, and the worker to cluster" in caplog.text
+
+
+async def test_a_name_that_no_host_can_have(
+    worlds: Callable[..., World], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Python raises an error that is no OSError."""
+    world, name = worlds(), f"{'a' * 64}.example"
+    world.cluster.append(0, b"a")
+    _asks_first(monkeypatch, Broker(name, 1))
+    settings = Settings(kafka_bootstrap=f"{name}:1,{world.cluster.bootstrap}")
+    reader = Reader(settings, "t", UPDATES, world.put, world.refused.append, world.wants)
+    reader.start(0, 0, token=1)
+    assert await world.read(0, 1, token=1) == [0]
+    reader.close()
+    assert "is not the name of a host" in caplog.text
 
 
 async def test_a_partition_without_leader(
