@@ -13,11 +13,20 @@ from ..local.owner import command
 from ..local.worker import WorkerError
 from . import picture, report
 from .campaign import Campaign, Result
+from .schedule import NAMES
 from .world import NotHealthyError, World
 
 
 @click.command()
 @click.option("--faults", default=60, show_default=True, help="Faults, the last one included.")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice(NAMES),
+    metavar="KIND",
+    help="Draw faults of this kind only; repeatable. The last fault stays what it is.",
+)
 @click.option("--minutes", default=0.0, help="Start no fault after this time. 0: no limit.")
 @click.option("--seed", default=1, show_default=True, help="Seed of traffic and faults.")
 @click.option("--updates-per-second", default=600.0, show_default=True)
@@ -36,6 +45,7 @@ from .world import NotHealthyError, World
 )
 def chaos(
     faults: int,
+    kinds: tuple[str, ...],
     minutes: float,
     seed: int,
     updates_per_second: float,
@@ -53,7 +63,7 @@ def chaos(
         data_dir = data_dir.absolute()
     with command("read-states-chaos-", keep=data_dir) as run:
         world = World(run, click.echo)
-        campaign = Campaign(world, seed, click.echo, minutes)
+        campaign = Campaign(world, seed, click.echo, minutes, kinds or NAMES)
         click.echo(f"seed {seed}, {faults} faults; state in {run.folder}")
         try:
             campaign.run(faults, updates_per_second, queries_per_second)

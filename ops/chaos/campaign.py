@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -16,10 +16,11 @@ from readstates.streams.config import Settings
 from ..local.errors import StackError
 from ..proof.traffic import Traffic
 from . import kafka, proof
-from .faults import Kind, Unexpected, refuses, schedule
-from .history import Judged, Window, judge
+from .faults import Unexpected, refuses
+from .history import Excuse, Judged, Window, judge
 from .load import REPLY_TOPIC, Lag, Queries, Updates
 from .proof import Differences
+from .schedule import NAMES, Kind, schedule
 from .world import PARTITIONS, SERVERS, WORKERS, NotHealthyError, World
 
 USERS = 6_000
@@ -41,6 +42,15 @@ class Fault:
     end_s: float = 0.0
     well_s: float = 0.0
     what: str = ""
+    excuse: Excuse = Excuse.UNTIL_WELL
+
+    @property
+    def windows(self) -> list[Window]:
+        """When queries may go unanswered because of it."""
+        if self.excuse is Excuse.NEVER:
+            return []
+        end_s = self.end_s if self.excuse is Excuse.UNTIL_UNDONE else self.well_s
+        return [Window(self.kind, self.begin_s, end_s)]
 
 
 @dataclass
@@ -80,12 +90,20 @@ class Result:
 
 
 class Campaign:
-    """See the module."""
+    """See the module. `kinds`: names of the kinds of faults that it draws from."""
 
-    def __init__(self, world: World, seed: int, say: Callable[[str], None], minutes: float) -> None:
+    def __init__(
+        self,
+        world: World,
+        seed: int,
+        say: Callable[[str], None],
+        minutes: float,
+        kinds: Sequence[str] = NAMES,
+    ) -> None:
         self._world = world
         self._say = say
         self._seed = seed
+        self._kinds = kinds
         self._end_s = time.monotonic() + minutes * 60 if minutes else float("inf")
         self._warm_s = float("inf")
         self.result = Result(seed, time.monotonic())
@@ -106,6 +124,7 @@ class Campaign:
         )
         lag = Lag(settings, PARTITIONS)
         world.probe, world.lag = lambda: self._queries.last_answer_s, lag.now
+        world.renew_client = self._queries.renew_client
         loads = (self._updates, self._queries, lag)
         result.begin_s = time.monotonic()
         for load in loads:
@@ -130,7 +149,7 @@ class Campaign:
     def _attack(self, count: int) -> None:
         rng = random.Random(self._seed)
         world = self._world
-        steps = schedule(count, rng)
+        steps = schedule(count, rng, self._kinds)
         with ThreadPoolExecutor(2) as hands:
             try:
                 world.rest(WARM_UP_S)
@@ -151,7 +170,7 @@ class Campaign:
     def _step(self, step: tuple[Kind, ...], hands: ThreadPoolExecutor, rng: random.Random) -> None:
         """The faults of a step, together; then until all is well."""
         draws = [random.Random(rng.random()) for _ in step]
-        faults = [Fault(kind.name, time.monotonic()) for kind in step]
+        faults = [Fault(kind.name, time.monotonic(), excuse=kind.excuse) for kind in step]
         self.result.timeline += faults
         threes = zip(step, faults, draws, strict=True)
         try:
@@ -192,7 +211,7 @@ class Campaign:
             result.problems.append(str(exc))
         folded = proof.fold(kafka.log_records(settings, PARTITIONS), queries.asked)
         result.updates, result.updates_failed = updates.sent, updates.failed
-        result.duplicates = sum(n - 1 for n in folded.numbers.values())
+        result.duplicates = sum(n - 1 for number, n in folded.numbers.items() if number >= 0)
         result.missing = len(proof.missing(folded.numbers, updates.acknowledged, updates.sent))
         result.bad = len(folded.bad)
         result.replies_checked = folded.replies_checked
@@ -205,8 +224,8 @@ class Campaign:
         finally:
             store.close()
         windows = [Window(WARM_UP, result.begin_s, self._warm_s)]
-        windows += [Window(f.kind, f.begin_s, f.well_s) for f in result.timeline]
-        result.queries = judge(queries.asked, windows)
+        windows += [window for fault in result.timeline for window in fault.windows]
+        result.queries = judge(queries.asked, windows, self._world.gone)
         if queries.strangers:
             result.problems.append(f"{queries.strangers} replies to queries that nobody asked")
         result.latencies = [

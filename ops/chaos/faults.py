@@ -1,4 +1,4 @@
-"""The faults: what is done to the system. Each returns, in words, what it did.
+"""What is done to workers and servers. Each fault returns, in words, what it did.
 
 A fault ends when the hand is off the system again; being well again comes later. Waits are drawn
 from the campaign's seed. What a fault expects of the system it checks itself, by `Unexpected`.
@@ -9,9 +9,7 @@ from __future__ import annotations
 import fcntl
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -20,7 +18,6 @@ from readstates.cache.tablefile import table_size_bytes
 from readstates.streams.config import Settings
 
 from ..local.worker import WorkerProcess
-from .history import ZOMBIE
 from .proxy import BLACK_HOLE, RESET
 from .world import (
     BEHIND_PROXY,
@@ -91,14 +88,14 @@ def rolling_restart(world: World, rng: random.Random) -> str:
         status = world.workers[name].stop()
         if status != 0:
             raise Unexpected(f"{name} ended with {status} on SIGTERM")
-        _ready(world, name, world.start_worker(name))
+        ready(world, name, world.start_worker(name))
     return "each worker in turn: SIGTERM, started, ready"
 
 
 def guest(world: World, rng: random.Random) -> str:
     """A fourth worker joins and leaves: partitions move there and back."""
     worker = world.start_worker(GUEST)
-    _ready(world, GUEST, worker)
+    ready(world, GUEST, worker)
     stay_s = rng.uniform(1, 4)
     world.rest(stay_s)
     status = worker.stop()
@@ -200,7 +197,8 @@ def _frozen(world: World, pid: int, pause_s: float) -> None:
         world.thaw(pid)
 
 
-def _ready(world: World, name: str, worker: WorkerProcess) -> None:
+def ready(world: World, name: str, worker: WorkerProcess) -> None:
+    """The worker must become ready."""
     end = time.monotonic() + END_TIMEOUT_S
     while worker.get("/readyz")[0] != 200:
         if worker.returncode is not None or time.monotonic() > end:
@@ -220,60 +218,3 @@ def refuses(world: World, name: str, worker: WorkerProcess, text: str) -> None:
             f"{name} ended with {worker.returncode}; it should be 1, and say '{text}'. The end of "
             f"what it said:\n{worker.output()[-1500:]}"
         )
-
-
-# -- the schedule -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of fault. `weight`: how often beyond the first time; `of`: what it lays hands on."""
-
-    name: str
-    of: str
-    weight: int
-    act: Callable[[World, random.Random], str]
-
-
-WORKER, SERVER, ALONE = "worker", "server", "alone"
-KINDS = (
-    Kind("worker killed", WORKER, 6, kill_worker),
-    Kind("tables damaged", WORKER, 3, damage_tables),
-    Kind(ZOMBIE, WORKER, 3, zombie),
-    Kind("rolling restart", ALONE, 3, rolling_restart),
-    Kind("a guest worker", ALONE, 3, guest),
-    Kind("cache folder full", ALONE, 1, full_cache),
-    Kind("broker killed", SERVER, 3, partial(kill_one, BROKERS)),
-    Kind("coordinator killed", SERVER, 2, kill_coordinator),
-    Kind("broker paused", SERVER, 3, partial(pause_one, BROKERS, 12)),
-    Kind("node killed", SERVER, 2, partial(kill_one, NODES)),
-    Kind("node paused", SERVER, 3, partial(pause_one, NODES, 10)),
-    Kind("one cut off", SERVER, 3, cut_off),
-    Kind("no Cassandra", ALONE, 0, no_cassandra),
-    Kind("offsets deleted", ALONE, 0, offsets_deleted),
-)
-OVERLAP_SHARE = 0.25
-
-
-def schedule(count: int, rng: random.Random) -> list[tuple[Kind, ...]]:
-    """`count` faults in steps of one, or of two at the same time: a worker's and a server's.
-
-    Every kind comes at least once where there are enough. What replays the whole log comes early,
-    while the log is short.
-    """
-    kinds = list(KINDS) if count >= len(KINDS) else rng.sample(KINDS, count)
-    kinds += rng.choices(KINDS, [kind.weight for kind in KINDS], k=count - len(kinds))
-    rng.shuffle(kinds)
-    replays = [kind for kind in kinds if kind.act is offsets_deleted]
-    for kind in replays:
-        kinds.remove(kind)
-        kinds.insert(rng.randrange(1 + len(kinds) // 4), kind)
-    steps: list[tuple[Kind, ...]] = []
-    for kind in kinds:
-        last = steps[-1] if steps else ()
-        fits = len(last) == 1 and {last[0].of, kind.of} == {WORKER, SERVER}
-        if fits and rng.random() < 2 * OVERLAP_SHARE:
-            steps[-1] = (*last, kind)
-        else:
-            steps.append((kind,))
-    return steps

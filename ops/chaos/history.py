@@ -3,9 +3,10 @@
 Pure: the load fills in `Asked`, the campaign hands over its windows of time, `judge` counts.
 
 A query is accounted for when it was answered (with a reply or an error), or no broker took it in
-time, or it went unanswered while a fault was at work: at its deadline the service drops it.
-Anything else is `unaccounted`. Outside of windows nothing may be answered twice, or after its
-deadline.
+time, or it was lost with its topic, or it went unanswered while a fault was at work: at its
+deadline the service drops it. A query is lost with its topic if brokers took it while the topic was
+being deleted, or just before. Anything else is `unaccounted`. Outside of windows nothing may be
+answered twice, or after its deadline.
 
 Versions: a query that was sent after a reply had come from its partition must not get a smaller
 version than that reply had. That is stricter than the order of one owner's replies, for it also
@@ -17,17 +18,27 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..proof.oracle import Seen
 
 VERSION: Final = 8  # where it stands in what was seen
 ZOMBIE = "zombie"
 LATE_S = 0.1  # between the service's look at its clock and the stamp on its reply
+ANSWER_S = 1.0  # an answer may take so long without being amiss
 IN_TIME_S = 1.0  # a query that a broker took later than this before its deadline may be dropped
+
+
+class Excuse(StrEnum):
+    """How long queries may go unanswered because of a fault, or be answered twice, or late."""
+
+    NEVER = "never"
+    UNTIL_UNDONE = "until undone"
+    UNTIL_WELL = "until all is well"
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,18 @@ class Window:
 
     def touches(self, begin_s: float, end_s: float) -> bool:
         return self.begin_s <= end_s and begin_s <= self.end_s
+
+
+class Gone(NamedTuple):
+    """A time from before the queries topic was deleted until there was a new one; seconds."""
+
+    begin_s: float
+    end_s: float
+
+    def has(self, query: Asked) -> bool:
+        """True if only the deleted topic had the query, and there was no time to answer it."""
+        taken_s = query.taken_s
+        return taken_s is not None and self.begin_s - ANSWER_S <= taken_s <= self.end_s
 
 
 @dataclass(slots=True)
@@ -79,6 +102,7 @@ class Judged:
     answered: int
     errors: dict[str, int]
     expired: int
+    lost: int
     not_taken: int
     twice_inside: int
     twice_outside: int
@@ -96,8 +120,8 @@ class Judged:
         return self.answered > 0 and not (outside + self.own_write_missing + self.unaccounted)
 
 
-def judge(queries: Iterable[Asked], windows: list[Window]) -> Judged:
-    """Account for every query."""
+def judge(queries: Iterable[Asked], windows: Sequence[Window], gone: Sequence[Gone] = ()) -> Judged:
+    """Account for every query; `gone` says when their topic did not exist."""
     queries = list(queries)
     count: Counter[str] = Counter()
     errors: Counter[str] = Counter()
@@ -109,7 +133,7 @@ def judge(queries: Iterable[Asked], windows: list[Window]) -> Judged:
     for query in queries:
         last_s = max(query.deadline_s, query.answered_s or 0, *query.again_s, 0)
         inside = disturbed(query.sent_s, last_s)
-        outcome = _outcome(query, inside)
+        outcome = _outcome(query, inside, gone)
         count[outcome] += 1
         if outcome == "error":
             errors[str(query.error)] += 1
@@ -141,6 +165,7 @@ def judge(queries: Iterable[Asked], windows: list[Window]) -> Judged:
         answered=count["answered"],
         errors=dict(errors),
         expired=count["expired"],
+        lost=count["lost"],
         not_taken=count["not_taken"],
         twice_inside=count["twice_inside"],
         twice_outside=count["twice_outside"],
@@ -154,9 +179,11 @@ def judge(queries: Iterable[Asked], windows: list[Window]) -> Judged:
     )
 
 
-def _outcome(query: Asked, disturbed: bool) -> str:
+def _outcome(query: Asked, disturbed: bool, gone: Sequence[Gone]) -> str:
     if query.answered_s is not None:
         return "error" if query.error else "answered"
+    if any(time.has(query) for time in gone):
+        return "lost"
     if query.taken_s is None or query.taken_s > query.deadline_s - IN_TIME_S:
         return "not_taken"
     return "expired" if disturbed else "unaccounted"

@@ -141,17 +141,9 @@ class Queries(Ticking):
         self.asked: list[Asked] = []
         self.strangers = 0
         self.last_answer_s = 0.0
-        self._producer = Producer(
-            settings.librdkafka(
-                **{
-                    "partitioner": "murmur2_random",
-                    "enable.idempotence": True,
-                    "linger.ms": 5,
-                    "message.timeout.ms": int(DEADLINE_S * 1000),
-                    "log_level": 2,
-                }
-            )
-        )
+        self._settings = settings
+        self._producer = self._new_producer()
+        self._is_stale = False  # a new one is to be made
         self._consumer = Consumer(
             settings.librdkafka(
                 **{
@@ -169,7 +161,30 @@ class Queries(Ticking):
         self._reader.start()
         super().start()
 
+    def _new_producer(self) -> Producer:
+        return Producer(
+            self._settings.librdkafka(
+                **{
+                    "partitioner": "murmur2_random",
+                    "enable.idempotence": True,
+                    "linger.ms": 5,
+                    "message.timeout.ms": int(DEADLINE_S * 1000),
+                    "allow.auto.create.topics": False,  # while the topic is deleted
+                    "log_level": 2,
+                }
+            )
+        )
+
+    def renew_client(self) -> None:
+        """Ask through a new producer from now on; any thread may call this."""
+        self._is_stale = True
+
     def tick(self, due: int) -> None:
+        if self._is_stale:
+            self._is_stale = False
+            self._producer.purge()
+            self._producer.flush(DEADLINE_S)
+            self._producer = self._new_producer()
         for user_id in self._traffic.users(due):
             self._ask(user_id)
         self._producer.poll(0)
@@ -191,17 +206,18 @@ class Queries(Ticking):
             query.after_offset = self._updates.offsets[user_id]
             body["after_offset"] = str(query.after_offset)
         self.asked.append(query)
-        self._producer.produce(
-            self._topic,
-            json.dumps(body),
-            key,
-            headers={
-                "kafka_replyTopic": REPLY_TOPIC,
-                "kafka_correlationId": str(number),
-                "read-states-deadline": str(int((time.time() + DEADLINE_S) * 1000)),
-            },
-            on_delivery=partial(self._taken, query),
-        )
+        with contextlib.suppress(KafkaException):  # the topic is deleted: no broker takes it
+            self._producer.produce(
+                self._topic,
+                json.dumps(body),
+                key,
+                headers={
+                    "kafka_replyTopic": REPLY_TOPIC,
+                    "kafka_correlationId": str(number),
+                    "read-states-deadline": str(int((time.time() + DEADLINE_S) * 1000)),
+                },
+                on_delivery=partial(self._taken, query),
+            )
 
     @staticmethod
     def _taken(query: Asked, error: object, _message: Message) -> None:
@@ -266,7 +282,13 @@ class Lag(Ticking):
         self._places = [TopicPartition(settings.updates_topic, n) for n in range(partitions)]
         self._topic = settings.updates_topic
         self._consumer = Consumer(
-            settings.librdkafka(**{"group.id": settings.kafka_group, "log_level": 2})
+            settings.librdkafka(
+                **{
+                    "group.id": settings.kafka_group,
+                    "isolation.level": "read_uncommitted",  # the ends, with open transactions
+                    "log_level": 2,
+                }
+            )
         )
         self.samples: list[tuple[float, int]] = []  # seconds, records
 

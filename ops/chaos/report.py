@@ -56,6 +56,7 @@ def _table(result: Result) -> Iterator[tuple[str, str]]:
     yield "  answered", f"{queries.answered:,}"
     yield "  errors", f"{sum(queries.errors.values()):,} {queries.errors or ''}".rstrip()
     yield "  expired, in faults*", f"{queries.expired:,}"
+    yield "  lost with their topic", f"{queries.lost:,}"
     yield "  not in Kafka in time", f"{queries.not_taken:,}"
     yield "  unaccounted", f"{queries.unaccounted:,}"
     yield (

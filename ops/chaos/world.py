@@ -28,6 +28,7 @@ from ..local.owner import Owner
 from ..local.process import ProcessId, is_alive
 from ..local.stack import Stack
 from ..local.worker import WorkerProcess
+from .history import Gone
 from .proxy import Proxy, behind
 
 SERVERS = 3  # of a kind
@@ -76,6 +77,8 @@ class World:
         self.refused: list[str] = []  # those that could not start: a server was away
         self.probe: Callable[[], float] = time.monotonic  # when a query was last answered
         self.lag: Callable[[], int] = lambda: 0
+        self.renew_client: Callable[[], None] = lambda: None  # whose queries are sent to `queries`
+        self.gone: list[Gone] = []  # when the queries topic did not exist
         self._stopped: set[int] = set()
         self._proxy: Proxy | None = None
 
@@ -88,7 +91,7 @@ class World:
             "READ_STATES_CACHE_DIR": str(self.cache_dir),
         }
         settings = Settings.load(self.env)
-        self._init()
+        self.init()
         nodes = self._state().cluster.of(CASSANDRA)
         self._proxy = Proxy((node.address, node.port) for node in nodes).start()
         self._watcher = AdminClient(settings.librdkafka(log_level=2))
@@ -98,8 +101,11 @@ class World:
             self.workers[name].wait_ready(HEALTHY_TIMEOUT_S)
         return settings
 
-    def _init(self) -> None:
-        """Topics and schema, as an operator makes them."""
+    def init(self) -> str:
+        """Topics and schema, as an operator makes them; returns what was said.
+
+        Raises NotHealthyError.
+        """
         argv = [sys.executable, "-m", "readstates.streams.cli", "init"]
         argv += ["--partitions", str(PARTITIONS), "--replication-factor", str(SERVERS)]
         done = subprocess.run(
@@ -107,6 +113,7 @@ class World:
         )
         if done.returncode:
             raise NotHealthyError(f"readstates init: {done.stderr}")
+        return done.stdout
 
     def close(self) -> None:
         """Undoes the faults and ends the workers; safe at any time, also twice."""
@@ -127,10 +134,13 @@ class World:
 
     # -- workers ------------------------------------------------------------------------------
 
-    def start_worker(self, name: str, **more: str) -> WorkerProcess:
-        """Start a worker again, or a new one. Does not wait for it."""
+    def start_worker(self, name: str, module: str | None = None, **more: str) -> WorkerProcess:
+        """Start a worker again, or a new one. Does not wait for it.
+
+        `module`: another one to run in place of the usual; not for BEHIND_PROXY.
+        """
         env = {**self.env, "READ_STATES_INSTANCE_ID": name, **more}
-        module = "readstates.streams.cli"
+        module = module or "readstates.streams.cli"
         if name == BEHIND_PROXY:
             module = "readstates.ops.chaos.behind_proxy"
             hosts = self.env["READ_STATES_CASSANDRA_HOSTS"].split(",")

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from readstates.ops.chaos.faults import KINDS, SERVER, WORKER, schedule
 from readstates.ops.chaos.proxy import BLACK_HOLE, RESET, Proxy, behind
+from readstates.ops.chaos.schedule import KINDS, SERVER, WORKER, schedule
 
 WAIT_S = 10.0
 
@@ -24,6 +24,13 @@ def test_every_kind_and_the_number_asked_for() -> None:
     together = [step for step in steps if len(step) > 1]
     assert together
     assert all({kind.of for kind in step} == {WORKER, SERVER} for step in together)
+
+
+def test_only_the_kinds_asked_for() -> None:
+    for names in (["open transaction", "wrong clock"], ["topic settings"]):
+        kinds = [kind for step in schedule(5, random.Random(1), names) for kind in step]
+        assert len(kinds) == 5
+        assert {kind.name for kind in kinds} == set(names)
 
 
 def test_the_seed_is_the_schedule() -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from readstates.ops.chaos.history import ZOMBIE, Asked, Judged, Window, judge
+from readstates.ops.chaos.campaign import Fault
+from readstates.ops.chaos.history import ZOMBIE, Asked, Excuse, Gone, Judged, Window, judge
 
 QUIET: list[Window] = []
 
@@ -54,6 +55,37 @@ def test_no_answer() -> None:
 def test_not_in_kafka_in_time(taken_s: float | None) -> None:
     found = one(asked(0, taken_s=taken_s))
     assert (found.not_taken, found.unaccounted, found.right) == (1, 0, True)
+
+
+@pytest.mark.parametrize("taken_s", [-0.9, 0.5, 2])
+def test_lost_with_its_topic(taken_s: float) -> None:
+    """Also if its deadline was in the time of a fault."""
+    query = asked(-1, taken_s=taken_s)
+    for windows in (QUIET, [Window("x", 0, 9)]):
+        found = judge([asked(1000, 1001, version=10**6), query], windows, [Gone(0, 2)])
+        assert (found.lost, found.expired, found.unaccounted, found.right) == (1, 0, 0, True)
+
+
+@pytest.mark.parametrize("taken_s", [-1.1, 2.1])
+def test_what_was_taken_much_earlier_or_by_the_new_topic_is_not_lost(taken_s: float) -> None:
+    found = judge([asked(1000, 1001), asked(taken_s, taken_s=taken_s)], QUIET, [Gone(0, 2)])
+    assert (found.lost, found.unaccounted, found.right) == (0, 1, False)
+
+
+def test_what_no_broker_took_is_not_lost() -> None:
+    found = judge([asked(1000, 1001), asked(0, taken_s=None)], QUIET, [Gone(0, 2)])
+    assert (found.lost, found.not_taken, found.right) == (0, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("excuse", "unaccounted"),
+    [(Excuse.NEVER, 2), (Excuse.UNTIL_UNDONE, 1), (Excuse.UNTIL_WELL, 0)],
+)
+def test_how_long_a_fault_excuses(excuse: Excuse, unaccounted: int) -> None:
+    """One query while it is at work, and one after it is undone, before all is well again."""
+    fault = Fault("x", 10, end_s=20, well_s=90, excuse=excuse)
+    found = judge([asked(1000, 1001), asked(12), asked(40)], fault.windows)
+    assert (found.unaccounted, found.expired) == (unaccounted, 2 - unaccounted)
 
 
 def test_answered_twice() -> None:
