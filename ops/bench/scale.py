@@ -5,6 +5,8 @@ processor time of a worker that owns them all and has nothing to do. Flooded: it
 beside the tables while it takes a backlog of users it has never seen, which fills everything that a
 partition may fill (inboxes, parked updates); and its rate, to the last commit.
 
+With the most partitions, an idle worker is also measured with probes and without them, in turn.
+
 One worker, then two, take a backlog of the same users, to the last commit. On two cores, which the
 broker and Cassandra share, two workers cannot be twice as fast; the figure has no goal.
 """
@@ -36,6 +38,9 @@ from .suite import Goal, Suite
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 STATES = 1_600_000  # in all tables together: 200,000 for each of 8
 IDLE_SHARE_MAX = 0.02
+PROBE_SHARE_MAX = 0.005
+PROBE_INTERVALS_S = ("0", "5")  # none, and the default
+SETTLES_S = 10.0  # after which a worker that has just started has nothing more to do
 WORKERS_PARTITIONS = 8
 WORKERS_USERS = 30_000
 TIMEOUT_S = 300.0
@@ -45,12 +50,13 @@ TIMEOUT_S = 300.0
 class Sizes:
     partitions: tuple[int, ...]
     idle_s: float
+    probed_s: float
     flood: int  # updates, of as many users
     backlog: int  # updates, for one worker and for two
 
 
-FULL = Sizes((8, 32, 64, 128, 256), 20.0, 120_000, 300_000)
-QUICK = Sizes((8, 256), 4.0, 5_000, 10_000)
+FULL = Sizes((8, 32, 64, 128, 256), 20.0, 60.0, 120_000, 300_000)
+QUICK = Sizes((8, 256), 4.0, 10.0, 5_000, 10_000)
 Servers = dict[str, str]  # their environment
 
 
@@ -84,8 +90,8 @@ class Log:
         self.places = [TopicPartition(self.settings.updates_topic, n) for n in range(partitions)]
         self.consumer = Consumer(self.settings.librdkafka(**{"group.id": name}))
 
-    def worker(self, name: str) -> WorkerProcess:
-        env = {**self.env, "READ_STATES_CACHE_DIR": str(self.folder / name)}
+    def worker(self, name: str, **more: str) -> WorkerProcess:
+        env = {**self.env, "READ_STATES_CACHE_DIR": str(self.folder / name), **more}
         return WorkerProcess(env, self.folder / f"{name}.log").start()
 
     def committed(self) -> int:
@@ -136,6 +142,28 @@ def partitions(
     return share, memory.mb[0], max(memory.mb), updates / took_s
 
 
+def probes(suite: Suite, servers: Servers, count: int, sizes: Sizes) -> dict[str, list[float]]:
+    """Shares of a core that an idle worker takes, by PROBE_INTERVAL_S; a round for each entry."""
+    log = Log(suite, servers, "scale-probes", count)
+    shares: dict[str, list[float]] = {interval: [] for interval in PROBE_INTERVALS_S}
+    for number in range(suite.rounds):
+        for interval, found in shares.items():
+            worker = log.worker("worker", READ_STATES_PROBE_INTERVAL_S=interval)
+            try:
+                worker.wait_ready(TIMEOUT_S)
+                time.sleep(SETTLES_S)
+                begin, used = time.monotonic(), processor_s(worker.pid)
+                time.sleep(sizes.probed_s)
+                found.append((processor_s(worker.pid) - used) / (time.monotonic() - begin))
+            finally:
+                worker.stop()
+            suite.say(
+                f"  round {number + 1}: {count} partitions, PROBE_INTERVAL_S={interval}: "
+                f"{found[-1]:.2%} of a core"
+            )
+    return shares
+
+
 def workers(suite: Suite, servers: Servers, count: int, sizes: Sizes) -> float:
     """Updates/s of so many workers over the same backlog."""
     log = Log(suite, servers, f"workers-{count}", WORKERS_PARTITIONS)
@@ -162,6 +190,7 @@ def run(suite: Suite) -> None:
     found = {n: partitions(suite, servers, n, sizes) for n in sizes.partitions}
     rates = {n: workers(suite, servers, n, sizes) for n in (1, 2)}
     least, most = min(found), max(found)
+    without, probed = probes(suite, servers, most, sizes).values()
     suite.measured["partitions"] = {
         n: dict(zip(("idle_share", "idle_mb", "flooded_mb", "updates_s"), one, strict=True))
         for n, one in found.items()
@@ -172,6 +201,12 @@ def run(suite: Suite) -> None:
         [found[most][0] - found[least][0]],
         "",
         Goal(at_most=IDLE_SHARE_MAX),
+    )
+    suite.bound(
+        f"the probe of {most} idle partitions, share of a core",
+        [b - a for a, b in zip(without, probed, strict=True)],
+        "",
+        Goal(at_most=PROBE_SHARE_MAX),
     )
     suite.bound(
         f"memory beside the tables, flooded, {most} partitions",

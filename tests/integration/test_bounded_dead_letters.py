@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from readstates.ops.local.stack import Stack
 from tests.support.service import Service
+from tests.support.topic_settings import set_topic, setting
 from tests.support.waiting import WAIT_S, until
 from tests.support.wire import DeadLetter, new_user, partition_of
 
 EVENT_BYTES_MAX = 256 << 10
-FAILURES = "read_states_dead_letter_failures_total"
-REPLY_FAILURES = "read_states_reply_failures_total"
 ACK = {"type": "ack", "channel_id": "5", "message_id": "6"}
 
 
@@ -99,46 +97,11 @@ def test_a_value_too_large_for_an_update_is_cut(bad: Service) -> None:
 
 def test_the_topic_is_bounded_in_bytes(bad: Service) -> None:
     topic = bad.wire.dead_letters_topic
-    assert int(setting(bad, topic, "retention.bytes")) > 0
-    set_topic(bad, topic, "retention.bytes", "-1")
+    assert int(setting(bad.wire, topic, "retention.bytes")) > 0
+    set_topic(bad.wire, topic, retention_bytes="-1")
     refused = bad.cli("worker", "--http-port", "0")
     assert refused.returncode == 1
     assert f"{topic}: retention.bytes is '-1'" in refused.stderr
     assert "Set it with: readstates init" in refused.stderr
     assert "retention.bytes" in bad.cli("init").stdout
-    assert int(setting(bad, topic, "retention.bytes")) > 0
-
-
-def test_their_failures_are_counted_and_logged_apart_from_those_of_replies(bad: Service) -> None:
-    wire, user = bad.wire, new_user()
-    topic, worker = wire.dead_letters_topic, bad.workers[0]
-    usual = setting(bad, topic, "max.message.bytes")
-    set_topic(bad, topic, "max.message.bytes", "10")
-    try:
-        place = wire.produce(user, b"{")
-        until(lambda: bad.metric(FAILURES) > 0, "a failure")
-        assert bad.metric(REPLY_FAILURES) == 0
-        line = until(
-            lambda: [x for x in worker.output().splitlines() if "dead_letter_not_delivered" in x],
-            "its log line",
-        )[0]
-        origin = f"partition={place.partition} offset={place.offset} reason=invalid_json"
-        assert f"topic={topic} {origin} error=" in line
-        assert "reply_not_delivered" not in worker.output()
-    finally:
-        set_topic(bad, topic, "max.message.bytes", usual)
-    assert wire.dead_letter(place).reason == "invalid_json"
-
-
-def setting(service: Service, topic: str, name: str) -> str:
-    resource = ConfigResource(ResourceType.TOPIC, topic)
-    (future,) = service.wire.admin.describe_configs([resource]).values()
-    return str(future.result(WAIT_S)[name].value)
-
-
-def set_topic(service: Service, topic: str, name: str, value: str) -> None:
-    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-    (future,) = service.wire.admin.incremental_alter_configs([resource]).values()
-    future.result(WAIT_S)
-    until(lambda: setting(service, topic, name) == value, f"{name} of {topic}")
+    assert int(setting(bad.wire, topic, "retention.bytes")) > 0

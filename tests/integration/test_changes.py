@@ -14,17 +14,12 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import (
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    NewPartitions,
-    ResourceType,
-)
+from confluent_kafka.admin import NewPartitions
 
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
 from tests.support.service import Service
+from tests.support.topic_settings import set_topic
 from tests.support.waiting import WAIT_S, until
 from tests.support.wire import PARTITIONS, new_user, partition_of
 
@@ -46,23 +41,6 @@ def services(stack: Stack, folder: Path) -> Iterator[Make]:
     yield make
     for service in made:
         service.close()
-
-
-def set_topic(service: Service, topic: str, **settings: str | None) -> None:
-    """Topic settings, `_` for `.`; None: the cluster's default."""
-    entries = [
-        ConfigEntry(
-            key.replace("_", "."),
-            value or "",
-            incremental_operation=(
-                AlterConfigOpType.DELETE if value is None else AlterConfigOpType.SET
-            ),
-        )
-        for key, value in settings.items()
-    ]
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-    (future,) = service.wire.admin.incremental_alter_configs([resource]).values()
-    future.result(WAIT_S)
 
 
 def ended(worker: WorkerProcess) -> str:
@@ -170,9 +148,9 @@ def test_settings_of_topics(services: Make) -> None:
     service = services("settings")
     wire = service.wire
     service.start().wait_ready()
-    set_topic(service, wire.updates, cleanup_policy="compact", retention_ms="1000")
-    set_topic(service, wire.queries, message_timestamp_type="CreateTime")
-    set_topic(service, wire.dead_letters_topic, min_insync_replicas="2", retention_bytes="-1")
+    set_topic(wire, wire.updates, cleanup_policy="compact", retention_ms="1000")
+    set_topic(wire, wire.queries, message_timestamp_type="CreateTime")
+    set_topic(wire, wire.dead_letters_topic, min_insync_replicas="2", retention_bytes="-1")
     names = {"cleanup_policy", "retention", "timestamp_type", "min_isr", "retention_bytes"}
     until(lambda: deviations(service) == names, "all of them", LONG_S)
     for name in names:
@@ -214,7 +192,7 @@ def test_compaction_of_updates(services: Make) -> None:
     wire, user = service.wire, new_user()
     number = partition_of(user)
     set_topic(
-        service,
+        wire,
         wire.updates,
         cleanup_policy="compact",
         segment_ms="100",
@@ -227,7 +205,7 @@ def test_compaction_of_updates(services: Make) -> None:
         time.sleep(0.15)
     left = until(lambda: n if (n := records_of(service, number)) < 12 else 0, "a gap", LONG_S)
     set_topic(
-        service,
+        wire,
         wire.updates,
         cleanup_policy="delete",
         segment_ms=None,

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from readstates.ops.local import process, state
-from readstates.ops.local.cluster import CASSANDRA
 from readstates.ops.local.owner import Owner
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
+from tests.support.moved_node import move
 from tests.support.service import Service
 from tests.support.waiting import WAIT_S, until
 from tests.support.wire import new_user
@@ -31,20 +28,6 @@ def stack(owner: Owner) -> Iterator[Stack]:
     made.down(remove=True)
 
 
-def move(stack: Stack) -> None:
-    """Kill the node, and start it with its data at NEW_ADDRESS."""
-    current = state.load(stack.data_dir)
-    assert current is not None
-    process.send(current.processes["cassandra-1"], signal.SIGKILL)
-    nodes = tuple(
-        replace(node, address=NEW_ADDRESS) if node.role == CASSANDRA else node
-        for node in current.cluster.nodes
-    )
-    until(lambda: not process.is_alive(current.processes["cassandra-1"]), "the node's end")
-    state.save(replace(current, cluster=replace(current.cluster, nodes=nodes)))
-    stack.up(brief=True)
-
-
 def test_the_worker_finds_it_again(stack: Stack, tmp_path: Path) -> None:
     names = tmp_path / "names"
     names.write_text(f"{NAME} 127.0.0.1\n", "utf-8")
@@ -58,7 +41,7 @@ def test_the_worker_finds_it_again(stack: Stack, tmp_path: Path) -> None:
         wire.produce_update(user, ACK)
         ends = wire.ends(wire.updates)
         service.wait_durable(ends)
-        move(stack)
+        move(stack, NEW_ADDRESS)
 
         def is_not_ready() -> bool:
             return "store_unavailable" in worker.get("/readyz")[1]

@@ -5,7 +5,6 @@ In the workers that are harmed here, every other check is switched off (`tests/s
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,28 +13,22 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import NewPartitions
 
 from readstates.ops.local.stack import Stack
-from readstates.ops.local.worker import WorkerProcess
 from readstates.schemas.probes import HEADER_PROBE, encode_probe, probe_users
+from tests.support.probed import (
+    FAILURES,
+    FIND_S,
+    by_partition,
+    found,
+    new_service,
+    start,
+    wait_answered,
+    wait_mended,
+)
 from tests.support.service import Service
 from tests.support.waiting import WAIT_S, until
 from tests.support.wire import PARTITIONS, Headers, new_user
 
-INTERVAL_S = 0.5
-FIND_S = 2 * WAIT_S  # no answer is one after 7 s, and it takes three of them
-ANSWERS = "read_states_probe_seconds_count{partition=%d}"
-FAILURES = "read_states_probe_failures_total{partition=%d}"
 NO_ADDRESS = "read_states_queries_total{outcome=no_reply_address}"
-
-_names = (f"probed{n}" for n in itertools.count())
-
-
-def start(stack: Stack, folder: Path, **settings: object) -> Service:
-    """A service with one worker that has no check but the probe, ready."""
-    made = Service(stack.env(), folder, next(_names), probe_interval_s=INTERVAL_S)
-    env = {**made.env, **{name: str(value) for name, value in settings.items()}}
-    log = folder / f"{made.name}.log"
-    made.workers.append(WorkerProcess(env, log, module="tests.support.only_probe").start())
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -64,47 +57,13 @@ def harmed(stack: Stack, folder: Path) -> Iterator[Service]:
 @pytest.fixture
 def without_topic(stack: Stack, folder: Path) -> Iterator[Service]:
     """A service whose `init` was an earlier version's: there is no topic for the probes."""
-    made = Service(stack.env(), folder, next(_names), probe_interval_s=INTERVAL_S)
+    made = new_service(stack, folder)
     topic = f"it-{made.name}.probes"
     made.wire.admin.delete_topics([topic])[topic].result(30)
     try:
         yield made
     finally:
         made.close()
-
-
-def by_partition(worker: WorkerProcess, name: str) -> list[float]:
-    found = worker.metrics()
-    return [found.get(name % number, 0.0) for number in range(PARTITIONS)]
-
-
-def wait_answered(worker: WorkerProcess) -> None:
-    """Until each partition has answered three probes more."""
-    before = by_partition(worker, ANSWERS)
-
-    def all_more() -> bool:
-        now = by_partition(worker, ANSWERS)
-        return all(count >= then + 3 for count, then in zip(now, before, strict=True))
-
-    until(all_more, "three answers of each partition", FIND_S)
-
-
-def found(worker: WorkerProcess) -> str:
-    """What /readyz says once the probe has failed."""
-
-    def look() -> str | None:
-        status, text = worker.get("/readyz")
-        return text if status == 503 and "probes fail" in text else None
-
-    text = until(look, "the probe fails", FIND_S)
-    assert "probe_failed topic=" in worker.output()
-    assert sum(by_partition(worker, FAILURES)) > 0
-    return text
-
-
-def wait_mended(worker: WorkerProcess) -> None:
-    until(lambda: worker.get("/readyz")[0] == 200, "the worker is ready again", FIND_S)
-    wait_answered(worker)
 
 
 def test_each_partition_answers(sound: Service) -> None:

@@ -20,6 +20,11 @@ def _chosen(host: Any, *arguments: Any, **named: Any) -> Any:
     return _look_up(dict(line.split() for line in lines).get(host, host), *arguments, **named)
 
 
-if __name__ == "__main__":
+def choose_addresses() -> None:
+    """Look names up in NAMES_FILE from now on."""
     vars(socket).update(getaddrinfo=_chosen)
+
+
+if __name__ == "__main__":
+    choose_addresses()
     main()
