@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import NewTopic
 
 from readstates.streams.cassandra.store import Store
@@ -186,9 +187,9 @@ class Campaign:
         fault.begin_s = time.monotonic()
         try:
             fault.what = kind.act(self._world, rng)
-        except Unexpected as exc:
-            fault.what = f"UNEXPECTED: {str(exc).splitlines()[0]}"
-            self.result.problems.append(f"{kind.name}: {exc}")
+        except (Unexpected, KafkaException, TimeoutError) as exc:
+            fault.what = f"UNEXPECTED: {(str(exc) or repr(exc)).splitlines()[0]}"
+            self.result.problems.append(f"{kind.name}: {exc!r}")
         finally:
             fault.end_s = time.monotonic()
         self._tell(fault)

@@ -129,19 +129,27 @@ def offsets_deleted(world: World, rng: random.Random) -> str:
             world.workers[name].stop()
         else:
             world.workers[name].kill()
-    group, end = Settings.load(world.env).kafka_group, time.monotonic() + 60
-    while True:  # a group with members cannot be deleted: their sessions must end first
+    try:
+        _delete_group(world)
+    finally:
+        for name in WORKERS:
+            world.start_worker(name)
+    return f"all workers {how}, the group's offsets deleted, all started"
+
+
+def _delete_group(world: World) -> None:
+    """With its offsets. While it has members it stays: their sessions must end first."""
+    group, end = Settings.load(world.env).kafka_group, time.monotonic() + END_TIMEOUT_S
+    while True:
         try:
             admin = world.connect_admin()
             admin.delete_consumer_groups([group])[group].result(ASK_TIMEOUT_S)
-            break
         except (KafkaException, TimeoutError) as exc:
             if time.monotonic() > end:
                 raise Unexpected(f"group {group} could not be deleted: {exc!r}") from exc
             world.rest(0.5)
-    for name in WORKERS:
-        world.start_worker(name)
-    return f"all workers {how}, the group's offsets deleted, all started"
+        else:
+            return
 
 
 def kill_one(servers: Sequence[str], world: World, rng: random.Random) -> str:

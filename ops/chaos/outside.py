@@ -129,33 +129,33 @@ def topic_settings(world: World, rng: random.Random) -> str:
     return f"{setting}={value} on {topic}, reported by all workers, set back"
 
 
-def wrong_clock(world: World, rng: random.Random) -> str:
-    """A worker runs with a wrong clock for a while, and answers as the others do."""
+def clock_jumps(world: World, rng: random.Random) -> str:
+    """The clock of a worker jumps, and jumps back; meanwhile it answers as the others do."""
     name = rng.choice([name for name in WORKERS if name != BEHIND_PROXY])
-    ahead_s = rng.choice(CLOCKS_AHEAD_S)
-    _restart(world, name, WRONG_CLOCK, CLOCK_AHEAD_S=str(ahead_s))
-    worker = world.workers[name]
-    _wait_until(
-        world,
-        f"{name} shows that its clock is wrong by {ahead_s} s",
-        lambda: abs(_largest_offset_s(worker) - ahead_s) < 1,
-    )
-    expired = _ended(worker, "expired")
-    answered = _ended(worker, "hit", "miss")
-    world.rest(rng.uniform(3, 6))
-    if _ended(worker, "expired") > expired:
-        raise Unexpected(f"{name}, whose clock is wrong by {ahead_s} s, drops queries")
-    if _ended(worker, "hit", "miss") == answered:
-        raise Unexpected(f"{name}, whose clock is wrong by {ahead_s} s, answers nothing")
-    _restart(world, name)
-    return f"{name} with a clock that is {ahead_s:+,} s ahead, then with a right one"
-
-
-def _restart(world: World, name: str, module: str | None = None, **more: str) -> None:
+    ahead_s, file = rng.choice(CLOCKS_AHEAD_S), world.folder / "clock"
+    file.write_text("0", "utf-8")
     status = world.workers[name].stop()
     if status != 0:
         raise Unexpected(f"{name} ended with {status} on SIGTERM")
-    ready(world, name, world.start_worker(name, module, **more))
+    worker = world.start_worker(name, WRONG_CLOCK, CLOCK_FILE=str(file))
+    ready(world, name, worker)
+    file.write_text(str(ahead_s), "utf-8")
+    try:
+        _wait_until(
+            world,
+            f"{name} shows that its clock is wrong by {ahead_s} s",
+            lambda: abs(_largest_offset_s(worker) - ahead_s) < 1,
+        )
+        before = {outcome: _ended(worker, outcome) for outcome in ("expired", "hit")}
+        world.rest(rng.uniform(3, 6))
+        if _ended(worker, "expired") > before["expired"]:
+            raise Unexpected(f"{name}, whose clock is wrong by {ahead_s} s, drops queries")
+        if _ended(worker, "hit") == before["hit"]:
+            raise Unexpected(f"{name}, whose clock is wrong by {ahead_s} s, answers nothing")
+    finally:
+        file.write_text("0", "utf-8")
+    _wait_until(world, f"{name} shows a right clock", lambda: _largest_offset_s(worker) == 0)
+    return f"the clock of {name} jumped {ahead_s:+,} s, and back"
 
 
 def _largest_offset_s(worker: WorkerProcess) -> float:
@@ -167,9 +167,8 @@ def _largest_offset_s(worker: WorkerProcess) -> float:
     return max(offsets, key=abs, default=0.0)
 
 
-def _ended(worker: WorkerProcess, *outcomes: str) -> float:
-    found = worker.metrics()
-    return sum(found.get(f"read_states_queries_total{{outcome={one}}}", 0) for one in outcomes)
+def _ended(worker: WorkerProcess, outcome: str) -> float:
+    return worker.metrics().get(f"read_states_queries_total{{outcome={outcome}}}", 0)
 
 
 # -- what the workers say -------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from .faults import (
     zombie,
 )
 from .history import ZOMBIE, Excuse
-from .outside import open_transaction, queries_made_anew, topic_settings, wrong_clock
+from .outside import clock_jumps, open_transaction, queries_made_anew, topic_settings
 from .world import BROKERS, NODES, World
 
 
@@ -56,7 +56,7 @@ KINDS = (
     Kind("queries made anew", ALONE, 0, queries_made_anew, Excuse.UNTIL_UNDONE),
     Kind("open transaction", ALONE, 0, open_transaction, Excuse.NEVER),
     Kind("topic settings", ALONE, 1, topic_settings, Excuse.NEVER),
-    Kind("wrong clock", ALONE, 0, wrong_clock),
+    Kind("clock jumps", ALONE, 0, clock_jumps),
 )
 NAMES = tuple(kind.name for kind in KINDS)
 OVERLAP_SHARE = 0.25

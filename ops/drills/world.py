@@ -64,6 +64,7 @@ class World:
             **{f"READ_STATES_{name}": str(value) for name, value in SETTINGS.items()},
             "READ_STATES_CACHE_DIR": str(self.in_memory),
             "READ_STATES_HTTP_PORT": str(self._port),
+            "CLOCK_FILE": str(folder / "clock"),
         }
         self.settings = Settings.load(self.env)
         self._admin = AdminClient(self.settings.librdkafka())
@@ -105,6 +106,16 @@ class World:
         """Restart the worker with its tables in another folder."""
         self.env["READ_STATES_CACHE_DIR"] = str(folder)
         self.restart_worker()
+
+    def wrong_clock(self) -> None:
+        """Restart the worker as one whose clock can be set, and set it wrong."""
+        self.set_clock(0)
+        self.restart_worker("readstates.ops.drills.wrong_clock")
+        self.set_clock(8)
+
+    def set_clock(self, ahead_s: float) -> None:
+        """Set the clock of that worker, so many seconds ahead."""
+        Path(self.env["CLOCK_FILE"]).write_text(str(ahead_s), "utf-8")
 
     def stop_cassandra(self) -> None:
         """It stands still; connections stay."""

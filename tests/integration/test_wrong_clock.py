@@ -37,10 +37,10 @@ def clocks(service_of_ours: Service) -> Iterator[Service]:
         service_of_ours.workers.pop().stop()
 
 
-def start(service: Service, ahead_s: float) -> WorkerProcess:
+def start(service: Service, ahead_s: float, **more: str) -> WorkerProcess:
     """A worker whose clock is that much ahead."""
     log = service.folder / f"clocks-{ahead_s:g}.log"
-    env = {**service.env, "CLOCK_AHEAD_S": str(ahead_s)}
+    env = {**service.env, "CLOCK_AHEAD_S": str(ahead_s), **more}
     worker = WorkerProcess(env, log, module="readstates.ops.drills.wrong_clock").start()
     service.workers.append(worker)
     worker.wait_ready()
@@ -93,6 +93,24 @@ def test_whose_time_is_over_is_not_answered(clocks: Service, ahead_s: float) -> 
     (line,) = (x for x in worker.output().splitlines() if "queries_expired" in x)
     assert "count=1 " in line
     assert "given_ms=5000" in line
+
+
+def test_a_clock_that_jumps(clocks: Service, tmp_path: Path) -> None:
+    """While the worker runs: everybody is answered, and nothing needs a restart."""
+    file = tmp_path / "clock"
+    worker = start(clocks, 0, CLOCK_FILE=str(file))
+    for ahead_s in (8, -8, 0):
+        file.write_text(str(ahead_s), "utf-8")
+
+        def is_shown(ahead_s: int = ahead_s) -> bool:
+            return all(abs(offset - ahead_s) < 1 for offset in offsets(worker))
+
+        until(is_shown, f"an offset of {ahead_s} s")
+        for partition in range(PARTITIONS):
+            reply = clocks.wire.query(new_user(partition))
+            assert reply is not None
+            assert reply.error is None
+    assert clocks.metric(EXPIRED) == 0
 
 
 def test_a_right_clock_is_not_corrected(clocks: Service) -> None:

@@ -17,10 +17,21 @@ from readstates.ops.drills.drills import DRILLS, Drill
 from readstates.ops.drills.world import NUMBERS
 from tests.support.promql import ALERTS, OPS, RULES, rules
 
+PAGE = (OPS / "runbooks" / "README.md").read_text("utf-8")
+
 
 def test_every_alert_has_one_drill() -> None:
     tried = [alert for drill in DRILLS for alert in drill.alerts]
     assert sorted(tried) == sorted(rule["alert"] for rule in rules(ALERTS))
+
+
+def test_every_alert_is_in_the_runbooks_table() -> None:
+    """With the words of its drill; the times are of a real run."""
+    rows = re.findall(
+        r"^\| (ReadStates\w+) \| (.+) \| \d+ s \| (.+) \| \d+ s \|$", PAGE, re.MULTILINE
+    )
+    drills = [(alert, drill.cause, drill.fix) for drill in DRILLS for alert in drill.alerts]
+    assert sorted(rows) == sorted(drills)
 
 
 def test_durations_are_scaled() -> None:
