@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -108,7 +109,7 @@ def _waits(worker: WorkerProcess, topic: str, number: int) -> bool:
         and found.get(f"read_states_open_transaction_seconds{place}", 0) > 0
         and found.get(_series(OPEN_TRANSACTION)) == 1
         and status == 503
-        and f"partitions {number};" in text
+        and re.search(rf"probes fail, partitions [^;]*\b{number}\b", text) is not None
     )
 
 

@@ -7,11 +7,17 @@ import random
 import socket
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from confluent_kafka import KafkaException
 
+from readstates.ops.chaos.campaign import Campaign, Fault
+from readstates.ops.chaos.faults import Unexpected
 from readstates.ops.chaos.proxy import BLACK_HOLE, RESET, Proxy, behind
-from readstates.ops.chaos.schedule import KINDS, SERVER, WORKER, schedule
+from readstates.ops.chaos.schedule import ALONE, KINDS, SERVER, WORKER, Kind, schedule
+from readstates.ops.chaos.world import World
 
 WAIT_S = 10.0
 
@@ -42,6 +48,21 @@ def test_the_long_replay_comes_early() -> None:
     for seed in range(20):
         kinds = [kind.name for step in schedule(60, random.Random(seed)) for kind in step]
         assert kinds.index("offsets deleted") < 16
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), KafkaException("no"), Unexpected("no")])
+def test_a_fault_that_fails_is_a_problem_and_ends_no_campaign(error: Exception) -> None:
+    def act(_world: World, _rng: random.Random) -> str:
+        raise error
+
+    world: Any = SimpleNamespace(rest=lambda _seconds: None)
+    campaign = Campaign(world, 1, lambda _text: None, 0)
+    vars(campaign).update(_updates=SimpleNamespace(sent=0), _queries=SimpleNamespace(asked=[]))
+    fault = Fault("x", 0)
+    campaign._one(Kind("x", ALONE, 0, act), fault, random.Random(1))
+    assert fault.what.startswith("UNEXPECTED")
+    assert len(campaign.result.problems) == 1
+    assert not campaign.result.right
 
 
 @pytest.fixture
