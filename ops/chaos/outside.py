@@ -57,12 +57,15 @@ def queries_made_anew(world: World, rng: random.Random) -> str:
     """
     topic, is_at_once = Settings.load(world.env).queries_topic, rng.random() < 0.5
     begin_s = time.monotonic()
-    world.admin.delete_topics([topic])[topic].result(TIMEOUT_S)
-    if not is_at_once:
-        _wait_shown(world, QUERIES_DELETED)
-    world.init()
-    world.gone.append(Gone(begin_s, time.monotonic()))
-    world.renew_client()
+    admin = world.connect_admin()
+    admin.delete_topics([topic])[topic].result(TIMEOUT_S)
+    try:
+        if not is_at_once:
+            _wait_shown(world, QUERIES_DELETED)
+    finally:
+        world.init()
+        world.gone.append(Gone(begin_s, time.monotonic()))
+        world.renew_client()
     _wait_shown(world, QUERIES_REPLACED)
     _wait_over(world, QUERIES_DELETED, QUERIES_REPLACED)
     when = "made anew at once" if is_at_once else "made anew when all workers had missed it"
@@ -120,10 +123,13 @@ def topic_settings(world: World, rng: random.Random) -> str:
     topic = settings.updates_topic if kind == "updates" else settings.queries_topic
     entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-    (future,) = world.admin.incremental_alter_configs([resource]).values()
+    admin = world.connect_admin()
+    (future,) = admin.incremental_alter_configs([resource]).values()
     future.result(TIMEOUT_S)
-    _wait_shown(world, deviation)
-    said = world.init()
+    try:
+        _wait_shown(world, deviation)
+    finally:
+        said = world.init()
     if f"set {topic}: {setting}=" not in said:
         raise Unexpected(f"readstates init did not set {setting} of {topic}: {said}")
     _wait_over(world, deviation)
