@@ -31,6 +31,8 @@ def set_topic(wire: Wire, topic: str, **settings: str | None) -> None:
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
     (future,) = wire.admin.incremental_alter_configs([resource]).values()
     future.result(WAIT_S)
-    for key, value in wanted.items():
-        if value is not None:
-            until(lambda k=key, v=value: setting(wire, topic, k) == v, f"{key} of {topic}")
+
+    def are_set() -> bool:
+        return all(v is None or setting(wire, topic, key) == v for key, v in wanted.items())
+
+    until(are_set, f"{wanted} of {topic}")
