@@ -18,7 +18,7 @@ from tests.support.wire import PARTITIONS, new_user
 
 @pytest.fixture
 def log(stack: Stack, folder: Path) -> Iterator[Service]:
-    made = Service(stack.env(), folder, "proof-reads")
+    made = Service(stack.env(), folder, "proof_reads")
     yield made
     made.close()
 
