@@ -11,14 +11,14 @@ from uuid import UUID
 import pytest
 
 from readstates.streams import metrics
-from readstates.streams.cassandra.epochs import Log, is_of_another
+from readstates.streams.cassandra.epochs import Log
 from readstates.streams.config import Settings
 from readstates.streams.deviations import DEVIATIONS, Decision, Found
 from readstates.streams.errors import DeviationError, SchemaMissingError, StoreError, TopicError
 from readstates.streams.worker import watch as module
 from readstates.streams.worker.watch import Watch
 
-BEGAN = Log(8, UUID(int=1), 4, (0,) * 4, 1_000)
+BEGAN = Log(8, UUID(int=1), 4, (0,) * 4, 1_000, UUID(int=2))
 TOPIC = "read-states.updates"
 
 
@@ -179,11 +179,12 @@ async def test_a_database_that_is_missing_refuses_queries() -> None:
     "present",
     [
         {},
-        {TOPIC: BEGAN._replace(began_us=2_000)},
+        {TOPIC: BEGAN._replace(database_id=UUID(int=3))},
+        {TOPIC: BEGAN._replace(database_id=None)},
         {TOPIC: BEGAN._replace(epoch=9)},
         {TOPIC: BEGAN, "other.updates": BEGAN._replace(epoch=9)},
     ],
-    ids=["empty", "made anew", "another epoch", "another topic"],
+    ids=["empty", "made anew", "made anew by an earlier version", "another epoch", "another topic"],
 )
 async def test_another_database(present: dict[str, Log]) -> None:
     world = World()
@@ -206,6 +207,12 @@ async def test_replicas_that_may_not_have_the_rows() -> None:
     assert not world.store.is_doubted
 
 
+async def test_the_same_database_at_another_write_time() -> None:
+    world = World()
+    world.logs = {TOPIC: BEGAN._replace(began_us=2_000)}
+    assert await world.step() == set()
+
+
 async def test_what_the_readers_know(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     world.open_s = module.OPEN_TRANSACTION_S + 1
@@ -225,20 +232,3 @@ async def test_queries_made_anew_are_read_from_the_beginning() -> None:
     world.anew = ["read-states.queries"]
     await world.step()
     assert world.begun_anew == [3]
-
-
-@pytest.mark.parametrize(
-    ("metadata", "is_other"),
-    [
-        ("live:5;8@1000;", False),
-        ("live:5;8@1001;", True),
-        ("clean:5;9@1000;", True),
-        ("clean:5;7@999;", False),  # an epoch has begun since
-        ("clean:5;", False),  # of an earlier version
-        ("", False),
-        ("clean:5;8@10", False),  # cut off: confluent-kafka reads what it likes
-        ("from another program", False),
-    ],
-)
-def test_commits_of_another_database(metadata: str, is_other: bool) -> None:
-    assert is_of_another(metadata, BEGAN.name) is is_other
