@@ -31,6 +31,7 @@ class World:
         self.logs: dict[str, Log] | Exception = {TOPIC: BEGAN}
         self.refused: list[Exception] = []
         self.begun_anew: list[int] = []
+        self.made_anew: list[str] = []
         self.open_s = 0.0
         self.replication = {"dc1": "3"}
         self.store: Any = SimpleNamespace(
@@ -56,6 +57,7 @@ class World:
             {TOPIC: self.reading, Settings().queries_topic: self.reading},
             owned,
             self.refused.append,
+            self.made_anew.append,
         )
 
     def _look(self) -> tuple[list[Found], list[str]]:
@@ -229,6 +231,7 @@ async def test_what_the_readers_know(caplog: pytest.LogCaptureFixture) -> None:
 
 async def test_queries_made_anew_are_read_from_the_beginning() -> None:
     world = World()
-    world.anew = ["read-states.queries"]
+    world.anew = ["read-states.dead-letters", "read-states.queries"]
     await world.step()
     assert world.begun_anew == [3]
+    assert world.made_anew == world.anew, "the clients hear of it"
