@@ -109,7 +109,7 @@ def ask_cassandra(settings: Settings) -> LogStatus:
         began_at=log.began_at,
         first_offsets=log.first_offsets,
         began_us=log.began_us,
-        database_id=log.database_id and str(log.database_id),
+        database_id=str(log.database_id) if log.database_id else None,
     )
 
 

@@ -41,8 +41,8 @@ def _problems_of_database(
 ) -> Iterator[str]:
     if log is None or log.epoch is None:
         return
-    database_id = log.database_id and uuid.UUID(log.database_id)
-    found = Database(log.epoch, database_id or None, log.began_us)
+    database_id = uuid.UUID(log.database_id) if log.database_id else None
+    found = Database(log.epoch, database_id, log.began_us)
     moved = [n.number for n in kafka.partitions if found.is_other_than(n.written_to)]
     if moved:
         yield (

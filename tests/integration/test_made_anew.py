@@ -177,7 +177,7 @@ def test_what_librdkafka_does(services: dict[str, tuple[Service, Topics]]) -> No
 
     def send() -> None:
         producer.produce(
-            topic, b"", partition=0, on_delivery=lambda e, _m: codes.append(e and e.code())
+            topic, b"", partition=0, on_delivery=lambda e, _m: codes.append(e.code() if e else None)
         )
         producer.flush(WAIT_S)
 

@@ -250,3 +250,15 @@ def test_nothing_is_sent_again_while_the_worker_stops(world: World) -> None:
     world.delivery.close()
     world.producers[0].report()
     assert len(world.producers) == 1
+
+
+def test_a_producer_that_may_be_stuck_hears_of_it(world: World) -> None:
+    timed_out = KafkaError(KafkaError._MSG_TIMED_OUT)
+    world.reply()
+    world.producers[0].report(timed_out)
+    assert world.producers[0].failures == [KafkaError._MSG_TIMED_OUT]
+    world.reply()
+    world.producers[0].report()
+    world.producers[1].report(timed_out)
+    assert world.producers[1].failures == [KafkaError._MSG_TIMED_OUT]
+    assert len(world.producers[0].failures) == 1, "a reply that is too large says nothing"
