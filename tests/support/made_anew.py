@@ -30,12 +30,16 @@ QUIET = {"log_level": 0, "allow.auto.create.topics": False}
 def restart_brokers(stack: Stack) -> None:
     """Kill one after the other: each partition gets a larger leader epoch."""
     for number in range(1, BROKERS + 1):
-        current = state.load(stack.data_dir)
-        assert current is not None
-        process.send(current.processes[f"kafka-{number}"], signal.SIGKILL)
-        gone = current.processes[f"kafka-{number}"]
-        until(lambda gone=gone: not process.is_alive(gone), "its end")  # type: ignore[misc]
+        _kill(stack, f"kafka-{number}")
         stack.up(brokers=BROKERS, brief=True)
+
+
+def _kill(stack: Stack, name: str) -> None:
+    current = state.load(stack.data_dir)
+    assert current is not None
+    broker = current.processes[name]
+    process.send(broker, signal.SIGKILL)
+    until(lambda: not process.is_alive(broker), f"the end of {name}")
 
 
 class Topics:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from readstates.streams import metrics
-from readstates.streams.kafka import lasting_producer as module
 from readstates.streams.kafka.lasting_producer import (
     ASK_S,
     RENEW_MAX_S,
@@ -32,12 +32,13 @@ class World:
         self.topic_error: KafkaError | None = None
         self.asked = 0
         self.made: list[Producer] = []
-        monkeypatch.setattr(module.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
         self.before = self._renewed()
-        self.lasting = LastingProducer("replies", {OWN}, lambda: Producer(self))
+        make = cast(Any, lambda: Producer(self))
+        self.lasting: Any = LastingProducer("replies", {OWN}, make)
 
     def _renewed(self) -> float:
-        return metrics.CLIENTS_RENEWED.labels("replies")._value.get()
+        return float(metrics.CLIENTS_RENEWED.labels("replies")._value.get())
 
     @property
     def renewed(self) -> int:

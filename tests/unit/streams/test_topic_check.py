@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from readstates.streams.config import Settings
 from readstates.streams.errors import KafkaAwayError, TopicError
 from readstates.streams.kafka import topic_check as module
 from readstates.streams.kafka.topic_check import RENEW_AFTER, Seen, Topics
-from readstates.streams.kafka.topics import Described, Topic, topics_of
+from readstates.streams.kafka.topics import AWAY_TIMEOUT_S, Described, Topic, topics_of
 
 SETTINGS = Settings()
 TOPIC = Topic(UUID(int=1), 4)
@@ -31,7 +32,7 @@ class Cluster:
         monkeypatch.setattr(module, "AdminClient", lambda *_args, **_more: self._make())
         monkeypatch.setattr(module, "look", self._look)
         monkeypatch.setattr(module, "judge", lambda _settings, _seen: iter(()))
-        monkeypatch.setattr(module.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
 
     def _make(self) -> int:
         self.made += 1
@@ -59,7 +60,7 @@ def test_each_try_at_a_start_has_a_client_of_its_own(cluster: Cluster) -> None:
 def test_a_start_gives_up_in_the_end(cluster: Cluster) -> None:
     with pytest.raises(KafkaAwayError):
         module.check(SETTINGS)
-    assert module.AWAY_TIMEOUT_S < cluster.now_s <= module.AWAY_TIMEOUT_S + 2 * module.TRY_S
+    assert AWAY_TIMEOUT_S < cluster.now_s <= AWAY_TIMEOUT_S + 2 * module.TRY_S
     assert cluster.asked == list(range(1, cluster.made + 1))
 
 
