@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,14 +44,14 @@ def stores(stack: Stack) -> Iterator[list[Store]]:
         store.close()
 
 
-def at_once(stores: list[Store], do: Callable[[Store], Log]) -> list[Log]:
-    """What each of them gets if all do it at the same time."""
+def claimed_at_once(stores: list[Store], topic_id: uuid.UUID) -> list[Log]:
+    """The epoch that each of them gets if all claim it at the same time."""
     logs: list[Log] = []
     start = threading.Barrier(len(stores))
 
     def run(store: Store) -> None:
         start.wait()
-        logs.append(do(store))
+        logs.append(store.claim_epoch("t", topic_id, 2))
 
     threads = [threading.Thread(target=run, args=(store,)) for store in stores]
     for thread in threads:
@@ -66,8 +66,7 @@ def test_all_who_are_the_first_at_once_read_the_same(stores: list[Store]) -> Non
     first, ids = stores[0], set[uuid.UUID | None]()
     for _ in range(ROUNDS):
         first._execute(f"TRUNCATE {KEYSPACE}.log", (), WAIT_S)
-        topic_id = uuid.uuid4()
-        logs = at_once(stores, lambda store, topic=topic_id: store.claim_epoch("t", topic, 2))
+        logs = claimed_at_once(stores, uuid.uuid4())
         logs.append(first.logs()["t"])
         (name,) = {log.database.name for log in logs}
         assert name == f"8@{logs[0].database_id}"
@@ -83,7 +82,7 @@ def test_an_epoch_of_an_earlier_version_gets_one_id(stores: list[Store]) -> None
         first._execute(WITHOUT_ID, ("t", topic_id), WAIT_S)
         before = first.logs()["t"]
         assert before.database_id is None
-        logs = at_once(stores, lambda store, topic=topic_id: store.claim_epoch("t", topic, 2))
+        logs = claimed_at_once(stores, topic_id)
         (database_id,) = {log.database_id for log in [*logs, first.logs()["t"]]}
         # a worker of the earlier version goes by the write time, and may run beside these
         assert first.logs()["t"] == before._replace(database_id=database_id)
