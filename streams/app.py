@@ -75,9 +75,15 @@ def build(settings: Settings) -> tuple[App, Instance]:
     app.shut_down = rebalancer.shut_down
 
     # The watch looks for changes of what was checked above; the probe asks as a client does.
+    probe = Probe(partitions, Prober(settings, topic.partitions))
+
+    def made_anew(name: str) -> None:
+        delivery.topic_made_anew(name)
+        probe.topic_made_anew(name)
+
     readings = {settings.updates_topic: updates, settings.queries_topic: queries}
     seen = topic_check.Topics(settings, topic)
-    watch = Watch(settings, seen, store, epoch, readings, partitions.owned, app.refuse)
+    watch = Watch(settings, seen, store, epoch, readings, partitions.owned, app.refuse, made_anew)
     app.service(
         WorkerService(
             partitions,
@@ -89,7 +95,7 @@ def build(settings: Settings) -> tuple[App, Instance]:
             member,
             updates,
             queries,
-            Probe(partitions, Prober(settings, topic.partitions)),
+            probe,
             watch,
             listening,
             (delivery.pulse, member.pulse, *updates.pulses, *queries.pulses),

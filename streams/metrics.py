@@ -150,6 +150,11 @@ DEAD_LETTER_FAILURES = Counter(
 PROBE_REPLY_FAILURES = Counter(
     "read_states_probe_reply_failures_total", "replies to probes that a broker did not take"
 )
+CLIENTS_RENEWED = Counter(
+    "read_states_clients_renewed_total",
+    "Kafka clients that were made anew because they might not reach a topic any more, by client",
+    ["client"],
+)
 CLOCK_FAILURES = Counter(
     "read_states_clock_failures_total", "comparisons with a broker's clock that failed"
 )
@@ -218,11 +223,22 @@ QUERIES_ENDED = {  # looked up once, because `labels` costs more than counting
     outcome: QUERIES.labels(outcome)
     for outcome in ("hit", "miss", "expired", "error", "no_reply_address")
 }
+CLIENTS = (
+    "replies",
+    "refused-replies",
+    "dead-letters",
+    "clocks",
+    "probe",
+    "watch",
+    "questions",
+)
 QUERY_WAITS = {work: QUERY_WAITED_SECONDS.labels(work) for work in WORKS}
 SKIPPED = {
     reason: UPDATES_SKIPPED.labels(reason)
     for reason in ("replayed", "stale", "duplicate", "deleted_user")
 }
+for _client in CLIENTS:
+    CLIENTS_RENEWED.labels(_client)
 for _outcome in ("loaded", "failed"):
     LOADS.labels(_outcome)
 for _name in DEVIATIONS:

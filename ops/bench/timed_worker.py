@@ -40,7 +40,7 @@ def do_nothing(body: bytes) -> Any:
             return
         for record in batch.records:
             headers: dict[str, Any] = dict(record.headers)
-            self._replies._producer.produce(  # noqa: SLF001 (past all that is ours)
+            self._replies._producer.now.produce(  # noqa: SLF001 (past all that is ours)
                 headers[HEADER_REPLY_TOPIC].decode(),
                 body,
                 record.key,

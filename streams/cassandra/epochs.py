@@ -15,7 +15,6 @@ further, and a worker that finds a commit below it refuses to start (`worker/reb
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -23,8 +22,7 @@ from typing import NamedTuple
 
 from ..deviations import DATABASE_REPLACED, Found
 from ..errors import EpochError
-
-WRITTEN_TO = re.compile(r"[^;]*;([0-9]+)@([0-9]+);")  # commit metadata with the name of a `Log`
+from .database import Database, another_database, said_in
 
 
 class Log(NamedTuple):
@@ -34,7 +32,8 @@ class Log(NamedTuple):
     topic_id: uuid.UUID
     partitions: int
     first_offsets: tuple[int, ...]  # by partition; empty if an earlier version began the epoch
-    began_us: int  # when the epoch was claimed, by Cassandra's clock, µs since 1970
+    began_us: int  # about when the epoch was claimed: the row's write time, µs since 1970
+    database_id: uuid.UUID | None = None  # None if only an earlier version claimed the epoch
 
     @property
     def began_at(self) -> str:
@@ -42,9 +41,9 @@ class Log(NamedTuple):
         return f"{datetime.fromtimestamp(self.began_us // 10**6, UTC):%Y-%m-%dT%H:%M:%S}"
 
     @property
-    def name(self) -> str:
-        """The epoch's name in commits: another keyspace has another, even for the same epoch."""
-        return database_of(self.epoch, self.began_us)
+    def database(self) -> Database:
+        """The keyspace, to be told from another."""
+        return Database(self.epoch, self.database_id, self.began_us)
 
     @property
     def said(self) -> str:
@@ -98,47 +97,22 @@ def unknown_first_offsets(name: str, log: Log) -> str:
     )
 
 
+def database_id_of(logs: Mapping[str, Log]) -> uuid.UUID:
+    """The keyspace's ID; a new one if it has none."""
+    newest_first = sorted(logs.values(), key=lambda log: -log.epoch)
+    return next((log.database_id for log in newest_first if log.database_id), None) or uuid.uuid4()
+
+
 def judge_log(logs: Mapping[str, Log], began: Log, name: str, keyspace: str) -> Iterator[Found]:
     """What is wrong if the keyspace is not the one that a worker started with, at `began`."""
     log = logs.get(name)
-    if log is None or last_topic(logs) != name or log.name != began.name:
-        now = "no epoch" if log is None else log.said
-        yield Found(DATABASE_REPLACED, another_database(keyspace, now, began.said))
-
-
-def database_of(epoch: int, began_us: int) -> str:
-    """The name of an epoch in one keyspace."""
-    return f"{epoch}@{began_us}"
-
-
-def is_of_another(metadata: str, database: str) -> bool:
-    """True if a commit was made over another database than the one of that name.
-
-    An epoch may have begun since the commit. A commit without the name of a database, such as one
-    that `readstates rewind` made, may be of any.
-    """
-    found = WRITTEN_TO.match(metadata)
-    if found is None:
-        return False
-    epoch, _ = map(int, database.split("@"))
-    return int(found[1]) >= epoch and found[0].split(";")[1] != database
+    if log is None or last_topic(logs) != name or log.database.name != began.database.name:
+        now = "no epoch" if log is None else log.database.said
+        yield Found(DATABASE_REPLACED, another_database(keyspace, now, began.database.said))
 
 
 def check_commit_of(metadata: str, log: Log, keyspace: str) -> str:
     """The text if a commit was made over another database than `log` is in; otherwise empty."""
-    found = WRITTEN_TO.match(metadata)
-    if found is None or not is_of_another(metadata, log.name):
+    if not log.database.is_other_than(metadata):
         return ""
-    then = log._replace(epoch=int(found[1]), began_us=int(found[2]))
-    return another_database(keyspace, log.said, then.said)
-
-
-def another_database(keyspace: str, now: str, before: str) -> str:
-    """The text if updates are committed that this keyspace may not have."""
-    return (
-        f"{keyspace} is another database than the one that the group's updates were written to: it "
-        f"has {now}, and that one had {before}. It was dropped and made anew, or CASSANDRA_HOSTS "
-        "leads to another cluster. Users would seem to have no read states, so the worker stops "
-        "and changes nothing. Set CASSANDRA_HOSTS right, or restore the database: see "
-        "ops/runbooks/restore.md, which ends with readstates rewind"
-    )
+    return another_database(keyspace, log.database.said, said_in(metadata))

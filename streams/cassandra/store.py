@@ -25,7 +25,7 @@ from readstates.schemas.version import EPOCH_FIRST
 from ..config import Settings
 from ..errors import SchemaMissingError, StoreError
 from .driver import DRIVER_ERRORS, connect, is_invalid_request, packed_batch, patiently, prepare
-from .epochs import Log, is_last, present_log
+from .epochs import Log, database_id_of, is_last, present_log
 from .loaded_rows import COLUMNS, SELECTED, user_and_row
 from .requests import Request, Requests
 from .row_bytes import Change, RowBytes
@@ -93,11 +93,11 @@ class Store:
             return
         topic, claimed = other._claimed
         found = self.logs().get(topic)
-        if found != claimed:
+        if found is None or found.database.name != claimed.database.name:
             raise StoreError(
-                f"CASSANDRA_HOSTS lead to another database: there, the epoch of {topic} is "
-                f"{found and found.epoch}, not {claimed.epoch}. Let them lead to the right one, or "
-                "restore it: ops/runbooks/restore.md"
+                f"CASSANDRA_HOSTS lead to another database: for {topic}, it has "
+                f"{found.database.said if found else 'no epoch'}, and not {claimed.database.said}. "
+                "Let them lead to the right one, or restore it: ops/runbooks/restore.md"
             )
 
     def take_over(self, found: Store) -> None:
@@ -126,7 +126,7 @@ class Store:
         table = f"{self.settings.cassandra_keyspace}.log"
         query = (
             "SELECT topic, epoch, topic_id, partitions, first_offsets, WRITETIME(epoch), "
-            f"WRITETIME(first_offsets) FROM {table}"
+            f"WRITETIME(first_offsets), database_id FROM {table}"
         )
         try:
             rows = self._execute(query, (), patience_s)
@@ -137,11 +137,13 @@ class Store:
                 f"{exc}. The schema is missing or of an earlier version. {INIT}"
             ) from exc
         logs = {}
-        for topic, epoch, topic_id, partitions, firsts, began_us, kept_us in rows:
+        for topic, epoch, topic_id, partitions, firsts, began_us, kept_us, database_id in rows:
             # an older version of the service begins an epoch without changing first_offsets
             known = firsts is not None and len(firsts) == partitions and kept_us >= began_us
             first_offsets = tuple(firsts) if known else ()
-            logs[topic] = Log(int(epoch), topic_id, partitions, first_offsets, began_us)
+            logs[topic] = Log(
+                int(epoch), topic_id, partitions, first_offsets, began_us, database_id
+            )
         return logs
 
     def claim_epoch(
@@ -152,8 +154,8 @@ class Store:
         *,
         new_epoch_from: Sequence[int] | None = None,
     ) -> Log:
-        """The epoch of this topic's log; a keyspace's first topic sets it by a lightweight
-        transaction.
+        """The epoch of this topic's log, which has the database's ID. A keyspace's first topic sets
+        both by a lightweight transaction, and another one adds the ID if it is missing.
 
         `new_epoch_from`: if the topic or its partition count has changed, a new epoch begins at
         these offsets of its partitions, above everything written so far. Raises EpochError if they
@@ -163,22 +165,34 @@ class Store:
         logs = self.logs(PATIENCE_S)
         if not logs:
             self._execute(
-                f"INSERT INTO {table} (topic, epoch, topic_id, partitions, first_offsets) "
-                "VALUES (%s, %s, %s, %s, %s) IF NOT EXISTS",
-                (topic, EPOCH_FIRST, topic_id, partitions, [0] * partitions),
+                f"INSERT INTO {table} "
+                "(topic, epoch, topic_id, partitions, first_offsets, database_id) "
+                "VALUES (%s, %s, %s, %s, %s, %s) IF NOT EXISTS",
+                (topic, EPOCH_FIRST, topic_id, partitions, [0] * partitions, database_id_of(logs)),
                 PATIENCE_S,
             )
             return self.claim_epoch(topic, topic_id, partitions)
         if new_epoch_from is None or is_last(logs, topic, topic_id, partitions):
             keyspace = self.settings.cassandra_keyspace
             log_of_topic = present_log(logs, topic, topic_id, partitions, keyspace)
+            if log_of_topic.database_id is None:
+                self._execute(
+                    f"UPDATE {table} SET database_id = %s "
+                    "WHERE topic = %s IF epoch = %s AND database_id = null",
+                    (database_id_of(logs), topic, log_of_topic.epoch),
+                    PATIENCE_S,
+                )
+                return self.claim_epoch(topic, topic_id, partitions)
             self._claimed = topic, log_of_topic
             return log_of_topic
         known, last = logs.get(topic), max(log.epoch for log in logs.values())
         self._execute(
-            f"UPDATE {table} SET epoch = %s, topic_id = %s, partitions = %s, first_offsets = %s "
-            "WHERE topic = %s IF epoch = %s",
-            (last + 1, topic_id, partitions, list(new_epoch_from), topic, known and known.epoch),
+            f"UPDATE {table} SET epoch = %s, topic_id = %s, partitions = %s, first_offsets = %s, "
+            "database_id = %s WHERE topic = %s IF epoch = %s",
+            (
+                *(last + 1, topic_id, partitions, list(new_epoch_from), database_id_of(logs)),
+                *(topic, known and known.epoch),
+            ),
             PATIENCE_S,
         )
         return self.claim_epoch(topic, topic_id, partitions)

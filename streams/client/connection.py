@@ -3,19 +3,34 @@
 A producer for updates, one for queries, and a consumer, which reads the reply topic from its end,
 without a group. A query is pending until its reply comes or its deadline passes; late and repeated
 replies are ignored. At most PENDING_MAX queries are pending at once.
+
+After a topic was deleted and made anew, a producer or consumer may go on asking the leaders of the
+old one for ever (librdkafka issue 4898). So if a query gets no reply, or the brokers do not take an
+update, a thread looks whether one of the topics was made anew, at most once in LOOK_S. If so, what
+uses that topic is made anew as well. Nothing is sent again: whoever got the error may do so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from readstates.schemas.headers import HEADER_CORRELATION_ID, headers_of, query_headers
@@ -23,12 +38,23 @@ from readstates.schemas.queries import Get, encode_query
 from readstates.schemas.replies import OVERLOADED, ErrorReply, Reply, decode_reply
 from readstates.schemas.wire import key_bytes
 
+from .topic_ids import TopicIds
+
+log = logging.getLogger(__name__)
+
 PENDING_MAX = 10_000  # queries
 START_TIMEOUT_S = 15.0  # of each request to the brokers at the start
 DELIVERY_TIMEOUT_S = 30.0
 POLL_S = 0.1
+LOOK_S = 10.0  # between two looks whether a topic was made anew
+PURGE_S = 1.0  # for the reports of a producer that is given up
 DRAIN_MESSAGES = 500  # the most replies that are taken at once
 REPLY_RETENTION_MS = 600_000  # of a reply topic that the client creates
+SENDING = {
+    "partitioner": "murmur2_random",
+    "allow.auto.create.topics": False,
+    "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),  # then the producer gives up
+}
 NOT_SHOWN_YET = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE}
 
 
@@ -70,6 +96,10 @@ class Connection:
         self._create = create_reply_topic
         self._pending: dict[bytes, asyncio.Future[Reply | ErrorReply]] = {}
         self._prefix, self._numbers = os.urandom(8), itertools.count()  # of correlation IDs
+        names = self._updates, self._queries, self._reply_topic
+        self._topic_ids = TopicIds(self._config, names)
+        self._suspected = threading.Event()  # something was not delivered, or not answered
+        self._next_consumer: Consumer | None = None  # takes the other's place in its thread
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._published: set[asyncio.Future[int]] = set()  # not yet acknowledged
@@ -81,18 +111,22 @@ class Connection:
         Raises ConnectionError, which says what is missing, within a few times START_TIMEOUT_S.
         """
         self._loop = asyncio.get_running_loop()
-        config = {
-            "partitioner": "murmur2_random",
-            "allow.auto.create.topics": False,
-            "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),  # then the producer gives up
-        }
-        more = {"enable.idempotence": True, "linger.ms": 1}, {"linger.ms": 0}
-        # A query is sent at once, and may arrive twice: its second reply is ignored.
-        self._producer, self._asking = (Producer(config | one | self._config) for one in more)
+        self._producer, self._asking = self._make_producer(), self._make_asking()
         await asyncio.to_thread(self._connect)
         for target in (self._deliver, self._read):
             self._threads.append(threading.Thread(target=self._run, args=(target,), daemon=True))
             self._threads[-1].start()
+        threading.Thread(target=self._look, daemon=True).start()  # nobody waits for its end
+
+    def _make_producer(self) -> Producer:
+        """The producer of updates."""
+        return Producer({**SENDING, "enable.idempotence": True, "linger.ms": 1, **self._config})
+
+    def _make_asking(self) -> Producer:
+        """The producer of queries. A query is sent at once, and may arrive twice: its second reply
+        is ignored.
+        """
+        return Producer({**SENDING, "linger.ms": 0, **self._config})
 
     def _connect(self) -> None:
         if self._create:
@@ -100,12 +134,7 @@ class Connection:
                 create_reply_topic(AdminClient(self._config), self._reply_topic)
             except (KafkaException, TimeoutError) as exc:
                 raise self._no_answer(exc) from None
-        config = {
-            "group.id": f"read-states-client-{self._prefix.hex()}",  # never joined
-            "enable.auto.commit": False,
-            "fetch.wait.max.ms": 100,
-        }
-        self._consumer = Consumer({**config, **self._config})
+        self._consumer = self._make_consumer()
         partitions = self._partitions(self._reply_topic, "create it, or set create_reply_topic")
         for topic in (self._updates, self._queries):
             self._partitions(topic, "check topic_prefix, or create the topics: readstates init")
@@ -113,6 +142,15 @@ class Connection:
         for place in places:
             _, place.offset = self._consumer.get_watermark_offsets(place, timeout=START_TIMEOUT_S)
         self._consumer.assign(places)
+        self._topic_ids.look()
+
+    def _make_consumer(self) -> Consumer:
+        config = {
+            "group.id": f"read-states-client-{self._prefix.hex()}",  # never joined
+            "enable.auto.commit": False,
+            "fetch.wait.max.ms": 100,
+        }
+        return Consumer({**config, **self._config})
 
     def _partitions(self, name: str, remedy: str) -> list[int]:
         """The numbers of a topic's partitions."""
@@ -134,11 +172,14 @@ class Connection:
     async def close(self) -> None:
         """Send what is queued, within DELIVERY_TIMEOUT_S; pending queries raise TimeoutError."""
         self._stopping.set()
+        self._suspected.set()
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
         await asyncio.to_thread(self._asking.flush, DELIVERY_TIMEOUT_S)
         await asyncio.to_thread(self._producer.flush, DELIVERY_TIMEOUT_S)
-        self._consumer.close()
+        for consumer in (self._consumer, self._next_consumer):
+            if consumer is not None:
+                consumer.close()
         for future in self._pending.values():
             if not future.done():
                 future.set_exception(TimeoutError("the client was closed"))
@@ -167,6 +208,9 @@ class Connection:
 
     def _read(self) -> None:
         while not self._stopping.is_set():
+            if self._next_consumer is not None:
+                self._consumer.close()
+                self._consumer, self._next_consumer = self._next_consumer, None
             message = self._consumer.poll(POLL_S)
             if message is None:
                 continue
@@ -184,6 +228,62 @@ class Connection:
                 future.set_result(decode_reply(body))
             except ValueError as exc:
                 future.set_exception(exc)
+
+    def _look(self) -> None:
+        """Make anew what uses a topic that was made anew, if something has failed."""
+        anew = set[str]()
+        while self._suspected.wait() and not self._stopping.is_set():
+            self._suspected.clear()
+            anew |= self._topic_ids.look()
+            if self._stopping.is_set():
+                break
+            anew -= {topic for topic in anew if self._renew(topic)}
+            self._stopping.wait(LOOK_S)
+
+    def _renew(self, topic: str) -> bool:
+        """Use another producer or consumer for a topic; False if that is not possible yet."""
+        try:
+            if topic == self._reply_topic:
+                self._renew_consumer()
+            elif topic == self._updates:
+                self._renew_producer("_producer", self._make_producer())
+            else:
+                self._renew_producer("_asking", self._make_asking())
+        except KafkaException as exc:
+            log.warning("client_not_renewed topic=%s error=%s", topic, exc)
+            return False
+        log.warning(
+            "client_renewed topic=%s: the topic was deleted and made anew, so this client uses a "
+            "new connection for it",
+            topic,
+        )
+        return True
+
+    def _renew_producer(self, name: str, renewed: Producer) -> None:
+        """Use another producer; what the old one has not delivered is reported as failed."""
+        old: Producer = getattr(self, name)
+        is_replaced = threading.Event()
+
+        def replace() -> None:  # on the loop, like `produce`: nothing comes to the old one later
+            setattr(self, name, renewed)
+            is_replaced.set()
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(replace)
+            is_replaced.wait(START_TIMEOUT_S)
+        old.purge()
+        old.flush(PURGE_S)
+
+    def _renew_consumer(self) -> None:
+        """Read the reply topic from its beginning: it may have replies to what is pending."""
+        consumer = self._make_consumer()
+        found = consumer.list_topics(self._reply_topic, timeout=START_TIMEOUT_S)
+        topic = found.topics[self._reply_topic]
+        if topic.error is not None:
+            raise KafkaException(topic.error)
+        places = [TopicPartition(self._reply_topic, n, OFFSET_BEGINNING) for n in topic.partitions]
+        consumer.assign(places)
+        self._next_consumer = consumer
 
     # -- queries and updates ------------------------------------------------------------------
 
@@ -203,6 +303,7 @@ class Connection:
             self._asking.produce(self._queries, value, key, headers=headers)
             reply = await asyncio.wait_for(future, deadline_s)
         except TimeoutError:
+            self._suspected.set()
             raise TimeoutError(
                 f"no reply within {deadline_s} s: is a worker for {self._queries} running, and "
                 f"does its REPLY_TOPICS allow {self._reply_topic}?"
@@ -220,6 +321,8 @@ class Connection:
         future: asyncio.Future[int] = self._loop.create_future()
 
         def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                self._suspected.set()
             self._loop.call_soon_threadsafe(_resolve, future, error, message.offset())
 
         self._producer.produce(self._updates, value, key, on_delivery=delivered)

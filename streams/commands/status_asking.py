@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..cassandra.database import named_in
 from ..cassandra.epochs import last_topic
 from ..config import Settings
 from ..deviations import OPEN_TRANSACTION
@@ -84,6 +85,7 @@ class LogStatus:
     began_at: str | None = None  # the epoch, UTC
     first_offsets: tuple[int, ...] = ()  # of the epoch, by partition; empty: not known
     began_us: int = 0  # the same as `began_at`
+    database_id: str | None = None
 
 
 def _lag(end: int | None, committed: int | None) -> int | None:
@@ -99,9 +101,15 @@ def ask_cassandra(settings: Settings) -> LogStatus:
     log = logs.get(settings.updates_topic)
     if log is None:
         return LogStatus(last_topic=last)
-    topic_id = str(log.topic_id)
     return LogStatus(
-        log.epoch, topic_id, log.partitions, last, log.began_at, log.first_offsets, log.began_us
+        epoch=log.epoch,
+        topic_id=str(log.topic_id),
+        partitions=log.partitions,
+        last_topic=last,
+        began_at=log.began_at,
+        first_offsets=log.first_offsets,
+        began_us=log.began_us,
+        database_id=str(log.database_id) if log.database_id else None,
     )
 
 
@@ -289,8 +297,7 @@ def _metadata(place: Any) -> str:
 def _written_to(place: Any) -> str:
     """The metadata with the name of the database; empty if another program made the commit."""
     with suppress(UnicodeDecodeError):
-        form = re.match(r"(?:clean|live):[0-9]+;[0-9]+@[0-9]+;", place.metadata or "")
-        return form[0] if form else ""
+        return named_in(place.metadata or "")
     return ""
 
 

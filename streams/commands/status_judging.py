@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 
-from ..cassandra.epochs import database_of, is_of_another
+from ..cassandra.database import Database
 from ..config import Settings
 from ..deviations import DATABASE_REPLACED
 from .status_asking import UNKNOWN, KafkaStatus, LogStatus, PartitionStatus
@@ -40,8 +41,9 @@ def _problems_of_database(
 ) -> Iterator[str]:
     if log is None or log.epoch is None:
         return
-    found = database_of(log.epoch, log.began_us)
-    moved = [n.number for n in kafka.partitions if is_of_another(n.written_to, found)]
+    database_id = uuid.UUID(log.database_id) if log.database_id else None
+    found = Database(log.epoch, database_id, log.began_us)
+    moved = [n.number for n in kafka.partitions if found.is_other_than(n.written_to)]
     if moved:
         yield (
             f"deviation {DATABASE_REPLACED}: the commits of {settings.updates_topic} partitions "

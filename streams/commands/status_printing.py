@@ -47,8 +47,8 @@ def text_of(settings: Settings, found: Status) -> Iterator[str]:
     if found.cassandra is not None and found.cassandra.epoch is not None:
         log = found.cassandra
         yield (
-            f"database {settings.cassandra_keyspace}: epoch {log.epoch} since {log.began_at} UTC, "
-            f"topic ID {log.topic_id}, {log.partitions} partitions"
+            f"database {settings.cassandra_keyspace}: ID {log.database_id}, epoch {log.epoch} "
+            f"since {log.began_at} UTC, topic ID {log.topic_id}, {log.partitions} partitions"
         )
     yield from (f"PROBLEM {_printable(problem)}" for problem in found.problems)
     if not found.problems:

@@ -105,7 +105,9 @@ class BrokerClocks:
         self._logged = -LOG_S
         # acks=1: the leader's clock does not wait for its followers
         self._producer = delivery.producer(
-            {"acks": 1, "message.timeout.ms": MEASURE_TIMEOUT_MS, "linger.ms": 0}
+            "clocks",
+            {"acks": 1, "message.timeout.ms": MEASURE_TIMEOUT_MS, "linger.ms": 0},
+            {self._topic},
         )
 
     def ahead_ms(self, number: int) -> int:
@@ -157,20 +159,26 @@ class BrokerClocks:
         for number in numbers:
             done = partial(self._delivered, number, self._monotonic_ms())
             try:
-                self._producer.produce(
+                self._producer.now.produce(
                     self._topic, partition=number, headers=[(HEADER_CLOCK, b"")], on_delivery=done
                 )
-            except (BufferError, KafkaException) as exc:
+            except BufferError as exc:
                 self._failed(self._topic, number, exc)
+            except KafkaException as exc:
+                self._note_failure(number, exc.args[0])
 
     def _delivered(
         self, number: int, sent_ms: float, error: KafkaError | None, message: Message
     ) -> None:
         """Take a measurement, in the thread that polls the producers."""
         if error is not None:
-            self._failed(self._topic, number, error)
+            self._note_failure(number, error)
             return
         new = measured(sent_ms, message.timestamp()[1], self._monotonic_ms())
         self._bounds[number] = joined(self._bounds.get(number), new)
         self._latest = self._bounds[number]
         self._first.set()
+
+    def _note_failure(self, number: int, error: KafkaError) -> None:
+        self._producer.note_failure(error, self._topic, number)
+        self._failed(self._topic, number, error)

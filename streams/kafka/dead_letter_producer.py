@@ -52,7 +52,9 @@ class DeadLetterProducer:
         self._updates_topic = settings.updates_topic
         self._topic = settings.dead_letters_topic
         self._delivery = delivery
-        self._producer = delivery.producer({"enable.idempotence": True, **COMPRESSION})
+        self._producer = delivery.producer(
+            "dead-letters", {"enable.idempotence": True, **COMPRESSION}, {self._topic}
+        )
 
     def send(
         self,
@@ -92,7 +94,9 @@ class DeadLetterProducer:
                 again = partial(self.send, record, partition, reason, kept, cut=cut)
                 loop.call_later(delay_s, again)
 
-        def delivered(error: Any, _message: Any) -> None:
+        def delivered(error: Any, message: Any) -> None:
+            if error is not None:
+                self._producer.note_failure(error, self._topic, message.partition())
             if loop.is_closed():
                 return
             if error is None:
@@ -108,7 +112,7 @@ class DeadLetterProducer:
                 send_later(cut)
 
         try:
-            self._producer.produce(
+            self._producer.now.produce(
                 self._topic,
                 value,
                 key,
@@ -116,6 +120,7 @@ class DeadLetterProducer:
                 on_delivery=delivered,
             )
         except KafkaException as exc:
+            self._producer.note_failure(exc.args[0], self._topic, None)
             failed(exc.args[0])
         except BufferError as exc:
             note(exc)

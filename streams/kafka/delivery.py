@@ -1,7 +1,7 @@
-"""The settings, the thread and the log of failures that the worker's two producers share.
+"""The settings, the thread and the log of failures that the worker's producers share.
 
-librdkafka reports a delivery only while its producer is polled. One thread polls both: it waits for
-reports about replies, and looks for reports about dead letters in between.
+librdkafka reports a delivery only while its producer is polled. One thread polls all of them: it
+waits for reports about replies, and looks for the others' reports in between.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Set
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Producer
@@ -16,6 +18,7 @@ from prometheus_client import Counter
 
 from .. import metrics
 from ..config import Settings
+from .lasting_producer import LastingProducer
 from .pulse import Pulse
 
 log = logging.getLogger(__name__)
@@ -54,7 +57,7 @@ class Delivery:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._producers: tuple[Producer, ...] = ()
+        self._producers: tuple[LastingProducer, ...] = ()
         self._replies = Failures(metrics.REPLY_FAILURES)
         self._dead_letters = Failures(metrics.DEAD_LETTER_FAILURES)
         self._clocks = Failures(metrics.CLOCK_FAILURES)
@@ -68,8 +71,13 @@ class Delivery:
         """True once `close` was called: nothing is sent again."""
         return self._stopping.is_set()
 
-    def producer(self, config: dict[str, Any]) -> Producer:
-        """Make a producer with these settings, on top of those that both producers have."""
+    def producer(
+        self, name: str, config: dict[str, Any], topics: Set[str] = frozenset()
+    ) -> LastingProducer:
+        """Make a producer with these settings, on top of those that all producers have.
+
+        `topics`: those of the service that it sends to.
+        """
         shared = {
             "client.id": "read-states-worker",
             "partitioner": "murmur2_random",
@@ -81,11 +89,17 @@ class Delivery:
             "queue.buffering.max.kbytes": QUEUE_KIB_MAX,
             "allow.auto.create.topics": False,
         }
-        producer = Producer(self._settings.librdkafka(**shared | config))
+        make = partial(Producer, self._settings.librdkafka(**shared | config))
+        producer = LastingProducer(name, topics, make)
         self._producers = (*self._producers, producer)
         if not self._thread.is_alive():
             self._thread.start()
         return producer
+
+    def topic_made_anew(self, topic: str) -> None:
+        """The watch has seen that this topic was deleted and made anew."""
+        for producer in self._producers:
+            producer.topic_made_anew(topic)
 
     def reply_failed(self, topic: str, error: object) -> None:
         """Note a reply that was not delivered."""

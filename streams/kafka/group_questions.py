@@ -4,6 +4,9 @@ The member's own consumer cannot ask without keeping its thread from rebalances.
 consumer, which never joins, asks for the commits, in a thread of its own. An admin client asks for
 the rest. It cannot also ask for the commits: its `list_consumer_group_offsets` crashes the process
 while the brokers have no coordinator (confluent-kafka 2.16).
+
+A client may keep asking a broker that cannot answer, although others could. So after RENEW_AFTER
+questions in a row without an answer, new clients ask.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from .. import metrics
 from ..config import Settings
 from ..errors import EpochError, ReadStatesError, TopicError
 from .group_consumer import Committed
@@ -30,6 +34,7 @@ T = TypeVar("T")
 
 QUIET = {"client.id": "read-states-questions", "log_level": 0, "error_cb": lambda _error: None}
 TIMEOUT_S = 5.0  # of one question; whoever asked it tries again
+RENEW_AFTER = 5  # questions; some fail at once
 
 
 class Questions:
@@ -45,7 +50,8 @@ class Questions:
         self._consumer: Consumer | None = None
         self._admin: AdminClient | None = None
         self._closed = False
-        self._topic_ids: dict[str, str] = {}
+        self._unanswered = 0  # questions in a row
+        self._topic_id: str | None = None  # of updates
 
     def warm_up(self) -> None:
         """Make the clients and their connections, so that the first question need not wait."""
@@ -61,7 +67,7 @@ class Questions:
 
     async def check_topic(self) -> None:
         """Refuse if the topic of updates is gone, or was replaced by another of the same name."""
-        await self._answer(self._check_topics, [Place(self._settings.updates_topic, 0)])
+        await self._answer(lambda _places: self._check_topic(), [])
 
     def close(self) -> None:
         """End the thread and the connections, as soon as the question under way is answered."""
@@ -71,7 +77,7 @@ class Questions:
             self._asking.shutdown(wait=False)
 
     async def _answer(self, ask: Callable[[list[Place]], T], places: list[Place]) -> T:
-        running = asyncio.get_running_loop().run_in_executor(self._asking, ask, places)
+        running = asyncio.get_running_loop().run_in_executor(self._asking, self._ask, ask, places)
         try:
             return await running
         except KafkaException as exc:
@@ -85,6 +91,27 @@ class Questions:
 
     # -- in the thread -----------------------------------------------------------------------------
 
+    def _ask(self, ask: Callable[[list[Place]], T], places: list[Place]) -> T:
+        try:
+            answer = ask(places)
+        except (KafkaException, TimeoutError) as exc:
+            self._unanswered += 1
+            if self._unanswered == RENEW_AFTER:
+                self._renew(exc)
+            raise
+        self._unanswered = 0
+        return answer
+
+    def _renew(self, exc: Exception) -> None:
+        self._close()
+        self._consumer, self._admin, self._unanswered = None, None, 0
+        metrics.CLIENTS_RENEWED.labels("questions").inc()
+        log.warning(
+            "client_renewed client=questions why=%r: the worker asks Kafka with other clients what "
+            "is committed, and where the logs begin and end",
+            str(exc),
+        )
+
     def _clients(self) -> tuple[Consumer, AdminClient]:
         if self._consumer is None or self._admin is None:
             config = partial(self._settings.librdkafka, **QUIET)
@@ -97,7 +124,7 @@ class Questions:
         place = Place(self._settings.updates_topic, 0)
         try:
             self._committed([place])
-            self._check_topics([place])
+            self._check_topic()
         except (KafkaException, TimeoutError, ReadStatesError) as exc:
             log.info("group_questions_not_ready error=%s", exc)
 
@@ -113,7 +140,7 @@ class Questions:
         return found
 
     def _log_ranges(self, places: list[Place]) -> dict[Place, tuple[int, int]]:
-        self._check_topics(places)
+        self._check_topic()
         _, admin = self._clients()
         asked = [TopicPartition(*place) for place in places]
         starts, ends = (
@@ -125,26 +152,29 @@ class Questions:
             for place, one in zip(places, asked, strict=True)
         }
 
-    def _check_topics(self, places: list[Place]) -> None:
-        """Raises TopicError or EpochError if a topic is not the one that this worker began with."""
+    def _check_topic(self) -> None:
+        """Raises TopicError or EpochError if updates is not the topic that this worker began with.
+
+        The topic of queries may be made anew: the worker then reads the new one.
+        """
         _, admin = self._clients()
-        names = sorted({place.topic for place in places})
-        asked = admin.describe_topics(TopicCollection(names), request_timeout=TIMEOUT_S)
-        for name in names:
-            try:
-                topic_id = str(_result(asked[name]).topic_id)
-            except KafkaException as exc:
-                if exc.args[0].code() not in TOPIC_GONE:
-                    raise
-                raise TopicError(
-                    f"topic {name} was deleted while this worker was running. The worker stops; "
-                    "when started again, it will say what to do"
-                ) from exc
-            if self._topic_ids.setdefault(name, topic_id) != topic_id:
-                raise EpochError(
-                    f"topic {name} was deleted and created anew while this worker was running. The "
-                    "worker stops; when started again, it will say what to do"
-                )
+        name = self._settings.updates_topic
+        asked = admin.describe_topics(TopicCollection([name]), request_timeout=TIMEOUT_S)
+        try:
+            topic_id = str(_result(asked[name]).topic_id)
+        except KafkaException as exc:
+            if exc.args[0].code() not in TOPIC_GONE:
+                raise
+            raise TopicError(
+                f"topic {name} was deleted while this worker was running. The worker stops; "
+                "when started again, it will say what to do"
+            ) from exc
+        self._topic_id = self._topic_id or topic_id
+        if self._topic_id != topic_id:
+            raise EpochError(
+                f"topic {name} was deleted and created anew while this worker was running. The "
+                "worker stops; when started again, it will say what to do"
+            )
 
     def _close(self) -> None:
         if self._consumer is not None:

@@ -26,7 +26,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from readstates.schemas.headers import HEADER_ERROR, ReplyAddress
@@ -34,6 +34,7 @@ from readstates.schemas.reply_sizes import limit_that_fits, too_large
 
 from ..config import Settings
 from .delivery import Delivery
+from .lasting_producer import LastingProducer
 
 TOO_LARGE = {
     KafkaError.MSG_SIZE_TOO_LARGE,  # over max.message.bytes, or the producer's message.max.bytes
@@ -80,7 +81,7 @@ class RefusedReplies:
         self._settings = settings
         self._delivery = delivery
         self._send_error = send_error
-        self._producer: Producer | None = None
+        self._producer: LastingProducer | None = None
         self._admin: AdminClient | None = None
         self._bounds: dict[str, tuple[float, Future[Any]]] = {}  # topic → when requested, settings
 
@@ -92,10 +93,10 @@ class RefusedReplies:
             return
         if self._producer is None:
             self._producer = self._delivery.producer(
-                {"delivery.report.only.error": True, "batch.num.messages": 1}
+                "refused-replies", {"delivery.report.only.error": True, "batch.num.messages": 1}
             )
         try:
-            self._producer.produce(
+            self._producer.now.produce(
                 topic,
                 message.value(),
                 message.key(),
@@ -111,6 +112,8 @@ class RefusedReplies:
         if error is None:
             return
         topic, value = str(message.topic()), bytes(message.value() or b"")
+        if self._producer is not None:
+            self._producer.note_failure(error, topic, message.partition())
         if error.code() not in TOO_LARGE or sent.is_error or sent.is_late:
             self._delivery.reply_failed(topic, error)
         else:

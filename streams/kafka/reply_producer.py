@@ -54,7 +54,11 @@ class ReplyProducer:
 
     def __init__(self, settings: Settings, delivery: Delivery) -> None:
         self._delivery = delivery
-        self._producer = delivery.producer({"delivery.report.only.error": True, "max.in.flight": 1})
+        self._producer = delivery.producer(
+            "replies",
+            {"delivery.report.only.error": True, "max.in.flight": 1},
+            {settings.probes_topic},
+        )
         self._refused = RefusedReplies(settings, delivery, self._too_large)
         self._pattern = settings.reply_topic_pattern
         self._own = {settings.updates_topic, settings.queries_topic, settings.dead_letters_topic}
@@ -90,7 +94,9 @@ class ReplyProducer:
     async def _refresh(self) -> None:
         try:
             await asyncio.sleep(max(0.0, self._refreshed + TOPICS_REFRESH_S - time.monotonic()))
-            metadata = await asyncio.to_thread(self._producer.list_topics, timeout=TOPICS_TIMEOUT_S)
+            metadata = await asyncio.to_thread(
+                self._producer.now.list_topics, timeout=TOPICS_TIMEOUT_S
+            )
             self._topics, self._probe_topics = (
                 {
                     name: len(topic.partitions)
@@ -145,7 +151,7 @@ class ReplyProducer:
             placement["partition"] = address.partition
         delivered = partial(self._delivered, address, key, headers, deadline_ms)
         try:
-            self._producer.produce(
+            self._producer.now.produce(
                 address.topic, body, record_key, headers=headers, on_delivery=delivered, **placement
             )
         except KafkaException as exc:
@@ -155,6 +161,7 @@ class ReplyProducer:
                 bytes_max = MESSAGE_BYTES_MAX - sent.bytes_around
                 self._refused.refuse(sent, address.topic, body, what, bytes_max)
             else:
+                self._producer.note_failure(exc.args[0], address.topic, address.partition)
                 self._delivery.reply_failed(address.topic, exc)
         except BufferError as exc:
             self._delivery.reply_failed(address.topic, exc)
@@ -175,6 +182,7 @@ class ReplyProducer:
             sent = Sent(address, key, headers, deadline_ms)
             self._refused.send_again(sent, error, message)
             return
+        self._producer.note_failure(error, address.topic, message.partition())
         if error.code() in TOPIC_GONE:
             for topics in (self._topics, self._probe_topics):
                 topics.pop(address.topic, None)  # look it up before writing there again

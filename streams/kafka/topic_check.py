@@ -12,6 +12,7 @@ from typing import NamedTuple
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from .. import metrics
 from ..config import Settings
 from ..deviations import (
     DEAD_LETTERS_DELETED,
@@ -33,6 +34,7 @@ from .topics import AWAY_TIMEOUT_S, Described, Topic, configs_of, described, nee
 log = logging.getLogger(__name__)
 
 TRY_S = 5.0  # for which one client asks the same again; a request under way may take longer
+RENEW_AFTER = 3  # looks in a row without an answer, after which another client asks
 QUIET = {"client.id": "read-states-watch", "log_level": 0, "error_cb": lambda _error: None}
 
 
@@ -106,6 +108,7 @@ class Topics:
         self._settings, self._began = settings, began
         self._client: AdminClient | None = None
         self._strangers: list[Found] = []
+        self._unanswered = 0  # looks in a row
         self._ids: dict[str, uuid.UUID] = {}  # of the other topics, as they were seen last
 
     def look(self) -> tuple[list[Found], list[str]]:
@@ -115,7 +118,12 @@ class Topics:
         """
         if self._client is None:
             self._client = AdminClient(self._settings.librdkafka(**QUIET), logger=log)
-        seen = look(self._client, self._settings, patience_s=0)
+        try:
+            seen = look(self._client, self._settings, patience_s=0)
+        except TopicError as exc:
+            self._note_unanswered(exc)
+            raise
+        self._unanswered = 0
         anew = []
         for name, one in seen.topics.items():
             if name != self._settings.updates_topic:
@@ -131,6 +139,16 @@ class Topics:
             self._strangers = strangers(client, self._settings, TRY_S)
         return self._strangers
 
+    def _note_unanswered(self, exc: TopicError) -> None:
+        """Ask with another client if the fault may be with this one, as in `check`."""
+        self._unanswered += 1
+        if self._unanswered == RENEW_AFTER:
+            self._unanswered, self._client = 0, None
+            metrics.CLIENTS_RENEWED.labels("watch").inc()
+            log.warning(
+                "client_renewed client=watch why=%r: the watch asks with another client", str(exc)
+            )
+
     def _changes(self, seen: Seen, anew: list[str]) -> Iterator[Found]:
         settings, began = self._settings, self._began
         updates = seen.topics.get(settings.updates_topic)
@@ -142,7 +160,8 @@ class Topics:
             yield Found(
                 QUERIES_REPLACED,
                 f"topic {settings.queries_topic} was deleted and created anew. The worker reads "
-                "the new one from its beginning. Nothing needs to be done, but find out who did it",
+                "the new one from its beginning. Restart clients that get no replies any more: "
+                "librdkafka may keep the leaders of the old topic. And find out who did it",
             )
 
 

@@ -29,7 +29,7 @@ OURS = re.compile(f"({CLEAN}|{LIVE}):[0-9]+{TERMINATOR}")
 def metadata_of(position: int, clean: bool, database: str = "") -> str:
     """Commit metadata: the position that was answered from, and whether its owner stopped there.
 
-    `database`: the name of its `Log`; empty: of any database.
+    `database`: the name of the `Database` that it is written to; empty: of any.
     """
     return f"{CLEAN if clean else LIVE}:{position}{TERMINATOR}{database}{TERMINATOR}"
 

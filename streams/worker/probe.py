@@ -15,8 +15,11 @@ answered, also what no other check knows of. What counts:
   or lost meanwhile does not count: the next owner may answer it, or nobody.
 
 FAILURES_MAX failures among the last RECENT probes of a partition make the worker not ready: not in
-a row, because only some of them fail if some users' queries go to partitions that nobody reads. If
-nothing at all is heard for a while, the clients are made anew, because theirs may be the fault.
+a row, because only some of them fail if some users' queries go to partitions that nobody reads.
+
+The fault may be with the probe's own clients (`lasting_producer.py` says which). So they are made
+anew if nothing at all is heard for a while; if a partition is bad, at most once in RENEW_S; and if
+the watch has seen that one of their topics was made anew.
 
 A thread of its own does all this, because Kafka's clients block.
 """
@@ -42,6 +45,7 @@ LATE_S = DEADLINE_DEFAULT_MS / 1000
 ANSWER_S = 7.0  # a query has 5 s by default; the rest is for the way there and back
 RECENT, FAILURES_MAX = 10, 3  # a broker that restarts may cost one or two probes
 POLL_S = 0.2
+RENEW_S = 30.0  # between new clients because of a bad partition
 LOG_S = 60.0
 JOIN_TIMEOUT_S = 2.0
 SILENT_MAX_S = 60.0  # several requests, each with its time limit, and new clients
@@ -68,7 +72,9 @@ class Probe:
         self._series: dict[int, metrics.ProbeOfPartition] = {}  # by partition
         self._recent: dict[int, tuple[str, ...]] = {}  # by partition: errors, "" for an answer
         self._heard_at = time.monotonic()  # of any reply, or of the last new clients
-        self._logged_at = -LOG_S
+        self._renewed_at = -RENEW_S
+        self._made_anew = ""  # a topic
+        self._logged_at = self._renewal_logged_at = -LOG_S
         self._ended = ""  # why there are no more probes
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
@@ -93,6 +99,11 @@ class Probe:
             shown = ", ".join(map(str, bad[:8]))
             return False, f"probes fail, partitions {shown}; {bad[0]}: {_error(recent[bad[0]])}"
         return True, "probes are answered"
+
+    def topic_made_anew(self, topic: str) -> None:
+        """The watch has seen that this topic was deleted and made anew; any thread may say so."""
+        if topic in (self._settings.queries_topic, self._settings.probes_topic):
+            self._made_anew = topic
 
     # -- in the thread ------------------------------------------------------------------------
 
@@ -128,9 +139,8 @@ class Probe:
         if not owned:
             self._heard_at = now
             return False
-        if now - self._heard_at > ANSWER_S + self._settings.probe_interval_s:
-            self._prober.reopen()
-            self._heard_at = now
+        if why := self._why_renew(now):
+            self._renew(now, why)
         asked = self._prober.ask([*owned])
         if not asked:  # the topic for the replies is gone: nothing is known of any partition
             self._recent.clear()
@@ -139,6 +149,30 @@ class Probe:
             one = owned[number]
             self._pending[correlation_id] = Asked(number, one.incarnation, one.position, sent_at)
         return True
+
+    def _why_renew(self, now: float) -> str:
+        """Why the probe needs new clients; empty if it does not."""
+        if self._made_anew:
+            return f"topic {self._made_anew} was deleted and made anew"
+        if now - self._heard_at > ANSWER_S + self._settings.probe_interval_s:
+            return "nothing is heard"
+        bad = sorted(number for number, one in self._recent.items() if _is_bad(one))
+        if bad and now - self._renewed_at > RENEW_S:
+            return f"partition {bad[0]} does not answer"
+        return ""
+
+    def _renew(self, now: float, why: str) -> None:
+        self._made_anew = ""
+        self._prober.reopen()
+        self._heard_at = self._renewed_at = now
+        metrics.CLIENTS_RENEWED.labels("probe").inc()
+        if now - self._renewal_logged_at > LOG_S:
+            self._renewal_logged_at = now
+            log.warning(
+                "client_renewed client=probe why=%r: the fault may be with the probe's own "
+                "clients, so it asks with new ones. If it is not, the probes go on failing",
+                why,
+            )
 
     def _note(self, taken: Taken) -> None:
         """Judge a reply, or a probe that could not be sent."""

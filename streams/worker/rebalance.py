@@ -129,7 +129,7 @@ class Rebalancer:
         self._updates, self._queries = updates, queries
         partitions.has_room = updates.look
         self._refuse = refuse
-        self.commits = Commits(partitions.settings, member, epoch.name)
+        self.commits = Commits(partitions.settings, member, epoch.database.name)
         self.opener = Opener(partitions, tables, epoch, member)
         self._tenures: dict[int, Tenure] = {}
         self._tasks: set[asyncio.Task[None]] = set()

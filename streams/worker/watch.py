@@ -55,7 +55,7 @@ class Watch:
     """See the module. All methods but `_look_at_cassandra` run on the event loop.
 
     `readings`: of updates and queries, by topic. `refuse` is called with the error that ends the
-    worker.
+    worker, and `made_anew` with the name of a topic that was deleted and made anew.
     """
 
     def __init__(
@@ -67,10 +67,11 @@ class Watch:
         readings: Mapping[str, Reading],
         owned: Mapping[int, OwnedPartition],
         refuse: Callable[[Exception], None],
+        made_anew: Callable[[str], None],
     ) -> None:
         self._settings, self._topics, self._store, self._began = settings, topics, store, began
         self._readings, self._owned = readings, owned
-        self._refuse = refuse
+        self._refuse, self._made_anew = refuse, made_anew
         self._looks: dict[str, Callable[[], Look]] = {
             KAFKA: topics.look,
             CASSANDRA: self._look_at_cassandra,
@@ -122,6 +123,8 @@ class Watch:
             self._parts[part], self._answered[part] = found, time.monotonic()
             if part == CASSANDRA:
                 self._store.is_doubted = bool(found)
+            for name in anew:
+                self._made_anew(name)
             if self._settings.queries_topic in anew:
                 for number in self._owned:
                     self._readings[self._settings.queries_topic].begin_anew(number)

@@ -71,7 +71,8 @@ class Worker:
             self._answer_now,
         )
         self._tables = KnownTables(settings, world.folder, TOPIC_ID, EPOCH)
-        epoch = Log(EPOCH, UUID(bytes=TOPIC_ID), world.partitions, tuple(world.first_offsets), 0)
+        firsts = tuple(world.first_offsets)
+        epoch = Log(EPOCH, UUID(bytes=TOPIC_ID), world.partitions, firsts, 0, UUID(int=1))
         self.rebalancer = Rebalancer(
             self.partitions,
             self._tables,

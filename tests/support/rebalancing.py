@@ -21,6 +21,7 @@ from readstates.streams.worker.tables import Tables
 UPDATES = TopicPartition("read-states.updates", 0)
 QUERIES = TopicPartition("read-states.queries", 0)
 LOG_START, LOG_END = 5, 20
+DATABASE_ID = UUID(int=1)
 
 
 class Member:
@@ -201,4 +202,4 @@ async def until(what: Callable[[], object]) -> None:
 
 def one_epoch(partitions: int, epoch: int = 8, first_offset: int = 0) -> Log:
     """An epoch that begins at the same offset of each partition."""
-    return Log(epoch, UUID(int=0), partitions, (first_offset,) * partitions, 0)
+    return Log(epoch, UUID(int=0), partitions, (first_offset,) * partitions, 0, DATABASE_ID)

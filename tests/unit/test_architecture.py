@@ -89,6 +89,7 @@ RULES = {
         *BASICS,
         "streams.kafka",
         "streams.cassandra.store",
+        "streams.cassandra.database",
         "streams.cassandra.epochs",
         "streams.client",
         "streams.commands",

@@ -15,14 +15,15 @@ def test_statements() -> None:
     assert table.startswith("CREATE TABLE IF NOT EXISTS other.read_states (")
     assert "PRIMARY KEY ((user_id), read_state_type, channel_id)" in table
     assert log.startswith("CREATE TABLE IF NOT EXISTS other.log (")
-    column = "first_offsets frozen<list<bigint>>"
-    assert column in log
+    first_offsets, database_id = "first_offsets frozen<list<bigint>>", "database_id uuid"
+    assert f" {first_offsets}," in log
+    assert f" {database_id}" in log
     mentions, marks = "mentions frozen<list<bigint>>", "marks blob"
     assert f" {mentions}," in table
     assert f" {marks}," in table
     assert upgrades == [
         f"ALTER TABLE other.read_states ADD IF NOT EXISTS ({mentions}, {marks})",
-        f"ALTER TABLE other.log ADD IF NOT EXISTS {column}",
+        f"ALTER TABLE other.log ADD IF NOT EXISTS ({first_offsets}, {database_id})",
     ], "what a keyspace of an earlier version lacks"
     for one in (keyspace, table, log, *upgrades):
         assert "--" not in one

@@ -36,14 +36,19 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ms, self.ahead_ms, self.broker_ahead_ms = 5_000.0, 0.0, 0.0
         self.sent: list[dict[str, Any]] = []
+        self.noted: list[tuple[int, str, int]] = []  # failures, for the producer to be made anew
         delivery = Delivery(Settings())
-        monkeypatch.setattr(delivery, "producer", lambda _config: self)
+        monkeypatch.setattr(delivery, "producer", lambda _name, _config, _topics: self)
+        self.now = self  # a LastingProducer's producer
         self.clocks = BrokerClocks(
             Settings(),
             delivery,
             wall_ms=lambda: 1_700_000_000_000 + self.now_ms + self.ahead_ms,
             monotonic_ms=lambda: self.now_ms,
         )
+
+    def note_failure(self, error: KafkaError, topic: str, partition: int) -> None:
+        self.noted.append((error.code(), topic, partition))
 
     def produce(self, topic: str, **record: Any) -> None:
         assert topic == Settings().queries_topic
@@ -118,6 +123,7 @@ def test_a_record_that_was_not_taken_measures_nothing(world: World) -> None:
     world.sent.pop()["on_delivery"](KafkaError(KafkaError._MSG_TIMED_OUT), cast(Any, None))
     assert world.clocks.ahead_ms(0) == 0
     assert metrics.CLOCK_FAILURES._value.get() == before + 1
+    assert world.noted == [(KafkaError._MSG_TIMED_OUT, Settings().queries_topic, 0)]
 
 
 def test_partitions_take_turns(world: World) -> None:

@@ -13,7 +13,7 @@ from readstates.streams.config import Settings
 from readstates.streams.errors import BatchGapError
 from readstates.streams.partition.batch import Batch
 from readstates.streams.worker import rebalance
-from tests.support.rebalancing import QUERIES, UPDATES, DeafStore, Store, Worker, until
+from tests.support.rebalancing import DATABASE_ID, QUERIES, UPDATES, DeafStore, Store, Worker, until
 from tests.support.small_world import event
 
 
@@ -57,7 +57,10 @@ async def test_a_revocation_writes_commits_closes_and_lets_go_in_this_order(tmp_
     assert calls == [
         "stop updates", "stop queries", "commit", "close, clean=True", "release",
     ]  # fmt: skip
-    assert worker.member.commits[-1] == {UPDATES: (6, "clean:20;8@0;"), QUERIES: (5, "")}
+    assert worker.member.commits[-1] == {
+        UPDATES: (6, f"clean:20;8@{DATABASE_ID};"),
+        QUERIES: (5, ""),
+    }
     assert not worker.owned
 
 
@@ -262,7 +265,7 @@ async def test_what_leaves_together_is_served_until_the_last_is_done(
             waiting.pop()(True)
         await until(lambda: worker.member.released == {0, 1})
     commits = [commit[UPDATES] for commit in worker.member.commits if UPDATES in commit]
-    assert commits[-1] == (6 if finishes else 5, "clean:20;8@0;")
+    assert commits[-1] == (6 if finishes else 5, f"clean:20;8@{DATABASE_ID};")
 
 
 async def test_what_was_not_written_out_stays_dirty_in_the_file_and_before_the_commit(
@@ -275,7 +278,7 @@ async def test_what_was_not_written_out_stays_dirty_in_the_file_and_before_the_c
         await until(lambda: worker.owned[0].partition.position == 6)
         worker.rebalancer.revoked({0})
         await until(lambda: worker.member.released)
-        assert worker.member.commits[-1][UPDATES] == (5, "clean:20;8@0;")
+        assert worker.member.commits[-1][UPDATES] == (5, f"clean:20;8@{DATABASE_ID};")
         worker.member.known = {0: 5}
         await worker.own(0)
         owned = worker.owned[0]
@@ -326,7 +329,7 @@ async def test_a_shutdown_does_not_wait_for_a_database_that_is_away(
         worker.feed(event(5, 1, channel_id=1, message_id=5))
         async with asyncio.timeout(10):
             await worker.rebalancer.shut_down()
-    assert worker.member.commits[-1][UPDATES] == (5, "clean:20;8@0;")
+    assert worker.member.commits[-1][UPDATES] == (5, f"clean:20;8@{DATABASE_ID};")
     assert worker.member.calls[-1] == "leave"
 
 
@@ -348,4 +351,4 @@ async def test_who_leaves_before_it_has_caught_up_hands_on_how_far_it_had_to(
         await worker.own(0)
         worker.rebalancer.revoked({0})
         await until(lambda: worker.member.released)
-    assert worker.metadata() == ["live:20;8@0;", "clean:20;8@0;"]
+    assert worker.metadata() == [f"live:20;8@{DATABASE_ID};", f"clean:20;8@{DATABASE_ID};"]

@@ -11,10 +11,11 @@ from typing import Any, cast
 import pytest
 
 from readstates.schemas.replies import NOT_CAUGHT_UP, STORE_UNAVAILABLE
+from readstates.streams import metrics
 from readstates.streams.config import Settings
 from readstates.streams.kafka.prober import UNSENT, Taken
 from readstates.streams.worker import probe as module
-from readstates.streams.worker.probe import ANSWER_S, FAILURES_MAX, RECENT, Probe
+from readstates.streams.worker.probe import ANSWER_S, FAILURES_MAX, RECENT, RENEW_S, Probe
 
 INTERVAL_S = 5.0
 
@@ -222,6 +223,36 @@ def test_new_clients_are_tried_if_nothing_at_all_is_heard(world: World) -> None:
     world.reply(0, "overloaded")
     world.ask(ANSWER_S)
     assert len(world.prober.reopened) == 1
+
+
+def test_new_clients_are_tried_if_one_partition_does_not_answer(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are heard all the time."""
+    renewed = metrics.CLIENTS_RENEWED.labels("probe")._value
+    before, rounds = renewed.get(), 30
+    for _ in range(rounds):
+        world.ask()
+        world.reply(0)
+        world.silence()
+    first, *_ = world.prober.reopened
+    assert first == FAILURES_MAX, "before the next probes after it has turned bad"
+    most = rounds * INTERVAL_S / RENEW_S
+    assert most / 2 < len(world.prober.reopened) <= most
+    assert renewed.get() == before + len(world.prober.reopened)
+    logged = caplog.text.count("client_renewed client=probe why='partition 1 does not answer'")
+    assert 1 < logged < len(world.prober.reopened)
+
+
+def test_new_clients_are_used_for_a_topic_that_was_made_anew(world: World) -> None:
+    settings = Settings()
+    for topic in (settings.dead_letters_topic, settings.queries_topic, settings.probes_topic):
+        world.probe.topic_made_anew(topic)
+        world.ask()
+        for number in world.owned:
+            world.reply(number)
+    world.ask()
+    assert world.prober.reopened == [1, 2], "before the second and the third round"
 
 
 def test_a_late_reply_counts_no_more(world: World) -> None:

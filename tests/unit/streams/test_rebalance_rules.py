@@ -23,7 +23,7 @@ from readstates.streams.worker.opening import (
 )
 from readstates.streams.worker.owned import OwnedPartition
 from readstates.streams.worker.partitions import wall_clock_ms
-from tests.support.rebalancing import UPDATES, Store, Worker, one_epoch, until
+from tests.support.rebalancing import DATABASE_ID, UPDATES, Store, Worker, one_epoch, until
 from tests.support.small_world import event, query, version
 
 
@@ -104,7 +104,9 @@ async def test_without_a_commit_a_partition_begins_with_the_epoch(
         await worker.own(0, 1)
         assert [worker.updates.places[number][0] for number in (0, 1)] == [12, begins]
         place = TopicPartition("read-states.updates", 1)
-        assert (begins, "live:20;9@0;") in [commit.get(place) for commit in worker.member.commits]
+        assert (begins, f"live:20;9@{DATABASE_ID};") in [
+            commit.get(place) for commit in worker.member.commits
+        ]
         assert worker.member.look_ups == 1, "one for all that are assigned together"
 
 

@@ -53,6 +53,12 @@ class Producer:
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
         self.sent: list[dict[str, Any]] = []
+        self.failures: list[int] = []  # codes that were noted
+        self.now = self
+
+    def note_failure(self, error: KafkaError, topic: str, partition: int | None) -> None:
+        assert (topic, partition) in {(TOPIC, 3), (TOPIC, None)}
+        self.failures.append(error.code())
 
     def produce(
         self, topic: str, value: bytes, key: bytes | None, partition: int = -1, **more: Any
@@ -78,7 +84,7 @@ class World:
         monkeypatch.setattr(refused_replies, "AdminClient", lambda _: self)
         self.replies = ReplyProducer(Settings(), self.delivery)
 
-    def _producer(self, config: dict[str, Any]) -> Producer:
+    def _producer(self, _name: str, config: dict[str, Any], _topics: Any = None) -> Producer:
         self.producers.append(Producer(config))
         return self.producers[-1]
 
@@ -244,3 +250,15 @@ def test_nothing_is_sent_again_while_the_worker_stops(world: World) -> None:
     world.delivery.close()
     world.producers[0].report()
     assert len(world.producers) == 1
+
+
+def test_a_producer_that_may_be_stuck_hears_of_it(world: World) -> None:
+    timed_out = KafkaError(KafkaError._MSG_TIMED_OUT)
+    world.reply()
+    world.producers[0].report(timed_out)
+    assert world.producers[0].failures == [KafkaError._MSG_TIMED_OUT]
+    world.reply()
+    world.producers[0].report()
+    world.producers[1].report(timed_out)
+    assert world.producers[1].failures == [KafkaError._MSG_TIMED_OUT]
+    assert len(world.producers[0].failures) == 1, "a reply that is too large says nothing"

@@ -11,14 +11,14 @@ from uuid import UUID
 import pytest
 
 from readstates.streams import metrics
-from readstates.streams.cassandra.epochs import Log, is_of_another
+from readstates.streams.cassandra.epochs import Log
 from readstates.streams.config import Settings
 from readstates.streams.deviations import DEVIATIONS, Decision, Found
 from readstates.streams.errors import DeviationError, SchemaMissingError, StoreError, TopicError
 from readstates.streams.worker import watch as module
 from readstates.streams.worker.watch import Watch
 
-BEGAN = Log(8, UUID(int=1), 4, (0,) * 4, 1_000)
+BEGAN = Log(8, UUID(int=1), 4, (0,) * 4, 1_000, UUID(int=2))
 TOPIC = "read-states.updates"
 
 
@@ -31,6 +31,7 @@ class World:
         self.logs: dict[str, Log] | Exception = {TOPIC: BEGAN}
         self.refused: list[Exception] = []
         self.begun_anew: list[int] = []
+        self.made_anew: list[str] = []
         self.open_s = 0.0
         self.replication = {"dc1": "3"}
         self.store: Any = SimpleNamespace(
@@ -56,6 +57,7 @@ class World:
             {TOPIC: self.reading, Settings().queries_topic: self.reading},
             owned,
             self.refused.append,
+            self.made_anew.append,
         )
 
     def _look(self) -> tuple[list[Found], list[str]]:
@@ -179,11 +181,12 @@ async def test_a_database_that_is_missing_refuses_queries() -> None:
     "present",
     [
         {},
-        {TOPIC: BEGAN._replace(began_us=2_000)},
+        {TOPIC: BEGAN._replace(database_id=UUID(int=3))},
+        {TOPIC: BEGAN._replace(database_id=None)},
         {TOPIC: BEGAN._replace(epoch=9)},
         {TOPIC: BEGAN, "other.updates": BEGAN._replace(epoch=9)},
     ],
-    ids=["empty", "made anew", "another epoch", "another topic"],
+    ids=["empty", "made anew", "made anew by an earlier version", "another epoch", "another topic"],
 )
 async def test_another_database(present: dict[str, Log]) -> None:
     world = World()
@@ -206,6 +209,12 @@ async def test_replicas_that_may_not_have_the_rows() -> None:
     assert not world.store.is_doubted
 
 
+async def test_the_same_database_at_another_write_time() -> None:
+    world = World()
+    world.logs = {TOPIC: BEGAN._replace(began_us=2_000)}
+    assert await world.step() == set()
+
+
 async def test_what_the_readers_know(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     world.open_s = module.OPEN_TRANSACTION_S + 1
@@ -222,23 +231,7 @@ async def test_what_the_readers_know(caplog: pytest.LogCaptureFixture) -> None:
 
 async def test_queries_made_anew_are_read_from_the_beginning() -> None:
     world = World()
-    world.anew = ["read-states.queries"]
+    world.anew = ["read-states.dead-letters", "read-states.queries"]
     await world.step()
     assert world.begun_anew == [3]
-
-
-@pytest.mark.parametrize(
-    ("metadata", "is_other"),
-    [
-        ("live:5;8@1000;", False),
-        ("live:5;8@1001;", True),
-        ("clean:5;9@1000;", True),
-        ("clean:5;7@999;", False),  # an epoch has begun since
-        ("clean:5;", False),  # of an earlier version
-        ("", False),
-        ("clean:5;8@10", False),  # cut off: confluent-kafka reads what it likes
-        ("from another program", False),
-    ],
-)
-def test_commits_of_another_database(metadata: str, is_other: bool) -> None:
-    assert is_of_another(metadata, BEGAN.name) is is_other
+    assert world.made_anew == world.anew, "the clients hear of it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -131,6 +132,33 @@ def test_a_commit_before_the_epoch(log_start: int) -> None:
     # of another log, or of an epoch of which nothing is known, it says nothing
     for other in (replace(epoch, topic_id="other"), replace(epoch, first_offsets=())):
         assert not [one for one in found(state, other) if "before the epoch" in one]
+
+
+@pytest.mark.parametrize(
+    ("written_to", "is_other"),
+    [
+        (f"live:9;8@{UUID(int=1)};", False),
+        (f"live:9;8@{UUID(int=2)};", True),
+        ("live:9;8@5;", False),
+        ("live:9;8@3600000005;", True),
+        ("", False),
+    ],
+)
+def test_commits_over_another_database(written_to: str, is_other: bool) -> None:
+    state = kafka()
+    state.partitions[1].written_to = written_to
+    epoch = replace(LOG, began_us=5, database_id=str(UUID(int=1)))
+    problems = [one for one in found(state, epoch) if "deviation database_replaced: " in one]
+    assert bool(problems) is is_other
+    if is_other:
+        assert "partitions 1 were made over another database" in problems[0]
+
+
+def test_the_id_is_shown() -> None:
+    epoch = replace(LOG, database_id=str(UUID(int=1)))
+    assert f": ID {UUID(int=1)}, epoch 8 since" in "\n".join(
+        text_of(SETTINGS, Status(None, epoch, []))
+    )
 
 
 def test_first_offsets_are_strings_in_json() -> None:
