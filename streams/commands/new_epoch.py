@@ -77,6 +77,23 @@ def no_workers(client: AdminClient, settings: Settings, error: type[ReadStatesEr
         )
 
 
+def deleted(settings: Settings, known: Log) -> EpochError:
+    """The error if the updates topic is gone, and the keyspace was written from it.
+
+    Nothing is created before somebody has decided: an empty topic of the same name would let
+    producers go on, and its offsets would run backwards.
+    """
+    name = settings.updates_topic
+    return EpochError(
+        f"topic {name} does not exist, but {settings.cassandra_keyspace} was written from it "
+        f"({known.said}): somebody deleted it, or KAFKA_BOOTSTRAP or TOPIC_PREFIX leads to another "
+        "place. Nothing was created. If it was deleted, updates that were not yet in Cassandra are "
+        "lost. To go on with a new topic and what Cassandra has, stop all workers and run, with the "
+        "--replication-factor that it had: "
+        f"readstates init --new-epoch --partitions {known.partitions}"
+    )
+
+
 def _all_durable(client: AdminClient, settings: Settings, partitions: int) -> list[int]:
     """The log's ends. Raises EpochError if the commit of a partition is not at its end."""
     places = [TopicPartition(settings.updates_topic, number) for number in range(partitions)]

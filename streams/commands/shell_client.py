@@ -34,3 +34,16 @@ def shell_client(settings: Settings) -> Iterator[BlockingClient]:
                 yield client
         except (QueryError, ValueError) as exc:
             raise click.ClickException(str(exc)) from exc
+
+
+def place_of(settings: Settings, user: int, offset: int) -> str:
+    """The offset of an update of the user, and its partition, in words."""
+    from readstates.schemas.partitioner import partition_of
+    from readstates.schemas.wire import key_bytes
+
+    from ..kafka.topics import partitions_now
+
+    name = settings.updates_topic
+    partitions = partitions_now(settings)
+    where = f"partition {partition_of(key_bytes(user), partitions)} of " if partitions else ""
+    return f"offset {offset} in {where}{name}"

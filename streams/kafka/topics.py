@@ -108,6 +108,12 @@ def topics_of(settings: Settings) -> tuple[str, str, str, str]:
     )
 
 
+def partitions_now(settings: Settings) -> int | None:
+    """The number of partitions of the updates topic; None if it does not exist."""
+    updates = described(connect_admin(settings), settings.updates_topic)
+    return updates.topic.partitions if updates else None
+
+
 def create(settings: Settings, partitions: int, replication: int) -> list[str]:
     """Create the topics that do not exist yet; returns their names. Safe to repeat."""
     client = connect_admin(settings)
@@ -156,8 +162,16 @@ def describe(client: AdminClient, name: str) -> Topic:
     """Topic ID and partition count. Raises TopicError for a topic that does not exist."""
     found = described(client, name)
     if found is None:
-        raise TopicError(f"topic {name} does not exist. Run: readstates init")
+        raise TopicError(missing(name))
     return found.topic
+
+
+def missing(name: str) -> str:
+    """The text if a topic does not exist."""
+    return (
+        f"topic {name} does not exist. If it never did, run: readstates init. If somebody deleted "
+        "it, see updates_deleted or queries_deleted in ops/runbooks/ReadStatesDeviation.md"
+    )
 
 
 def described(
