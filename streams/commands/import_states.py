@@ -108,7 +108,7 @@ def import_states(settings: Settings, file: Path, mode: str, dry_run: bool, as_j
     if errors:
         raise click.ClickException(f"{errors} lines of {file} are wrong; nothing was sent")
     if not events and not as_json:
-        click.echo(f"{file} has no read state, or none with a field that is not 0: nothing was sent")
+        click.echo(f"{file} has no read state that is not all 0: nothing was sent")
         return
     if dry_run:
         click.echo(json.dumps({"records": events}) if as_json else f"{events} records, none sent")

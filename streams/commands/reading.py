@@ -47,7 +47,7 @@ def open_reader(settings: Settings, *topics: str, from_start: bool = False) -> R
                 raise TopicError(
                     missing(name)
                     if is_gone
-                    else f"topic {name}: {topic.error}. SECURITY.md lists the rights of each command"
+                    else f"topic {name}: {topic.error}. SECURITY.md lists the rights of a command"
                 )
             for number in sorted(topic.partitions):
                 place = TopicPartition(name, number)

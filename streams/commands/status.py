@@ -18,11 +18,15 @@ from .status_asking import ask_cassandra, ask_kafka
 from .status_judging import problems_of
 from .status_printing import Status, json_of, text_of
 
-ASKED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_timeout_s") + (
+ASKED = (
+    *KAFKA_ONLY,
+    "kafka_group",
     "group_protocol",
     "session_timeout_s",
     "flush_delay_s",
     "commit_interval_s",
+    *CASSANDRA,
+    "cassandra_timeout_s",
 )
 
 
@@ -53,9 +57,9 @@ def status(settings: Settings, as_json: bool) -> None:
     "not committed" counts the records of updates between the commit and the log's end. Most of them
     have been applied, but they are not known to be in Cassandra. While all is well, they are at
     most twice FLUSH_DELAY_S old. Older ones are a problem: a partition is catching up, or cannot
-    write, or its owner stands still. "queries lag" counts the queries that are not answered yet. The metadata
-    of a commit says how far the partition's owner had applied the log: live:OFFSET while the owner
-    runs, clean:OFFSET after an orderly shutdown.
+    write, or its owner stands still. "queries lag" counts the queries that are not answered yet.
+    The metadata of a commit says how far the partition's owner had applied the log: live:OFFSET
+    while the owner runs, clean:OFFSET after an orderly shutdown.
 
     The command does not look at latency, failed loads or writes, or dead letters: see the metrics.
 

@@ -28,7 +28,16 @@ from ..errors import KafkaAwayError, TopicError
 from .admin import connect_admin
 from .cluster import Cluster
 from .strangers import strangers
-from .topics import AWAY_TIMEOUT_S, Described, Topic, configs_of, described, missing, needed, topics_of
+from .topics import (
+    AWAY_TIMEOUT_S,
+    Described,
+    Topic,
+    configs_of,
+    described,
+    missing,
+    needed,
+    topics_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -205,8 +214,9 @@ def _other_counts(settings: Settings, updates: Topic, queries: Topic) -> str:
     return (
         f"{settings.updates_topic} has {updates.partitions} partitions and "
         f"{settings.queries_topic} {queries.partitions}: they must have the same number, or a "
-        f"user's queries would go to another worker than its updates. Delete {settings.queries_topic}"
-        f" (only queries under way are lost) and run: readstates init --partitions "
+        "user's queries would go to another worker than its updates. Delete "
+        f"{settings.queries_topic} (only queries under way are lost) and run: readstates init "
+        f"--partitions "
         f"{updates.partitions}. If you want more partitions, follow "
         "ops/runbooks/change-partitions.md, which ends with: readstates init --new-epoch "
         f"--partitions {max(updates.partitions, queries.partitions)}"

@@ -32,16 +32,18 @@ def texts(path: Path) -> Iterator[str]:
 
     Docstrings are among them, because they are the commands' help.
     """
-    inner: set[int] = set()  # parts of a larger text
+    parts: set[int] = set()  # of a larger text
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.JoinedStr):
-            inner |= {id(part) for part in node.values}
+            parts |= {id(part) for part in node.values}
             yield "".join(
                 part.value if isinstance(part, ast.Constant) else FILLED
                 for part in node.values
                 if not isinstance(part, ast.Constant) or isinstance(part.value, str)
             )
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner:
+        elif (
+            isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts
+        ):
             yield node.value
 
 
