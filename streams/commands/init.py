@@ -20,7 +20,10 @@ USED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_replication")
     f"{PARTITIONS} on a new installation]",
 )
 @click.option(
-    "--replication-factor", default=1, show_default=True, help="Replication factor of the topics."
+    "--replication-factor",
+    type=click.IntRange(1),
+    help="Replication factor of topics that do not exist yet.  [default: that of the others; 1 on "
+    "a new installation]",
 )
 @click.option(
     "--new-epoch",
@@ -38,7 +41,7 @@ USED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_replication")
 def init(
     settings: Settings,
     partitions: int | None,
-    replication_factor: int,
+    replication_factor: int | None,
     new_epoch: bool,
     first_offsets: list[int] | None,
 ) -> None:
@@ -61,11 +64,16 @@ def init(
             store.create_schema()
             logs = store.logs()
             known = logs.get(settings.updates_topic)
-            before = topics.partitions_now(settings)
+            there = topics.existing(settings)
+            updates = there.get(settings.updates_topic)
+            before = updates.topic.partitions if updates else None
             if known and before is None and not new_epoch:
                 raise epochs.deleted(settings, known)
             count = partitions or before or (known.partitions if known else PARTITIONS)
-            created = topics.create(settings, count, replication_factor)
+            replicas = replication_factor or max(
+                (one.replicas for one in there.values()), default=1
+            )
+            created = topics.create(settings, count, replicas)
             mended = topics.mend(settings)
             ends = epochs.prepare(settings, known, partitions) if new_epoch else None
             topic = topic_check.check(settings)

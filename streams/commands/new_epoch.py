@@ -88,8 +88,7 @@ def deleted(settings: Settings, known: Log) -> EpochError:
         f"topic {name} does not exist, but {settings.cassandra_keyspace} was written from it "
         f"({known.said}): somebody deleted it, or KAFKA_BOOTSTRAP or TOPIC_PREFIX leads to another "
         "place. Nothing was created. If it was deleted, updates that were not yet in Cassandra are "
-        "lost. To go on with a new topic and what Cassandra has, stop all workers and run, with "
-        "the --replication-factor that it had: "
+        "lost. To go on with a new topic and what Cassandra has, stop all workers and run: "
         f"readstates init --new-epoch --partitions {known.partitions}"
     )
 

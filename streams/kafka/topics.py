@@ -108,6 +108,13 @@ def topics_of(settings: Settings) -> tuple[str, str, str, str]:
     )
 
 
+def existing(settings: Settings) -> dict[str, Described]:
+    """Those of the service's topics that exist, by name."""
+    client = connect_admin(settings)
+    found = {name: described(client, name) for name in topics_of(settings)}
+    return {name: one for name, one in found.items() if one is not None}
+
+
 def partitions_now(settings: Settings) -> int | None:
     """The number of partitions of the updates topic; None if it does not exist."""
     updates = described(connect_admin(settings), settings.updates_topic)
