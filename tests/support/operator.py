@@ -65,7 +65,7 @@ class Operator:
             (r"kubectl apply -k ops/kubernetes", self._apply_all),
             (r"kubectl apply -f ops/kubernetes/(?:namespace|config)\.yaml.*", self._nothing),
             (r"kubectl -n read-states apply -f (\S+)", self._apply_job),
-            (r"kubectl -n read-states delete job (\S+)", self._delete_job),
+            (r"kubectl -n read-states delete job (\S+)(?: --ignore-not-found)?", self._delete_job),
             (r"kubectl -n read-states wait --for=condition=complete job/(\S+) .*", self._wait_job),
             (r"kubectl -n read-states logs job/(\S+)", self._log_of_job),
             (r"kubectl -n read-states scale statefulset/read-states --replicas=(\d+)", self._scale),
@@ -178,7 +178,9 @@ class Operator:
 
     def _delete_job(self, found: re.Match[str]) -> str:
         """The Job is forgotten."""
-        del self._jobs[found[1]]
+        if "--ignore-not-found" not in found[0]:
+            assert found[1] in self._jobs, "there is no such Job"
+        self._jobs.pop(found[1], None)
         return ""
 
     def _wait_job(self, found: re.Match[str]) -> str:
