@@ -144,6 +144,17 @@ def test_more_partitions_of_updates(refusing: Any) -> None:
     said = refusal(service.start())
     assert "partitions" in said
     assert "--new-epoch" in said
+    user, ack = new_user(), {"type": "ack", "channel_id": "1", "message_id": "1"}
+    service.wire.produce(user, ack, partition=0)
+    done = service.cli("init", "--new-epoch")
+    assert "no worker can apply them any more" in done.stderr, "not: let the workers run"
+    advised = re.search(r": readstates (init --new-epoch .*)$", done.stderr, re.MULTILINE)
+    assert advised is not None, done.stderr
+    keyspace = service.env["READ_STATES_CASSANDRA_KEYSPACE"]
+    elsewhere = refusing("grown_later", init=False, cassandra_keyspace=keyspace)
+    done = elsewhere.cli(*advised[1].split())
+    assert done.returncode == 0, done.stderr
+    elsewhere.start().wait_ready()
 
 
 def test_log_start_moved_past_a_running_worker(refusing: Any) -> None:
