@@ -37,6 +37,9 @@ NOT_HERE = {  # the local stack has no such thing
     "docker ": "the image has a test of its own, `make image`",
     "nodetool ": "the local nodes have no JMX port",
     "tar -C /var/lib/cassandra": "it copies what nodetool has made",
+    'kafka-configs.sh --bootstrap-server "$KAFKA" --alter --entity-type users ': (
+        "these brokers know no logins; tests/integration/test_secure.py has them"
+    ),
     "sstableloader ": "it is a tool of Cassandra's own",
     "kafka-topics.sh ": "one broker is never out of sync with itself",
     "kafka-features.sh ": "the local brokers have one version",
@@ -69,7 +72,10 @@ class Operator:
             (r"kubectl -n read-states wait --for=condition=complete job/(\S+) .*", self._wait_job),
             (r"kubectl -n read-states logs job/(\S+)", self._log_of_job),
             (r"kubectl -n read-states scale statefulset/read-states --replicas=(\d+)", self._scale),
-            (r"kubectl -n read-states rollout restart statefulset/read-states", self._restart),
+            (
+                r"kubectl -n read-states rollout (?:restart|undo) statefulset/read-states",
+                self._restart,
+            ),
             (r"kubectl -n read-states rollout status statefulset/read-states", self._all_ready),
             (QUERY.pattern, self._measure),
             (r"sleep \d+", self._group_is_empty),
@@ -205,7 +211,10 @@ class Operator:
         return ""
 
     def _restart(self, _found: re.Match[str]) -> str:
-        """One worker after another is stopped, and started without its tables."""
+        """One worker after another is stopped, and started without its tables.
+
+        To undo a rollout is another rollout; the earlier version is the same one here.
+        """
         for number in sorted(self._pods, reverse=True):
             self._stop(number)
             self._start(number)
@@ -304,6 +313,10 @@ MEASURES: dict[str, Callable[[Operator], float]] = {
     'rate(read_states_updates_skipped_total{reason="replayed"}[5m])': _of(
         "read_states_updates_skipped_total{reason=replayed}"
     ),
+    'max(process_resident_memory_bytes{job="read-states"})': _of("process_resident_memory_bytes"),
+    "sum(rate(read_states_evictions_total[1h]))": _of("read_states_evictions_total"),
+    'sum(rate(read_states_queries_total{outcome="miss"}[1h])) / '
+    "sum(rate(read_states_queries_total[1h]))": _of("read_states_queries_total{outcome=miss}"),
     "job:read_states_partitions_unowned:count": lambda operator: float(operator.is_unowned),
     "max(partition:read_states_catch_up:seconds)": lambda operator: float(operator.is_behind),
     "partition:read_states_catch_up:seconds": lambda operator: float(operator.is_behind),
