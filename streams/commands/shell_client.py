@@ -41,9 +41,9 @@ def place_of(settings: Settings, user: int, offset: int) -> str:
     from readstates.schemas.partitioner import partition_of
     from readstates.schemas.wire import key_bytes
 
-    from ..kafka.topics import partitions_now
+    from ..kafka.admin import connect_admin
+    from ..kafka.topics import describe
 
     name = settings.updates_topic
-    partitions = partitions_now(settings)
-    where = f"partition {partition_of(key_bytes(user), partitions)} of " if partitions else ""
-    return f"offset {offset} in {where}{name}"
+    partitions = describe(connect_admin(settings), name).partitions
+    return f"offset {offset} in partition {partition_of(key_bytes(user), partitions)} of {name}"

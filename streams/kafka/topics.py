@@ -109,16 +109,20 @@ def topics_of(settings: Settings) -> tuple[str, str, str, str]:
 
 
 def existing(settings: Settings) -> dict[str, Described]:
-    """Those of the service's topics that exist, by name."""
-    client = connect_admin(settings)
-    found = {name: described(client, name) for name in topics_of(settings)}
-    return {name: one for name, one in found.items() if one is not None}
-
-
-def partitions_now(settings: Settings) -> int | None:
-    """The number of partitions of the updates topic; None if it does not exist."""
-    updates = described(connect_admin(settings), settings.updates_topic)
-    return updates.topic.partitions if updates else None
+    """Those of the service's topics that exist, by name. Raises TopicError if they are hidden."""
+    client, found = connect_admin(settings), dict[str, Described]()
+    for name in topics_of(settings):
+        try:
+            one = described(client, name)
+        except KafkaAwayError:
+            raise
+        except TopicError as exc:
+            raise TopicError(
+                f"cannot create topic {name}, nor see whether it exists: {exc}"
+            ) from exc
+        if one is not None:
+            found[name] = one
+    return found
 
 
 def create(settings: Settings, partitions: int, replication: int) -> list[str]:
@@ -321,8 +325,7 @@ def mend(settings: Settings) -> list[str]:
     """Set the settings that existing topics need and do not have; returns what was set."""
     client = connect_admin(settings)
     record_max = int(configs_of(client, settings.updates_topic)["max.message.bytes"])
-    found = {name: described(client, name) for name in topics_of(settings)}
-    replicas = {name: one.replicas for name, one in found.items() if one is not None}
+    replicas = {name: one.replicas for name, one in existing(settings).items()}
     done = []
     for name, required in needed(settings, record_max, replicas).items():
         configs = configs_of(client, name)

@@ -92,7 +92,8 @@ def test_a_topic_that_was_deleted_comes_back_with_as_many_replicas(
     name = settings.dead_letters_topic
     done = service.cli("init", "--partitions", "5", "--replication-factor", "3")
     assert done.returncode == 0, done.stderr
-    connect_admin(settings).delete_topics([name])[name].result(WAIT_S)
+    admin = connect_admin(settings)
+    admin.delete_topics([name])[name].result(WAIT_S)
     until(lambda: name not in topics.existing(settings), "topic gone")
     done = service.cli("init")
     assert done.returncode == 0, done.stderr
