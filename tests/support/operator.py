@@ -163,8 +163,10 @@ class Operator:
     def _apply_all(self, _found: re.Match[str]) -> str:
         """The init Job is run, unless it has run; there is one worker, if there was none."""
         assert self._secret, "the pods would wait for the Secret"
+        name = "ops/kubernetes/init.yaml"
         if "read-states-init" not in self._jobs:
-            self._apply_file("ops/kubernetes/init.yaml")
+            self._apply_file(name)
+        assert self._jobs["read-states-init"].args == self._arguments(name), "field is immutable"
         if not self._pods:
             self._start(0)
         return ""
@@ -175,12 +177,16 @@ class Operator:
         return ""
 
     def _apply_file(self, name: str) -> None:
+        job = yaml.safe_load((self.folder / name).read_text("utf-8"))["metadata"]["name"]
+        assert job not in self._jobs, "field is immutable"
+        self._jobs[job] = self.service.cli(*self._arguments(name))
+
+    def _arguments(self, name: str) -> tuple[str, ...]:
         job = yaml.safe_load((self.folder / name).read_text("utf-8"))
-        assert job["metadata"]["name"] not in self._jobs, "a Job cannot be changed"
         arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
         if "--replication-factor" in arguments:
             arguments[arguments.index("--replication-factor") + 1] = "1"
-        self._jobs[job["metadata"]["name"]] = self.service.cli(*arguments)
+        return tuple(arguments)
 
     def _delete_job(self, found: re.Match[str]) -> str:
         """The Job is forgotten."""
