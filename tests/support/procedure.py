@@ -9,6 +9,7 @@ from typing import Any
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from readstates.ops.demo.proof import compare, log_ends, wait_durable
+from readstates.ops.demo.progress import Progress
 from readstates.ops.proof.oracle import EPOCH, Oracle
 from readstates.ops.proof.steady import Steady
 from readstates.ops.proof.traffic import Traffic
@@ -111,11 +112,11 @@ class Proof:
 
     def equal(self) -> int:
         """Cassandra has everything, and it is what the fold says; returns how many rows."""
-        wait_durable(self.settings, dict(self.read()), lambda _line: None)
+        wait_durable(self.settings, dict(self.read()), Progress())
         store = Store(self.settings)
         try:
             store.prepare()
-            count, differences = compare(store, self._oracle, lambda _line: None)
+            count, differences = compare(store, self._oracle, Progress())
         finally:
             store.close()
         assert differences[:5] == []

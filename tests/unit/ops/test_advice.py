@@ -37,9 +37,8 @@ def texts(path: Path) -> Iterator[str]:
         if isinstance(node, ast.JoinedStr):
             parts |= {id(part) for part in node.values}
             yield "".join(
-                part.value if isinstance(part, ast.Constant) else FILLED
+                str(part.value) if isinstance(part, ast.Constant) else FILLED
                 for part in node.values
-                if not isinstance(part, ast.Constant) or isinstance(part.value, str)
             )
         elif (
             isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts
