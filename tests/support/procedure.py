@@ -8,8 +8,8 @@ from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from readstates.ops.demo.proof import compare, log_ends, wait_durable
 from readstates.ops.demo.progress import Progress
+from readstates.ops.demo.proof import compare, log_ends, wait_durable
 from readstates.ops.proof.oracle import EPOCH, Oracle
 from readstates.ops.proof.steady import Steady
 from readstates.ops.proof.traffic import Traffic
