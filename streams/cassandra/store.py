@@ -113,10 +113,20 @@ class Store:
     # -- schema and epoch ---------------------------------------------------------------------
 
     def create_schema(self) -> None:
-        """Create the keyspace and the tables that do not exist yet."""
+        """Create the keyspace and the tables that do not exist yet.
+
+        A keyspace that exists is not named in a CREATE, because Cassandra then asks for the right
+        to create any keyspace, even with IF NOT EXISTS.
+        """
         settings = self.settings
+        there = self._execute(
+            "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = %s",
+            (settings.cassandra_keyspace,),
+            PATIENCE_S,
+        ).one()
         for statement in statements(settings.cassandra_keyspace, settings.cassandra_replication):
-            self._execute(statement, (), PATIENCE_S)
+            if there is None or not statement.startswith("CREATE KEYSPACE"):
+                self._execute(statement, (), PATIENCE_S)
 
     def logs(self, patience_s: float = 0.0) -> dict[str, Log]:
         """The logs that this keyspace was written from, by topic.

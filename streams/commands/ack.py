@@ -6,7 +6,7 @@ import click
 
 from ..config import Settings
 from .options import KAFKA_ONLY, SettingsCommand, with_settings
-from .shell_client import shell_client
+from .shell_client import place_of, shell_client
 
 
 @click.command(cls=SettingsCommand)
@@ -16,10 +16,10 @@ from .shell_client import shell_client
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
 def ack(settings: Settings, user: int, channel: int, message: int, as_json: bool) -> None:
-    """Publish an ack: USER has read CHANNEL up to MESSAGE. Print the record's offset."""
+    """Publish an ack: USER has read CHANNEL up to MESSAGE. Print where the record is."""
     import orjson
 
     with shell_client(settings) as client:
         offset = client.ack(user, channel, message)
-    text = orjson.dumps({"offset": str(offset)}).decode() if as_json else f"offset {offset}"
-    click.echo(text)
+        text = place_of(settings, user, offset)
+    click.echo(orjson.dumps({"offset": str(offset)}).decode() if as_json else text)

@@ -6,7 +6,7 @@ import click
 
 from ..config import Settings
 from .options import KAFKA_ONLY, SettingsCommand, with_settings
-from .shell_client import shell_client
+from .shell_client import place_of, shell_client
 
 
 @click.command("delete-user", cls=SettingsCommand)
@@ -14,9 +14,10 @@ from .shell_client import shell_client
 @click.option("--final", is_flag=True, help="Also skip every later event of USER.")
 @with_settings(*KAFKA_ONLY)
 def delete_user(settings: Settings, user: int, final: bool) -> None:
-    """Publish the deletion of all read states of USER. Print the record's offset.
+    """Publish the deletion of all read states of USER. Print where the record is.
 
     With --final, later events of USER are skipped until you run `readstates restore-user`.
     """
     with shell_client(settings) as client:
-        click.echo(f"offset {client.delete_user(user, final=final)}")
+        offset = client.delete_user(user, final=final)
+        click.echo(place_of(settings, user, offset))

@@ -66,7 +66,12 @@ def import_states(settings: Settings, file: Path, mode: str, dry_run: bool, as_j
     A line is one read state: {"user_id", "channel_id", "last_message_id"} and, if it has them,
     "read_state_type", "mentions" (IDs of the unread messages that mention the user),
     "mention_count", "last_mention_id", "last_pin_timestamp" [ms], "flags", "last_viewed" [days]. Or
-    a line is a whole reply, as `readstates get USER --mentions --json` prints it.
+    a line is a whole reply, as `readstates get USER --mentions --json` prints it. A file of two
+    lines:
+
+    \b
+    {"user_id": "42", "channel_id": "7", "last_message_id": "1000", "mentions": ["1001", "1004"]}
+    {"user_id": "43", "channel_id": "7", "last_message_id": "998"}
 
     You can repeat an import, and an old file does no harm: each read state becomes one `merge`, in
     which each field keeps the larger value, so whatever users have read since stays read. With
@@ -102,6 +107,9 @@ def import_states(settings: Settings, file: Path, mode: str, dry_run: bool, as_j
         checked.step()
     if errors:
         raise click.ClickException(f"{errors} lines of {file} are wrong; nothing was sent")
+    if not events and not as_json:
+        click.echo(f"{file} has no read state that is not all 0: nothing was sent")
+        return
     if dry_run:
         click.echo(json.dumps({"records": events}) if as_json else f"{events} records, none sent")
         return

@@ -16,10 +16,14 @@ USED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_replication")
 @click.option(
     "--partitions",
     type=int,
-    help=f"Number of partitions of `updates` and `queries`.  [default: {PARTITIONS}]",
+    help="Number of partitions of `updates` and `queries`.  [default: as many as `updates` has; "
+    f"{PARTITIONS} on a new installation]",
 )
 @click.option(
-    "--replication-factor", default=1, show_default=True, help="Replication factor of the topics."
+    "--replication-factor",
+    type=click.IntRange(1),
+    help="Replication factor of topics that do not exist yet.  [default: that of the others; 1 on "
+    "a new installation]",
 )
 @click.option(
     "--new-epoch",
@@ -37,7 +41,7 @@ USED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_replication")
 def init(
     settings: Settings,
     partitions: int | None,
-    replication_factor: int,
+    replication_factor: int | None,
     new_epoch: bool,
     first_offsets: list[int] | None,
 ) -> None:
@@ -55,15 +59,23 @@ def init(
     if new_epoch and first_offsets is not None:
         raise click.UsageError("--first-offsets is about the present epoch: leave --new-epoch out")
     with errors_as_messages():
-        created = topics.create(settings, partitions or PARTITIONS, replication_factor)
-        mended = topics.mend(settings)
         store = Store(settings)
         try:
             store.create_schema()
-            ends = None
-            if new_epoch:
-                known = store.logs().get(settings.updates_topic)
-                ends = epochs.prepare(settings, known, partitions)
+            logs = store.logs()
+            known = logs.get(settings.updates_topic)
+            there = topics.existing(settings)
+            updates = there.get(settings.updates_topic)
+            before = updates.topic.partitions if updates else None
+            if known and before is None and not new_epoch:
+                raise epochs.deleted(settings, known)
+            count = partitions or before or (known.partitions if known else PARTITIONS)
+            replicas = replication_factor or max(
+                (one.replicas for one in there.values()), default=1
+            )
+            created = topics.create(settings, count, replicas)
+            mended = topics.mend(settings)
+            ends = epochs.prepare(settings, known, partitions) if new_epoch else None
             topic = topic_check.check(settings)
             if partitions not in (None, topic.partitions):
                 raise TopicError(
@@ -76,10 +88,31 @@ def init(
             epoch = store.claim_epoch(settings.updates_topic, *topic, new_epoch_from=ends).epoch
         finally:
             store.close()
-    click.echo(f"topics: {', '.join(created) or 'all there'}; {topic.partitions} partitions")
+    click.echo(f"topics: {topics_done(created, before, topic.partitions)}")
     for setting in mended:
         click.echo(f"set {setting}")
-    click.echo(f"keyspace: {settings.cassandra_keyspace}; epoch {epoch}")
+    last = max((log.epoch for log in logs.values()), default=None)
+    click.echo(f"keyspace: {settings.cassandra_keyspace}; {epoch_done(epoch, last, new_epoch)}")
+
+
+def topics_done(created: list[str], before: int | None, partitions: int) -> str:
+    """What was done to the topics; `before`: their number of partitions before, if they existed."""
+    done = [f"created {', '.join(created)}"] if created else []
+    if before not in (None, partitions):
+        done.append(f"added partitions: there were {before}")
+    return f"{'; '.join(done) or 'all there, nothing to create'}; {partitions} partitions"
+
+
+def epoch_done(epoch: int, last: int | None, new_epoch: bool) -> str:
+    """What was done to the epoch; `last`: the keyspace's largest epoch before, if it had one."""
+    if epoch != last:
+        return f"epoch {epoch}, which begins now"
+    if new_epoch:
+        return (
+            f"epoch {epoch}, as before: the log and its number of partitions have not changed, so "
+            "no new epoch was needed"
+        )
+    return f"epoch {epoch}, as before"
 
 
 def offsets_in(text: str | None) -> list[int] | None:

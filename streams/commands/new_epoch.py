@@ -52,7 +52,7 @@ def prepare(settings: Settings, known: Log | None, partitions: int | None) -> li
     no_workers(client, settings, EpochError)
     ends: list[int] = []
     if known is not None and known.topic_id == topic.topic_id:
-        ends = _all_durable(client, settings, known.partitions)
+        ends = _all_durable(client, settings, known.partitions, topic.partitions)
     else:
         _forget_commits(client, settings)
     if partitions is not None and partitions != topic.partitions:
@@ -77,13 +77,41 @@ def no_workers(client: AdminClient, settings: Settings, error: type[ReadStatesEr
         )
 
 
-def _all_durable(client: AdminClient, settings: Settings, partitions: int) -> list[int]:
-    """The log's ends. Raises EpochError if the commit of a partition is not at its end."""
+def deleted(settings: Settings, known: Log) -> EpochError:
+    """The error if the updates topic is gone, and the keyspace was written from it.
+
+    Nothing is created before somebody has decided: an empty topic of the same name would let
+    producers go on, and its offsets would run backwards.
+    """
+    name = settings.updates_topic
+    return EpochError(
+        f"topic {name} does not exist, but {settings.cassandra_keyspace} was written from it "
+        f"({known.said}): somebody deleted it, or KAFKA_BOOTSTRAP or TOPIC_PREFIX leads to another "
+        "place. Nothing was created. If it was deleted, updates that were not yet in Cassandra are "
+        "lost. To go on with a new topic and what Cassandra has, stop all workers and run: "
+        f"readstates init --new-epoch --partitions {known.partitions}"
+    )
+
+
+def _all_durable(client: AdminClient, settings: Settings, partitions: int, now: int) -> list[int]:
+    """The log's ends. Raises EpochError if the commit of a partition is not at its end.
+
+    `partitions`: of the present epoch. `now`: of the topic; if it is another number, no worker can
+    apply what is left, because it refuses the topic.
+    """
     places = [TopicPartition(settings.updates_topic, number) for number in range(partitions)]
     ends = offsets(client, places, OffsetSpec.latest())
     left = 0
     for place in commits(settings, places):
         left += max(0, ends[place.partition] - max(0, place.offset))
+    if left and now != partitions:
+        raise EpochError(
+            f"{left} records of {settings.updates_topic} are not yet in Cassandra, and no worker "
+            f"can apply them any more, because somebody added partitions by hand: there were "
+            f"{partitions}, and there are {now}. Nothing was changed. To go on without these "
+            "records, set another TOPIC_PREFIX for workers, producers and clients, and run: "
+            f"readstates init --new-epoch --partitions {now}"
+        )
     if left:
         raise EpochError(
             f"{left} records of {settings.updates_topic} are not yet in Cassandra: stop the "

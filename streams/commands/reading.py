@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from ..config import Settings
 from ..errors import TopicError
+from ..kafka.topics import missing
 
 TIMEOUT_S = 15.0
 
@@ -42,7 +43,12 @@ def open_reader(settings: Settings, *topics: str, from_start: bool = False) -> R
         for name in topics:
             topic = consumer.list_topics(name, timeout=TIMEOUT_S).topics[name]
             if topic.error is not None:
-                raise TopicError(f"topic {name}: {topic.error}. Run: readstates init")
+                is_gone = topic.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+                raise TopicError(
+                    missing(name)
+                    if is_gone
+                    else f"topic {name}: {topic.error}. SECURITY.md lists the rights of a command"
+                )
             for number in sorted(topic.partitions):
                 place = TopicPartition(name, number)
                 ranges[name, number] = consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)

@@ -6,16 +6,17 @@ import click
 
 from ..config import Settings
 from .options import KAFKA_ONLY, SettingsCommand, with_settings
-from .shell_client import shell_client
+from .shell_client import place_of, shell_client
 
 
 @click.command("restore-user", cls=SettingsCommand)
 @click.argument("user", type=int)
 @with_settings(*KAFKA_ONLY)
 def restore_user(settings: Settings, user: int) -> None:
-    """Publish an event that ends a final deletion of USER. Print the record's offset.
+    """Publish an event that ends a final deletion of USER. Print where the record is.
 
     What was deleted does not come back, but later events of USER are applied again.
     """
     with shell_client(settings) as client:
-        click.echo(f"offset {client.restore_user(user)}")
+        offset = client.restore_user(user)
+        click.echo(place_of(settings, user, offset))

@@ -147,10 +147,17 @@ def command(
     if to_offset is not None and partition is None:
         raise click.UsageError("--to-offset needs --partition: each partition has its own offsets")
     to_ms = None if to_time is None else int(to_time.replace(tzinfo=UTC).timestamp() * 1000)
+    if to_time is not None and to_time.replace(tzinfo=UTC) > datetime.now(UTC):
+        raise click.UsageError(
+            f"{to_time:%Y-%m-%dT%H:%M:%S} is in the future: it is {datetime.now(UTC):%H:%M:%S} UTC "
+            "now, and --to-time is in UTC, not in local time"
+        )
     with errors_as_messages():
         steps = rewind(settings, to_ms=to_ms, to_offset=to_offset, only=partition)
     for step in steps:
         up = ", where the epoch begins" if step.after > step.before else ""
         click.echo(f"partition {step.partition}: {step.before} -> {step.after}{up}")
     again = sum(max(0, step.before - step.after) for step in steps)
+    if not steps:
+        click.echo("no commit was moved: every one is already there or before, or there is none")
     click.echo(f"{again} records will be folded again")

@@ -34,3 +34,16 @@ def shell_client(settings: Settings) -> Iterator[BlockingClient]:
                 yield client
         except (QueryError, ValueError) as exc:
             raise click.ClickException(str(exc)) from exc
+
+
+def place_of(settings: Settings, user: int, offset: int) -> str:
+    """The offset of an update of the user, and its partition, in words."""
+    from readstates.schemas.partitioner import partition_of
+    from readstates.schemas.wire import key_bytes
+
+    from ..kafka.admin import connect_admin
+    from ..kafka.topics import describe
+
+    name = settings.updates_topic
+    partitions = describe(connect_admin(settings), name).partitions
+    return f"offset {offset} in partition {partition_of(key_bytes(user), partitions)} of {name}"

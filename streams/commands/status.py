@@ -18,7 +18,16 @@ from .status_asking import ask_cassandra, ask_kafka
 from .status_judging import problems_of
 from .status_printing import Status, json_of, text_of
 
-ASKED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_timeout_s")
+ASKED = (
+    *KAFKA_ONLY,
+    "kafka_group",
+    "group_protocol",
+    "session_timeout_s",
+    "flush_delay_s",
+    "commit_interval_s",
+    *CASSANDRA,
+    "cassandra_timeout_s",
+)
 
 
 def look(settings: Settings) -> Status:
@@ -42,11 +51,15 @@ def look(settings: Settings) -> Status:
 def status(settings: Settings, as_json: bool) -> None:
     """Show the workers, partitions, commits and epoch, and what is wrong with them.
 
+    The workers are those that Kafka counts as members of the group. One that died counts until its
+    session ends (SESSION_TIMEOUT_S; with GROUP_PROTOCOL consumer, a setting of the brokers).
+
     "not committed" counts the records of updates between the commit and the log's end. Most of them
-    have been applied, but they are not known to be in Cassandra; while all is well, they are at
-    most FLUSH_DELAY_S old. "queries lag" counts the queries that are not answered yet. The metadata
-    of a commit says how far the partition's owner had applied the log: live:OFFSET while the owner
-    runs, clean:OFFSET after an orderly shutdown.
+    have been applied, but they are not known to be in Cassandra. While all is well, they are at
+    most twice FLUSH_DELAY_S old. Older ones are a problem: a partition is catching up, or cannot
+    write, or its owner stands still. "queries lag" counts the queries that are not answered yet.
+    The metadata of a commit says how far the partition's owner had applied the log: live:OFFSET
+    while the owner runs, clean:OFFSET after an orderly shutdown.
 
     The command does not look at latency, failed loads or writes, or dead letters: see the metrics.
 

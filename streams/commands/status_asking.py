@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..cassandra.database import named_in
 from ..cassandra.epochs import last_topic
-from ..config import Settings
+from ..config import CLASSIC, Settings
 from ..deviations import OPEN_TRANSACTION
 from ..errors import TopicError
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient, OffsetSpec
 
+OVERDUE_MARGIN_S = 5.0  # between the time when a change should be committed, and when it is overdue
 OPEN_LOOK_S = 2.0  # after which a transaction that is still there counts as open
 TIMEOUT_S = 10.0  # for each request; connecting may take as long again
 UNKNOWN = "?"  # the group's state, if Kafka does not report it
@@ -52,6 +53,7 @@ class PartitionStatus:
     queries_committed: int | None = None
     newest_query_age_ms: int | None = None  # by this machine's clock; workers send some themselves
     written_to: str = ""  # the commit's whole metadata, which names the database
+    overdue: int | None = None  # of the updates that are not committed: older than `overdue_s`
 
     @property
     def updates_lag(self) -> int | None:
@@ -72,6 +74,7 @@ class KafkaStatus:
     members: list[Member]
     partitions: list[PartitionStatus]
     problems: list[str] = field(default_factory=list)  # met while asking
+    death_unseen_s: float | None = None  # so long a dead worker counts; None: the brokers know
 
 
 @dataclass
@@ -86,6 +89,15 @@ class LogStatus:
     first_offsets: tuple[int, ...] = ()  # of the epoch, by partition; empty: not known
     began_us: int = 0  # the same as `began_at`
     database_id: str | None = None
+
+
+def overdue_s(settings: Settings) -> float:
+    """The age at which an update should be in Cassandra and committed.
+
+    A change is written FLUSH_DELAY_S after it was made, or after twice that time if much is to be
+    written. The next commit tells the group.
+    """
+    return 2 * settings.flush_delay_s + 2 * settings.commit_interval_s + OVERDUE_MARGIN_S
 
 
 def _lag(end: int | None, committed: int | None) -> int | None:
@@ -129,6 +141,8 @@ def ask_kafka(settings: Settings) -> KafkaStatus:
     kafka = KafkaStatus(
         str(topic.topic_id), UNKNOWN, [], [PartitionStatus(n) for n in range(topic.partitions)]
     )
+    if settings.group_protocol == CLASSIC:
+        kafka.death_unseen_s = settings.session_timeout_s
     for ask in (
         _settings,
         _leaders,
@@ -137,6 +151,7 @@ def ask_kafka(settings: Settings) -> KafkaStatus:
         _offsets,
         _ages,
         _commits,
+        _overdue,
         _transactions,
     ):
         try:
@@ -316,6 +331,24 @@ def _commits(_client: AdminClient, settings: Settings, kafka: KafkaStatus) -> No
             if name == settings.updates_topic:
                 partition.metadata = _metadata(place)
                 partition.written_to = _written_to(place)
+
+
+def _overdue(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import OffsetSpec
+
+    before_ms = time.time_ns() // 1_000_000 - int(overdue_s(settings) * 1000)
+    for partition in kafka.partitions:
+        if partition.leader is None or partition.committed is None or partition.log_end is None:
+            continue
+        if partition.committed >= partition.log_end:
+            partition.overdue = 0
+            continue
+        with suppress(KafkaException, TimeoutError):  # `_offsets` has named it
+            spec = OffsetSpec.for_timestamp(before_ms)
+            young = _listed(client, settings.updates_topic, partition.number, spec).offset
+            end = partition.log_end if young < 0 else young
+            partition.overdue = max(0, end - partition.committed)
 
 
 def _topics(settings: Settings, updates: str, queries: str) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ..cassandra.database import Database
 from ..config import Settings
 from ..deviations import DATABASE_REPLACED
-from .status_asking import UNKNOWN, KafkaStatus, LogStatus, PartitionStatus
+from .status_asking import UNKNOWN, KafkaStatus, LogStatus, PartitionStatus, overdue_s
 
 STABLE = "STABLE"
 AHEAD_MS = 1_000  # a record that is this far in the future shows that a clock is wrong
@@ -27,8 +27,9 @@ def problems_of(
         elif known and kafka.group_state != STABLE:
             yield f"group {settings.kafka_group} is {kafka.group_state}: partitions are moving"
         epoch = _epoch(kafka, cassandra)
+        yield from _problems_of_servers(settings, kafka, known)
+        yield from _problems_of_overdue(settings, kafka)
         for one in kafka.partitions:
-            yield from _problems_of_one(settings, one, known)
             yield from _problems_of_clocks(settings, one)
             yield from _problems_of_commit(settings, one, epoch)
         yield from _problems_of_database(settings, kafka, cassandra)
@@ -46,8 +47,8 @@ def _problems_of_database(
     moved = [n.number for n in kafka.partitions if found.is_other_than(n.written_to)]
     if moved:
         yield (
-            f"deviation {DATABASE_REPLACED}: the commits of {settings.updates_topic} partitions "
-            f"{', '.join(map(str, moved))} were made over another database than "
+            f"deviation {DATABASE_REPLACED}: the commits of {settings.updates_topic} {said(moved)} "
+            f"were made over another database than "
             f"{settings.cassandra_keyspace} is: workers refuse to open them. See "
             "ops/runbooks/ReadStatesDeviation.md"
         )
@@ -91,13 +92,61 @@ def _problems_of_log(
         )
 
 
-def _problems_of_one(settings: Settings, one: PartitionStatus, owners_known: bool) -> Iterator[str]:
-    if one.leader is None:
-        yield f"{settings.updates_topic} partition {one.number} has no leader: a broker is away"
-    if one.queries_leader is None:
-        yield f"{settings.queries_topic} partition {one.number} has no leader: a broker is away"
-    if owners_known and one.owner is None:
-        yield f"partition {one.number} has no owner: its updates and queries wait"
+def _problems_of_servers(
+    settings: Settings, kafka: KafkaStatus, owners_known: bool
+) -> Iterator[str]:
+    """What partitions lack. One sentence for all of them, because they often lack it together."""
+    places = kafka.partitions
+    for topic, alone in (
+        (settings.updates_topic, [one.number for one in places if one.leader is None]),
+        (settings.queries_topic, [one.number for one in places if one.queries_leader is None]),
+    ):
+        if alone:
+            yield f"{topic} {said(alone)} {have(alone)} no leader: a broker is away"
+    unowned = [one.number for one in places if one.owner is None]
+    if owners_known and unowned:
+        yield f"{said(unowned)} {have(unowned)} no owner: updates and queries wait"
+
+
+def _problems_of_overdue(settings: Settings, kafka: KafkaStatus) -> Iterator[str]:
+    late = [one for one in kafka.partitions if one.overdue]
+    moved = [one for one in late if not one.written_to]  # a worker's commit names the database
+    for group, why in (
+        (
+            moved,
+            "somebody moved the commits back, as `readstates rewind` does, and no worker has "
+            "committed since. Workers will fold these updates again",
+        ),
+        (
+            [one for one in late if one.written_to],
+            "the owners are catching up (after an outage or a rewind), or cannot write to "
+            "Cassandra, or stand still. While a partition catches up, its queries get "
+            "not_caught_up. See ops/runbooks/ReadStatesDurabilityLag.md",
+        ),
+    ):
+        if group:
+            yield (
+                f"{settings.updates_topic} {said([one.number for one in group])}: "
+                f"{sum(one.overdue or 0 for one in group)} updates are more than "
+                f"{overdue_s(settings):g} s old and not known to be in Cassandra: {why}"
+            )
+
+
+def have(numbers: list[int]) -> str:
+    """The verb after `said`."""
+    return "has" if len(numbers) == 1 else "have"
+
+
+def said(numbers: list[int]) -> str:
+    """Partitions in words: `partition 3`, `partitions 0-7, 9`."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    word = "partition" if len(numbers) == 1 else "partitions"
+    return f"{word} {', '.join('-'.join(map(str, run)) for run in runs)}"
 
 
 def _problems_of_clocks(settings: Settings, one: PartitionStatus) -> Iterator[str]:

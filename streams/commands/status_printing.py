@@ -11,8 +11,8 @@ from ..config import Settings
 from .status_asking import KafkaStatus, LogStatus
 
 NOTHING_WRONG = (
-    "nothing is wrong with the group, the topics and the epoch; for latency, failed loads and "
-    "writes, and dead letters, see the metrics"
+    "nothing is known to be wrong with the group, the topics and the epoch; for latency, failed "
+    "loads and writes, and dead letters, see the metrics"
 )
 
 
@@ -63,6 +63,8 @@ def _kafka_text(settings: Settings, kafka: KafkaStatus) -> Iterator[str]:
             f"  {name} at {one.host}, {one.client_id}, partitions "
             f"{', '.join(map(str, one.partitions)) or 'none'}"
         )
+    if kafka.members:
+        yield f"  A worker that died {_just_now(kafka)} still counts, as one that runs."
     yield (
         f"topic {settings.updates_topic}: topic ID {kafka.topic_id}, "
         f"{len(kafka.partitions)} partitions"
@@ -83,6 +85,13 @@ def _kafka_text(settings: Settings, kafka: KafkaStatus) -> Iterator[str]:
             place.owner,
         )
         yield _printable(row(place.number, *("-" if cell is None else cell for cell in cells)))
+
+
+def _just_now(kafka: KafkaStatus) -> str:
+    """Since when nobody can know yet that a worker is dead."""
+    if kafka.death_unseen_s is None:
+        return "within the brokers' group.consumer.session.timeout.ms"
+    return f"within the last {kafka.death_unseen_s:g} s (SESSION_TIMEOUT_S)"
 
 
 def _printable(text: str) -> str:

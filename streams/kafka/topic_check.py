@@ -29,7 +29,16 @@ from ..errors import KafkaAwayError, TopicError
 from .admin import connect_admin
 from .cluster import Cluster
 from .strangers import strangers
-from .topics import AWAY_TIMEOUT_S, Described, Topic, configs_of, described, needed, topics_of
+from .topics import (
+    AWAY_TIMEOUT_S,
+    Described,
+    Topic,
+    configs_of,
+    described,
+    missing,
+    needed,
+    topics_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +78,7 @@ def judge(settings: Settings, seen: Seen) -> Iterator[Found]:
     """What is not as it must be, whichever worker looks; the worst comes first."""
     updates, queries, dead_letters, probes = (seen.topics.get(t) for t in topics_of(settings))
     if updates is None:
-        yield Found(UPDATES_DELETED, _missing(settings.updates_topic))
+        yield Found(UPDATES_DELETED, missing(settings.updates_topic))
     if queries is None:
         yield Found(QUERIES_DELETED, _missing(settings.queries_topic))
     if dead_letters is None:
@@ -224,7 +233,10 @@ def _other_counts(settings: Settings, updates: Topic, queries: Topic) -> str:
     return (
         f"{settings.updates_topic} has {updates.partitions} partitions and "
         f"{settings.queries_topic} {queries.partitions}: they must have the same number, or a "
-        "user's queries would go to another worker than its updates. Stop producers and workers, "
-        f"then run: readstates init --new-epoch --partitions "
-        f"{max(updates.partitions, queries.partitions)}"
+        "user's queries would go to another worker than its updates. Delete "
+        f"{settings.queries_topic} (only queries under way are lost) and run: readstates init "
+        f"--partitions "
+        f"{updates.partitions}. If you want more partitions, follow "
+        "ops/runbooks/change-partitions.md, which ends with: readstates init --new-epoch "
+        f"--partitions {max(updates.partitions, queries.partitions)}"
     )

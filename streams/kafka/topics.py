@@ -108,6 +108,23 @@ def topics_of(settings: Settings) -> tuple[str, str, str, str]:
     )
 
 
+def existing(settings: Settings) -> dict[str, Described]:
+    """Those of the service's topics that exist, by name. Raises TopicError if they are hidden."""
+    client, found = connect_admin(settings), dict[str, Described]()
+    for name in topics_of(settings):
+        try:
+            one = described(client, name)
+        except KafkaAwayError:
+            raise
+        except TopicError as exc:
+            raise TopicError(
+                f"cannot create topic {name}, nor see whether it exists: {exc}"
+            ) from exc
+        if one is not None:
+            found[name] = one
+    return found
+
+
 def create(settings: Settings, partitions: int, replication: int) -> list[str]:
     """Create the topics that do not exist yet; returns their names. Safe to repeat."""
     client = connect_admin(settings)
@@ -156,8 +173,16 @@ def describe(client: AdminClient, name: str) -> Topic:
     """Topic ID and partition count. Raises TopicError for a topic that does not exist."""
     found = described(client, name)
     if found is None:
-        raise TopicError(f"topic {name} does not exist. Run: readstates init")
+        raise TopicError(missing(name))
     return found.topic
+
+
+def missing(name: str) -> str:
+    """The text if a topic does not exist."""
+    return (
+        f"topic {name} does not exist. If it never did, run: readstates init. If somebody deleted "
+        "it, see updates_deleted or queries_deleted in ops/runbooks/ReadStatesDeviation.md"
+    )
 
 
 def described(
@@ -300,8 +325,7 @@ def mend(settings: Settings) -> list[str]:
     """Set the settings that existing topics need and do not have; returns what was set."""
     client = connect_admin(settings)
     record_max = int(configs_of(client, settings.updates_topic)["max.message.bytes"])
-    found = {name: described(client, name) for name in topics_of(settings)}
-    replicas = {name: one.replicas for name, one in found.items() if one is not None}
+    replicas = {name: one.replicas for name, one in existing(settings).items()}
     done = []
     for name, required in needed(settings, record_max, replicas).items():
         configs = configs_of(client, name)

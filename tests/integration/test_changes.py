@@ -93,7 +93,7 @@ def test_updates_deleted(services: Make) -> None:
     time.sleep(GONE_S)
     assert wire.updates not in wire.topics(), "nobody made it by asking for it"
     again = service.start()
-    assert "Run: readstates init" in ended(again)
+    assert "see updates_deleted" in ended(again)
 
 
 def test_queries_deleted_and_made_anew(services: Make) -> None:

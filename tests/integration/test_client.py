@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from readstates.schemas.replies import Totals
 from readstates.streams.client import BlockingClient, QueryError
 from readstates.streams.client.client import PAGE_STATES
 from tests.support.service import Service
-from tests.support.wire import new_user
+from tests.support.wire import new_user, partition_of
 
 MANY = 2 * PAGE_STATES + 7
 BULK_MAX = 1000
@@ -209,7 +210,9 @@ def test_the_shell_deletes_for_good_and_restores(service: Service, client: Block
     user = new_user()
     client.ack(user, 7, 100)
     done = service.cli("delete-user", str(user), "--final")
-    assert done.stdout.startswith("offset "), done.stderr
+    assert re.fullmatch(
+        rf"offset \d+ in partition {partition_of(user)} of {service.wire.updates}\n", done.stdout
+    ), done.stderr
     assert one(client, user, client.ack(user, 7, 101)) is None
     done = service.cli("restore-user", str(user))
     assert done.stdout.startswith("offset "), done.stderr

@@ -1,4 +1,4 @@
-"""The group while its coordinator dies: three brokers, and a commit that waits for another one."""
+"""On three brokers: the group while its coordinator dies, and topics that were deleted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import signal
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,8 @@ from readstates.streams.config import GROUP_PROTOCOLS, Settings
 from readstates.streams.kafka import topics
 from readstates.streams.kafka.admin import connect_admin
 from tests.support.group import Holder, eventually
-from tests.support.waiting import WAIT_S
+from tests.support.service import Service
+from tests.support.waiting import WAIT_S, until
 
 PARTITIONS = 8
 ALL = frozenset(range(PARTITIONS))
@@ -79,3 +81,21 @@ async def test_nobody_loses_anything_when_the_coordinator_is_killed(
     await eventually(lambda: first.owned == ALL, "it inherits", LONG_S)
     assert not first.refusals + second.refusals
     await first.group.leave()
+
+
+def test_a_topic_that_was_deleted_comes_back_with_as_many_replicas(
+    brokers: Stack, tmp_path: Path
+) -> None:
+    """A runbook says `readstates init`, in a pod: one replica would be lost with its broker."""
+    service = Service(brokers.env(), tmp_path, "replicas", init=False)
+    settings = Settings.load(service.env)
+    name = settings.dead_letters_topic
+    done = service.cli("init", "--partitions", "5", "--replication-factor", "3")
+    assert done.returncode == 0, done.stderr
+    admin = connect_admin(settings)
+    admin.delete_topics([name])[name].result(WAIT_S)
+    until(lambda: name not in topics.existing(settings), "topic gone")
+    done = service.cli("init")
+    assert done.returncode == 0, done.stderr
+    assert f"created {name}; 5 partitions" in done.stdout
+    assert topics.existing(settings)[name].replicas == 3

@@ -138,3 +138,23 @@ def test_nothing_is_sent_of_a_file_with_a_wrong_line(service: Service, tmp_path:
     assert "2 lines" in done.stderr
     assert "nothing was sent" in done.stderr
     assert service.wire.ends(service.wire.updates) == before
+
+
+def test_the_lines_in_the_help_can_be_imported(service: Service, tmp_path: Path) -> None:
+    text = service.cli("import", "--help").stdout
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith('{"')]
+    assert len(lines) == 2
+    file = tmp_path / "states.jsonl"
+    file.write_text("\n".join(lines), "utf-8")
+    done = service.cli("import", "--dry-run", str(file))
+    assert (done.returncode, done.stdout) == (0, "2 records, none sent\n"), done.stderr
+
+
+def test_a_file_without_read_states_does_not_look_imported(
+    service: Service, tmp_path: Path
+) -> None:
+    file = tmp_path / "empty.jsonl"
+    file.write_text("\n", "utf-8")
+    done = service.cli("import", str(file))
+    assert done.returncode == 0
+    assert "nothing was sent" in done.stdout

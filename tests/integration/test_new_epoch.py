@@ -59,8 +59,15 @@ def test_more_partitions(service: Service) -> None:
     done = service.cli(*grow, "--new-epoch")
     assert done.returncode == 0, done.stderr
     assert f"{MORE} partitions" in done.stdout
-    assert "epoch 9" in done.stdout
-    assert service.cli(*grow).returncode == 0, "safe to repeat"
+    assert f"added partitions: there were {PARTITIONS}; {MORE} partitions" in done.stdout
+    assert "epoch 9, which begins now" in done.stdout
+    again = service.cli(*grow)
+    assert again.returncode == 0, "safe to repeat"
+    assert f"topics: all there, nothing to create; {MORE} partitions" in again.stdout
+    assert "epoch 9, as before" in again.stdout
+    unchanged = service.cli(*grow, "--new-epoch")
+    assert unchanged.returncode == 0
+    assert "so no new epoch was needed" in unchanged.stdout
 
     wire._producer.list_topics(wire.queries)  # or it would not know of the new partitions
     service.start().wait_ready()

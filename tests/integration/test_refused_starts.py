@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,7 +84,8 @@ def test_replaced_topic(refusing: Any) -> None:
     wire.produce_update(user, {"type": "ack", "channel_id": "1", "message_id": "1"})
     wire.admin.delete_topics([name])[name].result(WAIT_S)
     until(lambda: name not in wire.topics(), "topic gone")
-    again = service.cli("init", "--partitions", str(PARTITIONS))  # makes it, and then refuses
+    wire.create_topic(name, PARTITIONS, {"message.timestamp.type": "LogAppendTime"})
+    again = service.cli("init", "--partitions", str(PARTITIONS))
     assert again.returncode != 0
     assert "--new-epoch" in again.stderr
     said = refusal(service.start())
@@ -97,6 +99,43 @@ def test_replaced_topic(refusing: Any) -> None:
     assert [s["channel_id"] for s in reply.states] == ["2"]
 
 
+def test_the_advice_after_the_updates_topic_was_deleted(refusing: Any) -> None:
+    """It leads from the worker's refusal to a worker that serves, with as many partitions."""
+    service = refusing("deleted_before")
+    wire, user = service.wire, new_user()
+    for name in (wire.updates, wire.queries):
+        wire.admin.delete_topics([name])[name].result(WAIT_S)
+        until(lambda name=name: name not in wire.topics(), "topic gone")  # type: ignore[misc]
+    assert "ops/runbooks/ReadStatesDeviation.md" in refusal(service.start())
+    plain = service.cli("init")
+    assert plain.returncode == 1
+    assert "somebody deleted it" in plain.stderr
+    assert wire.updates not in wire.topics(), "an empty topic would look like the log"
+    advised = re.search(r": readstates (init --new-epoch .*)$", plain.stderr, re.MULTILINE)
+    assert advised is not None, plain.stderr
+    done = service.cli(*advised[1].split())
+    assert done.returncode == 0, done.stderr
+    assert f"{PARTITIONS} partitions" in done.stdout
+    assert "epoch 9, which begins now" in done.stdout
+    service.start().wait_ready()
+    offset = wire.produce_update(user, {"type": "ack", "channel_id": "2", "message_id": "1"})
+    assert wire.get(user, after_offset=offset).states
+
+
+def test_a_queries_topic_that_was_deleted_comes_back_as_it_was(refusing: Any) -> None:
+    """Whatever the default: with another number of partitions, no worker would start."""
+    service = refusing("deleted_queries")
+    wire = service.wire
+    wire.admin.delete_topics([wire.queries])[wire.queries].result(WAIT_S)
+    until(lambda: wire.queries not in wire.topics(), "topic gone")
+    said = refusal(service.start())
+    assert f"topic {wire.queries} does not exist. Run: readstates init" in said
+    done = service.cli("init")
+    assert done.returncode == 0, done.stderr
+    assert f"created {wire.queries}; {PARTITIONS} partitions" in done.stdout
+    service.start().wait_ready()
+
+
 def test_more_partitions_of_updates(refusing: Any) -> None:
     """Adding partitions to both topics would send users elsewhere: that is another log."""
     service = refusing("grown")
@@ -105,6 +144,17 @@ def test_more_partitions_of_updates(refusing: Any) -> None:
     said = refusal(service.start())
     assert "partitions" in said
     assert "--new-epoch" in said
+    user, ack = new_user(), {"type": "ack", "channel_id": "1", "message_id": "1"}
+    service.wire.produce(user, ack, partition=0)
+    done = service.cli("init", "--new-epoch")
+    assert "no worker can apply them any more" in done.stderr, "not: let the workers run"
+    advised = re.search(r": readstates (init --new-epoch .*)$", done.stderr, re.MULTILINE)
+    assert advised is not None, done.stderr
+    keyspace = service.env["READ_STATES_CASSANDRA_KEYSPACE"]
+    elsewhere = refusing("grown_later", init=False, cassandra_keyspace=keyspace)
+    done = elsewhere.cli(*advised[1].split())
+    assert done.returncode == 0, done.stderr
+    elsewhere.start().wait_ready()
 
 
 def test_log_start_moved_past_a_running_worker(refusing: Any) -> None:

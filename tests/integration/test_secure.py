@@ -6,6 +6,7 @@ Clients here are plain confluent-kafka. The last test takes the servers away.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,9 @@ from readstates.ops.local import cql, credentials
 from readstates.ops.local.credentials import Secrets
 from readstates.ops.local.java import find_java
 from readstates.ops.local.owner import Owner
+from readstates.ops.local.settings import LOCAL_DC
 from readstates.ops.local.worker import WorkerProcess
+from tests.support.runbook import blocks_of
 from tests.support.secure import (
     ENV,
     Secure,
@@ -230,6 +233,53 @@ def test_the_rights_of_a_worker_and_a_client(secure: Secure) -> None:
     said = worker.output()
     assert "authoriz" not in said.lower().replace("unauthorized_partitions", "")
     assert as_worker["sasl_password"] not in said
+
+
+def as_printed(secure: Secure, page: str, named: str, password: str = "") -> None:
+    """The statements of the command of a runbook that has `named` in it, for one node."""
+    (command,) = (c for block in blocks_of(page) for c in block if named in c and "cqlsh" in c)
+    text = re.search(r"<<END\n(.*)\nEND$|-e \"(.*)\"$", command, re.DOTALL)
+    assert text is not None, command
+    for statement in (text[1] or text[2]).split(";"):
+        if statement.strip():
+            with_password = statement.replace("$(cat cassandra-password)", password)
+            secure.cql(with_password.replace("'dc1': 3", f"'{LOCAL_DC}': 1"))
+
+
+def test_the_cassandra_login_is_made_and_rotated_by_the_book(secure: Secure) -> None:
+    as_printed(secure, "deploy", "CREATE ROLE", "first")
+    env = {
+        f"{ENV}TOPIC_PREFIX": "it-book",
+        f"{ENV}KAFKA_GROUP": "it-book",
+        f"{ENV}CASSANDRA_KEYSPACE": "read_states",
+        f"{ENV}CASSANDRA_USERNAME": "read_states",
+        f"{ENV}CASSANDRA_PASSWORD": "first",
+    }
+    done = secure.cli_with(env, "init", "--partitions", "2")
+    assert done.returncode == 0, done.stderr
+    before = secure.worker("first-login", **env)
+    before.wait_ready()
+    as_printed(secure, "rotate", "CREATE ROLE", "second")
+    assert before.stop() == 0
+    rotated = {f"{ENV}CASSANDRA_USERNAME": "readstates_b", f"{ENV}CASSANDRA_PASSWORD": "second"}
+    after = secure.worker("second-login", **{**env, **rotated})
+    after.wait_ready()
+    as_printed(secure, "rotate", "LOGIN = false")
+
+    def is_shut() -> bool:  # Cassandra keeps for seconds what it knows of a role
+        host, port = (secure.env[f"{ENV}CASSANDRA_{n}"] for n in ("HOSTS", "PORT"))
+        login = cql.Login("read_states", "first", secure.secrets.context())
+        try:
+            cql.query(host, int(port), "SELECT cluster_name FROM system.local", 20, login)
+        except cql.LoginError:
+            return True
+        return False
+
+    until(is_shut, "nobody can log in with the old password")
+    done = secure.cli_with({**env, **rotated}, "init")
+    assert done.returncode == 0, done.stderr
+    assert after.get("/readyz")[0] == 200
+    assert after.stop() == 0
 
 
 def test_read_withdrawn_from_a_running_worker(secure: Secure) -> None:

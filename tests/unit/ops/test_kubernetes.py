@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ POD = OBJECTS["StatefulSet", "read-states"]["spec"]["template"]["spec"]
 INIT = OBJECTS["Job", "read-states-init"]["spec"]["template"]["spec"]
 WORKER = POD["containers"][0]
 CONFIG = OBJECTS["ConfigMap", "read-states"]["data"]
+DEPLOY = (OPS / "runbooks/deploy.md").read_text("utf-8")
 
 
 def size(text: str) -> int:
@@ -45,6 +47,30 @@ def size(text: str) -> int:
 @pytest.mark.parametrize("key", OBJECTS, ids="/".join)
 def test_schema(key: tuple[str, str], version: str) -> None:
     kubernetes_validate.validate(OBJECTS[key], version, strict=True)
+
+
+def test_applying_them_again_takes_nothing_back() -> None:
+    """What an operator or an autoscaler has set stays: the number of workers, and the secrets."""
+    assert "replicas" not in OBJECTS["StatefulSet", "read-states"]["spec"]
+    assert not [name for kind, name in OBJECTS if kind in ("Secret", "HorizontalPodAutoscaler")]
+
+
+def test_the_steps_of_a_deployment_find_what_they_need() -> None:
+    """The namespace is there before the secret, and the secret and the role before the pods."""
+    steps = [
+        "apply -f ops/kubernetes/namespace.yaml",
+        "create secret generic read-states ",
+        f"CREATE ROLE IF NOT EXISTS {CONFIG['READ_STATES_CASSANDRA_USERNAME']} ",
+        "apply -k ops/kubernetes",
+        "scale statefulset/read-states",
+        "rollout status statefulset/read-states",
+    ]
+    assert [DEPLOY.count(step) for step in steps] == [1] * len(steps)
+    assert [DEPLOY.index(step) for step in steps] == sorted(DEPLOY.index(step) for step in steps)
+    secrets = {
+        v["secret"]["secretName"] for p in (POD, INIT) for v in p["volumes"] if "secret" in v
+    }
+    assert secrets == {"read-states"}
 
 
 def test_the_schemas_refuse_a_slip() -> None:
@@ -82,7 +108,7 @@ def test_settings_and_commands_exist(pod: Any) -> None:
     given = {entry["name"]: entry.get("value") for entry in container["env"]}
     assert set(CONFIG) <= names - set(map(env_name, SECRETS))
     assert set(given) <= names | secret_files
-    keys = {f"/secrets/{key}" for key in OBJECTS["Secret", "read-states"]["stringData"]}
+    keys = {f"/secrets/{key}" for key in re.findall(r"--from-file=([\w-]+)", DEPLOY)}
     assert {given[name] for name in secret_files} == keys
     command = cli.COMMANDS[container["args"][0]].load()
     options = {option for param in command.params for option in param.opts}
@@ -110,7 +136,7 @@ def test_tables_fit_when_half_of_the_workers_are_gone() -> None:
     room = size(volumes["tables"]["emptyDir"]["sizeLimit"])
     arguments = INIT["containers"][0]["args"]
     partitions = int(arguments[arguments.index("--partitions") + 1])
-    workers = OBJECTS["StatefulSet", "read-states"]["spec"]["replicas"]
+    (workers,) = map(int, re.findall(r"--replicas=(\d+)", DEPLOY))
     tables = -(-partitions // (workers // 2))
     assert tables * table_size_bytes(slots_for(settings.cache_states)) < room
     assert room < size(WORKER["resources"]["limits"]["memory"])

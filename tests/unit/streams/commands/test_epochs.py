@@ -136,3 +136,11 @@ def test_first_offsets_of_an_epoch_that_is_yet_to_begin() -> None:
     done = CliRunner().invoke(main, ["init", "--new-epoch", "--first-offsets", "1"])
     assert done.exit_code == 2
     assert "leave --new-epoch out" in done.output
+
+
+def test_the_future_cannot_be_rewound_to() -> None:
+    """Not even in local time: `0 records` would look like a success."""
+    done = CliRunner().invoke(main, ["rewind", "--to-time", "2999-01-01T00:00:00"])
+    assert done.exit_code == 2
+    assert "2999-01-01T00:00:00 is in the future" in done.output
+    assert "in UTC, not in local time" in done.output

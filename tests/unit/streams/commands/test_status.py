@@ -166,6 +166,61 @@ def test_first_offsets_are_strings_in_json() -> None:
     assert body["cassandra"]["first_offsets"] == ["7", "8"]
 
 
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ({"owner": None}, "partitions 0-2, 4 have no owner: updates and queries wait"),
+        ({"leader": None}, "updates partitions 0-2, 4 have no leader: a broker is away"),
+        ({"queries_leader": None}, "queries partitions 0-2, 4 have no leader: a broker is away"),
+    ],
+)
+def test_what_partitions_lack_together_is_said_once(lacking: dict[str, Any], said: str) -> None:
+    state = kafka()
+    state.partitions = [one(number) for number in range(5)]
+    for number in (0, 1, 2, 4):
+        state.partitions[number] = replace(state.partitions[number], **lacking)
+    (problem,) = found(state, replace(LOG, partitions=5, first_offsets=(0,) * 5))
+    assert problem.endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("written_to", "said"),
+    [
+        ("live:9;8@5;", "the owners are catching up"),
+        ("", "somebody moved the commits back, as `readstates rewind` does"),
+    ],
+)
+def test_a_partition_that_is_behind_is_not_called_well(written_to: str, said: str) -> None:
+    state = kafka()
+    for place in state.partitions:
+        place.overdue, place.written_to = 1_000_000, written_to
+    (problem,) = found(state, replace(LOG, began_us=5))
+    assert "partitions 0-1: 2000000 updates are more than 67 s old" in problem
+    assert said in problem
+
+
+def test_what_is_young_may_be_uncommitted() -> None:
+    state = kafka()
+    state.partitions[0].overdue = 0
+    assert found(state) == []
+
+
+@pytest.mark.parametrize(
+    ("unseen_s", "said"),
+    [
+        (10.0, "A worker that died within the last 10 s (SESSION_TIMEOUT_S) still counts"),
+        (None, "A worker that died within the brokers' group.consumer.session.timeout.ms still"),
+    ],
+)
+def test_it_says_how_long_a_dead_worker_counts(unseen_s: float | None, said: str) -> None:
+    state = kafka()
+    state.death_unseen_s = unseen_s
+    assert said in "\n".join(text_of(SETTINGS, Status(state, LOG, [])))
+    assert json.loads(json_of(Status(state, LOG, [])))["kafka"]["death_unseen_s"] == unseen_s
+    state.members = []
+    assert "died" not in "\n".join(text_of(SETTINGS, Status(state, LOG, [])))
+
+
 def test_what_was_met_while_asking_is_told() -> None:
     state = kafka()
     state.problems.append("met")
