@@ -17,6 +17,7 @@ partition is new (E1 in `cassandra/epochs.py`).
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from confluent_kafka import (
@@ -38,6 +39,12 @@ from ..kafka.topics import TIMEOUT_S, Topic, commits, describe, wait_for_partiti
 if TYPE_CHECKING:  # `rewind` needs none of Cassandra's driver
     from ..cassandra.store import Store
 
+COORDINATOR_MOVES = {
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+}
+COORDINATOR_PAUSE_S = 0.5  # before the group's coordinator is asked again, within TIMEOUT_S
 CLOCKS_APART_S = 60  # the clocks of Kafka and Cassandra differ by less
 
 
@@ -62,14 +69,22 @@ def prepare(settings: Settings, known: Log | None, partitions: int | None) -> li
 
 
 def no_workers(client: AdminClient, settings: Settings, error: type[ReadStatesError]) -> None:
-    """Raise `error` while the group has members."""
-    group = settings.kafka_group
-    try:
-        description = client.describe_consumer_groups([group])[group].result(TIMEOUT_S)
-    except KafkaException as exc:
-        if exc.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-            return
-        raise
+    """Raise `error` while the group has members.
+
+    Brokers that nobody has asked about any group yet make the topic of the coordinators first.
+    """
+    group, end = settings.kafka_group, time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            description = client.describe_consumer_groups([group])[group].result(TIMEOUT_S)
+            break
+        except KafkaException as exc:
+            code = exc.args[0].code()
+            if code == KafkaError.GROUP_ID_NOT_FOUND:
+                return
+            if code not in COORDINATOR_MOVES or time.monotonic() > end:
+                raise
+        time.sleep(COORDINATOR_PAUSE_S)
     if description.state not in (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD):
         raise error(
             f"group {group} has {len(description.members)} members: stop all workers first, then "
