@@ -134,7 +134,7 @@ def decode_reply(body: bytes) -> Reply | ErrorReply:
             int(reply["user_id"]),
             int(reply["version"]),
             reply["full"],
-            [_read_state(state) for state in reply["read_states"]],
+            [read_state_of(state) for state in reply["read_states"]],
             Totals(**reply["totals"]) if "totals" in reply else None,
             _next(reply["next"]) if "next" in reply else None,
         )
@@ -146,7 +146,8 @@ def _next(place: dict[str, Any]) -> tuple[int, int]:
     return place["read_state_type"], int(place["channel_id"])
 
 
-def _read_state(state: dict[str, Any]) -> ReadState:
+def read_state_of(state: dict[str, Any]) -> ReadState:
+    """A read state of a reply, or of a change, with identifiers as integers."""
     mentions = state.get("mentions")
     return ReadState(
         state["read_state_type"],

@@ -89,7 +89,7 @@ def test_every_message_is_in_a_channel_and_every_event_is_a_message() -> None:
 
 
 def test_topics_are_as_init_makes_them() -> None:
-    settings = Settings()
+    settings = Settings(changes="on")
     made = wanted(settings, 1)
     described = {
         channel["address"].format(prefix=settings.topic_prefix): channel["bindings"]["kafka"]

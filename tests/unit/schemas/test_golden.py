@@ -8,7 +8,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from readstates.schemas import replies, wire
+from readstates.schemas import changes, replies, wire
 from readstates.schemas.queries import decode_query, encode_query
 from readstates.schemas.read_state import ReadState, mentions_of
 from readstates.schemas.replies import Answer, Totals
@@ -73,7 +73,38 @@ def test_faust_reply() -> None:
     assert orjson.loads(wrapped)["value"] == orjson.loads(body)
 
 
+CHANGES = {
+    "joined": changes.Change(
+        101,
+        VERSION,
+        [ReadState(*row[:9], tuple(mentions_of(row))) for row in MARKED_ROWS],
+        [(0, 203), (255, 2**63 - 1)],
+        False,
+        Totals(5, 3, 2**32 + 7),
+        ("ack", "mention", "delete"),
+    ),
+    "all_deleted": changes.Change(
+        101, VERSION, [], [], True, Totals(0, 0, 0), ("delete_user",), (1, 1)
+    ),
+}
+CAUSES = {"joined": (0, 1, 7), "all_deleted": (8,)}  # places in changes.CAUSES
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_change(name: str) -> None:
+    change = CHANGES[name]
+    rows = MARKED_ROWS if change.read_states else []
+    value = changes.encode_change(
+        101, VERSION, rows, change.deleted, change.all_deleted, change.totals
+    )
+    assert value == golden(f"change.{name}")
+    cause = changes.encode_cause(sum(1 << place for place in CAUSES[name]))
+    assert cause == ",".join(change.causes).encode()
+    assert changes.decode_change(value, [(changes.HEADER_CAUSE, cause)]) == change
+
+
 def test_no_golden_file_is_without_a_test() -> None:
     held = {f"update.{name}" for name in EVENTS} | {f"query.{name}" for name in QUERIES}
     held |= {f"reply.{name}" for name in (*REPLIES, *ERRORS, "faust")}
+    held |= {f"change.{name}" for name in CHANGES}
     assert {path.stem for path in GOLDEN.iterdir()} == held
