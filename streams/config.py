@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import partial
@@ -38,6 +37,7 @@ SHARED = f"If there are over {FULL_SHARES} partitions, they share {FULL_SHARES} 
 DYNAMIC = "-"  # the value of `instance_id` for a worker without a name
 IDS_UNCHECKED = -1  # the value of `id_epoch_ms` where it is not set
 CLASSIC, CONSUMER = GROUP_PROTOCOLS = ("classic", "consumer")
+ON, OFF = SWITCH = ("on", "off")
 STOP, COUNT = MISSING_UPDATES = ("stop", "count")
 REPLY_LIKE = re.compile(r"^f-reply-|\.replies\.")
 
@@ -86,6 +86,13 @@ class Settings:
         "Time between two probes: queries that a worker sends to each of its partitions through "
         "Kafka, to notice if nobody is answered. 0: none.",
         "s", 0, 300,
+    )  # fmt: skip
+    changes: str = _kafka(
+        OFF, "Change feed: on, or off. With on, every change goes to <TOPIC_PREFIX>.changes."
+    )
+    changes_delay_ms: int = _kafka(
+        20, "How long a change may wait to be told together with the user's next ones.",
+        "ms", 0, 10_000,
     )  # fmt: skip
     commit_interval_s: float = _kafka(1.0, "Time between two commits of offsets.", "s", 0.05, 60)
 
@@ -169,6 +176,12 @@ class Settings:
         STOP,
         "What to do where compaction took updates out of the log: stop, or count them and go on.",
     )
+    changes_waiting_max: int = _limit(
+        20_000,
+        "Users of a partition whose changes may wait for the change feed's broker; then the "
+        f"partition applies no updates. {SHARED}",
+        "users", 1, 10**6,
+    )  # fmt: skip
     queries_waiting_max: int = _limit(
         10_000, "Queries that may wait in a worker; others get `overloaded`.", "queries", 1, 10**6
     )
@@ -213,6 +226,15 @@ class Settings:
     def probes_topic(self) -> str:
         """Gets the replies to the workers' probes, and no others."""
         return f"{self.topic_prefix}.probes"
+
+    @property
+    def changes_topic(self) -> str:
+        return f"{self.topic_prefix}.changes"
+
+    @property
+    def tells_changes(self) -> bool:
+        """True if there is a change feed."""
+        return self.changes == ON
 
     @property
     def leaves_group(self) -> bool:
@@ -296,6 +318,8 @@ class Settings:
             raise ConfigError(
                 f"MISSING_UPDATES must be {STOP} or {COUNT}, not {self.missing_updates!r}"
             )
+        if self.changes not in SWITCH:
+            raise ConfigError(f"CHANGES must be {ON} or {OFF}, not {self.changes!r}")
         for name, form in FORMS.items():
             if not form.fullmatch(getattr(self, name)):
                 raise ConfigError(f"{name.upper()} must match {form.pattern}")
@@ -363,34 +387,3 @@ def _parse(setting: Field[Any], flags: Mapping[str, Any], environ: Mapping[str, 
     if bounds and not bounds[0] <= value <= bounds[1]:
         raise ConfigError(f"{source}: {value} is outside {range_text(setting)}")
     return value
-
-
-def tls_context(
-    setting: str, ca: str, certificate: str = "", key: str = "", key_password: str = ""
-) -> ssl.SSLContext:
-    """A client's context that checks the server's certificate and its name.
-
-    `ca`: a PEM file or a folder of them; empty for the system's. `certificate` and `key` (PEM)
-    identify the client; the key may be in the certificate's file. Raises ConfigError, which names
-    `setting`.
-    """
-    if key and not certificate:
-        raise ConfigError(f"{setting}: there is a key for a client certificate, but no certificate")
-    try:
-        is_folder = Path(ca).is_dir() if ca else False
-        context = ssl.create_default_context(
-            cafile=None if is_folder else ca or None, capath=ca if is_folder else None
-        )
-    except OSError as exc:
-        raise ConfigError(f"{setting}: no CA certificates can be read from {ca}: {exc}") from exc
-    # Some distributions, such as Debian, build Python to take this from the system's settings.
-    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
-    if certificate:
-        try:  # the empty password keeps OpenSSL from asking for one at the terminal
-            context.load_cert_chain(certificate, key or None, key_password)
-        except OSError as exc:
-            raise ConfigError(
-                f"{setting}: the client certificate {certificate} with the key "
-                f"{key or 'in the same file'} cannot be used: {exc}"
-            ) from exc
-    return context

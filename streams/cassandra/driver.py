@@ -45,8 +45,9 @@ from cassandra.protocol import (
 )
 from cassandra.query import BatchStatement, BatchType, tuple_factory
 
-from ..config import Settings, tls_context
+from ..config import Settings
 from ..errors import StoreError
+from ..tls import tls_context
 from .row_bytes import Packed
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ import ssl
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..config import Settings, tls_context
+from ..config import Settings
 from ..errors import ConfigError
+from ..tls import tls_context
 
 PROTOCOLS = {"plaintext", "ssl", "sasl_plaintext", "sasl_ssl"}
 MECHANISMS = {"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"}

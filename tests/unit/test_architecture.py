@@ -41,6 +41,7 @@ BASICS = (
     "streams.errors",
     "streams.metrics",
     "streams.priorities",
+    "streams.tls",
 )
 PARTITION_BATCH = "streams.partition.batch"
 
@@ -120,6 +121,7 @@ RULES = {
         "schemas", "streams.config", "streams.deviations", "streams.priorities", never=OUTSIDE
     ),
     "streams.priorities": _may(never=OUTSIDE),
+    "streams.tls": _may("streams.errors", never=OUTSIDE),
     "streams": _may(),
     "ops": _may("schemas", "cache", "streams", "ops", never={"aiokafka"}),
 }
@@ -234,7 +236,7 @@ def test_only_the_top_of_streams_is_flat() -> None:
     """A newcomer sees the packages; the files beside them are these."""
     assert {path.name for path in (ROOT / "streams").glob("*.py")} == {
         "__init__.py", "agents.py", "app.py", "cli.py", "config.py", "deviations.py", "errors.py",
-        "logs.py", "metrics.py", "priorities.py",
+        "logs.py", "metrics.py", "priorities.py", "tls.py",
     }  # fmt: skip
 
 
