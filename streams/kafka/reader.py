@@ -4,14 +4,14 @@ The thread waits for all brokers at once (`fetches.py`, `fetch_link.py`). What a
 as bytes until there is room for its records; then `record_batches.py` makes records of it. When all
 its bytes have been taken, the partition is fetched again. These rules hold:
 
-- F1. A partition's batches come in order and leave no offset out: each begins where the one before
+- B1. A partition's batches come in order and leave no offset out: each begins where the one before
   it ended, and the first where `start` said. A fetch counts only if it asked for that next offset.
-- F2. After `stop`, or another `start`, nothing of the earlier reading reaches `put`.
-- F3. What is delivered is bounded: no more than `wants` says, less what is on its way to `put`, and
+- B2. After `stop`, or another `start`, nothing of the earlier reading reaches `put`.
+- B3. What is delivered is bounded: no more than `wants` says, less what is on its way to `put`, and
   TAKEN_BYTES_MAX in one poll. Only the record that reaches such a limit may exceed it.
-- F4. What is fetched is bounded: what waits for room beyond BUFFERED_BYTES_MAX is dropped, and
+- B4. What is fetched is bounded: what waits for room beyond BUFFERED_BYTES_MAX is dropped, and
   fetched again later. At most UNPACKED_BATCHES_MAX batches wait in unpacked form.
-- F5. No failure of a broker ends the reading, and no broker waits for another. Reading ends only if
+- B5. No failure of a broker ends the reading, and no broker waits for another. Reading ends only if
   a broker says that the next record is gone, or may not be read.
 
 `start`, `stop` and `look` take effect at once, even while a fetch waits at the broker.
@@ -176,7 +176,7 @@ class Reader:
         self._is_put_scheduled = False  # before the polls are looked at
         while self._polls:
             poll = self._polls.popleft()
-            wanted = [(r.number, r.token, batch) for r, batch in poll if not r.is_stopped]  # F2
+            wanted = [(r.number, r.token, batch) for r, batch in poll if not r.is_stopped]  # B2
             try:
                 if wanted:
                     self._put(wanted)
@@ -234,7 +234,7 @@ class Reader:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _room(self, reading: Reading) -> int:
-        """How many bytes of a partition may be delivered now (F3)."""
+        """How many bytes of a partition may be delivered now (B3)."""
         return self._wants(reading.number) - (reading.sent_bytes - reading.arrived_bytes)
 
     def _deliver(self) -> float:
@@ -281,7 +281,7 @@ class Reader:
             self._call(self._put_all)
 
     def _go_on(self, reading: Reading, start: int) -> None:
-        """Move the position to where the log begins, with a batch that has no records (F1)."""
+        """Move the position to where the log begins, with a batch that has no records (B1)."""
         position, reading.position = reading.position, start
         metrics.QUERIES_GONE.inc(max(0, start - position))
         log.warning(
@@ -321,7 +321,7 @@ class Reader:
         self._fetches.full.pop(reading.number, None)
 
     def _bound(self) -> None:
-        """Drop as much of what waits for room as exceeds the limits (F4)."""
+        """Drop as much of what waits for room as exceeds the limits (B4)."""
         unpacked_max = UNPACKED_BATCHES_MAX * self._limits.unpacked_bytes_max
         full: list[tuple[Reading, FetchedBatches]] = [
             (r, r.batches) for r in self._fetches.full.values() if r.batches is not None

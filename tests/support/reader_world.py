@@ -49,7 +49,7 @@ class World:
         ]
         for before, after in itertools.pairwise(found):
             if token is not None:
-                assert before.end == after.start  # F1
+                assert before.end == after.start  # B1
         return found
 
     def offsets(self, number: int = 0, token: int | None = None) -> list[int]:

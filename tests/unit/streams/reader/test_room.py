@@ -120,7 +120,7 @@ async def test_polls_are_bounded_over_all_partitions(
 async def test_what_waits_for_room_is_bounded(
     worlds: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """F4: the bytes are dropped and fetched again."""
+    """B4: the bytes are dropped and fetched again."""
     monkeypatch.setattr(reader, "BUFFERED_BYTES_MAX", 8_000)
     world = await with_records_that_wait(worlds)
     full = world.reader._fetches.full
@@ -131,7 +131,7 @@ async def test_what_waits_for_room_is_bounded(
 async def test_unpacked_batches_that_wait_are_bounded(
     worlds: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """F4: they stay packed, and are unpacked again."""
+    """B4: they stay packed, and are unpacked again."""
     monkeypatch.setattr(reader, "UNPACKED_BATCHES_MAX", 0)
     world = await with_records_that_wait(worlds)
     full = world.reader._fetches.full
