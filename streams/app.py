@@ -7,6 +7,7 @@ read-states.updates ─► Reader ─► agents ─► Partition ─► fold ─
 read-states.queries ─► Reader ─► QueryIntake.answer_now, in the reader's thread ────────┐
                           │ needs more than the table: agents ─► QueryIntake.take_queries ─► table
     replies ◄── ReplyProducer ◄── QueryIntake: encode, refuse what is late or too large
+With CHANGES=on: Partition ─► ChangeFeed ─► ChangeProducer ─► read-states.changes
 Group: assigned, revoked, lost ─► Rebalancer: open, hand over, close each partition by itself
 """
 
@@ -17,6 +18,7 @@ from .cassandra.store import Store
 from .config import Settings
 from .kafka import topic_check
 from .kafka.broker_clocks import BrokerClocks
+from .kafka.change_producer import ChangeProducer
 from .kafka.cluster import Cluster
 from .kafka.dead_letter_producer import DeadLetterProducer
 from .kafka.delivery import Delivery
@@ -62,7 +64,15 @@ def build(settings: Settings) -> tuple[App, Instance]:
     metrics.describe_worker(settings, topic.partitions)
     clocks = BrokerClocks(settings, delivery)
     clocks.measure_first(topic.partitions)
-    partitions = Partitions(settings, store, replies, dead_letters, clock_ahead_ms=clocks.ahead_ms)
+    changes = ChangeProducer(settings, delivery) if settings.tells_changes else None
+    partitions = Partitions(
+        settings,
+        store,
+        replies,
+        dead_letters,
+        changes=changes,
+        clock_ahead_ms=clocks.ahead_ms,
+    )
     tables = Tables(settings, cache_dir, topic.topic_id.bytes, epoch.epoch)
     app = App(settings, cache_dir)
     store.broken = app.refuse
@@ -108,7 +118,10 @@ def build(settings: Settings) -> tuple[App, Instance]:
 def _readers(
     settings: Settings, app: App, partitions: Partitions, cluster: Cluster
 ) -> tuple[Reader, Reader]:
-    """The readers of updates and of queries, which hand them to the agents' channels."""
+    """The readers of updates and of queries, which hand them to the agents' channels.
+
+    With a change feed, it gets a reader of updates of its own.
+    """
     updates = Reader(
         settings,
         settings.updates_topic,
@@ -128,4 +141,14 @@ def _readers(
         partitions.queries.answer_now,
         cluster,
     )
+    if partitions.feed is not None:
+        partitions.feed.retelling = Reader(
+            settings,
+            settings.updates_topic,
+            UPDATES,
+            partitions.feed.retell,
+            app.refuse,
+            partitions.feed.wants,
+            cluster=cluster,
+        )
     return updates, queries

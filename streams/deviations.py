@@ -42,6 +42,8 @@ QUERIES_REPLACED = "queries_replaced"
 QUERIES_PARTITIONS = "queries_partitions"
 DEAD_LETTERS_DELETED = "dead_letters_deleted"
 PROBES_MISSING = "probes_missing"
+CHANGES_DELETED = "changes_deleted"
+CHANGES_PARTITIONS = "changes_partitions"
 CLEANUP_POLICY = "cleanup_policy"
 TIMESTAMP_TYPE = "timestamp_type"
 RETENTION = "retention"
@@ -68,13 +70,15 @@ DEVIATIONS = {
     QUERIES_PARTITIONS: Deviation(_SERVE_ON, "most users are still answered"),
     DEAD_LETTERS_DELETED: Deviation(_SERVE_ON, "dead letters wait, and everything else works"),
     PROBES_MISSING: Deviation(_SERVE_ON, "users are served, and the worker cannot test it"),
+    CHANGES_DELETED: Deviation(_SERVE_ON, "changes wait to be told, and everything else works"),
+    CHANGES_PARTITIONS: Deviation(_SERVE_ON, "some partitions' changes wait, and the rest works"),
     CLEANUP_POLICY: Deviation(_SERVE_ON, "whoever reads on loses less to compaction"),
     TIMESTAMP_TYPE: Deviation(_SERVE_ON, "right clocks give right times"),
     RETENTION: Deviation(_SERVE_ON, "whoever reads on loses less to retention"),
     RETENTION_BYTES: Deviation(_SERVE_ON, "the brokers' disks are not full yet"),
     UNCLEAN_ELECTION: Deviation(_SERVE_ON, "nothing is lost until a leader fails"),
     MIN_ISR: Deviation(_SERVE_ON, "nothing is lost until a leader fails"),
-    RECORD_SIZE: Deviation(_SERVE_ON, "only a large dead letter would have to wait"),
+    RECORD_SIZE: Deviation(_SERVE_ON, "only a large dead letter or change would have to wait"),
     OPEN_TRANSACTION: Deviation(_SERVE_ON, "replies are right, as of where the transaction began"),
     FOREIGN_MEMBER: Deviation(_SERVE_ON, "the workers' other partitions are served"),
     DATABASE_MISSING: Deviation(_REFUSE, "users in the table are right, and others are not known"),

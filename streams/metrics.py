@@ -147,6 +147,27 @@ DEAD_LETTER_FAILURES = Counter(
     "read_states_dead_letter_failures_total",
     "attempts to send a dead letter that a broker did not take; it is sent again",
 )
+CHANGES = Counter("read_states_changes_total", "records that the change feed's broker acknowledged")
+CHANGES_BYTES = Counter("read_states_changes_bytes_total", "bytes of the values of these records")
+CHANGES_FAILURES = Counter(
+    "read_states_changes_failures_total",
+    "records of the change feed that a broker did not take; the user is told of again",
+)
+CHANGES_LAG = Gauge(
+    "read_states_changes_lag_records",
+    "updates that are applied and not yet acknowledged in the change feed",
+    ["partition"],
+)
+CHANGES_LAG_SECONDS = Gauge(
+    "read_states_changes_lag_seconds",
+    "age of the oldest change that is not yet acknowledged in the change feed",
+    ["partition"],
+)
+CHANGES_WAITING = Gauge(
+    "read_states_changes_waiting_users",
+    "users of whom the change feed must still tell",
+    ["partition"],
+)
 PROBE_REPLY_FAILURES = Counter(
     "read_states_probe_reply_failures_total", "replies to probes that a broker did not take"
 )
@@ -218,6 +239,9 @@ PARTITION_GAUGES = (
     INBOX_BYTES,
     DEAD_LETTERS_BYTES,
     CLOCK_OFFSET,
+    CHANGES_LAG,
+    CHANGES_LAG_SECONDS,
+    CHANGES_WAITING,
 )
 QUERIES_ENDED = {  # looked up once, because `labels` costs more than counting
     outcome: QUERIES.labels(outcome)
@@ -304,6 +328,15 @@ class OfPartition:
         self.parked_bytes = PARKED_BYTES.labels(label)
         self.inbox_bytes = INBOX_BYTES.labels(label)
         self.dead_letters_bytes = DEAD_LETTERS_BYTES.labels(label)
+
+
+class FeedOfPartition:
+    """A partition's series of the change feed; without a feed there are none."""
+
+    def __init__(self, number: int) -> None:
+        self.lag = CHANGES_LAG.labels(str(number))
+        self.lag_s = CHANGES_LAG_SECONDS.labels(str(number))
+        self.waiting = CHANGES_WAITING.labels(str(number))
 
 
 class ProbeOfPartition:

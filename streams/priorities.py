@@ -11,7 +11,8 @@ first to what goes last:
    folded in slices.
 4. Loads for which only updates wait: one message can mention thousands of users who are offline.
 5. Writes: a change may wait for FLUSH_DELAY_S. If an update needs room, they go before updates.
-6. Commits, deadlines and gauges: short, and at most some dozens of times per second.
+6. The change feed: a change may wait for CHANGES_DELAY_MS, and is then told with others.
+7. Commits, deadlines and gauges: short, and at most some dozens of times per second.
 
 `read_states_query_waited_seconds_total` has the time that queries waited, by these kinds of work:
 on their partition FOLD, LOAD, WRITE_OUT, QUERIES (2) or OTHER; LOOP, from the thread to the event
@@ -48,5 +49,10 @@ NOT_URGENT_SHARE = 0.25
 # Until the next step: urgent, not urgent, nothing dirty.
 SOON_S, LATER_S, IDLE_S = 0.02, 0.05, 0.1
 
-# 6. Between two passes of the deadlines, while queries wait.
+# 6. Records that a partition sends in one step of the feed. Until the next step: more is due, and
+# the shortest and the longest time if nothing is.
+CHANGES_AT_ONCE = 100
+CHANGES_SOON_S, CHANGES_STEP_S = 0.0, (0.002, 0.01)
+
+# 7. Between two passes of the deadlines, while queries wait.
 EXPIRE_INTERVAL_S = 0.02

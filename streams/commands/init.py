@@ -9,7 +9,7 @@ from .options import CASSANDRA, KAFKA_ONLY, SettingsCommand, errors_as_messages,
 
 PARTITIONS = 8  # of topics that do not exist yet, without --partitions
 OFFSET_MAX = (1 << 48) - 2  # a larger one does not fit into a version
-USED = (*KAFKA_ONLY, "kafka_group", *CASSANDRA, "cassandra_replication")
+USED = (*KAFKA_ONLY, "kafka_group", "changes", *CASSANDRA, "cassandra_replication")
 
 
 @click.command(cls=SettingsCommand)

@@ -153,7 +153,8 @@ def _grow(client: AdminClient, settings: Settings, have: int, wanted: int) -> No
             f"{wanted}, make new topics: set another TOPIC_PREFIX and run: readstates init "
             f"--partitions {wanted} --new-epoch"
         )
-    for name in (settings.updates_topic, settings.queries_topic):
+    feed = [settings.changes_topic] if settings.tells_changes else []
+    for name in (settings.updates_topic, settings.queries_topic, *feed):
         if describe(client, name).partitions < wanted:
             client.create_partitions([NewPartitions(name, wanted)])[name].result(TIMEOUT_S)
         wait_for_partitions(client, name, wanted)

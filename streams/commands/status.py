@@ -21,6 +21,7 @@ from .status_printing import Status, json_of, text_of
 ASKED = (
     *KAFKA_ONLY,
     "kafka_group",
+    "changes",
     "group_protocol",
     "session_timeout_s",
     "flush_delay_s",

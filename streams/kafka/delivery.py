@@ -62,6 +62,7 @@ class Delivery:
         self._dead_letters = Failures(metrics.DEAD_LETTER_FAILURES)
         self._clocks = Failures(metrics.CLOCK_FAILURES)
         self._probes = Failures(metrics.PROBE_REPLY_FAILURES)
+        self._changes = Failures(metrics.CHANGES_FAILURES)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="delivery", daemon=True)
         self.pulse = Pulse(self._thread.name, SILENT_MAX_S, is_vital=True)
@@ -127,6 +128,18 @@ class Delivery:
                 partition,
                 offset,
                 reason,
+                error,
+            )
+
+    def change_failed(self, topic: str, partition: int, error: object) -> None:
+        """Note a record of the change feed that was not delivered."""
+        if self._changes.count():
+            log.warning(
+                "change_not_delivered topic=%s partition=%d error=%s: the worker tells of the user "
+                "again until the broker takes it; until then the commits of its partition wait. "
+                "See ReadStatesChangesHeld.md",
+                topic,
+                partition,
                 error,
             )
 

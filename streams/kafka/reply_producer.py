@@ -61,7 +61,12 @@ class ReplyProducer:
         )
         self._refused = RefusedReplies(settings, delivery, self._too_large)
         self._pattern = settings.reply_topic_pattern
-        self._own = {settings.updates_topic, settings.queries_topic, settings.dead_letters_topic}
+        self._own = {
+            settings.updates_topic,
+            settings.queries_topic,
+            settings.dead_letters_topic,
+            settings.changes_topic,
+        }
         self._probes_topic = settings.probes_topic
         self._topics: dict[str, int] = {}  # partitions by name, of those allowed
         self._probe_topics: dict[str, int] = {}  # the same for the replies to probes

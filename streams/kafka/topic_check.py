@@ -15,6 +15,8 @@ from confluent_kafka.admin import AdminClient
 from .. import metrics
 from ..config import Settings
 from ..deviations import (
+    CHANGES_DELETED,
+    CHANGES_PARTITIONS,
     DEAD_LETTERS_DELETED,
     PROBES_MISSING,
     QUERIES_DELETED,
@@ -76,7 +78,7 @@ def look(client: AdminClient, settings: Settings, patience_s: float = AWAY_TIMEO
 
 def judge(settings: Settings, seen: Seen) -> Iterator[Found]:
     """What is not as it must be, whichever worker looks; the worst comes first."""
-    updates, queries, dead_letters, probes = (seen.topics.get(t) for t in topics_of(settings))
+    updates, queries, dead_letters, probes, *feed = map(seen.topics.get, topics_of(settings))
     if updates is None:
         yield Found(UPDATES_DELETED, missing(settings.updates_topic))
     if queries is None:
@@ -89,6 +91,15 @@ def judge(settings: Settings, seen: Seen) -> Iterator[Found]:
             f"topic {settings.probes_topic} does not exist, or this worker may not use it, so the "
             "worker does not test whether it answers. Run: readstates init",
         )
+    for changes in feed:
+        if changes is None:
+            yield Found(
+                CHANGES_DELETED,
+                f"{_missing(settings.changes_topic)} --changes on. Without the change feed, set "
+                "CHANGES to off",
+            )
+        elif updates and updates.topic.partitions != changes.topic.partitions:
+            yield Found(CHANGES_PARTITIONS, _changes_count(settings, updates.topic, changes.topic))
     if updates and queries and updates.topic.partitions != queries.topic.partitions:
         yield Found(QUERIES_PARTITIONS, _other_counts(settings, updates.topic, queries.topic))
     if updates is None:
@@ -227,6 +238,16 @@ def replaced(topic: str) -> str:
 
 def _missing(topic: str) -> str:
     return f"topic {topic} does not exist. Run: readstates init"
+
+
+def _changes_count(settings: Settings, updates: Topic, changes: Topic) -> str:
+    return (
+        f"{settings.updates_topic} has {updates.partitions} partitions and "
+        f"{settings.changes_topic} {changes.partitions}: they must have the same number, because "
+        "the changes of a partition go to the partition of the same number. If the change feed has "
+        "fewer, add partitions to it with kafka-topics.sh --alter. If it has more, delete it and "
+        "run: readstates init --changes on"
+    )
 
 
 def _other_counts(settings: Settings, updates: Topic, queries: Topic) -> str:

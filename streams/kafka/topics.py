@@ -34,7 +34,9 @@ from ..deviations import (
     UNCLEAN_ELECTION,
 )
 from ..errors import KafkaAwayError, TopicError
+from . import changes_topic
 from .admin import connect_admin
+from .topic_rule import Rule
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,8 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
     """Topic settings by topic name, as `readstates init` sets them."""
     min_isr = str(max(1, replication - 1))
     safe = {"unclean.leader.election.enable": "false", "min.insync.replicas": min_isr}
-    return {
+    changes = {settings.changes_topic: changes_topic.wanted(replication)}
+    return (changes if settings.tells_changes else {}) | {
         settings.updates_topic: {
             **LOGGED,
             **safe,
@@ -98,14 +101,15 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
     }
 
 
-def topics_of(settings: Settings) -> tuple[str, str, str, str]:
-    """The names of the service's topics."""
-    return (
+def topics_of(settings: Settings) -> tuple[str, ...]:
+    """The names of the service's topics; that of the change feed is the last, if there is one."""
+    topics = (
         settings.updates_topic,
         settings.queries_topic,
         settings.dead_letters_topic,
         settings.probes_topic,
     )
+    return (*topics, settings.changes_topic) if settings.tells_changes else topics
 
 
 def existing(settings: Settings) -> dict[str, Described]:
@@ -128,10 +132,13 @@ def existing(settings: Settings) -> dict[str, Described]:
 def create(settings: Settings, partitions: int, replication: int) -> list[str]:
     """Create the topics that do not exist yet; returns their names. Safe to repeat."""
     client = connect_admin(settings)
+    updates = described(client, settings.updates_topic)
+    counts = {
+        settings.probes_topic: 1,
+        settings.changes_topic: updates.topic.partitions if updates else partitions,
+    }
     topics = [
-        NewTopic(
-            name, 1 if name == settings.probes_topic else partitions, replication, config=config
-        )
+        NewTopic(name, counts.get(name, partitions), replication, config=config)
         for name, config in wanted(settings, replication).items()
     ]
     created = []
@@ -229,37 +236,6 @@ def commits(settings: Settings, places: list[TopicPartition]) -> list[TopicParti
         consumer.close()
 
 
-class Rule(NamedTuple):
-    """The rule of a topic setting: it must be `value`, unless one of the flags is set.
-
-    `name`: of the deviation if it does not hold.
-    """
-
-    name: str
-    value: str
-    why: str
-    at_least: bool = False  # `value` or more, also without a limit (-1)
-    limited: bool = False  # any limit; `init` sets `value` where there is none (-1)
-    at_most: int = 0  # `value` or more, up to this
-
-    @property
-    def said(self) -> str:
-        if self.limited:
-            return f"a limit, such as {self.value}"
-        if self.at_most:
-            return f"{self.value} … {self.at_most}"
-        return f"at least {self.value}" if self.at_least else repr(self.value)
-
-    def holds(self, value: str) -> bool:
-        if self.limited:
-            return int(value) >= 0
-        if self.at_most:
-            return int(self.value) <= int(value) <= self.at_most
-        if self.at_least:
-            return int(value) < 0 or int(value) >= int(self.value)
-        return value == self.value
-
-
 def needed(
     settings: Settings, record_bytes_max: int, replicas: Mapping[str, int]
 ) -> dict[str, dict[str, Rule]]:
@@ -277,7 +253,9 @@ def needed(
         why += "replicas, nobody can write"
         return Rule(MIN_ISR, str(max(1, min(copies - 1, 2))), why, at_most=copies)
 
-    return {
+    feed = settings.changes_topic
+    rules = {feed: changes_topic.needed(replicas[feed])} if settings.tells_changes else {}
+    return rules | {
         settings.updates_topic: {
             "cleanup.policy": whole,
             "message.timestamp.type": stamped,

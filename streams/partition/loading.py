@@ -20,7 +20,7 @@ P2: while a user has parked updates, later updates of that user are parked behin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -59,6 +59,7 @@ class PendingUser:
     updates: list[tuple[int, bytes]] = field(default_factory=list)  # (offset, value)
     queries: dict[Query, None] = field(default_factory=dict)  # in the order of their arrival
     warm: bool = False  # enters at the warm end of the LRU
+    told: bool = False  # the change feed waits for it
     rows: Sequence[Row] = ()  # of a LOADED user
 
 
@@ -85,6 +86,8 @@ class Loading:
         self.parked_updates = 0  # of all users
         self.parked_bytes = 0  # of their values
         self.waiting_for_room: dict[int, PendingUser] = {}
+        self.fold = fold  # the change feed notes what it does …
+        self.admitted: Callable[[int, int], None] | None = None  # … and a user's being resident
 
     def ask(self, query: Query) -> None:
         """Keep a query until its user, who is not resident, has been loaded."""
@@ -120,6 +123,14 @@ class Loading:
         self.parked_bytes += len(value)
         self._progress.hold(offset)
 
+    def want(self, user_id: int) -> None:
+        """Have the user resident, for the change feed: `admitted` is called then."""
+        pending = self.users.get(user_id)
+        if pending is None:
+            pending = self.users[user_id] = PendingUser()
+            self._request(user_id, pending)
+        pending.told = True
+
     def wants(self, user_id: int, ticket: int) -> bool:
         """True while this load of the user still has something waiting for it."""
         pending = self.users.get(user_id)
@@ -127,7 +138,7 @@ class Loading:
             pending is not None
             and pending.ticket == ticket
             and pending.state is State.LOADING
-            and bool(pending.updates or pending.queries)
+            and bool(pending.updates or pending.queries or pending.told)
         )
 
     def loaded(self, user_id: int, ticket: int, rows: Sequence[Row]) -> None:
@@ -173,6 +184,8 @@ class Loading:
         del self.users[user_id]
         for query in pending.queries:
             answer(self._effects, table, self._progress, query, user, hit=False)
+        if self.admitted is not None:
+            self.admitted(user_id, user)
 
     def _fold_parked(self, user: int, user_id: int, pending: PendingUser) -> bool:
         """Fold the parked updates of a user who is resident; False if the rest has no room."""
@@ -180,7 +193,7 @@ class Loading:
         for folded, (offset, value) in enumerate(pending.updates):
             event = decode_update(value)
             version = progress.epoch_bits | (offset + 1)
-            while (code := fold(table, user, event, version)) & NO_ROOM:
+            while (code := self.fold(table, user, event, version)) & NO_ROOM:
                 if not self._room.make_for_refused(slots_needed(table, user, event), user):
                     del pending.updates[:folded]
                     return False
@@ -199,7 +212,8 @@ class Loading:
         if pending is None or query not in pending.queries:
             return False
         del pending.queries[query]
-        if not pending.queries and not pending.updates and pending.state is not State.ADMITTED:
+        still_wanted = pending.queries or pending.updates or pending.told
+        if not still_wanted and pending.state is not State.ADMITTED:
             del self.users[user_id]
             self.waiting_for_room.pop(user_id, None)
         return True
@@ -230,9 +244,8 @@ class Loading:
         waits = self.waiting_for_room.get(user_id) is pending
         assert waits == (state is not State.LOADING), f"{name}: waits for room: {waits}"
         assert state is State.LOADED or not pending.rows, f"{name}: has rows"
-        assert pending.updates or (pending.queries and state is not State.ADMITTED), (
-            f"{name}: nothing waits for it"
-        )
+        others = (pending.queries or pending.told) and state is not State.ADMITTED
+        assert pending.updates or others, f"{name}: nothing waits for it"
         offsets = [offset for offset, _ in pending.updates]
         assert offsets == sorted(set(offsets)), f"P2: {name}: its updates are out of order"
         assert not offsets or offsets[-1] < self._progress.position, f"P1: {name}: not taken yet"

@@ -38,6 +38,7 @@ from readstates.schemas.wire import decode_update
 
 from ..priorities import FOLD, LOAD, OTHER, WRITE_OUT
 from .batch import Batch, Record, UnreadBatch
+from .changes import Changes, Told
 from .decode_buffer import RUN_MAX, DecodeBuffer
 from .effects import Effects, Outcomes, OwnEffects
 from .exclusive import Exclusive
@@ -75,6 +76,8 @@ class Partition:
         reader: DecodeBuffer,
         effects: Effects,
         ids: PlausibleIds | None = None,
+        told_to: int | None = None,
+        changes_max: int = 0,
     ) -> None:
         self.number, self.partitions = number, partitions
         self.table = table
@@ -89,7 +92,12 @@ class Partition:
         self.left = 0  # how much of the last slice is left, see `run`
         own = OwnEffects(self, effects)
         self.progress = Progress(
-            table, position=position, committed=committed, catch_up_to=catch_up_to, epoch=epoch
+            table,
+            position=position,
+            committed=committed,
+            catch_up_to=catch_up_to,
+            epoch=epoch,
+            told_to=told_to,
         )
         self.watermark = self.progress.watermark
         self.inbox = Inbox(number, position)
@@ -99,6 +107,20 @@ class Partition:
         self.loading = Loading(table, self.room, self.progress, self._outcomes, own, effects)
         self.queries = WaitingQueries(table, self.progress, self.loading, effects)
         self.write_out = WriteOut(table, self.room, self.progress, self.inbox)
+        self.changes: Changes | None = None  # there is no change feed
+        self._fold = fold
+        if told_to is not None:
+            self.changes = Changes(
+                table,
+                self.progress,
+                number=number,
+                partitions=partitions,
+                told_to=told_to,
+                waiting_max=changes_max,
+                loading=self.loading,
+            )
+            self._fold = self.loading.fold = self.changes.fold
+            self.loading.admitted = self.changes.admitted
 
     # -- Kafka's side -------------------------------------------------------------------------
 
@@ -109,8 +131,9 @@ class Partition:
 
     @property
     def all_durable(self) -> bool:
-        """True if everything folded is in Cassandra: only parked updates still hold offsets."""
-        return len(self.watermark) == self.loading.parked_updates
+        """True if everything folded is in Cassandra and told: only parked updates hold offsets."""
+        told = self.changes is None or not self.changes.mark
+        return told and len(self.watermark) == self.loading.parked_updates
 
     @property
     def wants_bytes(self) -> int:
@@ -128,6 +151,7 @@ class Partition:
             or self.loading.parked_updates >= self._parked_max
             or self.loading.parked_bytes >= self._parked_bytes_max
             or self._outcomes.too_many_pending
+            or (self.changes is not None and self.changes.is_full)
         )
 
     @property
@@ -228,6 +252,8 @@ class Partition:
         counts.stale += stale
         counts.duplicate += duplicate
         counts.replayed += replayed
+        if self.changes is not None:
+            self.changes.note_run(numbers, records, begin, codes)
         if applied + stale + duplicate + replayed < taken:
             for index, code in enumerate(codes, begin):
                 if code & (DIRTIED | ABSENT | TOO_MANY):
@@ -285,7 +311,7 @@ class Partition:
             return True
         if warm:
             table.touch(user)
-        code = fold(table, user, event, self.progress.epoch_bits | (offset + 1))
+        code = self._fold(table, user, event, self.progress.epoch_bits | (offset + 1))
         if code & NO_ROOM:
             self.room.make_for_refused(slots_needed(table, user, event), user)
             return False  # the same record is taken again once there is room
@@ -336,6 +362,18 @@ class Partition:
             if not write.failed:
                 self.loading.retry()
 
+    def take_changes(self, now_ms: int, delay_ms: int, limit: int) -> tuple[list[Told], bool]:
+        """What consumers are to be told now, see `Changes.take`; `change_sent` ends each."""
+        assert self.changes is not None
+        with self.exclusive(OTHER):
+            return self.changes.take(now_ms, delay_ms, limit)
+
+    def change_sent(self, incarnation: int, told: Told, taken: bool) -> None:
+        """End a record of the change feed: the broker has it, or (if not `taken`) not."""
+        if incarnation == self.incarnation and self.changes is not None:  # P5
+            with self.exclusive(OTHER):
+                self.changes.sent(told, taken)
+
     def check(self) -> None:
         """Assert what can be seen of P1-P8 in memory. O(what is parked, waiting or under way)."""
         self.inbox.check(self.position)
@@ -345,4 +383,6 @@ class Partition:
         self.progress.check(unfolded, self.write_out.holds())
         self.queries.check()
         self.write_out.check()
+        if self.changes is not None:
+            self.changes.check()
         assert self.loading.parked_updates <= self._parked_max

@@ -29,7 +29,14 @@ class Progress:
     """See the module. `epoch_bits` is the epoch's part of a version."""
 
     def __init__(
-        self, table: Table, *, position: int, committed: int, catch_up_to: int, epoch: int
+        self,
+        table: Table,
+        *,
+        position: int,
+        committed: int,
+        catch_up_to: int,
+        epoch: int,
+        told_to: int | None = None,
     ) -> None:
         self._table = table
         self.position = position
@@ -38,6 +45,8 @@ class Progress:
         self.epoch_bits = epoch << OFFSET_BITS
         self.watermark = Watermark(committed)
         self._unfolded = Watermark(committed)  # P6
+        # Held by what the change feed has not acknowledged; None if there is no feed.
+        self.feed_mark = None if told_to is None else Watermark(told_to)
         for _ in range(table.recover(self.epoch_bits | (committed + 1))):
             self.watermark.hold(committed)  # P7: the offsets of their changes are not known
 
@@ -68,7 +77,18 @@ class Progress:
     def committable(self) -> int:
         """The offset that may be committed for the updates topic."""
         self.store()  # P6: never behind a commit
-        return self.watermark.position(self.position)
+        durable = self.watermark.position(self.position)
+        told = self.told_to()
+        return durable if told is None else min(durable, told)  # F2
+
+    def told_to(self) -> int | None:
+        """The offset below which every change is in the feed; None if there is no feed.
+
+        A record that is not folded yet may still change something.
+        """
+        if self.feed_mark is None:
+            return None
+        return self.feed_mark.position(self._unfolded.position(self.position))
 
     def check(self, unfolded: int, unwritten: int) -> None:
         """Assert P3, P6 and the order of positions, given how many records are unfinished.

@@ -24,14 +24,28 @@ from .owned import OwnedPartition
 CLEAN, LIVE = "clean", "live"  # what commit metadata says of the position in it
 TERMINATOR = ";"
 OURS = re.compile(f"({CLEAN}|{LIVE}):[0-9]+{TERMINATOR}")
+TOLD_TO = re.compile(rf"({CLEAN}|{LIVE}):[0-9]+;[^;]*;told:([0-9]+);")
 
 
-def metadata_of(position: int, clean: bool, database: str = "") -> str:
+def metadata_of(position: int, clean: bool, database: str = "", told_to: int | None = None) -> str:
     """Commit metadata: the position that was answered from, and whether its owner stopped there.
 
-    `database`: the name of the `Database` that it is written to; empty: of any.
+    `database`: the name of the `Database` that it is written to; empty: of any. `told_to`: the
+    offset below which the change feed has every change; None without a feed.
     """
-    return f"{CLEAN if clean else LIVE}:{position}{TERMINATOR}{database}{TERMINATOR}"
+    fields = [f"{CLEAN if clean else LIVE}:{position}", database]
+    if told_to is not None:
+        fields.append(f"told:{told_to}")
+    return "".join(field + TERMINATOR for field in fields)
+
+
+def told_to(metadata: str, committed: int, log_end: int) -> int:
+    """The offset below which the change feed has every change, as a commit's metadata says.
+
+    Without such a statement it is the committed offset (F2).
+    """
+    found = TOLD_TO.match(metadata)
+    return committed if found is None else max(committed, min(int(found[2]), log_end))
 
 
 def catch_up_target(metadata: str, log_end: int) -> int:
@@ -104,7 +118,8 @@ class Commits:
             if marks != item.committed or clean:
                 moved.append((item, marks, clean))
                 shown = max(partition.position, partition.progress.catch_up_to)  # R3
-                metadata = metadata_of(shown, clean, self._database)
+                told = partition.progress.told_to()
+                metadata = metadata_of(shown, clean, self._database, told)
                 offsets[TopicPartition(settings.updates_topic, number)] = (marks[0], metadata)
                 offsets[TopicPartition(settings.queries_topic, number)] = (marks[1], "")
         if not offsets:

@@ -29,6 +29,18 @@ class ExportedPartition:
         self.series = metrics.OfPartition(number, updates_topic, queries_topic)
         self.state: tuple[int, ...] = ()
         self.evictions = 0
+        self.number = number
+        self._feed: metrics.FeedOfPartition | None = None
+
+    def export_feed(self, partition: Partition, now_ms: int) -> None:
+        """Export what the change feed has not taken, if there is a feed."""
+        told, changes = partition.progress.told_to(), partition.changes
+        if told is None or changes is None:
+            return
+        self._feed = self._feed or metrics.FeedOfPartition(self.number)
+        self._feed.lag.set(max(0, partition.position - told))
+        self._feed.lag_s.set(changes.oldest_ms(now_ms) / 1000)
+        self._feed.waiting.set(changes.waiting)
 
 
 class ExportedGauges:
@@ -77,6 +89,7 @@ class ExportedGauges:
 
     def _export_one(self, item: ExportedPartition, partition: Partition, lags: Lags) -> None:
         table, series = partition.table, item.series
+        item.export_feed(partition, self._partitions.now_ms())
         state = (
             *lags,
             partition.position,

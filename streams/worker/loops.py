@@ -27,7 +27,13 @@ class BackgroundLoops:
         wait_s = partitions.settings.commit_interval_s
         self._write_out_pulse = Pulse("write_out", SILENT_MAX_S, is_vital=True)
         self._commit_pulse = Pulse("commit", wait_s + SILENT_MAX_S, is_vital=True)
-        self.pulses = (partitions.pulse, self._write_out_pulse, self._commit_pulse)
+        self._tell_pulse = Pulse("tell", SILENT_MAX_S)
+        self.pulses = (
+            partitions.pulse,
+            self._write_out_pulse,
+            self._commit_pulse,
+            self._tell_pulse,
+        )
 
     async def fold(self) -> None:
         """Run the partitions' slices."""
@@ -39,6 +45,14 @@ class BackgroundLoops:
             self._write_out_pulse.beat()
             pause_s = await self._partitions.write_out()
             self._store.expire()
+            await asyncio.sleep(pause_s)
+
+    async def tell(self) -> None:
+        """Send the changes that are due to the change feed, if there is one."""
+        feed = self._partitions.feed
+        while feed is not None:
+            self._tell_pulse.beat()
+            pause_s = feed.step()
             await asyncio.sleep(pause_s)
 
     async def expire(self) -> None:

@@ -32,7 +32,7 @@ from ..partition.decode_buffer import DecodeBuffer
 from ..partition.partition import Partition
 from ..partition.plausible_ids import PlausibleIds
 from ..partition.watermark import Watermark
-from .commits import catch_up_target, is_of_a_worker
+from .commits import catch_up_target, is_of_a_worker, told_to
 from .owned import OwnedPartition
 from .partitions import Partitions
 from .tables import Tables
@@ -188,6 +188,10 @@ class Opener:
             effects=self._partitions,
             reader=self._reader,
             ids=self._ids,
+            told_to=(
+                told_to(place.metadata, committed, place.end) if settings.tells_changes else None
+            ),
+            changes_max=self._share(settings.changes_waiting_max),
         )
         return OwnedPartition(partition, file, place.query_offset, Watermark(place.query_offset))
 

@@ -17,11 +17,13 @@ from ..cassandra.loader import Loader
 from ..cassandra.store import Store
 from ..cassandra.write_behind import WriteBehind
 from ..config import Settings
+from ..kafka.change_producer import ChangeProducer
 from ..kafka.dead_letter_producer import DeadLetterProducer, Rejected
 from ..kafka.pulse import Pulse
 from ..kafka.reply_producer import ReplyProducer
 from ..partition.batch import Batch, UnreadBatch
 from ..partition.partition import Partition
+from .change_feed import ChangeFeed
 from .owned import OwnedPartition
 from .query_intake import QueryIntake
 
@@ -46,6 +48,7 @@ class Partitions:
         replies: ReplyProducer,
         dead_letters: DeadLetterProducer,
         *,
+        changes: ChangeProducer | None = None,
         now_ms: Callable[[], int] = wall_clock_ms,
         clock_ahead_ms: Callable[[int], int] = lambda _number: 0,
     ) -> None:
@@ -61,6 +64,9 @@ class Partitions:
         # Effects of a partition, bound directly: every query ends in one of them.
         self.answer, self.refuse = self.queries.answer, self.queries.refuse
         self._dead_letters = dead_letters
+        self.feed: ChangeFeed | None = None  # there is no change feed
+        if changes is not None:
+            self.feed = ChangeFeed(settings, self.owned, changes, now_ms)
 
     def wants_updates(self, number: int) -> int:
         """Bytes of updates that a partition takes now; a reader's thread calls this."""

@@ -127,6 +127,7 @@ class Rebalancer:
         self._epoch = epoch
         self._member = member
         self._updates, self._queries = updates, queries
+        self._feed = partitions.feed
         partitions.has_room = updates.look
         self._refuse = refuse
         self.commits = Commits(partitions.settings, member, epoch.database.name)
@@ -218,6 +219,8 @@ class Rebalancer:
             tenure.owned = self._owned[number] = owned
             self._updates.start(number, partition.inbox.next_arrival, partition.incarnation)
             self._queries.start(number, owned.query_position, partition.incarnation)
+            if self._feed is not None:
+                self._feed.start(partition)
             await self._go_live(tenure, owned)
         else:
             self._end(owned)
@@ -298,6 +301,8 @@ class Rebalancer:
             partition.incarnation = -1  # P5: results that arrive from here on are dropped
         self._updates.stop(number)
         self._queries.stop(number)
+        if self._feed is not None:
+            self._feed.stop(number)
         self._owned.pop(number, None)
         self._partitions.queries.drop_queries(partition)
         metrics.forget_partition(number, settings.updates_topic, settings.queries_topic)
@@ -319,6 +324,8 @@ class Rebalancer:
             await asyncio.wait(self._tasks)
         self._updates.close()
         self._queries.close()
+        if self._feed is not None:
+            self._feed.close()
         await self._member.leave()
 
     async def _write_out_first(self) -> None:

@@ -135,6 +135,10 @@ class WorkerService(Service):  # type: ignore[misc]
         await self._never_ends("write_out", self._loops.write_out())
 
     @Service.task  # type: ignore[untyped-decorator]
+    async def _tell(self) -> None:
+        await self._loops.tell()
+
+    @Service.task  # type: ignore[untyped-decorator]
     async def _expire(self) -> None:
         await self._never_ends("expire", self._loops.expire())
 

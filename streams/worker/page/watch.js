@@ -100,6 +100,8 @@ class History {
     say(replies > 0, `The broker did not take ${integer(replies)} replies in the last minute.`, "ReadStatesRepliesFail");
     const letters = failed("read_states_dead_letter_failures_total");
     say(letters > 0, `The broker refused dead letters ${integer(letters)} times in the last minute. They are sent again.`, "ReadStatesDeadLettersFail");
+    const untold = this.now.max("read_states_changes_lag_seconds");
+    say(untold > 60, `A change has waited for the change feed for ${seconds(untold)}.`, "ReadStatesChangesHeld");
     const clock = Math.max(0, ...this.now.select("read_states_clock_offset_seconds").map((one) => Math.abs(one.value)));
     say(clock > 1, `This worker's clock and a broker's differ by ${seconds(clock)}. Queries are judged by the broker's.`, "ReadStatesClockOffset");
     const commits = failed("read_states_commit_failures_total");

@@ -13,6 +13,7 @@ import pytest
 STREAMS = Path(__file__).parents[3] / "streams"
 HOMES = {
     **dict.fromkeys(("R1", "R2", "R3", "R4", "R5", "R6"), "worker/rebalance.py"),
+    **dict.fromkeys(("F1", "F2"), "partition/changes.py"),
     **dict.fromkeys(("Q1", "Q2", "Q3"), "worker/query_intake.py"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from concurrent.futures import Future
 from typing import Any
 
@@ -12,6 +13,7 @@ from readstates.schemas.events import EVENT_BYTES_MAX
 from readstates.streams.config import Settings
 from readstates.streams.errors import KafkaAwayError, TopicError
 from readstates.streams.kafka import topics
+from readstates.streams.kafka.topic_check import Seen, judge
 
 LIBRDKAFKA_BATCH_BYTES = 1_000_000  # its default `batch.size`
 
@@ -58,14 +60,43 @@ def test_one_that_stays_away_is_not_taken_for_a_missing_topic() -> None:
         ("updates", "min.insync.replicas", "1", ("2", "3")),
         ("updates", "min.insync.replicas", "4", ("2", "3")),
         ("queries", "cleanup.policy", "compact", ("delete",)),
+        ("changes", "cleanup.policy", "compact", ("delete",)),
+        ("changes", "retention.ms", "59999", ("60000", "3600000", "-1")),
+        ("changes", "min.insync.replicas", "1", ("2", "3")),
+        ("changes", "unclean.leader.election.enable", "true", ("false",)),
+        ("changes", "max.message.bytes", "1000000", (str(1 << 20), str(1 << 23))),
     ],
 )
 def test_bounds_of_topics(topic: str, setting: str, bad: str, good: tuple[str, ...]) -> None:
-    replicas = dict.fromkeys(topics.topics_of(Settings()), 3)
-    needed = topics.needed(Settings(), topics.BATCH_BYTES_MAX, replicas)
+    settings = Settings(changes="on")
+    replicas = dict.fromkeys(topics.topics_of(settings), 3)
+    needed = topics.needed(settings, topics.BATCH_BYTES_MAX, replicas)
     rule = needed[f"read-states.{topic}"][setting]
     assert not rule.holds(bad)
     assert all(map(rule.holds, (*good, rule.value)))
+
+
+def test_the_feed_has_a_topic_only_if_it_is_on() -> None:
+    off, on = Settings(), Settings(changes="on")
+    assert topics.topics_of(on) == (*topics.topics_of(off), "read-states.changes")
+    assert topics.wanted(on, 3).keys() - topics.wanted(off, 3).keys() == {"read-states.changes"}
+    assert topics.wanted(on, 3)["read-states.changes"]["retention.ms"] == "3600000"
+
+
+@pytest.mark.parametrize(
+    ("partitions", "said"), [(None, "changes_deleted"), (3, "changes_partitions"), (4, "")]
+)
+def test_the_feeds_topic_is_looked_at(partitions: int | None, said: str) -> None:
+    settings = Settings(changes="on")
+    found = {
+        name: topics.Described(topics.Topic(uuid.uuid4(), 4), 1)
+        for name in topics.topics_of(settings)[:-1]
+    }
+    if partitions is not None:
+        found[settings.changes_topic] = topics.Described(topics.Topic(uuid.uuid4(), partitions), 1)
+    configs = {name: topics.wanted(settings, 1).get(name, {}) for name in found}
+    names = [one.name for one in judge(settings, Seen(found, configs))]
+    assert names == ([said] if said else [])
 
 
 def test_a_batch_of_a_client_with_defaults_is_taken() -> None:

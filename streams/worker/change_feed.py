@@ -1,0 +1,127 @@
+"""Sends the changes of the owned partitions to the change feed, and reads the log to retell them.
+
+A partition's `Changes` decides what is told and when; it states F1 and F2. This module takes what
+is due, encodes it and sends it, and reports back what the broker took. After an opening it also
+hands the partition the part of the log of updates whose changes may be missing in the feed. A
+reader of its own reads that part, only as fast as it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+from readstates.schemas.changes import ROWS_MAX, encode_cause, encode_change
+
+from ..config import Settings
+from ..kafka.change_producer import ChangeProducer
+from ..kafka.group_consumer import Reading
+from ..partition.batch import Poll
+from ..partition.changes import Told
+from ..partition.partition import Partition
+from ..priorities import CHANGES_AT_ONCE, CHANGES_SOON_S, CHANGES_STEP_S
+from .owned import OwnedPartition
+
+RETRY_MS = 1000  # after the broker did not take a record of a partition
+
+
+def values_of(told: Told) -> Iterator[bytes]:
+    """What is said of a user, as the values of one or more records."""
+    whole, deleted = told.noted.whole, told.deleted
+    for begin in range(0, max(1, len(told.rows)), ROWS_MAX):
+        rows = told.rows[begin : begin + ROWS_MAX]
+        yield encode_change(told.user_id, told.version, rows, deleted, whole, told.totals)
+        whole, deleted = False, []  # only the first record removes anything
+
+
+class ChangeFeed:
+    """See the module. `owned` is the registry of `Partitions`, which this only reads.
+
+    `retelling`, the reader of what is to be retold, is set before anything is read.
+    """
+
+    retelling: Reading
+
+    def __init__(
+        self,
+        settings: Settings,
+        owned: Mapping[int, OwnedPartition],
+        producer: ChangeProducer,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._delay_ms = settings.changes_delay_ms
+        shortest, longest = CHANGES_STEP_S
+        self._pause_s = min(max(shortest, settings.changes_delay_ms / 2000), longest)
+        self._owned = owned
+        self._producer = producer
+        self._now_ms = now_ms
+        self._paused_to_ms: dict[int, int] = {}  # by incarnation: after a failure
+
+    # -- telling ------------------------------------------------------------------------------
+
+    def step(self) -> float:
+        """Send what is due now; returns the seconds until it is to be called again."""
+        self._producer.poll()
+        more = False
+        for owned in list(self._owned.values()):
+            partition = owned.partition
+            changes = partition.changes
+            if changes is not None and changes.waiting and not partition.closing:
+                in_haste = changes.is_full or changes.is_retelling or partition.write_out.everything
+                more |= self._tell(partition, 0 if in_haste else self._delay_ms)
+        return CHANGES_SOON_S if more else self._pause_s
+
+    def _tell(self, partition: Partition, delay_ms: int) -> bool:
+        now_ms, life = self._now_ms(), partition.incarnation
+        if now_ms < self._paused_to_ms.get(life, 0):
+            return False
+        told, more = partition.take_changes(now_ms, delay_ms, CHANGES_AT_ONCE)
+        for one in told:
+            values, one.rows = list(values_of(one)), []  # the rows are not needed any more
+            self._producer.send(
+                partition.number,
+                b"%d" % one.user_id,
+                values,
+                encode_cause(one.noted.causes),
+                partial(self._sent, partition, life, one),
+            )
+        return more
+
+    def _sent(self, partition: Partition, life: int, told: Told, taken: bool) -> None:
+        partition.change_sent(life, told, taken)
+        if not taken:
+            lives = {owned.partition.incarnation for owned in self._owned.values()}
+            self._paused_to_ms = {n: to for n, to in self._paused_to_ms.items() if n in lives}
+            self._paused_to_ms[life] = self._now_ms() + RETRY_MS
+
+    # -- retelling ----------------------------------------------------------------------------
+
+    def start(self, partition: Partition) -> None:
+        """Read anew what may be missing in the feed, if there is anything."""
+        changes = partition.changes
+        if changes is not None and changes.is_retelling:
+            self.retelling.start(partition.number, changes.retold_to, partition.incarnation)
+
+    def stop(self, number: int) -> None:
+        """Read nothing more of a partition."""
+        self.retelling.stop(number)
+
+    def wants(self, number: int) -> int:
+        """Bytes of a partition's log that may be read anew; the reader's thread calls this."""
+        owned = self._owned.get(number)
+        changes = owned.partition.changes if owned is not None else None
+        return 0 if changes is None else changes.wants_bytes
+
+    def retell(self, poll: Poll) -> None:
+        """Take what was read anew, unless it was read for an earlier incarnation."""
+        for number, token, batch in poll:
+            owned = self._owned.get(number)
+            if owned is None or not owned.is_open(token) or owned.partition.changes is None:
+                continue
+            owned.partition.changes.retell(batch, self._now_ms())
+            if not owned.partition.changes.is_retelling:
+                self.stop(number)
+
+    def close(self) -> None:
+        """Read nothing more."""
+        self.retelling.close()
