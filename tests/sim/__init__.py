@@ -8,6 +8,7 @@ seed:
     kafka.py     logs with gaps, the incremental group, and a worker's membership and readers
     database.py  rows by write timestamp, the store with its failures, time-outs, late answers
     output.py    replies and dead letters
+    feed.py      the change feed, and a mirror that consumes it
     worker.py    one worker: the real code amid these
     plan.py      the limits, the traffic and the faults that a seed decides beforehand
     world.py     one run: several workers, the faults as they come, then healing and the end
@@ -19,8 +20,9 @@ drain within a bounded time, and the database must equal the fold of the log by 
 oracle. The same oracle computes each reply at the reply's own version, and the changes that a
 commit calls durable. A zombie (a worker that has lost its partition and does not know it) is
 excused only for its own replies; whoever let a partition go may not answer from it, and nobody may
-commit what it does not own; a user may be ahead of the log only as far as a zombie's writes
-are.
+commit what it does not own. A mirror consumes the change feed: at each record it must hold what a
+query would have been answered (F1), no commit may pass a change that is not in the feed, and at the
+end nothing is missing (F2). A user may be ahead of the log only as far as a zombie's writes are.
 
     python -m tests.sim 95             one seed; a failure is made smaller and says how to repeat it
     make sim SEEDS=20000               many, on all processors

@@ -136,6 +136,8 @@ class Checks:
             offset, user_id, key, row = effects[at]
             at += 1
             version = version_of(EPOCH, offset)
+            if self._world.plan.settings.tells_changes:
+                self._world.feed.check_told(worker, number, user_id, offset)
             stamp, found = database.cell(user_id, key)
             if stamp < version or (stamp == version and found != row):
                 raise Violation(

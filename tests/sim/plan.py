@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from readstates.schemas.partitioner import partition_of
-from readstates.streams.config import IDS_UNCHECKED, Settings
+from readstates.streams.config import IDS_UNCHECKED, ON, Settings
 from readstates.streams.partition.plausible_ids import AHEAD_MAX_MS
 from tests.support.events import MARKS_MAX, anything
 
@@ -64,6 +64,7 @@ class Plan:
     let_go_after_s: float
     static: bool  # the workers have INSTANCE_IDs
     earlier: int  # records of an earlier epoch at the beginning of each partition of updates
+    change_fails: float = 0.0
 
 
 def make(seed: int) -> Plan:
@@ -122,7 +123,43 @@ def make(seed: int) -> Plan:
         static=rand.random() < 0.4,
         earlier=seed % 4,
     )
-    return _long_replay(plan, rand) if rand.random() < 0.1 else plan
+    return _with_feed(_long_replay(plan, rand) if rand.random() < 0.1 else plan, rand)
+
+
+def _with_feed(plan: Plan, rand: random.Random) -> Plan:
+    """The same with the change feed; a fifth of the seeds have none."""
+    if plan.seed % 5 == 0:
+        return plan
+    settings = replace(
+        plan.settings,
+        changes=ON,
+        changes_delay_ms=rand.choice((0, 20, 200, 1000)),
+        changes_waiting_max=rand.choice((5, 20, 100, 100)),
+    )
+    faults, sends = list(plan.faults), plan.sends
+    if rand.random() < 0.3:  # users leave the table before they are told of
+        settings = replace(
+            settings, flush_delay_s=0.02, changes_delay_ms=300, changes_waiting_max=100
+        )
+        for _ in range(40):
+            faults.append(Fault(rand.random() * TRAFFIC_S, "evict", (rand.randrange(WORKERS_MAX),)))
+        sends = sorted([*sends, *_deletions(rand, sends)], key=lambda send: send.at_s)
+    if rand.random() < 0.3:
+        faults.append(Fault(rand.random() * TRAFFIC_S, "feed_down", (rand.choice((0.3, 2.0)),)))
+    fails = 0.0 if rand.random() < 0.4 else rand.random() * 0.4
+    return replace(plan, settings=settings, sends=sends, faults=sorted(faults), change_fails=fails)
+
+
+def _deletions(rand: random.Random, sends: list[Send]) -> list[Send]:
+    """Deletions of read states that were told of, a while after some of the acks."""
+    found = []
+    for send in sends:
+        if send.query or b', "type": "ack"' not in (send.value or b"") or rand.random() > 0.3:
+            continue
+        event = json.loads(send.value)
+        event = {"user_id": event["user_id"], "channel_id": event["channel_id"], "type": "delete"}
+        found.append(send._replace(at_s=send.at_s + 1.0, value=json.dumps(event).encode()))
+    return found
 
 
 def _long_replay(plan: Plan, rand: random.Random) -> Plan:

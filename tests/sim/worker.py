@@ -18,6 +18,7 @@ from readstates.streams.worker.rebalance import Rebalancer
 from readstates.streams.worker.tables import Tables
 
 from .database import Store
+from .feed import ChangeProducer
 from .group import Member
 from .kafka import Reader
 from .loop import Killed, Loop
@@ -58,7 +59,10 @@ class Worker:
         self.member = Member(world, self)
         settings, store = world.plan.settings, cast(Any, self.store)
         replies, dead_letters = cast(Any, Replies(world, self)), cast(Any, DeadLetters(world, self))
-        self.partitions = Partitions(settings, store, replies, dead_letters, now_ms=world.now_ms)
+        changes = cast(Any, ChangeProducer(world, self)) if settings.tells_changes else None
+        self.partitions = Partitions(
+            settings, store, replies, dead_letters, changes=changes, now_ms=world.now_ms
+        )
         self.updates = Reader(
             world, self, settings.updates_topic, self.partitions.wants_updates, self._take_updates
         )
@@ -70,6 +74,11 @@ class Worker:
             self._take_queries,
             self._answer_now,
         )
+        self.feed = self.partitions.feed
+        if self.feed is not None:
+            self.feed.retelling = Reader(
+                world, self, settings.updates_topic, self.feed.wants, self._retell
+            )
         self._tables = KnownTables(settings, world.folder, TOPIC_ID, EPOCH)
         firsts = tuple(world.first_offsets)
         epoch = Log(EPOCH, UUID(bytes=TOPIC_ID), world.partitions, firsts, 0, UUID(int=1))
@@ -84,6 +93,9 @@ class Worker:
         )
         self.rebalancer.let_go_after_s = world.plan.let_go_after_s
         loops = BackgroundLoops(self.partitions, self.rebalancer.commits, store)
+        if self.feed is not None:
+            for feeding in (loops.tell(), cast(Reader, self.feed.retelling).fetch()):
+                self.loop.create_task(feeding).add_done_callback(self._ended)
         for endless in (
             loops.fold(),
             loops.write_out(),
@@ -133,6 +145,10 @@ class Worker:
 
     def _take_updates(self, number: int, token: int, batch: Batch) -> None:
         self._taken(self.partitions.take_updates, number, token, batch)
+
+    def _retell(self, number: int, token: int, batch: Batch) -> None:
+        assert self.feed is not None
+        self.feed.retell([(number, token, batch)])
 
     def _answer_now(self, number: int, token: int, batch: Batch) -> Batch | None:
         rest = self.partitions.queries.answer_now(number, token, batch)

@@ -19,6 +19,7 @@ from readstates.streams.kafka.group_consumer import TopicPartition
 
 from .checks import Checks, Violation
 from .database import Database
+from .feed import Feed
 from .group import Group
 from .kafka import Log
 from .loop import Clock
@@ -52,6 +53,7 @@ class World:
         self.clock = Clock()
         self.database = Database()
         self.checks = Checks(self)
+        self.feed = Feed(self)
         self.group = Group(self)
         topics = (plan.settings.updates_topic, plan.settings.queries_topic)
         self.logs = {
@@ -63,7 +65,7 @@ class World:
         self.failure: BaseException | None = None
         self.faulty = True
         self.ending = False
-        self.down = False
+        self.down = self.feed_is_down = False
         self.read_only_until = 0.0
         self.quiet_since_s = [0.0] * PARTITIONS
         self.boot = b"boot 0".ljust(layout.BOOT_ID_BYTES)
@@ -133,6 +135,8 @@ class World:
                 raise Violation("a worker does not stop")
             self._until(self.clock.now + 0.1)
         self.checks.final()
+        if self.plan.settings.tells_changes:
+            self.feed.final()
         for path in sorted(self.folder.glob("*.table")):
             problems = fsck.check(path)
             if problems:
@@ -148,7 +152,7 @@ class World:
                 raise self.failure
 
     def _heal(self) -> None:
-        self.faulty = self.down = False
+        self.faulty = self.down = self.feed_is_down = False
         self.read_only_until = 0.0
         self.note("faults are over")
         for worker in self.workers:
@@ -327,6 +331,20 @@ class World:
 
     def _database_up(self) -> None:
         self.down = False
+
+    def evict(self, member: int) -> None:
+        """Other users need the room of all that are clean."""
+        worker = self._member(member)
+        for owned in worker.partitions.owned.values() if worker else ():
+            owned.partition.table.evict(owned.partition.table.slots, 10**6)
+
+    def feed_down(self, for_s: float) -> None:
+        """The broker takes no record of the change feed; nothing but commits may wait for it."""
+        self.feed_is_down = True
+        self.clock.later(for_s, self._feed_up)
+
+    def _feed_up(self) -> None:
+        self.feed_is_down = False
 
     def writes_down(self, for_s: float) -> None:
         """The database gives and does not take: tables fill up with what is dirty."""
