@@ -52,6 +52,9 @@ COMMANDS = {
     "status": _here(
         "status", "Show the workers, partitions, commits and epoch, and what is wrong with them."
     ),
+    "watch": _here(
+        "watch", "Print changes of read states as they happen: those of each USER, or all."
+    ),
     "worker": _here("worker", "Run one worker until SIGTERM, SIGINT or SIGHUP."),
 }
 

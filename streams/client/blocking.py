@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from readstates.schemas.changes import Change
+from readstates.schemas.read_state import ReadState
+from readstates.schemas.replies import Totals
 
 from .client import Client
+from .mirror import Changed, Key, Mirror
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,6 +29,67 @@ def _blocking(
         return self._wait(method(self._client, *args, **kwargs))
 
     return call
+
+
+class BlockingIterator(Generic[T]):
+    """An asynchronous iterator, such as a feed, for code without asyncio; use it in a `with`.
+
+    `wait` runs a coroutine on the client's event loop and returns its result.
+    """
+
+    def __init__(self, wait: Callable[[Coroutine[Any, Any, Any]], Any], source: Any) -> None:
+        self._wait, self.source = wait, source
+
+    def __enter__(self) -> Self:
+        self._wait(self.source.__aenter__())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._wait(self.source.__aexit__(*exc))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        try:
+            found: T = self._wait(self._next())
+        except StopAsyncIteration:
+            raise StopIteration from None
+        return found
+
+    async def _next(self) -> T:
+        found: T = await anext(self.source)
+        return found
+
+
+class BlockingMirror(BlockingIterator[Changed]):
+    """`Mirror` for code without asyncio."""
+
+    source: Mirror
+
+    def follow(self, user_id: int) -> Mapping[Key, ReadState]:
+        """See `Mirror.follow`."""
+        states: Mapping[Key, ReadState] = self._wait(self.source.follow(user_id))
+        return states
+
+    def forget(self, user_id: int) -> None:
+        """See `Mirror.forget`."""
+        self._wait(_call(self.source.forget, user_id))
+
+    def read_states(self, user_id: int) -> Mapping[Key, ReadState]:
+        """See `Mirror.read_states`."""
+        states: Mapping[Key, ReadState] = self._wait(_call(self.source.read_states, user_id))
+        return states
+
+    def totals(self, user_id: int) -> Totals:
+        """See `Mirror.totals`."""
+        totals: Totals = self._wait(_call(self.source.totals, user_id))
+        return totals
+
+
+async def _call(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function on the event loop."""
+    return function(*args, **kwargs)
 
 
 class BlockingClient:
@@ -58,7 +124,16 @@ class BlockingClient:
         self._loop.close()
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine that runs on the client's event loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def changes(self, *args: Any, **kwargs: Any) -> BlockingIterator[Change]:
+        """`with client.changes() as changes: for change in changes`; see `Client.changes`."""
+        return BlockingIterator(self._wait, self._client.changes(*args, **kwargs))
+
+    def mirror(self) -> BlockingMirror:
+        """See `Client.mirror`. Ask for the next change in one thread only."""
+        return BlockingMirror(self._wait, self._client.mirror())
 
     get = _blocking(Client.get)
     publish = _blocking(Client.publish)

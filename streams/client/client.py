@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec.structs import replace
@@ -13,6 +13,8 @@ from readstates.schemas.replies import REPLY_TOO_LARGE, Reply
 from readstates.schemas.wire import decode_update, encode_update, key_bytes
 
 from .connection import Connection, QueryError
+from .feed import ChangeFeed, From
+from .mirror import Mirror
 
 DEADLINE_S = 5.0
 # Read states that `get` asks for at once. With 19-digit IDs and the default REPLY_BYTES_MAX, this
@@ -145,6 +147,44 @@ class Client:
                     raise
                 advised = limit if exc.limit is None else exc.limit
                 get = replace(get, limit=advised if 0 < advised < limit else limit // 2)
+
+    # -- changes ------------------------------------------------------------------------------
+
+    def changes(
+        self,
+        from_: From = "end",
+        *,
+        group: str | None = None,
+        wanted: Callable[[int], bool] | None = None,
+    ) -> ChangeFeed:
+        """The change feed: `async for change in client.changes()`; workers need CHANGES=on.
+
+        `from_`: "end" for what happens from now on, "start" for all that the topic has, or the
+        `positions` of an earlier feed to go on after its last change. `group`: a consumer group
+        whose members share the partitions; it keeps its own position, and `from_` says where it
+        begins the first time. A change counts as dealt with when the next one is asked for. After
+        a crash, the last ones may come again. `wanted`: called with a user's ID in a thread; if it
+        returns False, the user's changes are left out.
+
+        Each change has absolute values. To keep a user current: skip a change whose `version` is
+        below what you have of the user; otherwise its read states, and its deletions, replace what
+        is older. `mirror` does this. A change of more than 256 read states comes in `part`s.
+
+        The first step raises ConnectionError if the feed cannot be read. A later one raises
+        FeedGapError if records are gone before they were read.
+        """
+        config = self._connection.config
+        return ChangeFeed(config, self._connection.changes_topic, from_, group, wanted)
+
+    def mirror(self) -> Mirror:
+        """The read states of users whom you name, kept current; see `Mirror`.
+
+        async with client.mirror() as mirror:
+            await mirror.follow(42)
+            async for changed in mirror:
+                print(changed.user_id, changed.totals.mentions)
+        """
+        return Mirror(self)
 
     # -- updates ------------------------------------------------------------------------------
 

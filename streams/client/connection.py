@@ -85,7 +85,7 @@ class Connection:
         config: dict[str, Any],
     ) -> None:
         self._failures: list[KafkaError] = []
-        self._config = {
+        self.config = {
             "bootstrap.servers": bootstrap,
             "log_level": 0,  # errors are raised and not printed
             "error_cb": self._failures.append,
@@ -93,11 +93,12 @@ class Connection:
         }
         self._reply_topic = reply_topic
         self._updates, self._queries = f"{topic_prefix}.updates", f"{topic_prefix}.queries"
+        self.changes_topic = f"{topic_prefix}.changes"
         self._create = create_reply_topic
         self._pending: dict[bytes, asyncio.Future[Reply | ErrorReply]] = {}
         self._prefix, self._numbers = os.urandom(8), itertools.count()  # of correlation IDs
         names = self._updates, self._queries, self._reply_topic
-        self._topic_ids = TopicIds(self._config, names)
+        self._topic_ids = TopicIds(self.config, names)
         self._suspected = threading.Event()  # something was not delivered, or not answered
         self._next_consumer: Consumer | None = None  # takes the other's place in its thread
         self._stopping = threading.Event()
@@ -120,18 +121,18 @@ class Connection:
 
     def _make_producer(self) -> Producer:
         """The producer of updates."""
-        return Producer({**SENDING, "enable.idempotence": True, "linger.ms": 1, **self._config})
+        return Producer({**SENDING, "enable.idempotence": True, "linger.ms": 1, **self.config})
 
     def _make_asking(self) -> Producer:
         """The producer of queries. A query is sent at once, and may arrive twice: its second reply
         is ignored.
         """
-        return Producer({**SENDING, "linger.ms": 0, **self._config})
+        return Producer({**SENDING, "linger.ms": 0, **self.config})
 
     def _connect(self) -> None:
         if self._create:
             try:
-                create_reply_topic(AdminClient(self._config), self._reply_topic)
+                create_reply_topic(AdminClient(self.config), self._reply_topic)
             except (KafkaException, TimeoutError) as exc:
                 raise self._no_answer(exc) from None
         self._consumer = self._make_consumer()
@@ -150,7 +151,7 @@ class Connection:
             "enable.auto.commit": False,
             "fetch.wait.max.ms": 100,
         }
-        return Consumer({**config, **self._config})
+        return Consumer({**config, **self.config})
 
     def _partitions(self, name: str, remedy: str) -> list[int]:
         """The numbers of a topic's partitions."""
@@ -165,7 +166,7 @@ class Connection:
     def _no_answer(self, exc: Exception) -> ConnectionError:
         causes = [f.str() for f in self._failures if f.code() != KafkaError._ALL_BROKERS_DOWN]
         return ConnectionError(
-            f"no Kafka answers at {self._config['bootstrap.servers']}: {(causes or [exc])[0]}. "
+            f"no Kafka answers at {self.config['bootstrap.servers']}: {(causes or [exc])[0]}. "
             "Check the address; to start one here: readstates stack up"
         )
 

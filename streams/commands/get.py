@@ -84,7 +84,7 @@ def as_object(reply: Reply) -> dict[str, Any]:
         "user_id": str(reply.user_id),
         "version": str(reply.version),
         "full": reply.full,
-        "read_states": [_state_as_object(state) for state in reply.read_states],
+        "read_states": [state_as_object(state) for state in reply.read_states],
     }
     if reply.totals is not None:
         body["totals"] = reply.totals._asdict()
@@ -94,7 +94,8 @@ def as_object(reply: Reply) -> dict[str, Any]:
     return body
 
 
-def _state_as_object(state: ReadState) -> dict[str, Any]:
+def state_as_object(state: ReadState) -> dict[str, Any]:
+    """A read state as it is on the wire."""
     body = state._asdict()
     body.update((name, str(body[name])) for name in TEXTS)
     if state.mentions is None:
