@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def service(stack: Stack, folder: Path) -> Iterator[Service]:
     """A service with one worker, ready."""
-    made = Service(stack.env(), folder, "main")
+    made = Service(stack.env(), folder, "main", changes="on")
     try:
         made.start().wait_ready()
         yield made
