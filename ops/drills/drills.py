@@ -81,6 +81,13 @@ DRILLS = (
         lambda world: world.take_dead_letters(),
     ),
     Drill(
+        "the topic of the change feed takes no record over 100 bytes",
+        "raise its max.message.bytes",
+        ("ReadStatesChangesHeld",),
+        lambda world: world.refuse_changes(),
+        lambda world: world.mend_topics(),
+    ),
+    Drill(
         "Cassandra runs a quarter of the time",
         "Cassandra has its processor back",
         ("ReadStatesMissesSlow",),

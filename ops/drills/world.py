@@ -32,6 +32,7 @@ from .prometheus import Prometheus, free_port
 PARTITIONS = 4
 MEMORY_LIMIT_MIB = 320  # in place of the 2 GiB of rules.yml
 NUMBERS = {
+    "lag_seconds) > 60": f"lag_seconds) > {60 // scaled.SCALE}",
     "+ 300": f"+ {300 // scaled.SCALE}",
     "rate5m * 300": f"rate5m * {300 // scaled.SCALE}",  # more than one in the window, as there
     "vector(2147483648)": f"vector({MEMORY_LIMIT_MIB * 2**20})",
@@ -44,6 +45,7 @@ SETTINGS = {
     "CASSANDRA_TIMEOUT_S": 2,
     "SESSION_TIMEOUT_S": 6,
     "PROBE_INTERVAL_S": 0.5,
+    "CHANGES": "on",
 }
 SMALL_REPLIES = "read-states.replies.small"
 REPLIES = "read-states.replies.drills"
@@ -161,6 +163,9 @@ class World:
         self.set(bad_s=0.0)
         bytes_max = topics.BATCH_BYTES_MAX + topics.HEADERS_BYTES
         self._take_records_of(self.settings.dead_letters_topic, bytes_max)
+
+    def refuse_changes(self) -> None:
+        self._take_records_of(self.settings.changes_topic, 100)
 
     def open_transaction(self) -> None:
         """A producer begins a transaction on all partitions of updates, and does not end it."""
