@@ -151,7 +151,7 @@ def test_commits_over_another_database(written_to: str, is_other: bool) -> None:
     problems = [one for one in found(state, epoch) if "deviation database_replaced: " in one]
     assert bool(problems) is is_other
     if is_other:
-        assert "partitions 1 were made over another database" in problems[0]
+        assert "partition 1 were made over another database" in problems[0]
 
 
 def test_the_id_is_shown() -> None:
