@@ -42,6 +42,7 @@ QUERIES_REPLACED = "queries_replaced"
 QUERIES_PARTITIONS = "queries_partitions"
 DEAD_LETTERS_DELETED = "dead_letters_deleted"
 PROBES_MISSING = "probes_missing"
+EPOCHS_MISSING = "epochs_missing"
 CLEANUP_POLICY = "cleanup_policy"
 TIMESTAMP_TYPE = "timestamp_type"
 RETENTION = "retention"
@@ -68,6 +69,7 @@ DEVIATIONS = {
     QUERIES_PARTITIONS: Deviation(_SERVE_ON, "most users are still answered"),
     DEAD_LETTERS_DELETED: Deviation(_SERVE_ON, "dead letters wait, and everything else works"),
     PROBES_MISSING: Deviation(_SERVE_ON, "users are served, and the worker cannot test it"),
+    EPOCHS_MISSING: Deviation(_SERVE_ON, "Cassandra still has the history of epochs"),
     CLEANUP_POLICY: Deviation(_SERVE_ON, "whoever reads on loses less to compaction"),
     TIMESTAMP_TYPE: Deviation(_SERVE_ON, "right clocks give right times"),
     RETENTION: Deviation(_SERVE_ON, "whoever reads on loses less to retention"),

@@ -16,6 +16,7 @@ from .. import metrics
 from ..config import Settings
 from ..deviations import (
     DEAD_LETTERS_DELETED,
+    EPOCHS_MISSING,
     PROBES_MISSING,
     QUERIES_DELETED,
     QUERIES_PARTITIONS,
@@ -57,8 +58,9 @@ class Seen(NamedTuple):
 def look(client: AdminClient, settings: Settings, patience_s: float = AWAY_TIMEOUT_S) -> Seen:
     """Ask the brokers. Raises TopicError if they refuse, or do not answer within `patience_s`."""
     topics, configs = dict[str, Described](), dict[str, dict[str, str]]()
+    optional = (settings.probes_topic, settings.epochs_topic)
     for name in topics_of(settings):
-        is_optional = name == settings.probes_topic
+        is_optional = name in optional
         try:
             one = described(client, name, patience_s)
         except KafkaAwayError:
@@ -76,7 +78,7 @@ def look(client: AdminClient, settings: Settings, patience_s: float = AWAY_TIMEO
 
 def judge(settings: Settings, seen: Seen) -> Iterator[Found]:
     """What is not as it must be, whichever worker looks; the worst comes first."""
-    updates, queries, dead_letters, probes = (seen.topics.get(t) for t in topics_of(settings))
+    updates, queries, dead_letters, probes, epochs = map(seen.topics.get, topics_of(settings))
     if updates is None:
         yield Found(UPDATES_DELETED, missing(settings.updates_topic))
     if queries is None:
@@ -88,6 +90,12 @@ def judge(settings: Settings, seen: Seen) -> Iterator[Found]:
             PROBES_MISSING,
             f"topic {settings.probes_topic} does not exist, or this worker may not use it, so the "
             "worker does not test whether it answers. Run: readstates init",
+        )
+    if epochs is None:
+        yield Found(
+            EPOCHS_MISSING,
+            f"topic {settings.epochs_topic} does not exist, or this worker may not use it, so the "
+            "history of epochs is in Cassandra alone. Run: readstates init",
         )
     if updates and queries and updates.topic.partitions != queries.topic.partitions:
         yield Found(QUERIES_PARTITIONS, _other_counts(settings, updates.topic, queries.topic))
@@ -195,7 +203,8 @@ def check(settings: Settings, cluster: Cluster | None = None) -> Topic:
                 raise
             log.warning("kafka_away error=%r: trying again with another client", str(exc))
     for found in judge(settings, seen):
-        if found.name != PROBES_MISSING:  # older ones had no such topic; the watch reports it
+        # Earlier versions had no such topics; the watch reports it.
+        if found.name not in (PROBES_MISSING, EPOCHS_MISSING):
             raise TopicError(found.text)
     return seen.topics[settings.updates_topic].topic
 

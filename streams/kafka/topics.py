@@ -50,6 +50,7 @@ DEAD_LETTERS_BYTES = 256 << 20  # kept of each partition's dead letters; older o
 DEAD_LETTERS_SEGMENT_BYTES = 64 << 20  # a broker removes whole segments
 PROBES_KEPT_MS = 10 * 60_000  # of the probes' replies; nobody reads them later
 PROBES_SEGMENT_BYTES = 16 << 20
+COMPACTED = {"cleanup.policy": "compact"}
 RIGHTS = "The rights that a worker needs are in SECURITY.md"
 LOGGED = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete"}
 
@@ -95,16 +96,18 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
             "retention.ms": str(PROBES_KEPT_MS),
             "segment.bytes": str(PROBES_SEGMENT_BYTES),
         },
+        settings.epochs_topic: {**COMPACTED, **safe},
     }
 
 
-def topics_of(settings: Settings) -> tuple[str, str, str, str]:
+def topics_of(settings: Settings) -> tuple[str, str, str, str, str]:
     """The names of the service's topics."""
     return (
         settings.updates_topic,
         settings.queries_topic,
         settings.dead_letters_topic,
         settings.probes_topic,
+        settings.epochs_topic,
     )
 
 
@@ -128,10 +131,9 @@ def existing(settings: Settings) -> dict[str, Described]:
 def create(settings: Settings, partitions: int, replication: int) -> list[str]:
     """Create the topics that do not exist yet; returns their names. Safe to repeat."""
     client = connect_admin(settings)
+    single = (settings.probes_topic, settings.epochs_topic)
     topics = [
-        NewTopic(
-            name, 1 if name == settings.probes_topic else partitions, replication, config=config
-        )
+        NewTopic(name, 1 if name in single else partitions, replication, config=config)
         for name, config in wanted(settings, replication).items()
     ]
     created = []
@@ -150,8 +152,8 @@ def _wait_until_described(client: AdminClient, settings: Settings) -> None:
     end = time.monotonic() + TIMEOUT_S
     while True:
         try:
-            describe(client, settings.updates_topic)
-            describe(client, settings.queries_topic)
+            for name in topics_of(settings):
+                describe(client, name)
         except TopicError:
             if time.monotonic() > end:
                 raise
@@ -317,6 +319,12 @@ def needed(
                 "a dead letter that does not fit would hold its partition's commits for ever",
                 at_least=True,
             ),
+        },
+        settings.epochs_topic: {
+            "cleanup.policy": Rule(
+                CLEANUP_POLICY, "compact", "retention would delete the history of epochs"
+            ),
+            "min.insync.replicas": safe(settings.epochs_topic),
         },
     }
 
