@@ -140,9 +140,9 @@ def _said(
     """The plan, in lines."""
     since = "" if backup_ms is None else ", from an hour before the backup on,"
     yield (
-        f"The log is folded into keyspace {settings.cassandra_keyspace}{since} and what the "
-        f"keyspace has already is kept: {plan.records} records. Group {settings.kafka_group} then "
-        "continues where the fold ends, and its workers refuse to start until then"
+        f"{plan.records} records of the log{since} are folded into keyspace "
+        f"{settings.cassandra_keyspace}; what it has already is kept. Until the restore has ended, "
+        f"workers refuse to start. Group {settings.kafka_group} then continues where it ended"
     )
     folded = {part.epoch.epoch: part.records for part in plan.parts}
     for number, epoch in history.items():
