@@ -92,7 +92,7 @@ class World:
         until(rows, "the first rows", LONG_S, last_pause_s=0.02)
         process.kill()
         process.wait(WAIT_S)
-        assert "has ended" not in log.read_text()
+        assert "The restore has ended" not in log.read_text()
         assert differences(self.service, fold_of(self.service, self.epochs)), "all is there"
 
     def check(self) -> None:
