@@ -30,9 +30,9 @@ from ..cassandra.epochs import Log, is_last
 from ..config import Settings
 from ..errors import EpochError
 from ..kafka.admin import connect_admin
-from ..kafka.group_commits import commits_of, no_workers, offsets
+from ..kafka.group_commits import commits, commits_of, no_workers, offsets
 from ..kafka.restore_fence import refuse_while_restoring
-from ..kafka.topics import TIMEOUT_S, Topic, commits, describe, wait_for_partitions
+from ..kafka.topics import TIMEOUT_S, Topic, describe, wait_for_partitions
 
 if TYPE_CHECKING:  # `rewind` needs none of Cassandra's driver
     from ..cassandra.store import Store

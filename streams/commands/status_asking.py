@@ -328,7 +328,7 @@ def _written_to(place: Any) -> str:
 def _commits(_client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
     from confluent_kafka import TopicPartition
 
-    from ..kafka.topics import commits
+    from ..kafka.group_commits import commits
 
     for name, attribute in _topics(settings, "committed", "queries_committed"):
         places = [TopicPartition(name, partition.number) for partition in kafka.partitions]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from confluent_kafka import (
+    Consumer,
     ConsumerGroupState,
     ConsumerGroupTopicPartitions,
     IsolationLevel,
@@ -17,7 +18,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from ..config import Settings
 from ..errors import ReadStatesError
 from .group_consumer import Committed
-from .topics import TIMEOUT_S, commits
+from .topics import TIMEOUT_S
 
 
 def no_workers(client: AdminClient, settings: Settings, error: type[ReadStatesError]) -> None:
@@ -60,6 +61,21 @@ def log_offsets(
         return starts, ends, starts
     later = offsets(client, places, OffsetSpec.for_timestamp(since_ms))
     return starts, ends, [end if one < 0 else one for one, end in zip(later, ends, strict=True)]
+
+
+def commits(settings: Settings, places: list[TopicPartition]) -> list[TopicPartition]:
+    """The group's commits for these partitions; an offset below 0 means that there is none.
+
+    A consumer that never joins asks, because AdminClient.list_consumer_group_offsets
+    (confluent-kafka 2.16) crashes the process while the brokers are still creating the group
+    coordinator's topic.
+    """
+    consumer = Consumer(settings.librdkafka(**{"group.id": settings.kafka_group, "log_level": 0}))
+    try:
+        committed: list[TopicPartition] = consumer.committed(places, timeout=TIMEOUT_S)
+        return committed
+    finally:
+        consumer.close()
 
 
 def commits_of(settings: Settings, topic: str, partitions: int) -> list[Committed]:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -214,21 +214,6 @@ def described(
     topic_id = uuid.UUID(int=((high & mask) << 64) | (low & mask))
     replicas = min(len(partition.replicas) for partition in description.partitions)
     return Described(Topic(topic_id, len(description.partitions)), replicas)
-
-
-def commits(settings: Settings, places: list[TopicPartition]) -> list[TopicPartition]:
-    """The group's commits for these partitions; an offset below 0 means that there is none.
-
-    A consumer that never joins asks, because AdminClient.list_consumer_group_offsets
-    (confluent-kafka 2.16) crashes the process while the brokers are still creating the group
-    coordinator's topic.
-    """
-    consumer = Consumer(settings.librdkafka(**{"group.id": settings.kafka_group, "log_level": 0}))
-    try:
-        committed: list[TopicPartition] = consumer.committed(places, timeout=TIMEOUT_S)
-        return committed
-    finally:
-        consumer.close()
 
 
 class Rule(NamedTuple):
