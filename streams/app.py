@@ -13,6 +13,8 @@ Group: assigned, revoked, lost ─► Rebalancer: open, hand over, close each pa
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from . import agents, metrics
 from .cassandra.store import Store
 from .config import Settings
@@ -28,6 +30,7 @@ from .kafka.prober import Prober
 from .kafka.reader import Reader
 from .kafka.reading import QUERIES, UPDATES
 from .kafka.reply_producer import ReplyProducer
+from .restore.history import claim, topic_epochs
 from .worker.http import listen
 from .worker.instance import Instance, instance_of
 from .worker.partitions import Partitions
@@ -48,9 +51,11 @@ def build(settings: Settings) -> tuple[App, Instance]:
     listening = listen(settings.http_host, settings.http_port)
     cluster = Cluster()
     topic = topic_check.check(settings, cluster)
-    store = Store(settings)
-    store.prepare()
-    epoch = store.claim_epoch(settings.updates_topic, *topic)
+    with ThreadPoolExecutor(1) as beside:  # while the session with Cassandra begins
+        in_kafka = beside.submit(topic_epochs, settings)
+        store = Store(settings)
+        store.prepare()
+        epoch = claim(settings, store, topic, in_kafka.result)
     instance = instance_of(settings, cache_dir)
 
     # Make the producers of replies and dead letters.

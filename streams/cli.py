@@ -38,10 +38,13 @@ COMMANDS = {
     "replay": _here(
         "replay", "Send the updates and queries in FILE, a recording, to the topics again."
     ),
+    "restore": _here(
+        "restore", "Bring the database back from a backup, or from nothing, and the log."
+    ),
     "restore-user": _here("restore_user", "Publish an event that ends a final deletion of USER."),
     "rewind": _here(
         "command",
-        "Replay updates from an earlier time or offset, after a database restore.",
+        "Have workers fold the updates since an earlier time or offset again.",
         "rewind",
     ),
     "stack": LazyCommand(

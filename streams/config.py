@@ -237,6 +237,10 @@ class Settings:
         return self.changes == ON
 
     @property
+    def epochs_topic(self) -> str:  # it keeps the history: see `schemas/epoch_history.py`
+        return f"{self.topic_prefix}.epochs"
+
+    @property
     def leaves_group(self) -> bool:
         """True if a worker that is stopped leaves the group, rather than keeping its partitions."""
         return self.instance_id in ("", DYNAMIC)

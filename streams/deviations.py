@@ -44,6 +44,7 @@ DEAD_LETTERS_DELETED = "dead_letters_deleted"
 PROBES_MISSING = "probes_missing"
 CHANGES_DELETED = "changes_deleted"
 CHANGES_PARTITIONS = "changes_partitions"
+EPOCHS_MISSING = "epochs_missing"
 CLEANUP_POLICY = "cleanup_policy"
 TIMESTAMP_TYPE = "timestamp_type"
 RETENTION = "retention"
@@ -72,6 +73,7 @@ DEVIATIONS = {
     PROBES_MISSING: Deviation(_SERVE_ON, "users are served, and the worker cannot test it"),
     CHANGES_DELETED: Deviation(_SERVE_ON, "changes wait to be told, and everything else works"),
     CHANGES_PARTITIONS: Deviation(_SERVE_ON, "some partitions' changes wait, and the rest works"),
+    EPOCHS_MISSING: Deviation(_SERVE_ON, "Cassandra still has the history of epochs"),
     CLEANUP_POLICY: Deviation(_SERVE_ON, "whoever reads on loses less to compaction"),
     TIMESTAMP_TYPE: Deviation(_SERVE_ON, "right clocks give right times"),
     RETENTION: Deviation(_SERVE_ON, "whoever reads on loses less to retention"),

@@ -3,11 +3,13 @@
 ReadStatesError
 ├── ConfigError          refuse to start: a setting is wrong, the message names it and its range
 ├── TopicError           refuse to start: a topic is missing or set up wrongly
-│   └── KafkaAwayError   ask again with a new client, for a while: no broker answered
+│   ├── KafkaAwayError   ask again with a new client, for a while: no broker answered
+│   └── EpochsTopicError   go on and report it: the history of epochs is still in Cassandra
 ├── EpochError           refuse to start: this is not the topic the database was written from
 ├── EarlierEpochError    refuse to start: a commit is below the epoch's first offset
 ├── GroupError           end the worker: the group refuses it
 │   └── SharedNameError  end the worker for good: another worker has its name
+├── RestoreError         end the command: workers are running, or records would be left out
 ├── RewindError          end the command: workers are running, or the log or the epoch begins later
 ├── DataLossError        refuse to start: Kafka has lost records that were not yet in Cassandra
 ├── DeviationError       stop the worker: what it checked at its start has changed
@@ -48,6 +50,10 @@ class KafkaAwayError(TopicError):
     """The brokers, or the controller behind them, did not answer a question about a topic."""
 
 
+class EpochsTopicError(TopicError):
+    """The topic with the history of epochs does not exist, or cannot be read or written."""
+
+
 class EpochError(ReadStatesError):
     """The updates topic is not the one that the database was written from."""
 
@@ -64,6 +70,10 @@ class SharedNameError(GroupError):
     """Two workers have the same INSTANCE_ID; each would put the other out, again and again."""
 
     exit_status = 2
+
+
+class RestoreError(ReadStatesError):
+    """The database cannot be restored as it was asked, or the restore has to be repeated."""
 
 
 class RewindError(ReadStatesError):

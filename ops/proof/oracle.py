@@ -50,14 +50,19 @@ class Oracle:
         self._id_epoch_ms = id_epoch_ms
 
     def apply(
-        self, key: bytes | None, value: bytes | None, offset: int, timestamp_ms: int = 0
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        offset: int,
+        timestamp_ms: int = 0,
+        epoch: int = EPOCH,
     ) -> None:
         """One record. Bad ones are counted and change nothing."""
         try:
             event, user_id = self._valid(key, value)
             if self._id_epoch_ms is not None:
                 self._check_plausible(event, timestamp_ms)
-            self._fold(event, user_id, (EPOCH << 48) | (offset + 1))
+            self._fold(event, user_id, (epoch << 48) | (offset + 1))
         except BadError:
             self.bad += 1
 

@@ -78,5 +78,5 @@ def another_database(keyspace: str, now: str, before: str) -> str:
         f"has {now}, and that one had {before}. It was dropped and made anew, or CASSANDRA_HOSTS "
         "leads to another cluster. Users would seem to have no read states, so the worker stops "
         "and changes nothing. Set CASSANDRA_HOSTS right, or restore the database: see "
-        "ops/runbooks/restore.md, which ends with readstates rewind"
+        "ops/runbooks/restore.md"
     )

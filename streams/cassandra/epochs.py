@@ -4,13 +4,15 @@ Cassandra's table `log` has one row for each updates topic: the epoch, the topic
 count, and the first offset of each partition that belongs to the epoch. Only the row with the
 largest epoch counts. `commands/new_epoch.py` begins an epoch.
 
-**E1** a record below the epoch's first offset of its partition is never folded. It was written to
-Cassandra in an earlier epoch, as a record of other partitions or of another topic. Folded again, it
-would get a version above every version that the earlier epoch wrote: the service would take it for
-a new record, apply it again, and reject it if its user has moved to another partition.
+**E1** a record is folded with the version of its own epoch or not at all. One below the present
+epoch's first offset of its partition was written to Cassandra in an earlier epoch, as a record of
+other partitions or of another topic. Folded with the present epoch, it would get a version above
+every version that the earlier epoch wrote: the service would take it for a new record, apply it
+again, and reject it if its user has moved to another partition.
 
-So going back in the log is safe as far as the first offset. `readstates rewind` refuses to go
-further, and a worker that finds a commit below it refuses to start (`worker/rebalance.py`).
+Workers know the present epoch alone. So for them, going back in the log is safe as far as the first
+offset: `readstates rewind` refuses to go further, and a worker that finds a commit below it refuses
+to start (`worker/opening.py`). `readstates restore` knows all epochs (`restore/history.py`).
 """
 
 from __future__ import annotations

@@ -119,14 +119,14 @@ class Store:
         to create any keyspace, even with IF NOT EXISTS.
         """
         settings = self.settings
-        there = self._execute(
+        there = self.execute(
             "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = %s",
             (settings.cassandra_keyspace,),
             PATIENCE_S,
         ).one()
         for statement in statements(settings.cassandra_keyspace, settings.cassandra_replication):
             if there is None or not statement.startswith("CREATE KEYSPACE"):
-                self._execute(statement, (), PATIENCE_S)
+                self.execute(statement, (), PATIENCE_S)
 
     def logs(self, patience_s: float = 0.0) -> dict[str, Log]:
         """The logs that this keyspace was written from, by topic.
@@ -139,7 +139,7 @@ class Store:
             f"WRITETIME(first_offsets), database_id FROM {table}"
         )
         try:
-            rows = self._execute(query, (), patience_s)
+            rows = self.execute(query, (), patience_s)
         except StoreError as exc:
             if not is_invalid_request(exc.__cause__):
                 raise
@@ -174,7 +174,7 @@ class Store:
         table = f"{self.settings.cassandra_keyspace}.log"
         logs = self.logs(PATIENCE_S)
         if not logs:
-            self._execute(
+            self.execute(
                 f"INSERT INTO {table} "
                 "(topic, epoch, topic_id, partitions, first_offsets, database_id) "
                 "VALUES (%s, %s, %s, %s, %s, %s) IF NOT EXISTS",
@@ -186,7 +186,7 @@ class Store:
             keyspace = self.settings.cassandra_keyspace
             log_of_topic = present_log(logs, topic, topic_id, partitions, keyspace)
             if log_of_topic.database_id is None:
-                self._execute(
+                self.execute(
                     f"UPDATE {table} SET database_id = %s "
                     "WHERE topic = %s IF epoch = %s AND database_id = null",
                     (database_id_of(logs), topic, log_of_topic.epoch),
@@ -196,7 +196,7 @@ class Store:
             self._claimed = topic, log_of_topic
             return log_of_topic
         known, last = logs.get(topic), max(log.epoch for log in logs.values())
-        self._execute(
+        self.execute(
             f"UPDATE {table} SET epoch = %s, topic_id = %s, partitions = %s, first_offsets = %s, "
             "database_id = %s WHERE topic = %s IF epoch = %s",
             (
@@ -209,14 +209,14 @@ class Store:
 
     def keep_first_offsets(self, topic: str, epoch: int, first_offsets: Sequence[int]) -> None:
         """Store the first offsets of an epoch that an earlier version of the service began."""
-        self._execute(
+        self.execute(
             f"UPDATE {self.settings.cassandra_keyspace}.log SET first_offsets = %s "
             "WHERE topic = %s IF epoch = %s",
             (list(first_offsets), topic, epoch),
             PATIENCE_S,
         )
 
-    def _execute(self, query: str, values: tuple[Any, ...], patience_s: float) -> Any:
+    def execute(self, query: str, values: tuple[Any, ...], patience_s: float) -> Any:
         """Run a statement that may be run twice; raises StoreError."""
         run = partial(self._session.execute, query, values, timeout=STATEMENT_TIMEOUT_S)
         try:
@@ -253,7 +253,7 @@ class Store:
     def replication_now(self) -> dict[str, str]:
         """How the nodes replicate the keyspace. Raises StoreError."""
         query = "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = %s"
-        rows = list(self._execute(query, (self.settings.cassandra_keyspace,), 0.0))
+        rows = list(self.execute(query, (self.settings.cassandra_keyspace,), 0.0))
         return {str(key): str(value) for row in rows for key, value in row[0].items()}
 
     def _prepare(self, query: str) -> Any:

@@ -54,6 +54,7 @@ def init(
     from ..cassandra.store import Store
     from ..errors import TopicError
     from ..kafka import topic_check, topics
+    from ..restore.history import keep, known_epochs, refuse_older, topic_epochs
     from . import new_epoch as epochs
 
     if new_epoch and first_offsets is not None:
@@ -75,6 +76,7 @@ def init(
             )
             created = topics.create(settings, count, replicas)
             mended = topics.mend(settings)
+            refuse_older(settings, logs, topic_epochs(settings))
             ends = epochs.prepare(settings, known, partitions) if new_epoch else None
             topic = topic_check.check(settings)
             if partitions not in (None, topic.partitions):
@@ -84,8 +86,12 @@ def init(
                     "producers and workers stopped: readstates init --partitions "
                     f"{partitions} --new-epoch"
                 )
-            epochs.complete(settings, store, topic, first_offsets)
+            epochs.complete(
+                settings, store, topic, first_offsets, known_epochs(settings, store).all
+            )
+            keep(settings, store)  # the present epoch, before the next one is claimed
             epoch = store.claim_epoch(settings.updates_topic, *topic, new_epoch_from=ends).epoch
+            keep(settings, store)
         finally:
             store.close()
     click.echo(f"topics: {topics_done(created, before, topic.partitions)}")

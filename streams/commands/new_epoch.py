@@ -17,34 +17,26 @@ partition is new (E1 in `cassandra/epochs.py`).
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from confluent_kafka import (
-    ConsumerGroupState,
-    KafkaError,
-    KafkaException,
-    TopicPartition,
-)
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec
 
+from readstates.schemas.epoch_history import Epoch
 from readstates.schemas.version import EPOCH_FIRST
 
 from ..cassandra.epochs import Log, is_last
 from ..config import Settings
-from ..errors import EpochError, ReadStatesError
+from ..errors import EpochError
 from ..kafka.admin import connect_admin
-from ..kafka.topics import TIMEOUT_S, Topic, commits, describe, wait_for_partitions
+from ..kafka.group_commits import commits, commits_of, no_workers, offsets
+from ..kafka.restore_fence import refuse_while_restoring
+from ..kafka.topics import TIMEOUT_S, Topic, describe, wait_for_partitions
 
 if TYPE_CHECKING:  # `rewind` needs none of Cassandra's driver
     from ..cassandra.store import Store
 
-COORDINATOR_MOVES = {
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-}
-COORDINATOR_PAUSE_S = 0.5  # before the group's coordinator is asked again, within TIMEOUT_S
 CLOCKS_APART_S = 60  # the clocks of Kafka and Cassandra differ by less
 
 
@@ -57,6 +49,8 @@ def prepare(settings: Settings, known: Log | None, partitions: int | None) -> li
     client = connect_admin(settings)
     topic = describe(client, settings.updates_topic)
     no_workers(client, settings, EpochError)
+    committed = commits_of(settings, settings.updates_topic, topic.partitions)
+    refuse_while_restoring(settings, committed, EpochError)
     ends: list[int] = []
     if known is not None and known.topic_id == topic.topic_id:
         ends = _all_durable(client, settings, known.partitions, topic.partitions)
@@ -66,30 +60,6 @@ def prepare(settings: Settings, known: Log | None, partitions: int | None) -> li
         _grow(client, settings, topic.partitions, partitions)
         topic = describe(client, settings.updates_topic)
     return ends + [0] * (topic.partitions - len(ends))
-
-
-def no_workers(client: AdminClient, settings: Settings, error: type[ReadStatesError]) -> None:
-    """Raise `error` while the group has members.
-
-    Brokers that nobody has asked about any group yet make the topic of the coordinators first.
-    """
-    group, end = settings.kafka_group, time.monotonic() + TIMEOUT_S
-    while True:
-        try:
-            description = client.describe_consumer_groups([group])[group].result(TIMEOUT_S)
-            break
-        except KafkaException as exc:
-            code = exc.args[0].code()
-            if code == KafkaError.GROUP_ID_NOT_FOUND:
-                return
-            if code not in COORDINATOR_MOVES or time.monotonic() > end:
-                raise
-        time.sleep(COORDINATOR_PAUSE_S)
-    if description.state not in (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD):
-        raise error(
-            f"group {group} has {len(description.members)} members: stop all workers first, then "
-            "run this again. A static member counts until its session timeout is over"
-        )
 
 
 def deleted(settings: Settings, known: Log) -> EpochError:
@@ -160,18 +130,26 @@ def _grow(client: AdminClient, settings: Settings, have: int, wanted: int) -> No
         wait_for_partitions(client, name, wanted)
 
 
-def complete(settings: Settings, store: Store, topic: Topic, given: list[int] | None) -> None:
+def complete(
+    settings: Settings,
+    store: Store,
+    topic: Topic,
+    given: list[int] | None,
+    history: Mapping[int, Epoch],
+) -> None:
     """Store the present epoch's first offsets if an earlier version began it and did not.
 
-    `given`: the offsets that the operator names. Raises EpochError if the offsets are not known, or
-    if the given ones cannot be right.
+    `given`: the offsets that the operator names; those that the history has count before
+    them. Raises EpochError if the offsets are not known, or if the given ones cannot be right.
     """
     name, logs = settings.updates_topic, store.logs()
     if not is_last(logs, name, *topic):
         return  # there is no epoch yet, or it is of another log: `claim_epoch` handles that
     log = logs[name]
     if not log.first_offsets:
-        store.keep_first_offsets(name, log.epoch, found_first_offsets(settings, log, given))
+        kept = history.get(log.epoch)
+        first = kept.first_offsets if kept else found_first_offsets(settings, log, given)
+        store.keep_first_offsets(name, log.epoch, first)
     elif given is not None and tuple(given) != log.first_offsets:
         raise EpochError(
             f"{name}: {log.said} begins at other offsets, {','.join(map(str, log.first_offsets))}: "
@@ -262,9 +240,3 @@ def _ask_for(settings: Settings, log: Log, around: list[Around]) -> str:
         "0 for a partition that the epoch added. Look it up, put it in its place, and run: "
         f"readstates init --first-offsets {shown}"
     )
-
-
-def offsets(client: AdminClient, places: list[TopicPartition], spec: OffsetSpec) -> list[int]:
-    """Kafka's answer for each place, in their order; -1 where no record is as late as `spec`."""
-    found = client.list_offsets(dict.fromkeys(places, spec))
-    return [int(found[place].result(TIMEOUT_S).offset) for place in places]

@@ -1,12 +1,13 @@
 """Moves the group's commits back, so that workers fold a part of the log again.
 
-This is for a database that was restored from a backup: the workers fold the later part of the log
-on top of it. Going too far back is safe within the epoch, because a row skips what it already has;
-going below the epoch's first offset is refused (E1 in `cassandra/epochs.py`). Commits only move
-back, because moving them forward would leave updates out; but a commit that somebody put below the
-first offset by hand moves up to it. All commits lose their metadata, because it names the database
-that was there before. Table files are then newer than the database and must be deleted first,
-because a worker that finds its table continues from there.
+For a database that was lost, or put back to an older state, there is `readstates restore`. Here the
+workers fold the later part of the log on top of what there is. Going too far back is safe within
+the epoch, because a row skips what it already has; going below the epoch's first offset is refused
+(E1 in `cassandra/epochs.py`). Commits only move back, because moving them forward would leave
+updates out; but a commit that somebody put below the first offset by hand moves up to it. All
+commits lose their metadata, because it names the database that was there before. Table files are
+then newer than the commits and must be deleted first, because a worker that finds its table
+continues from there.
 """
 
 from __future__ import annotations
@@ -42,13 +43,14 @@ def rewind(
     without a commit is left out, because a worker begins it at the epoch's beginning anyway. Raises
     RewindError and moves nothing if workers run, or if the log or the epoch begins later.
     """
-    from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+    from confluent_kafka import TopicPartition
     from confluent_kafka.admin import OffsetSpec
 
     from ..cassandra.store import logs_of
     from ..kafka.admin import connect_admin
-    from ..kafka.topics import TIMEOUT_S, commits, describe
-    from .new_epoch import no_workers, offsets
+    from ..kafka.group_commits import commits_of, no_workers, offsets, set_commits
+    from ..kafka.restore_fence import refuse_while_restoring
+    from ..kafka.topics import describe
 
     client = connect_admin(settings)
     name = settings.updates_topic
@@ -63,18 +65,18 @@ def rewind(
         wanted = offsets(client, places, OffsetSpec.for_timestamp(to_ms))
     else:
         wanted = [to_offset] * len(places)
-    before = {place.partition: place.offset for place in commits(settings, places)}
+    committed = commits_of(settings, name, topic.partitions)
+    refuse_while_restoring(settings, committed, RewindError)
+    before = {number: committed[number][0] for number in numbers}
     found = (
         step_of(name, number, before[number], after, start, log)
         for number, after, start in zip(numbers, wanted, starts, strict=True)
     )
     steps = [one for one in found if one is not None]
     offsets_now = before | {step.partition: step.after for step in steps}
-    moved = [TopicPartition(name, n, offsets_now[n]) for n in numbers if offsets_now[n] >= 0]
+    moved = {number: (offset, "") for number, offset in offsets_now.items() if offset >= 0}
     if moved:
-        request = [ConsumerGroupTopicPartitions(settings.kafka_group, moved)]
-        (done,) = client.alter_consumer_group_offsets(request).values()
-        done.result(TIMEOUT_S)
+        set_commits(client, settings, name, moved, RewindError)
     return steps
 
 
@@ -98,13 +100,13 @@ def step_of(
             "records of other partitions or of another topic. If they were folded again, they "
             "would be taken for new ones: manual acks and deletions would take effect again. "
             "Nothing was moved. To go back as far as possible, run: "
-            "readstates rewind --to-epoch-start. For a backup from before the epoch, see "
-            "ops/runbooks/restore.md"
+            "readstates rewind --to-epoch-start. For a backup from before the epoch, run: "
+            "readstates restore"
         )
     if after < start:
         raise RewindError(
             f"{name} partition {number} begins at offset {start}: earlier records are gone. Rewind "
-            f"to {start}, or restore a later backup"
+            f"to {start}, or put a later backup back and run: readstates restore"
         )
     if before < first:  # nobody knows where it was before somebody moved it
         return Step(number, before, begin)
@@ -134,9 +136,10 @@ def command(
     to_epoch_start: bool,
     partition: int | None,
 ) -> None:
-    """Replay updates from an earlier time or offset, after a database restore.
+    """Have workers fold the updates since an earlier time or offset again.
 
-    First stop all workers and delete their table files. Going too far back is safe within the
+    After the loss of the database, or with a backup of it, run `readstates restore` instead. First
+    stop all workers and delete their table files. Going too far back is safe within the
     present epoch, because updates that a row already contains are skipped. The command refuses to
     go back to records from before the epoch (before a change of partitions or topic). It never
     moves a commit forward, with one exception: if somebody has put a commit below the epoch's first

@@ -15,7 +15,7 @@ from ..cassandra.database import named_in
 from ..cassandra.epochs import last_topic
 from ..config import CLASSIC, Settings
 from ..deviations import OPEN_TRANSACTION
-from ..errors import TopicError
+from ..errors import EpochsTopicError, TopicError
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient, OffsetSpec
@@ -75,6 +75,7 @@ class KafkaStatus:
     partitions: list[PartitionStatus]
     problems: list[str] = field(default_factory=list)  # met while asking
     death_unseen_s: float | None = None  # so long a dead worker counts; None: the brokers know
+    last_epoch: int = 0  # of which the topic with the history knows; 0: not known
 
 
 @dataclass
@@ -153,6 +154,7 @@ def ask_kafka(settings: Settings) -> KafkaStatus:
         _commits,
         _overdue,
         _transactions,
+        _epochs,
     ):
         try:
             ask(client, settings, kafka)
@@ -172,6 +174,13 @@ def _settings(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> No
     else:
         found = topic_check.judge(settings, seen)
         kafka.problems += [f"deviation {one.name}: {one.text}" for one in found]
+
+
+def _epochs(_client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
+    from ..restore.history import topic_epochs
+
+    with suppress(EpochsTopicError):  # `_settings` has named it if the topic is missing
+        kafka.last_epoch = max(topic_epochs(settings), default=0)
 
 
 def _leaders(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
@@ -319,7 +328,7 @@ def _written_to(place: Any) -> str:
 def _commits(_client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
     from confluent_kafka import TopicPartition
 
-    from ..kafka.topics import commits
+    from ..kafka.group_commits import commits
 
     for name, attribute in _topics(settings, "committed", "queries_committed"):
         places = [TopicPartition(name, partition.number) for partition in kafka.partitions]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ..cassandra.database import Database
 from ..config import Settings
 from ..deviations import DATABASE_REPLACED
+from ..kafka.restore_fence import is_restoring, unfinished
 from .status_asking import UNKNOWN, KafkaStatus, LogStatus, PartitionStatus, overdue_s
 
 STABLE = "STABLE"
@@ -42,6 +43,9 @@ def _problems_of_database(
 ) -> Iterator[str]:
     if log is None or log.epoch is None:
         return
+    if any(is_restoring(one.written_to) for one in kafka.partitions):
+        yield f"{unfinished()}. Until then, workers refuse to start"
+        return
     database_id = uuid.UUID(log.database_id) if log.database_id else None
     found = Database(log.epoch, database_id, log.began_us)
     moved = [n.number for n in kafka.partitions if found.is_other_than(n.written_to)]
@@ -65,6 +69,13 @@ def _epoch(kafka: KafkaStatus, cassandra: LogStatus | None) -> LogStatus | None:
 def _problems_of_log(
     settings: Settings, kafka: KafkaStatus | None, log: LogStatus
 ) -> Iterator[str]:
+    if kafka is not None and kafka.last_epoch > (log.epoch or 0):
+        yield (
+            f"{settings.cassandra_keyspace} is not the database that was last written from this "
+            f"log, of which epoch {kafka.last_epoch} is known: workers refuse to start. Stop them "
+            "and run: readstates restore"
+        )
+        return
     if log.epoch is None:
         yield (
             f"{settings.cassandra_keyspace} was never written from {settings.updates_topic}. Run: "

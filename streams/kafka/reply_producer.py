@@ -29,6 +29,7 @@ from readstates.schemas.replies import REPLY_TOO_LARGE, encode_error, wrap_faust
 from ..config import Settings
 from .delivery import MESSAGE_BYTES_MAX, Delivery
 from .refused_replies import TOO_LARGE, RefusedReplies, Sent
+from .topics import topics_of
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +62,8 @@ class ReplyProducer:
         )
         self._refused = RefusedReplies(settings, delivery, self._too_large)
         self._pattern = settings.reply_topic_pattern
-        self._own = {
-            settings.updates_topic,
-            settings.queries_topic,
-            settings.dead_letters_topic,
-            settings.changes_topic,
-        }
+        # the probes' is looked at before
+        self._own = {*topics_of(settings), settings.changes_topic}
         self._probes_topic = settings.probes_topic
         self._topics: dict[str, int] = {}  # partitions by name, of those allowed
         self._probe_topics: dict[str, int] = {}  # the same for the replies to probes

@@ -18,6 +18,7 @@ from ..deviations import (
     CHANGES_DELETED,
     CHANGES_PARTITIONS,
     DEAD_LETTERS_DELETED,
+    EPOCHS_MISSING,
     PROBES_MISSING,
     QUERIES_DELETED,
     QUERIES_PARTITIONS,
@@ -59,8 +60,9 @@ class Seen(NamedTuple):
 def look(client: AdminClient, settings: Settings, patience_s: float = AWAY_TIMEOUT_S) -> Seen:
     """Ask the brokers. Raises TopicError if they refuse, or do not answer within `patience_s`."""
     topics, configs = dict[str, Described](), dict[str, dict[str, str]]()
+    optional = (settings.probes_topic, settings.epochs_topic)
     for name in topics_of(settings):
-        is_optional = name == settings.probes_topic
+        is_optional = name in optional
         try:
             one = described(client, name, patience_s)
         except KafkaAwayError:
@@ -78,7 +80,9 @@ def look(client: AdminClient, settings: Settings, patience_s: float = AWAY_TIMEO
 
 def judge(settings: Settings, seen: Seen) -> Iterator[Found]:
     """What is not as it must be, whichever worker looks; the worst comes first."""
-    updates, queries, dead_letters, probes, *feed = map(seen.topics.get, topics_of(settings))
+    updates, queries, dead_letters, probes, epochs, *feed = map(
+        seen.topics.get, topics_of(settings)
+    )
     if updates is None:
         yield Found(UPDATES_DELETED, missing(settings.updates_topic))
     if queries is None:
@@ -90,6 +94,12 @@ def judge(settings: Settings, seen: Seen) -> Iterator[Found]:
             PROBES_MISSING,
             f"topic {settings.probes_topic} does not exist, or this worker may not use it, so the "
             "worker does not test whether it answers. Run: readstates init",
+        )
+    if epochs is None:
+        yield Found(
+            EPOCHS_MISSING,
+            f"topic {settings.epochs_topic} does not exist, or this worker may not use it, so the "
+            "history of epochs is in Cassandra alone. Run: readstates init",
         )
     for changes in feed:
         if changes is None:
@@ -206,7 +216,8 @@ def check(settings: Settings, cluster: Cluster | None = None) -> Topic:
                 raise
             log.warning("kafka_away error=%r: trying again with another client", str(exc))
     for found in judge(settings, seen):
-        if found.name != PROBES_MISSING:  # older ones had no such topic; the watch reports it
+        # Earlier versions had no such topics; the watch reports it.
+        if found.name not in (PROBES_MISSING, EPOCHS_MISSING):
             raise TopicError(found.text)
     return seen.topics[settings.updates_topic].topic
 

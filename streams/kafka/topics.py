@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -52,6 +52,7 @@ DEAD_LETTERS_BYTES = 256 << 20  # kept of each partition's dead letters; older o
 DEAD_LETTERS_SEGMENT_BYTES = 64 << 20  # a broker removes whole segments
 PROBES_KEPT_MS = 10 * 60_000  # of the probes' replies; nobody reads them later
 PROBES_SEGMENT_BYTES = 16 << 20
+COMPACTED = {"cleanup.policy": "compact"}
 RIGHTS = "The rights that a worker needs are in SECURITY.md"
 LOGGED = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete"}
 
@@ -98,6 +99,7 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
             "retention.ms": str(PROBES_KEPT_MS),
             "segment.bytes": str(PROBES_SEGMENT_BYTES),
         },
+        settings.epochs_topic: {**COMPACTED, **safe},
     }
 
 
@@ -108,6 +110,7 @@ def topics_of(settings: Settings) -> tuple[str, ...]:
         settings.queries_topic,
         settings.dead_letters_topic,
         settings.probes_topic,
+        settings.epochs_topic,
     )
     return (*topics, settings.changes_topic) if settings.tells_changes else topics
 
@@ -135,6 +138,7 @@ def create(settings: Settings, partitions: int, replication: int) -> list[str]:
     updates = described(client, settings.updates_topic)
     counts = {
         settings.probes_topic: 1,
+        settings.epochs_topic: 1,
         settings.changes_topic: updates.topic.partitions if updates else partitions,
     }
     topics = [
@@ -157,8 +161,8 @@ def _wait_until_described(client: AdminClient, settings: Settings) -> None:
     end = time.monotonic() + TIMEOUT_S
     while True:
         try:
-            describe(client, settings.updates_topic)
-            describe(client, settings.queries_topic)
+            for name in topics_of(settings):
+                describe(client, name)
         except TopicError:
             if time.monotonic() > end:
                 raise
@@ -221,21 +225,6 @@ def described(
     return Described(Topic(topic_id, len(description.partitions)), replicas)
 
 
-def commits(settings: Settings, places: list[TopicPartition]) -> list[TopicPartition]:
-    """The group's commits for these partitions; an offset below 0 means that there is none.
-
-    A consumer that never joins asks, because AdminClient.list_consumer_group_offsets
-    (confluent-kafka 2.16) crashes the process while the brokers are still creating the group
-    coordinator's topic.
-    """
-    consumer = Consumer(settings.librdkafka(**{"group.id": settings.kafka_group, "log_level": 0}))
-    try:
-        committed: list[TopicPartition] = consumer.committed(places, timeout=TIMEOUT_S)
-        return committed
-    finally:
-        consumer.close()
-
-
 def needed(
     settings: Settings, record_bytes_max: int, replicas: Mapping[str, int]
 ) -> dict[str, dict[str, Rule]]:
@@ -295,6 +284,12 @@ def needed(
                 "a dead letter that does not fit would hold its partition's commits for ever",
                 at_least=True,
             ),
+        },
+        settings.epochs_topic: {
+            "cleanup.policy": Rule(
+                CLEANUP_POLICY, "compact", "retention would delete the history of epochs"
+            ),
+            "min.insync.replicas": safe(settings.epochs_topic),
         },
     }
 

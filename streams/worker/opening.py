@@ -28,6 +28,7 @@ from ..cassandra.epochs import Log, check_commit_of
 from ..config import FULL_SHARES, IDS_UNCHECKED
 from ..errors import DataLossError, EarlierEpochError, EpochError
 from ..kafka.group_consumer import Membership, TopicPartition
+from ..kafka.restore_fence import is_restoring, unfinished
 from ..partition.decode_buffer import DecodeBuffer
 from ..partition.partition import Partition
 from ..partition.plausible_ids import PlausibleIds
@@ -214,7 +215,7 @@ def check_epoch(place: TopicPartition, committed: int, first: int, epoch: int) -
         f"{first - 1} were written to Cassandra in an earlier epoch; folded again, they would be "
         "taken for new ones. The worker refuses to start and changes nothing. To begin where the "
         "epoch begins, stop all workers and run: readstates rewind --to-epoch-start. If the "
-        "database was put back to a state from before the epoch, see ops/runbooks/restore.md first"
+        "database was put back to an older state, run readstates restore instead"
     )
 
 
@@ -236,7 +237,9 @@ def check_commit(place: TopicPartition, committed: int, start: int, end: int) ->
 
 
 def check_database(metadata: str, epoch: Log, keyspace: str) -> None:
-    """Raises EpochError if the commit was made over another database."""
+    """Raises EpochError if the commit was made over another database, or one half restored."""
+    if is_restoring(metadata):
+        raise EpochError(f"{unfinished()}. The worker refuses to start and changes nothing")
     text = check_commit_of(metadata, epoch, keyspace)
     if text:
         raise EpochError(text)

@@ -242,6 +242,15 @@ def records_of(service: Service, number: int) -> int:
 
 def drop_and_make(service: Service) -> None:
     service.cql("DROP KEYSPACE {keyspace}")
+    make_anew(service)
+
+
+def make_anew(service: Service) -> None:
+    """The command does this only where nobody knows of the keyspace that was there before."""
+    refused = service.cli("init", "--partitions", str(PARTITIONS))
+    assert refused.returncode == 1
+    assert "readstates restore" in refused.stderr
+    service.lose_epochs_topic()
     assert service.cli("init", "--partitions", str(PARTITIONS)).returncode == 0
 
 
@@ -278,7 +287,7 @@ def test_keyspace_dropped_and_made_anew_under_a_worker(services: Make) -> None:
     until(lambda: "database_missing" in deviations(service), "it is shown", LONG_S)
     assert worker.get("/readyz")[0] == 503
     assert wire.get(resident).states
-    assert service.cli("init", "--partitions", str(PARTITIONS)).returncode == 0
+    make_anew(service)
     refused = wire.query(other)
     assert refused is None or refused.error == "store_unavailable", refused.value
     said = ended(worker)

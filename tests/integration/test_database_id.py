@@ -65,7 +65,7 @@ def claimed_at_once(stores: list[Store], topic_id: uuid.UUID) -> list[Log]:
 def test_all_who_are_the_first_at_once_read_the_same(stores: list[Store]) -> None:
     first, ids = stores[0], set[uuid.UUID | None]()
     for _ in range(ROUNDS):
-        first._execute(f"TRUNCATE {KEYSPACE}.log", (), WAIT_S)
+        first.execute(f"TRUNCATE {KEYSPACE}.log", (), WAIT_S)
         logs = claimed_at_once(stores, uuid.uuid4())
         logs.append(first.logs()["t"])
         (name,) = {log.database.name for log in logs}
@@ -77,9 +77,9 @@ def test_all_who_are_the_first_at_once_read_the_same(stores: list[Store]) -> Non
 def test_an_epoch_of_an_earlier_version_gets_one_id(stores: list[Store]) -> None:
     first = stores[0]
     for _ in range(ROUNDS):
-        first._execute(f"TRUNCATE {KEYSPACE}.log", (), WAIT_S)
+        first.execute(f"TRUNCATE {KEYSPACE}.log", (), WAIT_S)
         topic_id = uuid.uuid4()
-        first._execute(WITHOUT_ID, ("t", topic_id), WAIT_S)
+        first.execute(WITHOUT_ID, ("t", topic_id), WAIT_S)
         before = first.logs()["t"]
         assert before.database_id is None
         logs = claimed_at_once(stores, topic_id)
@@ -90,7 +90,7 @@ def test_an_epoch_of_an_earlier_version_gets_one_id(stores: list[Store]) -> None
 
 def test_epochs_and_topics_share_it(stores: list[Store]) -> None:
     store, (one, two, three, four) = stores[0], (uuid.uuid4() for _ in range(4))
-    store._execute(f"TRUNCATE {KEYSPACE}.log", (), WAIT_S)
+    store.execute(f"TRUNCATE {KEYSPACE}.log", (), WAIT_S)
     database_id = store.claim_epoch("t", one, 2).database_id
     assert database_id is not None
     again = store.claim_epoch("t", two, 2, new_epoch_from=[0, 0])
@@ -98,10 +98,10 @@ def test_epochs_and_topics_share_it(stores: list[Store]) -> None:
     other = store.claim_epoch("other", three, 2, new_epoch_from=[0, 0])
     assert (other.epoch, other.database_id) == (10, database_id)
     # an earlier version begins an epoch in a topic of its own, and in one that has an ID
-    store._execute(EARLIER_EPOCH, (11, four, "third", None), WAIT_S)
+    store.execute(EARLIER_EPOCH, (11, four, "third", None), WAIT_S)
     assert store.logs()["third"].database_id is None
     assert store.claim_epoch("third", four, 2).database_id == database_id
-    store._execute(EARLIER_EPOCH, (12, one, "t", 9), WAIT_S)
+    store.execute(EARLIER_EPOCH, (12, one, "t", 9), WAIT_S)
     claimed = store.claim_epoch("t", one, 2)
     assert (claimed.epoch, claimed.database_id) == (12, database_id)
 

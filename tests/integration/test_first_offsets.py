@@ -141,11 +141,18 @@ def test_resend_from_before_a_change(service: Service) -> None:
     assert (done.returncode, done.stdout) == (0, "sent 1\n"), done.stderr
 
 
+def forget_first_offsets(service: Service) -> None:
+    """As an earlier version, which had no history of epochs, left the keyspace and the topics."""
+    service.cql("ALTER TABLE {keyspace}.log DROP first_offsets")
+    service.cql("DROP TABLE {keyspace}.epochs")
+    service.lose_epochs_topic()
+
+
 def test_an_epoch_of_an_earlier_version(service: Service) -> None:
     """Its row has no first offsets, and its table no such column."""
     wire, first = service.wire, two_epochs(service)
     rows, ends = wire.rows.all(), wire.ends(wire.updates, MORE)
-    service.cql("ALTER TABLE {keyspace}.log DROP first_offsets")
+    forget_first_offsets(service)
     for command in (("status",), ("rewind", "--to-epoch-start"), ("dead-letters", "resend")):
         done = service.cli(*command)
         assert done.returncode == 1
@@ -163,7 +170,7 @@ def test_an_epoch_of_an_earlier_version(service: Service) -> None:
     run_until_durable(service, MORE)
 
     # nothing is committed, and the epoch began when records did: nobody but the operator knows
-    service.cql("ALTER TABLE {keyspace}.log DROP first_offsets")
+    forget_first_offsets(service)
     wire.admin.delete_consumer_groups([service.group])[service.group].result(WAIT_S)
     done = service.cli("init")
     assert done.returncode == 1
@@ -204,7 +211,7 @@ def test_an_earlier_version_begins_an_epoch_later_on(stack: Stack) -> None:
         log = store.claim_epoch("t", first, 2, new_epoch_from=[5, 6])
         assert log[:4] == (9, first, 2, (5, 6))
         earlier = "UPDATE it_left_behind.log SET epoch = 10, topic_id = %s, partitions = 2 "
-        store._execute(earlier + "WHERE topic = 't' IF epoch = 9", (second,), WAIT_S)
+        store.execute(earlier + "WHERE topic = 't' IF epoch = 9", (second,), WAIT_S)
         assert store.logs()["t"][:4] == (10, second, 2, ())
         with pytest.raises(EpochError, match="did not keep its first offsets"):
             store.claim_epoch("t", second, 2)

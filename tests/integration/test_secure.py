@@ -159,6 +159,7 @@ def test_the_rights_of_init(secure: Secure) -> None:
     """Those of SECURITY.md are enough to make everything."""
     topic, operations = ResourceType.TOPIC, ("CREATE", "DESCRIBE", "DESCRIBE_CONFIGS")
     acls = allow("rs_init", topic, "it-other.", *operations, prefixed=True)
+    acls += allow("rs_init", topic, "it-other.epochs", "READ", "WRITE")
     env = {
         **secure.config(**new_kafka_user(secure, "rs_init", acls)),
         **new_cassandra_user(secure, "rs_init", "CREATE ON ALL KEYSPACES"),
@@ -184,6 +185,7 @@ def test_the_rights_of_a_worker_and_a_client(secure: Secure) -> None:
             *allow("rs_worker", topic, f"{prefix}.queries", "READ", "WRITE", "DESCRIBE_CONFIGS"),
             *allow("rs_worker", topic, f"{prefix}.dead-letters", "WRITE", "DESCRIBE_CONFIGS"),
             *allow("rs_worker", topic, f"{prefix}.probes", "READ", "WRITE"),
+            *allow("rs_worker", topic, f"{prefix}.epochs", "READ", "WRITE"),
             *allow("rs_worker", topic, f"{prefix}.replies.", "WRITE", prefixed=True),
             *allow("rs_worker", group, secure.group, "READ"),
         ],

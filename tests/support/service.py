@@ -111,6 +111,12 @@ class Service:
         )
         return cql.query(host, int(port), statement.format(keyspace=keyspace), 30)
 
+    def lose_epochs_topic(self) -> None:
+        """Kafka's copy of the history of epochs is gone."""
+        name = f"{self.wire.prefix}.epochs"
+        self.wire.admin.delete_topics([name])[name].result(WAIT_S)
+        until(lambda: name not in self.wire.topics(), f"{name} is gone")
+
     def close(self) -> None:
         """Stops what still runs."""
         for worker in self.workers:

@@ -10,12 +10,13 @@ SIMPLE = "{'class': 'SimpleStrategy', 'replication_factor': 1}"
 
 
 def test_statements() -> None:
-    keyspace, table, log, *upgrades = statements("other", SIMPLE)
+    keyspace, table, log, epochs, *upgrades = statements("other", SIMPLE)
     assert keyspace == f"CREATE KEYSPACE IF NOT EXISTS other WITH replication = {SIMPLE}"
     assert table.startswith("CREATE TABLE IF NOT EXISTS other.read_states (")
     assert "PRIMARY KEY ((user_id), read_state_type, channel_id)" in table
     assert log.startswith("CREATE TABLE IF NOT EXISTS other.log (")
     first_offsets, database_id = "first_offsets frozen<list<bigint>>", "database_id uuid"
+    assert epochs.startswith("CREATE TABLE IF NOT EXISTS other.epochs (")
     assert f" {first_offsets}," in log
     assert f" {database_id}" in log
     mentions, marks = "mentions frozen<list<bigint>>", "marks blob"
@@ -25,7 +26,7 @@ def test_statements() -> None:
         f"ALTER TABLE other.read_states ADD IF NOT EXISTS ({mentions}, {marks})",
         f"ALTER TABLE other.log ADD IF NOT EXISTS ({first_offsets}, {database_id})",
     ], "what a keyspace of an earlier version lacks"
-    for one in (keyspace, table, log, *upgrades):
+    for one in (keyspace, table, log, epochs, *upgrades):
         assert "--" not in one
         assert "{{" not in one
         assert ";" not in one

@@ -17,7 +17,7 @@ from readstates.streams.kafka.reply_producer import ReplyProducer
 from readstates.streams.partition.exclusive import Exclusive
 from readstates.streams.worker.query_intake import QueryIntake
 
-OWN = ["p.updates", "p.queries", "p.dead-letters"]
+OWN = ["p.epochs", "p.updates", "p.queries", "p.dead-letters"]
 
 
 @contextmanager

@@ -262,3 +262,14 @@ def test_no_control_character_of_a_client_reaches_the_terminal() -> None:
     state.members[0].client_id = state.partitions[0].metadata = "\x1b[2J"
     lines = list(text_of(SETTINGS, Status(state, LOG, ["\x1b"])))
     assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("log", [replace(LOG, epoch=None), LOG])
+def test_a_database_that_is_older_than_the_log(log: LogStatus) -> None:
+    state = kafka()
+    state.last_epoch = 9
+    (problem,) = found(state, log)
+    assert "of which epoch 9 is known" in problem
+    assert problem.endswith("Stop them and run: readstates restore")
+    state.last_epoch = log.epoch or 0
+    assert not [one for one in found(state, log) if "restore" in one]
