@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 import uuid
@@ -153,7 +152,6 @@ class Topics:
         except TopicError as exc:
             self._note_unanswered(exc)
             raise
-        self._unanswered = 0
         anew = []
         for name, one in seen.topics.items():
             if name != self._settings.updates_topic:
@@ -165,12 +163,18 @@ class Topics:
 
     def _look_for_strangers(self, client: AdminClient) -> list[Found]:
         """What is wrong with the group; what was known of it while its coordinator is away."""
-        with contextlib.suppress(KafkaException, TimeoutError):
+        try:
             self._strangers = strangers(client, self._settings, TRY_S)
+            self._unanswered = 0
+        except (KafkaException, TimeoutError) as exc:
+            self._note_unanswered(exc)
         return self._strangers
 
-    def _note_unanswered(self, exc: TopicError) -> None:
-        """Ask with another client if the fault may be with this one, as in `check`."""
+    def _note_unanswered(self, exc: Exception) -> None:
+        """Ask with another client if the fault may be with this one, as in `check`.
+
+        An admin client goes on asking a coordinator that is none any more: NOT_COORDINATOR.
+        """
         self._unanswered += 1
         if self._unanswered == RENEW_AFTER:
             self._unanswered, self._client = 0, None

@@ -7,9 +7,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from readstates.streams import metrics
 from readstates.streams.config import Settings
+from readstates.streams.deviations import Found
 from readstates.streams.errors import KafkaAwayError, TopicError
 from readstates.streams.kafka import topic_check as module
 from readstates.streams.kafka.topic_check import RENEW_AFTER, Seen, Topics
@@ -28,9 +30,11 @@ class Cluster:
         self.answers: set[int] = set()
         self.asked: list[int] = []
         self.error: type[TopicError] = KafkaAwayError
+        self.knows_coordinator = {*range(1, 100)}
         monkeypatch.setattr(module, "connect_admin", lambda _settings: self._make())
         monkeypatch.setattr(module, "AdminClient", lambda *_args, **_more: self._make())
         monkeypatch.setattr(module, "look", self._look)
+        monkeypatch.setattr(module, "strangers", self._strangers)
         monkeypatch.setattr(module, "judge", lambda _settings, _seen: iter(()))
         monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
 
@@ -44,6 +48,11 @@ class Cluster:
         if client not in self.answers:
             raise self.error("away")
         return Seen({name: Described(TOPIC, 1) for name in topics_of(SETTINGS)}, {})
+
+    def _strangers(self, client: Any, _settings: Settings, _timeout_s: float) -> list[Found]:
+        if client not in self.knows_coordinator:
+            raise KafkaException(KafkaError(KafkaError.NOT_COORDINATOR))
+        return []
 
 
 @pytest.fixture
@@ -86,6 +95,15 @@ def test_the_watch_asks_with_another_client_in_the_end(
     assert cluster.asked == [1] * RENEW_AFTER + [2] * RENEW_AFTER + [3] * 2 * RENEW_AFTER
     assert renewed.get() == before + 2
     assert caplog.text.count("client_renewed client=watch why='away'") == 2
+
+
+def test_the_watch_asks_another_coordinator_in_the_end(cluster: Cluster) -> None:
+    cluster.answers = {1, 2}
+    cluster.knows_coordinator = {2}
+    topics = Topics(SETTINGS, TOPIC)
+    for _ in range(2 * RENEW_AFTER):
+        assert topics.look() == ([], [])
+    assert cluster.asked == [1] * RENEW_AFTER + [2] * RENEW_AFTER
 
 
 def test_a_single_look_without_an_answer_changes_nothing(cluster: Cluster) -> None:
