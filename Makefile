@@ -70,7 +70,7 @@ bench-quick: setup ## the same, smaller (meant to end in five minutes)
 bounds: setup ## memory, errors and recovery under floods (about twelve minutes)
 	@$(BIN)/python -m readstates.ops.bounds
 
-chaos: setup ## faults of every kind on three brokers, three nodes, three workers (about 16 minutes)
+chaos: setup ## faults of every kind on three brokers, three nodes, three workers (about 25 minutes)
 	@$(BIN)/python -m readstates.ops.chaos
 
 foreign: setup ## other people's Kafka clients, and generated models, against a real service
