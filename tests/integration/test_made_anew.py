@@ -19,6 +19,8 @@ from tests.support.service import Service
 from tests.support.waiting import WAIT_S, until
 from tests.support.wire import PARTITIONS, new_user
 
+pytestmark = pytest.mark.long
+
 FIND_S = 4 * WAIT_S  # a producer gives up a record after 30 s
 RENEWED = "read_states_clients_renewed_total{client=%s}"
 PROBED = "read_states_probe_seconds_count{partition=%d}"
@@ -104,7 +106,6 @@ def test_a_worker_that_watches(services: dict[str, tuple[Service, Topics]]) -> N
     assert worker.stop() == 0
 
 
-@pytest.mark.long
 def test_a_worker_without_its_watch(services: dict[str, tuple[Service, Topics]]) -> None:
     """Nobody tells it that a topic was made anew; reply topics are watched by nobody anyway."""
     service, topics = services["alone"]

@@ -23,6 +23,8 @@ from tests.support.service import Service
 from tests.support.waiting import WAIT_S, until
 from tests.support.wire import PARTITIONS, new_user
 
+pytestmark = pytest.mark.long
+
 BROKERS = 3
 NAME = "cassandra.test"
 NEW_ADDRESS = "127.0.0.78"

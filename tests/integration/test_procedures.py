@@ -87,6 +87,7 @@ def test_restart(running: Running) -> None:
         operator.carry_out(verify[1:])
 
 
+@pytest.mark.long
 def test_upgrade(running: Running) -> None:
     """The newer version is the same one; everything else is as printed."""
     with running.proven() as operator:
@@ -110,12 +111,14 @@ def test_delete_user(running: Running) -> None:
         until(is_gone, "one row, which says that the user was deleted for good")
 
 
+@pytest.mark.long
 def test_large_accounts(running: Running) -> None:
     with running.proven() as operator:
         operator.carry_out(*operator.blocks("large-accounts", count=2))
         assert "in all:" in operator.said[-2]
 
 
+@pytest.mark.long
 def test_retention(running: Running) -> None:
     with running.proven() as operator:
         operator.carry_out(*operator.blocks("retention", count=4))
@@ -123,6 +126,7 @@ def test_retention(running: Running) -> None:
         assert "retention.ms" not in said, "a retention that is long enough stays"
 
 
+@pytest.mark.long
 def test_schema(running: Running) -> None:
     with running.proven() as operator:
         _, change, verify, another = operator.blocks("schema", count=4)
@@ -146,6 +150,7 @@ def test_backup(running: Running) -> None:
         assert (operator.folder / "backup-time").read_text("utf-8").startswith("20")
 
 
+@pytest.mark.long
 def test_capacity(running: Running) -> None:
     operator = running.operator
     assert "--users" in operator.carry_out(*operator.blocks("capacity", count=2))

@@ -128,6 +128,7 @@ def refusal(worker: WorkerProcess) -> str:
     return worker.output()
 
 
+@pytest.mark.long
 def test_backups_of_before_and_of_after_a_change(service: Service) -> None:
     """Rows 19 and 20: nothing is left out, and no advice leads into a refusal."""
     world = World(service, 1)
@@ -199,6 +200,7 @@ def test_cassandra_is_empty_after_two_changes(service: Service) -> None:
     world.check_service()
 
 
+@pytest.mark.long
 def test_workers_wait_for_the_end_of_a_restore(service: Service) -> None:
     """The commits keep them out, even where the keyspace has its epoch."""
     world = World(service, 3)
@@ -228,6 +230,7 @@ def test_workers_wait_for_the_end_of_a_restore(service: Service) -> None:
     world.check_service()
 
 
+@pytest.mark.long
 def test_producers_go_on(service: Service) -> None:
     world = World(service, 4)
     world.send(1000)
