@@ -60,10 +60,8 @@ def build(settings: Settings) -> tuple[App, Instance]:
 
     # Make the producers of replies and dead letters.
     delivery = Delivery(settings)
-    replies, dead_letters = (
-        ReplyProducer(settings, delivery),
-        DeadLetterProducer(settings, delivery),
-    )
+    replies = ReplyProducer(settings, delivery)
+    dead_letters = DeadLetterProducer(settings, delivery)
 
     # Make the partitions and their tables, and the Faust application with its two agents.
     metrics.describe_worker(settings, topic.partitions)
@@ -71,12 +69,7 @@ def build(settings: Settings) -> tuple[App, Instance]:
     clocks.measure_first(topic.partitions)
     changes = ChangeProducer(settings, delivery) if settings.tells_changes else None
     partitions = Partitions(
-        settings,
-        store,
-        replies,
-        dead_letters,
-        changes=changes,
-        clock_ahead_ms=clocks.ahead_ms,
+        settings, store, replies, dead_letters, changes=changes, clock_ahead_ms=clocks.ahead_ms
     )
     tables = Tables(settings, cache_dir, topic.topic_id.bytes, epoch.epoch)
     app = App(settings, cache_dir)

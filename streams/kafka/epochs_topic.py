@@ -25,6 +25,11 @@ from .topics import RIGHTS
 
 TIMEOUT_S = 15.0
 POLL_S = 1.0
+PAUSE_S = 0.2  # before a topic whose leader is not known yet is asked again, within TIMEOUT_S
+NO_LEADER_YET = {
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+}
 
 
 def read_epochs(settings: Settings) -> History:
@@ -54,9 +59,9 @@ def read_epochs(settings: Settings) -> History:
 def _read(settings: Settings, consumer: Consumer) -> History:
     name, place = settings.epochs_topic, TopicPartition(settings.epochs_topic, 0)
     topic = consumer.list_topics(name, timeout=TIMEOUT_S).topics[name]
-    if topic.error is not None:
+    if topic.error is not None and topic.error.code() not in NO_LEADER_YET:
         raise _refused(settings, "read", topic.error)
-    start, end = consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)
+    start, end = _bounds(consumer, place)
     found: History = {}
     if start >= end:
         return found
@@ -79,6 +84,20 @@ def _read(settings: Settings, consumer: Consumer) -> History:
         if epoch is not None:
             found[epoch.epoch] = epoch
     return found
+
+
+def _bounds(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
+    """The first offset and the end. A topic that was just created has no leader for a moment."""
+    until = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            start, end = consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)
+        except KafkaException as exc:
+            if exc.args[0].code() not in NO_LEADER_YET or time.monotonic() > until:
+                raise
+            time.sleep(PAUSE_S)
+        else:
+            return start, end
 
 
 def write_epochs(settings: Settings, epochs: Iterable[Epoch]) -> None:

@@ -40,7 +40,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_controller_that_is_away_is_asked_again() -> None:
     admin = Admin(KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError.UNKNOWN_TOPIC_OR_PART)
-    with pytest.raises(TopicError, match="Run: readstates init"):
+    with pytest.raises(TopicError, match="run: readstates init"):
         topics.describe(admin, "updates")
     assert admin.asked == 3
 
