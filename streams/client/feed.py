@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from readstates.schemas.changes import Change, decode_change
+from readstates.schemas.headers import headers_of
 
 START_TIMEOUT_S = 15.0  # of each request to the brokers at the start
 POLL_S = 0.1
@@ -204,7 +205,7 @@ class ChangeFeed:
         try:
             if self._wanted is not None and not (key and self._wanted(int(key))):
                 return None
-            return partition, offset + 1, decode_change(message.value(), message.headers())
+            return partition, offset + 1, decode_change(message.value(), headers_of(message))
         except ValueError:  # whoever wrote it, it is no change
             return None
 

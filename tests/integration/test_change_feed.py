@@ -158,7 +158,7 @@ def test_a_worker_dies_after_a_change_is_in_its_table_and_before_the_feed_has_it
     until(lambda: service.committed()[1] == untold + 1, "now it is told and committed")
 
 
-@pytest.mark.parametrize("table", ["kept", "lost"])
+@pytest.mark.parametrize("table", ["kept", pytest.param("lost", marks=pytest.mark.long)])
 def test_workers_die_under_load(feeds: Make, tmp_path: Path, table: str) -> None:
     """Two workers, one killed again and again; with its table, or without it."""
     service, reader = feeds(f"feeddeaths{table}", session_timeout_s=6, flush_delay_s=1)
@@ -279,6 +279,7 @@ def test_init_makes_the_topic_and_a_start_asks_for_it(stack: Stack, folder: Path
         service.close()
 
 
+@pytest.mark.long
 def test_the_feed_follows_into_a_new_epoch(feeds: Make) -> None:
     """More partitions: the topic gets as many, and versions grow."""
     service, reader = feeds("feedepoch")

@@ -84,7 +84,7 @@ class Stranger:
         self._consumer.close()
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize("protocol", ["classic", pytest.param("consumer", marks=pytest.mark.long)])
 def test_a_stranger_in_the_group_is_found_and_loses_nothing(services: Make, protocol: str) -> None:
     """It commits what no worker has folded; the worker notices when it has the partition again."""
     service = services(f"stranger-{protocol}".replace("-", "_"), group_protocol=protocol)

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Message
+from confluent_kafka import OFFSET_END, Consumer, Message, TopicPartition
 
 from readstates.schemas.headers import headers_of
 from readstates.streams.client import Client
@@ -66,6 +66,27 @@ def test_a_client_whose_thread_dies_says_so(
                 await client.ack(new_user(), 1, 1)
 
     asyncio.run(ask())
+
+
+def test_a_reader_of_many_records_goes_on(service: Service) -> None:
+    """After some calls, the interpreter no longer checks what a call returns by itself."""
+    place = TopicPartition(f"{service.wire.prefix}.probes", 0, OFFSET_END)
+    consumer = Consumer({"bootstrap.servers": service.wire.bootstrap, "group.id": "headers"})
+    try:
+        place.offset = consumer.get_watermark_offsets(place)[1]
+        for _ in range(30):
+            write(service, place.topic, 0)
+        consumer.assign([place])
+        read: list[int] = []
+
+        def read_on() -> bool:
+            for message in consumer.consume(100, 1.0):
+                read.append(len(headers_of(message)))
+            return read.count(0) >= 30
+
+        until(read_on, "all of them")
+    finally:
+        consumer.close()
 
 
 def test_the_probe_goes_on(service: Service) -> None:

@@ -31,7 +31,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bounds(*errors: int) -> Any:
-    return _bounds(Asked(*errors), PLACE)  # type: ignore[arg-type]  # it asks no more of it
+    return _bounds(Asked(*errors), PLACE)
 
 
 def test_a_leader_that_is_not_known_yet_is_waited_for() -> None:
