@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from readstates.ops.local.owner import Owner
 from readstates.ops.local.stack import Stack
-from tests.support.service import Service
+from tests.support.service import Make, Service
 from tests.support.wire import Wire
 
 
@@ -34,6 +35,20 @@ def service(stack: Stack, folder: Path) -> Iterator[Service]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def services(stack: Stack, folder: Path) -> Iterator[Make]:
+    """Makes services of a test's own, which end with it."""
+    made: list[Service] = []
+
+    def make(name: str, **settings: Any) -> Service:
+        made.append(Service(stack.env(), folder, name, **settings))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,17 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
-import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
-from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
-from tests.support.service import Service
+from tests.support.service import Make, Service
 from tests.support.topic_settings import set_topic
 from tests.support.waiting import WAIT_S, until
 from tests.support.wire import PARTITIONS, new_user, partition_of
@@ -26,21 +21,6 @@ from tests.support.wire import PARTITIONS, new_user, partition_of
 ACK = {"type": "ack", "channel_id": "1", "message_id": "1"}
 LONG_S = 90.0  # the broker's cleaner, or the watch and a shutdown after it
 GONE_S = 12.0  # longer than any client's timer: nobody makes a topic anew in between
-
-Make = Callable[..., Service]
-
-
-@pytest.fixture
-def services(stack: Stack, folder: Path) -> Iterator[Make]:
-    made: list[Service] = []
-
-    def make(name: str, **settings: Any) -> Service:
-        made.append(Service(stack.env(), folder, name, **settings))
-        return made[-1]
-
-    yield make
-    for service in made:
-        service.close()
 
 
 def ended(worker: WorkerProcess) -> str:

@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer
 
-from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
 from readstates.streams.commands.status_printing import NOTHING_WRONG
 from tests.support.load import Log
-from tests.support.service import Service
+from tests.support.service import Make, Service
 from tests.support.waiting import until
 from tests.support.wire import PARTITIONS, new_user, partition_of
 
 LONG_S = 90.0  # the watch, and a worker's end after it
 DEVIATION = "read_states_deviation{name=%s}"
-
-Make = Callable[..., Service]
-
-
-@pytest.fixture
-def services(stack: Stack, folder: Path) -> Iterator[Make]:
-    made: list[Service] = []
-
-    def make(name: str, **settings: Any) -> Service:
-        made.append(Service(stack.env(), folder, name, **settings))
-        return made[-1]
-
-    yield make
-    for service in made:
-        service.close()
 
 
 def ack(service: Service, user: int, message: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
@@ -124,3 +124,6 @@ class Service:
                 worker.stop()
         if self._wire is not None:
             self._wire.close()
+
+
+Make = Callable[..., Service]  # with the name, and what else `Service` may be given
