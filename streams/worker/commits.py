@@ -1,9 +1,9 @@
 """Commits a worker's watermarks to the group, with the position that it has reached as metadata.
 
 The metadata of a commit of updates is `live:<position>;<database>;` while its owner is at work and
-`clean:<position>;<database>;` once the owner has stopped there. With a change feed, `told:<offset>;`
-follows. The next owner trusts only a clean position, and opens the partition only over the same
-database (`Database.name` in `cassandra/database.py`).
+`clean:<position>;<database>;` once the owner has stopped there. With a change feed,
+`told:<offset>;` follows. The next owner trusts only a clean position, and opens the partition only
+over the same database (`Database.name` in `cassandra/database.py`).
 The terminator shows where it ends: confluent-kafka may read beyond the end of a commit that another
 client wrote, and a position without one may have digits that do not belong to it.
 This module keeps the invariants R2, R3 and R4 of `rebalance.py` and W2 of
