@@ -35,7 +35,7 @@ from .fold import fold, slots_needed
 from .progress import Progress
 from .query import Query
 from .room import Room
-from .rows import floor_of, slots_of, without_unfinished_mark
+from .rows import floor_of, newest_of, slots_of, without_unfinished_mark
 
 
 class State(Enum):
@@ -88,6 +88,7 @@ class Loading:
         self.waiting_for_room: dict[int, PendingUser] = {}
         self.fold = fold  # the change feed notes what it does …
         self.admitted: Callable[[int, int], None] | None = None  # … and a user's being resident
+        self.newest = 0  # version of all rows that were loaded, for the change feed
 
     def ask(self, query: Query) -> None:
         """Keep a query until its user, who is not resident, has been loaded."""
@@ -175,6 +176,8 @@ class Loading:
             if not self._room.make(slots_of(pending.rows), 0):
                 self.waiting_for_room[user_id] = pending
                 return
+            if self.admitted is not None:
+                self.newest = max(self.newest, newest_of(pending.rows))
             floor = floor_of(pending.rows, self._progress.version)
             user = table.insert(user_id, floor, not pending.warm, pending.rows)
             pending.state, pending.rows = State.ADMITTED, ()

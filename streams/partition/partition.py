@@ -131,8 +131,11 @@ class Partition:
 
     @property
     def all_durable(self) -> bool:
-        """True if everything folded is in Cassandra and told: only parked updates hold offsets."""
-        told = self.changes is None or not self.changes.mark
+        """True if everything folded is in Cassandra and told: only parked updates hold offsets.
+
+        What an earlier owner may have left untold does not count: the next one reads it anew, too.
+        """
+        told = self.changes is None or self.changes.is_retelling or not self.changes.mark
         return told and len(self.watermark) == self.loading.parked_updates
 
     @property

@@ -38,6 +38,11 @@ def floor_of(rows: Sequence[Row], version: int) -> int:
     return max(version, *hidden, 0)
 
 
+def newest_of(rows: Sequence[Row]) -> int:
+    """The largest version in the rows; 0 if there are none."""
+    return max((row[VERSION] for row in rows), default=0)
+
+
 def slots_of(rows: Sequence[Row]) -> int:
     """How many slots a user with these rows takes: its own, the rows' and their entries'."""
     slots = 1 + len(rows)

@@ -44,10 +44,14 @@ class ChangeProducer:
         world, clock = self._world, self._world.clock
         owned = self._worker.partitions.owned[partition].partition
         owner = (self._worker.name, owned.incarnation)
+        written = world.database.newest_foreign
+        if not world.group.owns(self._worker, partition):
+            written = world.database.newest
+        newest = written.get(int(key), 0)  # what others have written, or may have
 
         def arrive() -> None:
             if not self._worker.loop.dead or world.noise.random() < AFTER_DEATH:
-                world.feed.arrived(owner, partition, key, values, causes)
+                world.feed.arrived(owner, partition, key, values, causes, newest)
 
         fails = world.feed_is_down or world.chance(world.plan.change_fails)
         at = max(clock.now + world.delay(), self._last_s.get(partition, 0.0))
@@ -83,15 +87,18 @@ class Feed:
         key: bytes,
         values: Sequence[bytes],
         causes: bytes,
+        newest: int,
     ) -> None:
-        """The records of a change are in the topic; `owner`: a worker and an incarnation."""
+        """The records of a change are in the topic; `owner`: a worker and an incarnation.
+
+        `newest`: the version up to which others had written the user's read states to the database.
+        """
         world, parts = self._world, len(values)
         if partition != world.partition_of(int(key)):
             world.fail(f"{owner} told of user {key!r} in partition {partition}")
         for number, value in enumerate(values, 1):
             part = b"%d/%d" % (number, parts)
             told = told_by(value, {"read-states-part": part, "read-states-cause": causes})
-            newest = world.database.newest_foreign.get(told.user_id, 0)
             try:
                 assert key == b"%d" % told.user_id, f"{told} has the key {key!r}"
                 self.mirror.apply(told, owner, is_ahead=newest > told.version)

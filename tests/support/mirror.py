@@ -86,8 +86,8 @@ class Mirror:
     def apply(self, told: Told, owner: Hashable = None, *, is_ahead: bool = False) -> None:
         """Apply a record, and check it.
 
-        `owner`: who wrote it, if that is known. `is_ahead`: the owner may know more than the log up
-        to the record's version, because somebody who lost the partition wrote on.
+        `owner`: who wrote it, if that is known. `is_ahead`: the owner may have found something gone
+        that was deleted after the record's version, because there was another owner.
         """
         self.records += 1
         if owner is not None:
@@ -99,10 +99,11 @@ class Mirror:
             self.skipped += 1
         else:
             self._take(held, told)
+        should = self._should(told.user_id, told.version)
+        self._check_states(told, should)
         if is_ahead:
             return
-        should = self._should(told.user_id, told.version)
-        self._check_values(told, should)
+        self._check_rest(told, should)
         is_whole = told.part[0] == told.part[1] and told.version == held.version
         assert not is_whole or held.states == should, (
             f"F1: after {told} the mirror holds {held.states}, but `get` would answer {should}"
@@ -120,10 +121,13 @@ class Mirror:
                 held.states[key] = state
 
     @staticmethod
-    def _check_values(told: Told, should: States) -> None:
+    def _check_states(told: Told, should: States) -> None:
         """Skipped or not, a record says what held at its version."""
         for key, state in told.states.items():
             assert should.get(key) == state, f"F1: {told}: {key} should be {should.get(key)}"
+
+    @staticmethod
+    def _check_rest(told: Told, should: States) -> None:
         gone = should.keys() & told.deleted
         if told.all_deleted and told.part == (1, 1):
             gone |= should.keys() - told.states.keys()
