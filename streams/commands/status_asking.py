@@ -194,10 +194,11 @@ def _leaders(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> Non
 def _members(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
     from confluent_kafka import KafkaError, KafkaException
 
+    from ..kafka.admin import describe_group
+
     group = settings.kafka_group
     try:
-        asked = client.describe_consumer_groups([group], request_timeout=TIMEOUT_S)
-        described = asked[group].result(TIMEOUT_S + 1)
+        described = describe_group(client, group, TIMEOUT_S)
     except KafkaException as exc:
         if exc.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
             raise

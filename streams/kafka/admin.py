@@ -1,11 +1,14 @@
-"""Makes an admin client that the brokers have answered, or an error that says what to check."""
+"""Makes an admin client that the brokers have answered, or an error that says what to check.
+
+And asks such a client for a group, in the only way that does not end the process.
+"""
 
 from __future__ import annotations
 
 import time
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConsumerGroupDescription
 
 from ..config import Settings
 from ..errors import ConfigError
@@ -13,6 +16,7 @@ from .login import login
 
 CONNECT_TIMEOUT_S = 15.0
 POLL_S = 0.2
+COORDINATOR_TIMEOUT_S = 3600.0  # the longest that librdkafka takes: see `describe_group`
 
 
 def connect_admin(settings: Settings, timeout_s: float | None = None) -> AdminClient:
@@ -42,6 +46,18 @@ def connect_admin(settings: Settings, timeout_s: float | None = None) -> AdminCl
                 raise ConfigError(_silence(settings, timeout_s, failures, exc)) from None
         else:
             return client
+
+
+def describe_group(client: AdminClient, group: str, timeout_s: float) -> ConsumerGroupDescription:
+    """What the group's coordinator says. Raises KafkaException, and TimeoutError after `timeout_s`.
+
+    librdkafka (2.16) ends the process if a request to a coordinator times out while the coordinator
+    is away, and the coordinator comes back later. So the request itself must not time out: it ends
+    with its client, if it is not answered before.
+    """
+    asked = client.describe_consumer_groups([group], request_timeout=COORDINATOR_TIMEOUT_S)
+    described: ConsumerGroupDescription = asked[group].result(timeout_s)
+    return described
 
 
 _REFUSED = {KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED}

@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from ..config import Settings
 from ..errors import ReadStatesError
+from .admin import describe_group
 from .group_consumer import Committed
 from .topics import TIMEOUT_S
 
@@ -37,7 +38,7 @@ def no_workers(client: AdminClient, settings: Settings, error: type[ReadStatesEr
     group, end = settings.kafka_group, time.monotonic() + TIMEOUT_S
     while True:
         try:
-            description = client.describe_consumer_groups([group])[group].result(TIMEOUT_S)
+            description = describe_group(client, group, TIMEOUT_S)
             break
         except KafkaException as exc:
             code = exc.args[0].code()

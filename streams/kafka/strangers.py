@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from ..config import Settings
 from ..deviations import FOREIGN_MEMBER, Found
+from .admin import describe_group
 from .group_member import CLIENT_ID
 
 NAMED_MAX = 3  # in a text
@@ -22,9 +23,8 @@ NO_GROUP = KafkaError.GROUP_ID_NOT_FOUND
 def strangers(client: AdminClient, settings: Settings, timeout_s: float) -> list[Found]:
     """The deviation, if there are any. Raises KafkaException or TimeoutError if Kafka is silent."""
     group = settings.kafka_group
-    asked = client.describe_consumer_groups([group], request_timeout=timeout_s)
     try:
-        members = asked[group].result(timeout_s + 1).members
+        members = describe_group(client, group, timeout_s).members
     except KafkaException as exc:
         if exc.args[0].code() == NO_GROUP:
             return []

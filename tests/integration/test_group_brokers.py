@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,12 @@ import pytest
 from readstates.ops.local import process, state
 from readstates.ops.local.owner import Owner
 from readstates.ops.local.stack import Stack
+from readstates.ops.local.worker import WorkerProcess
 from readstates.streams.config import GROUP_PROTOCOLS, Settings
 from readstates.streams.kafka import topics
 from readstates.streams.kafka.admin import connect_admin
+from readstates.streams.kafka.topic_check import TRY_S
+from readstates.streams.worker.watch import LOOK_S
 from tests.support.group import Holder, eventually
 from tests.support.service import Service
 from tests.support.waiting import WAIT_S, until
@@ -81,6 +85,37 @@ async def test_nobody_loses_anything_when_the_coordinator_is_killed(
     await eventually(lambda: first.owned == ALL, "it inherits", LONG_S)
     assert not first.refusals + second.refusals
     await first.group.leave()
+
+
+@pytest.mark.long
+def test_workers_outlive_their_coordinator(brokers: Stack, tmp_path: Path) -> None:
+    """They ask for members of the group while it has no coordinator, and open partitions later.
+
+    librdkafka ends a process if such a question times out and the coordinator comes back, and its
+    admin client goes on sending the leader epochs of before.
+    """
+    service = Service(brokers.env(), tmp_path, "outlive", init=False)
+    done = service.cli("init", "--partitions", "5", "--replication-factor", "3")
+    assert done.returncode == 0, done.stderr
+    try:
+        workers = [service.start(instance_id=name) for name in ("one", "two")]
+        for worker in workers:
+            worker.wait_ready()
+        for _ in range(2):
+            kill(brokers, coordinator(Settings.load(service.env)))
+            time.sleep(LOOK_S + TRY_S + 2.0)  # the watch asks, and gets no answer
+            brokers.up(brokers=3, brief=True)
+            until(lambda: is_ready(workers), "all are ready again", LONG_S)
+        workers[1].stop()
+        until(lambda: "ok: 5 partitions" in workers[0].get("/readyz")[1], "one has all", LONG_S)
+        assert workers[0].returncode is None
+    finally:
+        service.close()
+
+
+def is_ready(workers: list[WorkerProcess]) -> bool:
+    assert [worker.returncode for worker in workers] == [None] * len(workers)
+    return all(worker.get("/readyz")[0] == 200 for worker in workers)
 
 
 def test_a_topic_that_was_deleted_comes_back_with_as_many_replicas(

@@ -19,6 +19,7 @@ from readstates.streams.kafka.group_questions import RENEW_AFTER, Questions
 SETTINGS = Settings()
 UPDATES, QUERIES = (TopicPartition(name, 0) for name in (SETTINGS.updates_topic, "q"))
 AWAY = KafkaException(KafkaError(KafkaError._TIMED_OUT))
+FENCED = KafkaError(KafkaError.FENCED_LEADER_EPOCH)
 
 
 class World:
@@ -27,6 +28,7 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made = 0
         self.silent: set[int] = set()
+        self.fenced: set[int] = set()  # those that send an old leader epoch, and go on with it
         self.ids = {UPDATES.topic: "1", QUERIES.topic: "1"}
         self.asked: list[int] = []
         self.closed: list[int] = []
@@ -48,6 +50,16 @@ class Consumer:
     def __init__(self, world: World) -> None:
         self.world, self.number = world, world.made
 
+    def committed(self, asked: list[Any], timeout: float) -> list[Any]:
+        return [SimpleNamespace(error=None, offset=-1) for _ in asked]
+
+    def offsets_for_times(self, asked: list[Any], timeout: float) -> list[Any]:
+        error = FENCED if self.number in self.world.fenced else None
+        return [
+            SimpleNamespace(topic=one.topic, partition=one.partition, offset=5, error=error)
+            for one in asked
+        ]
+
     def close(self) -> None:
         self.world.closed.append(self.number)
 
@@ -64,9 +76,6 @@ class Admin:
             name: self.world.answer(self.number, SimpleNamespace(topic_id=ids[name]))
             for name in topics.topic_names
         }
-
-    def list_offsets(self, asked: Any, request_timeout: float) -> dict[Any, Future[Any]]:
-        return {one: self.world.answer(self.number, SimpleNamespace(offset=5)) for one in asked}
 
 
 @pytest.fixture
@@ -99,6 +108,18 @@ async def test_a_question_without_an_answer_now_and_then_changes_nothing(world: 
         world.silent = set()
         await world.questions.check_topic()
     assert set(world.asked) == {0}
+
+
+async def test_an_answer_of_another_kind_does_not_count(world: World) -> None:
+    """A worker that opens partitions asks for the commits, then for the logs, in turn."""
+    world.fenced = {0}
+    place = [UPDATES]
+    for _ in range(RENEW_AFTER):
+        await world.questions.committed(place)
+        with pytest.raises(TimeoutError):
+            await world.questions.log_ranges(place)
+    await world.questions.committed(place)
+    assert await world.questions.log_ranges(place) == {UPDATES: (5, 5)}
 
 
 async def test_queries_may_be_made_anew(world: World) -> None:
