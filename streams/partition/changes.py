@@ -130,7 +130,7 @@ class Changes:
     @property
     def is_full(self) -> bool:
         """True while so many users wait for the broker that no update may follow them."""
-        return self.waiting >= self._waiting_max and self._progress.caught_up
+        return self.waiting >= self._waiting_max and self._may_tell
 
     def oldest_ms(self, now_ms: int) -> int:
         """How long the oldest change has waited for the broker."""
