@@ -41,6 +41,7 @@ from .topic_rule import Rule
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 15.0
+UNKNOWN_S = 10.0  # after which all brokers know of a topic that one of them knows
 AWAY_TIMEOUT_S = 60.0  # how long a request is repeated while brokers are away
 AWAY_PAUSE_S = 0.5
 DAY_MS = 86_400_000
@@ -322,12 +323,23 @@ def mend(settings: Settings) -> list[str]:
 def configs_of(
     client: AdminClient, topic: str, patience_s: float = AWAY_TIMEOUT_S
 ) -> dict[str, str]:
-    """A topic's settings. Raises TopicError as `described` does."""
+    """The settings of a topic that exists. Raises TopicError as `described` does.
+
+    A broker that has not heard yet of a new topic denies it; then this asks again for a while.
+    """
+    known_by = time.monotonic() + min(patience_s, UNKNOWN_S)
 
     def ask() -> Any:
         resource = ConfigResource(ResourceType.TOPIC, topic)
-        (future,) = client.describe_configs([resource], request_timeout=TIMEOUT_S).values()
-        return future.result(timeout=TIMEOUT_S + 1)
+        while True:
+            (future,) = client.describe_configs([resource], request_timeout=TIMEOUT_S).values()
+            try:
+                return future.result(timeout=TIMEOUT_S + 1)
+            except KafkaException as exc:
+                is_unknown = exc.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+                if not is_unknown or time.monotonic() >= known_by:
+                    raise
+            time.sleep(AWAY_PAUSE_S)
 
     try:
         configs = _answer(ask, f"the settings of topic {topic}", patience_s)

@@ -160,6 +160,7 @@ def spacious(stack: Stack, folder: Path) -> Iterator[Service]:
         "spacious",
         user_states_max=LARGE,
         cache_states=2 * LARGE,
+        probe_interval_s=0,  # no loads but users'
         session_timeout_s=DEFAULTS["session_timeout_s"],
         commit_interval_s=DEFAULTS["commit_interval_s"],
     )

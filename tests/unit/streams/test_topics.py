@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ LIBRDKAFKA_BATCH_BYTES = 1_000_000  # its default `batch.size`
 
 
 class Admin:
-    """Answers each `describe_topics` with the next of these error codes."""
+    """Answers each question with the next of these error codes; 0: with the settings."""
 
     def __init__(self, *codes: int) -> None:
         self.codes = list(codes)
@@ -29,8 +30,13 @@ class Admin:
         self.asked += 1
         code = self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
         future: Future[Any] = Future()
-        future.set_exception(KafkaException(KafkaError(code)))
+        if code:
+            future.set_exception(KafkaException(KafkaError(code)))
+        else:
+            future.set_result({"retention.ms": SimpleNamespace(value="5")})
         return {"updates": future}
+
+    describe_configs = describe_topics
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +55,19 @@ def test_one_that_stays_away_is_not_taken_for_a_missing_topic() -> None:
     with pytest.raises(KafkaAwayError, match="did not answer within 0 s") as caught:
         topics.described(Admin(KafkaError._TIMED_OUT), "updates", patience_s=0)
     assert "init" not in str(caught.value)
+
+
+def test_a_broker_that_has_not_heard_of_a_new_topic_is_asked_again() -> None:
+    admin = Admin(KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._TRANSPORT, 0)
+    assert topics.configs_of(admin, "updates") == {"retention.ms": "5"}
+    assert admin.asked == 3
+
+
+def test_the_watch_does_not_wait_for_it() -> None:
+    admin = Admin(KafkaError.UNKNOWN_TOPIC_OR_PART)
+    with pytest.raises(TopicError, match="its settings cannot be read"):
+        topics.configs_of(admin, "updates", patience_s=0)
+    assert admin.asked == 1
 
 
 @pytest.mark.parametrize(

@@ -396,7 +396,7 @@ def test_without_a_feed_nothing_is_noted() -> None:
 
 
 def test_nothing_is_said_before_the_position_has_passed_what_was_loaded() -> None:
-    """Another owner may have written it: the partition is behind, and goes on although its line is full."""
+    """Another owner has written it. The partition goes on meanwhile, although its line is full."""
     world = fed(changes_max=2)
     resident(world, 1, 2)
     world.ask(query(3))
