@@ -25,6 +25,7 @@ CASSANDRA = (
     "cassandra_tls_cert",
     "cassandra_tls_key",
 )
+RIGHTS = "SECURITY.md lists the rights of a command"
 LOGIN = (
     "The login of KAFKA_CONFIG lacks a right that this command needs: SECURITY.md lists them under "
     "“Rights in Kafka”. The workers' login may neither produce updates nor ask queries"
