@@ -307,7 +307,8 @@ class Connection:
             self._suspected.set()
             raise TimeoutError(
                 f"no reply within {deadline_s} s: is a worker for {self._queries} running, and "
-                f"does its REPLY_TOPICS allow {self._reply_topic}?"
+                f"does its REPLY_TOPICS allow {self._reply_topic}? If the brokers want a login: "
+                f"may this one write to {self._queries} and read {self._reply_topic}?"
             ) from None
         finally:
             self._pending.pop(correlation_id, None)

@@ -52,7 +52,6 @@ def init(
     again. The command refuses any step that would lose an update.
     """
     from ..cassandra.store import Store
-    from ..errors import TopicError
     from ..kafka import topic_check, topics
     from ..restore.history import keep, known_epochs, refuse_older, topic_epochs
     from . import new_epoch as epochs
@@ -70,7 +69,9 @@ def init(
             before = updates.topic.partitions if updates else None
             if known and before is None and not new_epoch:
                 raise epochs.deleted(settings, known)
-            count = partitions or before or (known.partitions if known else PARTITIONS)
+            if before is not None and partitions is not None:
+                epochs.check_number(settings, before, partitions, new_epoch)
+            count = before or partitions or (known.partitions if known else PARTITIONS)
             replicas = replication_factor or max(
                 (one.replicas for one in there.values()), default=1
             )
@@ -79,13 +80,6 @@ def init(
             refuse_older(settings, logs, topic_epochs(settings))
             ends = epochs.prepare(settings, known, partitions) if new_epoch else None
             topic = topic_check.check(settings)
-            if partitions not in (None, topic.partitions):
-                raise TopicError(
-                    f"{settings.updates_topic} has {topic.partitions} partitions, not "
-                    f"{partitions}. Another number moves users to other partitions; with "
-                    "producers and workers stopped: readstates init --partitions "
-                    f"{partitions} --new-epoch"
-                )
             epochs.complete(
                 settings, store, topic, first_offsets, known_epochs(settings, store).all
             )

@@ -12,6 +12,7 @@ from readstates.schemas.headers import headers_of
 
 from ..config import Settings
 from ..errors import TopicError
+from .options import RIGHTS
 
 SHOWN_MAX = 72  # characters of a value, key or header at a terminal
 TIMEOUT_S = 15.0
@@ -56,7 +57,7 @@ def read(settings: Settings) -> Iterator[Letter]:
             for message in (first, *consumer.consume(BATCH_MESSAGES, 0)):
                 error, number = message.error(), message.partition()
                 if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                    raise TopicError(f"{name} cannot be read: {error}")
+                    raise TopicError(f"{name} cannot be read: {error.str()}. {RIGHTS}")
                 if number not in ends:  # a record beyond the end, or the end is reported again
                     continue
                 if error is None and message.offset() < ends[number]:

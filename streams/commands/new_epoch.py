@@ -28,7 +28,7 @@ from readstates.schemas.version import EPOCH_FIRST
 
 from ..cassandra.epochs import Log, is_last
 from ..config import Settings
-from ..errors import EpochError
+from ..errors import EpochError, TopicError
 from ..kafka.admin import connect_admin
 from ..kafka.group_commits import commits, commits_of, no_workers, offsets
 from ..kafka.restore_fence import refuse_while_restoring
@@ -57,7 +57,7 @@ def prepare(settings: Settings, known: Log | None, partitions: int | None) -> li
     else:
         _forget_commits(client, settings)
     if partitions is not None and partitions != topic.partitions:
-        _grow(client, settings, topic.partitions, partitions)
+        _grow(client, settings, partitions)
         topic = describe(client, settings.updates_topic)
     return ends + [0] * (topic.partitions - len(ends))
 
@@ -76,6 +76,27 @@ def deleted(settings: Settings, known: Log) -> EpochError:
         "lost. To go on with a new topic and what Cassandra has, stop all workers and run: "
         f"readstates init --new-epoch --partitions {known.partitions}"
     )
+
+
+def check_number(settings: Settings, have: int, wanted: int, new_epoch: bool) -> None:
+    """Raise TopicError if the updates topic, which has `have` partitions, cannot have `wanted`.
+
+    This is checked before anything is created, so that no other topic gets a number of its own.
+    """
+    name = settings.updates_topic
+    if wanted < have:
+        raise TopicError(
+            f"{name} has {have} partitions, not {wanted}, and Kafka cannot take any away. No "
+            f"topic was changed. To leave it so, run: readstates init --partitions {have}. For "
+            f"{wanted}, make new topics: set another TOPIC_PREFIX and run: readstates init "
+            f"--partitions {wanted} --new-epoch"
+        )
+    if wanted > have and not new_epoch:
+        raise TopicError(
+            f"{name} has {have} partitions, not {wanted}. No topic was changed. Another number "
+            "moves users to other partitions; with producers and workers stopped: readstates init "
+            f"--partitions {wanted} --new-epoch"
+        )
 
 
 def _all_durable(client: AdminClient, settings: Settings, partitions: int, now: int) -> list[int]:
@@ -116,13 +137,7 @@ def _forget_commits(client: AdminClient, settings: Settings) -> None:
             raise
 
 
-def _grow(client: AdminClient, settings: Settings, have: int, wanted: int) -> None:
-    if wanted < have:
-        raise EpochError(
-            f"{settings.updates_topic} has {have} partitions and Kafka cannot take any away. For "
-            f"{wanted}, make new topics: set another TOPIC_PREFIX and run: readstates init "
-            f"--partitions {wanted} --new-epoch"
-        )
+def _grow(client: AdminClient, settings: Settings, wanted: int) -> None:
     feed = [settings.changes_topic] if settings.tells_changes else []
     for name in (settings.updates_topic, settings.queries_topic, *feed):
         if describe(client, name).partitions < wanted:

@@ -25,6 +25,11 @@ CASSANDRA = (
     "cassandra_tls_cert",
     "cassandra_tls_key",
 )
+RIGHTS = "SECURITY.md lists the rights of a command"
+LOGIN = (
+    "The login of KAFKA_CONFIG lacks a right that this command needs: SECURITY.md lists them under "
+    "“Rights in Kafka”. The workers' login may neither produce updates nor ask queries"
+)
 ENVIRONMENT_NOTE = (
     "Each setting can also be set in the environment, for example --kafka-bootstrap as "
     "READ_STATES_KAFKA_BOOTSTRAP. Flags take precedence."
@@ -111,10 +116,18 @@ def describe(setting: Field[Any]) -> str:
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
     """End the command with one line, not a traceback, after our error or Kafka's client's."""
-    from confluent_kafka import KafkaException
+    from confluent_kafka import KafkaError, KafkaException
 
+    refusals = {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
     try:
         yield
     except (KafkaException, ReadStatesError, OSError) as exc:
         text = str(exc) or "Kafka gave no answer in time: run it again"  # a TimeoutError is empty
+        error = exc.args[0] if isinstance(exc, KafkaException) else None
+        if isinstance(error, KafkaError) and error.code() in refusals:
+            text = f"{error.str()}. {LOGIN}"
         raise click.ClickException(text) from exc

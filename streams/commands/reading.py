@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from ..config import Settings
 from ..errors import TopicError
 from ..kafka.topics import missing
+from .options import RIGHTS
 
 TIMEOUT_S = 15.0
 
@@ -45,9 +46,7 @@ def open_reader(settings: Settings, *topics: str, from_start: bool = False) -> R
             if topic.error is not None:
                 is_gone = topic.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
                 raise TopicError(
-                    missing(name)
-                    if is_gone
-                    else f"topic {name}: {topic.error}. SECURITY.md lists the rights of a command"
+                    missing(name) if is_gone else f"topic {name}: {topic.error}. {RIGHTS}"
                 )
             for number in sorted(topic.partitions):
                 place = TopicPartition(name, number)

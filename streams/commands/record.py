@@ -17,7 +17,7 @@ from readstates.schemas.probes import HEADER_PROBE
 
 from ..config import Settings
 from ..errors import TopicError
-from .options import KAFKA_ONLY, SettingsCommand, errors_as_messages, with_settings
+from .options import KAFKA_ONLY, RIGHTS, SettingsCommand, errors_as_messages, with_settings
 from .recording import QUERIES, UPDATES, Merge, Recorded, encode, head_line
 
 BATCH_MESSAGES = 1_000
@@ -106,7 +106,8 @@ def _record(
         while not signals and (end is None or time.monotonic() < end):
             for message in consumer.consume(BATCH_MESSAGES, IDLE_S):
                 if message.error() is not None:
-                    raise TopicError(f"{message.topic()} cannot be read: {message.error()}")
+                    topics, why = " and ".join(names), message.error().str()
+                    raise TopicError(f"{topics} cannot be read: {why}. {RIGHTS}")
                 headers = headers_of(message)
                 kinds = {name for name, _ in headers}
                 if HEADER_PROBE in kinds or (message.value() is None and HEADER_CLOCK in kinds):

@@ -164,3 +164,9 @@ def command(
     if not steps:
         click.echo("no commit was moved: every one is already there or before, or there is none")
     click.echo(f"{again} records will be folded again")
+    if again:
+        click.echo(
+            "Table files that outlive their workers must be deleted before you start the workers, "
+            "on every host: a worker that finds its table continues from there. In Kubernetes they "
+            "are gone with the pods"
+        )

@@ -9,7 +9,7 @@ import pytest
 
 from readstates.ops.local.stack import Stack
 from tests.support.service import Service
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_S, until
 from tests.support.wire import PARTITIONS, Reply, Wire, new_user, partition_of
 
 MORE = 6
@@ -128,3 +128,23 @@ def test_another_topic(service: Service) -> None:
         assert service.first_offsets() == wire.ends(wire.updates), "and begins where it ended"
     finally:
         other.close()
+
+
+def test_a_wrong_number_of_partitions(service: Service) -> None:
+    """The arguments of an init Job may be older than the last change of partitions."""
+    wire, queries = service.wire, service.wire.queries
+    assert service.cli("init", "--partitions", str(MORE), "--new-epoch").returncode == 0
+    wire.admin.delete_topics([queries])[queries].result(WAIT_S)
+    until(lambda: queries not in wire.topics(), "the topic is gone")
+    for more in ((), ("--new-epoch",)):
+        refused = service.cli("init", "--partitions", str(PARTITIONS), *more)
+        assert refused.returncode == 1
+        assert f"has {MORE} partitions, not {PARTITIONS}" in refused.stderr
+        assert f"run: readstates init --partitions {MORE}. " in refused.stderr
+        assert queries not in wire.topics()
+    refused = service.cli("init", "--partitions", str(MORE + 1))
+    assert f"stopped: readstates init --partitions {MORE + 1} --new-epoch" in refused.stderr
+    assert queries not in wire.topics()
+    made = service.cli("init", "--partitions", str(MORE))
+    assert made.returncode == 0, made.stderr
+    assert len(wire.admin.list_topics(queries).topics[queries].partitions) == MORE

@@ -54,7 +54,7 @@ def running(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     )
     try:
         operator = Operator(service, folder)
-        operator.carry_out(*operator.blocks("deploy", count=7))
+        operator.carry_out(*operator.blocks("deploy", count=8))
         assert "nothing is known to be wrong" in operator.said[-1]
         assert "1000" in operator.said[-2]
         made = Running(operator)

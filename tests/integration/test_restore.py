@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from readstates.ops.proof.traffic import Traffic
 from tests.support.backups import differences, fold_of, put_back, take_backup
 from tests.support.preloaded import Forked
 from tests.support.service import Service
+from tests.support.topic_settings import set_topic
 from tests.support.waiting import WAIT_S, until
 from tests.support.wire import PARTITIONS, new_user
 
@@ -43,13 +44,29 @@ class World:
     def partitions(self) -> int:
         return len(self.epochs[-1][1])
 
-    def send(self, count: int) -> None:
-        """So many records, by a producer that knows how many partitions there are."""
+    def send(self, count: int, at: datetime | None = None) -> None:
+        """So many records, by a producer that knows how many partitions there are.
+
+        `at`: the timestamp of the records, if the topic takes those of producers.
+        """
         config = {"partitioner": "murmur2_random", "enable.idempotence": True}
         producer = Producer({"bootstrap.servers": self.wire.bootstrap, **config})
+        stamped = {} if at is None else {"timestamp": int(at.timestamp() * 1000)}
         for record in self.traffic.updates(count):
-            producer.produce(self.wire.updates, record.value, record.key)
+            producer.produce(self.wire.updates, record.value, record.key, **stamped)
         assert producer.flush(WAIT_S) == 0
+
+    def send_of_the_past(self, count: int, at: datetime) -> None:
+        """Records that the log got at another time."""
+        set_topic(self.wire, self.wire.updates, message_timestamp_type="CreateTime")
+        self.send(count, at)
+        set_topic(self.wire, self.wire.updates, message_timestamp_type="LogAppendTime")
+
+    def lose_log_before(self, offsets: list[int]) -> None:
+        """Retention has taken what is older."""
+        places = [TopicPartition(self.wire.updates, n, end) for n, end in enumerate(offsets)]
+        for done in self.wire.admin.delete_records(places).values():
+            done.result(WAIT_S)
 
     def run_until_durable(self) -> None:
         """A worker folds and writes out all that there is, and leaves without its tables."""
@@ -260,9 +277,7 @@ def test_what_the_log_lacks_is_said(service: Service) -> None:
     world.run_until_durable()
     whole = take_backup(service)
     ends = world.ends()
-    places = [TopicPartition(world.wire.updates, n, end) for n, end in enumerate(ends)]
-    for done in world.wire.admin.delete_records(places).values():
-        done.result(WAIT_S)
+    world.lose_log_before(ends)
     world.send(600)
     world.run_until_durable()
 
@@ -281,3 +296,44 @@ def test_what_the_log_lacks_is_said(service: Service) -> None:
     world.wire.mention_all([new], 1)
     world.run_until_durable()
     assert [row[4] for row in world.wire.rows.of(new)] == [1]
+
+
+@pytest.mark.long
+def test_what_is_older_than_the_backup_is_left_out(service: Service) -> None:
+    """`--backup-time`: the log has lost these records, and nobody needs them."""
+    world, now = World(service, 6), datetime.now(UTC)
+    when = f"{now - timedelta(hours=2):%Y-%m-%dT%H:%M:%S}"
+    world.send_of_the_past(700, now - timedelta(hours=4))
+    world.run_until_durable()
+    backup, older = take_backup(service), world.ends()
+    world.send_of_the_past(500, now - timedelta(hours=2, minutes=30))
+    world.grow(6)
+    world.send(600)
+    world.run_until_durable()
+    whole = fold_of(service, world.epochs)
+    newer = sum(world.ends()) - sum(older)
+
+    # what is older is not folded, although the log has it: an empty database lacks it afterwards
+    service.cql("TRUNCATE {keyspace}.read_states")
+    said = world.restore("--backup-time", when)
+    assert f"{newer} records of the log, from an hour before the backup on," in said
+    assert differences(service, whole)
+
+    put_back(service, backup)
+    # one older record is left, so nothing newer than it can be gone
+    world.lose_log_before([*(end - 1 for end in older), 0, 0])
+    refused = service.cli("restore", "--yes")
+    assert refused.returncode == 1
+    assert "partition 0 has lost" in refused.stdout
+    assert "with --backup-time" in refused.stderr
+    said = world.restore("--backup-time", when)
+    assert f"{newer} records of the log, from an hour before the backup on," in said
+    assert differences(service, whole) == []
+
+    # a record that the backup may lack is missing
+    put_back(service, backup)
+    world.lose_log_before([older[0] + 1, *[0] * 5])
+    refused = service.cli("restore", "--yes", "--backup-time", when)
+    assert refused.returncode == 1
+    assert "partition 0 has lost" in refused.stdout
+    assert "put a later one back" in refused.stderr
