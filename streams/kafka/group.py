@@ -55,6 +55,7 @@ COMMIT_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 3.0
 SILENT_MAX_S = 60.0  # a turn takes a fraction of a second, and waits for no broker
 RETRY_S, RETRY_MAX_S = 0.1, 2.0  # the pause before another consumer is made; it doubles
+NOTHING: Set[str] = frozenset()  # was taken of a commit
 
 
 @dataclass(eq=False)
@@ -63,7 +64,7 @@ class Commit:
 
     offsets: Mapping[TopicPartition, Committed]
     heard: int
-    answer: asyncio.Future[bool]
+    answer: asyncio.Future[Set[str]]  # the topics that were taken
     is_whole: bool = True  # False if some of it was left out
     abandoned: bool = False  # its owner no longer waits
 
@@ -126,17 +127,16 @@ class Group:
     ) -> Mapping[TopicPartition, tuple[int, int]]:
         return await self._questions.log_ranges(places)
 
-    async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
-        """See `Membership`. It is also False if a part of the commit was left out."""
+    async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> Set[str]:
         if self._thread is None or not self._thread.is_alive():
-            return False
+            return NOTHING
         commit = Commit(offsets, self._heard, self._loop.create_future())
         self._commands.append(commit)
         try:
             return await asyncio.wait_for(commit.answer, COMMIT_TIMEOUT_S)
         except TimeoutError:
             log.warning("commit_timeout partitions=%d timeout_s=%s", len(offsets), COMMIT_TIMEOUT_S)
-            return False
+            return NOTHING
         finally:
             commit.abandoned = True
 
@@ -228,14 +228,14 @@ class Group:
             }
             commit.is_whole = len(kept) == len(commit.offsets)
             if not kept:
-                self._answer(commit, False)
+                self._answer(commit, NOTHING)
                 continue
             commit.offsets = kept
             self._under_way = commit
             try:
                 member.commit(kept)
             except KafkaException as exc:
-                self.on_commit([exc.args[0]])
+                self.on_commit([exc.args[0]], {place.topic for place in kept})
 
     def _begin_anew(self, member: Member) -> None:
         """Tell the owner that everything is lost, and have another consumer made."""
@@ -280,12 +280,15 @@ class Group:
     def on_lost(self, why: str) -> None:
         self._loss = self._loss or why
 
-    def on_commit(self, errors: list[KafkaError]) -> None:
+    def on_commit(self, errors: list[KafkaError], refused: Set[str]) -> None:
         commit, self._under_way = self._under_way, None
         if commit is not None:
-            self._answer(commit, not errors and commit.is_whole)
+            failed = not commit.is_whole or (errors and not refused)  # or as a whole
+            topics = {place.topic for place in commit.offsets}
+            self._answer(commit, NOTHING if failed else topics - refused)
         for error in errors[:1]:
-            log.warning("commit_failed code=%s error=%s", error.name(), error.str())
+            if self._sparing.is_due(error, time.monotonic()):
+                log.warning("commit_failed code=%s error=%s", error.name(), error.str())
             if error.code() in EXPELLED:
                 self.on_lost(f"a commit was refused: {error.str()}")
             elif (
@@ -303,14 +306,14 @@ class Group:
     def _tell(self, change: int, tell: Callable[[Set[int]], None], numbers: Set[int]) -> None:
         self._on_loop(self._told, change, tell, numbers)
 
-    def _answer(self, commit: Commit, accepted: bool) -> None:
-        self._on_loop(_resolve, commit.answer, accepted)
+    def _answer(self, commit: Commit, taken: Set[str]) -> None:
+        self._on_loop(_resolve, commit.answer, taken)
 
     def _answer_commits(self) -> None:
-        """Answer all commits with False, because nobody else will answer them."""
+        """Answer all commits with nothing, because nobody else will answer them."""
         under_way = () if self._under_way is None else (self._under_way,)
         for commit in (*under_way, *self._commits):
-            self._answer(commit, False)
+            self._answer(commit, NOTHING)
         self._under_way = None
         self._commits.clear()
 
@@ -331,9 +334,9 @@ class Group:
         self._checking.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-def _resolve(answer: asyncio.Future[bool], accepted: bool) -> None:
+def _resolve(answer: asyncio.Future[Set[str]], taken: Set[str]) -> None:
     if not answer.done():
-        answer.set_result(accepted)
+        answer.set_result(taken)
 
 
 _implements: type[Membership] = Group

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from types import SimpleNamespace
 from typing import Any
 
@@ -149,7 +149,7 @@ async def test_nothing_is_let_go_while_a_commit_names_it() -> None:
         group._take_commands()
         group._watch(member)
 
-    def commit(*numbers: int) -> asyncio.Future[bool]:
+    def commit(*numbers: int) -> asyncio.Future[Set[str]]:
         offsets = {TopicPartition("updates", number): (1, "") for number in numbers}
         answer = group._loop.create_future()
         group._commands.append(Commit(offsets, group._heard, answer))
@@ -165,11 +165,30 @@ async def test_nothing_is_let_go_while_a_commit_names_it() -> None:
     second = commit(1, 2)
     await turn()
     assert member.calls == ["commit [1, 2]"]
-    group.on_commit([])
+    group.on_commit([], set())
     await turn()
     assert member.calls == ["commit [1, 2]", "let go", "commit [2]"]
-    group.on_commit([])
-    assert (await first, await second) == (True, False)  # of the second, a part was left out
+    group.on_commit([], set())
+    assert (await first, await second) == ({"updates"}, set())  # a part of the second is left out
+
+
+async def test_a_topic_that_is_gone_does_not_hold_up_the_other() -> None:
+    group = Group(Settings(), "", lambda _error: None)
+    group._loop = asyncio.get_running_loop()
+    places = [TopicPartition(topic, 1) for topic in ("updates", "queries")]
+    gone = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+
+    async def taken(errors: list[KafkaError], refused: set[str]) -> Set[str]:
+        answer = group._loop.create_future()
+        group._under_way = Commit(dict.fromkeys(places, (1, "")), 0, answer)
+        group.on_commit(errors, refused)
+        found: Set[str] = await answer
+        return found
+
+    assert await taken([], set()) == {"updates", "queries"}
+    assert await taken([gone], {"queries"}) == {"updates"}
+    assert await taken([gone], {"updates"}) == {"queries"}
+    assert await taken([gone], set()) == set(), "the answer is about the commit as a whole"
 
 
 # -- errors --------------------------------------------------------------------------------------
