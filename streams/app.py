@@ -91,7 +91,17 @@ def build(settings: Settings) -> tuple[App, Instance]:
 
     readings = {settings.updates_topic: updates, settings.queries_topic: queries}
     seen = topic_check.Topics(settings, topic)
-    watch = Watch(settings, seen, store, epoch, readings, partitions.owned, app.refuse, made_anew)
+    watch = Watch(
+        settings,
+        seen,
+        store,
+        epoch,
+        readings,
+        partitions.owned,
+        app.refuse,
+        made_anew,
+        probe.found,
+    )
     app.service(
         WorkerService(
             partitions,

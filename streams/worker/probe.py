@@ -21,6 +21,10 @@ The fault may be with the probe's own clients (`lasting_producer.py` says which)
 anew if nothing at all is heard for a while; if a partition is bad, at most once in RENEW_S; and if
 the watch has seen that one of their topics was made anew.
 
+Two replies to the same probe, again and again, mean that another group answers the same queries:
+the deviation `answered_twice`. A candidate's group is none of these, because each user has a reply
+from the candidate or from the live workers, and a probe's user does, too.
+
 A thread of its own does all this, because Kafka's clients block.
 """
 
@@ -35,6 +39,7 @@ from readstates.schemas.headers import DEADLINE_DEFAULT_MS
 from readstates.schemas.replies import NOT_CAUGHT_UP
 
 from .. import metrics
+from ..deviations import ANSWERED_TWICE, Found
 from ..kafka.prober import UNSENT, Prober, Taken
 from ..kafka.pulse import Pulse
 from .partitions import Partitions
@@ -46,6 +51,7 @@ ANSWER_S = 7.0  # a query has 5 s by default; the rest is for the way there and 
 RECENT, FAILURES_MAX = 10, 3  # a broker that restarts may cost one or two probes
 POLL_S = 0.2
 RENEW_S = 30.0  # between new clients because of a bad partition
+TWICE_S = 30.0  # a worker that has lost its partitions hears of it sooner
 LOG_S = 60.0
 JOIN_TIMEOUT_S = 2.0
 SILENT_MAX_S = 60.0  # several requests, each with its time limit, and new clients
@@ -68,7 +74,10 @@ class Probe:
     def __init__(self, partitions: Partitions, prober: Prober) -> None:
         self._owned = partitions.owned
         self._settings, self._prober = partitions.settings, prober
-        self._pending: dict[bytes, Asked] = {}
+        self._pending: dict[bytes, Asked] = {}  # by correlation ID, the oldest first
+        self._answered: dict[bytes, Asked] = {}  # the same; until no second reply is to be expected
+        self._twice = False  # a probe of the present round got a second reply
+        self._twice_since: float | None = None  # one of each round has got one
         self._series: dict[int, metrics.ProbeOfPartition] = {}  # by partition
         self._recent: dict[int, tuple[str, ...]] = {}  # by partition: errors, "" for an answer
         self._heard_at = time.monotonic()  # of any reply, or of the last new clients
@@ -99,6 +108,20 @@ class Probe:
             shown = ", ".join(map(str, bad[:8]))
             return False, f"probes fail, partitions {shown}; {bad[0]}: {_error(recent[bad[0]])}"
         return True, "probes are answered"
+
+    def found(self) -> list[Found]:
+        """The deviation, if another group answers the same queries."""
+        since = self._twice_since
+        if since is None or time.monotonic() - since < TWICE_S:
+            return []
+        settings = self._settings
+        text = (
+            f"the queries that this worker sends to itself get two replies each: workers of "
+            f"another group than {settings.kafka_group} answer {settings.queries_topic} as well. "
+            "kafka-consumer-groups.sh --describe --all-groups says which groups have committed "
+            f"offsets of {settings.updates_topic}. Stop the workers that should not be there"
+        )
+        return [Found(ANSWERED_TWICE, text)]
 
     def topic_made_anew(self, topic: str) -> None:
         """The watch has seen that this topic was deleted and made anew; any thread may say so."""
@@ -141,6 +164,8 @@ class Probe:
             return False
         if why := self._why_renew(now):
             self._renew(now, why)
+        self._twice_since = (self._twice_since or now) if self._twice else None
+        self._twice = False
         asked = self._prober.ask([*owned])
         if not asked:  # the topic for the replies is gone: nothing is known of any partition
             self._recent.clear()
@@ -179,8 +204,10 @@ class Probe:
         asked = self._pending.pop(taken.correlation_id, None)
         if taken.code != UNSENT:
             self._heard_at = taken.at
-        if asked is None:
-            return  # too late, or a second reply
+        if asked is None:  # too late, or a second reply
+            self._twice |= self._answered.pop(taken.correlation_id, None) is not None
+            return
+        self._answered[taken.correlation_id] = asked
         if taken.code:
             self._fail(asked, taken.code, taken.text)
             return
@@ -192,13 +219,18 @@ class Probe:
             self._keep(asked.number, "")
 
     def _give_up(self, before: float) -> None:
-        """Judge the probes that were sent before that and have no answer."""
+        """Judge the probes that were sent before that and have no answer; forget the others."""
         while self._pending:
             correlation_id, asked = next(iter(self._pending.items()))  # the oldest
             if asked.at > before:
                 break
             del self._pending[correlation_id]
             self._fail(asked, NO_ANSWER, f"within {ANSWER_S:g} s")
+        while self._answered:
+            correlation_id, asked = next(iter(self._answered.items()))
+            if asked.at > before:
+                break
+            del self._answered[correlation_id]
 
     def _fail(self, asked: Asked, code: str, text: str) -> None:
         number = asked.number
