@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 LATE_S = DEADLINE_DEFAULT_MS / 1000
 ANSWER_S = 7.0  # a query has 5 s by default; the rest is for the way there and back
 RECENT, FAILURES_MAX = 10, 3  # a broker that restarts may cost one or two probes
-POLL_S = 0.2
+POLL_S, IDLE_POLL_S = 0.2, 1.0  # a wait for replies: while some are missing, and otherwise
 RENEW_S = 30.0  # between new clients because of a bad partition
 TWICE_S = 30.0  # a worker that has lost its partitions hears of it sooner
 LOG_S = 60.0
@@ -138,7 +138,8 @@ class Probe:
                 now = time.monotonic()
                 if now >= next_at:
                     next_at = now + (self._settings.probe_interval_s if self._ask(now) else POLL_S)
-                wait_s = min(POLL_S, max(0.0, next_at - now))
+                poll_s = POLL_S if self._pending else IDLE_POLL_S
+                wait_s = min(poll_s, max(0.0, next_at - now))
                 for taken in self._prober.take(wait_s):
                     self._note(taken)
                 self._give_up(time.monotonic() - ANSWER_S)
