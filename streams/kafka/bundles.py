@@ -23,6 +23,7 @@ from typing import NamedTuple
 from ..errors import ReadStatesError
 from . import protocol
 from .broker import Connection
+from .broker_clocks import monotonic_ms
 from .fetch_link import Link
 from .login import Login
 from .protocol import Broker
@@ -44,12 +45,22 @@ class Item(NamedTuple):
 
 
 class Bundles:
-    """See the module. `refused` is called, in `step`, with the token and the reason."""
+    """See the module. `refused` is called, in `step`, with the token and the reason.
+
+    `stamped` is called with the partition of a record that a broker has taken and stamped, when its
+    request was sent, the stamp, and when the answer came.
+    """
 
     def __init__(
-        self, topic: str, login: Login | None, refused: Callable[[bytes, str], None]
+        self,
+        topic: str,
+        login: Login | None,
+        refused: Callable[[bytes, str], None],
+        stamped: Callable[[int, float, int, float], None],
     ) -> None:
-        self._topic, self._login, self._refused = topic, login, refused
+        self._topic, self._login = topic, login
+        self._refused, self._stamped = refused, stamped
+        self._sent_ms: dict[Link[Item], float] = {}  # by the monotonic clock
         self._waiting: deque[Item] = deque()
         self._leaders: dict[int, int] = {}  # partition → broker
         self._links: dict[int, Link[Item]] = {}  # by broker
@@ -58,9 +69,9 @@ class Bundles:
         self._lacks_leaders = False  # those that are known may be outdated
 
     @property
-    def is_waiting(self) -> bool:
-        """True if records are still to be sent."""
-        return bool(self._waiting)
+    def is_busy(self) -> bool:
+        """True if some records are not taken yet, so that `step` should be called soon."""
+        return bool(self._waiting) or any(link.asked for link in self._links.values())
 
     @property
     def lacks_leaders(self) -> bool:
@@ -73,6 +84,7 @@ class Bundles:
         for number, link in [*self._links.items()]:
             if brokers.get(number) != link.place:
                 self._waiting.extend(link.close(now))
+                self._sent_ms.pop(link, None)
                 del self._links[number]
         for number in {*leaders.values()} & brokers.keys() - self._links.keys():
             self._links[number] = Link(brokers[number], self._login)
@@ -108,6 +120,7 @@ class Bundles:
         for link in self._links.values():
             link.close(now)
         self._links.clear()
+        self._sent_ms.clear()
         self._leaders.clear()
         self._waiting.clear()
 
@@ -134,6 +147,7 @@ class Bundles:
             return
         batches = {number: item.batch for number, item in request.items()}
         body = protocol.produce_body(self._topic, batches, TIMEOUT_MS)
+        self._sent_ms[link] = monotonic_ms()
         try:
             link.send(body, [*request.values()], now, 0.0, protocol.PRODUCE)
         except OSError as exc:
@@ -152,6 +166,9 @@ class Bundles:
         except (OSError, ReadStatesError) as exc:
             self._lose(link, exc)
             return
+        sent_ms, now_ms = self._sent_ms[link], monotonic_ms()
+        for number, stamp_ms in produced.stamps.items():
+            self._stamped(number, sent_ms, stamp_ms, now_ms)
         for item in link.answered(produced.throttle_ms):
             code = produced.errors.get(item.number, 0)
             if code:

@@ -6,7 +6,8 @@ each probe of a partition another key is used: if the topic has other partitions
 know of, some probes go where nobody reads them, as do some clients' queries.
 
 All probes of a leader go in one request (`bundles.py`). Sent one by one, they would cost a worker
-of many partitions several times as much, because its fetches would bring a few of them each.
+of many partitions several times as much, because its fetches would bring a few of them each. The
+brokers stamp the probes, and `BrokerClocks` compares its clock with these stamps.
 
 The connections and the consumer are used for nothing else, so what is wrong with the worker's other
 clients is not wrong with these. They may have troubles of their own, for instance after a topic was
@@ -18,7 +19,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from confluent_kafka import (
@@ -31,6 +32,7 @@ from confluent_kafka import (
 )
 
 from readstates.schemas.headers import (
+    HEADER_CLOCK,
     HEADER_CORRELATION_ID,
     HEADER_ERROR,
     HEADER_REPLY_TOPIC,
@@ -48,7 +50,7 @@ from .protocol import Broker
 
 REQUEST_TIMEOUT_S = 3.0
 SEND_TIMEOUT_S = 5.0  # as long as a query has by default
-SOON_S = 0.01  # until the next look at probes that are still to be sent
+SOON_S = 0.01  # until the next look at probes that the brokers have not taken yet
 FETCH_WAIT_MS = 500  # an idle fetch waits at the broker, and the next request behind it
 LEADERS_S = 10.0  # a client that has just started knows of new partitions, so must this one
 LEADERS_RETRY_S = 0.5  # the same after a broker did not take a probe
@@ -72,27 +74,35 @@ class Taken(NamedTuple):
 
 
 UNSENT = "unsent"
-HEADERS = 3  # of a probe
+HEADERS = 4  # of a probe
 ID_BYTES = 16  # of a correlation ID: of this process, and a number
 
 
 class Prober:
-    """See the module. `partitions` is the count that the workers know of. For one thread."""
+    """See the module. `partitions` is the count that the workers know of. For one thread.
 
-    def __init__(self, settings: Settings, partitions: int) -> None:
+    `stamped`: see `Bundles`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        partitions: int,
+        stamped: Callable[[int, float, int, float], None],
+    ) -> None:
         self._settings = settings
         self._users = probe_users(partitions)
         self._prefix, self._ids = os.urandom(ID_BYTES // 2), itertools.count()  # of IDs
         self._turn = 0  # of the users of each partition
         reply_topic = settings.probes_topic.encode()
-        headers = [(HEADER_PROBE, b""), (HEADER_REPLY_TOPIC, reply_topic)]
+        headers = [(HEADER_PROBE, b""), (HEADER_CLOCK, b""), (HEADER_REPLY_TOPIC, reply_topic)]
         no_id = bytes(ID_BYTES)
         encoded = encoded_headers([*headers, (HEADER_CORRELATION_ID, no_id)])
         self._headers = encoded.removesuffix(no_id)  # all but the ID itself
         self._ends: dict[int, int] = {}  # of updates, by partition, at the last probe
         self._unsent: list[Taken] = []
         self._consumer: Consumer | None = None
-        self._bundles = Bundles(settings.queries_topic, login(settings), self._note_unsent)
+        self._bundles = Bundles(settings.queries_topic, login(settings), self._note_unsent, stamped)
         self._partitions = partitions  # that the topic has now
         self._leaders_at = -LEADERS_S  # time.monotonic() at which the leaders were asked for
 
@@ -145,7 +155,7 @@ class Prober:
         It may return before `timeout_s`, with nothing.
         """
         taken: list[Taken] = []
-        if self._bundles.is_waiting:
+        if self._bundles.is_busy:
             timeout_s = min(timeout_s, SOON_S)
         if self._consumer is None:
             time.sleep(timeout_s)

@@ -98,6 +98,7 @@ class Produced(NamedTuple):
 
     throttle_ms: int  # the broker takes the next request this much later
     errors: dict[int, int]  # partition → code, of those that were not taken
+    stamps: dict[int, int]  # partition → ms since 1970 by the broker's clock, if it stamps records
 
 
 class Broker(NamedTuple):
@@ -206,17 +207,19 @@ def read_fetch(data: memoryview) -> Fetched:
 def read_produced(data: memoryview) -> Produced:
     """The response to `produce_body`."""
     topics, at = _read_int(data, 0)
-    errors = {}
+    errors, stamps = {}, {}
     for _ in range(topics):
         _topic, at = _read_text(data, at)
         partitions, at = _read_int(data, at)
         for _ in range(partitions):
-            number, code, _offset, _time, _start = _PRODUCED.unpack_from(data, at)
+            number, code, _offset, time_ms, _start = _PRODUCED.unpack_from(data, at)
             at += _PRODUCED.size
             if code:
                 errors[number] = code
+            elif time_ms >= 0:
+                stamps[number] = time_ms
     throttle_ms, _at = _read_int(data, at)
-    return Produced(throttle_ms, errors)
+    return Produced(throttle_ms, errors, stamps)
 
 
 @_checked

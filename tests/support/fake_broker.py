@@ -102,6 +102,7 @@ class FakeBroker:
     def __init__(self, cluster: FakeCluster, number: int) -> None:
         self.cluster, self.number = cluster, number
         self.asked: list[Asked] = []
+        self.stamp_ms = -1  # of records that are produced
         self.produced: list[list[int]] = []  # the partitions of each produce request
         self.fails: dict[int, deque[int]] = {}
         self.is_silent = False
@@ -212,7 +213,7 @@ class FakeBroker:
             if self.fails.get(number):
                 self.fails[number].popleft()
             first = -1 if error else self.cluster.append_batch(number, batch)
-            out += struct.pack(">ihqqq", number, error, first, -1, 0)
+            out += struct.pack(">ihqqq", number, error, first, -1 if error else self.stamp_ms, 0)
         assert at == len(body)
         return out + struct.pack(">i", 0)
 

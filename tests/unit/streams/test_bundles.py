@@ -10,6 +10,7 @@ import pytest
 
 from readstates.streams.kafka import bundles as module
 from readstates.streams.kafka import fetch_link
+from readstates.streams.kafka.broker_clocks import monotonic_ms
 from readstates.streams.kafka.bundles import Bundles, Item
 from readstates.streams.kafka.protocol import Broker
 from tests.support import raw_batches as raw
@@ -28,7 +29,13 @@ class World:
         self.cluster.leaders = {number: number % brokers for number in range(PARTITIONS)}
         self.refused: list[tuple[bytes, str]] = []
         self.told = 0  # times that the leaders were asked for
-        self.bundles = Bundles("t", None, lambda *one: self.refused.append(one))
+        self.stamped: list[tuple[int, float, int, float]] = []
+        self.bundles = Bundles(
+            "t",
+            None,
+            lambda *one: self.refused.append(one),
+            lambda *one: self.stamped.append(one),
+        )
 
     def broker(self, number: int = 0) -> FakeBroker:
         return self.cluster.brokers[number]
@@ -77,8 +84,26 @@ def test_one_request_to_each_leader(made: Callable[[int], World]) -> None:
     world.send(*range(PARTITIONS))
     world.until(lambda: world.has(1, 1, 1, 1, 1, 1))
     assert [world.broker(number).produced for number in range(2)] == [[[0, 2, 4]], [[1, 3, 5]]]
-    assert not world.bundles.is_waiting
+    world.until(lambda: not world.bundles.is_busy)
     assert world.refused == []
+
+
+def test_the_stamps_and_the_times_around_them(made: Callable[[int], World]) -> None:
+    world = made(1)
+    world.broker().stamp_ms = 1_700_000_000_000
+    before = monotonic_ms()
+    world.send(1, 2)
+    world.until(lambda: not world.bundles.is_busy)
+    assert [(number, stamp) for number, _, stamp, _ in world.stamped] == [
+        (1, 1_700_000_000_000),
+        (2, 1_700_000_000_000),
+    ]
+    for _, sent_ms, _, acknowledged_ms in world.stamped:
+        assert before <= sent_ms <= acknowledged_ms <= monotonic_ms()
+    world.broker().stamp_ms = -1  # the topic has the producers' times
+    world.send(3)
+    world.until(lambda: not world.bundles.is_busy)
+    assert len(world.stamped) == 2
 
 
 def test_a_partition_has_one_record_in_a_request(made: Callable[[int], World]) -> None:
@@ -139,7 +164,7 @@ def test_what_nobody_takes_is_refused(made: Callable[[int], World]) -> None:
     world.until(lambda: len(world.refused) == 2)
     assert dict(world.refused).keys() == {b"0", b"1"}
     assert "MESSAGE_TOO_LARGE" in dict(world.refused)[b"1"]
-    assert not world.bundles.is_waiting
+    assert not world.bundles.is_busy
 
 
 def test_what_waits_is_bounded(

@@ -43,8 +43,9 @@ PRODUCE_BODY = hexed(
     "| 00000003 | 00000002 | 6162 | 00000001 | 00000001 | 63"
 )
 PRODUCED = hexed(
-    "00000001 | 0002 7071 | 00000002"
-    "| 00000003 | 0000 | 0000000000000007 | ffffffffffffffff | 0000000000000000"
+    "00000001 | 0002 7071 | 00000003"
+    "| 00000003 | 0000 | 0000000000000007 | 0000018bcfe56800 | 0000000000000000"
+    "| 00000004 | 0000 | 0000000000000007 | ffffffffffffffff | 0000000000000000"  # no such stamps
     "| 00000001 | 0006 | ffffffffffffffff | ffffffffffffffff | ffffffffffffffff"
     "| 00000005"
 )
@@ -92,7 +93,9 @@ def test_a_fetch() -> None:
 
 def test_a_bundle() -> None:
     assert protocol.produce_body("pq", {3: b"ab", 1: b"c"}, 3_000) == PRODUCE_BODY
-    assert protocol.read_produced(memoryview(PRODUCED)) == Produced(5, {1: 6})
+    assert protocol.read_produced(memoryview(PRODUCED)) == Produced(
+        5, {1: 6}, {3: 1_700_000_000_000}
+    )
 
 
 def test_metadata() -> None:
