@@ -88,7 +88,7 @@ class Bundles:
                 del self._links[number]
         for number in {*leaders.values()} & brokers.keys() - self._links.keys():
             self._links[number] = Link(brokers[number], self._login)
-        self._leaders, self._lacks_leaders = dict(leaders), False
+        self._leaders, self._lacks_leaders, self._why = dict(leaders), False, NO_LEADER
 
     def send(self, items: list[Item]) -> None:
         """Have these sent by the next `step`."""
