@@ -31,6 +31,7 @@ A thread of its own does all this, because Kafka's clients block.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from typing import NamedTuple
@@ -76,8 +77,7 @@ class Probe:
         self._settings, self._prober = partitions.settings, prober
         self._pending: dict[bytes, Asked] = {}  # by correlation ID, the oldest first
         self._answered: dict[bytes, Asked] = {}  # the same; until no second reply is to be expected
-        self._twice = False  # a probe of the present round got a second reply
-        self._twice_since: float | None = None  # one of each round has got one
+        self._twice_since = self._twice_at = -math.inf  # first and last second reply, of a series
         self._series: dict[int, metrics.ProbeOfPartition] = {}  # by partition
         self._recent: dict[int, tuple[str, ...]] = {}  # by partition: errors, "" for an answer
         self._heard_at = time.monotonic()  # of any reply, or of the last new clients
@@ -111,8 +111,7 @@ class Probe:
 
     def found(self) -> list[Found]:
         """The deviation, if another group answers the same queries."""
-        since = self._twice_since
-        if since is None or time.monotonic() - since < TWICE_S:
+        if self._twice_at - self._twice_since < TWICE_S or not self._goes_on(time.monotonic()):
             return []
         settings = self._settings
         text = (
@@ -165,8 +164,6 @@ class Probe:
             return False
         if why := self._why_renew(now):
             self._renew(now, why)
-        self._twice_since = (self._twice_since or now) if self._twice else None
-        self._twice = False
         asked = self._prober.ask([*owned])
         if not asked:  # the topic for the replies is gone: nothing is known of any partition
             self._recent.clear()
@@ -206,7 +203,8 @@ class Probe:
         if taken.code != UNSENT:
             self._heard_at = taken.at
         if asked is None:  # too late, or a second reply
-            self._twice |= self._answered.pop(taken.correlation_id, None) is not None
+            if self._answered.pop(taken.correlation_id, None) is not None:
+                self._note_second(taken.at)
             return
         self._answered[taken.correlation_id] = asked
         if taken.code:
@@ -218,6 +216,15 @@ class Probe:
             self._fail(asked, LATE, f"the answer took {took_s:.1f} s")
         else:
             self._keep(asked.number, "")
+
+    def _note_second(self, at: float) -> None:
+        if not self._goes_on(at):
+            self._twice_since = at
+        self._twice_at = at
+
+    def _goes_on(self, now: float) -> bool:
+        """True if one of the last two rounds has got a second reply."""
+        return now - self._twice_at <= 2 * self._settings.probe_interval_s + ANSWER_S
 
     def _give_up(self, before: float) -> None:
         """Judge the probes that were sent before that and have no answer; forget the others."""

@@ -285,7 +285,7 @@ def test_another_group_answers_as_well(world: World, monkeypatch: pytest.MonkeyP
     assert rounds(TWICE_S, replies=2) == []
     assert rounds(2 * INTERVAL_S, replies=2) == [ANSWERED_TWICE]
     assert world.probe.ready()[0]
-    assert rounds(2 * INTERVAL_S, replies=1) == []
+    assert rounds(4 * INTERVAL_S, replies=1) == []
     assert rounds(TWICE_S, replies=2) == [], "it begins anew"
 
 
