@@ -55,7 +55,6 @@ COMMIT_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 3.0
 SILENT_MAX_S = 60.0  # a turn takes a fraction of a second, and waits for no broker
 RETRY_S, RETRY_MAX_S = 0.1, 2.0  # the pause before another consumer is made; it doubles
-NOTHING: Set[str] = frozenset()  # was taken of a commit
 
 
 @dataclass(eq=False)
@@ -64,7 +63,7 @@ class Commit:
 
     offsets: Mapping[TopicPartition, Committed]
     heard: int
-    answer: asyncio.Future[Set[str]]  # the topics that were taken
+    answer: asyncio.Future[bool]
     is_whole: bool = True  # False if some of it was left out
     abandoned: bool = False  # its owner no longer waits
 
@@ -127,16 +126,17 @@ class Group:
     ) -> Mapping[TopicPartition, tuple[int, int]]:
         return await self._questions.log_ranges(places)
 
-    async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> Set[str]:
+    async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
+        """See `Membership`. It is also False if a part of the commit was left out."""
         if self._thread is None or not self._thread.is_alive():
-            return NOTHING
+            return False
         commit = Commit(offsets, self._heard, self._loop.create_future())
         self._commands.append(commit)
         try:
             return await asyncio.wait_for(commit.answer, COMMIT_TIMEOUT_S)
         except TimeoutError:
             log.warning("commit_timeout partitions=%d timeout_s=%s", len(offsets), COMMIT_TIMEOUT_S)
-            return NOTHING
+            return False
         finally:
             commit.abandoned = True
 
@@ -228,14 +228,14 @@ class Group:
             }
             commit.is_whole = len(kept) == len(commit.offsets)
             if not kept:
-                self._answer(commit, NOTHING)
+                self._answer(commit, False)
                 continue
             commit.offsets = kept
             self._under_way = commit
             try:
                 member.commit(kept)
             except KafkaException as exc:
-                self.on_commit([exc.args[0]], {place.topic for place in kept})
+                self.on_commit([exc.args[0]])
 
     def _begin_anew(self, member: Member) -> None:
         """Tell the owner that everything is lost, and have another consumer made."""
@@ -280,12 +280,12 @@ class Group:
     def on_lost(self, why: str) -> None:
         self._loss = self._loss or why
 
-    def on_commit(self, errors: list[KafkaError], refused: Set[str]) -> None:
+    def on_commit(self, errors: list[KafkaError]) -> None:
+        if errors and self._goes_on_with_updates(errors[0]):
+            return
         commit, self._under_way = self._under_way, None
         if commit is not None:
-            failed = not commit.is_whole or (errors and not refused)  # or as a whole
-            topics = {place.topic for place in commit.offsets}
-            self._answer(commit, NOTHING if failed else topics - refused)
+            self._answer(commit, not errors and commit.is_whole)
         for error in errors[:1]:
             if self._sparing.is_due(error, time.monotonic()):
                 log.warning("commit_failed code=%s error=%s", error.name(), error.str())
@@ -297,6 +297,26 @@ class Group:
             ):
                 self._refuse(end)
 
+    def _goes_on_with_updates(self, error: KafkaError) -> bool:
+        """Send the offsets of updates by themselves, if the topic of queries is not there.
+
+        The group has taken those of updates, but librdkafka tells the error of one topic as one of
+        all. Those of queries follow when somebody has made that topic again, and its log begins.
+        """
+        commit, member = self._under_way, self._member
+        if error.code() not in TOPIC_GONE or commit is None or member is None:
+            return False
+        topic = self._settings.updates_topic
+        updates = {place: one for place, one in commit.offsets.items() if place.topic == topic}
+        if not updates or len(updates) == len(commit.offsets):
+            return False
+        commit.offsets = updates
+        try:
+            member.commit(updates)
+        except KafkaException:
+            return False
+        return True
+
     def on_connection_error(self, error: KafkaError) -> None:
         if self._sparing.is_due(error, time.monotonic()):
             log.warning("group_connection code=%s error=%s", error.name(), error.str())
@@ -306,14 +326,14 @@ class Group:
     def _tell(self, change: int, tell: Callable[[Set[int]], None], numbers: Set[int]) -> None:
         self._on_loop(self._told, change, tell, numbers)
 
-    def _answer(self, commit: Commit, taken: Set[str]) -> None:
-        self._on_loop(_resolve, commit.answer, taken)
+    def _answer(self, commit: Commit, accepted: bool) -> None:
+        self._on_loop(_resolve, commit.answer, accepted)
 
     def _answer_commits(self) -> None:
-        """Answer all commits with nothing, because nobody else will answer them."""
+        """Answer all commits with False, because nobody else will answer them."""
         under_way = () if self._under_way is None else (self._under_way,)
         for commit in (*under_way, *self._commits):
-            self._answer(commit, NOTHING)
+            self._answer(commit, False)
         self._under_way = None
         self._commits.clear()
 
@@ -334,9 +354,9 @@ class Group:
         self._checking.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-def _resolve(answer: asyncio.Future[Set[str]], taken: Set[str]) -> None:
+def _resolve(answer: asyncio.Future[bool], accepted: bool) -> None:
     if not answer.done():
-        answer.set_result(taken)
+        answer.set_result(accepted)
 
 
 _implements: type[Membership] = Group

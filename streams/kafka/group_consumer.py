@@ -70,12 +70,11 @@ class Membership(Protocol):
         """
         ...
 
-    async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> Set[str]:
-        """Commit in one request; returns the topics whose offsets the group has taken, all of them.
+    async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
+        """Commit in one request; False if it failed, or if its result is unknown: try again.
 
-        A topic is missing if that failed, or if its result is unknown: try again. Partitions that
-        this member does not own are left out, and then there is no topic in the result. If the
-        group does not know this member, `Owner.lost` follows.
+        Partitions that this member does not own are left out. If the group does not know
+        this member, `Owner.lost` follows.
         """
         ...
 

@@ -57,16 +57,12 @@ def rebalance_timeout_s(settings: Settings) -> float:
 
 
 class Listener(Protocol):
-    """Who hears what happens to a member: `group.Group`, in the group's thread.
-
-    `refused`: the topics of which the group did not take an offset. If there are errors and no such
-    topic, it took nothing.
-    """
+    """Who hears what happens to a member: `group.Group`, in the group's thread."""
 
     def on_assigned(self, numbers: Set[int]) -> None: ...
     def on_revoked(self, numbers: Set[int]) -> None: ...
     def on_lost(self, why: str) -> None: ...
-    def on_commit(self, errors: list[KafkaError], refused: Set[str]) -> None: ...
+    def on_commit(self, errors: list[KafkaError]) -> None: ...
     def on_connection_error(self, error: KafkaError) -> None: ...
 
 
@@ -212,8 +208,7 @@ class Member:
     def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
         if self._listener:
             errors = [error, *(place.error for place in places)]
-            refused = {place.topic for place in places if place.error is not None}
-            self._listener.on_commit([each for each in errors if each is not None], refused)
+            self._listener.on_commit([each for each in errors if each is not None])
 
     def _on_error(self, error: KafkaError) -> None:
         """A connection failed: librdkafka tries again. The group's errors come from `poll`."""

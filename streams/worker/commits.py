@@ -92,9 +92,6 @@ class Commits:
     async def commit(self, owned: Iterable[OwnedPartition], *, clean: bool = False) -> bool:
         """Commit the watermarks that moved; False if that failed, which loses nothing.
 
-        It fails if the group does not take those of updates. Those of queries are committed again
-        later, if their topic is not there.
-
         Partitions are opened and handed over each by itself; those that ask while another commit
         is under way share the next one.
         """
@@ -128,13 +125,11 @@ class Commits:
                 offsets[TopicPartition(settings.queries_topic, number)] = (marks[1], "")
         if not offsets:
             return True
-        taken = await self._member.commit_offsets(offsets)  # R4
-        if settings.updates_topic not in taken:
+        if not await self._member.commit_offsets(offsets):  # R4
             metrics.COMMIT_FAILURES.inc()
             return False
-        with_queries = settings.queries_topic in taken  # not while somebody has deleted the topic
         for item, marks, clean in moved:
-            item.committed = marks if with_queries else None  # None: commit both again
+            item.committed = marks
             if not clean and item.partition.incarnation >= 0:  # otherwise lost in the meantime
                 item.partition.note_live_commit()  # R2
         return True

@@ -213,7 +213,7 @@ class Member:
         logs = self._world.logs
         return {place: (logs[place].start, logs[place].end) for place in places}
 
-    async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> Set[str]:
+    async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
         """Lost before the broker, applied and not answered, from an unknown member, or done."""
         self.worker.may_die()
         world, stamps = self._world, dict(self._told)
@@ -229,12 +229,12 @@ class Member:
             and self._turned[tp.partition] <= stamps.get(tp.partition, 0)
         }
         if not ours:
-            return set()
+            return False
         if dice < share:  # until one is answered, the owner may be as good as none (P8)
             world.disturbed(numbers)
         if world.clock.now < self.cut_until or dice < share / 2:
             await asyncio.sleep(ANSWER_TIMEOUT_S)
-            return set()
+            return False
         member_id, answered = self.id, self.worker.loop.create_future()
 
         def arrive() -> None:
@@ -248,7 +248,7 @@ class Member:
         except TimeoutError:
             done = False
         self.worker.may_die()
-        return {tp.topic for tp in ours} if done else set()
+        return done
 
     async def leave(self) -> None:
         self.leaving = True

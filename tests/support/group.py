@@ -93,7 +93,7 @@ class Holder:
     async def commit(self, offset: int, *numbers: int, metadata: str = "live:1;") -> bool:
         """Commit the same offset for these partitions of updates."""
         places = [TopicPartition(self.settings.updates_topic, number) for number in numbers]
-        return bool(await self.group.commit_offsets(dict.fromkeys(places, (offset, metadata))))
+        return await self.group.commit_offsets(dict.fromkeys(places, (offset, metadata)))
 
     async def committed(self, number: int) -> tuple[int, str] | None:
         place = TopicPartition(self.settings.updates_topic, number)

@@ -59,15 +59,15 @@ class Member:
     ) -> Mapping[TopicPartition, tuple[int, int]]:
         return dict.fromkeys(places, (LOG_START, self.ends))
 
-    async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> Set[str]:
+    async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
         self.calls.append("commit")
         await asyncio.sleep(0.01)
         await self.accepts.wait()
         if self.commit_fails:
             self.commit_fails -= 1
-            return set()
+            return False
         self.commits.append(offsets)
-        return {place.topic for place in offsets}
+        return True
 
     async def leave(self) -> None:
         self.calls.append("leave")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from confluent_kafka import KafkaError
@@ -149,7 +149,7 @@ async def test_nothing_is_let_go_while_a_commit_names_it() -> None:
         group._take_commands()
         group._watch(member)
 
-    def commit(*numbers: int) -> asyncio.Future[Set[str]]:
+    def commit(*numbers: int) -> asyncio.Future[bool]:
         offsets = {TopicPartition("updates", number): (1, "") for number in numbers}
         answer = group._loop.create_future()
         group._commands.append(Commit(offsets, group._heard, answer))
@@ -165,30 +165,36 @@ async def test_nothing_is_let_go_while_a_commit_names_it() -> None:
     second = commit(1, 2)
     await turn()
     assert member.calls == ["commit [1, 2]"]
-    group.on_commit([], set())
+    group.on_commit([])
     await turn()
     assert member.calls == ["commit [1, 2]", "let go", "commit [2]"]
-    group.on_commit([], set())
-    assert (await first, await second) == ({"updates"}, set())  # a part of the second is left out
+    group.on_commit([])
+    assert (await first, await second) == (True, False)  # of the second, a part was left out
 
 
-async def test_a_topic_that_is_gone_does_not_hold_up_the_other() -> None:
-    group = Group(Settings(), "", lambda _error: None)
-    group._loop = asyncio.get_running_loop()
-    places = [TopicPartition(topic, 1) for topic in ("updates", "queries")]
+async def test_a_queries_topic_that_is_gone_does_not_hold_up_the_updates() -> None:
+    settings, member = Settings(), FakeMember()
+    group = Group(settings, "", lambda _error: None)
+    group._loop, group._member = asyncio.get_running_loop(), cast(Any, member)
     gone = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+    updates = {TopicPartition(settings.updates_topic, n): (1, "") for n in (1, 2)}
+    queries = {TopicPartition(settings.queries_topic, n): (1, "") for n in (3, 4)}
 
-    async def taken(errors: list[KafkaError], refused: set[str]) -> Set[str]:
+    def begin(offsets: Mapping[TopicPartition, Committed]) -> asyncio.Future[bool]:
         answer = group._loop.create_future()
-        group._under_way = Commit(dict.fromkeys(places, (1, "")), 0, answer)
-        group.on_commit(errors, refused)
-        found: Set[str] = await answer
-        return found
+        group._under_way = Commit(offsets, 0, answer)
+        group.on_commit([gone])
+        return answer
 
-    assert await taken([], set()) == {"updates", "queries"}
-    assert await taken([gone], {"queries"}) == {"updates"}
-    assert await taken([gone], {"updates"}) == {"queries"}
-    assert await taken([gone], set()) == set(), "the answer is about the commit as a whole"
+    both = begin(updates | queries)
+    assert member.calls == ["commit [1, 2]"]
+    group.on_commit([])
+    assert await both
+    refused = begin(updates | queries)
+    group.on_commit([gone])
+    assert not await refused, "the topic of updates is gone, too"
+    assert not await begin(updates)
+    assert member.calls == ["commit [1, 2]"] * 2
 
 
 # -- errors --------------------------------------------------------------------------------------

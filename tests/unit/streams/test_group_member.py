@@ -66,7 +66,7 @@ class Heard:
     def on_lost(self, why: str) -> None:
         self.heard.append("lost")
 
-    def on_commit(self, errors: list[KafkaError], refused: Set[str]) -> None:
+    def on_commit(self, errors: list[KafkaError]) -> None:
         self.heard.append(("commit", [error.code() for error in errors]))
 
     def on_connection_error(self, error: KafkaError) -> None:
