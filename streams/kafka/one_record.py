@@ -33,7 +33,7 @@ _VARINTS = tuple(map(varint, range(_SMALL)))
 
 def encoded_headers(headers: Iterable[tuple[str, bytes]]) -> bytes:
     """Headers as a record has them, without their count in front."""
-    parts = []
+    parts: list[bytes] = []
     for name, value in headers:
         encoded = name.encode()
         parts += (varint(len(encoded)), encoded, varint(len(value)), value)
