@@ -65,7 +65,7 @@ class Bundles:
         self._leaders: dict[int, int] = {}  # partition → broker
         self._links: dict[int, Link[Item]] = {}  # by broker
         self._opened: deque[tuple[Link[Item], Connection | Exception]] = deque()  # by threads
-        self._why = NO_LEADER  # the last error
+        self._why: dict[int, str] = {}  # the last error of each partition; none once it took one
         self._lacks_leaders = False  # those that are known may be outdated
 
     @property
@@ -88,7 +88,7 @@ class Bundles:
                 del self._links[number]
         for number in {*leaders.values()} & brokers.keys() - self._links.keys():
             self._links[number] = Link(brokers[number], self._login)
-        self._leaders, self._lacks_leaders, self._why = dict(leaders), False, NO_LEADER
+        self._leaders, self._lacks_leaders = dict(leaders), False
 
     def send(self, items: list[Item]) -> None:
         """Have these sent by the next `step`."""
@@ -172,20 +172,25 @@ class Bundles:
         for item in link.answered(produced.throttle_ms):
             code = produced.errors.get(item.number, 0)
             if code:
-                self._why = protocol.error_name(code)
-                self._send_again([item])
+                self._send_again([item], protocol.error_name(code))
+            else:
+                self._why.pop(item.number, None)
 
     def _lose(self, link: Link[Item], exc: Exception) -> None:
         """Drop a connection: what was sent over it is sent again."""
         asked = link.failed(time.monotonic())
-        self._why = f"{link.place.host}:{link.place.port}: {exc}"
+        why = f"{link.place.host}:{link.place.port}: {exc}"
+        for item in self._waiting:
+            if self._links.get(self._leaders.get(item.number, -1)) is link:
+                self._why[item.number] = why
         log.debug("bundle_connection_lost broker=%s:%d error=%r", *link.place, exc)
         self._lacks_leaders = True
-        self._send_again(asked)
+        self._send_again(asked, why)
 
-    def _send_again(self, items: list[Item]) -> None:
+    def _send_again(self, items: list[Item], why: str) -> None:
         """Keep these until `note_leaders` says who leads their partitions."""
         for item in items:
+            self._why[item.number] = why
             self._leaders.pop(item.number, None)
         self._waiting.extend(items)
 
@@ -195,4 +200,4 @@ class Bundles:
         late = [item for item in self._waiting if item.until <= now]
         self._waiting = deque(item for item in self._waiting if item.until > now)
         for item in late:
-            self._refused(item.token, self._why)
+            self._refused(item.token, self._why.get(item.number, NO_LEADER))

@@ -164,6 +164,7 @@ def test_what_nobody_takes_is_refused(made: Callable[[int], World]) -> None:
     world.until(lambda: len(world.refused) == 2)
     assert dict(world.refused).keys() == {b"0", b"1"}
     assert "MESSAGE_TOO_LARGE" in dict(world.refused)[b"1"]
+    assert dict(world.refused)[b"0"] == module.NO_LEADER
     assert not world.bundles.is_busy
 
 
