@@ -18,7 +18,7 @@ HEADER_CORRELATION_ID = "kafka_correlationId"
 HEADER_REPLY_PARTITION = "kafka_replyPartition"
 HEADER_DEADLINE = "read-states-deadline"
 HEADER_ERROR = "read-states-error"
-HEADER_CLOCK = "read-states-clock"  # of a record that asks nothing: a worker compares clocks
+HEADER_CLOCK = "read-states-clock"  # of a worker's own record, with which it compares clocks
 HEADER_FAUST_REPLY_TOPIC = "Faust-Ag-ReplyTo"
 HEADER_FAUST_CORRELATION_ID = "Faust-Ag-CorrelationId"
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from . import agents, metrics
+from .cassandra.epochs import Log
 from .cassandra.store import Store
 from .config import Settings
 from .kafka import topic_check
@@ -83,15 +84,9 @@ def build(settings: Settings) -> tuple[App, Instance]:
     app.shut_down = rebalancer.shut_down
 
     # The watch looks for changes of what was checked above; the probe asks as a client does.
-    probe = Probe(partitions, Prober(settings, topic.partitions))
-
-    def made_anew(name: str) -> None:
-        delivery.topic_made_anew(name)
-        probe.topic_made_anew(name)
-
-    readings = {settings.updates_topic: updates, settings.queries_topic: queries}
-    seen = topic_check.Topics(settings, topic)
-    watch = Watch(settings, seen, store, epoch, readings, partitions.owned, app.refuse, made_anew)
+    probe = Probe(partitions, Prober(settings, topic.partitions, clocks.note_probe))
+    topics = topic_check.Topics(settings, topic)
+    watch = _watch(app, topics, store, epoch, partitions, updates, queries, delivery, probe)
     app.service(
         WorkerService(
             partitions,
@@ -111,6 +106,38 @@ def build(settings: Settings) -> tuple[App, Instance]:
         )
     )
     return app, instance
+
+
+def _watch(
+    app: App,
+    topics: topic_check.Topics,
+    store: Store,
+    epoch: Log,
+    partitions: Partitions,
+    updates: Reader,
+    queries: Reader,
+    delivery: Delivery,
+    probe: Probe,
+) -> Watch:
+    """The watch, which tells the producers and the probe of topics that were made anew."""
+    settings = partitions.settings
+
+    def made_anew(name: str) -> None:
+        delivery.topic_made_anew(name)
+        probe.topic_made_anew(name)
+
+    readings = {settings.updates_topic: updates, settings.queries_topic: queries}
+    return Watch(
+        settings,
+        topics,
+        store,
+        epoch,
+        readings,
+        partitions.owned,
+        app.refuse,
+        made_anew,
+        probe.found,
+    )
 
 
 def _readers(

@@ -54,6 +54,7 @@ MIN_ISR = "min_isr"
 RECORD_SIZE = "record_size"
 OPEN_TRANSACTION = "open_transaction"
 FOREIGN_MEMBER = "foreign_member"
+ANSWERED_TWICE = "answered_twice"
 DATABASE_MISSING = "database_missing"
 DATABASE_REPLACED = "database_replaced"
 REPLICATION = "replication"
@@ -83,6 +84,7 @@ DEVIATIONS = {
     RECORD_SIZE: Deviation(_SERVE_ON, "only a large dead letter or change would have to wait"),
     OPEN_TRANSACTION: Deviation(_SERVE_ON, "replies are right, as of where the transaction began"),
     FOREIGN_MEMBER: Deviation(_SERVE_ON, "the workers' other partitions are served"),
+    ANSWERED_TWICE: Deviation(_SERVE_ON, "either answer is right, and the second one is waste"),
     DATABASE_MISSING: Deviation(_REFUSE, "users in the table are right, and others are not known"),
     DATABASE_REPLACED: Deviation(_STOP, "users would seem to have no read states"),
     REPLICATION: Deviation(_REFUSE, "new replicas know of nobody before they are repaired"),

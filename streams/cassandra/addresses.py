@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import Callable
 
 from ..errors import StoreError
 from .store import Store
@@ -33,15 +34,16 @@ def addresses_of(hosts: str) -> set[str]:
 
 
 class Addresses:
-    """See the module."""
+    """See the module. `beat` is called at every turn."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, beat: Callable[[], None]) -> None:
+        self._store, self._beat = store, beat
         self._logged_at = -LOG_S
 
     async def follow(self) -> None:
         """Look again and again; endless."""
         while True:
+            self._beat()
             await asyncio.sleep(LOOK_S)
             if not self._store.is_cut_off:
                 continue

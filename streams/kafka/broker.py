@@ -24,7 +24,7 @@ from .scram import ScramClient
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0  # of each step: TCP, TLS, each message of the login
-SEND_TIMEOUT_S = 1.0  # a request is a few KiB, and the last one was answered
+SEND_TIMEOUT_S = 1.0  # a request is at most some dozens of KiB, and the last one was answered
 IO_WAIT_S = 0.02  # that a read waits for the rest of a response
 BUFFER_BYTES = 64 << 10  # kept for the next response
 LARGE_BUFFER_BYTES = 8 << 20  # kept as long as responses do not fit into the smaller one
@@ -149,7 +149,11 @@ class Connection:
         """Send a request; the last one was answered."""
         self._correlation_id = next(_correlation_ids) & 0x7FFFFFFF
         self._filled = 0
+        if self._is_tls:
+            self._sock.settimeout(SEND_TIMEOUT_S)
         self._sock.sendall(protocol.request(kind, self._correlation_id, body))
+        if self._is_tls:
+            self._sock.settimeout(IO_WAIT_S)
 
     def receive(self) -> memoryview | None:
         """The response without its head, until the next `send`; None if it is not whole yet."""

@@ -6,9 +6,10 @@ reply.
 
 How it works.
 1. The worker sends a small record of its own to each of its partitions of `queries`, every
-   MEASURE_EVERY_S. The leader stamps it after it was sent, and before its acknowledgment came. Both
-   moments are taken from our monotonic clock, which nobody can set. So the difference between that
-   clock and the leader's is between two bounds.
+   MEASURE_EVERY_S, unless it has sent a probe there (`prober.py`), which serves as well. The leader
+   stamps it after it was sent, and before its acknowledgment came. Both moments are taken from our
+   monotonic clock, which nobody can set. So the difference between that clock and the leader's is
+   between two bounds.
 2. A measurement narrows the bounds of its partition. They widen with time, because clocks drift. If
    a measurement contradicts them, a broker's clock was set, or another broker leads the partition:
    then it replaces them.
@@ -16,8 +17,8 @@ How it works.
    right, and also while nothing could be measured.
 
 A new partition uses the bounds of the latest measurement of any partition until it has its own.
-The measurements arrive in the thread that polls the producers; everything else is called on the
-event loop.
+The measurements arrive in the thread that polls the producers, or in the probe's; everything else
+is called on the event loop.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class BrokerClocks:
         self._wall_ms, self._monotonic_ms = wall_ms, monotonic_ms
         self._bounds: dict[int, Bounds] = {}  # by partition
         self._latest: Bounds | None = None  # of any partition
+        self._probed_ms: dict[int, float] = {}  # by partition: when a probe measured it
         self._first = threading.Event()
         self._steps = 0
         self._logged = -LOG_S
@@ -130,12 +132,14 @@ class BrokerClocks:
         numbers = set(owned)
         for number in self._bounds.keys() - numbers:
             del self._bounds[number]
+            self._probed_ms.pop(number, None)
         turn = self._steps % MEASURE_EVERY_S
         self._steps += 1
         self._measure(
             number
             for number in numbers
-            if number % MEASURE_EVERY_S == turn or number not in self._bounds
+            if number not in self._bounds
+            or (number % MEASURE_EVERY_S == turn and not self._is_probed(number))
         )
         worst, worst_ms = -1, 0
         for number in numbers:
@@ -154,6 +158,25 @@ class BrokerClocks:
                 worst,
                 worst_ms,
             )
+
+    def note_probe(
+        self, number: int, sent_ms: float, stamped_ms: int, acknowledged_ms: float
+    ) -> None:
+        """Take the measurement that a probe is; any thread may call this. The first and last time
+        are by the monotonic clock, the other by the leader's.
+        """
+        self._note(number, measured(sent_ms, stamped_ms, acknowledged_ms))
+        self._probed_ms[number] = acknowledged_ms
+
+    def _is_probed(self, number: int) -> bool:
+        """True if a probe has measured the partition within MEASURE_EVERY_S."""
+        at_ms = self._probed_ms.get(number)
+        return at_ms is not None and self._monotonic_ms() - at_ms < 1000 * MEASURE_EVERY_S
+
+    def _note(self, number: int, new: Bounds) -> None:
+        self._bounds[number] = joined(self._bounds.get(number), new)
+        self._latest = self._bounds[number]
+        self._first.set()
 
     def _measure(self, numbers: Iterable[int]) -> None:
         for number in numbers:
@@ -174,10 +197,7 @@ class BrokerClocks:
         if error is not None:
             self._note_failure(number, error)
             return
-        new = measured(sent_ms, message.timestamp()[1], self._monotonic_ms())
-        self._bounds[number] = joined(self._bounds.get(number), new)
-        self._latest = self._bounds[number]
-        self._first.set()
+        self._note(number, measured(sent_ms, message.timestamp()[1], self._monotonic_ms()))
 
     def _note_failure(self, number: int, error: KafkaError) -> None:
         self._producer.note_failure(error, self._topic, number)

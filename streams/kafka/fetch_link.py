@@ -28,7 +28,7 @@ P = TypeVar("P")
 
 
 class Link(Generic[P]):
-    """One of them. `asked` is what the fetch under way asks for, if there is one."""
+    """One of them. `asked` is what the request under way asks for, if there is one."""
 
     def __init__(self, place: Broker, login: Login | None) -> None:
         self.place, self._login = place, login
@@ -66,10 +66,12 @@ class Link(Generic[P]):
         self.connection = connection
         return True
 
-    def send(self, body: bytes, asked: list[P], now: float, wait_s: float) -> None:
-        """Send a fetch. Raises OSError."""
+    def send(
+        self, body: bytes, asked: list[P], now: float, wait_s: float, kind: int = FETCH
+    ) -> None:
+        """Send a fetch, or a request of another kind. Raises OSError."""
         assert self.connection is not None
-        self.connection.send(FETCH, body)
+        self.connection.send(kind, body)
         self.asked, self.waits_until = asked, now + wait_s
         self.deadline = self.waits_until + self._throttled_s + RESPONSE_TIMEOUT_S
 

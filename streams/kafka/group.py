@@ -281,11 +281,14 @@ class Group:
         self._loss = self._loss or why
 
     def on_commit(self, errors: list[KafkaError]) -> None:
+        if errors and self._goes_on_with_updates(errors[0]):
+            return
         commit, self._under_way = self._under_way, None
         if commit is not None:
             self._answer(commit, not errors and commit.is_whole)
         for error in errors[:1]:
-            log.warning("commit_failed code=%s error=%s", error.name(), error.str())
+            if self._sparing.is_due(error, time.monotonic()):
+                log.warning("commit_failed code=%s error=%s", error.name(), error.str())
             if error.code() in EXPELLED:
                 self.on_lost(f"a commit was refused: {error.str()}")
             elif (
@@ -293,6 +296,26 @@ class Group:
                 and (end := advised(self._settings, error, self._instance_id)) is not None
             ):
                 self._refuse(end)
+
+    def _goes_on_with_updates(self, error: KafkaError) -> bool:
+        """Send the offsets of updates by themselves, if the topic of queries is not there.
+
+        The group has taken those of updates, but librdkafka tells the error of one topic as one of
+        all. Those of queries follow when somebody has made that topic again, and its log begins.
+        """
+        commit, member = self._under_way, self._member
+        if error.code() not in TOPIC_GONE or commit is None or member is None:
+            return False
+        topic = self._settings.updates_topic
+        updates = {place: one for place, one in commit.offsets.items() if place.topic == topic}
+        if not updates or len(updates) == len(commit.offsets):
+            return False
+        commit.offsets = updates
+        try:
+            member.commit(updates)
+        except KafkaException:
+            return False
+        return True
 
     def on_connection_error(self, error: KafkaError) -> None:
         if self._sparing.is_due(error, time.monotonic()):

@@ -1,4 +1,4 @@
-"""Kafka's requests and responses as bytes: only those that the reader and its login need.
+"""Kafka's requests and responses as bytes: those of the reader, of bundles, and of the login.
 
 The versions are older than the "flexible" ones; brokers take them from Kafka 2.3 on, Kafka 4 too.
 A response that does not have the form of an answer to its request raises ProtocolError.
@@ -7,15 +7,23 @@ A response that does not have the form of an answer to its request raises Protoc
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import ReadStatesError
 
 CLIENT_ID = b"read-states-reader"
-FETCH, LIST_OFFSETS, METADATA, SASL_HANDSHAKE, SASL_AUTHENTICATE = 1, 2, 3, 17, 36
-VERSIONS = {FETCH: 11, LIST_OFFSETS: 5, METADATA: 7, SASL_HANDSHAKE: 1, SASL_AUTHENTICATE: 1}
+PRODUCE, FETCH, LIST_OFFSETS, METADATA, SASL_HANDSHAKE, SASL_AUTHENTICATE = 0, 1, 2, 3, 17, 36
+VERSIONS = {
+    PRODUCE: 7,
+    FETCH: 11,
+    LIST_OFFSETS: 5,
+    METADATA: 7,
+    SASL_HANDSHAKE: 1,
+    SASL_AUTHENTICATE: 1,
+}
+ALL_REPLICAS = -1  # in sync, before a record counts as taken
 READ_COMMITTED = 1
 EARLIEST = -2  # in place of a time: the first offset of the log
 NO_EPOCH = -1  # the broker compares no leader epochs, so a topic that is made anew is no error
@@ -30,7 +38,11 @@ NAMES = {
     3: "UNKNOWN_TOPIC_OR_PARTITION",
     5: "LEADER_NOT_AVAILABLE",
     NOT_LEADER_OR_FOLLOWER: "NOT_LEADER_OR_FOLLOWER",
+    7: "REQUEST_TIMED_OUT",
     9: "REPLICA_NOT_AVAILABLE",
+    10: "MESSAGE_TOO_LARGE",
+    19: "NOT_ENOUGH_REPLICAS",
+    20: "NOT_ENOUGH_REPLICAS_AFTER_APPEND",
     TOPIC_AUTHORIZATION_FAILED: "TOPIC_AUTHORIZATION_FAILED",
     56: "KAFKA_STORAGE_ERROR",
     33: "UNSUPPORTED_SASL_MECHANISM",
@@ -43,6 +55,8 @@ _FETCH_HEAD = struct.Struct(">iiiibiii")
 _FETCH_PARTITION = struct.Struct(">iiqqi")
 _FETCHED = struct.Struct(">ihqqqi")
 _ABORTED = struct.Struct(">qq")
+_PRODUCE_PARTITION = struct.Struct(">ii")
+_PRODUCED = struct.Struct(">ihqqq")
 _HEADER = struct.Struct(">ihhi")
 
 T = TypeVar("T")
@@ -77,6 +91,14 @@ class Fetched(NamedTuple):
     throttle_ms: int  # the broker takes the next request this much later
     error: int
     partitions: list[FetchedPartition]
+
+
+class Produced(NamedTuple):
+    """A response to a produce request."""
+
+    throttle_ms: int  # the broker takes the next request this much later
+    errors: dict[int, int]  # partition → code, of those that were not taken
+    stamps: dict[int, int]  # partition → ms since 1970 by the broker's clock, if it stamps records
 
 
 class Broker(NamedTuple):
@@ -118,6 +140,15 @@ def fetch_body(
     ]
     end = struct.pack(">ih", 0, 0)  # forgets no partition, is in no rack
     return b"".join((head, _text(topic), struct.pack(">i", len(places)), *places, end))
+
+
+def produce_body(topic: str, batches: Mapping[int, bytes], timeout_ms: int) -> bytes:
+    """One batch for each of these partitions, which the broker leads."""
+    head = struct.pack(">hhii", -1, ALL_REPLICAS, timeout_ms, 1)  # -1: in no transaction
+    parts = [head, _text(topic), struct.pack(">i", len(batches))]
+    for number, batch in batches.items():
+        parts += (_PRODUCE_PARTITION.pack(number, len(batch)), batch)
+    return b"".join(parts)
 
 
 def first_offset_body(topic: str, number: int) -> bytes:
@@ -170,6 +201,25 @@ def read_fetch(data: memoryview) -> Fetched:
             records = bytes(data[end + 8 : at])
             found.append(FetchedPartition(number, code, high, stable, aborted, records))
     return Fetched(throttle_ms, error, found)
+
+
+@_checked
+def read_produced(data: memoryview) -> Produced:
+    """The response to `produce_body`."""
+    topics, at = _read_int(data, 0)
+    errors, stamps = {}, {}
+    for _ in range(topics):
+        _topic, at = _read_text(data, at)
+        partitions, at = _read_int(data, at)
+        for _ in range(partitions):
+            number, code, _offset, time_ms, _start = _PRODUCED.unpack_from(data, at)
+            at += _PRODUCED.size
+            if code:
+                errors[number] = code
+            elif time_ms >= 0:
+                stamps[number] = time_ms
+    throttle_ms, _at = _read_int(data, at)
+    return Produced(throttle_ms, errors, stamps)
 
 
 @_checked

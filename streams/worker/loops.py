@@ -15,6 +15,7 @@ from .commits import Commits
 from .partitions import Partitions
 
 SILENT_MAX_S = 60.0  # a turn takes at most some seconds, even if no server answers
+ADDRESSES_SILENT_MAX_S = 300.0  # names and nodes that do not answer have their time limits, in turn
 
 
 class BackgroundLoops:
@@ -28,11 +29,15 @@ class BackgroundLoops:
         self._write_out_pulse = Pulse("write_out", SILENT_MAX_S, is_vital=True)
         self._commit_pulse = Pulse("commit", wait_s + SILENT_MAX_S, is_vital=True)
         self._tell_pulse = Pulse("tell", SILENT_MAX_S)
+        self._expire_pulse = Pulse("expire", SILENT_MAX_S)
+        self._addresses_pulse = Pulse("follow_addresses", ADDRESSES_SILENT_MAX_S)
         self.pulses = (
             partitions.pulse,
             self._write_out_pulse,
             self._commit_pulse,
             self._tell_pulse,
+            self._expire_pulse,
+            self._addresses_pulse,
         )
 
     async def fold(self) -> None:
@@ -56,16 +61,21 @@ class BackgroundLoops:
             await asyncio.sleep(pause_s)
 
     async def expire(self) -> None:
-        """End the queries whose time is up."""
+        """End the queries whose time is up; `look` ends the wait for queries."""
         queries = self._partitions.queries
         while True:
+            self._expire_pulse.beat()
             await queries.some_wait.wait()
             queries.expire()
             await asyncio.sleep(EXPIRE_INTERVAL_S)
 
+    def look(self) -> None:
+        """Have `expire` take a turn, to show that it moves; the service calls this regularly."""
+        self._partitions.queries.some_wait.set()
+
     async def follow_addresses(self) -> None:
         """Find the nodes of Cassandra again if all of them have moved."""
-        await Addresses(self._store).follow()
+        await Addresses(self._store, self._addresses_pulse.beat).follow()
 
     async def commit(self) -> None:
         """Commit the watermarks that moved."""

@@ -21,12 +21,17 @@ The fault may be with the probe's own clients (`lasting_producer.py` says which)
 anew if nothing at all is heard for a while; if a partition is bad, at most once in RENEW_S; and if
 the watch has seen that one of their topics was made anew.
 
+Two replies to the same probe, again and again, mean that another group answers the same queries:
+the deviation `answered_twice`. A candidate's group is none of these, because each user has a reply
+from the candidate or from the live workers, and a probe's user does, too.
+
 A thread of its own does all this, because Kafka's clients block.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from typing import NamedTuple
@@ -35,6 +40,7 @@ from readstates.schemas.headers import DEADLINE_DEFAULT_MS
 from readstates.schemas.replies import NOT_CAUGHT_UP
 
 from .. import metrics
+from ..deviations import ANSWERED_TWICE, Found
 from ..kafka.prober import UNSENT, Prober, Taken
 from ..kafka.pulse import Pulse
 from .partitions import Partitions
@@ -44,8 +50,9 @@ log = logging.getLogger(__name__)
 LATE_S = DEADLINE_DEFAULT_MS / 1000
 ANSWER_S = 7.0  # a query has 5 s by default; the rest is for the way there and back
 RECENT, FAILURES_MAX = 10, 3  # a broker that restarts may cost one or two probes
-POLL_S = 0.2
+POLL_S, IDLE_POLL_S = 0.2, 1.0  # a wait for replies: while some are missing, and otherwise
 RENEW_S = 30.0  # between new clients because of a bad partition
+TWICE_S = 30.0  # a worker that has lost its partitions hears of it sooner
 LOG_S = 60.0
 JOIN_TIMEOUT_S = 2.0
 SILENT_MAX_S = 60.0  # several requests, each with its time limit, and new clients
@@ -68,7 +75,9 @@ class Probe:
     def __init__(self, partitions: Partitions, prober: Prober) -> None:
         self._owned = partitions.owned
         self._settings, self._prober = partitions.settings, prober
-        self._pending: dict[bytes, Asked] = {}
+        self._pending: dict[bytes, Asked] = {}  # by correlation ID, the oldest first
+        self._answered: dict[bytes, Asked] = {}  # the same; until no second reply is to be expected
+        self._twice_since = self._twice_at = -math.inf  # first and last second reply, of a series
         self._series: dict[int, metrics.ProbeOfPartition] = {}  # by partition
         self._recent: dict[int, tuple[str, ...]] = {}  # by partition: errors, "" for an answer
         self._heard_at = time.monotonic()  # of any reply, or of the last new clients
@@ -100,6 +109,19 @@ class Probe:
             return False, f"probes fail, partitions {shown}; {bad[0]}: {_error(recent[bad[0]])}"
         return True, "probes are answered"
 
+    def found(self) -> list[Found]:
+        """The deviation, if another group answers the same queries."""
+        if self._twice_at - self._twice_since < TWICE_S or not self._goes_on(time.monotonic()):
+            return []
+        settings = self._settings
+        text = (
+            f"the queries that this worker sends to itself get two replies each: workers of "
+            f"another group than {settings.kafka_group} answer {settings.queries_topic} as well. "
+            "kafka-consumer-groups.sh --describe --all-groups says which groups have committed "
+            f"offsets of {settings.updates_topic}. Stop the workers that should not be there"
+        )
+        return [Found(ANSWERED_TWICE, text)]
+
     def topic_made_anew(self, topic: str) -> None:
         """The watch has seen that this topic was deleted and made anew; any thread may say so."""
         if topic in (self._settings.queries_topic, self._settings.probes_topic):
@@ -115,7 +137,8 @@ class Probe:
                 now = time.monotonic()
                 if now >= next_at:
                     next_at = now + (self._settings.probe_interval_s if self._ask(now) else POLL_S)
-                wait_s = min(POLL_S, max(0.0, next_at - now))
+                poll_s = POLL_S if self._pending else IDLE_POLL_S
+                wait_s = min(poll_s, max(0.0, next_at - now))
                 for taken in self._prober.take(wait_s):
                     self._note(taken)
                 self._give_up(time.monotonic() - ANSWER_S)
@@ -179,8 +202,11 @@ class Probe:
         asked = self._pending.pop(taken.correlation_id, None)
         if taken.code != UNSENT:
             self._heard_at = taken.at
-        if asked is None:
-            return  # too late, or a second reply
+        if asked is None:  # too late, or a second reply
+            if self._answered.pop(taken.correlation_id, None) is not None:
+                self._note_second(taken.at)
+            return
+        self._answered[taken.correlation_id] = asked
         if taken.code:
             self._fail(asked, taken.code, taken.text)
             return
@@ -191,14 +217,28 @@ class Probe:
         else:
             self._keep(asked.number, "")
 
+    def _note_second(self, at: float) -> None:
+        if not self._goes_on(at):
+            self._twice_since = at
+        self._twice_at = at
+
+    def _goes_on(self, now: float) -> bool:
+        """True if one of the last two rounds has got a second reply."""
+        return now - self._twice_at <= 2 * self._settings.probe_interval_s + ANSWER_S
+
     def _give_up(self, before: float) -> None:
-        """Judge the probes that were sent before that and have no answer."""
+        """Judge the probes that were sent before that and have no answer; forget the others."""
         while self._pending:
             correlation_id, asked = next(iter(self._pending.items()))  # the oldest
             if asked.at > before:
                 break
             del self._pending[correlation_id]
             self._fail(asked, NO_ANSWER, f"within {ANSWER_S:g} s")
+        while self._answered:
+            correlation_id, asked = next(iter(self._answered.items()))
+            if asked.at > before:
+                break
+            del self._answered[correlation_id]
 
     def _fail(self, asked: Asked, code: str, text: str) -> None:
         number = asked.number

@@ -172,6 +172,7 @@ class WorkerService(Service):  # type: ignore[misc]
         while not self.should_stop:
             self._gauges_pulse.beat()
             self._gauges.export()
+            self._loops.look()
             self._pulses.log_stuck()
             await self.sleep(GAUGES_S)
 

@@ -55,7 +55,8 @@ class Watch:
     """See the module. All methods but `_look_at_cassandra` run on the event loop.
 
     `readings`: of updates and queries, by topic. `refuse` is called with the error that ends the
-    worker, and `made_anew` with the name of a topic that was deleted and made anew.
+    worker, and `made_anew` with the name of a topic that was deleted and made anew. `probed` says
+    what the probe has found.
     """
 
     def __init__(
@@ -68,10 +69,11 @@ class Watch:
         owned: Mapping[int, OwnedPartition],
         refuse: Callable[[Exception], None],
         made_anew: Callable[[str], None],
+        probed: Callable[[], list[Found]] = list,
     ) -> None:
         self._settings, self._topics, self._store, self._began = settings, topics, store, began
         self._readings, self._owned = readings, owned
-        self._refuse, self._made_anew = refuse, made_anew
+        self._refuse, self._made_anew, self._probed = refuse, made_anew, probed
         self._looks: dict[str, Callable[[], Look]] = {
             KAFKA: topics.look,
             CASSANDRA: self._look_at_cassandra,
@@ -128,7 +130,7 @@ class Watch:
             if self._settings.queries_topic in anew:
                 for number in self._owned:
                     self._readings[self._settings.queries_topic].begin_anew(number)
-        found = [*self._not_checked(), *self._read()]
+        found = [*self._not_checked(), *self._read(), *self._probed()]
         for known in self._parts.values():
             found += known
         self._decide(found, {one.name for part in looked for one in self._parts[part]})

@@ -20,6 +20,7 @@ from tests.support.wire import PARTITIONS, new_user, partition_of
 
 ACK = {"type": "ack", "channel_id": "1", "message_id": "1"}
 LONG_S = 90.0  # the broker's cleaner, or the watch and a shutdown after it
+COMMIT_FAILURES = "read_states_commit_failures_total"
 GONE_S = 12.0  # longer than any client's timer: nobody makes a topic anew in between
 
 
@@ -90,6 +91,23 @@ def test_queries_deleted_and_made_anew(services: Make) -> None:
     reply = until(lambda: wire.query(user, timeout_s=2), "a reply", LONG_S)
     assert [state["channel_id"] for state in reply.states] == ["1"]
     assert worker.returncode is None
+
+
+def test_commits_of_updates_count_without_the_queries_topic(services: Make) -> None:
+    service = services("uncommitted")
+    wire, user = service.wire, new_user()
+    worker = service.start()
+    worker.wait_ready()
+    wire.get(user, after_offset=wire.produce_update(user, ACK))
+    wire.admin.delete_topics([wire.queries])[wire.queries].result(WAIT_S)
+    until(lambda: wire.queries not in wire.topics(), "the topic is gone")
+    failures = worker.metrics()[COMMIT_FAILURES]
+    for message in range(2, 5):
+        wire.produce_update(user, {**ACK, "message_id": str(message)})
+        service.wait_durable(wire.ends(wire.updates))
+    noticed(service, "queries_deleted", wire.queries)
+    assert worker.metrics()[COMMIT_FAILURES] == failures
+    assert worker.stop() == 0
 
 
 def test_queries_that_expired_meanwhile(services: Make) -> None:

@@ -54,6 +54,12 @@ TASKS = {
     )
 }  # fmt: skip
 TASKS |= {"Agent._execute_actor": ENDS, "Rebalancer._hold": ENDS}
+# The pulses of those that are called otherwise.
+LOOPS = {
+    "WorkerService._look_for_changes": "watch",
+    "WorkerService._compare_clocks": "clocks",
+    "WorkerService._export_gauges": "gauges",
+}
 # Those that wait for others, and those of Faust that nothing depends on while all goes well.
 OTHER_TASKS = {
     "Event.wait", "Monitor._sampler", "Service._execute_task", "Service.start",
@@ -191,6 +197,36 @@ def test_a_thread_that_hangs_is_found(harmed: Harmed, name: str, path: str) -> N
     until(lambda: f"stuck name={name}" in harmed.worker.output(), "the log says so")
     assert harmed.worker.metrics()[f"read_states_stuck{{name={name}}}"] == 1
     assert harmed.worker.returncode is None
+
+
+@pytest.mark.parametrize(
+    ("loop", "name"),
+    [
+        ("expire", "expire"),
+        pytest.param("follow_addresses", "follow_addresses", marks=pytest.mark.long),
+        pytest.param("write_out", "write_out", marks=pytest.mark.long),
+        pytest.param("commit", "commit", marks=pytest.mark.long),
+    ],
+)
+def test_a_loop_that_hangs_is_found(harmed: Harmed, loop: str, name: str) -> None:
+    harmed.harm("stall", f"WorkerService._{loop}")
+    says_no(harmed.worker, "/readyz", lambda text: f"stuck: {name}" in text)
+    until(lambda: f"stuck name={name}" in harmed.worker.output(), "the log says so")
+    assert harmed.worker.metrics()[f"read_states_stuck{{name={name}}}"] == 1
+
+
+def test_every_loop_and_thread_has_a_pulse(harmed: Harmed) -> None:
+    """Those on whose death the worker ends: if one hangs instead, that is seen as well."""
+    found = harmed.worker.metrics()
+    stuck = {name for name in map(str, found) if name.startswith("read_states_stuck")}
+    pulses = {name.removeprefix("read_states_stuck{name=").removesuffix("}") for name in stuck}
+    loops = {LOOPS.get(name, name).removeprefix("WorkerService._") for name in TASKS}
+    threads = {name for name, what in THREADS.items() if what in (ENDS, NOT_READY)}
+    assert (loops | threads) - pulses == {
+        "Connection heartbeat",  # the Cassandra driver's: the probe notices
+        "Agent._execute_actor",  # they wait for polls, which the probe notices
+        "Rebalancer._hold",  # it waits for the group, and the partition does not open or leave
+    }
 
 
 @pytest.mark.long

@@ -123,6 +123,21 @@ def passed_over(worker: WorkerProcess) -> list[tuple[int, int]]:
     return found
 
 
+def test_a_second_group_on_the_same_topics_is_found(services: Make) -> None:
+    """Everybody gets two replies, and every row is written twice."""
+    service = services("twice", probe_interval_s=0.5)
+    worker = service.start()
+    worker.wait_ready()
+    tables = service.folder / "tables-twice-second"
+    second = service.start(kafka_group=f"{service.group}-second", cache_dir=tables)
+    second.wait_ready()
+    for each in (worker, second):
+        assert f"answer {service.wire.queries} as well" in wait_shown(each, "answered_twice")
+        assert each.get("/readyz")[0] == 200
+    assert second.stop() == 0
+    until(lambda: not worker.metrics()[DEVIATION % "answered_twice"], "it is over", LONG_S)
+
+
 def test_rows_do_not_end_with_a_ttl_of_the_table(services: Make) -> None:
     service = services("ttl")
     user = new_user()

@@ -1,4 +1,4 @@
-"""Brokers in this process, which speak as much of Kafka's protocol as a reader needs.
+"""Brokers in this process, which speak as much of Kafka's protocol as readers and bundles need.
 
 A test makes their faults: an error for a partition, a connection that ends, an answer that does not
 come. What they answer otherwise is what Kafka answers; the integration tests compare with Kafka.
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tests.support import raw_batches as raw
 
-METADATA, FETCH, LIST_OFFSETS = 3, 1, 2
+METADATA, FETCH, LIST_OFFSETS, PRODUCE = 3, 1, 2, 0
 HUGE = 1 << 40
 
 
@@ -94,7 +94,7 @@ class FakeCluster:
 
 
 class FakeBroker:
-    """One of them. `fails` has the errors that a partition's next fetches get, one after the other.
+    """One of them. `fails` has the errors that a partition's next requests get, one by one.
 
     While `is_silent`, it takes requests and answers none. `damages` changes the next responses.
     """
@@ -102,6 +102,8 @@ class FakeBroker:
     def __init__(self, cluster: FakeCluster, number: int) -> None:
         self.cluster, self.number = cluster, number
         self.asked: list[Asked] = []
+        self.stamp_ms = -1  # of records that are produced
+        self.produced: list[list[int]] = []  # the partitions of each produce request
         self.fails: dict[int, deque[int]] = {}
         self.is_silent = False
         self.cluster_id = "cluster"
@@ -158,6 +160,8 @@ class FakeBroker:
                     answer = self._metadata()
                 elif kind == LIST_OFFSETS:
                     answer = self._first_offset(body)
+                elif kind == PRODUCE:
+                    answer = self._produce(body)
                 else:
                     answer = self._fetch(number, body)
                 while self.is_silent and not self._is_closed:
@@ -190,6 +194,28 @@ class FakeBroker:
         out = struct.pack(">ii", 0, 1) + raw.text("t") + struct.pack(">i", 1)
         start = self.cluster.logs[number].start
         return out + struct.pack(">ihqqi", number, 0, -1, start, -1)
+
+    def _produce(self, body: bytes) -> bytes:
+        transaction, acks, _timeout, topics = struct.unpack_from(">hhii", body)
+        assert (transaction, acks, topics) == (-1, -1, 1)
+        (length,) = struct.unpack_from(">h", body, 12)
+        (count,) = struct.unpack_from(">i", body, 14 + length)
+        at = 18 + length
+        out = struct.pack(">i", 1) + raw.text("t") + struct.pack(">i", count)
+        self.produced.append([])
+        for _ in range(count):
+            number, size = struct.unpack_from(">ii", body, at)
+            batch = body[at + 8 : at + 8 + size]
+            at += 8 + size
+            self.produced[-1].append(number)
+            log = self.cluster.logs[number]
+            error = self._error(number, log.start)
+            if self.fails.get(number):
+                self.fails[number].popleft()
+            first = -1 if error else self.cluster.append_batch(number, batch)
+            out += struct.pack(">ihqqq", number, error, first, -1 if error else self.stamp_ms, 0)
+        assert at == len(body)
+        return out + struct.pack(">i", 0)
 
     def _fetch(self, connection: int, body: bytes) -> bytes:
         _replica, wait_ms, least, _most, isolation, _, _, topics = struct.unpack_from(

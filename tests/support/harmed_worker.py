@@ -1,9 +1,9 @@
 """A worker whose threads and tasks a test can end or hold up, one at a time.
 
 A line of the file HARM_FILE is a verb and a name: `end` a thread with an error, `hold` it up for
-ever, `cancel` a task, or `call` what fails on the event loop: a callback or a task. The threads and
-tasks that there are stand in a JSON file beside it. A thread counts as stuck SOONER times as early
-as in a real worker.
+ever, `cancel` a task, `stall` it at its next `asyncio.sleep`, or `call` what fails on the event
+loop: a callback or a task. The threads and tasks that there are stand in a JSON file beside it. A
+thread or a task counts as stuck SOONER times as early as in a real worker.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ SOONER = 8
 
 _loops: list[asyncio.AbstractEventLoop] = []  # the worker's, once it has started
 _kept: list[asyncio.Future[None]] = []
-_on_start, _silent_s = App.on_start, Pulse.silent_s
+_stalled: set[str] = set()  # names of tasks
+_on_start, _silent_s, _sleep = App.on_start, Pulse.silent_s, asyncio.sleep
 
 
 class Injected(Exception):
@@ -56,6 +57,13 @@ def _sooner(self: Pulse) -> float:
     return SOONER * _silent_s(self)
 
 
+async def _sleep_or_stall(delay: float, result: object = None) -> object:
+    task = asyncio.current_task() if _stalled else None
+    if task is not None and name_of(task) in _stalled:
+        await asyncio.Event().wait()
+    return await _sleep(delay, result)
+
+
 async def _started(self: App) -> None:
     _loops.append(asyncio.get_running_loop())
     await _on_start(self)
@@ -80,6 +88,9 @@ def _harm(verb: str, name: str) -> None:
         for task in _tasks():
             if name_of(task) == name:
                 task.get_loop().call_soon_threadsafe(task.cancel)
+        return
+    if verb == "stall":
+        _stalled.add(name)
         return
     if verb == "call":
         _loops[0].call_soon_threadsafe({"callback": _fail, "task": _begin_failing}[name])
@@ -111,5 +122,6 @@ def _run() -> None:
 if __name__ == "__main__":
     App.on_start = _started  # type: ignore[method-assign]
     Pulse.silent_s = _sooner  # type: ignore[method-assign]
+    asyncio.sleep = _sleep_or_stall  # type: ignore[assignment]
     threading.Thread(target=_run, name=OWN, daemon=True).start()
     main()

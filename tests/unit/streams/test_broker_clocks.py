@@ -138,6 +138,22 @@ def test_partitions_take_turns(world: World) -> None:
     assert sorted(one["partition"] for one in world.sent) == list(owned)
 
 
+def test_probes_are_measurements_too(world: World) -> None:
+    owned = range(MEASURE_EVERY_S)
+    world.ahead_ms = 8_000
+    for number in owned:
+        world.clocks.note_probe(number, world.now_ms, int(1_700_000_000_000 + world.now_ms), 5_001)
+    assert abs(world.clocks.ahead_ms(3) - 8_000) <= 3
+    for _ in owned:
+        world.now_ms += 999
+        world.clocks.step(owned)
+    assert world.sent == []
+    for _ in owned:  # there are no more probes
+        world.now_ms += 1_000
+        world.clocks.step(owned)
+    assert sorted(one["partition"] for one in world.sent) == [*owned]
+
+
 def test_deadlines_by_the_callers_clock() -> None:
     at = 1_700_000_000_000
     given = {HEADER_DEADLINE: b"%d" % (at + 3_000)}

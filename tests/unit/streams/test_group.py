@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from confluent_kafka import KafkaError
@@ -170,6 +170,31 @@ async def test_nothing_is_let_go_while_a_commit_names_it() -> None:
     assert member.calls == ["commit [1, 2]", "let go", "commit [2]"]
     group.on_commit([])
     assert (await first, await second) == (True, False)  # of the second, a part was left out
+
+
+async def test_a_queries_topic_that_is_gone_does_not_hold_up_the_updates() -> None:
+    settings, member = Settings(), FakeMember()
+    group = Group(settings, "", lambda _error: None)
+    group._loop, group._member = asyncio.get_running_loop(), cast(Any, member)
+    gone = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+    updates = {TopicPartition(settings.updates_topic, n): (1, "") for n in (1, 2)}
+    queries = {TopicPartition(settings.queries_topic, n): (1, "") for n in (3, 4)}
+
+    def begin(offsets: Mapping[TopicPartition, Committed]) -> asyncio.Future[bool]:
+        answer = group._loop.create_future()
+        group._under_way = Commit(offsets, 0, answer)
+        group.on_commit([gone])
+        return answer
+
+    both = begin(updates | queries)
+    assert member.calls == ["commit [1, 2]"]
+    group.on_commit([])
+    assert await both
+    refused = begin(updates | queries)
+    group.on_commit([gone])
+    assert not await refused, "the topic of updates is gone, too"
+    assert not await begin(updates)
+    assert member.calls == ["commit [1, 2]"] * 2
 
 
 # -- errors --------------------------------------------------------------------------------------

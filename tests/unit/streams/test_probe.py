@@ -13,9 +13,17 @@ import pytest
 from readstates.schemas.replies import NOT_CAUGHT_UP, STORE_UNAVAILABLE
 from readstates.streams import metrics
 from readstates.streams.config import Settings
+from readstates.streams.deviations import ANSWERED_TWICE
 from readstates.streams.kafka.prober import UNSENT, Taken
 from readstates.streams.worker import probe as module
-from readstates.streams.worker.probe import ANSWER_S, FAILURES_MAX, RECENT, RENEW_S, Probe
+from readstates.streams.worker.probe import (
+    ANSWER_S,
+    FAILURES_MAX,
+    RECENT,
+    RENEW_S,
+    TWICE_S,
+    Probe,
+)
 
 INTERVAL_S = 5.0
 
@@ -260,6 +268,25 @@ def test_a_late_reply_counts_no_more(world: World) -> None:
     world.silence()
     world.reply(0)
     assert world.failed(0) == 1
+
+
+def test_another_group_answers_as_well(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: world.now)
+
+    def rounds(for_s: float, *, replies: int) -> list[str]:
+        for _ in range(int(for_s / INTERVAL_S)):
+            world.ask()
+            for _ in range(replies):
+                world.reply(0)
+            world.reply(1)
+        return [one.name for one in world.probe.found()]
+
+    assert rounds(2 * TWICE_S, replies=1) == []
+    assert rounds(TWICE_S, replies=2) == []
+    assert rounds(2 * INTERVAL_S, replies=2) == [ANSWERED_TWICE]
+    assert world.probe.ready()[0]
+    assert rounds(4 * INTERVAL_S, replies=1) == []
+    assert rounds(TWICE_S, replies=2) == [], "it begins anew"
 
 
 def test_a_probe_that_ends_is_not_silent(monkeypatch: pytest.MonkeyPatch, world: World) -> None:

@@ -13,6 +13,7 @@ from readstates.streams.kafka.protocol import (
     Broker,
     Fetched,
     FetchedPartition,
+    Produced,
     ProtocolError,
     TopicMetadata,
     Wanted,
@@ -36,6 +37,17 @@ FETCHED = hexed(
     "| 00000001 | 0000000000000fff | 0000000000000002 | ffffffff | 00000003 | 616263"
     "| 00000001 | 0006 | ffffffffffffffff | ffffffffffffffff | ffffffffffffffff"
     "| ffffffff | ffffffff | ffffffff"
+)
+PRODUCE_BODY = hexed(
+    "ffff | ffff | 00000bb8 | 00000001 | 0002 7071 | 00000002"  # in no transaction, all replicas
+    "| 00000003 | 00000002 | 6162 | 00000001 | 00000001 | 63"
+)
+PRODUCED = hexed(
+    "00000001 | 0002 7071 | 00000003"
+    "| 00000003 | 0000 | 0000000000000007 | 0000018bcfe56800 | 0000000000000000"
+    "| 00000004 | 0000 | 0000000000000007 | ffffffffffffffff | 0000000000000000"  # no such stamps
+    "| 00000001 | 0006 | ffffffffffffffff | ffffffffffffffff | ffffffffffffffff"
+    "| 00000005"
 )
 METADATA = hexed(
     "00000000 | 00000002"
@@ -79,6 +91,13 @@ def test_a_fetch() -> None:
     )
 
 
+def test_a_bundle() -> None:
+    assert protocol.produce_body("pq", {3: b"ab", 1: b"c"}, 3_000) == PRODUCE_BODY
+    assert protocol.read_produced(memoryview(PRODUCED)) == Produced(
+        5, {1: 6}, {3: 1_700_000_000_000}
+    )
+
+
 def test_metadata() -> None:
     brokers = {1: Broker("a", 9092), 2: Broker("b", 9093)}
     found = protocol.read_metadata(memoryview(METADATA))
@@ -98,6 +117,7 @@ def test_the_login() -> None:
     ("read", "data"),
     [
         (protocol.read_fetch, FETCHED),
+        (protocol.read_produced, PRODUCED),
         (protocol.read_metadata, METADATA),
         (protocol.read_handshake, hexed("0021 | 00000002 | 0001 61 | 0001 62")),
     ],
