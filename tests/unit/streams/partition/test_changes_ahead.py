@@ -1,4 +1,4 @@
-"""What a partition tells the change feed while the database is ahead of it: another owner's work."""
+"""What a partition tells the change feed while the database is ahead: another owner wrote there."""
 
 from __future__ import annotations
 
