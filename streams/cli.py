@@ -47,6 +47,9 @@ COMMANDS = {
         "Have workers fold the updates since an earlier time or offset again.",
         "rewind",
     ),
+    "rollout": _here(
+        "rollout", "Run another version beside the live workers, as a candidate; and go back."
+    ),
     "stack": LazyCommand(
         "readstates.ops.local.cli",
         "stack",

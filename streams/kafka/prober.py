@@ -35,7 +35,7 @@ from readstates.schemas.headers import (
     HEADER_REPLY_TOPIC,
     headers_of,
 )
-from readstates.schemas.probes import HEADER_PROBE, encode_probe, probe_users
+from readstates.schemas.probes import HEADER_PROBE, encode_probe, probe_mark, probe_users
 from readstates.schemas.wire import key_bytes
 
 from ..config import Settings
@@ -75,6 +75,7 @@ class Prober:
         self._prefix, self._ids = os.urandom(8), itertools.count()  # of correlation IDs
         self._turn = 0  # of the users of each partition
         self._reply_topic = settings.probes_topic.encode()
+        self._mark = probe_mark(settings.kafka_group if settings.is_candidate else "")
         self._ends: dict[int, int] = {}  # of updates, by partition, at the last probe
         self._unsent: list[Taken] = []
         self._consumer: Consumer | None = None
@@ -107,7 +108,7 @@ class Prober:
                     encode_probe(user_id, end - 1 if end else None),
                     key_bytes(user_id),
                     headers=[
-                        (HEADER_PROBE, b""),
+                        (HEADER_PROBE, self._mark),
                         (HEADER_REPLY_TOPIC, self._reply_topic),
                         (HEADER_CORRELATION_ID, correlation_id),
                     ],

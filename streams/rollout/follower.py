@@ -1,0 +1,252 @@
+"""Follows the topic of candidates and shares, and tells the producer of replies what to withhold.
+
+A thread reads the topic from its beginning and then goes on. `view.py` has the rules. Without the
+topic, as in an installation that has not been upgraded, there is no candidate and nothing to do. If
+nothing comes while there is a candidate, the thread asks the broker for the topic's end, so it can
+tell silence from a topic that cannot be read.
+
+A worker of a candidate ends by itself once its run is not the candidate's any more: `readstates
+rollout abort` was run.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from readstates.schemas.rollout import (
+    Candidate,
+    RolloutRecordError,
+    decode_rollout,
+    rollout_topic,
+)
+
+from .. import metrics
+from ..config import Settings
+from ..errors import RolloutError
+from ..kafka.pulse import Pulse
+from ..kafka.reply_producer import ReplyProducer
+from .view import GRACE_S, CandidateSplit, Shares, View
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1
+TAKEN_MAX = 1_000  # records at once
+CONFIRM_S = 0.25  # of silence, after which the broker is asked for the topic's end
+ASK_TIMEOUT_S = 0.5
+OPEN_TIMEOUT_S = 5.0
+RETRY_S, NO_TOPIC_RETRY_S = 1.0, 10.0
+SILENT_MAX_S = 60.0
+JOIN_TIMEOUT_S = 2.0
+PASSING = {  # librdkafka tries again by itself
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,  # the coordinator of a group that is never joined
+}
+
+
+class Follower:
+    """See the module. `run`: of the candidate that this worker is of; empty for a live worker.
+
+    `refuse` is called with the error that ends the worker. `changed` is called, in the thread, when
+    the worker follows another `control`, the offset of the newest candidate's record.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        replies: ReplyProducer,
+        refuse: Callable[[Exception], None],
+        run: str = "",
+    ) -> None:
+        self._settings, self._replies, self._refuse, self._run_id = settings, replies, refuse, run
+        self._topic = rollout_topic(settings.topic_prefix)
+        self._view: View | None = None
+        self._alive: dict[str, frozenset[int]] = {}  # a live worker's: see View.answered
+        self._nobody = Candidate(settings.kafka_group, 0, compares=False, run=run)
+        self._shares: Shares = ()
+        self._before: list[tuple[Shares, float]] = []  # and until when they count
+        self._ended_at: float | None = None  # when the run was no more
+        self.control = -1
+        self.changed: Callable[[], None] = lambda: None
+        self._warned = False
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
+        self.pulse = Pulse(self._thread.name, SILENT_MAX_S)
+        if run:
+            replies.split = CandidateSplit(self._nobody, ())  # until the topic was read
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(JOIN_TIMEOUT_S)
+
+    # -- in the thread ------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            pause_s = RETRY_S
+            consumer = self._consumer()
+            try:
+                if not self._follow(consumer):
+                    pause_s = NO_TOPIC_RETRY_S
+            except KafkaException as exc:
+                self._warn(exc)
+            finally:
+                consumer.close()
+            until = time.monotonic() + pause_s
+            while time.monotonic() < until and not self._stopping.wait(POLL_S):
+                self.pulse.beat()
+                self._publish(time.monotonic())
+
+    def _consumer(self) -> Consumer:
+        return Consumer(
+            self._settings.librdkafka(
+                **{
+                    "client.id": "read-states-rollout",
+                    "group.id": self._settings.kafka_group,  # never joined
+                    "enable.auto.commit": False,
+                    "enable.partition.eof": True,
+                    "log_level": 0,
+                }
+            )
+        )
+
+    def _follow(self, consumer: Consumer) -> bool:
+        """Read until the worker stops; False if there is no topic. Raises KafkaException."""
+        found = consumer.list_topics(self._topic, timeout=OPEN_TIMEOUT_S).topics[self._topic]
+        if found.error is not None:
+            if found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return False
+            raise KafkaException(found.error)
+        place = TopicPartition(self._topic, 0)
+        position, end = consumer.get_watermark_offsets(place, timeout=OPEN_TIMEOUT_S)
+        place.offset = position
+        consumer.assign([place])
+        view, opened_at = View(), time.monotonic()
+        while not self._stopping.is_set():
+            self.pulse.beat()
+            first = consumer.poll(POLL_S)
+            messages = [] if first is None else [first, *consumer.consume(TAKEN_MAX, 0)]
+            for message in messages:
+                position = max(position, _position_after(message))
+                if message.error() is None:
+                    is_old = (message.offset() or 0) < end
+                    _note(view, message, None if is_old else time.monotonic())
+            if messages:
+                view.read_at = time.monotonic()
+            elif view.candidates and time.monotonic() - view.read_at > CONFIRM_S:
+                self._confirm(consumer, view, position)
+            if position >= end and self._view is not view:
+                view.read_at = max(view.read_at, opened_at)
+                self._view = view
+            self._publish(time.monotonic())
+        return True
+
+    def _confirm(self, consumer: Consumer, view: View, position: int) -> None:
+        """Note that nothing is unread, if the broker says so (S3)."""
+        asked_at, place = time.monotonic(), TopicPartition(self._topic, 0)
+        try:
+            _, end = consumer.get_watermark_offsets(place, timeout=ASK_TIMEOUT_S)
+        except KafkaException as exc:
+            self._warn(exc)
+        else:
+            if position >= end:
+                view.read_at = asked_at
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "rollout_not_read topic=%s error=%s: the worker keeps the shares that it knows for "
+                "half a minute, and then behaves as if all were 0. It needs Read and Describe on "
+                "the topic: see SECURITY.md. This is logged once",
+                self._topic,
+                error,
+            )
+
+    # -- what follows from it -----------------------------------------------------------------
+
+    def _publish(self, now: float) -> None:
+        if self._view is None:
+            return
+        if self._run_id:
+            self._publish_candidate(self._view, now)
+        else:
+            self._publish_live(self._view, now)
+
+    def _publish_live(self, view: View, now: float) -> None:
+        """S1: set what is withheld, then send what was withheld for a candidate that is silent."""
+        split = view.live_split(now)
+        if split != self._replies.split:
+            self._replies.split = split
+        shares = [one.share for one in split.shares if split.answered[one.group]] if split else []
+        metrics.ROLLOUT_SHARE.set(max(shares, default=0))
+        alive = {} if view.is_unread(now) else view.answered(following=False)
+        before, self._alive = self._alive, alive
+        for group, partitions in before.items():
+            lost = partitions - alive.get(group, frozenset())
+            if lost:
+                self._replies.withheld.release(group, lost)
+        self.control = view.control
+
+    def _publish_candidate(self, view: View, now: float) -> None:
+        """S1: answer new users at once, and lost ones for GRACE_S more."""
+        is_unread, own = view.is_unread(now), view.candidates.get(self._settings.kafka_group)
+        shares = () if is_unread else view.shares
+        if shares != self._shares:
+            self._before.append((self._shares, now + GRACE_S))
+            self._shares = shares
+        self._before = [one for one in self._before if one[1] > now]
+        split = CandidateSplit(own or self._nobody, (shares, *(one for one, _ in self._before)))
+        if split != self._replies.split:
+            self._replies.split = split
+        metrics.ROLLOUT_SHARE.set(own.share if own and not is_unread else 0)
+        control = -1 if is_unread else view.control
+        if control != self.control:
+            self.control = control
+            self.changed()
+        if own is not None and own.run == self._run_id:
+            self._ended_at = None
+            return
+        self._ended_at = now if self._ended_at is None else self._ended_at
+        if now - self._ended_at > GRACE_S:
+            self._stopping.set()
+            group = self._settings.kafka_group
+            self._refuse(
+                RolloutError(
+                    f"the run {self._run_id} of the candidate {group} has ended: readstates "
+                    "rollout abort was run. The live workers answer everybody; this worker stops"
+                )
+            )
+
+
+def _position_after(message: Message) -> int:
+    """The offset after a record, or where the topic ends. Raises KafkaException for an error."""
+    error, offset = message.error(), message.offset()
+    if error is None:
+        return (offset or 0) + 1
+    if error.code() == KafkaError._PARTITION_EOF:
+        return offset or 0
+    if error.code() in PASSING:
+        return 0
+    raise KafkaException(error)
+
+
+def _note(view: View, message: Message, at: float | None) -> None:
+    """Take a record; one that cannot be read counts as if its key had none."""
+    key, value = message.key() or b"", message.value()
+    try:
+        record = None if value is None else decode_rollout(key, value)
+    except RolloutRecordError as exc:
+        log.warning("rollout_record_ignored offset=%s error=%s", message.offset(), exc)
+        record = None
+    view.take(key, record, message.offset() or 0, at)
