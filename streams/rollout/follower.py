@@ -18,19 +18,14 @@ from collections.abc import Callable
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from readstates.schemas.rollout import (
-    Candidate,
-    RolloutRecordError,
-    decode_rollout,
-    rollout_topic,
-)
+from readstates.schemas.rollout import RolloutRecordError, decode_rollout, rollout_topic
 
 from .. import metrics
 from ..config import Settings
 from ..errors import RolloutError
 from ..kafka.pulse import Pulse
 from ..kafka.reply_producer import ReplyProducer
-from .view import GRACE_S, CandidateSplit, Shares, View
+from .view import GRACE_S, CandidateShares, View
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +63,7 @@ class Follower:
         self._topic = rollout_topic(settings.topic_prefix)
         self._view: View | None = None
         self._alive: dict[str, frozenset[int]] = {}  # a live worker's: see View.answered
-        self._nobody = Candidate(settings.kafka_group, 0, compares=False, run=run)
-        self._shares: Shares = ()
-        self._before: list[tuple[Shares, float]] = []  # and until when they count
+        self._own = CandidateShares(settings.kafka_group, run)
         self._ended_at: float | None = None  # when the run was no more
         self.control = -1
         self.changed: Callable[[], None] = lambda: None
@@ -79,7 +72,7 @@ class Follower:
         self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
         self.pulse = Pulse(self._thread.name, SILENT_MAX_S)
         if run:
-            replies.split = CandidateSplit(self._nobody, ())  # until the topic was read
+            replies.split = self._own.first
 
     def start(self) -> None:
         self._thread.start()
@@ -199,14 +192,9 @@ class Follower:
         self.control = view.control
 
     def _publish_candidate(self, view: View, now: float) -> None:
-        """S1: answer new users at once, and lost ones for GRACE_S more."""
+        """Set what is withheld, then let a beat say so; end if the run is over."""
         is_unread, own = view.is_unread(now), view.candidates.get(self._settings.kafka_group)
-        shares = () if is_unread else view.shares
-        if shares != self._shares:
-            self._before.append((self._shares, now + GRACE_S))
-            self._shares = shares
-        self._before = [one for one in self._before if one[1] > now]
-        split = CandidateSplit(own or self._nobody, (shares, *(one for one, _ in self._before)))
+        split = self._own.split(view, now)
         if split != self._replies.split:
             self._replies.split = split
         metrics.ROLLOUT_SHARE.set(own.share if own and not is_unread else 0)

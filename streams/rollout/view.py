@@ -133,3 +133,29 @@ class View:
         if not any(one.share and answered[one.group] for one in shares):
             return None
         return LiveSplit(shares, answered)
+
+
+class CandidateShares:
+    """What a worker of a candidate sends, as the shares change: new users at once, lost ones for
+    GRACE_S more (S1).
+    """
+
+    def __init__(self, group: str, run: str) -> None:
+        self._nobody = Candidate(group, 0, compares=False, run=run)
+        self._shares: Shares = ()
+        self._before: list[tuple[Shares, float]] = []  # and until when they count
+
+    @property
+    def first(self) -> CandidateSplit:
+        """The split until the topic was read: nothing is sent."""
+        return CandidateSplit(self._nobody, ())
+
+    def split(self, view: View, now: float) -> CandidateSplit:
+        """The split from now on. Call it again at least every POLL_S of `follower.py`."""
+        shares = () if view.is_unread(now) else view.shares
+        if shares != self._shares:
+            self._before.append((self._shares, now + GRACE_S))
+            self._shares = shares
+        self._before = [one for one in self._before if one[1] > now]
+        own = view.candidates.get(self._nobody.group, self._nobody)
+        return CandidateSplit(own, (shares, *(before for before, _ in self._before)))
