@@ -4,13 +4,13 @@ A candidate folds the same log as the live workers, and writes only to the overl
 `read_states_candidate`. A deletion cannot take a row out of `read_states`, so the overlay keeps it
 as a marked row. The mark of a deleted user has type ALL_DELETED and channel 0.
 
-O1: of a read state's row in the base and its row in the overlay, the one with the larger version
+V1: of a read state's row in the base and its row in the overlay, the one with the larger version
     counts; at the same version it is the overlay's, which this candidate wrote. A marked row is one
     of the two like any other: it hides what is older, and something newer hides it.
-O2: the deletion of a user hides the base's rows with a version below its own. (It removes the
+V2: the deletion of a user hides the base's rows with a version below its own. (It removes the
     overlay's rows, as it does in the base.) The mark of a final deletion has the deletion's own
     version, so it stays; and so does what came later.
-O3: everything below a commit of the candidate's is in one of the two tables. `rollout start` sets
+V3: everything below a commit of the candidate's is in one of the two tables. `rollout start` sets
     the first commits to those of the live group, and what is below them is in the base. A row of
     the overlay ends after OVERLAY_TTL_S; the live workers have written it to the base by then.
 
@@ -54,7 +54,7 @@ def overlay_rows(rows: Iterable[Sequence[Any]], by_user: dict[int, list[Overlaid
 
 
 def merged(base: Sequence[Row], overlay: Sequence[Overlaid]) -> list[Row]:
-    """A user's rows, by type and channel (O1, O2). O(rows × log rows)."""
+    """A user's rows, by type and channel (V1, V2). O(rows × log rows)."""
     if not overlay:
         return list(base)
     all_deleted = max((one.version for one in overlay if one.key[0] == ALL_DELETED), default=0)

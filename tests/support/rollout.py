@@ -81,7 +81,7 @@ class CandidateOf:
 
 
 class Asking(threading.Thread):
-    """Asks for these users in turn until it is stopped; knows what it has asked."""
+    """Asks for these users in turn inside a `with`; knows what it has asked."""
 
     def __init__(self, service: Service, users: list[int], per_second: int = 60) -> None:
         super().__init__(daemon=True)
@@ -93,7 +93,15 @@ class Asking(threading.Thread):
         self._producer = Producer(
             {"bootstrap.servers": wire.bootstrap, "partitioner": "murmur2_random"}
         )
+
+    def __enter__(self) -> Asking:
         self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self.join(WAIT_S)
+        assert self._producer.flush(WAIT_S) == 0
 
     def run(self) -> None:
         number = 0
@@ -117,11 +125,6 @@ class Asking(threading.Thread):
         """Until so many more queries were sent."""
         end = len(self.asked) + more
         until(lambda: len(self.asked) >= end, f"{more} queries are sent")
-
-    def stop(self) -> None:
-        self._end.set()
-        self.join(WAIT_S)
-        assert self._producer.flush(WAIT_S) == 0
 
 
 def replies_to(service: Service, asked: dict[bytes, int]) -> dict[bytes, list[Reply]]:

@@ -1,4 +1,4 @@
-"""The two tables of a candidate make one: O1 and O2, against a fold of random logs."""
+"""The two tables of a candidate make one: V1 and V2, against a fold of random logs."""
 
 from __future__ import annotations
 
