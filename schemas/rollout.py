@@ -12,7 +12,8 @@ its key and a JSON object as its value, with these fields:
 A record without a value ends the candidate. Each worker of a candidate sends *beats*, which say
 that it is at work. The key is `<group>/<worker>` (a group's name has no slash), and the value has:
 
-- `control`: the offset of the newest candidate's record that the worker follows, decimal string.
+- `follows`: the worker follows every candidate's record below this offset; a decimal string, -1 if
+  it follows none.
 - `partitions`: those whose queries it answers.
 
 A beat without a value says that the worker has stopped. Both kinds ignore unknown fields.
@@ -47,7 +48,7 @@ class Beat(NamedTuple):
 
     group: str
     worker: str
-    control: int
+    follows: int
     partitions: frozenset[int]
 
 
@@ -82,7 +83,7 @@ def beat_key(group: str, worker: str) -> bytes:
 
 def encode_beat(beat: Beat) -> tuple[bytes, bytes]:
     """The key and the value of a beat."""
-    body = {"control": str(beat.control), "partitions": sorted(beat.partitions)}
+    body = {"follows": str(beat.follows), "partitions": sorted(beat.partitions)}
     return beat_key(beat.group, beat.worker), orjson.dumps(body)
 
 
@@ -99,7 +100,7 @@ def decode_rollout(key: bytes, value: bytes) -> Candidate | Beat:
         body = orjson.loads(value)
         if worker:
             numbers = frozenset(map(int, body["partitions"]))
-            return Beat(group, worker, int(body["control"]), numbers)
+            return Beat(group, worker, int(body["follows"]), numbers)
         share, since = body["share"], body.get("since_ms", 0)
         found = Candidate(group, int(share), bool(body["compares"]), str(body["run"]), int(since))
     except (ValueError, KeyError, TypeError, AttributeError) as exc:

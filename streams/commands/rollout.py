@@ -63,7 +63,7 @@ def status(settings: Settings, as_json: bool) -> None:
                 {
                     "worker": worker,
                     "is_fresh": now_ms - beaten.at_ms < FRESH_S * 1000,
-                    "follows": beaten.beat.control >= found.control,
+                    "follows": beaten.beat.follows > found.control,
                     "partitions": sorted(beaten.beat.partitions),
                 }
                 for (group, worker), beaten in sorted(found.beats.items())

@@ -43,7 +43,7 @@ class Rollouts(NamedTuple):
 
 
 def read_rollouts(settings: Settings) -> Rollouts:
-    """Read the topic. Raises RolloutError. Records that cannot be read are left out."""
+    """Read the topic. Raises RolloutError. A record that cannot be read counts as none."""
     found = Rollouts({}, {}, -1)
     name = rollout_topic(settings.topic_prefix)
     for message in read_whole(settings, name, partial(_refused, settings)):
@@ -54,7 +54,7 @@ def read_rollouts(settings: Settings) -> Rollouts:
         try:
             record = None if value is None else decode_rollout(key, value)
         except RolloutRecordError:
-            continue
+            record = None
         if isinstance(record, Beat):
             kind, at_ms = message.timestamp()
             at_ms = 0 if kind == TIMESTAMP_NOT_AVAILABLE else at_ms

@@ -55,14 +55,14 @@ class Beats:
         self._produce(beat_key(self._group, self._worker), None)
 
     def _beat(self) -> Beat:
-        control, numbers = self._follower.control, frozenset[int]()
-        if control >= 0:
+        follows, numbers = self._follower.follows, frozenset[int]()
+        if follows >= 0:
             numbers = frozenset(
                 number
                 for number, owned in self._owned.items()
                 if owned.partition.progress.caught_up and not owned.partition.closing
             )
-        return Beat(self._group, self._worker, control, numbers)
+        return Beat(self._group, self._worker, follows, numbers)
 
     def _produce(self, key: bytes, value: bytes | None) -> None:
         with contextlib.suppress(BufferError):  # then the live workers take over

@@ -192,7 +192,7 @@ def late_workers(rollouts: Rollouts, group: str, control: int) -> list[str]:
     return sorted(
         worker
         for (of_group, worker), beaten in rollouts.beats.items()
-        if of_group == group and beaten.beat.control < control
+        if of_group == group and beaten.beat.follows <= control
     )
 
 

@@ -48,8 +48,9 @@ PASSING = {  # librdkafka tries again by itself
 class Follower:
     """See the module. `run`: of the candidate that this worker is of; empty for a live worker.
 
-    `refuse` is called with the error that ends the worker. `changed` is called, in the thread, when
-    the worker follows another `control`, the offset of the newest candidate's record.
+    `refuse` is called with the error that ends the worker. The worker goes by every candidate's
+    record below the offset `follows`. `changed` is called, in the thread, when it goes by others
+    than before.
     """
 
     def __init__(
@@ -65,7 +66,8 @@ class Follower:
         self._alive: dict[str, frozenset[int]] = {}  # a live worker's: see View.answered
         self._own = CandidateShares(settings.kafka_group, run)
         self._ended_at: float | None = None  # when the run was no more
-        self.control = -1
+        self.follows = -1
+        self._control: int | None = None
         self.changed: Callable[[], None] = lambda: None
         self._warned = False
         self._stopping = threading.Event()
@@ -121,30 +123,31 @@ class Follower:
                 return False
             raise KafkaException(found.error)
         place = TopicPartition(self._topic, 0)
-        position, end = consumer.get_watermark_offsets(place, timeout=OPEN_TIMEOUT_S)
-        place.offset = position
+        first, end = consumer.get_watermark_offsets(place, timeout=OPEN_TIMEOUT_S)
+        place.offset = first
         consumer.assign([place])
-        view, opened_at = View(), time.monotonic()
+        view, opened_at = View(position=first), time.monotonic()
         while not self._stopping.is_set():
             self.pulse.beat()
-            first = consumer.poll(POLL_S)
-            messages = [] if first is None else [first, *consumer.consume(TAKEN_MAX, 0)]
+            message = consumer.poll(POLL_S)
+            messages = [] if message is None else [message, *consumer.consume(TAKEN_MAX, 0)]
             for message in messages:
-                position = max(position, _position_after(message))
                 if message.error() is None:
                     is_old = (message.offset() or 0) < end
                     _note(view, message, None if is_old else time.monotonic())
+                else:
+                    view.position = max(view.position, _end_in(message))
             if messages:
                 view.read_at = time.monotonic()
             elif view.candidates and time.monotonic() - view.read_at > CONFIRM_S:
-                self._confirm(consumer, view, position)
-            if position >= end and self._view is not view:
+                self._confirm(consumer, view)
+            if view.position >= end and self._view is not view:
                 view.read_at = max(view.read_at, opened_at)
                 self._view = view
             self._publish(time.monotonic())
         return True
 
-    def _confirm(self, consumer: Consumer, view: View, position: int) -> None:
+    def _confirm(self, consumer: Consumer, view: View) -> None:
         """Note that nothing is unread, if the broker says so (S3)."""
         asked_at, place = time.monotonic(), TopicPartition(self._topic, 0)
         try:
@@ -152,7 +155,7 @@ class Follower:
         except KafkaException as exc:
             self._warn(exc)
         else:
-            if position >= end:
+            if view.position >= end:
                 view.read_at = asked_at
 
     def _warn(self, error: Exception) -> None:
@@ -189,7 +192,6 @@ class Follower:
             lost = partitions - alive.get(group, frozenset())
             if lost:
                 self._replies.withheld.release(group, lost)
-        self.control = view.control
 
     def _publish_candidate(self, view: View, now: float) -> None:
         """Set what is withheld, then let a beat say so; end if the run is over."""
@@ -198,9 +200,10 @@ class Follower:
         if split != self._replies.split:
             self._replies.split = split
         metrics.ROLLOUT_SHARE.set(own.share if own and not is_unread else 0)
-        control = -1 if is_unread else view.control
-        if control != self.control:
-            self.control = control
+        self.follows = -1 if is_unread else view.position
+        control = None if is_unread else view.control
+        if control != self._control:
+            self._control = control
             self.changed()
         if own is not None and own.run == self._run_id:
             self._ended_at = None
@@ -217,16 +220,13 @@ class Follower:
             )
 
 
-def _position_after(message: Message) -> int:
-    """The offset after a record, or where the topic ends. Raises KafkaException for an error."""
-    error, offset = message.error(), message.offset()
-    if error is None:
-        return (offset or 0) + 1
-    if error.code() == KafkaError._PARTITION_EOF:
-        return offset or 0
-    if error.code() in PASSING:
-        return 0
-    raise KafkaException(error)
+def _end_in(message: Message) -> int:
+    """Where the topic ends, if that is what the message says. Raises KafkaException if it is bad."""
+    error = message.error()
+    if error is not None and error.code() not in (*PASSING, KafkaError._PARTITION_EOF):
+        raise KafkaException(error)
+    is_end = error is not None and error.code() == KafkaError._PARTITION_EOF
+    return (message.offset() or 0) if is_end else 0
 
 
 def _note(view: View, message: Message, at: float | None) -> None:

@@ -85,6 +85,7 @@ class View:
 
     candidates: dict[str, Candidate] = field(default_factory=dict)
     control: int = -1  # the offset of the newest candidate's record
+    position: int = 0  # everything below this offset was read
     read_at: float = 0.0  # nothing that was in the topic then is unknown
     beats: dict[tuple[str, str], tuple[Beat, float]] = field(default_factory=dict)
 
@@ -92,6 +93,7 @@ class View:
         self, key: bytes, record: Candidate | Beat | None, offset: int, at: float | None
     ) -> None:
         """Note a record, or that a key has none any more. `at`: None for what was there before."""
+        self.position = offset + 1
         group, worker = names_in(key)
         if worker:
             self.beats.pop((group, worker), None)
@@ -120,7 +122,7 @@ class View:
         found: dict[str, frozenset[int]] = dict.fromkeys(self.candidates, frozenset())
         for (group, _), (beat, at) in self.beats.items():
             is_lost = self.read_at - at > LOST_S
-            if not is_lost and not (following and beat.control < self.control):
+            if not is_lost and not (following and beat.follows <= self.control):
                 found[group] = found.get(group, frozenset()) | beat.partitions
         return found
 

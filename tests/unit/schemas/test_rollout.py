@@ -40,7 +40,7 @@ def test_the_record_of_a_candidate() -> None:
 def test_a_beat() -> None:
     key, value = encode_beat(BEAT)
     assert key == b"new/host-1" == beat_key("new", "host-1")
-    assert value == b'{"control":"12","partitions":[0,3]}'
+    assert value == b'{"follows":"12","partitions":[0,3]}'
     assert decode_rollout(key, value) == BEAT
     assert names_in(key) == ("new", "host-1")
     assert names_in(b"new") == ("new", "")

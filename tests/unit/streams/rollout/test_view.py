@@ -34,7 +34,7 @@ def viewed(*shares: Candidate, at: float = 100.0) -> View:
     for offset, one in enumerate(shares):
         view.take(one.group.encode(), one, offset, None)
     for one in shares:
-        beat = Beat(one.group, "w", len(shares) - 1, PARTITIONS)
+        beat = Beat(one.group, "w", len(shares), PARTITIONS)
         view.take(f"{one.group}/w".encode(), beat, 10, at)
     return view
 
@@ -95,7 +95,7 @@ def test_a_group_that_is_no_candidate_sends_nothing_and_takes_nothing() -> None:
 
 def test_the_live_workers_answer_the_partitions_that_no_worker_of_the_candidate_answers() -> None:
     view = viewed(candidate("b", SHARE_MAX))
-    view.take(b"b/w", Beat("b", "w", 0, frozenset({1, 2})), 12, 100.0)
+    view.take(b"b/w", Beat("b", "w", 1, frozenset({1, 2})), 12, 100.0)
     split = view.live_split(100.0)
     assert split is not None
     answered = [number for number in PARTITIONS if split.withheld(KEYS[0], number)]
@@ -126,7 +126,7 @@ def test_a_candidate_that_cannot_read_the_topic_ends_at_share_0() -> None:
 def test_beats_that_were_in_the_topic_before_say_nothing() -> None:
     view = View(read_at=100.0)
     view.take(b"b", candidate("b", SHARE_MAX), 0, None)
-    view.take(b"b/w", Beat("b", "w", 0, PARTITIONS), 1, None)
+    view.take(b"b/w", Beat("b", "w", 1, PARTITIONS), 1, None)
     assert view.live_split(100.0) is None
 
 
@@ -134,8 +134,19 @@ def test_a_worker_that_follows_an_older_record_is_not_relied_on() -> None:
     view = viewed(candidate("b", 5000))
     view.take(b"b", candidate("b", SHARE_MAX), 20, 100.0)
     assert view.live_split(100.0) is None, "S1: it may not know yet that it has these users"
-    view.take(b"b/w", Beat("b", "w", 20, PARTITIONS), 21, 100.1)
+    view.take(b"b/w", Beat("b", "w", 21, PARTITIONS), 21, 100.1)
     assert view.live_split(100.1) is not None
+
+
+def test_a_record_that_compaction_took_is_not_missed() -> None:
+    """The end of another candidate is in no later reader's view, but it has read past it."""
+    live = viewed(candidate("b", SHARE_MAX))
+    live.take(b"a", None, 30, 100.0)
+    late = View()
+    late.take(b"b", candidate("b", SHARE_MAX), 0, None)
+    late.take(b"b/w", None, 35, None)
+    live.take(b"b/w", Beat("b", "w", late.position, PARTITIONS), 36, 100.0)
+    assert live.live_split(100.0) is not None
 
 
 class Actor:
@@ -185,7 +196,7 @@ def test_nobody_is_left_without_a_reply_while_shares_change(seed: int) -> None:
                 actor.shares.split(actor.view, now)
                 if now >= actor.next_beat:
                     actor.next_beat = now + BEAT_S
-                    beat = Beat(actor.name, "w", actor.view.control, PARTITIONS)
+                    beat = Beat(actor.name, "w", actor.view.position, PARTITIONS)
                     log.append((f"{actor.name}/w".encode(), beat, now))
         for key in rng.sample(KEYS, 10):
             senders = [actor.name for actor in actors if actor.sends(key, 1, now)]
