@@ -87,9 +87,7 @@ def build(settings: Settings) -> tuple[App, Instance]:
     updates, queries = _readers(settings, app, partitions, cluster)
     rebalancer = Rebalancer(partitions, tables, epoch, member, updates, queries, app.refuse, run)
     app.shut_down = rebalancer.shut_down
-
-    # Follow which role sends which replies while there is a candidate.
-    follower = Follower(settings, replies, app.refuse, run)
+    rollout = _rollout(app, delivery, replies, partitions, instance.said, run)
 
     # The watch looks for changes of what was checked above; the probe asks as a client does.
     probe = Probe(partitions, Prober(settings, topic.partitions))
@@ -115,12 +113,11 @@ def build(settings: Settings) -> tuple[App, Instance]:
             probe,
             watch,
             listening,
-            (delivery.pulse, member.pulse, follower.pulse, *updates.pulses, *queries.pulses),
+            (delivery.pulse, member.pulse, *updates.pulses, *queries.pulses, *rollout.pulses),
             app.refuse,
         )
     )
-    beats = Beats(settings, delivery, follower, partitions.owned, instance.said) if run else None
-    app.service(RolloutService(follower, beats, app.refuse))
+    app.service(rollout)
     return app, instance
 
 
@@ -131,6 +128,21 @@ def _database(settings: Settings, topic: Topic, run: str) -> tuple[Store, Log]:
         store = CandidateStore(settings, run) if run else Store(settings)
         store.prepare()
         return store, claim(settings, store, topic, in_kafka.result)
+
+
+def _rollout(
+    app: App,
+    delivery: Delivery,
+    replies: ReplyProducer,
+    partitions: Partitions,
+    name: str,
+    run: str,
+) -> RolloutService:
+    """Follows which role sends which replies; a candidate also says what it answers."""
+    settings = partitions.settings
+    follower = Follower(settings, replies, app.refuse, run)
+    beats = Beats(settings, delivery, follower, partitions.owned, name) if run else None
+    return RolloutService(follower, beats, app.refuse)
 
 
 def _readers(

@@ -177,17 +177,24 @@ class ReplyProducer:
             body, record_key = wrap_faust(body, key, address.correlation_id or b""), None
         elif address.correlation_id is not None:
             headers.append((HEADER_CORRELATION_ID, address.correlation_id))
-        reply = Outgoing(address, key, record_key, body, headers, deadline_ms, partition)
         split = self.split
         if split is not None and not is_owed and address.topic != self._probes_topic:
             candidate = split.withheld(key or b"", partition)
             if candidate is not None:
-                self.withheld.take(candidate, reply)
+                reply = Outgoing(address, key, record_key, body, headers, deadline_ms)
+                self.withheld.take(candidate, reply, partition)
                 return
-        self._produce(reply)
+        self._produce(address, key, record_key, body, headers, deadline_ms)
 
-    def _produce(self, reply: Outgoing) -> None:
-        address, key, record_key, body, headers, deadline_ms, _ = reply
+    def _produce(
+        self,
+        address: ReplyAddress,
+        key: bytes | None,
+        record_key: bytes | None,
+        body: bytes,
+        headers: list[tuple[str, bytes]],
+        deadline_ms: int,
+    ) -> None:
         placement: dict[str, int] = {}
         if address.partition is not None:
             placement["partition"] = address.partition

@@ -46,23 +46,24 @@ class Outgoing(NamedTuple):
     body: bytes
     headers: list[tuple[str, bytes]]
     deadline_ms: int
-    partition: int  # of the query
 
 
 class Held(NamedTuple):
     """A reply that goes to the client if the candidate does not send it."""
 
     group: str
+    partition: int  # of the query
     at: float  # time.monotonic()
     reply: Outgoing
 
 
 class WithheldReplies:
-    """See the module. `send`: sends a reply to its client. Any thread may call."""
+    """See the module. `send`: sends a reply to its client, with the fields of Outgoing.
 
-    def __init__(
-        self, settings: Settings, delivery: Delivery, send: Callable[[Outgoing], None]
-    ) -> None:
+    Any thread may call.
+    """
+
+    def __init__(self, settings: Settings, delivery: Delivery, send: Callable[..., None]) -> None:
         self._settings = settings
         self._delivery = delivery
         self._send = send
@@ -72,17 +73,17 @@ class WithheldReplies:
         self._held: deque[Held] = deque()
         self._held_bytes = 0
 
-    def take(self, candidate: Candidate, reply: Outgoing) -> None:
-        """A reply is not sent because of this candidate."""
+    def take(self, candidate: Candidate, reply: Outgoing, partition: int) -> None:
+        """A reply is not sent because of this candidate. `partition`: of its query."""
         with self._lock:
             if not self._settings.is_candidate:
-                self._hold(candidate.group, reply)
+                self._hold(candidate.group, reply, partition)
             if candidate.compares:
-                self._shadow(candidate.group, reply)
+                self._shadow(candidate.group, reply, partition)
 
-    def _hold(self, group: str, reply: Outgoing) -> None:
+    def _hold(self, group: str, reply: Outgoing, partition: int) -> None:
         now, held = time.monotonic(), self._held
-        held.append(Held(group, now, reply))
+        held.append(Held(group, partition, now, reply))
         self._held_bytes += len(reply.body)
         while held and now - held[0].at > HELD_S:
             self._held_bytes -= len(held.popleft().reply.body)
@@ -96,16 +97,16 @@ class WithheldReplies:
         with self._lock:
             held, self._held, self._held_bytes = self._held, deque(), 0
             for one in held:
-                if one.group != group or one.reply.partition not in partitions:
+                if one.group != group or one.partition not in partitions:
                     self._held.append(one)
                     self._held_bytes += len(one.reply.body)
                 elif now - one.at <= HELD_S and wall_ms < one.reply.deadline_ms:
-                    self._send(one.reply)
+                    self._send(*one.reply)
                     metrics.WITHHELD_REPLIES["released"].inc()
 
     # -- the shadow topic -------------------------------------------------------------------------
 
-    def _shadow(self, group: str, reply: Outgoing) -> None:
+    def _shadow(self, group: str, reply: Outgoing, partition: int) -> None:
         if self._producer is None:
             self._producer = self._delivery.producer("shadow", SHADOW)
         topic = shadow_topic(self._settings.topic_prefix, group)
@@ -115,7 +116,7 @@ class WithheldReplies:
                 topic,
                 reply.body,
                 reply.record_key,
-                reply.partition,
+                partition,
                 headers=headers,
                 on_delivery=self._delivered,
             )

@@ -16,11 +16,13 @@ from readstates.schemas.rollout import Beat, beat_key, encode_beat, rollout_topi
 
 from ..config import Settings
 from ..kafka.delivery import Delivery
+from ..kafka.pulse import Pulse
 from ..worker.owned import OwnedPartition
 from .follower import Follower
 from .view import BEAT_S
 
 TIMEOUT_MS = 1_000  # an old beat says nothing
+SILENT_MAX_S = 60.0
 
 
 class Beats:
@@ -37,6 +39,7 @@ class Beats:
         self._follower, self._owned = follower, owned
         self._group, self._worker = settings.kafka_group, worker
         self._topic = rollout_topic(settings.topic_prefix)
+        self.pulse = Pulse("beats", SILENT_MAX_S)
         config = {"linger.ms": 0, "message.timeout.ms": TIMEOUT_MS}
         self._producer = delivery.producer("rollout", config, {self._topic})
 
@@ -45,6 +48,7 @@ class Beats:
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
         self._follower.changed = lambda: loop.call_soon_threadsafe(changed.set)
         while True:
+            self.pulse.beat()
             changed.clear()
             self._produce(*encode_beat(self._beat()))
             with contextlib.suppress(TimeoutError):

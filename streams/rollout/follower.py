@@ -221,7 +221,7 @@ class Follower:
 
 
 def _end_in(message: Message) -> int:
-    """Where the topic ends, if that is what the message says. Raises KafkaException if it is bad."""
+    """Where the topic ends, if the message says that. Raises KafkaException for other errors."""
     error = message.error()
     if error is not None and error.code() not in (*PASSING, KafkaError._PARTITION_EOF):
         raise KafkaException(error)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from mode import Service
 
 from ..errors import EndedError
+from ..kafka.pulse import Pulse
 from .beats import Beats
 from .follower import Follower
 
@@ -31,8 +32,18 @@ class RolloutService(Service):  # type: ignore[misc]
         if self._beats is not None:
             self._beats.stop()
 
+    @property
+    def pulses(self) -> tuple[Pulse, ...]:
+        """Of the thread, and of the loop of beats, if there is one."""
+        own = (self._follower.pulse,)
+        return own if self._beats is None else (*own, self._beats.pulse)
+
     @Service.task  # type: ignore[untyped-decorator]
     async def _beat(self) -> None:
-        if self._beats is not None:
+        if self._beats is None:
+            return
+        try:
             await self._beats.run()
-            self._refuse(EndedError("the loop of beats has ended"))
+        finally:
+            if not self.should_stop:
+                self._refuse(EndedError("the loop of beats has ended"))
