@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from readstates.schemas.read_state import Row
+from readstates.schemas.version import offset_of
 from readstates.streams.cassandra.overlay import ALL_DELETED, Overlaid, merged
 from tests.support.small_world import version
 from tests.support.table_builds import verify
@@ -83,6 +84,9 @@ class CandidateWorld(FaultyWorld):
 
     def open(self, slots: int, states_max: int, died: bytearray | None = None, **more: Any) -> None:
         super().open(slots, states_max, died, **more, is_candidate=True)
+        progress, newest = self.partition.progress, self.partition.table.newest()
+        if newest:  # as `opening.py` does (R5)
+            progress.catch_up_to = max(progress.catch_up_to, offset_of(newest) + 1)
 
     def step(self) -> None:
         if self.random.random() < self.pace:  # the live workers have written more
