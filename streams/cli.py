@@ -48,7 +48,8 @@ COMMANDS = {
         "rewind",
     ),
     "rollout": _here(
-        "rollout", "Run another version beside the live workers, as a candidate; and go back."
+        "rollout",
+        "Run another version or configuration beside the live workers, as a candidate.",
     ),
     "stack": LazyCommand(
         "readstates.ops.local.cli",

@@ -82,14 +82,18 @@ class WithheldReplies:
                 self._shadow(candidate.group, reply, partition)
 
     def _hold(self, group: str, reply: Outgoing, partition: int) -> None:
-        now, held = time.monotonic(), self._held
-        held.append(Held(group, partition, now, reply))
+        self._held.append(Held(group, partition, time.monotonic(), reply))
         self._held_bytes += len(reply.body)
-        while held and now - held[0].at > HELD_S:
-            self._held_bytes -= len(held.popleft().reply.body)
         while self._held_bytes > HELD_BYTES_MAX:
-            self._held_bytes -= len(held.popleft().reply.body)
+            self._held_bytes -= len(self._held.popleft().reply.body)
             metrics.WITHHELD_REPLIES["dropped"].inc()
+
+    def forget_old(self) -> None:
+        """Forget what was held for HELD_S. Call it now and then."""
+        before = time.monotonic() - HELD_S
+        with self._lock:
+            while self._held and self._held[0].at < before:
+                self._held_bytes -= len(self._held.popleft().reply.body)
 
     def release(self, group: str, partitions: Set[int]) -> None:
         """Send what is held because of this candidate in these partitions."""

@@ -186,6 +186,7 @@ class Follower:
             self._replies.split = split
         shares = [one.share for one in split.shares if split.answered[one.group]] if split else []
         metrics.ROLLOUT_SHARE.set(max(shares, default=0))
+        self._replies.withheld.forget_old()
         alive = {} if view.is_unread(now) else view.answered(following=False)
         before, self._alive = self._alive, alive
         for group, partitions in before.items():

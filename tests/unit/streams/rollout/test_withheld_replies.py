@@ -137,8 +137,22 @@ def test_nothing_is_held_for_ever(world: World, monkeypatch: pytest.MonkeyPatch)
     world.reply(b"old")
     now += module.HELD_S + 0.1
     world.reply(b"new")
+    world.replies.withheld.forget_old()
+    monkeypatch.setattr(module, "HELD_BYTES_MAX", 3)
+    before = outcome("dropped")
+    world.reply(b"")
+    assert outcome("dropped") == before, "the old one takes no room any more"
     world.replies.withheld.release("b", {3})
-    assert [one[1] for one in world.sent("replies")] == [b"new"]
+    assert [one[1] for one in world.sent("replies")] == [b"new", b""]
+
+
+def test_what_was_held_too_long_is_not_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    world.reply(b"old")
+    now += module.HELD_S + 0.1
+    world.replies.withheld.release("b", {3})
+    assert world.sent("replies") == []
 
 
 def test_the_oldest_go_first_when_too_many_bytes_are_held(
