@@ -170,6 +170,9 @@ class Pair:
         self.users = [new_user() for _ in range(users)]
         for number, user in enumerate(self.users, 1):
             service.wire.produce_update(user, ack(7, number))
+        ends = service.wire.ends(service.wire.updates)
+        service.wait_durable(ends)
+        wait_durable(candidate, ends)
 
     def follow(self, share: int) -> None:
         self.candidate.set_share(share)
