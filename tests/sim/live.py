@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .world import World
 
 RUN = "0123456789abcdef"
-STEP_S = 0.1  # between two advances of the live workers
+STEP_S = 0.01  # between two advances of the live workers
 
 
 class Live:
