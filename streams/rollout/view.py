@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from readstates.schemas.rollout import Beat, Candidate, bucket_of, names_in
 
@@ -32,16 +31,6 @@ GRACE_S = 0.9  # how long a candidate still answers the users that it has lost; 
 UNREAD_MAX_S = 30.0
 
 Shares = tuple[Candidate, ...]  # by group
-
-
-class Split(Protocol):
-    """Which replies a worker keeps from the clients. Called by several threads, so it is frozen."""
-
-    def withheld(self, key: bytes, partition: int) -> Candidate | None:
-        """The candidate because of which a reply is not sent; None if it is sent.
-
-        `key` and `partition`: of the query. Costs about 5 µs for each candidate.
-        """
 
 
 def owner_of(key: bytes, shares: Shares) -> Candidate | None:
@@ -54,7 +43,10 @@ def owner_of(key: bytes, shares: Shares) -> Candidate | None:
 
 @dataclass(frozen=True, slots=True)
 class LiveSplit:
-    """A live worker's: it leaves to each candidate the users in partitions that it answers."""
+    """A live worker's: it leaves to each candidate the users in partitions that it answers.
+
+    It is frozen, as the other one is, because several threads ask it. About 5 µs per candidate.
+    """
 
     shares: Shares
     answered: Mapping[str, frozenset[int]]  # partitions, by group
