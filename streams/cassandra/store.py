@@ -51,7 +51,9 @@ class Store:
     `broken` is called with an answer that could not be applied; the worker must then stop.
     """
 
-    taken_over = ("_session", "_insert", "_delete", "_delete_user", "_select", "_row_bytes")
+    taken_over: tuple[str, ...] = (
+        "_session", "_insert", "_delete", "_delete_user", "_select", "_row_bytes"
+    )  # fmt: skip
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -376,8 +378,7 @@ class Store:
     def read_all(self) -> Iterable[tuple[int, Row]]:
         """Every (user, read state) of the keyspace, page by page; for checks.
 
-        Hidden read states are among them. A user whose deletion was final has one alone, of type 0
-        and channel 0.
+        Hidden read states are among them, and the marks of final deletions (type 0, channel 0).
         """
         table = f"{self.settings.cassandra_keyspace}.read_states"
         for row in self._session.execute(

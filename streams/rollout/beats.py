@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
@@ -46,7 +47,7 @@ class Beats:
     async def run(self) -> None:
         """Send beats for ever."""
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
-        self._follower.changed = lambda: loop.call_soon_threadsafe(changed.set)
+        self._follower.changed = partial(_set_soon, loop, changed)
         while True:
             self.pulse.beat()
             changed.clear()
@@ -80,3 +81,9 @@ class Beats:
     def _delivered(self, error: KafkaError | None, _message: Message) -> None:
         if error is not None:
             self._producer.note_failure(error, self._topic, 0)
+
+
+def _set_soon(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    """Set it from another thread."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(event.set)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -17,7 +18,6 @@ from readstates.schemas.rollout import (
 )
 from readstates.streams.config import Settings
 from readstates.streams.errors import RolloutError
-from readstates.streams.rollout import follower as module
 from readstates.streams.rollout.follower import CONFIRM_S, POLL_S, Follower
 from readstates.streams.rollout.view import GRACE_S, LOST_S, UNREAD_MAX_S
 
@@ -68,10 +68,10 @@ class World:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *records: Record, run: str = "") -> None:
         self.now = 1000.0
-        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
         settings = Settings(kafka_group="b", role="candidate") if run else Settings()
         self.log: list[Record] = list(records)
-        self.replies: Any = Replies()
+        self.replies = cast(Any, Replies())
         self.refused: list[Exception] = []
         self.follower = Follower(settings, self.replies, self.refused.append, run)
         monkeypatch.setattr(self.follower, "_consumer", lambda: self)
@@ -114,8 +114,8 @@ class World:
 
     def follow(self, *plan: Any) -> bool:
         """Poll so often, and then stop."""
-        self.plan = list(plan)
-        return self.follower._follow(self)  # type: ignore[arg-type]
+        self.plan, consumer = list(plan), cast(Any, self)
+        return self.follower._follow(consumer)
 
     def beat(self, follows: int | None = None) -> None:
         known = len(self.log) if follows is None else follows

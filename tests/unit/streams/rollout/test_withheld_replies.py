@@ -133,7 +133,7 @@ def test_what_a_silent_candidate_was_to_answer_goes_to_the_clients_once(world: W
 
 def test_nothing_is_held_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     world.reply(b"old")
     now += module.HELD_S + 0.1
     world.reply(b"new")
@@ -148,7 +148,7 @@ def test_nothing_is_held_for_ever(world: World, monkeypatch: pytest.MonkeyPatch)
 
 def test_what_was_held_too_long_is_not_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     world.reply(b"old")
     now += module.HELD_S + 0.1
     world.replies.withheld.release("b", {3})
