@@ -292,17 +292,17 @@ def needed(
             ),
         },
         settings.epochs_topic: {
-            "cleanup.policy": Rule(
-                CLEANUP_POLICY, "compact", "retention would delete the history of epochs"
-            ),
+            "cleanup.policy": _compacted("the history of epochs"),
             "min.insync.replicas": safe(settings.epochs_topic),
         },
         rollout_topic(settings.topic_prefix): {
-            "cleanup.policy": Rule(
-                CLEANUP_POLICY, "compact", "retention would delete the candidates' shares"
-            ),
+            "cleanup.policy": _compacted("the candidates and their shares")
         },
     }
+
+
+def _compacted(what: str) -> Rule:
+    return Rule(CLEANUP_POLICY, "compact", f"retention would delete {what}")
 
 
 def mend(settings: Settings) -> list[str]:

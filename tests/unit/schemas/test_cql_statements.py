@@ -26,7 +26,7 @@ def test_statements() -> None:
     assert "PRIMARY KEY ((user_id, run), read_state_type, channel_id)" in candidate
     assert candidate.endswith(f"default_time_to_live = {OVERLAY_TTL_S}")
     of_base = set(re.findall(r"^ {4}([a-z_]+ (?:frozen<.*>|[a-z]+)),", table, re.MULTILINE))
-    assert len(of_base) == 11, "the columns of read_states"
+    assert len(of_base) == 12, "the columns of read_states"
     of_candidate = set(
         re.findall(r"^ {4}([a-z_]+ (?:frozen<.*>|[a-z]+)),", candidate, re.MULTILINE)
     )

@@ -45,7 +45,9 @@ class Asked(World):
         self.feed(event(0, ONLINE, channel_id=1, message_id=1))
         self.load_next()
 
-    def _reply(self, _address: ReplyAddress, _key: bytes, body: bytes, _deadline: int) -> None:
+    def _reply(
+        self, _address: ReplyAddress, _key: bytes, body: bytes, _deadline: int, _partition: int
+    ) -> None:
         self.sent.append(orjson.loads(body))
 
     def answer(self, query: Query, answer: Answer, hit: bool) -> None:
