@@ -40,7 +40,7 @@ from ..kafka.group_commits import commits_of, log_offsets, no_workers, set_commi
 from ..kafka.group_consumer import Committed
 from ..kafka.restore_fence import refuse_while_restoring
 from ..kafka.rollout_topic import Rollouts, read_rollouts, write_rollouts
-from ..kafka.topics import TIMEOUT_S, Topic, described, wait_for_partitions
+from ..kafka.topics import TIMEOUT_S, Topic, described
 from ..worker.commits import metadata_of, written_to
 
 SHADOW_KEPT_MS = 10 * 60_000
@@ -136,8 +136,11 @@ def _make_shadow_topic(
     except KafkaException as exc:
         if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise RolloutError(f"cannot create topic {name}: {exc}") from exc
-    else:
-        wait_for_partitions(client, name, partitions)
+    end = time.monotonic() + TIMEOUT_S
+    while described(client, name) is None:  # some broker may not have heard of it yet
+        if time.monotonic() > end:
+            raise RolloutError(f"topic {name} is not there after {TIMEOUT_S:g} s: run this again")
+        time.sleep(POLL_S)
 
 
 def known_candidate(settings: Settings, group: str | None) -> Candidate:
