@@ -19,6 +19,7 @@ HEADER_REPLY_PARTITION = "kafka_replyPartition"
 HEADER_DEADLINE = "read-states-deadline"
 HEADER_ERROR = "read-states-error"
 HEADER_CLOCK = "read-states-clock"  # of a worker's own record, with which it compares clocks
+HEADER_ROLE = "read-states-role"  # of a reply in a shadow topic: the role of the worker
 HEADER_FAUST_REPLY_TOPIC = "Faust-Ag-ReplyTo"
 HEADER_FAUST_CORRELATION_ID = "Faust-Ag-CorrelationId"
 

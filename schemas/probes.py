@@ -17,6 +17,14 @@ HEADER_PROBE = "read-states-probe"
 USERS_OF_PARTITION = 16  # on average; a changed partition count moves some, and leaves others
 
 
+def probe_mark(candidate: str) -> bytes:
+    """The value of HEADER_PROBE. `candidate`: the group, if the worker is of one; otherwise empty.
+
+    A worker answers the probes of its own group, and leaves the others to those who sent them.
+    """
+    return candidate.encode()
+
+
 def probe_users(partitions: int) -> list[list[int]]:
     """Users for probes by partition: at least one, and about USERS_OF_PARTITION, for each."""
     users: list[list[int]] = [[] for _ in range(partitions)]

@@ -8,6 +8,7 @@ read-states.queries ─► Reader ─► QueryIntake.answer_now, in the reader's
                           │ needs more than the table: agents ─► QueryIntake.take_queries ─► table
     replies ◄── ReplyProducer ◄── QueryIntake: encode, refuse what is late or too large
 With CHANGES=on: Partition ─► ChangeFeed ─► ChangeProducer ─► read-states.changes
+read-states.rollout ─► Follower: which replies ReplyProducer withholds while there is a candidate
 Group: assigned, revoked, lost ─► Rebalancer: open, hand over, close each partition by itself
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from . import agents, metrics
+from .cassandra.candidate_store import CandidateStore
 from .cassandra.epochs import Log
 from .cassandra.store import Store
 from .config import Settings
@@ -27,11 +29,17 @@ from .kafka.dead_letter_producer import DeadLetterProducer
 from .kafka.delivery import Delivery
 from .kafka.faust_app import App
 from .kafka.group import Group
+from .kafka.no_dead_letters import NoDeadLetters
 from .kafka.prober import Prober
 from .kafka.reader import Reader
 from .kafka.reading import QUERIES, UPDATES
 from .kafka.reply_producer import ReplyProducer
+from .kafka.topics import Topic
 from .restore.history import claim, topic_epochs
+from .rollout.beats import Beats
+from .rollout.control import run_of
+from .rollout.follower import Follower
+from .rollout.service import RolloutService
 from .worker.http import listen
 from .worker.instance import Instance, instance_of
 from .worker.partitions import Partitions
@@ -52,17 +60,14 @@ def build(settings: Settings) -> tuple[App, Instance]:
     listening = listen(settings.http_host, settings.http_port)
     cluster = Cluster()
     topic = topic_check.check(settings, cluster)
-    with ThreadPoolExecutor(1) as beside:  # while the session with Cassandra begins
-        in_kafka = beside.submit(topic_epochs, settings)
-        store = Store(settings)
-        store.prepare()
-        epoch = claim(settings, store, topic, in_kafka.result)
+    run = run_of(settings) if settings.is_candidate else ""
+    store, epoch = _database(settings, topic, run)
     instance = instance_of(settings, cache_dir)
 
     # Make the producers of replies and dead letters.
     delivery = Delivery(settings)
     replies = ReplyProducer(settings, delivery)
-    dead_letters = DeadLetterProducer(settings, delivery)
+    dead_letters = NoDeadLetters() if run else DeadLetterProducer(settings, delivery)
 
     # Make the partitions and their tables, and the Faust application with its two agents.
     metrics.describe_worker(settings, topic.partitions)
@@ -72,7 +77,7 @@ def build(settings: Settings) -> tuple[App, Instance]:
     partitions = Partitions(
         settings, store, replies, dead_letters, changes=changes, clock_ahead_ms=clocks.ahead_ms
     )
-    tables = Tables(settings, cache_dir, topic.topic_id.bytes, epoch.epoch)
+    tables = Tables(settings, cache_dir, topic.topic_id.bytes, epoch.epoch, run)
     app = App(settings, cache_dir)
     store.broken = app.refuse
     agents.define(app, partitions)
@@ -80,8 +85,9 @@ def build(settings: Settings) -> tuple[App, Instance]:
     # Make the member of the group, the readers, and the rebalancer, which opens what is assigned.
     member = Group(settings, instance.name, app.refuse)
     updates, queries = _readers(settings, app, partitions, cluster)
-    rebalancer = Rebalancer(partitions, tables, epoch, member, updates, queries, app.refuse)
+    rebalancer = Rebalancer(partitions, tables, epoch, member, updates, queries, app.refuse, run)
     app.shut_down = rebalancer.shut_down
+    rollout = _rollout(app, delivery, replies, partitions, instance.said, run)
 
     # The watch looks for changes of what was checked above; the probe asks as a client does.
     probe = Probe(partitions, Prober(settings, topic.partitions, clocks.note_probe))
@@ -101,10 +107,11 @@ def build(settings: Settings) -> tuple[App, Instance]:
             probe,
             watch,
             listening,
-            (delivery.pulse, member.pulse, *updates.pulses, *queries.pulses),
+            (delivery.pulse, member.pulse, *updates.pulses, *queries.pulses, *rollout.pulses),
             app.refuse,
         )
     )
+    app.service(rollout)
     return app, instance
 
 
@@ -138,6 +145,30 @@ def _watch(
         made_anew,
         probe.found,
     )
+
+
+def _database(settings: Settings, topic: Topic, run: str) -> tuple[Store, Log]:
+    """The store, prepared, and the epoch. `run`: of a candidate; empty for a live worker."""
+    with ThreadPoolExecutor(1) as beside:  # while the session with Cassandra begins
+        in_kafka = beside.submit(topic_epochs, settings)
+        store = CandidateStore(settings, run) if run else Store(settings)
+        store.prepare()
+        return store, claim(settings, store, topic, in_kafka.result)
+
+
+def _rollout(
+    app: App,
+    delivery: Delivery,
+    replies: ReplyProducer,
+    partitions: Partitions,
+    name: str,
+    run: str,
+) -> RolloutService:
+    """Follows which role sends which replies; a candidate also says what it answers."""
+    settings = partitions.settings
+    follower = Follower(settings, replies, app.refuse, run)
+    beats = Beats(settings, delivery, follower, partitions.owned, name) if run else None
+    return RolloutService(follower, beats, app.refuse)
 
 
 def _readers(

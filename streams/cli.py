@@ -47,6 +47,10 @@ COMMANDS = {
         "Have workers fold the updates since an earlier time or offset again.",
         "rewind",
     ),
+    "rollout": _here(
+        "rollout",
+        "Run another version or configuration beside the live workers, as a candidate.",
+    ),
     "stack": LazyCommand(
         "readstates.ops.local.cli",
         "stack",

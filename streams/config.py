@@ -39,6 +39,9 @@ IDS_UNCHECKED = -1  # the value of `id_epoch_ms` where it is not set
 CLASSIC, CONSUMER = GROUP_PROTOCOLS = ("classic", "consumer")
 ON, OFF = SWITCH = ("on", "off")
 STOP, COUNT = MISSING_UPDATES = ("stop", "count")
+LIVE, CANDIDATE = ROLES = ("live", "candidate")
+CHOICES = {"group_protocol": GROUP_PROTOCOLS, "missing_updates": MISSING_UPDATES}
+CHOICES |= {"changes": SWITCH, "role": ROLES}
 REPLY_LIKE = re.compile(r"^f-reply-|\.replies\.")
 
 
@@ -63,6 +66,11 @@ class Settings:
     kafka_config: str = _kafka("", "More librdkafka settings (key=value,…), for TLS and logins.")
     kafka_group: str = _kafka("read-states", "Consumer group of the workers.")
     topic_prefix: str = _kafka("read-states", "Prefix of the topics' names.")
+    role: str = _kafka(
+        LIVE,
+        "live, or candidate: a worker of another version or configuration that runs beside the "
+        "live ones in a group of its own (see `readstates rollout start --help`).",
+    )
     reply_topics: str = _kafka(
         "", r"Regular expression for reply topics. Empty: <TOPIC_PREFIX>\.replies\..*|f-reply-.*"
     )
@@ -233,8 +241,12 @@ class Settings:
 
     @property
     def tells_changes(self) -> bool:
-        """True if there is a change feed."""
-        return self.changes == ON
+        """True if there is a change feed; a candidate writes none."""
+        return self.changes == ON and not self.is_candidate
+
+    @property
+    def is_candidate(self) -> bool:
+        return self.role == CANDIDATE
 
     @property
     def epochs_topic(self) -> str:  # it keeps the history: see `schemas/epoch_history.py`
@@ -314,16 +326,10 @@ class Settings:
         except re.error as exc:
             raise ConfigError(f"REPLY_TOPICS is not a regular expression: {exc}") from exc
         _ = self.kafka_extra
-        if self.group_protocol not in GROUP_PROTOCOLS:
-            raise ConfigError(
-                f"GROUP_PROTOCOL must be {CLASSIC} or {CONSUMER}, not {self.group_protocol!r}"
-            )
-        if self.missing_updates not in MISSING_UPDATES:
-            raise ConfigError(
-                f"MISSING_UPDATES must be {STOP} or {COUNT}, not {self.missing_updates!r}"
-            )
-        if self.changes not in SWITCH:
-            raise ConfigError(f"CHANGES must be {ON} or {OFF}, not {self.changes!r}")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ConfigError(f"{name.upper()} must be {' or '.join(choices)}, not {value!r}")
         for name, form in FORMS.items():
             if not form.fullmatch(getattr(self, name)):
                 raise ConfigError(f"{name.upper()} must match {form.pattern}")

@@ -10,6 +10,7 @@ ReadStatesError
 ├── GroupError           end the worker: the group refuses it
 │   └── SharedNameError  end the worker for good: another worker has its name
 ├── RestoreError         end the command: workers are running, or records would be left out
+├── RolloutError         refuse to start, or end the command: a candidate is not what it should be
 ├── RewindError          end the command: workers are running, or the log or the epoch begins later
 ├── DataLossError        refuse to start: Kafka has lost records that were not yet in Cassandra
 ├── DeviationError       stop the worker: what it checked at its start has changed
@@ -78,6 +79,10 @@ class RestoreError(ReadStatesError):
 
 class RewindError(ReadStatesError):
     """The group's commits cannot be moved back while workers run, or not as far as was asked."""
+
+
+class RolloutError(ReadStatesError):
+    """A candidate is not known, or not the one that a commit or a worker says; or it was ended."""
 
 
 class DataLossError(ReadStatesError):

@@ -12,7 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from readstates.schemas.dead_letters import REASONS
 
-from .config import Settings
+from .config import ROLES, Settings
 from .deviations import DEVIATIONS
 from .priorities import WORKS
 
@@ -171,6 +171,19 @@ CHANGES_WAITING = Gauge(
 PROBE_REPLY_FAILURES = Counter(
     "read_states_probe_reply_failures_total", "replies to probes that a broker did not take"
 )
+ROLE = Gauge("read_states_role", "1 for the role of this worker, 0 for the other", ["role"])
+ROLLOUT_SHARE = Gauge(
+    "read_states_rollout_share",
+    "share of the users, in 1/10,000, whose replies the candidate sends: as a candidate follows "
+    "it, and as a live worker respects it",
+)
+WITHHELD = Counter(
+    "read_states_withheld_replies_total",
+    "replies that the other role is to send: those in the shadow topic, those that did not get "
+    "there, those that went to the client because a candidate fell silent, and those that were "
+    "forgotten too early for that",
+    ["outcome"],
+)
 CLIENTS_RENEWED = Counter(
     "read_states_clients_renewed_total",
     "Kafka clients that were made anew because they might not reach a topic any more, by client",
@@ -255,7 +268,13 @@ CLIENTS = (
     "probe",
     "watch",
     "questions",
+    "shadow",
+    "rollout",
 )
+WITHHELD_REPLIES = {
+    outcome: WITHHELD.labels(outcome)
+    for outcome in ("shadowed", "shadow_failed", "released", "dropped")
+}
 QUERY_WAITS = {work: QUERY_WAITED_SECONDS.labels(work) for work in WORKS}
 SKIPPED = {
     reason: UPDATES_SKIPPED.labels(reason)
@@ -303,6 +322,8 @@ class CollectorPauses:
 def describe_worker(settings: Settings, partitions: int) -> None:
     """Export this worker's settings and the topic's partition count, for alerts to compare with."""
     TOPIC_PARTITIONS.set(partitions)
+    for role in ROLES:
+        ROLE.labels(role).set(role == settings.role)
     for setting in fields(settings):
         value = getattr(settings, setting.name)
         if isinstance(value, int | float):

@@ -94,7 +94,7 @@ class Output:
     def exists(self, address: Any, is_probe: bool = False) -> bool:
         return True
 
-    def reply(self, address: Any, key: bytes | None, body: bytes, deadline_ms: int) -> None:
+    def reply(self, address: Any, key: bytes | None, body: bytes, deadline_ms: int, _: int) -> None:
         self.replied(int(address.correlation_id))
 
     def error(self, *_: Any) -> None:

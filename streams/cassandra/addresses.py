@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -33,6 +34,14 @@ def addresses_of(hosts: str) -> set[str]:
     return found
 
 
+def _end(store: Store) -> None:
+    """Close connections that nobody needs any more."""
+    try:
+        store.close()
+    except Exception as exc:  # noqa: BLE001 (they are of no use anyway)
+        log.warning("cassandra_shutdown_failed error=%r", exc)
+
+
 class Addresses:
     """See the module. `beat` is called at every turn."""
 
@@ -50,6 +59,7 @@ class Addresses:
             found = await asyncio.to_thread(self._find)
             if found is not None:
                 self._store.take_over(found)
+                threading.Thread(target=_end, args=(found,), daemon=True).start()  # takes its time
                 log.warning(
                     "cassandra_moved hosts=%s: no node answered at its old address, and the names "
                     "lead to others now; the worker has connected to these",
@@ -62,7 +72,7 @@ class Addresses:
             return None  # the driver asks these
         found = None
         try:
-            found = Store(self._store.settings)
+            found = self._store.another()
             found.check_epoch_of(self._store)
             found.prepare()
         except StoreError as exc:

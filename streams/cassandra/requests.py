@@ -52,6 +52,7 @@ class Request:
     rows_max: float = math.inf
     rows: int = 0  # that have come
     error: Exception | None = None
+    add: Callable[[Any, Any], None] = add_rows  # adds the rows of a page to `result`
 
 
 class Requests:
@@ -89,7 +90,7 @@ class Requests:
         error: Exception | None = None
         try:
             if rows:
-                add_rows(rows, request.result)
+                request.add(rows, request.result)
                 request.rows += len(rows)
             if future.has_more_pages:
                 if request.rows < request.rows_max:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import struct
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -51,6 +50,10 @@ class Store:
 
     `broken` is called with an answer that could not be applied; the worker must then stop.
     """
+
+    taken_over: tuple[str, ...] = (
+        "_session", "_insert", "_delete", "_delete_user", "_select", "_row_bytes"
+    )  # fmt: skip
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -100,15 +103,19 @@ class Store:
                 "Let them lead to the right one, or restore it: ops/runbooks/restore.md"
             )
 
+    def another(self) -> Store:
+        """A store with a session of its own, not prepared yet. Raises StoreError."""
+        return Store(self.settings)
+
     def take_over(self, found: Store) -> None:
-        """Use the connections and statements of another store from now on.
+        """Exchange connections and statements with another store, which is of no use afterwards.
 
         What is under way over the old connections ends in CASSANDRA_TIMEOUT_S at the latest.
         """
-        old = self._session
-        for name in ("_session", "_insert", "_delete", "_delete_user", "_select", "_row_bytes"):
+        for name in self.taken_over:
+            old = getattr(self, name)
             setattr(self, name, getattr(found, name))
-        threading.Thread(target=_shut_down, args=(old,), daemon=True).start()  # it takes its time
+            setattr(found, name, old)
 
     # -- schema and epoch ---------------------------------------------------------------------
 
@@ -307,11 +314,14 @@ class Store:
 
         rows: dict[int, list[Row]] = {user_id: [] for user_id in user_ids}
         request = Request(loaded, f"load users={len(rows)}", rows, rows_max)
+        self._load_from(self._select, user_ids, request)
+
+    def _load_from(self, select: Any, user_ids: list[int], request: Request) -> None:
         if self.is_doubted:
             self._requests.begin(request)
             self._requests.answer(request, StoreError("the database may have been replaced"))
         else:
-            self._send(self._select, (user_ids,), request)
+            self._send(select, (user_ids,), request)
 
     def _note_failure(self, exc: Exception) -> None:
         """A table that is not there may be made anew in a moment, and would then be empty."""
@@ -368,8 +378,7 @@ class Store:
     def read_all(self) -> Iterable[tuple[int, Row]]:
         """Every (user, read state) of the keyspace, page by page; for checks.
 
-        Hidden read states are among them. A user whose deletion was final has one alone, of type 0
-        and channel 0.
+        Hidden read states are among them, and the marks of final deletions (type 0, channel 0).
         """
         table = f"{self.settings.cassandra_keyspace}.read_states"
         for row in self._session.execute(
@@ -385,13 +394,6 @@ def logs_of(settings: Settings) -> dict[str, Log]:
         return store.logs()
     finally:
         store.close()
-
-
-def _shut_down(session: Any) -> None:
-    try:
-        session.cluster.shutdown()
-    except Exception as exc:  # noqa: BLE001 (nobody needs this session any more)
-        log.warning("cassandra_shutdown_failed error=%r", exc)
 
 
 def _raise(exc: Exception) -> None:

@@ -63,6 +63,7 @@ class Delivery:
         self._clocks = Failures(metrics.CLOCK_FAILURES)
         self._probes = Failures(metrics.PROBE_REPLY_FAILURES)
         self._changes = Failures(metrics.CHANGES_FAILURES)
+        self._shadow = Failures(metrics.WITHHELD_REPLIES["shadow_failed"])
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="delivery", daemon=True)
         self.pulse = Pulse(self._thread.name, SILENT_MAX_S, is_vital=True)
@@ -140,6 +141,16 @@ class Delivery:
                 "See ReadStatesChangesHeld.md",
                 topic,
                 partition,
+                error,
+            )
+
+    def shadow_failed(self, topic: str, error: object) -> None:
+        """Note a reply that did not get into a candidate's shadow topic."""
+        if self._shadow.count():
+            log.warning(
+                "shadow_not_delivered topic=%s error=%s: the comparison misses a reply; no client "
+                "does. Does the topic exist? `readstates rollout start` makes it",
+                topic,
                 error,
             )
 

@@ -39,7 +39,7 @@ from readstates.schemas.headers import (
     headers_of,
 )
 from readstates.schemas.partitioner import partition_of
-from readstates.schemas.probes import HEADER_PROBE, encode_probe, probe_users
+from readstates.schemas.probes import HEADER_PROBE, encode_probe, probe_mark, probe_users
 from readstates.schemas.wire import key_bytes
 
 from ..config import Settings
@@ -95,7 +95,8 @@ class Prober:
         self._prefix, self._ids = os.urandom(ID_BYTES // 2), itertools.count()  # of IDs
         self._turn = 0  # of the users of each partition
         reply_topic = settings.probes_topic.encode()
-        headers = [(HEADER_PROBE, b""), (HEADER_CLOCK, b""), (HEADER_REPLY_TOPIC, reply_topic)]
+        mark = probe_mark(settings.kafka_group if settings.is_candidate else "")
+        headers = [(HEADER_PROBE, mark), (HEADER_CLOCK, b""), (HEADER_REPLY_TOPIC, reply_topic)]
         no_id = bytes(ID_BYTES)
         encoded = encoded_headers([*headers, (HEADER_CORRELATION_ID, no_id)])
         self._headers = encoded.removesuffix(no_id)  # all but the ID itself

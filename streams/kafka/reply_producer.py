@@ -6,7 +6,8 @@ exception is the probes' topic, which gets the replies to probes and no others. 
 module never creates a topic. It knows topics from the cluster's metadata, which it requests as a
 whole at most once per second. A reply that is too large for its topic becomes an error
 (`refused_replies.py`). Other replies are not retried beyond the producer's own retries; a client
-that misses a reply asks again.
+that misses a reply asks again. While there is a candidate (`rollout/view.py`), some replies are not
+sent to the client (`withheld_replies.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import asyncio
 import logging
 import time
 from functools import partial
+from typing import Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
@@ -25,11 +27,13 @@ from readstates.schemas.headers import (
     ReplyAddress,
 )
 from readstates.schemas.replies import REPLY_TOO_LARGE, encode_error, wrap_faust
+from readstates.schemas.rollout import Candidate, shadow_topic
 
 from ..config import Settings
 from .delivery import MESSAGE_BYTES_MAX, Delivery
 from .refused_replies import TOO_LARGE, RefusedReplies, Sent
 from .topics import topics_of
+from .withheld_replies import Outgoing, WithheldReplies
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,13 @@ TOPIC_GONE = {
 }
 
 
+class Split(Protocol):
+    """Says of each reply whether it is sent."""
+
+    def withheld(self, key: bytes, partition: int) -> Candidate | None:
+        """The candidate because of which it is not; None if it is. Any thread may ask."""
+
+
 class ReplyProducer:
     """Sends replies; knows the topics of the cluster that may get one.
 
@@ -51,6 +62,8 @@ class ReplyProducer:
     while requests are under way and more replies wait. So a reply whose acknowledgment is lost may
     arrive twice. At most one request is under way to each broker, which keeps the order of replies
     and lets replies that are ready at the same time share a request.
+
+    `split` decides about the replies of clients; None, as without a candidate: all are sent.
     """
 
     def __init__(self, settings: Settings, delivery: Delivery) -> None:
@@ -60,10 +73,13 @@ class ReplyProducer:
             {"delivery.report.only.error": True, "max.in.flight": 1},
             {settings.probes_topic},
         )
+        self.split: Split | None = None
+        self.withheld = WithheldReplies(settings, delivery, self._produce)
         self._refused = RefusedReplies(settings, delivery, self._too_large)
         self._pattern = settings.reply_topic_pattern
         # the probes' is looked at before
         self._own = {*topics_of(settings), settings.changes_topic}
+        self._shadows = shadow_topic(settings.topic_prefix, "")  # how their names begin
         self._probes_topic = settings.probes_topic
         self._topics: dict[str, int] = {}  # partitions by name, of those allowed
         self._probe_topics: dict[str, int] = {}  # the same for the replies to probes
@@ -79,7 +95,7 @@ class ReplyProducer:
         return (
             self._pattern.fullmatch(topic) is not None
             and topic not in self._own
-            and not topic.startswith("__")
+            and not topic.startswith(("__", self._shadows))
         )
 
     def exists(self, address: ReplyAddress, is_probe: bool = False) -> bool:
@@ -116,10 +132,18 @@ class ReplyProducer:
     # -- sending ------------------------------------------------------------------------------
 
     def reply(
-        self, address: ReplyAddress, key: bytes | None, body: bytes, deadline_ms: int
+        self,
+        address: ReplyAddress,
+        key: bytes | None,
+        body: bytes,
+        deadline_ms: int,
+        partition: int = 0,
     ) -> None:
-        """Hand a reply to the producer, whose thread sends it; costs a few µs."""
-        self._send(address, key, body, [], deadline_ms)
+        """Hand a reply to the producer, whose thread sends it; costs a few µs.
+
+        `partition`: of the query.
+        """
+        self._send(address, key, body, [], deadline_ms, partition)
 
     def error(
         self,
@@ -130,10 +154,11 @@ class ReplyProducer:
         text: str,
         limit: int | None = None,
         deadline_ms: int = NO_DEADLINE_MS,
+        partition: int = 0,
     ) -> None:
         """Hand an error reply to the producer."""
         body = encode_error(user_id, code, text, limit)
-        self._send(address, key, body, [(HEADER_ERROR, code.encode())], deadline_ms)
+        self._send(address, key, body, [(HEADER_ERROR, code.encode())], deadline_ms, partition)
 
     def _send(
         self,
@@ -142,12 +167,34 @@ class ReplyProducer:
         body: bytes,
         headers: list[tuple[str, bytes]],
         deadline_ms: int,
+        partition: int,
+        *,
+        is_owed: bool = False,
     ) -> None:
+        """`is_owed`: the client gets it whatever `split` says."""
         record_key = key
         if address.dialect == DIALECT_FAUST:
             body, record_key = wrap_faust(body, key, address.correlation_id or b""), None
         elif address.correlation_id is not None:
             headers.append((HEADER_CORRELATION_ID, address.correlation_id))
+        split = self.split
+        if split is not None and not is_owed and address.topic != self._probes_topic:
+            candidate = split.withheld(key or b"", partition)
+            if candidate is not None:
+                reply = Outgoing(address, key, record_key, body, headers, deadline_ms)
+                self.withheld.take(candidate, reply, partition)
+                return
+        self._produce(address, key, record_key, body, headers, deadline_ms)
+
+    def _produce(
+        self,
+        address: ReplyAddress,
+        key: bytes | None,
+        record_key: bytes | None,
+        body: bytes,
+        headers: list[tuple[str, bytes]],
+        deadline_ms: int,
+    ) -> None:
         placement: dict[str, int] = {}
         if address.partition is not None:
             placement["partition"] = address.partition
@@ -192,4 +239,6 @@ class ReplyProducer:
 
     def _too_large(self, sent: Sent, text: str, limit: int | None) -> None:
         user_id = None if sent.key is None else int(sent.key)  # the key of an answered query
-        self.error(sent.address, sent.key, user_id, REPLY_TOO_LARGE, text, limit, sent.deadline_ms)
+        body = encode_error(user_id, REPLY_TOO_LARGE, text, limit)
+        headers = [(HEADER_ERROR, REPLY_TOO_LARGE.encode())]
+        self._send(sent.address, sent.key, body, headers, sent.deadline_ms, 0, is_owed=True)

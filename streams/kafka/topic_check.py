@@ -11,6 +11,8 @@ from typing import NamedTuple
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from readstates.schemas.rollout import rollout_topic
+
 from .. import metrics
 from ..config import Settings
 from ..deviations import (
@@ -59,7 +61,9 @@ class Seen(NamedTuple):
 def look(client: AdminClient, settings: Settings, patience_s: float = AWAY_TIMEOUT_S) -> Seen:
     """Ask the brokers. Raises TopicError if they refuse, or do not answer within `patience_s`."""
     topics, configs = dict[str, Described](), dict[str, dict[str, str]]()
-    optional = (settings.probes_topic, settings.epochs_topic)
+    optional = (
+        settings.probes_topic, settings.epochs_topic, rollout_topic(settings.topic_prefix)
+    )  # fmt: skip
     for name in topics_of(settings):
         is_optional = name in optional
         try:
@@ -79,7 +83,7 @@ def look(client: AdminClient, settings: Settings, patience_s: float = AWAY_TIMEO
 
 def judge(settings: Settings, seen: Seen) -> Iterator[Found]:
     """What is not as it must be, whichever worker looks; the worst comes first."""
-    updates, queries, dead_letters, probes, epochs, *feed = map(
+    updates, queries, dead_letters, probes, epochs, _rollout, *feed = map(
         seen.topics.get, topics_of(settings)
     )
     if updates is None:

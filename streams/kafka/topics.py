@@ -22,6 +22,7 @@ from confluent_kafka.admin import (
 )
 
 from readstates.schemas.headers import DEADLINE_MAX_MS
+from readstates.schemas.rollout import rollout_topic
 
 from ..config import Settings
 from ..deviations import (
@@ -54,6 +55,7 @@ DEAD_LETTERS_SEGMENT_BYTES = 64 << 20  # a broker removes whole segments
 PROBES_KEPT_MS = 10 * 60_000  # of the probes' replies; nobody reads them later
 PROBES_SEGMENT_BYTES = 16 << 20
 COMPACTED = {"cleanup.policy": "compact"}
+ROLLOUT_SEGMENTS = {"segment.bytes": str(4 << 20), "segment.ms": str(10 * 60_000)}  # many beats
 RIGHTS = "The rights that a worker needs are in SECURITY.md"
 LOGGED = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete"}
 
@@ -101,6 +103,7 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
             "segment.bytes": str(PROBES_SEGMENT_BYTES),
         },
         settings.epochs_topic: {**COMPACTED, **safe},
+        rollout_topic(settings.topic_prefix): {**COMPACTED, **ROLLOUT_SEGMENTS, **safe},
     }
 
 
@@ -112,6 +115,7 @@ def topics_of(settings: Settings) -> tuple[str, ...]:
         settings.dead_letters_topic,
         settings.probes_topic,
         settings.epochs_topic,
+        rollout_topic(settings.topic_prefix),
     )
     return (*topics, settings.changes_topic) if settings.tells_changes else topics
 
@@ -140,6 +144,7 @@ def create(settings: Settings, partitions: int, replication: int) -> list[str]:
     counts = {
         settings.probes_topic: 1,
         settings.epochs_topic: 1,
+        rollout_topic(settings.topic_prefix): 1,
         settings.changes_topic: updates.topic.partitions if updates else partitions,
     }
     topics = [
@@ -287,12 +292,17 @@ def needed(
             ),
         },
         settings.epochs_topic: {
-            "cleanup.policy": Rule(
-                CLEANUP_POLICY, "compact", "retention would delete the history of epochs"
-            ),
+            "cleanup.policy": _compacted("the history of epochs"),
             "min.insync.replicas": safe(settings.epochs_topic),
         },
+        rollout_topic(settings.topic_prefix): {
+            "cleanup.policy": _compacted("the candidates and their shares")
+        },
     }
+
+
+def _compacted(what: str) -> Rule:
+    return Rule(CLEANUP_POLICY, "compact", f"retention would delete {what}")
 
 
 def mend(settings: Settings) -> list[str]:

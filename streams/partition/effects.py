@@ -69,6 +69,10 @@ class OwnEffects:
         """See Effects."""
         self._effects.dead_letter(self._own(), record, reason, text)
 
+    def ask_again(self, query: Query) -> None:
+        """Keep a query whose user is resident until the partition is far enough to answer it."""
+        self._own().queries.ask(query)
+
     def _own(self) -> Partition:
         partition = self._partition()
         assert partition is not None  # only the partition itself uses its parts

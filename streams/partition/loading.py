@@ -27,6 +27,7 @@ from enum import Enum
 from readstates.cache.table import DIRTIED, NO_ROOM, Table
 from readstates.schemas.read_state import Row
 from readstates.schemas.replies import Answer
+from readstates.schemas.version import offset_of
 from readstates.schemas.wire import decode_update
 
 from .answer import answer
@@ -89,6 +90,10 @@ class Loading:
         self.fold = fold  # the change feed notes what it does …
         self.admitted: Callable[[int, int], None] | None = None  # … and a user's being resident
         self.newest = 0  # version of all rows that were loaded, for the change feed
+        # A candidate's: users who were loaded with rows newer than the position, and the position
+        # from which they may be answered.
+        self.notes_ahead = False
+        self.ahead: dict[int, int] = {}
 
     def ask(self, query: Query) -> None:
         """Keep a query until its user, who is not resident, has been loaded."""
@@ -178,6 +183,8 @@ class Loading:
                 return
             if self.admitted is not None:
                 self.newest = max(self.newest, newest_of(pending.rows))
+            if self.notes_ahead:
+                self._note_ahead(user_id, newest_of(pending.rows))
             floor = floor_of(pending.rows, self._progress.version)
             user = table.insert(user_id, floor, not pending.warm, pending.rows)
             pending.state, pending.rows = State.ADMITTED, ()
@@ -186,9 +193,25 @@ class Loading:
             return
         del self.users[user_id]
         for query in pending.queries:
-            answer(self._effects, table, self._progress, query, user, hit=False)
+            if user_id in self.ahead:
+                query.waits_for_store = False
+                self._own.ask_again(query)
+            else:
+                answer(self._effects, table, self._progress, query, user, hit=False)
         if self.admitted is not None:
             self.admitted(user_id, user)
+
+    def _note_ahead(self, user_id: int, newest: int) -> None:
+        """Another service has written the user's rows, and is ahead: nobody may see them yet (Q3).
+
+        Those whose position was reached are dropped here, the oldest first. O(1) each.
+        """
+        progress, ahead = self._progress, self.ahead
+        while ahead and next(iter(ahead.values())) <= progress.position:
+            del ahead[next(iter(ahead))]
+        ahead.pop(user_id, None)
+        if newest > progress.version:
+            ahead[user_id] = offset_of(newest) + 1
 
     def _fold_parked(self, user: int, user_id: int, pending: PendingUser) -> bool:
         """Fold the parked updates of a user who is resident; False if the rest has no room."""

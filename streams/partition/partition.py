@@ -78,6 +78,7 @@ class Partition:
         ids: PlausibleIds | None = None,
         told_to: int | None = None,
         changes_max: int = 0,
+        is_candidate: bool = False,
     ) -> None:
         self.number, self.partitions = number, partitions
         self.table = table
@@ -106,6 +107,7 @@ class Partition:
         self.counts = self._outcomes.counts
         self.loading = Loading(table, self.room, self.progress, self._outcomes, own, effects)
         self.queries = WaitingQueries(table, self.progress, self.loading, effects)
+        self.loading.notes_ahead = is_candidate
         self.write_out = WriteOut(table, self.room, self.progress, self.inbox)
         self.changes: Changes | None = None  # there is no change feed
         self._fold = fold

@@ -4,7 +4,8 @@ A query that can be answered is answered at once. One that is too early waits un
 has reached the query's position. One whose user is not resident waits with the user (loading.py).
 
 P4: a query is answered only when the partition has passed `catch_up_to` and the query's
-    `after_offset`, from a resident user with nothing parked.
+    `after_offset`, from a resident user with nothing parked. A candidate's partition must also have
+    passed the newest row that the user was loaded with (`Loading.ahead`).
 """
 
 from __future__ import annotations
@@ -65,8 +66,10 @@ class WaitingQueries:
 
     def _required_position(self, get: Get) -> int:
         """The position at which a query may be answered (P4)."""
-        catch_up_to, after = self._progress.catch_up_to, get.after_offset
-        return catch_up_to if after is None else max(catch_up_to, after + 1)
+        required, after, ahead = self._progress.catch_up_to, get.after_offset, self._loading.ahead
+        if ahead:
+            required = max(required, ahead.get(get.user_id, 0))
+        return required if after is None else max(required, after + 1)
 
     def wake(self) -> None:
         """Ask again the queries whose position was reached. O(1), or O(waiting) if there is one."""

@@ -3,7 +3,9 @@
 The metadata of a commit of updates is `live:<position>;<database>;` while its owner is at work and
 `clean:<position>;<database>;` once the owner has stopped there. With a change feed,
 `told:<offset>;` follows. The next owner trusts only a clean position, and opens the partition only
-over the same database (`Database.name` in `cassandra/database.py`).
+over the same database (`Database.name` in `cassandra/database.py`). A candidate's commits also have
+`candidate:<run>;`, because what is below them is partly in the overlay alone: only that run may go
+on from there.
 The terminator shows where it ends: confluent-kafka may read beyond the end of a commit that another
 client wrote, and a position without one may have digits that do not belong to it.
 This module keeps the invariants R2, R3 and R4 of `rebalance.py` and W2 of
@@ -27,6 +29,8 @@ TERMINATOR = ";"
 OURS = re.compile(f"({CLEAN}|{LIVE}):[0-9]+{TERMINATOR}")
 TOLD_TO = re.compile(rf"({CLEAN}|{LIVE}):[0-9]+;[^;]*;told:([0-9]+);")
 
+RUN = re.compile(rf"({CLEAN}|{LIVE}):[0-9]+;[^;]*;candidate:([0-9a-f]{{16}});")
+
 
 def metadata_of(position: int, clean: bool, database: str = "", told_to: int | None = None) -> str:
     """Commit metadata: the position that was answered from, and whether its owner stopped there.
@@ -38,6 +42,17 @@ def metadata_of(position: int, clean: bool, database: str = "", told_to: int | N
     if told_to is not None:
         fields.append(f"told:{told_to}")
     return "".join(field + TERMINATOR for field in fields)
+
+
+def written_to(database: str, run: str) -> str:
+    """What a commit says of the place of its updates: the database, and the candidate's run."""
+    return f"{database}{TERMINATOR}candidate:{run}" if run else database
+
+
+def run_in(metadata: str) -> str:
+    """The run of the candidate that made a commit; empty if no candidate did."""
+    found = RUN.match(metadata)
+    return found[2] if found else ""
 
 
 def told_to(metadata: str, committed: int, log_end: int) -> int:

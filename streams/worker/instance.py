@@ -45,6 +45,11 @@ class Instance:
         self._file = file
         self._id = own_id
 
+    @property
+    def said(self) -> str:
+        """The name, or one for this process alone."""
+        return self.name or f"unnamed-{secrets.token_hex(4)}"
+
     def left(self) -> None:
         """Note that the worker has left the group: another name may be taken before this one."""
         if self._file >= 0:

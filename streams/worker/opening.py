@@ -3,8 +3,8 @@
 1. Read what is committed, with its metadata, and the log's start and end. Partitions that are
    assigned together are looked up together.
 2. Refuse if a committed offset is below the epoch's first offset (E1), or outside the log because
-   Kafka lost data, or if the commit was made over another database. A partition without a commit
-   begins at the epoch's first offset.
+   Kafka lost data, or if the commit was made over another database, or by a candidate and this is
+   another one or a live worker. A partition without a commit begins at the epoch's first offset.
 3. Open the table file, closed clean or left by a process that died. It is used if its position is
    not below the committed offset or the log's start, nor above the log's end; otherwise it is
    dropped. A thread does that, because the whole file is read; meanwhile other partitions go on.
@@ -26,14 +26,14 @@ from readstates.schemas.version import offset_of
 
 from ..cassandra.epochs import Log, check_commit_of
 from ..config import FULL_SHARES, IDS_UNCHECKED
-from ..errors import DataLossError, EarlierEpochError, EpochError
+from ..errors import DataLossError, EarlierEpochError, EpochError, RolloutError
 from ..kafka.group_consumer import Membership, TopicPartition
 from ..kafka.restore_fence import is_restoring, unfinished
 from ..partition.decode_buffer import DecodeBuffer
 from ..partition.partition import Partition
 from ..partition.plausible_ids import PlausibleIds
 from ..partition.watermark import Watermark
-from .commits import catch_up_target, is_of_a_worker, told_to
+from .commits import catch_up_target, is_of_a_worker, run_in, told_to
 from .owned import OwnedPartition
 from .partitions import Partitions
 from .tables import Tables
@@ -58,13 +58,19 @@ class Opener:
     """See the module. It keeps nothing of a partition that it opened."""
 
     def __init__(
-        self, partitions: Partitions, tables: Tables, epoch: Log, member: Membership
+        self,
+        partitions: Partitions,
+        tables: Tables,
+        epoch: Log,
+        member: Membership,
+        run: str = "",
     ) -> None:
         self._partitions = partitions
         self._settings = partitions.settings
         self._tables = tables
         self._epoch = epoch
         self._member = member
+        self._run = run
         self._reader = DecodeBuffer()
         epoch_ms = self._settings.id_epoch_ms
         self._ids = None if epoch_ms == IDS_UNCHECKED else PlausibleIds(epoch_ms)
@@ -135,6 +141,8 @@ class Opener:
             # Step 2. Refuse commits that would fold an earlier epoch again, or hide a loss.
             check_epoch(update, offset, first, self._epoch.epoch)
             check_commit(update, offset, start, end)
+            if update in committed:
+                check_run(update, metadata, self._run, settings.kafka_group)
             check_database(metadata, self._epoch, settings.cassandra_keyspace)
             queries_start, queries_end = ranges[query]
             query_offset = max(committed.get(query, (0, ""))[0], queries_start)
@@ -193,6 +201,7 @@ class Opener:
                 told_to(place.metadata, committed, place.end) if settings.tells_changes else None
             ),
             changes_max=self._share(settings.changes_waiting_max),
+            is_candidate=settings.is_candidate,
         )
         return OwnedPartition(partition, file, place.query_offset, Watermark(place.query_offset))
 
@@ -233,6 +242,28 @@ def check_commit(place: TopicPartition, committed: int, start: int, end: int) ->
         f"{place.topic} partition {place.partition}: committed offset {committed}, but {what}. The "
         "worker refuses to start and changes nothing. Restore the log, or accept the loss by "
         "setting the group's offset by hand (kafka-consumer-groups --reset-offsets)"
+    )
+
+
+def check_run(place: TopicPartition, metadata: str, run: str, group: str) -> None:
+    """Raises RolloutError if the commit is not of this run, or of a candidate's and `run` is empty.
+
+    What is below a candidate's commit is in the overlay of its run, and may be nowhere else.
+    """
+    found = run_in(metadata)
+    if found == run:
+        return
+    where = f"{place.topic} partition {place.partition}: the commit of group {group}"
+    if run:
+        raise RolloutError(
+            f"{where} is {f'of the run {found}' if found else 'of no candidate'}, and this is the "
+            f"run {run}. The worker refuses to start and changes nothing. Run: readstates rollout "
+            f"abort {group}, and then: readstates rollout start {group}"
+        )
+    raise RolloutError(
+        f"{where} is a candidate's (run {found}), and this worker has ROLE=live. It would leave "
+        "out what the candidate has folded. The worker refuses to start and changes nothing. Set "
+        "KAFKA_GROUP to the group of the live workers, or ROLE to candidate"
     )
 
 

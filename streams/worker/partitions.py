@@ -19,6 +19,7 @@ from ..cassandra.write_behind import WriteBehind
 from ..config import Settings
 from ..kafka.change_producer import ChangeProducer
 from ..kafka.dead_letter_producer import DeadLetterProducer, Rejected
+from ..kafka.no_dead_letters import NoDeadLetters
 from ..kafka.pulse import Pulse
 from ..kafka.reply_producer import ReplyProducer
 from ..partition.batch import Batch, UnreadBatch
@@ -46,7 +47,7 @@ class Partitions:
         settings: Settings,
         store: Store,
         replies: ReplyProducer,
-        dead_letters: DeadLetterProducer,
+        dead_letters: DeadLetterProducer | NoDeadLetters,
         *,
         changes: ChangeProducer | None = None,
         now_ms: Callable[[], int] = wall_clock_ms,

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping
 
 from readstates.schemas.fields import DecodeError
 from readstates.schemas.headers import HEADER_CLOCK, Headers, ReplyAddress, reply_address
-from readstates.schemas.probes import HEADER_PROBE
+from readstates.schemas.probes import HEADER_PROBE, probe_mark
 from readstates.schemas.replies import (
     INVALID_QUERY,
     NOT_CAUGHT_UP,
@@ -82,6 +82,7 @@ class QueryIntake:
         self._replies = replies
         self._now_ms = now_ms
         self._clock_ahead_ms = clock_ahead_ms  # of a partition
+        self._probe_mark = probe_mark(settings.kafka_group if settings.is_candidate else "")
         self._deadlines = Deadlines()
         self._lookups = 0  # queries whose reply topic is being looked up
         self._lookup_bytes = 0
@@ -169,6 +170,8 @@ class QueryIntake:
         headers = dict(record.headers)
         address = reply_address(headers)
         is_probe = HEADER_PROBE in headers
+        if is_probe and headers[HEADER_PROBE] != self._probe_mark:
+            return  # of a worker of another role, which must hear from its own
         if address is None or (
             not (known := self._replies.exists(address, is_probe))
             and not self._replies.allowed(address.topic, is_probe)
@@ -207,7 +210,10 @@ class QueryIntake:
         except DecodeError as exc:
             if HEADER_PROBE not in headers:
                 metrics.QUERIES_ENDED["error"].inc()
-            self._replies.error(address, record.key, exc.user_id, INVALID_QUERY, str(exc))
+            number = owned.partition.number
+            self._replies.error(
+                address, record.key, exc.user_id, INVALID_QUERY, str(exc), partition=number
+            )
             owned.query_mark.release(record.offset)
             return
         now = self._now_ms()
@@ -292,7 +298,7 @@ class QueryIntake:
         if self._now_ms() >= query.deadline_ms:  # Q2
             self._expire_one(query)
             return
-        self._replies.reply(query.address, query.key, body, query.deadline_ms)
+        self._replies.reply(query.address, query.key, body, query.deadline_ms, query.partition)
         if not query.is_probe:
             metrics.QUERY_SERVICE_SECONDS.observe((time.perf_counter_ns() - query.taken_ns) / 1e9)
             metrics.QUERY_AGE_SECONDS.observe(max(0.0, time.time() - query.timestamp_ms / 1000))
@@ -301,7 +307,9 @@ class QueryIntake:
     def refuse(self, query: Query, code: str, text: str, limit: int | None = None) -> None:
         """End a query: reply with an error."""
         user_id, deadline_ms = query.get.user_id, query.deadline_ms
-        self._replies.error(query.address, query.key, user_id, code, text, limit, deadline_ms)
+        self._replies.error(
+            query.address, query.key, user_id, code, text, limit, deadline_ms, query.partition
+        )
         self._finish(query, "error")
 
     def _expire_one(self, query: Query) -> None:
@@ -372,7 +380,9 @@ def _why_not(partition: Partition, query: Query) -> str:
             f"partition {partition.number} is at offset {partition.position}, catching up to "
             f"{partition.progress.catch_up_to}"
         )
+    after = query.get.after_offset
+    past = "what the database has of the user" if after is None else after
     return (
         f"partition {partition.number} has been applied to offset {partition.position}, not "
-        f"yet past {query.get.after_offset}"
+        f"yet past {past}"
     )

@@ -54,7 +54,7 @@ from ..kafka.group_consumer import Membership, Reading
 from ..kafka.topic_check import more_partitions
 from ..partition.partition import Partition
 from ..priorities import OTHER
-from .commits import Commits
+from .commits import Commits, written_to
 from .opening import Opener
 from .owned import OwnedPartition
 from .partitions import Partitions
@@ -108,7 +108,7 @@ class Tenure:
 class Rebalancer:
     """Owns the partitions of a `Partitions`; it is the `Owner` that a membership tells of changes.
 
-    `refuse` is called with an error that ends the worker.
+    `refuse` is called with an error that ends the worker. `run`: of a candidate.
     """
 
     def __init__(
@@ -120,6 +120,7 @@ class Rebalancer:
         updates: Reading,
         queries: Reading,
         refuse: Callable[[Exception], None],
+        run: str = "",
     ) -> None:
         self._partitions = partitions
         self._owned = partitions.owned
@@ -130,8 +131,9 @@ class Rebalancer:
         self._feed = partitions.feed
         partitions.has_room = updates.look
         self._refuse = refuse
-        self.commits = Commits(partitions.settings, member, epoch.database.name)
-        self.opener = Opener(partitions, tables, epoch, member)
+        written = written_to(epoch.database.name, run)
+        self.commits = Commits(partitions.settings, member, written)
+        self.opener = Opener(partitions, tables, epoch, member, run)
         self._tenures: dict[int, Tenure] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False

@@ -52,13 +52,18 @@ def own_cache_dir(settings: Settings) -> Path:
 
 
 class Tables:
-    """Opens table files; it never uses a file of another topic, epoch or keyspace."""
+    """Opens table files; it never uses one of another topic, epoch, keyspace or candidate's run."""
 
-    def __init__(self, settings: Settings, folder: Path, topic_id: bytes, epoch: int) -> None:
+    def __init__(
+        self, settings: Settings, folder: Path, topic_id: bytes, epoch: int, run: str = ""
+    ) -> None:
         self._settings = settings
         self._folder = folder
         self._topic_id = topic_id
         self._epoch = epoch
+        # An earlier run of a candidate may have left a table of the same group.
+        keyspace = settings.cassandra_keyspace
+        self._keyspace = f"{run}/{keyspace}" if run else keyspace
 
     def report_folder(self) -> None:
         """Log and export which file system the tables are on, with a warning if it is a disk."""
@@ -139,7 +144,7 @@ class Tables:
         try:
             return open_table(
                 self._folder / name,
-                TableIdentity(self._topic_id, self._epoch, number, settings.cassandra_keyspace),
+                TableIdentity(self._topic_id, self._epoch, number, self._keyspace),
                 settings.cache_states,
                 settings.user_states_max,
                 now_ms=dirty_since_ms & 0xFFFFFFFF,

@@ -32,6 +32,7 @@ THREADS = {
     "read-it-threads.queries": ENDS,
     "leaders-it-threads.updates": ENDS,
     "leaders-it-threads.queries": ENDS,
+    "rollout": ENDS,
     "probe": NOT_READY,
     # The Cassandra driver's. The first two cannot be ended from outside, so that a hang is tried.
     "event_loop": UNAVAILABLE,  # its connections

@@ -186,6 +186,7 @@ def test_the_rights_of_a_worker_and_a_client(secure: Secure) -> None:
             *allow("rs_worker", topic, f"{prefix}.dead-letters", "WRITE", "DESCRIBE_CONFIGS"),
             *allow("rs_worker", topic, f"{prefix}.probes", "READ", "WRITE"),
             *allow("rs_worker", topic, f"{prefix}.epochs", "READ", "WRITE"),
+            *allow("rs_worker", topic, f"{prefix}.rollout", "READ"),
             *allow("rs_worker", topic, f"{prefix}.replies.", "WRITE", prefixed=True),
             *allow("rs_worker", group, secure.group, "READ"),
         ],

@@ -9,6 +9,7 @@ seed:
     database.py  rows by write timestamp, the store with its failures, time-outs, late answers
     output.py    replies and dead letters
     feed.py      the change feed, and a mirror that consumes it
+    live.py      the live workers, in seeds whose workers are a candidate's
     worker.py    one worker: the real code amid these
     plan.py      the limits, the traffic and the faults that a seed decides beforehand
     world.py     one run: several workers, the faults as they come, then healing and the end

@@ -80,7 +80,7 @@ class Store:
         found: dict[int, list[Row]] = {}
 
         def read(user_id: int) -> None:
-            found[user_id] = world.database.read(user_id)
+            found[user_id] = world.live.read(self._worker, user_id)
 
         last = 0.0
         for user_id in user_ids:

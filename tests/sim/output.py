@@ -38,7 +38,12 @@ class Replies:
             self._topics.add(LATE_REPLIES)
 
     def reply(
-        self, address: ReplyAddress, key: bytes | None, body: bytes, _deadline_ms: int
+        self,
+        address: ReplyAddress,
+        key: bytes | None,
+        body: bytes,
+        _deadline_ms: int,
+        _partition: int = 0,
     ) -> None:
         self._worker.may_die()
         self._world.checks.replied(self._worker, address, key, body)
@@ -53,8 +58,9 @@ class Replies:
         text: str,
         limit: int | None = None,
         deadline_ms: int = 0,
+        partition: int = 0,
     ) -> None:
-        self.reply(address, key, encode_error(user_id, code, text, limit), deadline_ms)
+        self.reply(address, key, encode_error(user_id, code, text, limit), deadline_ms, partition)
 
 
 class DeadLetters:

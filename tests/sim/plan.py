@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from readstates.schemas.partitioner import partition_of
-from readstates.streams.config import IDS_UNCHECKED, ON, Settings
+from readstates.streams.config import CANDIDATE, IDS_UNCHECKED, ON, Settings
 from readstates.streams.partition.plausible_ids import AHEAD_MAX_MS
 from tests.support.events import MARKS_MAX, anything
 
@@ -65,6 +65,7 @@ class Plan:
     static: bool  # the workers have INSTANCE_IDs
     earlier: int  # records of an earlier epoch at the beginning of each partition of updates
     change_fails: float = 0.0
+    live_pace: float = 0.0  # with a candidate: how much of their backlog the live workers fold
 
 
 def make(seed: int) -> Plan:
@@ -127,9 +128,9 @@ def make(seed: int) -> Plan:
 
 
 def _with_feed(plan: Plan, rand: random.Random) -> Plan:
-    """The same with the change feed; a fifth of the seeds have none."""
+    """The same with the change feed. A fifth of the seeds have none; half of these, a candidate."""
     if plan.seed % 5 == 0:
-        return plan
+        return _as_candidate(plan, rand) if plan.seed % 2 else plan
     settings = replace(
         plan.settings,
         changes=ON,
@@ -148,6 +149,12 @@ def _with_feed(plan: Plan, rand: random.Random) -> Plan:
         faults.append(Fault(rand.random() * TRAFFIC_S, "feed_down", (rand.choice((0.3, 2.0)),)))
     fails = 0.0 if rand.random() < 0.4 else rand.random() * 0.4
     return replace(plan, settings=settings, sends=sends, faults=sorted(faults), change_fails=fails)
+
+
+def _as_candidate(plan: Plan, rand: random.Random) -> Plan:
+    """The workers are those of a candidate, and the live ones are somewhere else in the log."""
+    settings = replace(plan.settings, role=CANDIDATE)
+    return replace(plan, settings=settings, live_pace=rand.choice((0.0, 0.02, 0.1, 0.5, 1.0)))
 
 
 def _deletions(rand: random.Random, sends: list[Send]) -> list[Send]:

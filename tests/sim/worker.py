@@ -11,6 +11,7 @@ from readstates.cache.tablefile import TableFile
 from readstates.ops.proof.oracle import EPOCH
 from readstates.streams.cassandra.epochs import Log
 from readstates.streams.errors import BatchGapError, GroupError
+from readstates.streams.kafka.no_dead_letters import NoDeadLetters
 from readstates.streams.partition.batch import Batch
 from readstates.streams.worker.loops import BackgroundLoops
 from readstates.streams.worker.partitions import Partitions
@@ -21,6 +22,7 @@ from .database import Store
 from .feed import ChangeProducer
 from .group import Member
 from .kafka import Reader
+from .live import RUN
 from .loop import Killed, Loop
 from .output import DeadLetters, Replies
 
@@ -59,6 +61,9 @@ class Worker:
         self.member = Member(world, self)
         settings, store = world.plan.settings, cast(Any, self.store)
         replies, dead_letters = cast(Any, Replies(world, self)), cast(Any, DeadLetters(world, self))
+        run = RUN if settings.is_candidate else ""
+        if run:
+            dead_letters = cast(Any, NoDeadLetters())
         changes = cast(Any, ChangeProducer(world, self)) if settings.tells_changes else None
         self.partitions = Partitions(
             settings, store, replies, dead_letters, changes=changes, now_ms=world.now_ms
@@ -79,7 +84,7 @@ class Worker:
             self.feed.retelling = Reader(
                 world, self, settings.updates_topic, self.feed.wants, self._retell
             )
-        self._tables = KnownTables(settings, world.folder, TOPIC_ID, EPOCH)
+        self._tables = KnownTables(settings, world.folder, TOPIC_ID, EPOCH, run)
         firsts = tuple(world.first_offsets)
         epoch = Log(EPOCH, UUID(bytes=TOPIC_ID), world.partitions, firsts, 0, UUID(int=1))
         self.rebalancer = Rebalancer(
@@ -90,6 +95,7 @@ class Worker:
             self.updates,
             self.queries,
             self.refuse,
+            run,
         )
         self.rebalancer.let_go_after_s = world.plan.let_go_after_s
         loops = BackgroundLoops(self.partitions, self.rebalancer.commits, store)

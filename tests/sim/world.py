@@ -22,6 +22,7 @@ from .database import Database
 from .feed import Feed
 from .group import Group
 from .kafka import Log
+from .live import Live
 from .loop import Clock
 from .plan import PARTITIONS, TRAFFIC_S, WORKERS_MAX, Plan
 from .traffic import Traffic
@@ -61,6 +62,7 @@ class World:
         }
         self.traffic = Traffic(self)
         self.first_offsets = [self.traffic.earlier_epoch(number) for number in range(PARTITIONS)]
+        self.live = Live(self)
         self.workers: list[Worker] = []
         self.failure: BaseException | None = None
         self.faulty = True

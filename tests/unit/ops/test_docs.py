@@ -101,7 +101,7 @@ def test_metrics_exist(path: Path) -> None:
         assert name in recorded(), name
 
 
-FIELDS = {"read_states_cache"}  # a volume
+FIELDS = {"read_states_cache", "read_states_candidate"}  # a volume, and a table
 
 
 def names_of(family: str) -> set[str]:

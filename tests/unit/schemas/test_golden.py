@@ -8,7 +8,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from readstates.schemas import changes, replies, wire
+from readstates.schemas import changes, replies, rollout, wire
 from readstates.schemas.queries import decode_query, encode_query
 from readstates.schemas.read_state import ReadState, mentions_of
 from readstates.schemas.replies import Answer, Totals
@@ -103,8 +103,23 @@ def test_change(name: str) -> None:
     assert changes.decode_change(value, [(changes.HEADER_CAUSE, cause)]) == change
 
 
+ROLLOUTS: dict[str, tuple[bytes, bytes]] = {
+    "candidate": rollout.encode_candidate(
+        rollout.Candidate("new", 2500, True, "0123456789abcdef", 1_800_000_000_000)
+    ),
+    "beat": rollout.encode_beat(rollout.Beat("new", "host-1", 12, frozenset({3, 0}))),
+}
+
+
+@pytest.mark.parametrize("name", ROLLOUTS)
+def test_record_of_a_rollout(name: str) -> None:
+    key, value = ROLLOUTS[name]
+    assert value == golden(f"rollout.{name}")
+    assert key == {"candidate": b"new", "beat": b"new/host-1"}[name]
+
+
 def test_no_golden_file_is_without_a_test() -> None:
     held = {f"update.{name}" for name in EVENTS} | {f"query.{name}" for name in QUERIES}
     held |= {f"reply.{name}" for name in (*REPLIES, *ERRORS, "faust")}
-    held |= {f"change.{name}" for name in CHANGES}
+    held |= {f"change.{name}" for name in CHANGES} | {f"rollout.{name}" for name in ROLLOUTS}
     assert {path.stem for path in GOLDEN.iterdir()} == held

@@ -39,13 +39,15 @@ class Asked(World):
             exists=lambda address, *_: address.topic == "known",
             allowed=lambda *_: True,
             reply=self._reply,
-            error=lambda *_: self.sent.append({"error": True}),
+            error=lambda *_, **_more: self.sent.append({"error": True}),
         )
         self.intake = QueryIntake(Settings(), {0: self.owned}, replies, lambda: 0)
         self.feed(event(0, ONLINE, channel_id=1, message_id=1))
         self.load_next()
 
-    def _reply(self, _address: ReplyAddress, _key: bytes, body: bytes, _deadline: int) -> None:
+    def _reply(
+        self, _address: ReplyAddress, _key: bytes, body: bytes, _deadline: int, _partition: int
+    ) -> None:
         self.sent.append(orjson.loads(body))
 
     def answer(self, query: Query, answer: Answer, hit: bool) -> None:

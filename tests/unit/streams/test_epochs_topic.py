@@ -1,4 +1,4 @@
-"""The topic with the history of epochs, in the moment after it was created."""
+"""A small topic, such as that of the history of epochs, in the moment after it was created."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from readstates.streams.kafka import epochs_topic
-from readstates.streams.kafka.epochs_topic import _bounds
+from readstates.streams.kafka import whole_topic
 
 PLACE = TopicPartition("epochs", 0)
 
@@ -27,11 +26,12 @@ class Asked:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epochs_topic, "PAUSE_S", 0)
+    monkeypatch.setattr(whole_topic, "PAUSE_S", 0)
 
 
 def bounds(*errors: int) -> Any:
-    return _bounds(Asked(*errors), PLACE)
+    consumer: Any = Asked(*errors)
+    return whole_topic.bounds(consumer, PLACE)
 
 
 def test_a_leader_that_is_not_known_yet_is_waited_for() -> None:

@@ -12,14 +12,21 @@ import pytest
 
 from readstates.streams import metrics
 from readstates.streams.config import Settings
-from readstates.streams.errors import ConfigError, DataLossError, EarlierEpochError, EpochError
+from readstates.streams.errors import (
+    ConfigError,
+    DataLossError,
+    EarlierEpochError,
+    EpochError,
+    RolloutError,
+)
 from readstates.streams.kafka.group_consumer import TopicPartition
-from readstates.streams.worker.commits import catch_up_target, metadata_of
+from readstates.streams.worker.commits import catch_up_target, metadata_of, run_in, written_to
 from readstates.streams.worker.opening import (
     WRITE_OUT_DELAY_AFTER_OPEN_S,
     Place,
     check_commit,
     check_epoch,
+    check_run,
 )
 from readstates.streams.worker.owned import OwnedPartition
 from readstates.streams.worker.partitions import wall_clock_ms
@@ -74,6 +81,43 @@ def test_a_commit_before_the_epoch_is_refused() -> None:
         check_epoch(UPDATES, 3, 9, 9)
     assert "Records 3 … 8 " in str(e.value)
     assert "readstates rewind --to-epoch-start" in str(e.value)
+
+
+RUN, OTHER_RUN = "0123456789abcdef", "f" * 16
+
+
+def of_candidate(run: str) -> str:
+    return metadata_of(40, False, written_to("8@" + "0" * 36, run))
+
+
+def test_a_candidates_commit_says_which_run_made_it() -> None:
+    assert run_in(of_candidate(RUN)) == RUN
+    assert run_in(of_candidate(RUN) + "live:7;") == RUN, "read beyond its end"
+    assert run_in(of_candidate("")) == ""
+    assert run_in(metadata_of(40, True, "8@x", told_to=4)) == ""
+    assert catch_up_target(metadata_of(40, True, written_to("8@x", RUN)), 90) == 40
+
+
+@pytest.mark.parametrize(
+    ("committed", "run", "said"),
+    [
+        (of_candidate(RUN), RUN, ""),
+        (of_candidate(""), "", ""),
+        ("", "", ""),
+        (of_candidate(RUN), "", "is a candidate's .* ROLE=live"),
+        (of_candidate(RUN), OTHER_RUN, "is of the run 0123456789abcdef"),
+        (of_candidate(""), RUN, "is of no candidate"),
+        ("", RUN, "is of no candidate"),
+    ],
+)
+def test_only_the_run_that_made_a_commit_goes_on_from_it(
+    committed: str, run: str, said: str
+) -> None:
+    if not said:
+        check_run(UPDATES, committed, run, "g")
+        return
+    with pytest.raises(RolloutError, match=said):
+        check_run(UPDATES, committed, run, "g")
 
 
 async def test_partitions_added_under_way_are_refused() -> None:

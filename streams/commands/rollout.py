@@ -1,0 +1,125 @@
+"""`readstates rollout`: another version or configuration runs beside the live workers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from ..config import Settings
+from .options import CASSANDRA, KAFKA_ONLY, SettingsCommand, errors_as_messages, with_settings
+
+FRESH_S = 2.0  # a worker whose last beat is older does not answer; clocks differ, too
+
+
+@click.group("rollout")
+def rollout() -> None:
+    """Run another version or configuration beside the live workers, as a candidate.
+
+    A candidate is a group of workers with ROLE=candidate and a KAFKA_GROUP of its own. It folds the
+    same updates and writes to a table of its own. At share 0, no client hears from it.
+    """
+
+
+@rollout.command("start", cls=SettingsCommand, short_help="Make GROUP a candidate, at share 0.")
+@click.argument("group")
+@with_settings(*KAFKA_ONLY, "kafka_group", *CASSANDRA)
+def start(settings: Settings, group: str) -> None:
+    """Make GROUP a candidate, at share 0. Nobody's replies change.
+
+    Run this with the settings of the live workers; GROUP may have no members. Then start the
+    candidate's workers with ROLE=candidate and KAFKA_GROUP=GROUP. They begin where the live group's
+    commits are now.
+    """
+    from ..rollout import control
+
+    with errors_as_messages():
+        candidate = control.start(settings, group)
+    click.echo(f"{group} is a candidate, run {candidate.run}, share 0")
+    click.echo(f"start its workers with ROLE=candidate and KAFKA_GROUP={group}")
+
+
+@rollout.command("status", cls=SettingsCommand, short_help="Show the candidates.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@with_settings(*KAFKA_ONLY)
+def status(settings: Settings, as_json: bool) -> None:
+    """Show the candidates, their shares and their workers. The command changes nothing."""
+    import orjson
+
+    from ..kafka.rollout_topic import read_rollouts
+
+    with errors_as_messages():
+        found = read_rollouts(settings)
+    now_ms = time.time_ns() // 1_000_000
+    candidates: list[dict[str, Any]] = [
+        {
+            "group": one.group,
+            "share": one.share,
+            "compares": one.compares,
+            "run": one.run,
+            "since_ms": one.since_ms,
+            "workers": [
+                {
+                    "worker": worker,
+                    "is_fresh": now_ms - beaten.at_ms < FRESH_S * 1000,
+                    "follows": beaten.beat.follows > found.control,
+                    "partitions": sorted(beaten.beat.partitions),
+                }
+                for (group, worker), beaten in sorted(found.beats.items())
+                if group == one.group
+            ],
+        }
+        for _, one in sorted(found.candidates.items())
+    ]
+    if as_json:
+        click.echo(orjson.dumps({"candidates": candidates}).decode())
+        return
+    for one in candidates:
+        comparison = "on" if one["compares"] else "off"
+        click.echo(f"{one['group']}: share {one['share']}, comparison {comparison}")
+        for worker in one["workers"]:
+            state = "answers" if worker["is_fresh"] else "silent, last answered"
+            late = "" if worker["follows"] else "; does not follow the last change yet"
+            numbers = ", ".join(map(str, worker["partitions"])) or "none"
+            click.echo(f"  {worker['worker']}: {state} partitions {numbers}{late}")
+        if not one["workers"]:
+            click.echo("  no worker")
+    if not candidates:
+        click.echo("no candidate")
+
+
+@rollout.command("back", cls=SettingsCommand, short_help="Set the candidate's share to 0.")
+@click.argument("group", required=False)
+@with_settings(*KAFKA_ONLY)
+def back(settings: Settings, group: str | None) -> None:
+    """Set the share of GROUP (of the only candidate) to 0: the live workers answer everybody.
+
+    Each worker follows within a second. The command waits until the candidate's workers have said
+    so, for at most five seconds, and exits with 1 if one has not. Comparison goes on.
+    """
+    from ..rollout import control
+
+    with errors_as_messages():
+        candidate = control.known_candidate(settings, group)
+        offset = control.set_share(settings, candidate, 0, compares=candidate.compares)
+        click.echo(f"{candidate.group}: share {candidate.share} -> 0")
+        late = control.not_following(settings, candidate.group, offset)
+    if late:
+        raise click.ClickException(
+            f"no sign of {', '.join(late)}. If they are alive, end them: the live workers answer "
+            "everybody, but such a worker may answer, too"
+        )
+
+
+@rollout.command("abort", cls=SettingsCommand, short_help="Forget the candidate.")
+@click.argument("group", required=False)
+@with_settings(*KAFKA_ONLY)
+def abort(settings: Settings, group: str | None) -> None:
+    """Forget GROUP (the only candidate): the live workers answer everybody, and its workers end."""
+    from ..rollout import control
+
+    with errors_as_messages():
+        candidate = control.known_candidate(settings, group)
+        control.abort(settings, candidate)
+    click.echo(f"{candidate.group} is no candidate any more; its workers end by themselves")
