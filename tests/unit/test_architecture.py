@@ -97,8 +97,14 @@ RULES = {
         "streams.worker.tables",
         never=OUTSIDE - {"confluent_kafka"},
     ),
+    "streams.comparison": _may(
+        "schemas",
+        "streams.comparison",
+        never=OUTSIDE | {"asyncio", "logging", "prometheus_client", "time"},
+    ),
     "streams.commands": _may(
         *BASICS,
+        "streams.comparison",
         "streams.kafka",
         "streams.cassandra.store",
         "streams.cassandra.database",
