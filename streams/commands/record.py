@@ -6,22 +6,18 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING
 
 import click
 
-from readstates.schemas.headers import HEADER_CLOCK, headers_of
-from readstates.schemas.probes import HEADER_PROBE
-
 from ..config import Settings
-from ..errors import TopicError
 from .options import KAFKA_ONLY, SettingsCommand, errors_as_messages, with_settings
-from .recording import QUERIES, UPDATES, Merge, Recorded, encode, head_line
+from .recording import QUERIES, REPLIES, UPDATES, head_line
 
-BATCH_MESSAGES = 1_000
-IDLE_S = 0.2
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
 FILE_MODE = 0o600
 
 
@@ -39,33 +35,45 @@ FILE_MODE = 0o600
     show_default=True,
     help="Stop after this many records; each takes about 250 bytes in FILE.",
 )
+@click.option("--replies", is_flag=True, help="Record the replies, too: see replay --compare.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-@with_settings(*KAFKA_ONLY)
+@with_settings(*KAFKA_ONLY, "reply_topics")
 def record(
-    settings: Settings, file: Path, seconds: float | None, records_max: int, force: bool
+    settings: Settings,
+    file: Path,
+    seconds: float | None,
+    records_max: int,
+    replies: bool,
+    force: bool,
 ) -> None:
     """Record in FILE the updates and queries that arrive from now on.
 
     `readstates replay` sends them again. FILE keeps the order of arrival and the gaps between
-    arrivals, to the millisecond; replies are not recorded. The command reads alongside the workers,
-    without joining a group, and changes nothing. FILE holds users' IDs and what they have read.
-    Only its owner can read it. Protect it as you protect the topics.
+    arrivals, to the millisecond. Replies are recorded only with --replies, from all topics that
+    match REPLY_TOPICS. The command reads alongside the workers, without joining a group, and
+    changes nothing. FILE holds users' IDs and what they have read. Only its owner can read it.
+    Protect it as you protect the topics.
     """
     from ..kafka.admin import connect_admin
     from .reading import open_reader
+    from .recorder import RecordedTopics, Recorder
 
     with errors_as_messages():
         connect_admin(settings)
         reader = open_reader(settings, settings.updates_topic, settings.queries_topic)
         try:
+            topics = RecordedTopics(settings, reader.consumer, replies)
             with os.fdopen(open_private(file, force), "wb") as out:
                 partitions = sum(topic == settings.updates_topic for topic, _ in reader.ranges)
                 out.write(head_line(partitions))
+                recorder = Recorder(topics, out, records_max)
                 click.echo("recording", err=True)
-                counts = _record(settings, reader.consumer, out, seconds, records_max)
+                _until_the_end(recorder, seconds)
         finally:
             reader.consumer.close()
-    click.echo(f"{counts[UPDATES]} updates and {counts[QUERIES]} queries are in {file}")
+    counts = recorder.counts
+    found = f"{counts[UPDATES]} updates and {counts[QUERIES]} queries"
+    click.echo(f"{found}{f' and {counts[REPLIES]} replies' if replies else ''} are in {file}")
 
 
 def open_private(file: Path, force: bool) -> int:
@@ -84,49 +92,18 @@ def open_private(file: Path, force: bool) -> int:
     return found
 
 
-def _record(
-    settings: Settings, consumer: Any, out: BinaryIO, seconds: float | None, records_max: int
-) -> dict[str, int]:
-    """Write until the time is up, the file is full or a signal comes; returns counts by topic."""
+def _until_the_end(recorder: Recorder, seconds: float | None) -> None:
+    """Record until the time is up, the file is full or a signal comes."""
     signals: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _frame: signals.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
-    names = {settings.updates_topic: UPDATES, settings.queries_topic: QUERIES}
-    counts = {UPDATES: 0, QUERIES: 0}
-    merge = Merge()
     end = None if seconds is None else time.monotonic() + seconds
-
-    def write(ordered: Iterator[tuple[int, Recorded]]) -> None:
-        for timestamp_ms, record in ordered:
-            out.write(encode(record._replace(timestamp_ms=timestamp_ms)))
-
     try:
-        while not signals and (end is None or time.monotonic() < end):
-            for message in consumer.consume(BATCH_MESSAGES, IDLE_S):
-                if message.error() is not None:
-                    raise TopicError(f"{message.topic()} cannot be read: {message.error()}")
-                headers = headers_of(message)
-                kinds = {name for name, _ in headers}
-                if HEADER_PROBE in kinds or (message.value() is None and HEADER_CLOCK in kinds):
-                    continue  # no client's query: a worker asks itself, or compares clocks
-                record = Recorded(
-                    0,
-                    names[message.topic()],
-                    message.partition(),
-                    message.key(),
-                    message.value(),
-                    headers,
-                )
-                counts[record.topic] += 1
-                place = (record.topic, record.partition)
-                write(merge.add(message.timestamp()[1], place, record))
-                if sum(counts.values()) >= records_max:
-                    return counts
-            out.flush()  # a reader, and a kill, find all but the last REORDER_MS
-        return counts
+        while not signals and not recorder.is_full and (end is None or time.monotonic() < end):
+            recorder.step()
     finally:
-        write(merge.rest())
+        recorder.finish()
         for number, handler in handlers.items():
             signal.signal(number, handler)

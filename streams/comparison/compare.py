@@ -48,7 +48,7 @@ _TOTALS = ("read_states", "mentioned", "mentions")
 
 
 def compare(query: Any, first: Said, second: Said) -> Comparison:
-    """Compare the replies to `query`, its parsed value. Costs about 10 µs, and 5 µs a read state."""
+    """Compare the replies to `query`, which is its parsed value. O(read states)."""
     found = Findings()
     _headers(found, first, second)
     if not isinstance(first.body, dict) or not isinstance(second.body, dict):
@@ -150,9 +150,10 @@ def _full(found: Findings, query: dict[str, Any], first: Said, second: Said, ver
     """A reply may be complete instead of a delta; otherwise `full` must be the same."""
     values = first.body.get("full"), second.body.get("full")
     is_delta_asked = query.get("since_version") is not None and query.get("mentioned") is not True
-    if not is_delta_asked and all(type(value) is bool for value in values):
-        if values[0] != values[1]:
-            found.differ("full", *values, version)
+    if is_delta_asked or not all(type(value) is bool for value in values):
+        return
+    if values[0] != values[1]:
+        found.differ("full", *values, version)
 
 
 class _Pair:
@@ -269,9 +270,7 @@ class _Pair:
         if self._at_once or self._agrees(0, first) != self._agrees(1, second):
             for name in first:
                 if first[name] != second[name]:
-                    self._found.differ(
-                        f"totals.{name}", first[name], second[name], self._earlier
-                    )
+                    self._found.differ(f"totals.{name}", first[name], second[name], self._earlier)
         else:
             self._found.unknown(TOTALS)
 

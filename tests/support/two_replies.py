@@ -1,4 +1,4 @@
-"""Replies of one log at two positions, made from the oracle's rows and the words of the interface."""
+"""Replies of one log at two positions, made from the oracle's rows, as the interface says."""
 
 from __future__ import annotations
 
@@ -82,11 +82,7 @@ def reply(rand: random.Random, moment: Moment, query: dict[str, Any]) -> dict[st
     """The reply of that moment; a complete one in place of a delta now and then."""
     since = query.get("since_version")
     floor = max(moment.floor, rand.choice([0, moment.version - rand.randint(0, 4)]))
-    is_full = (
-        since is None
-        or bool(query.get("mentioned"))
-        or not floor <= since <= moment.version
-    )
+    is_full = since is None or bool(query.get("mentioned")) or not floor <= since <= moment.version
     found = expected(moment.rows, query, -1 if is_full else since)  # type: ignore[arg-type]
     body: dict[str, Any] = {
         "user_id": str(USER),

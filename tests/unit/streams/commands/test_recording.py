@@ -27,7 +27,7 @@ from readstates.streams.commands.recording import (
     head_line,
     read,
 )
-from readstates.streams.commands.replay import asked_anew
+from readstates.streams.commands.replaying import asked_anew
 
 NOW_MS = 1_700_000_500_000
 raw = st.none() | st.binary(max_size=20) | st.text(max_size=20).map(str.encode)

@@ -116,7 +116,8 @@ def test_at_one_version_a_fault_is_found(fault: str) -> None:
 def same_rows(one: Moment, other: Moment) -> set[tuple[int, int]]:
     """The places that both moments show and that no record between them has changed."""
     rows = [
-        {row[:2]: (*row[:9], mentions(row)) for row in shown(moment.rows)} for moment in (one, other)
+        {row[:2]: (*row[:9], mentions(row)) for row in shown(moment.rows)}
+        for moment in (one, other)
     ]
     return {place for place in rows[0] if rows[0][place] == rows[1].get(place)}
 
