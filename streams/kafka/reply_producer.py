@@ -22,6 +22,7 @@ from readstates.schemas.headers import (
     DIALECT_FAUST,
     HEADER_CORRELATION_ID,
     HEADER_ERROR,
+    HEADER_TRACEPARENT,
     ReplyAddress,
 )
 from readstates.schemas.replies import REPLY_TOO_LARGE, encode_error, wrap_faust
@@ -148,6 +149,8 @@ class ReplyProducer:
             body, record_key = wrap_faust(body, key, address.correlation_id or b""), None
         elif address.correlation_id is not None:
             headers.append((HEADER_CORRELATION_ID, address.correlation_id))
+        if address.traceparent is not None:
+            headers.append((HEADER_TRACEPARENT, address.traceparent))
         placement: dict[str, int] = {}
         if address.partition is not None:
             placement["partition"] = address.partition
