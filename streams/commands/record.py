@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .recorder import Recorder
 
 FILE_MODE = 0o600
+KEY_BYTES_MIN, KEY_BYTES_MAX = 16, 64
 
 
 @click.command("record", cls=SettingsCommand)
@@ -36,6 +37,12 @@ FILE_MODE = 0o600
     help="Stop after this many records; each takes about 250 bytes in FILE.",
 )
 @click.option("--replies", is_flag=True, help="Record the replies, too: see replay --compare.")
+@click.option("--anonymise", is_flag=True, help="Give users, channels and messages other IDs.")
+@click.option(
+    "--key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With --anonymise: 16 to 64 secret bytes that decide on the IDs.  [default: a random key]",
+)
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @with_settings(*KAFKA_ONLY, "reply_topics")
 def record(
@@ -44,6 +51,8 @@ def record(
     seconds: float | None,
     records_max: int,
     replies: bool,
+    anonymise: bool,
+    key_file: Path | None,
     force: bool,
 ) -> None:
     """Record in FILE the updates and queries that arrive from now on.
@@ -53,8 +62,17 @@ def record(
     match REPLY_TOPICS. The command reads alongside the workers, without joining a group, and
     changes nothing. FILE holds users' IDs and what they have read. Only its owner can read it.
     Protect it as you protect the topics.
+
+    With --anonymise, users, channels and messages have other IDs in FILE. Users stay in their
+    partitions, and the messages of a channel keep their order. Unknown fields and headers, and
+    records that cannot be read, are left out. Times and counts stay, so whoever knows when somebody
+    read something may recognise them. Two recordings with the same key have the same IDs; without
+    --key-file, the key is forgotten at the end.
     """
+    key = _key(anonymise, key_file)
     from ..kafka.admin import connect_admin
+    from .anonymiser import Anonymiser
+    from .id_permutation import NewIds
     from .reading import open_reader
     from .recorder import RecordedTopics, Recorder
 
@@ -65,8 +83,9 @@ def record(
             topics = RecordedTopics(settings, reader.consumer, replies)
             with os.fdopen(open_private(file, force), "wb") as out:
                 partitions = sum(topic == settings.updates_topic for topic, _ in reader.ranges)
-                out.write(head_line(partitions))
-                recorder = Recorder(topics, out, records_max)
+                out.write(head_line(partitions, is_anonymous=anonymise))
+                anonymiser = None if key is None else Anonymiser(NewIds(key, partitions))
+                recorder = Recorder(topics, out, records_max, anonymiser)
                 click.echo("recording", err=True)
                 _until_the_end(recorder, seconds)
         finally:
@@ -74,6 +93,26 @@ def record(
     counts = recorder.counts
     found = f"{counts[UPDATES]} updates and {counts[QUERIES]} queries"
     click.echo(f"{found}{f' and {counts[REPLIES]} replies' if replies else ''} are in {file}")
+    if anonymiser is not None and anonymiser.left_out:
+        click.echo(f"{anonymiser.left_out} records could not be anonymised and are left out")
+
+
+def _key(anonymise: bool, key_file: Path | None) -> bytes | None:
+    """The key of an anonymised recording; None if it is not anonymised."""
+    if not anonymise:
+        if key_file is not None:
+            raise click.UsageError("--key-file is for --anonymise")
+        return None
+    if key_file is None:
+        return os.urandom(KEY_BYTES_MAX)
+    with key_file.open("rb") as source:
+        key = source.read(KEY_BYTES_MAX + 1)
+    if not KEY_BYTES_MIN <= len(key) <= KEY_BYTES_MAX:
+        raise click.UsageError(
+            f"--key-file: {key_file} must have {KEY_BYTES_MIN} to {KEY_BYTES_MAX} bytes. "
+            f"One way to make it: head -c 32 /dev/urandom > {key_file}"
+        )
+    return key
 
 
 def open_private(file: Path, force: bool) -> int:

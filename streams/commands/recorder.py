@@ -22,6 +22,7 @@ from readstates.schemas.probes import HEADER_PROBE
 from ..config import Settings
 from ..errors import TopicError
 from ..kafka.topics import topics_of
+from .anonymiser import Anonymiser
 from .recording import QUERIES, REPLIES, UPDATES, Merge, Recorded, encode
 
 BATCH_MESSAGES = 1_000
@@ -79,14 +80,22 @@ class RecordedTopics:
 class Recorder:
     """Writes records to `out` until there are `records_max`; `finish` writes the last ones."""
 
-    def __init__(self, topics: RecordedTopics, out: BinaryIO, records_max: int) -> None:
+    def __init__(
+        self,
+        topics: RecordedTopics,
+        out: BinaryIO,
+        records_max: int,
+        anonymiser: Anonymiser | None = None,
+    ) -> None:
         self._topics, self._out, self._records_max = topics, out, records_max
+        self._anonymiser = anonymiser
         self._merge = Merge()
-        self.counts = {UPDATES: 0, QUERIES: 0, REPLIES: 0}
+        self._taken = 0
+        self.counts = {UPDATES: 0, QUERIES: 0, REPLIES: 0}  # records written
 
     @property
     def is_full(self) -> bool:
-        return sum(self.counts.values()) >= self._records_max
+        return self._taken >= self._records_max
 
     def step(self) -> None:
         """Read what has arrived, or wait a moment."""
@@ -118,12 +127,17 @@ class Recorder:
             headers,
             message.offset() if kind == UPDATES else None,
         )
-        self.counts[kind] += 1
+        self._taken += 1
         self._write(self._merge.add(timestamp_ms, (kind, record.partition), record))
 
     def _write(self, ordered: Iterator[tuple[int, Recorded]]) -> None:
         for timestamp_ms, record in ordered:
-            self._out.write(encode(record._replace(timestamp_ms=timestamp_ms)))
+            made: Recorded | None = record._replace(timestamp_ms=timestamp_ms)
+            if self._anonymiser is not None and made is not None:
+                made = self._anonymiser(made)
+            if made is not None:
+                self.counts[made.topic] += 1
+                self._out.write(encode(made))
 
 
 def _joinable(

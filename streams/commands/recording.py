@@ -54,9 +54,10 @@ class RecordingError(ValueError):
     """The file is not a recording, or is damaged; the text names the line."""
 
 
-def head_line(partitions: int) -> bytes:
+def head_line(partitions: int, *, is_anonymous: bool = False) -> bytes:
     """The first line of a recording."""
-    return orjson.dumps({"form": FORM, "version": VERSION, "partitions": partitions}) + b"\n"
+    head = {"form": FORM, "version": VERSION, "partitions": partitions}
+    return orjson.dumps(head | ({"anonymised": True} if is_anonymous else {})) + b"\n"
 
 
 def encode(record: Recorded) -> bytes:
