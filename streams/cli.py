@@ -34,6 +34,7 @@ COMMANDS = {
         "command",
         "Compute the partitions, workers and tables for a load, and the traffic it causes.",
     ),
+    "profile": _here("profile", "Write a flame graph of a running worker of this machine."),
     "record": _here("record", "Record in FILE the updates and queries that arrive from now on."),
     "replay": _here(
         "replay", "Send the updates and queries in FILE, a recording, to the topics again."
