@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, BinaryIO
 
@@ -146,8 +146,17 @@ def _joinable(
     """A reply's headers with its topic, and the correlation ID that Faust puts in the value."""
     made = [(name, value) for name, value in headers if name != HEADER_REPLY_TOPIC]
     made.append((HEADER_REPLY_TOPIC, message.topic().encode()))
-    value = message.value() or b""
-    if b'"__faust"' in value and all(name != HEADER_CORRELATION_ID for name, _ in headers):
-        with suppress(ValueError, KeyError, TypeError, AttributeError):  # no reply of ours
-            made.append((HEADER_CORRELATION_ID, orjson.loads(value)["correlation_id"].encode()))
+    correlation_id = correlation_id_of(dict(headers), message.value())
+    if correlation_id is not None and all(name != HEADER_CORRELATION_ID for name, _ in headers):
+        made.append((HEADER_CORRELATION_ID, correlation_id))
     return made
+
+
+def correlation_id_of(headers: Mapping[str, bytes | None], value: bytes | None) -> bytes | None:
+    """The correlation ID of a reply: in its header or, in Faust's dialect, in its value."""
+    found = headers.get(HEADER_CORRELATION_ID)
+    if found is None and b'"__faust"' in (value or b""):
+        with suppress(ValueError, KeyError, TypeError, AttributeError):  # no reply of ours
+            in_value: str = orjson.loads(value or b"")["correlation_id"]
+            return in_value.encode()
+    return found

@@ -12,15 +12,13 @@ import orjson
 from readstates.schemas.headers import (
     DEADLINE_MAX_MS,
     HEADER_CORRELATION_ID,
-    HEADER_ERROR,
     HEADER_REPLY_TOPIC,
     reply_address,
 )
-from readstates.schemas.replies import unwrapped
 from readstates.schemas.version import OFFSET_BITS
 
 from ..comparison.findings import DIFFERENT, EQUAL
-from ..comparison.said import Said, number, parsed
+from ..comparison.said import Said, number, parsed_or_not, said_of
 from ..comparison.tally import Tally
 from ..comparison.two_logs import StrangeVersionError, TwoLogs
 from .recording import Recorded
@@ -29,7 +27,6 @@ EARLY_MAX = 10_000  # recorded replies that come before their query; of more, th
 RECORDED_WAIT_MS = DEADLINE_MAX_MS + 10_000  # no recorded reply comes later after its query
 STRANGE = "a read state was changed by an update that is not in the recording"
 OTHER_DELTA = "a delta of another log"
-NO_JSON = "(not JSON)"
 
 Joined = tuple[bytes | None, bytes | None]  # reply topic and correlation ID of the recorded query
 
@@ -82,7 +79,7 @@ class Comparing:
         address = reply_address(recorded.headers)
         assert address is not None
         joined = (address.topic.encode(), address.correlation_id)
-        value = _json(anew.value)
+        value = parsed_or_not(anew.value)
         since = number(value.get("since_version")) if isinstance(value, dict) else None
         asked = Asked(value, joined, recorded.partition, since, since)
         if since is not None and (self.logs is not None or self._other_log):
@@ -97,7 +94,7 @@ class Comparing:
         """A reply of the recording."""
         headers = dict(record.headers)
         joined = headers.pop(HEADER_REPLY_TOPIC, None), headers.pop(HEADER_CORRELATION_ID, None)
-        said = Said(_reply(record.value), _compared(headers))
+        said = said_of(record.value, headers)
         correlation_id = self._by_join.get(joined, b"")
         asked = self._asked.get(correlation_id)
         if asked is None:
@@ -127,7 +124,7 @@ class Comparing:
             correlation_id, value, headers = self._arrived.popleft()
             asked = self._asked.get(correlation_id)
             if asked is not None and asked.replied is None:
-                asked.replied = Said(_reply(value), _compared(headers))
+                asked.replied = said_of(value, headers)
                 self._note_epoch(asked.replied)
                 self._note_complete(correlation_id, asked)
         for _ in range(len(self._complete)):
@@ -209,7 +206,7 @@ class Comparing:
 
     def _with_since(self, anew: Recorded, asked: Asked, since: int) -> Recorded:
         """The query with a `since_version` of the other log, or without, where none is known."""
-        body = _json(anew.value)
+        body = parsed_or_not(anew.value)
         del body["since_version"]
         asked.since = None
         if self.logs is not None:
@@ -218,30 +215,11 @@ class Comparing:
                 there = self.logs.since(asked.partition, since, self._epoch)
                 if there is not None:
                     body["since_version"], asked.since = str(there[0]), there[1]
-        return anew._replace(value=orjson.dumps(body))
+        return anew._replace(value=orjson.dumps(body, default=float))
 
     def _note_epoch(self, said: Said) -> None:
         if isinstance(said.body, dict) and said.version is not None:
             self._epoch = said.version >> OFFSET_BITS
-
-
-def _json(value: bytes | None) -> Any:
-    try:
-        return orjson.loads(value or b"")
-    except ValueError:
-        return NO_JSON
-
-
-def _reply(value: bytes | None) -> Any:
-    try:
-        return unwrapped(parsed(value or b""))
-    except ValueError:
-        return NO_JSON
-
-
-def _compared(headers: dict[str, bytes | None]) -> dict[str, bytes | None]:
-    """Of a reply's headers, those that do not name the query."""
-    return {name: value for name, value in headers.items() if name == HEADER_ERROR}
 
 
 def _without_versions(said: Said) -> Said:

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from readstates.schemas.headers import HEADER_ERROR
+from readstates.schemas.replies import unwrapped
+
 Place = tuple[int, int]  # read_state_type, channel_id
 END: Place = (1 << 64, 0)  # after every read state
-START: Place = (-1, 0)
+NO_JSON = "(not JSON)"
 
 
 class Said(NamedTuple):
@@ -60,6 +63,23 @@ class Rows(NamedTuple):
     def covers(self, place: Place) -> bool:
         """Whether the page reaches as far as this place."""
         return place <= (END if self.next is None else self.next)
+
+
+def said_of(value: bytes | None, headers: Mapping[str, bytes | None]) -> Said:
+    """A reply as it arrived, in either dialect; of its headers, those that do not name the query.
+
+    What is not JSON is the text NO_JSON.
+    """
+    compared = {name: content for name, content in headers.items() if name == HEADER_ERROR}
+    return Said(unwrapped(parsed_or_not(value)), compared)
+
+
+def parsed_or_not(value: bytes | None) -> Any:
+    """The parsed value; NO_JSON if it is not JSON."""
+    try:
+        return parsed(value or b"")
+    except ValueError:
+        return NO_JSON
 
 
 def parsed(body: bytes) -> Any:
