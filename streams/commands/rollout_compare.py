@@ -9,10 +9,9 @@ import signal
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from prometheus_client import CollectorRegistry, Counter, start_http_server
 
 from readstates.schemas.headers import headers_of, reply_address
 from readstates.schemas.probes import HEADER_PROBE
@@ -22,10 +21,11 @@ from ..comparison.tally import Sides, Tally
 from ..comparison.two_roles import CANDIDATE, LIVE, Message, TwoRoles
 from ..config import Settings
 from .options import KAFKA_ONLY, SettingsCommand, errors_as_messages, with_settings
-from .reading import open_reader
 from .record import open_private
-from .recorder import RecordedTopics, correlation_id_of
 from .recording import QUERIES, REPLIES
+
+if TYPE_CHECKING:
+    from .recorder import RecordedTopics
 
 GROUP = re.compile(r"[A-Za-z0-9._-]{1,100}")
 HEADER_ROLE = "read-states-role"
@@ -70,6 +70,9 @@ def compare(
     is not comparable, and no difference. The exit status is 1 if a pair is different, or if no pair
     was equal.
     """
+    from .reading import open_reader
+    from .recorder import RecordedTopics
+
     if not GROUP.fullmatch(group):
         raise click.UsageError(f"GROUP must match {GROUP.pattern}")
     with errors_as_messages(), ExitStack() as stack:
@@ -110,6 +113,8 @@ class _Comparing:
 
     def serve(self, stack: ExitStack, port: int) -> None:
         """Export the counts."""
+        from prometheus_client import CollectorRegistry, Counter, start_http_server
+
         registry = CollectorRegistry()
         counter = Counter(
             "read_states_compared_total",
@@ -170,5 +175,7 @@ class _Comparing:
 
 
 def _message(message: Any, headers: dict[str, bytes | None]) -> Message:
+    from .recorder import correlation_id_of
+
     correlation_id = correlation_id_of(headers, message.value())
     return Message(message.key(), message.value(), headers, correlation_id)
