@@ -24,6 +24,8 @@ from ..comparison.two_logs import StrangeVersionError, TwoLogs
 from .recording import Recorded
 
 EARLY_MAX = 10_000  # recorded replies that come before their query; of more, the oldest are dropped
+UPDATE_LATE_MS = 10_000  # a recorder reads every update sooner than this after it was there
+AT_END_MS = 1 << 62
 RECORDED_WAIT_MS = DEADLINE_MAX_MS + 10_000  # no recorded reply comes later after its query
 STRANGE = "a read state was changed by an update that is not in the recording"
 OTHER_DELTA = "a delta of another log"
@@ -38,8 +40,9 @@ class Asked:
     value: Any
     joined: Joined
     partition: int
-    recorded_since: int | None  # with common versions, if there are two logs
-    since: int | None  # the same, of the query as it was sent
+    timestamp_ms: int  # of the recording
+    recorded_since: int | None  # as it was recorded
+    since: int | None  # of the query as it was sent; in the common number, if there are two logs
     recorded: Said | None = None
     replied: Said | None = None
 
@@ -71,8 +74,8 @@ class Comparing:
         """An update is sent. Returns what is to be called with the offset that it gets."""
         if self.logs is None or record.offset is None:
             return None
-        self.logs.sent(record.partition)
-        return partial(self.logs.delivered, record.partition, record.offset)
+        self.logs.sent(record.partition, record.offset)
+        return partial(self.logs.delivered, record.partition)
 
     def asked(self, recorded: Recorded, anew: Recorded, correlation_id: bytes) -> Recorded:
         """A query is sent. Returns it as it is to be sent."""
@@ -81,7 +84,7 @@ class Comparing:
         joined = (address.topic.encode(), address.correlation_id)
         value = parsed_or_not(anew.value)
         since = number(value.get("since_version")) if isinstance(value, dict) else None
-        asked = Asked(value, joined, recorded.partition, since, since)
+        asked = Asked(value, joined, recorded.partition, recorded.timestamp_ms, since, since)
         if since is not None and (self.logs is not None or self._other_log):
             anew = self._with_since(anew, asked, since)
         asked.recorded = self._early.pop(joined, None)
@@ -131,7 +134,7 @@ class Comparing:
             correlation_id, asked = self._complete.popleft()
             assert asked.recorded is not None
             assert asked.replied is not None
-            if self.logs is None or self.logs.knows(asked.partition, asked.replied.body):
+            if self._knows_updates(asked, asked.recorded, asked.replied, now_ms):
                 self._forget(correlation_id)
                 self._compare(asked, asked.recorded, asked.replied)
             else:
@@ -142,9 +145,22 @@ class Comparing:
                 self._forget(self._by_join[asked.joined])
                 self.not_recorded += 1
 
+    def _knows_updates(self, asked: Asked, recorded: Said, replied: Said, now_ms: int) -> bool:
+        """Whether the versions of both replies can be translated.
+
+        The recorder may have read a reply shortly before an update that the reply knows.
+        """
+        logs, partition = self.logs, asked.partition
+        if logs is None:
+            return True
+        is_late = now_ms > asked.timestamp_ms + UPDATE_LATE_MS
+        return logs.has_delivered(partition, replied.body) and (
+            is_late or logs.has_sent(partition, recorded.body)
+        )
+
     def finish(self) -> None:
-        """No reply comes any more: compare and count the rest."""
-        self.settle(0)
+        """No reply comes any more, and all updates are delivered: compare and count the rest."""
+        self.settle(AT_END_MS)
         rest = self._asked.values()
         self.not_recorded += sum(asked.recorded is None for asked in rest)
         self.unanswered = sum(
@@ -186,7 +202,10 @@ class Comparing:
 
     def _compare(self, asked: Asked, recorded: Said, replied: Said) -> None:
         query, partition = asked.value, asked.partition
-        first = recorded._replace(since=asked.recorded_since)
+        recorded_since = asked.recorded_since
+        if self.logs is not None and recorded_since is not None:
+            recorded_since = self.logs.position(partition, recorded_since)
+        first = recorded._replace(since=recorded_since)
         second = replied._replace(since=asked.since)
         if self._other_log:
             if isinstance(first.body, dict) and first.body.get("full") is False:
@@ -209,12 +228,10 @@ class Comparing:
         body = parsed_or_not(anew.value)
         del body["since_version"]
         asked.since = None
-        if self.logs is not None:
-            asked.recorded_since = self.logs.position(asked.partition, since)
-            if self._epoch is not None:
-                there = self.logs.since(asked.partition, since, self._epoch)
-                if there is not None:
-                    body["since_version"], asked.since = str(there[0]), there[1]
+        if self.logs is not None and self._epoch is not None:
+            there = self.logs.since(asked.partition, since, self._epoch)
+            if there is not None:
+                body["since_version"], asked.since = str(there[0]), there[1]
         return anew._replace(value=orjson.dumps(body, default=float))
 
     def _note_epoch(self, said: Said) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from .rollout_compare import compare
+from .rollout_gates import gates
 
 
 @click.group("rollout")
@@ -13,3 +14,4 @@ def rollout() -> None:
 
 
 rollout.add_command(compare)
+rollout.add_command(gates)

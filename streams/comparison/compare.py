@@ -13,7 +13,8 @@ K3: at different versions, what the log up to the earlier one decides is compare
     that have not changed since then. So are names of fields, types of values and the order, which
     no record of the log can change.
 K4: what the records between the two versions may explain is neither equal nor different. If there
-    is such a thing and no difference, the pair is `not_comparable`, with each reason.
+    is such a thing and no difference, the pair is `not_comparable`, with each reason. So is a pair
+    of which one reply has a read state that is newer than the reply: it is of no single position.
 
 An error has no version. `invalid_query` follows from the query, and `reply_too_large` from the size
 of the reply: in place of an answer either is a difference. The other codes follow from the moment,
@@ -280,10 +281,11 @@ class _Pair:
         is_selected = query.get("channel_ids") is not None or query.get("mentioned") is True
         if is_selected or query.get("after") is not None or rows.next or said.above >= 0:
             return True
-        counts = [row.get("mention_count") for row in rows.by_place.values()]
-        if not all(type(count) is int for count in counts):
+        found = [row.get("mention_count") for row in rows.by_place.values()]
+        counts = [count for count in found if type(count) is int]
+        if len(counts) < len(found):
             return True
-        own = len(counts), sum(count > 0 for count in counts), sum(counts)  # type: ignore
+        own = len(counts), sum(count > 0 for count in counts), sum(counts)
         return [totals.get(name) for name in _TOTALS] == list(own)
 
 

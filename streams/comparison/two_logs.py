@@ -24,30 +24,29 @@ class StrangeVersionError(ValueError):
 class TwoLogs:
     """The offsets of all updates that were sent again: 16 bytes an update.
 
-    `sent` comes before each update, and `delivered` once for each, in the order of the partition.
+    For each partition, `sent` is called for each update in order, and `delivered` likewise.
     """
 
     def __init__(self, partitions: int) -> None:
         self._recorded = [array("q") for _ in range(partitions)]
         self._replayed = [array("q") for _ in range(partitions)]
-        self._under_way = [0] * partitions
 
-    def sent(self, partition: int) -> None:
-        self._under_way[partition] += 1
-
-    def delivered(self, partition: int, recorded: int, replayed: int) -> None:
-        """The update at the offset `recorded` got the offset `replayed`."""
+    def sent(self, partition: int, recorded: int) -> None:
+        """The update with the recorded offset is under way."""
         self._recorded[partition].append(recorded)
-        self._replayed[partition].append(replayed)
-        self._under_way[partition] -= 1
 
-    def knows(self, partition: int, body: Any) -> bool:
-        """Whether all updates that a reply of the replay may know have been delivered."""
-        if not self._under_way[partition]:
-            return True
-        version = number(body.get("version")) if isinstance(body, dict) else None
-        offsets = self._replayed[partition]
-        return version is None or (bool(offsets) and offset_of(version) <= offsets[-1])
+    def delivered(self, partition: int, replayed: int) -> None:
+        """The next update under way got this offset."""
+        self._replayed[partition].append(replayed)
+
+    def has_sent(self, partition: int, recorded: Any) -> bool:
+        """Whether all updates that a recorded reply knows were surely sent."""
+        return _reaches(self._recorded[partition], recorded)
+
+    def has_delivered(self, partition: int, replayed: Any) -> bool:
+        """Whether all updates that a reply of the replay knows were delivered."""
+        known = self._replayed[partition]
+        return len(known) == len(self._recorded[partition]) or _reaches(known, replayed)
 
     def since(self, partition: int, version: int, epoch: int) -> tuple[int, int] | None:
         """A version of the replay's log for a recorded `since_version`, and the common number.
@@ -55,7 +54,7 @@ class TwoLogs:
         None if the recording has no update at or below it that has been delivered.
         """
         offsets = self._recorded[partition]
-        at = bisect_right(offsets, offset_of(version))
+        at = bisect_right(offsets, offset_of(version), 0, len(self._replayed[partition]))
         if not at:
             return None
         return (epoch << OFFSET_BITS) | (self._replayed[partition][at - 1] + 1), offsets[at - 1] + 1
@@ -103,3 +102,9 @@ class TwoLogs:
     def _common(self, partition: int, version: int, offsets: array[int]) -> int:
         at = bisect_right(offsets, offset_of(version))
         return self._recorded[partition][at - 1] + 1 if at else 0
+
+
+def _reaches(offsets: array[int], body: Any) -> bool:
+    """Whether the position of a reply is not beyond these offsets; an error has none."""
+    version = number(body.get("version")) if isinstance(body, dict) else None
+    return version is None or (bool(offsets) and offset_of(version) <= offsets[-1])

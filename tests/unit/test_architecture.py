@@ -97,6 +97,7 @@ RULES = {
         "streams.worker.tables",
         never=OUTSIDE - {"confluent_kafka"},
     ),
+    "streams.rollout": _may("streams.errors", "streams.rollout", never=OUTSIDE),
     "streams.comparison": _may(
         "schemas",
         "streams.comparison",
@@ -105,6 +106,7 @@ RULES = {
     "streams.commands": _may(
         *BASICS,
         "streams.comparison",
+        "streams.rollout",
         "streams.kafka",
         "streams.cassandra.store",
         "streams.cassandra.database",

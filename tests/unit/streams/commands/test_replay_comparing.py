@@ -152,6 +152,34 @@ def test_versions_of_two_logs() -> None:
     assert one.tally.reasons == {replay_comparing.STRANGE: 1}
 
 
+def test_a_reply_that_was_recorded_before_its_update_waits() -> None:
+    """A recorder reads many partitions, and one of them later than another."""
+    one = comparing(TwoLogs(1))
+    row = {"channel_id": "5", "read_state_type": 0, "flags": 1}
+    ask(one, 1)
+    one.recorded(recorded(1, body(BITS | 11, read_states=[{**row, "version": str(BITS | 11)}])))
+    one.replied(b"new 1", body(BITS | 4, read_states=[{**row, "version": str(BITS | 4)}]), {})
+    one.settle(1000)
+    assert counts(one)[:3] == (0, 0, 0)
+    tell = one.updated(Recorded(1001, UPDATES, 0, b"1", b"{}", [], 10))
+    one.settle(1001)
+    assert counts(one)[:3] == (0, 0, 0), "not delivered"
+    tell(3)
+    one.settle(1001)
+    assert counts(one)[:3] == (1, 0, 0)
+
+
+def test_a_position_beyond_the_last_update_waits_for_a_while() -> None:
+    one = comparing(TwoLogs(1))
+    ask(one, 1)
+    one.recorded(recorded(1, body(BITS | 90)))
+    one.replied(b"new 1", body(BITS | 4), {})
+    one.settle(1000 + replay_comparing.UPDATE_LATE_MS)
+    assert counts(one)[:3] == (0, 0, 0)
+    one.settle(1001 + replay_comparing.UPDATE_LATE_MS)
+    assert counts(one)[:3] == (1, 0, 0)
+
+
 def test_another_services_versions_mean_nothing() -> None:
     one = comparing(other_log=True)
     anew = ask(one, 1, since_version="7")

@@ -184,6 +184,17 @@ def test_a_forgotten_mention_is_found(apart: bool) -> None:
     assert found_faults > 100
 
 
+def test_a_delta_leaves_out_no_deletion() -> None:
+    """So what an earlier reply has, and a later delta should have and does not, is lost."""
+    row = {"channel_id": "5", "read_state_type": 0, "flags": 1, "version": "7"}
+    earlier = Said({"user_id": "1", "version": "8", "full": True, "read_states": [row]})
+    later = {"user_id": "1", "version": "9", "full": False, "read_states": []}
+    query = {"since_version": "6"}
+    assert compare(query, earlier, Said(later, since=6)).result == DIFFERENT
+    assert compare(query, earlier, Said(later, since=7)).result == EQUAL
+    assert compare(query, earlier, Said({**later, "full": True}, since=6)).result == NOT_COMPARABLE
+
+
 def error(code: str, limit: int | None = None) -> Said:
     more = {} if limit is None else {"limit": limit}
     body = {"user_id": "1", "error": {"code": code, "message": f"text {limit}", **more}}

@@ -49,8 +49,8 @@ class Log:
 
 def delivered(logs: TwoLogs, recorded: Log, replayed: Log, count: int = RECORDS) -> None:
     for one, other in list(zip(recorded.offsets, replayed.offsets, strict=True))[:count]:
-        logs.sent(1)
-        logs.delivered(1, one, other)
+        logs.sent(1, one)
+        logs.delivered(1, other)
 
 
 def test_replies_of_two_logs_are_compared_as_those_of_one() -> None:
@@ -102,24 +102,28 @@ def test_a_since_version_gets_the_other_logs_number() -> None:
 
 def test_a_reply_waits_until_its_updates_are_known() -> None:
     logs = TwoLogs(1)
-    body = {"version": str((REPLAY_EPOCH << 48) | 6)}
-    assert logs.knows(0, body), "nothing is under way"
-    logs.sent(0)
-    assert not logs.knows(0, body)
-    logs.delivered(0, 2, 4)
-    logs.sent(0)
-    assert not logs.knows(0, body)
-    logs.sent(0)
-    logs.delivered(0, 3, 5)
-    assert logs.knows(0, body), "the reply is of offset 5"
-    assert logs.knows(0, {"error": {}})
+    body = {"version": str((REPLAY_EPOCH << 48) | 6)}  # the update at offset 5 is the last it knows
+    assert logs.has_delivered(0, body), "nothing is under way"
+    assert not logs.has_sent(0, body)
+    logs.sent(0, 2)
+    assert not logs.has_delivered(0, body)
+    logs.delivered(0, 4)
+    logs.sent(0, 5)
+    assert not logs.has_delivered(0, body)
+    assert logs.has_sent(0, body)
+    logs.sent(0, 6)
+    logs.delivered(0, 5)
+    assert logs.has_delivered(0, body)
+    for error in ({"error": {}}, None):
+        assert logs.has_delivered(0, error)
+        assert logs.has_sent(0, error)
 
 
 def test_an_update_that_is_not_in_the_recording_is_noticed() -> None:
     logs = TwoLogs(1)
     for recorded, replayed in ((10, 100), (20, 110)):
-        logs.sent(0)
-        logs.delivered(0, recorded, replayed)
+        logs.sent(0, recorded)
+        logs.delivered(0, replayed)
     bits = REPLAY_EPOCH << 48
 
     def body(offset: int) -> Body:
