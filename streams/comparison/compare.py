@@ -208,7 +208,7 @@ class _Pair:
         for name in {**one, **other}:
             values = one.get(name, MISSING), other.get(name, MISSING)
             if name not in one or name not in other or not same(*values):
-                self._found.differ(_field(place, name), *values, _version(one))
+                self._found.differ(_field(place, name), *values, number(one.get("version")))
 
     def _missing(self, place: Place, row: dict[str, Any], where: int) -> None:
         """`row` is not in the reply `where`, but in the other one."""
