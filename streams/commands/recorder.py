@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 
 import orjson
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from readstates.schemas.headers import (
     HEADER_CLOCK,
@@ -45,12 +45,12 @@ class RecordedTopics:
         self._own = {*topics_of(settings), settings.changes_topic}
         self._replies = replies
         self._looked = 0.0
-        self._look(OFFSET_END)
+        self._look(is_start=True)
 
     def read(self) -> Iterator[tuple[str, Any]]:
         """Messages that have arrived, each with its kind. Raises TopicError."""
         if time.monotonic() - self._looked > TOPICS_S:
-            self._look(OFFSET_BEGINNING)
+            self._look()
         for message in self._consumer.consume(BATCH_MESSAGES, IDLE_S):
             kind = self._kinds.get(message.topic(), REPLIES)
             if message.error() is None:
@@ -58,17 +58,20 @@ class RecordedTopics:
             elif kind != REPLIES:
                 raise TopicError(f"{message.topic()} cannot be read: {message.error()}")
 
-    def _look(self, start: int) -> None:
+    def _look(self, *, is_start: bool = False) -> None:
         self._looked = time.monotonic()
         if not self._replies:
             return
         found = self._consumer.list_topics(timeout=TIMEOUT_S).topics
         new = [
-            TopicPartition(name, number, start)
+            TopicPartition(name, number, OFFSET_BEGINNING)
             for name, topic in found.items()
             if name not in self._kinds and topic.error is None and self._is_reply_topic(name)
             for number in topic.partitions
         ]
+        if is_start:  # OFFSET_END would be the end of a later moment
+            for place in new:
+                place.offset = self._consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)[1]
         if new:
             self._consumer.incremental_assign(new)
             self._kinds |= {place.topic: REPLIES for place in new}
