@@ -38,8 +38,7 @@ class Gate(NamedTuple):
     shares: tuple[int, ...]
 
     def is_within(self, value: float) -> bool:
-        if math.isnan(value):
-            return False
+        """False for a value that is no number, too: nothing compares with it."""
         if self.at_least is not None:
             return value >= self.at_least
         return self.at_most is not None and value <= self.at_most
