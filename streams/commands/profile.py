@@ -63,7 +63,9 @@ def _ask(url: str, method: str = "GET") -> list[Any] | None:
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             body = answer.read()
-            return None if answer.status == 202 and method == "GET" else json.loads(body or b"null")
+            is_waiting = answer.status == 202 and method == "GET"
+            found: list[Any] | None = None if is_waiting else json.loads(body or b"null")
+            return found
     except urllib.error.HTTPError as exc:
         text = exc.read().decode(errors="replace").strip()
         raise click.ClickException(f"{url}: {text or exc}") from exc

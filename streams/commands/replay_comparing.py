@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -66,7 +67,7 @@ class Comparing:
         self._early: dict[Joined, Said] = {}
         self._by_time: deque[tuple[int, bytes]] = deque()  # ms of the recording
         self._complete: deque[tuple[bytes, Asked]] = deque()
-        self._arrived: deque[tuple[bytes, bytes | None, dict[str, bytes | None]]] = deque()
+        self._arrived: deque[tuple[bytes, bytes | None, Mapping[str, bytes | None]]] = deque()
 
     # -- what the replay tells ----------------------------------------------------------------
 
@@ -114,7 +115,7 @@ class Comparing:
         self._asked[correlation_id].recorded = Said(reply)
 
     def replied(
-        self, correlation_id: bytes, value: bytes | None, headers: dict[str, bytes | None]
+        self, correlation_id: bytes, value: bytes | None, headers: Mapping[str, bytes | None]
     ) -> None:
         """A new reply; in the thread of the reader."""
         self._arrived.append((correlation_id, value, headers))

@@ -139,9 +139,9 @@ def _answers(found: Findings, query: dict[str, Any], first: Said, second: Said) 
                 found.unknown(OTHER)
     rows = rows_of(first), rows_of(second)
     if rows[0] is None or rows[1] is None:
-        if not same(first.body.get("read_states"), second.body.get("read_states")):
-            values = first.body.get("read_states"), second.body.get("read_states")
-            found.differ("read_states", *values, earlier)
+        lists = first.body.get("read_states"), second.body.get("read_states")
+        if not same(*lists):
+            found.differ("read_states", *lists, earlier)
         return
     pair = _Pair(found, query, (first, second), (rows[0], rows[1]), (here, there))
     pair.compare()

@@ -33,7 +33,8 @@ def history(
     rand: random.Random, records: int, forgotten: int | None = None
 ) -> tuple[list[Moment], list[dict[str, Any]]]:
     """The moments of a log and its events. `forgotten`: the record that this fold leaves out."""
-    oracle, floor, events = Oracle(), EPOCH_BITS, []
+    oracle, floor = Oracle(), EPOCH_BITS
+    events: list[dict[str, Any]] = []
     moments = [Moment(EPOCH_BITS, [], floor)]
     for offset in range(records):
         event = anything(rand, (1, 30), CHANNELS) | {"user_id": str(USER)}
@@ -72,7 +73,7 @@ def question(rand: random.Random, newest: int) -> dict[str, Any]:
 
 def state_of(row: Row, with_mentions: bool) -> dict[str, Any]:
     fields = dict(zip(COLUMNS, row, strict=False))
-    state = {name: str(v) if name in STRINGS else v for name, v in fields.items()}
+    state: dict[str, Any] = {name: str(v) if name in STRINGS else v for name, v in fields.items()}
     if with_mentions:
         state["mentions"] = [str(message) for message in mentions(row)]
     return state
@@ -83,7 +84,7 @@ def reply(rand: random.Random, moment: Moment, query: dict[str, Any]) -> dict[st
     since = query.get("since_version")
     floor = max(moment.floor, rand.choice([0, moment.version - rand.randint(0, 4)]))
     is_full = since is None or bool(query.get("mentioned")) or not floor <= since <= moment.version
-    found = expected(moment.rows, query, -1 if is_full else since)  # type: ignore[arg-type]
+    found = expected(moment.rows, query, -1 if is_full else since)
     body: dict[str, Any] = {
         "user_id": str(USER),
         "version": str(moment.version),

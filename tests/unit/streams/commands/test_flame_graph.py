@@ -11,7 +11,7 @@ Box = tuple[float, float, float]  # x, y, width
 
 
 def boxes(text: str) -> dict[str, Box]:
-    found = {}
+    found: dict[str, Box] = {}
     for group in ElementTree.fromstring(text).iter(f"{SVG}g"):
         title, box = group.find(f"{SVG}title"), group.find(f"{SVG}rect")
         assert title is not None
@@ -19,8 +19,9 @@ def boxes(text: str) -> dict[str, Box]:
         assert box is not None
         name = title.text.rpartition(": ")[0]
         assert name not in found
-        found[name] = tuple(float(box.attrib[each]) for each in ("x", "y", "width"))
-    return found  # type: ignore[return-value]
+        x, y, width = (float(box.attrib[each]) for each in ("x", "y", "width"))
+        found[name] = x, y, width
+    return found
 
 
 def test_boxes_are_as_wide_as_their_shares() -> None:

@@ -25,7 +25,8 @@ class Log:
     """The offsets of the same updates in one log, with other records between them."""
 
     def __init__(self, rand: random.Random, epoch: int) -> None:
-        self.epoch, self.offsets = epoch, []
+        self.epoch = epoch
+        self.offsets: list[int] = []
         offset = rand.randint(0, 50)
         for _ in range(RECORDS):
             offset += rand.choice([1, 1, 1, 3])
