@@ -159,7 +159,7 @@ class Anonymiser:
         states = []
         for state in reply.read_states:
             channel = state.channel_id
-            made = {
+            made: dict[str, Any] = {
                 "channel_id": str(ids.channel(channel)),
                 "read_state_type": state.read_state_type,
                 "last_message_id": str(ids.message(channel, state.last_message_id)),

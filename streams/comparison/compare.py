@@ -92,11 +92,7 @@ def _errors(found: Findings, first: dict[str, Any], second: dict[str, Any]) -> N
                 found.differ("error", one, other)
             return
         limits = one.get("limit"), other.get("limit")
-        without = [
-            {name: value for name, value in each.items() if name != "limit"}
-            for each in (one, other)
-        ]
-        found.shapes("error.", *without)
+        found.shapes("error.", {**one, "limit": None}, {**other, "limit": None})
         if one.get("code") != other.get("code"):
             found.differ("error.code", one.get("code"), other.get("code"))
         elif not same(*limits):
@@ -134,7 +130,7 @@ def _answers(found: Findings, query: dict[str, Any], first: Said, second: Said) 
         values = known[name]
         if len(values) == 2 and not same(*values):
             if at_once or name == "user_id":
-                found.differ(name, *values, earlier)
+                found.differ(name, values[0], values[1], earlier)
             else:
                 found.unknown(OTHER)
     rows = rows_of(first), rows_of(second)
@@ -222,7 +218,7 @@ class _Pair:
             self._found.unknown(GONE)
         else:  # it was there before and has not changed; and a delta leaves out no deletion
             values = (MISSING, row) if where == 0 else (row, MISSING)
-            self._found.differ(_field(place), *values, version)
+            self._found.differ(_field(place), values[0], values[1], version)
 
     def _order(self) -> None:
         first, second = self._rows
@@ -231,8 +227,8 @@ class _Pair:
         both = first.by_place.keys() & second.by_place.keys()
         orders = [[place for place in rows.order if place in both] for rows in self._rows]
         if first.is_ascending != second.is_ascending or orders[0] != orders[1]:
-            places = [[_text(place) for place in rows.order] for rows in self._rows]
-            self._found.differ("read_states: order", *places, self._earlier)
+            one, other = ([_text(place) for place in rows.order] for rows in self._rows)
+            self._found.differ("read_states: order", one, other, self._earlier)
 
     def _all_shapes(self) -> None:
         """Names and types are the same in all read states of both replies (K3).
@@ -253,12 +249,12 @@ class _Pair:
 
     def _next(self) -> None:
         first, second = self._rows
-        values = [each.body.get("next", MISSING) for each in self._said]
+        one, other = (each.body.get("next", MISSING) for each in self._said)
         if first.is_whole_page != second.is_whole_page:
-            self._found.differ("next", *values, self._earlier)
+            self._found.differ("next", one, other, self._earlier)
         elif first.next != second.next:
             if self._at_once and self._said[0].above == self._said[1].above:
-                self._found.differ("next", *values, self._earlier)
+                self._found.differ("next", one, other, self._earlier)
             elif not self._at_once:
                 self._found.unknown(PAGES)
 

@@ -94,9 +94,9 @@ def judge(gate: Gate, samples: Sequence[Sample], now_s: float, step_s: float) ->
         before_s = at_s
     if before_s is None or now_s - before_s > GAP_STEPS * step_s:
         since_s = None
-    value = samples[-1][1] if samples else None
+    last = samples[-1][1] if samples else None
     holds = since_s is not None and now_s - since_s >= gate.hold_s - step_s
-    return Verdict(gate, value, since_s, holds)
+    return Verdict(gate, last, since_s, holds)
 
 
 def read_plan(text: str) -> Plan:

@@ -84,7 +84,7 @@ def reply(rand: random.Random, moment: Moment, query: dict[str, Any]) -> dict[st
     since = query.get("since_version")
     floor = max(moment.floor, rand.choice([0, moment.version - rand.randint(0, 4)]))
     is_full = since is None or bool(query.get("mentioned")) or not floor <= since <= moment.version
-    found = expected(moment.rows, query, -1 if is_full else since)
+    found = expected(moment.rows, query, -1 if is_full or since is None else since)
     body: dict[str, Any] = {
         "user_id": str(USER),
         "version": str(moment.version),

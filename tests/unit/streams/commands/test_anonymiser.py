@@ -223,7 +223,8 @@ def test_replies_of_pages_and_of_unknown_queries_are_left_out(
     anonymise = Anonymiser(NewIds(KEY, PARTITIONS))
     body = {"user_id": "9", "version": "9", "full": True, "read_states": []}
     after = {"read_state_type": 0, "channel_id": "5"}
-    for number, more in enumerate(({"limit": 5}, {"after": after}, {}, {}, {})):
+    kinds: list[dict[str, Any]] = [{"limit": 5}, {"after": after}, {}, {}, {}]
+    for number, more in enumerate(kinds):
         assert anonymise(asked(b"%d" % number, **more)) is not None
         if number < 2:
             assert anonymise(replied(b"%d" % number, body)) is None

@@ -13,9 +13,9 @@ import pytest
 from readstates.streams.comparison.compare import LIMIT, MOMENT, compare
 from readstates.streams.comparison.findings import DIFFERENT, EQUAL, MISSING, NOT_COMPARABLE
 from readstates.streams.comparison.said import Said, parsed
+from tests.support.events import EPOCH_BITS
 from tests.support.expected_replies import mentions, shown
 from tests.support.two_replies import (
-    EPOCH_BITS,
     USER,
     Moment,
     history,

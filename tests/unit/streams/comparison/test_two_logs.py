@@ -115,7 +115,8 @@ def test_a_reply_waits_until_its_updates_are_known() -> None:
     logs.sent(0, 6)
     logs.delivered(0, 5)
     assert logs.has_delivered(0, body)
-    for error in ({"error": {}}, None):
+    errors: list[Any] = [{"error": {}}, None]
+    for error in errors:
         assert logs.has_delivered(0, error)
         assert logs.has_sent(0, error)
 
@@ -139,7 +140,8 @@ def test_an_update_that_is_not_in_the_recording_is_noticed() -> None:
 
 def test_what_is_no_reply_stays_as_it_is() -> None:
     logs = TwoLogs(1)
-    for body in (None, 5, [], {"error": {}}, {"version": None}):
+    bodies: list[Any] = [None, 5, [], {"error": {}}, {"version": None}]
+    for body in bodies:
         assert logs.replayed(0, body) == body
     odd = {"version": "9", "read_states": [5, {"version": "x"}, {}]}
     assert logs.replayed(0, odd) == {**odd, "version": "0"}
