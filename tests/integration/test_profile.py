@@ -34,8 +34,9 @@ def test_a_worker_at_work(service: Service, tmp_path: Path) -> None:
     titles = {
         str(each.text).rpartition(": ")[0] for each in root.iter() if each.tag[-5:] == "title"
     }
-    assert "readstates.streams.worker.query_intake.QueryIntake.answer_now" in titles
-    assert "all" in titles
+    reader = f"read-{wire.queries}"  # the thread that answers these queries
+    assert {"all", "MainThread", reader} <= titles
+    assert any(title.startswith("readstates.streams.kafka.reader.Reader.") for title in titles)
 
 
 def test_a_web_page_gets_no_profile(service: Service) -> None:
