@@ -26,6 +26,7 @@ from tests.support.wire import murmur2
 KEY = bytes(range(32))
 PARTITIONS = 4
 CHANNELS = (5, 40, 2**62)
+OLD = (5, 40, 41, 42, 43)  # channels of a reply
 Headers = list[tuple[str, bytes | None]]
 
 
@@ -167,6 +168,7 @@ def replied(correlation_id: bytes, body: Any, *more: tuple[str, bytes]) -> Recor
 
 def test_a_query_and_its_reply_still_belong_together() -> None:
     ids = NewIds(KEY, PARTITIONS)
+    assert sorted(OLD, key=ids.channel) != list(OLD), "or the order would prove nothing"
     anonymise = Anonymiser(ids)
     query = anonymise(asked(b"secret 1", channel_ids=["5", "40"], since_version="8", mentions=True))
     assert query is not None
@@ -178,7 +180,7 @@ def test_a_query_and_its_reply_still_belong_together() -> None:
     states = [
         {"channel_id": str(channel), "read_state_type": 0, "last_message_id": "0",
          "last_mention_id": "12", "version": "7", "mentions": ["11", "12"], **numbers}
-        for channel in (5, 40)
+        for channel in OLD
     ]  # fmt: skip
     totals = {"read_states": 2, "mentioned": 2, "mentions": 4}
     body = {"user_id": "9", "version": "9", "full": False, "read_states": states, "x": "secret"}
@@ -190,9 +192,9 @@ def test_a_query_and_its_reply_still_belong_together() -> None:
     found = json.loads(reply.value or b"")
     assert found["totals"] == totals
     assert [state["channel_id"] for state in found["read_states"]] == [
-        str(channel) for channel in sorted(map(ids.channel, (5, 40)))
+        str(channel) for channel in sorted(map(ids.channel, OLD))
     ]
-    for state, old in zip(found["read_states"], sorted((5, 40), key=ids.channel), strict=True):
+    for state, old in zip(found["read_states"], sorted(OLD, key=ids.channel), strict=True):
         messages = [ids.message(old, message) for message in (11, 12)]
         assert state["mentions"] == list(map(str, messages))
         assert (state["last_message_id"], state["last_mention_id"]) == ("0", str(messages[1]))
