@@ -20,6 +20,7 @@ HEADER_DEADLINE = "read-states-deadline"
 HEADER_ERROR = "read-states-error"
 HEADER_CLOCK = "read-states-clock"  # of a worker's own record, with which it compares clocks
 HEADER_ROLE = "read-states-role"  # of a reply in a shadow topic: the role of the worker
+HEADER_TRACEPARENT = "traceparent"  # W3C Trace Context; a reply has that of its query
 HEADER_FAUST_REPLY_TOPIC = "Faust-Ag-ReplyTo"
 HEADER_FAUST_CORRELATION_ID = "Faust-Ag-CorrelationId"
 
@@ -30,6 +31,7 @@ DEADLINE_DEFAULT_MS = 5_000
 DEADLINE_MAX_MS = 60_000
 DEADLINE_DIGITS_MAX = 18
 CORRELATION_ID_BYTES_MAX = 4096
+TRACEPARENT_BYTES_MAX = 128  # version 00 has 55, and a later one may have more
 TOPIC_NAME = re.compile(rb"[A-Za-z0-9._-]{1,249}")  # what Kafka takes; no other name can exist
 
 _headers = methodcaller("headers")
@@ -59,19 +61,20 @@ def headers_of(message: Message) -> list[tuple[str, bytes | None]]:
 
 
 class ReplyAddress(NamedTuple):
-    """The address of a reply, and its dialect."""
+    """The address of a reply, and its dialect. `traceparent` goes back as it came."""
 
     topic: str
     partition: int | None
     correlation_id: bytes | None
     dialect: str
+    traceparent: bytes | None = None
 
 
 def reply_address(headers: Headers) -> ReplyAddress | None:
     """The usable reply address of a query; None if there is none.
 
     A correlation ID over CORRELATION_ID_BYTES_MAX makes the address unusable, because the reply
-    would have to repeat the ID.
+    would have to repeat the ID. A `traceparent` over TRACEPARENT_BYTES_MAX is left out.
     """
     values = dict(headers)
     dialect, names = DIALECT_PLAIN, (HEADER_REPLY_TOPIC, HEADER_CORRELATION_ID)
@@ -90,7 +93,10 @@ def reply_address(headers: Headers) -> ReplyAddress | None:
         partition = int.from_bytes(raw, "big", signed=True)
         if partition < 0:
             return None
-    return ReplyAddress(topic.decode("ascii"), partition, correlation_id, dialect)
+    trace = values.get(HEADER_TRACEPARENT)
+    if trace is not None and len(trace) > TRACEPARENT_BYTES_MAX:
+        trace = None
+    return ReplyAddress(topic.decode("ascii"), partition, correlation_id, dialect, trace)
 
 
 def query_headers(

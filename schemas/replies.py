@@ -119,6 +119,13 @@ def wrap_faust(body: bytes, key: bytes | None, correlation_id: bytes) -> bytes:
     return orjson.dumps(wrapped)
 
 
+def unwrapped(reply: Any) -> Any:
+    """The reply inside what `wrap_faust` made, both parsed; a plain reply as it is."""
+    if isinstance(reply, dict) and "__faust" in reply:
+        return reply.get("value")
+    return reply
+
+
 def decode_reply(body: bytes) -> Reply | ErrorReply:
     """A reply as a client reads it, with identifiers as integers.
 

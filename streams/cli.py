@@ -34,6 +34,9 @@ COMMANDS = {
         "command",
         "Compute the partitions, workers and tables for a load, and the traffic it causes.",
     ),
+    "profile": _here(
+        "profile", "Write into FILE a flame graph (SVG) of the worker at HTTP_HOST and HTTP_PORT."
+    ),
     "record": _here("record", "Record in FILE the updates and queries that arrive from now on."),
     "replay": _here(
         "replay", "Send the updates and queries in FILE, a recording, to the topics again."

@@ -20,6 +20,7 @@ ReadStatesError
 │   └── BatchTooLargeError   the same: it unpacks to more than is allowed
 ├── StoreError           pause and retry: Cassandra did not answer; the work stays queued
 │   └── SchemaMissingError   the same, and refuse to start: the keyspace or a table is not there
+├── PrometheusError      end the command: nobody knows whether a rollout's gates hold
 └── SendError            end the command: the brokers did not take a record
 
 `readstates.schemas.wire.DecodeError` (the record becomes a dead letter) and
@@ -121,6 +122,10 @@ class StoreError(ReadStatesError):
 
 class SchemaMissingError(StoreError):
     """The keyspace, a table or a column is not there."""
+
+
+class PrometheusError(ReadStatesError):
+    """Prometheus gave no answer, or none that is a single figure."""
 
 
 class SendError(ReadStatesError):

@@ -6,23 +6,20 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING
 
 import click
 
-from readstates.schemas.headers import HEADER_CLOCK, headers_of
-from readstates.schemas.probes import HEADER_PROBE
-
 from ..config import Settings
-from ..errors import TopicError
-from .options import KAFKA_ONLY, RIGHTS, SettingsCommand, errors_as_messages, with_settings
-from .recording import QUERIES, UPDATES, Merge, Recorded, encode, head_line
+from .options import KAFKA_ONLY, SettingsCommand, errors_as_messages, with_settings
+from .recording import QUERIES, REPLIES, UPDATES, head_line
 
-BATCH_MESSAGES = 1_000
-IDLE_S = 0.2
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
 FILE_MODE = 0o600
+KEY_BYTES_MIN, KEY_BYTES_MAX = 16, 64
 
 
 @click.command("record", cls=SettingsCommand)
@@ -39,33 +36,83 @@ FILE_MODE = 0o600
     show_default=True,
     help="Stop after this many records; each takes about 250 bytes in FILE.",
 )
+@click.option("--replies", is_flag=True, help="Record the replies, too: see replay --compare.")
+@click.option("--anonymise", is_flag=True, help="Give users, channels and messages other IDs.")
+@click.option(
+    "--key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With --anonymise: 16 to 64 secret bytes that decide on the IDs.  [default: a random key]",
+)
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-@with_settings(*KAFKA_ONLY)
+@with_settings(*KAFKA_ONLY, "reply_topics")
 def record(
-    settings: Settings, file: Path, seconds: float | None, records_max: int, force: bool
+    settings: Settings,
+    file: Path,
+    seconds: float | None,
+    records_max: int,
+    replies: bool,
+    anonymise: bool,
+    key_file: Path | None,
+    force: bool,
 ) -> None:
     """Record in FILE the updates and queries that arrive from now on.
 
     `readstates replay` sends them again. FILE keeps the order of arrival and the gaps between
-    arrivals, to the millisecond; replies are not recorded. The command reads alongside the workers,
-    without joining a group, and changes nothing. FILE holds users' IDs and what they have read.
-    Only its owner can read it. Protect it as you protect the topics.
+    arrivals, to the millisecond. Replies are recorded only with --replies, from all topics that
+    match REPLY_TOPICS. The command reads alongside the workers, without joining a group, and
+    changes nothing. FILE holds users' IDs and what they have read. Only its owner can read it.
+    Protect it as you protect the topics.
+
+    With --anonymise, users, channels and messages have other IDs in FILE. Users stay in their
+    partitions, and the messages of a channel keep their order. Unknown fields and headers, and
+    records that cannot be read, are left out. Times and counts stay, so whoever knows when somebody
+    read something may recognise them. Two recordings with the same key have the same IDs; without
+    --key-file, the key is forgotten at the end.
     """
+    key = _key(anonymise, key_file)
     from ..kafka.admin import connect_admin
+    from .anonymiser import Anonymiser
+    from .id_permutation import NewIds
     from .reading import open_reader
+    from .recorder import RecordedTopics, Recorder
 
     with errors_as_messages():
         connect_admin(settings)
         reader = open_reader(settings, settings.updates_topic, settings.queries_topic)
         try:
+            topics = RecordedTopics(settings, reader.consumer, replies)
             with os.fdopen(open_private(file, force), "wb") as out:
                 partitions = sum(topic == settings.updates_topic for topic, _ in reader.ranges)
-                out.write(head_line(partitions))
+                out.write(head_line(partitions, is_anonymous=anonymise))
+                anonymiser = None if key is None else Anonymiser(NewIds(key, partitions))
+                recorder = Recorder(topics, out, records_max, anonymiser)
                 click.echo("recording", err=True)
-                counts = _record(settings, reader.consumer, out, seconds, records_max)
+                _until_the_end(recorder, seconds)
         finally:
             reader.consumer.close()
-    click.echo(f"{counts[UPDATES]} updates and {counts[QUERIES]} queries are in {file}")
+    counts = recorder.counts
+    found = f"{counts[UPDATES]} updates and {counts[QUERIES]} queries"
+    click.echo(f"{found}{f' and {counts[REPLIES]} replies' if replies else ''} are in {file}")
+    if anonymiser is not None and anonymiser.left_out:
+        click.echo(f"{anonymiser.left_out} records could not be anonymised and are left out")
+
+
+def _key(anonymise: bool, key_file: Path | None) -> bytes | None:
+    """The key of an anonymised recording; None if it is not anonymised."""
+    if not anonymise:
+        if key_file is not None:
+            raise click.UsageError("--key-file is for --anonymise")
+        return None
+    if key_file is None:
+        return os.urandom(KEY_BYTES_MAX)
+    with key_file.open("rb") as source:
+        key = source.read(KEY_BYTES_MAX + 1)
+    if not KEY_BYTES_MIN <= len(key) <= KEY_BYTES_MAX:
+        raise click.UsageError(
+            f"--key-file: {key_file} must have {KEY_BYTES_MIN} to {KEY_BYTES_MAX} bytes. "
+            f"One way to make it: head -c 32 /dev/urandom > {key_file}"
+        )
+    return key
 
 
 def open_private(file: Path, force: bool) -> int:
@@ -84,50 +131,18 @@ def open_private(file: Path, force: bool) -> int:
     return found
 
 
-def _record(
-    settings: Settings, consumer: Any, out: BinaryIO, seconds: float | None, records_max: int
-) -> dict[str, int]:
-    """Write until the time is up, the file is full or a signal comes; returns counts by topic."""
+def _until_the_end(recorder: Recorder, seconds: float | None) -> None:
+    """Record until the time is up, the file is full or a signal comes."""
     signals: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _frame: signals.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
-    names = {settings.updates_topic: UPDATES, settings.queries_topic: QUERIES}
-    counts = {UPDATES: 0, QUERIES: 0}
-    merge = Merge()
     end = None if seconds is None else time.monotonic() + seconds
-
-    def write(ordered: Iterator[tuple[int, Recorded]]) -> None:
-        for timestamp_ms, record in ordered:
-            out.write(encode(record._replace(timestamp_ms=timestamp_ms)))
-
     try:
-        while not signals and (end is None or time.monotonic() < end):
-            for message in consumer.consume(BATCH_MESSAGES, IDLE_S):
-                if message.error() is not None:
-                    topics, why = " and ".join(names), message.error().str()
-                    raise TopicError(f"{topics} cannot be read: {why}. {RIGHTS}")
-                headers = headers_of(message)
-                kinds = {name for name, _ in headers}
-                if HEADER_PROBE in kinds or (message.value() is None and HEADER_CLOCK in kinds):
-                    continue  # no client's query: a worker asks itself, or compares clocks
-                record = Recorded(
-                    0,
-                    names[message.topic()],
-                    message.partition(),
-                    message.key(),
-                    message.value(),
-                    headers,
-                )
-                counts[record.topic] += 1
-                place = (record.topic, record.partition)
-                write(merge.add(message.timestamp()[1], place, record))
-                if sum(counts.values()) >= records_max:
-                    return counts
-            out.flush()  # a reader, and a kill, find all but the last REORDER_MS
-        return counts
+        while not signals and not recorder.is_full and (end is None or time.monotonic() < end):
+            recorder.step()
     finally:
-        write(merge.rest())
+        recorder.finish()
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -9,6 +9,8 @@ import click
 
 from ..config import Settings
 from .options import CASSANDRA, KAFKA_ONLY, SettingsCommand, errors_as_messages, with_settings
+from .rollout_compare import compare
+from .rollout_gates import gates
 
 FRESH_S = 2.0  # a worker whose last beat is older does not answer; clocks differ, too
 
@@ -123,3 +125,7 @@ def abort(settings: Settings, group: str | None) -> None:
         candidate = control.known_candidate(settings, group)
         control.abort(settings, candidate)
     click.echo(f"{candidate.group} is no candidate any more; its workers end by themselves")
+
+
+rollout.add_command(compare)
+rollout.add_command(gates)

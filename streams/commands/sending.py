@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -54,13 +56,16 @@ class Sender:
         *,
         partition: int = BY_KEY,
         headers: Headers | None = None,
+        delivered: Callable[[int], None] | None = None,
     ) -> None:
-        """Queue one record; waits while the queue is full."""
+        """Queue one record; waits while the queue is full.
+
+        `delivered` is called with the offset that the record gets.
+        """
+        report = self._delivered if delivered is None else partial(self._delivered, tell=delivered)
         while True:
             try:
-                self._producer.produce(
-                    topic, value, key, partition, self._delivered, headers=headers or []
-                )
+                self._producer.produce(topic, value, key, partition, report, headers=headers or [])
             except BufferError:
                 self._producer.poll(WAIT_S)
                 self._check()
@@ -80,13 +85,17 @@ class Sender:
         if left:
             raise SendError(f"{self._so_far()}; the brokers did not answer for {left} more")
 
-    def _delivered(self, error: Any, message: Any) -> None:
+    def _delivered(
+        self, error: Any, message: Any, tell: Callable[[int], None] | None = None
+    ) -> None:
         if error is not None:
             self._error = self._error or f"{message.topic()}: {error}"
             return
         self.delivered += 1
         place, offset = (message.topic(), message.partition()), message.offset()
         self.last_offsets[place] = max(offset, self.last_offsets.get(place, -1))
+        if tell is not None:
+            tell(offset)
 
     def _check(self) -> None:
         if self._error is not None:

@@ -24,6 +24,7 @@ from readstates.schemas.headers import (
     DIALECT_FAUST,
     HEADER_CORRELATION_ID,
     HEADER_ERROR,
+    HEADER_TRACEPARENT,
     ReplyAddress,
 )
 from readstates.schemas.replies import REPLY_TOO_LARGE, encode_error, wrap_faust
@@ -177,6 +178,8 @@ class ReplyProducer:
             body, record_key = wrap_faust(body, key, address.correlation_id or b""), None
         elif address.correlation_id is not None:
             headers.append((HEADER_CORRELATION_ID, address.correlation_id))
+        if address.traceparent is not None:
+            headers.append((HEADER_TRACEPARENT, address.traceparent))
         split = self.split
         if split is not None and not is_owed and address.topic != self._probes_topic:
             candidate = split.withheld(key or b"", partition)

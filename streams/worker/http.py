@@ -1,5 +1,7 @@
 """Serves `/metrics`, `/healthz`, `/readyz` and the console, by default on loopback only.
 
+`/profile`, which `readstates profile` uses, answers only requests from a loopback address.
+
 A connection gets one answer and lives for at most CONNECTION_S; at most CONNECTIONS_MAX are open.
 So slow clients cannot take the file descriptors that the worker needs. If more come, the oldest
 connections end: whoever holds connections open does not shut out the probes of an orchestrator,
@@ -28,6 +30,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from ..errors import ConfigError
 from .console import page
+from .profiler import SECONDS_MAX, ProfileError, Profiler
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ CONNECTIONS_MAX = 64
 LINE_BYTES_MAX = 4096  # of the request line and of each header; no request needs more
 HEADERS_MAX = 64
 METRICS_S = 0.25  # between two readings of the metrics; with 256 partitions, one takes 50 ms
+PROFILE_HEADER = "read-states-profile"
 DROPPED_LOG_S = 60.0  # between two log lines about connections that ended for others
 
 
@@ -107,6 +111,7 @@ class Endpoints(Service):  # type: ignore[misc]
         self._dropped_logged = -DROPPED_LOG_S
         self._measuring: asyncio.Task[bytes] | None = None
         self._measured_at = -METRICS_S
+        self._profiler = Profiler()
 
     async def on_start(self) -> None:
         app = web.Application(middlewares=[_one_answer, self._only_own_names])
@@ -114,6 +119,8 @@ class Endpoints(Service):  # type: ignore[misc]
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
+        app.router.add_post("/profile", self._start_profile)
+        app.router.add_get("/profile", self._profile)
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -181,6 +188,30 @@ class Endpoints(Service):  # type: ignore[misc]
     async def _readyz(self, _request: web.Request) -> web.Response:
         return _answer(self._ready())
 
+    async def _start_profile(self, request: web.Request) -> web.Response:
+        """Begin a profile. A web page cannot send this: the browser would ask about the header."""
+        refusal = _not_for_profiles(request)
+        if refusal is not None:
+            return refusal
+        try:
+            seconds = float(request.query.get("seconds", ""))
+            self._profiler.start(max(0.0, seconds) if seconds < SECONDS_MAX else SECONDS_MAX)
+        except ValueError:
+            return web.Response(text="no: seconds must be a number\n", status=400)
+        except ProfileError as exc:
+            return web.Response(text=f"no: {exc}\n", status=409)
+        return web.Response(status=202)
+
+    async def _profile(self, request: web.Request) -> web.Response:
+        """The last profile as JSON: [[[thread, function, …], ns], …]."""
+        refusal = _not_for_profiles(request)
+        if refusal is not None:
+            return refusal
+        found = self._profiler.result()
+        if found is None:
+            return web.Response(status=202 if self._profiler.is_running else 404)
+        return web.json_response(list(found.items()))
+
     async def _metrics(self, _request: web.Request) -> web.Response:
         if self._measuring is None:
             self._measuring = asyncio.create_task(self._measure())
@@ -200,6 +231,16 @@ async def _one_answer(request: web.Request, handler: Any) -> web.StreamResponse:
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.force_close()
     return response
+
+
+def _not_for_profiles(request: web.Request) -> web.Response | None:
+    """A refusal, unless the request comes from this machine and has the header of the command."""
+    peer = request.transport and request.transport.get_extra_info("peername")
+    if not peer or not ipaddress.ip_address(peer[0]).is_loopback:
+        return web.Response(text="no: profiles are for this machine only\n", status=403)
+    if PROFILE_HEADER not in request.headers:
+        return web.Response(text=f"no: the header {PROFILE_HEADER} is missing\n", status=403)
+    return None
 
 
 def _abort(handler: web.RequestHandler) -> None:

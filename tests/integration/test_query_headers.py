@@ -86,6 +86,30 @@ def test_reply_partition(wire: Wire, known_user: int, partition: int) -> None:
         assert (reply.partition, reply.error) == (partition, error)
 
 
+TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize(
+    ("trace", "expected"),
+    [(TRACE, TRACE), (b"\xff\x00", b"\xff\x00"), (b"x" * 128, b"x" * 128), (b"x" * 129, None)],
+)
+@pytest.mark.parametrize("body", [{}, {"type": "x"}])
+def test_the_trace_of_a_query_is_in_its_reply(
+    wire: Wire, known_user: int, body: dict[str, str], trace: bytes, expected: bytes | None
+) -> None:
+    asked = uuid.uuid4().bytes
+    headers = [
+        ("kafka_replyTopic", wire.reply_topic.encode()),
+        ("kafka_correlationId", asked),
+        ("traceparent", b"an earlier one"),
+        ("traceparent", trace),
+    ]
+    wire.ask(known_user, body, headers)
+    reply = wire.wait(asked)
+    assert reply is not None
+    assert reply.headers.get("traceparent") == expected
+
+
 def test_of_repeated_headers_the_last_counts(wire: Wire, known_user: int) -> None:
     asked = uuid.uuid4().bytes
     headers = [
@@ -138,6 +162,21 @@ def test_the_faust_dialect(
     value = message.value()
     assert value is not None
     assert json.loads(value)["value"]["error"]["code"] == "invalid_query"
+
+
+@pytest.mark.parametrize("body", [{}, {"type": "x"}])
+def test_the_trace_is_in_a_reply_of_the_faust_dialect(
+    wire: Wire, known_user: int, faust_topic: tuple[str, TopicReader], body: dict[str, str]
+) -> None:
+    name, reader = faust_topic
+    headers = [
+        ("Faust-Ag-ReplyTo", name.encode()),
+        ("Faust-Ag-CorrelationId", b"id-3"),
+        ("traceparent", TRACE),
+    ]
+    wire.ask(known_user, body, headers)
+    message = until(lambda: reader.poll(0.5), "a Faust reply")
+    assert dict(message.headers() or [])["traceparent"] == TRACE
 
 
 def test_of_two_dialects_the_plain_one_counts(

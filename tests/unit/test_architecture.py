@@ -101,6 +101,7 @@ RULES = {
         *BASICS,
         "streams.cassandra.epochs",
         "streams.cassandra.store",
+        "streams.errors",
         "streams.kafka",
         "streams.rollout",
         "streams.worker.commits",
@@ -108,8 +109,15 @@ RULES = {
         never=OUTSIDE - {"confluent_kafka", "mode"},
     ),
     "streams.rollout.view": _may("schemas", never=OUTSIDE | {"asyncio", "time", "threading"}),
+    "streams.comparison": _may(
+        "schemas",
+        "streams.comparison",
+        never=OUTSIDE | {"asyncio", "logging", "prometheus_client", "time"},
+    ),
     "streams.commands": _may(
         *BASICS,
+        "streams.comparison",
+        "streams.rollout",
         "streams.kafka",
         "streams.cassandra.store",
         "streams.cassandra.database",

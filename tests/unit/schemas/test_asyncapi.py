@@ -120,16 +120,20 @@ def test_header_names_and_limits_are_those_of_the_code() -> None:
         headers.HEADER_CORRELATION_ID,
         headers.HEADER_REPLY_PARTITION,
         headers.HEADER_DEADLINE,
+        headers.HEADER_TRACEPARENT,
     }
     assert set(faust["properties"]) == {
         headers.HEADER_FAUST_REPLY_TOPIC,
         headers.HEADER_FAUST_CORRELATION_ID,
         headers.HEADER_DEADLINE,
+        headers.HEADER_TRACEPARENT,
     }
     assert set(PARTS["errorHeaders"]["properties"]) == {
         headers.HEADER_CORRELATION_ID,
         headers.HEADER_ERROR,
+        headers.HEADER_TRACEPARENT,
     }
+    assert PARTS["traceparent"]["maxLength"] == headers.TRACEPARENT_BYTES_MAX
     for form, topic, correlation in (
         (asked, headers.HEADER_REPLY_TOPIC, headers.HEADER_CORRELATION_ID),
         (faust, headers.HEADER_FAUST_REPLY_TOPIC, headers.HEADER_FAUST_CORRELATION_ID),

@@ -28,6 +28,18 @@ def test_faust() -> None:
     assert reply_address(FAUST) == ReplyAddress("f-reply-1", None, b"0b1c", "faust")
 
 
+def test_a_trace_goes_back_in_both_dialects_within_its_limit() -> None:
+    for headers in ([TOPIC], FAUST):
+        for trace, expected in ((b"00-x-y-01", b"00-x-y-01"), (b"x" * 128, b"x" * 128)):
+            found = reply_address([*headers, ("traceparent", trace)])
+            assert found is not None
+            assert found.traceparent == expected
+        for left_out in (b"x" * 129, None):
+            found = reply_address([*headers, ("traceparent", left_out)])
+            assert found is not None, "the query is answered all the same"
+            assert found.traceparent is None
+
+
 def test_the_plain_one_counts() -> None:
     found = reply_address([*FAUST, TOPIC, CORRELATION])
     assert found == ReplyAddress(TOPIC[1].decode(), None, CORRELATION[1], "plain")

@@ -18,6 +18,7 @@ from readstates.streams.commands.record import open_private
 from readstates.streams.commands.recording import (
     QUERIES,
     REORDER_MS,
+    REPLIES,
     UPDATES,
     Merge,
     Recorded,
@@ -27,18 +28,19 @@ from readstates.streams.commands.recording import (
     head_line,
     read,
 )
-from readstates.streams.commands.replay import asked_anew
+from readstates.streams.commands.replaying import asked_anew
 
 NOW_MS = 1_700_000_500_000
 raw = st.none() | st.binary(max_size=20) | st.text(max_size=20).map(str.encode)
 records = st.builds(
     Recorded,
     st.integers(0, 2**48),
-    st.sampled_from([UPDATES, QUERIES]),
+    st.sampled_from([UPDATES, QUERIES, REPLIES]),
     st.integers(0, 255),
     raw,
     raw,
     st.lists(st.tuples(st.text(max_size=10), raw), max_size=3),
+    st.none() | st.integers(0, 2**63 - 1),
 )
 
 
@@ -97,7 +99,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="line 3"):
         list(read(file_of(tmp_path, good, good[:-20])))
     with pytest.raises(RecordingError, match="line 2: not a record"):
-        list(read(file_of(tmp_path, good.replace(b"updates", b"replies"))))
+        list(read(file_of(tmp_path, good.replace(b"updates", b"changes"))))
     other = tmp_path / "other"
     other.write_bytes(good)
     with pytest.raises(RecordingError, match="line 1"):
@@ -113,7 +115,7 @@ def query(*headers: tuple[str, bytes | None], value: bytes = b"{}") -> Recorded:
     [
         {"partition": "0"}, {"partition": -1}, {"partition": 2**31}, {"partition": None},
         {"timestamp_ms": 1.5}, {"headers": [[1, "a"]]}, {"headers": [["a"]]},
-        {"headers": 5}, {"key": 7}, {"value": {"base64": "?"}},
+        {"offset": -1}, {"offset": "5"}, {"headers": 5}, {"key": 7}, {"value": {"base64": "?"}},
     ],
     ids=str,
 )  # fmt: skip
