@@ -90,14 +90,19 @@ class Owner:
         *,
         secure: bool = False,
         brief: bool = False,
+        outer: Path | None = None,
     ) -> Stack:
         """Starts servers of this run in its folder, and waits for them; those that run stay.
 
-        They end with this run, even if an inner run is under way now. Raises StackError.
+        They end with this run, even if an inner run is under way now. `outer` is the folder of the
+        run around this one, which may be another process's: then the servers are that run's, and
+        several inner runs share them. Raises StackError.
         """
-        made = Stack(self.folder / name)
+        made = Stack((outer or self.folder) / name)
+        marks = self._marks if outer is None else self._outer
+        assert marks is not None, "there is no run around this one"
         inner = os.environ[MARK]
-        os.environ[MARK] = self._marks
+        os.environ[MARK] = marks
         try:
             made.up(brokers, cassandra_nodes, progress, secure=secure, brief=brief)
         finally:

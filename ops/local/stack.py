@@ -26,7 +26,7 @@ from .cluster import CASSANDRA, KAFKA, NODES_MAX, Cluster, new_cluster
 from .errors import NotRunning, PortTaken, StackError
 from .java import find_java
 from .libs import Progress, jars, locked
-from .process import freeze, is_alive, stop, thaw
+from .process import STOP_TIMEOUT_S, freeze, is_alive, stop, thaw
 from .settings import LOCAL_DC
 from .state import State
 
@@ -111,8 +111,9 @@ class Stack:
             return True
 
     def down(self, remove: bool = False, progress: Progress = lambda _line: None) -> bool:
-        """Stops the stack, within about 50 s; True if something ran. `remove` deletes its data.
+        """Stops the stack, within about 50 s; True if something ran.
 
+        `remove` deletes its data, and so the servers are killed: they need not write anything out.
         It stops only processes that `up` started: pid and start time must both be as recorded.
         """
         if not self.data_dir.is_dir():
@@ -124,7 +125,7 @@ class Stack:
                 if running:
                     progress(f"stopping {', '.join(sorted(running))}")
                 try:
-                    stop(running.values())
+                    stop(running.values(), 0.0 if remove else STOP_TIMEOUT_S)
                 finally:  # a process that could not be stopped stays written down
                     state.save(start.without_dead(current))
             if remove:

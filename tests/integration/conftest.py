@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from readstates.ops.local.stack import Stack
 from tests.support.service import Make, Service
 from tests.support.wire import Wire
 
+PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "")  # which of those that share the stack this is
+
 
 @pytest.fixture(scope="session")
-def stack(owner: Owner) -> Stack:
-    """A real Kafka and a real Cassandra."""
-    return owner.stack(brief=True)
+def stack(owner: Owner, shared_folder: Path | None) -> Stack:
+    """A real Kafka and a real Cassandra, which all processes that run tests share."""
+    return owner.stack(brief=True, outer=shared_folder)
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def service(stack: Stack, folder: Path) -> Iterator[Service]:
     """A service with one worker, ready."""
-    made = Service(stack.env(), folder, "main", changes="on")
+    made = Service(stack.env(), folder, f"main{PROCESS}", changes="on")
     try:
         made.start().wait_ready()
         yield made

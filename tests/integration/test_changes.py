@@ -1,6 +1,7 @@
 """What a worker checked at its start changes while it runs: it notices, says so, and decides.
 
-`streams/deviations.py` has the decisions. Each test makes one change on a real stack.
+`streams/deviations.py` has the decisions. Each test makes one change on a real stack. Most workers
+look more often than usual; that of the first test does not.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
 from readstates.ops.local.worker import WorkerProcess
-from tests.support.service import Make, Service
+from tests.support.service import LOOKING_OFTEN, Make, Service
 from tests.support.topic_settings import set_topic
 from tests.support.waiting import WAIT_S, until
 from tests.support.wire import PARTITIONS, new_user, partition_of
@@ -79,7 +80,7 @@ def test_updates_deleted(services: Make) -> None:
 
 def test_queries_deleted_and_made_anew(services: Make) -> None:
     """Also with more records than the position: none of them is passed over."""
-    service = services("anew")
+    service = services("anew", module=LOOKING_OFTEN)
     wire, user = service.wire, new_user()
     worker = service.start()
     worker.wait_ready()
@@ -133,7 +134,7 @@ def test_queries_that_expired_meanwhile(services: Make) -> None:
 
 
 def test_partitions_raised_on_queries_only(services: Make) -> None:
-    service = services("uneven_later")
+    service = services("uneven_later", module=LOOKING_OFTEN)
     wire, user = service.wire, new_user()
     service.start().wait_ready()
     more = [NewPartitions(wire.queries, PARTITIONS + 2)]
@@ -143,7 +144,7 @@ def test_partitions_raised_on_queries_only(services: Make) -> None:
 
 
 def test_settings_of_topics(services: Make) -> None:
-    service = services("settings")
+    service = services("settings", module=LOOKING_OFTEN)
     wire = service.wire
     service.start().wait_ready()
     set_topic(wire, wire.updates, cleanup_policy="compact", retention_ms="1000")
@@ -158,7 +159,7 @@ def test_settings_of_topics(services: Make) -> None:
 
 
 def test_an_open_transaction(services: Make) -> None:
-    service = services("open_transaction")
+    service = services("open_transaction", module=LOOKING_OFTEN)
     wire, user = service.wire, new_user()
     worker = service.start()
     worker.wait_ready()
@@ -186,7 +187,7 @@ def test_an_open_transaction(services: Make) -> None:
 
 def test_compaction_of_updates(services: Make) -> None:
     """While no worker runs: the policy is right again when one starts."""
-    service = services("compacted")
+    service = services("compacted", module=LOOKING_OFTEN)
     wire, user = service.wire, new_user()
     number = partition_of(user)
     set_topic(
@@ -272,7 +273,7 @@ def test_keyspace_made_anew_before_a_start(services: Make) -> None:
 
 
 def test_keyspace_dropped_and_made_anew_under_a_worker(services: Make) -> None:
-    service = services("emptied_later")
+    service = services("emptied_later", module=LOOKING_OFTEN)
     wire, resident, other = service.wire, new_user(), new_user()
     worker = service.start()
     worker.wait_ready()

@@ -71,7 +71,7 @@ def integer(value: float) -> str:
 
 
 def differences(
-    page: dict[str, str], rows: list[dict[str, str]], seen: dict[str, float]
+    prefix: str, page: dict[str, str], rows: list[dict[str, str]], seen: dict[str, float]
 ) -> dict[str, Any]:
     """What the page says otherwise than /metrics: name -> (page, metrics)."""
     expected = {name: integer(seen.get(name, 0)) for name in page}
@@ -82,7 +82,7 @@ def differences(
             name = f"read_states_{metric}{{partition={number}}}"
             shown[name], expected[name] = row[column], integer(seen[name])
         for kind in ("updates", "queries"):
-            name = f"read_states_processing_lag_records{{partition={number},topic=it-main.{kind}}}"
+            name = f"read_states_processing_lag_records{{partition={number},topic={prefix}.{kind}}}"
             shown[name], expected[name] = row[f"lag: {kind}"], integer(seen[name])
     return {n: (shown[n], expected[n]) for n in shown if shown[n] != expected[n]}
 
@@ -106,7 +106,7 @@ async def test_values_are_those_of_metrics(service: Service, tmp_path: Path) -> 
             await asyncio.sleep(2.5)  # the page has asked meanwhile
             page, rows = await browser.evaluate(READ), await browser.evaluate(CELLS)
             seen = worker.metrics()
-            if len(rows) == 4 and not (found := differences(page, rows, seen)):
+            if len(rows) == 4 and not (found := differences(wire.prefix, page, rows, seen)):
                 break
         assert found == {}
         assert {name.partition("{")[0] for name in page} > {

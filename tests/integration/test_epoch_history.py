@@ -15,7 +15,7 @@ from readstates.streams.cassandra.epoch_table import read_table
 from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
 from readstates.streams.kafka.epochs_topic import read_epochs
-from tests.support.service import Service
+from tests.support.service import LOOKING_OFTEN, Service
 from tests.support.waiting import WAIT_S, until
 from tests.support.wire import PARTITIONS, new_user
 
@@ -24,7 +24,8 @@ MORE, MOST = 6, 7
 
 @pytest.fixture
 def service(stack: Stack, folder: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
-    made = Service(stack.env(), folder, request.node.name.removeprefix("test_")[:24])
+    name = request.node.name.removeprefix("test_")[:24]
+    made = Service(stack.env(), folder, name, module=LOOKING_OFTEN)
     yield made
     made.close()
 

@@ -15,6 +15,7 @@ import pytest
 
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
+from tests.support.preloaded import PreloadedWorker
 from tests.support.service import Service
 from tests.support.waiting import WAIT_S, until
 
@@ -92,7 +93,7 @@ class Harmed:
             "READ_STATES_CACHE_DIR": str(service.folder / f"tables-threads-{number}"),
         }
         log = service.folder / f"harmed-{number}.log"
-        self.worker = WorkerProcess(env, log, module="tests.support.harmed_worker").start()
+        self.worker = PreloadedWorker(env, log, module="tests.support.harmed_worker").start()
 
     def harm(self, verb: str, name: str) -> None:
         with self.file.open("a") as file:

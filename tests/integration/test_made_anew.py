@@ -10,11 +10,11 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from readstates.ops.local.owner import Owner
-from readstates.ops.local.worker import WorkerProcess
 from readstates.schemas.headers import HEADER_CLOCK
 from readstates.streams.client import BlockingClient
 from readstates.streams.config import Settings
 from tests.support.made_anew import BROKERS, Topics, restart_brokers
+from tests.support.preloaded import PreloadedWorker
 from tests.support.service import Service
 from tests.support.waiting import WAIT_S, until
 from tests.support.wire import PARTITIONS, new_user
@@ -110,7 +110,7 @@ def test_a_worker_without_its_watch(services: dict[str, tuple[Service, Topics]])
     """Nobody tells it that a topic was made anew; reply topics are watched by nobody anyway."""
     service, topics = services["alone"]
     log = service.folder / f"{service.name}.log"
-    worker = WorkerProcess(service.env, log, module="tests.support.only_probe").start()
+    worker = PreloadedWorker(service.env, log, module="tests.support.only_probe").start()
     service.workers.append(worker)
     worker.wait_ready()
     wait_served(service, topics)

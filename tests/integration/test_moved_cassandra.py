@@ -10,8 +10,8 @@ import pytest
 
 from readstates.ops.local.owner import Owner
 from readstates.ops.local.stack import Stack
-from readstates.ops.local.worker import WorkerProcess
 from tests.support.moved_node import move
+from tests.support.preloaded import PreloadedWorker
 from tests.support.service import Service
 from tests.support.waiting import WAIT_S, until
 from tests.support.wire import new_user
@@ -33,7 +33,8 @@ def test_the_worker_finds_it_again(stack: Stack, tmp_path: Path) -> None:
     names.write_text(f"{NAME} 127.0.0.1\n", "utf-8")
     service = Service(stack.env(), tmp_path, "moved", probe_interval_s=0.5)
     env = {**service.env, "READ_STATES_CASSANDRA_HOSTS": NAME, "NAMES_FILE": str(names)}
-    worker = WorkerProcess(env, tmp_path / "worker.log", module="tests.support.named_hosts").start()
+    log, module = tmp_path / "worker.log", "tests.support.named_hosts"
+    worker = PreloadedWorker(env, log, module=module).start()
     service.workers.append(worker)
     try:
         worker.wait_ready()

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import uuid
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 
-from readstates.ops.local.cluster import KAFKA
-from readstates.ops.local.owner import Owner
 from readstates.ops.local.stack import Stack
 from readstates.streams import metrics
 from readstates.streams.errors import DataLossError
@@ -224,29 +219,3 @@ async def test_a_topic_that_is_not_there(config: dict[str, Any]) -> None:
         topic.write(b"a")
         assert await read.up_to(1) == [0]
         assert read.refused == []
-
-
-async def test_a_leader_is_killed(owner: Owner) -> None:
-    """The others elect a new one, and nothing is left out or read twice."""
-    stack = owner.stack(f"three-{uuid.uuid4().hex[:8]}", brokers=3, brief=True)
-    try:
-        topic = Topic(
-            {"bootstrap.servers": stack.env()[f"{ENV}KAFKA_BOOTSTRAP"]}, partitions=3, copies=3
-        )
-        for number in range(3):
-            topic.write(b"a", number=number)
-        async with reading(topic) as read:
-            for number in range(3):
-                read.reader.start(number, 0, token=1)
-                await read.up_to(1, number)
-            leader = topic.admin.list_topics(topic.name).topics[topic.name].partitions[0].leader
-            servers = [s for s in stack.status().processes if (s.role, s.number) == (KAFKA, leader)]
-            pid = servers[0].pid
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
-            for number in range(3):
-                await asyncio.to_thread(topic.write, b"b", b"c", number=number)
-                assert await read.up_to(3, number) == [0, 1, 2]
-            assert read.refused == []
-    finally:
-        stack.down(remove=True)

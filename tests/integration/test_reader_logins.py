@@ -18,7 +18,7 @@ from tests.support.topic_reading import ENV, WAIT_S, Topic, reading
 
 @pytest.fixture(scope="module")
 def secure(owner: Owner) -> Iterator[tuple[Stack, credentials.Secrets]]:
-    stack = owner.stack(f"secure-{uuid.uuid4().hex[:8]}", secure=True)
+    stack = owner.stack(f"secure-{uuid.uuid4().hex[:8]}", secure=True, brief=True)
     yield stack, credentials.load(stack.data_dir)
     stack.down(remove=True)
 

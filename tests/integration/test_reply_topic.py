@@ -59,14 +59,19 @@ def test_own_and_internal_topics_whatever_the_pattern(careless: Service) -> None
     assert {name: wire.ends(name) for name in ends} == ends
 
 
+def those_like(wire: Wire) -> set[str]:
+    """Topics with names like the bad ones below; other services make and delete theirs."""
+    return {name for name in wire.topics() if wire.prefix in name or not name.strip("x.\n")}
+
+
 def test_names_that_no_topic_can_have(careless: Service) -> None:
     wire, user = careless.wire, new_user()
-    topics, before = wire.topics(), sum(wire.ends(wire.reply_topic, 3))
+    before, topics = sum(wire.ends(wire.reply_topic, 3)), those_like(wire)
     good = wire.reply_topic.encode()
     bad = [good + b"\n", good + b"\0", b"\xff" + good, good + b"/../x", b"x" * 250, b"..", b"\n"]
     for name in bad:
         dropped(careless, user, [("kafka_replyTopic", name)])
-    assert wire.topics() == topics
+    assert those_like(wire) == topics
     assert sum(wire.ends(wire.reply_topic, 3)) == before + len(bad)  # those of `dropped` itself
 
 

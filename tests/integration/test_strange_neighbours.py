@@ -13,7 +13,7 @@ from confluent_kafka import Consumer
 from readstates.ops.local.worker import WorkerProcess
 from readstates.streams.commands.status_printing import NOTHING_WRONG
 from tests.support.load import Log
-from tests.support.service import Make, Service
+from tests.support.service import LOOKING_OFTEN, Make, Service
 from tests.support.waiting import until
 from tests.support.wire import PARTITIONS, new_user, partition_of
 
@@ -69,7 +69,7 @@ class Stranger:
 @pytest.mark.parametrize("protocol", ["classic", pytest.param("consumer", marks=pytest.mark.long)])
 def test_a_stranger_in_the_group_is_found_and_loses_nothing(services: Make, protocol: str) -> None:
     """It commits what no worker has folded; the worker notices when it has the partition again."""
-    service = services(f"stranger-{protocol}".replace("-", "_"), group_protocol=protocol)
+    service = services(f"stranger_{protocol}", group_protocol=protocol, module=LOOKING_OFTEN)
     users = [new_user(number) for number in range(PARTITIONS)]
     worker = service.start()
     worker.wait_ready()
@@ -151,7 +151,7 @@ def test_rows_do_not_end_with_a_ttl_of_the_table(services: Make) -> None:
 
 def test_new_replicas_are_not_believed(services: Make) -> None:
     """They know of nobody until they are repaired. (Here they are the same node as before.)"""
-    service = services("replicas")
+    service = services("replicas", module=LOOKING_OFTEN)
     resident, other = (new_user() for _ in range(2))
     worker = service.start()
     worker.wait_ready()

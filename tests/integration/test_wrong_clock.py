@@ -10,6 +10,7 @@ import pytest
 
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
+from tests.support.preloaded import PreloadedWorker
 from tests.support.service import Service
 from tests.support.waiting import until
 from tests.support.wire import PARTITIONS, new_user
@@ -41,7 +42,7 @@ def start(service: Service, ahead_s: float, **more: str) -> WorkerProcess:
     """A worker whose clock is that much ahead."""
     log = service.folder / f"clocks-{ahead_s:g}.log"
     env = {**service.env, "CLOCK_AHEAD_S": str(ahead_s), **more}
-    worker = WorkerProcess(env, log, module="readstates.ops.drills.wrong_clock").start()
+    worker = PreloadedWorker(env, log, module="readstates.ops.drills.wrong_clock").start()
     service.workers.append(worker)
     worker.wait_ready()
     return worker

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -37,18 +38,23 @@ _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload([__name__, *MODULES])
 
 
-def _run(env: Mapping[str, str], arguments: tuple[str, ...], out: str, err: str | None) -> None:
-    """The command line, in the new process."""
-    from readstates.streams.cli import main
-
+def _run(
+    module: str, env: Mapping[str, str], arguments: tuple[str, ...], out: str, err: str | None
+) -> None:
+    """A module that has a command line, as `python -m` would run it, in the new process."""
     os.setsid()
     os.environ.clear()
     os.environ.update(env)
     flags = os.O_WRONLY | os.O_APPEND
     os.dup2(os.open(out, flags), 1)
     os.dup2(os.open(err or out, flags), 2)
-    sys.argv = [PROGRAM, *arguments]
-    main(list(arguments), prog_name=f"python -m {PROGRAM}")
+    sys.argv = [module, *arguments]
+    if module == PROGRAM:
+        from readstates.streams.cli import main
+
+        main(list(arguments), prog_name=f"python -m {PROGRAM}")
+    else:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 class Forked:
@@ -84,11 +90,15 @@ class Forked:
 
 
 class PreloadedWorker(WorkerProcess):
-    """A worker that begins at once."""
+    """A worker that begins at once.
+
+    `module` may change what it likes of the service before it calls the command line: nothing but
+    imports has happened by then.
+    """
 
     def _spawn(self, out: IO[bytes]) -> subprocess.Popen[bytes]:
-        arguments = ("worker", *self._arguments)
-        return cast("subprocess.Popen[bytes]", Forked(self._env, arguments, out.name, None))
+        made = Forked(self._module, self._env, ("worker", *self._arguments), out.name, None)
+        return cast("subprocess.Popen[bytes]", made)
 
 
 def run_command(
@@ -96,7 +106,7 @@ def run_command(
 ) -> subprocess.CompletedProcess[str]:
     """A command, as `subprocess.run` would run it."""
     with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
-        process = Forked(env, arguments, out.name, err.name)
+        process = Forked(PROGRAM, env, arguments, out.name, err.name)
         try:
             code = process.wait(COMMAND_TIMEOUT_S)
         except subprocess.TimeoutExpired:

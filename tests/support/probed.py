@@ -8,6 +8,7 @@ from pathlib import Path
 from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
 
+from .preloaded import PreloadedWorker
 from .service import Service
 from .waiting import WAIT_S, until
 from .wire import PARTITIONS
@@ -30,7 +31,7 @@ def start(stack: Stack, folder: Path, **settings: object) -> Service:
     made = new_service(stack, folder)
     env = {**made.env, **{name: str(value) for name, value in settings.items()}}
     log = folder / f"{made.name}.log"
-    made.workers.append(WorkerProcess(env, log, module="tests.support.only_probe").start())
+    made.workers.append(PreloadedWorker(env, log, module="tests.support.only_probe").start())
     return made
 
 

@@ -13,16 +13,20 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from readstates.ops.local import cql
 from readstates.ops.local.worker import WorkerProcess
 
-from .preloaded import PreloadedWorker, run_command
+from .preloaded import PROGRAM, PreloadedWorker, run_command
 from .rows import Rows
 from .waiting import WAIT_S, until
 from .wire import PARTITIONS, Wire
 
 USER_STATES_MAX = 50
+LOOKING_OFTEN = "tests.support.looking_often"  # a `module` for what waits for the watch
 
 
 class Service:
-    """Topics, a keyspace and workers with names of their own, on a stack that others share."""
+    """Topics, a keyspace and workers with names of their own, on a stack that others share.
+
+    `module`: what the workers run, which may be the command line with something changed.
+    """
 
     def __init__(
         self,
@@ -31,9 +35,10 @@ class Service:
         name: str,
         *,
         init: bool = True,
+        module: str = PROGRAM,
         **settings: object,
     ) -> None:
-        self.folder, self.name = folder, name
+        self.folder, self.name, self._module = folder, name, module
         given = {
             "TOPIC_PREFIX": f"it-{name}",
             "KAFKA_GROUP": f"it-{name}",
@@ -76,7 +81,8 @@ class Service:
         """Another worker, with these arguments; does not wait for it."""
         more = {f"READ_STATES_{key.upper()}": str(value) for key, value in settings.items()}
         log = self.folder / f"{self.name}-{len(self.workers)}.log"
-        self.workers.append(PreloadedWorker({**self.env, **more}, log, *arguments).start())
+        worker = PreloadedWorker({**self.env, **more}, log, *arguments, module=self._module)
+        self.workers.append(worker.start())
         return self.workers[-1]
 
     def metric(self, name: str) -> float:

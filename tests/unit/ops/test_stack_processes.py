@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -221,7 +221,7 @@ def test_a_server_that_cannot_be_stopped_stays_written_down(
     monkeypatch.setattr(process, "KILL_TIMEOUT_S", 0.2)
     send = process.send
     monkeypatch.setattr(process, "send", lambda one, n: None if one == kafka else send(one, n))
-    monkeypatch.setattr(stack, "stop", lambda given: stop(given, timeout_s=0.2))
+    monkeypatch.setattr(stack, "stop", lambda given, _timeout_s: stop(given, timeout_s=0.2))
     with pytest.raises(StackError, match=rf"still alive .*{before['kafka-1']}"):
         local.down(remove=True)
     assert pids(local) == {"kafka-1": before["kafka-1"]}
@@ -229,6 +229,23 @@ def test_a_server_that_cannot_be_stopped_stays_written_down(
     monkeypatch.undo()
     assert local.down() is True
     assert pids(local) == {}
+
+
+def test_servers_whose_data_is_removed_are_killed(
+    local: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    def noted(processes: Iterable[ProcessId], timeout_s: float) -> None:
+        given.append(timeout_s)
+        stop(processes, timeout_s)
+
+    monkeypatch.setattr(stack, "stop", noted)
+    for remove in (False, True):
+        local.up()
+        assert local.down(remove=remove) is True
+        assert pids(local) == {}
+    assert given == [process.STOP_TIMEOUT_S, 0.0]
 
 
 def test_data_that_cannot_be_removed_is_named(

@@ -1,4 +1,7 @@
-"""On three brokers: the group while its coordinator dies, and topics that were deleted."""
+"""On three brokers: a group whose coordinator dies, a reader whose leader dies, a deleted topic.
+
+These tests are in one file because they share the stack, which takes long to start.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from readstates.streams.kafka.topic_check import TRY_S
 from readstates.streams.worker.watch import LOOK_S
 from tests.support.group import Holder, eventually
 from tests.support.service import Service
+from tests.support.topic_reading import ENV, Topic, reading
 from tests.support.waiting import WAIT_S, until
 
 PARTITIONS = 8
@@ -37,9 +41,10 @@ def stack(owner: Owner) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def brokers(stack: Stack) -> Iterator[Stack]:
-    yield stack
-    stack.up(brokers=3, brief=True)  # those that were killed
+def brokers(stack: Stack) -> Stack:
+    """All three run; those that a test before has killed are started again."""
+    stack.up(brokers=3, brief=True)
+    return stack
 
 
 @pytest.fixture(params=GROUP_PROTOCOLS)
@@ -68,6 +73,24 @@ async def committing(holder: Holder) -> None:
     """Commit, again and again, until that is accepted."""
     while not await holder.commit(2, *holder.owned):  # noqa: ASYNC110 (a commit takes its time)
         await asyncio.sleep(0.2)
+
+
+def test_a_topic_that_was_deleted_comes_back_with_as_many_replicas(
+    brokers: Stack, tmp_path: Path
+) -> None:
+    """A runbook says `readstates init`, in a pod: one replica would be lost with its broker."""
+    service = Service(brokers.env(), tmp_path, "replicas", init=False)
+    settings = Settings.load(service.env)
+    name = settings.dead_letters_topic
+    done = service.cli("init", "--partitions", "5", "--replication-factor", "3")
+    assert done.returncode == 0, done.stderr
+    admin = connect_admin(settings)
+    admin.delete_topics([name])[name].result(WAIT_S)
+    until(lambda: name not in topics.existing(settings), "topic gone")
+    done = service.cli("init")
+    assert done.returncode == 0, done.stderr
+    assert f"created {name}; 5 partitions" in done.stdout
+    assert topics.existing(settings)[name].replicas == 3
 
 
 async def test_nobody_loses_anything_when_the_coordinator_is_killed(
@@ -118,19 +141,18 @@ def is_ready(workers: list[WorkerProcess]) -> bool:
     return all(worker.get("/readyz")[0] == 200 for worker in workers)
 
 
-def test_a_topic_that_was_deleted_comes_back_with_as_many_replicas(
-    brokers: Stack, tmp_path: Path
-) -> None:
-    """A runbook says `readstates init`, in a pod: one replica would be lost with its broker."""
-    service = Service(brokers.env(), tmp_path, "replicas", init=False)
-    settings = Settings.load(service.env)
-    name = settings.dead_letters_topic
-    done = service.cli("init", "--partitions", "5", "--replication-factor", "3")
-    assert done.returncode == 0, done.stderr
-    admin = connect_admin(settings)
-    admin.delete_topics([name])[name].result(WAIT_S)
-    until(lambda: name not in topics.existing(settings), "topic gone")
-    done = service.cli("init")
-    assert done.returncode == 0, done.stderr
-    assert f"created {name}; 5 partitions" in done.stdout
-    assert topics.existing(settings)[name].replicas == 3
+async def test_a_reader_goes_on_when_the_leader_is_killed(brokers: Stack) -> None:
+    """The others elect a new one, and nothing is left out or read twice."""
+    config = {"bootstrap.servers": brokers.env()[f"{ENV}KAFKA_BOOTSTRAP"]}
+    topic = Topic(config, partitions=3, copies=3)
+    for number in range(3):
+        topic.write(b"a", number=number)
+    async with reading(topic) as read:
+        for number in range(3):
+            read.reader.start(number, 0, token=1)
+            await read.up_to(1, number)
+        kill(brokers, topic.admin.list_topics(topic.name).topics[topic.name].partitions[0].leader)
+        for number in range(3):
+            await asyncio.to_thread(topic.write, b"b", b"c", number=number)
+            assert await read.up_to(3, number) == [0, 1, 2]
+        assert read.refused == []
