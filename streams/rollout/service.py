@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mode import Service
 
+from ..config import Settings
 from ..errors import EndedError
+from ..kafka.delivery import Delivery
 from ..kafka.pulse import Pulse
+from ..kafka.reply_producer import ReplyProducer
+from ..worker.owned import OwnedPartition
 from .beats import Beats
 from .follower import Follower
 
@@ -47,3 +51,21 @@ class RolloutService(Service):  # type: ignore[misc]
         finally:
             if not self.should_stop:
                 self._refuse(EndedError("the loop of beats has ended"))
+
+
+def rollout_of(
+    settings: Settings,
+    replies: ReplyProducer,
+    delivery: Delivery,
+    owned: Mapping[int, OwnedPartition],
+    name: str,
+    run: str,
+    refuse: Callable[[Exception], None],
+) -> RolloutService:
+    """Follows which role sends which replies; a candidate also says what it answers.
+
+    `name`: of the worker. `run`: of a candidate; empty for a live worker.
+    """
+    follower = Follower(settings, replies, refuse, run)
+    beats = Beats(settings, delivery, follower, owned, name) if run else None
+    return RolloutService(follower, beats, refuse)
