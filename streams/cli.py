@@ -42,7 +42,7 @@ COMMANDS = {
         "replay", "Send the updates and queries in FILE, a recording, to the topics again."
     ),
     "restore": _here(
-        "restore", "Bring the database back from a backup, or from nothing, and the log."
+        "restore", "Bring the database back from the log and a backup, or from the log alone."
     ),
     "restore-user": _here("restore_user", "Publish an event that ends a final deletion of USER."),
     "rewind": _here(

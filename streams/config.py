@@ -99,7 +99,8 @@ class Settings:
         OFF, "Change feed: on, or off. With on, every change goes to <TOPIC_PREFIX>.changes."
     )
     changes_delay_ms: int = _kafka(
-        20, "How long a change may wait to be told together with the user's next ones.",
+        20,
+        "How long a change may wait, so that the user's next changes are told together with it.",
         "ms", 0, 10_000,
     )  # fmt: skip
     commit_interval_s: float = _kafka(1.0, "Time between two commits of offsets.", "s", 0.05, 60)
@@ -186,8 +187,8 @@ class Settings:
     )
     changes_waiting_max: int = _limit(
         20_000,
-        "Users of a partition whose changes may wait for the change feed's broker; then the "
-        f"partition applies no updates. {SHARED}",
+        "Users of a partition whose changes may wait for the change feed's broker. When so many "
+        f"wait, the partition applies no updates. {SHARED}",
         "users", 1, 10**6,
     )  # fmt: skip
     queries_waiting_max: int = _limit(
@@ -375,7 +376,7 @@ def _with_files(environ: Mapping[str, str]) -> Mapping[str, str]:
 
 def number_text(setting: Field[Any], value: float) -> str:
     """`100,000,000`; without commas if the setting has no unit, such as a port."""
-    return f"{value:,.10g}" if setting.metadata["unit"] else f"{value:g}"
+    return f"{value:,.15g}" if setting.metadata["unit"] else f"{value:g}"
 
 
 def range_text(setting: Field[Any]) -> str:

@@ -1,4 +1,4 @@
-"""`readstates restore`: brings the database back from a backup, or from nothing, and the log.
+"""`readstates restore`: brings the database back from the log and a backup, or the log alone.
 
 1. Read the history of epochs from Kafka and Cassandra, and what the log still has (`restore/plan`).
 2. Say what will be done and what is missing, and ask.
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 @click.option(
     "--backup-time",
     type=click.DateTime(["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]),
-    help="When the backup was begun, in UTC: records from over an hour before that are left out.  "
+    help="When the backup was begun, in UTC. Records that are over an hour older are left out.  "
     "[default: everything that the log has is folded]",
 )
 @click.option("--yes", is_flag=True, help="Do not ask before beginning.")
 @with_settings()
 def restore(settings: Settings, backup_time: datetime | None, yes: bool) -> None:
-    """Bring the database back from a backup, or from nothing, and the log.
+    """Bring the database back from the log and a backup, or from the log alone.
 
     First stop all workers. If there is a backup, put its tables back; it may be from before a
     change of partitions. The command creates the schema if it is missing, and folds the log into
