@@ -21,8 +21,8 @@ wins: the later edit, or at the same edit the retraction. FOR_GOOD (a deleted me
 
 Invariants:
     M1  (C1 of the interface) while mentions, retractions and plain acks name at most MARKS_MAX
-        messages, the result depends neither on their order nor on repetitions: the larger rank of
-        each message and the largest ack count, and what is at or below that ack is forgotten.
+        messages, neither their order nor repetitions change the result: the largest rank of each
+        message is kept, and the largest ack; what is at or below that ack is forgotten.
     M2  each mark is above the last message, above `uncounted_up_to` and above `deleted_up_to`.
     M3  there is one form for each content: entries are sorted by tag and value, and a read state
         whose only entry would be a mention of rank 0 has none.

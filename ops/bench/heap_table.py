@@ -1,8 +1,8 @@
 """The peer of the graph: a heap LRU in place of `cache.table.Table`.
 
 It is an `OrderedDict` of users. A user is an object with a dict of its read states, and each read
-state is an object with a dict of its mentions, if it has any. That is what one would write in
-Python at first, with slots, and with integers as keys, which the collector does not track. It has
+state is an object with a dict of its mentions, if it has any. That is what one would write first in
+Python, made lighter by slots, and by integer keys, which the collector does not track. It has
 the part of the table's interface that the service calls for acks, mentions, queries, loads,
 evictions and write-out, with the same results (`tests/unit/streams/test_heap_peer.py` feeds both
 the same log), and holds as many users and read states. It has no retractions, and it forgets the

@@ -100,7 +100,7 @@ class Connection:
         names = self._updates, self._queries, self._reply_topic
         self._topic_ids = TopicIds(self.config, names)
         self._suspected = threading.Event()  # something was not delivered, or not answered
-        self._next_consumer: Consumer | None = None  # takes the other's place in its thread
+        self._next_consumer: Consumer | None = None  # the thread uses it from its next turn on
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._published: set[asyncio.Future[int]] = set()  # not yet acknowledged
@@ -189,7 +189,7 @@ class Connection:
     # -- threads ------------------------------------------------------------------------------
 
     def _run(self, target: Callable[[], None]) -> None:
-        """Run a thread's work; if it fails, nobody waits in vain for what it would have brought."""
+        """Run a thread's work. If it fails, end every wait for what it would have brought."""
         try:
             target()
         except Exception as exc:  # noqa: BLE001 (whatever it is, the thread is gone)

@@ -53,7 +53,7 @@ class PartitionStatus:
     queries_committed: int | None = None
     newest_query_age_ms: int | None = None  # by this machine's clock; workers send some themselves
     written_to: str = ""  # the commit's whole metadata, which names the database
-    overdue: int | None = None  # of the updates that are not committed: older than `overdue_s`
+    overdue: int | None = None  # updates not committed and older than `overdue_s`
 
     @property
     def updates_lag(self) -> int | None:
@@ -74,8 +74,8 @@ class KafkaStatus:
     members: list[Member]
     partitions: list[PartitionStatus]
     problems: list[str] = field(default_factory=list)  # met while asking
-    death_unseen_s: float | None = None  # so long a dead worker counts; None: the brokers know
-    last_epoch: int = 0  # of which the topic with the history knows; 0: not known
+    death_unseen_s: float | None = None  # how long a dead worker counts; None: not known here
+    last_epoch: int = 0  # in the topic with the history; 0: not known
 
 
 @dataclass

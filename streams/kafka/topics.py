@@ -68,7 +68,7 @@ class Topic(NamedTuple):
 
 
 class Described(NamedTuple):
-    """A topic, and how many replicas its partitions have; of the one that has the fewest."""
+    """A topic; `replicas` is the number of replicas of the partition that has the fewest."""
 
     topic: Topic
     replicas: int
