@@ -214,6 +214,8 @@ async def test_after_a_gap_it_reads_on_before_it_asks() -> None:
     client.answer(20, state(7, 15))
     assert (await anext(mirror)).read_states == [state(7, 15)]
     assert (mirror.gaps, client.asked) == (1, [USER])
+    client.feeds[-1].items.append(change(21, state(8, 21)))
+    assert (await anext(mirror)).read_states == [state(8, 21)]
 
 
 async def test_after_a_gap_a_reply_that_is_older_than_what_it_has_does_not_count() -> None:
@@ -229,12 +231,20 @@ async def test_after_a_gap_a_reply_that_is_older_than_what_it_has_does_not_count
     assert (await anext(mirror)).read_states == [state(7, 15)]
 
 
+async def two_followers(mirror: Mirror, client: Client) -> list[Any]:
+    """What two get who follow the user while the first query is under way."""
+    client.may.clear()
+    following = [asyncio.create_task(mirror.follow(USER)) for _ in range(2)]
+    await asyncio.sleep(0)
+    client.may.set()
+    return await asyncio.gather(*following, return_exceptions=True)
+
+
 async def test_two_who_follow_a_user_at_once_both_get_the_reply() -> None:
     client = Client()
     client.answer(10, state(7, 8))
-    mirror = await Mirror(client).__aenter__()  # type: ignore[arg-type]
-    both = await asyncio.gather(mirror.follow(USER), mirror.follow(USER))
-    assert [states.keys() for states in both] == [{(0, 7)}] * 2
+    both = await two_followers(await Mirror(client).__aenter__(), client)  # type: ignore[arg-type]
+    assert both == [{(0, 7): state(7, 8)}] * 2
     assert client.asked == [USER]
 
 
@@ -243,9 +253,7 @@ async def test_if_the_first_of_two_followers_fails_the_other_asks() -> None:
     client.answer(10, state(7, 8))
     client.fails = [TimeoutError("no reply")]
     mirror = await Mirror(client).__aenter__()  # type: ignore[arg-type]
-    first, second = await asyncio.gather(
-        mirror.follow(USER), mirror.follow(USER), return_exceptions=True
-    )
+    first, second = await two_followers(mirror, client)
     assert isinstance(first, TimeoutError)
     assert second == {(0, 7): state(7, 8)}
     client.feeds[-1].items.append(change(12, state(7, 12)))
