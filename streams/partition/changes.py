@@ -31,7 +31,7 @@ F2: nothing is left out. An offset is not committed before its change was acknow
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from readstates.cache.table import ABSENT, CHANGED, NO_ROOM, REPLAYED, Table
@@ -271,22 +271,32 @@ class Changes:
         return made, more
 
     def _tell(self, user_id: int, user: int, noted: Noted) -> Told:
-        table = self._table
-        rows: list[Row] = []
+        table, keys = self._table, noted.keys
+        deleted: list[Key] = []
         if noted.whole or self.is_retelling:  # F1
             noted.whole = True
             rows = table.states(user)
         else:
-            by_type: dict[int, list[int]] = {}
-            for kind, channel_id in sorted(noted.keys):
-                by_type.setdefault(kind, []).append(channel_id)
-            for kind, channel_ids in by_type.items():
-                rows += table.get_some(user, kind, tuple(channel_ids))
-        shown = {row[:2] for row in rows}
-        deleted = [] if noted.whole else [key for key in noted.keys if key not in shown]
+            rows = self._rows(user, keys)
+            if len(rows) < len(keys):
+                shown = {row[:2] for row in rows}
+                deleted = [key for key in keys if key not in shown]
         told = Told(user_id, self._progress.version, rows, deleted, table.totals(user, -1), noted)
         self._under_way[user_id] = told
         return told
+
+    def _rows(self, user: int, keys: Collection[Key]) -> list[Row]:
+        """Those of these read states that there are, by type and channel."""
+        if len(keys) == 1:
+            ((kind, channel_id),) = keys
+            return self._table.get_some(user, kind, (channel_id,))
+        by_type: dict[int, list[int]] = {}
+        for kind, channel_id in sorted(keys):
+            by_type.setdefault(kind, []).append(channel_id)
+        rows: list[Row] = []
+        for kind, channel_ids in by_type.items():
+            rows += self._table.get_some(user, kind, tuple(channel_ids))
+        return rows
 
     def admitted(self, user_id: int, user: int) -> None:
         """Tell of a user that was waited for at once: it may be evicted again before it is due."""

@@ -8,7 +8,7 @@ reader of its own reads that part, only as fast as it is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from readstates.schemas.changes import ROWS_MAX, encode_cause, encode_change
@@ -25,13 +25,15 @@ from .owned import OwnedPartition
 RETRY_MS = 1000  # after the broker did not take a record of a partition
 
 
-def values_of(told: Told) -> Iterator[bytes]:
+def values_of(told: Told) -> list[bytes]:
     """What is said of a user, as the values of one or more records."""
-    whole, deleted = told.noted.whole, told.deleted
-    for begin in range(0, max(1, len(told.rows)), ROWS_MAX):
-        rows = told.rows[begin : begin + ROWS_MAX]
-        yield encode_change(told.user_id, told.version, rows, deleted, whole, told.totals)
-        whole, deleted = False, []  # only the first record removes anything
+    user_id, version, totals = told.user_id, told.version, told.totals
+    first, rest = told.rows[:ROWS_MAX], told.rows[ROWS_MAX:]
+    values = [encode_change(user_id, version, first, told.deleted, told.noted.whole, totals)]
+    for begin in range(0, len(rest), ROWS_MAX):  # only the first record removes anything
+        rows = rest[begin : begin + ROWS_MAX]
+        values.append(encode_change(user_id, version, rows, [], False, totals))
+    return values
 
 
 class ChangeFeed:
@@ -77,7 +79,7 @@ class ChangeFeed:
             return False
         told, more = partition.take_changes(now_ms, delay_ms, CHANGES_AT_ONCE)
         for one in told:
-            values, one.rows = list(values_of(one)), []  # the rows are not needed any more
+            values, one.rows = values_of(one), []  # the rows are not needed any more
             self._producer.send(
                 partition.number,
                 b"%d" % one.user_id,
