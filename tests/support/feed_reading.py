@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import Message
 
+from readstates.ops.proof.mirror import Key, Mirror, Told, told_by
 from readstates.ops.proof.oracle import EPOCH, Oracle, Seen
 
-from .mirror import Key, Mirror, Told, told_by
 from .service import USER_STATES_MAX, Service
 from .waiting import until
 from .wire import PARTITIONS, TopicReader, partition_of
