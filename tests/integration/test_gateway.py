@@ -116,7 +116,7 @@ def traffic(users: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(
-    ("count", "deaths"), [(100, 2), pytest.param(5000, 4, marks=pytest.mark.long)]
+    ("count", "deaths"), [(100, 1), pytest.param(5000, 4, marks=pytest.mark.long)]
 )
 async def test_no_device_misses_anything_when_workers_are_killed(
     services: Make, tmp_path: Path, count: int, deaths: int

@@ -81,7 +81,7 @@ class Gateway:
         self._last_id = 0
 
     async def run(self) -> None:
-        """Tell the devices what changes, for ever. Raises what waiting does not mend."""
+        """Tell the devices what changes, until the mirror is closed. Raises what does not mend."""
         while True:
             try:
                 async for changed in self._mirror:
@@ -91,6 +91,8 @@ class Gateway:
             except FAILURES as exc:  # the mirror goes on from there
                 logging.warning("the mirror waits: %r", exc)
                 await asyncio.sleep(RETRY_S)
+            else:
+                return  # the mirror is closed
 
     async def close(self, _app: web.Application) -> None:
         """Disconnect all devices."""
