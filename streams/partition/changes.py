@@ -1,8 +1,8 @@
 """The change feed of a partition: the users of whom consumers must be told, and what.
 
 How it works. The fold notes each change: its user joins the line, and further changes of the user
-join the first one. After CHANGES_DELAY_MS `take` says what the user's changed read states are now,
-in absolute values, with the partition's version; `sent` ends that once the broker has the record,
+join the first one. `take` says what the user's changed read states are now, in absolute values,
+with the partition's version; `sent` ends that once the broker has the record,
 or puts the user back into the line. Each user in the line holds the offset of its first change,
 and so does a record under way: the feed's own watermark keeps the commit at or below them.
 
@@ -234,8 +234,8 @@ class Changes:
         progress = self._progress
         return progress.caught_up and progress.version >= self._loading.newest
 
-    def take(self, now_ms: int, delay_ms: int, limit: int) -> tuple[list[Told], bool]:
-        """What is to be sent now, and whether more is due; a call of `sent` ends each.
+    def take(self, limit: int) -> tuple[list[Told], bool]:
+        """What is to be sent now, and whether there is more; a call of `sent` ends each.
 
         At most `limit` records, and those of users just loaded. O(read states told of, and all read
         states of users told of as a whole).
@@ -246,7 +246,7 @@ class Changes:
         looked: list[int] = []
         rows, more = sum(len(told.rows) for told in made), False
         for count, (user_id, noted) in enumerate(self._line.items()):
-            if (now_ms - noted.since_ms) & MASK_32 < delay_ms or count >= LOOK_FACTOR * limit:
+            if count >= LOOK_FACTOR * limit:
                 break
             if len(made) >= limit or rows >= ROWS_AT_ONCE:
                 more = True
