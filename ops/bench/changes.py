@@ -22,7 +22,8 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -72,7 +73,7 @@ class Contender:
         self.worker.wait_ready()
         asking.make_residents(self.settings, self.traffic, self.worker)
 
-    def steady(self, seconds: float) -> float:
+    def steady(self, seconds: float, _round: int) -> float:
         """CPU of the worker per update at a steady rate, in microseconds."""
         updates = Updates(self.settings, backlog(self.traffic, 10**9), RATE)
         updates.start()
@@ -215,11 +216,7 @@ def run(suite: Suite) -> None:
 
 def _steady(suite: Suite, contenders: dict[str, Contender]) -> None:
     seconds = 5.0 if suite.quick else 20.0
-    runners: dict[str, Callable[[int], float]] = {
-        mode: lambda _number, one=one: one.steady(seconds)  # type: ignore[misc]
-        for mode, one in contenders.items()
-    }
-    cpu_us = suite.in_turn(runners)
+    cpu_us = suite.in_turn({mode: partial(one.steady, seconds) for mode, one in contenders.items()})
     suite.measured["steady_cpu_us"] = cpu_us
     for mode in DELAYS_MS:
         more = [on - off for on, off in zip(cpu_us[mode], cpu_us[OFF], strict=True)]
@@ -232,11 +229,11 @@ def _backlog(suite: Suite, contenders: dict[str, Contender]) -> None:
     count = 50_000 if suite.quick else 400_000
     found: dict[str, list[tuple[float, float]]] = {mode: [] for mode in MODES}
 
-    def measure(mode: str) -> float:
+    def measure(mode: str, _round: int) -> float:
         found[mode].append(contenders[mode].backlog(count))
         return found[mode][-1][0]
 
-    suite.in_turn({mode: lambda _number, m=mode: measure(m) for mode in MODES})  # type: ignore[misc]
+    suite.in_turn({mode: partial(measure, mode) for mode in MODES})
     suite.measured["backlog"] = found
     rates, cpu_us = (
         {mode: [pair[part] for pair in pairs] for mode, pairs in found.items()} for part in (0, 1)

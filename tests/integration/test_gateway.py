@@ -7,6 +7,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ CHANNELS = 9
 LOOK = """({
   badges: Object.fromEntries([...document.querySelectorAll("li")].map(
     (row) => [row.dataset.channel, row.querySelector(".badge").textContent])),
-  total: document.getElementById("total").textContent,
+  total: document.getElementById("total")?.textContent,
   title: document.title,
-  connection: document.getElementById("connection").textContent,
+  connection: document.getElementById("connection")?.textContent,
 })"""
 CLICK = """[...document.querySelectorAll("li[data-channel='%s'] button")]
   .find((one) => one.textContent === "%s").click()"""
@@ -63,7 +64,7 @@ async def test_an_ack_in_one_window_clears_the_badge_in_the_other(
                 "connection": connection,
             }
             for window in (phone, desk):
-                await eventually(lambda window=window: window.evaluate(LOOK), should)
+                await eventually(partial(window.evaluate, LOOK), should)
 
         with GatewayProcess(service.env, log) as gateway:
             port = gateway.port
@@ -136,10 +137,9 @@ async def test_no_device_misses_anything_when_workers_are_killed(
                 everybody = devices.all
                 await eventually(lambda: sum(d.is_current for d in everybody), count, 120)
                 for _ in range(deaths):
-                    before = devices.messages
                     for device in rng.sample(everybody, count // 10):
                         await device.ack(rng.randint(1, CHANNELS), 1_000_000 + load.sent)
-                    await eventually(lambda b=before: devices.messages > b + count, True, 120)
+                    await more_messages(devices, count)
                     worker.kill()
                     for device in rng.sample(everybody, count // 10):
                         await device.disconnect()
@@ -156,6 +156,12 @@ async def test_no_device_misses_anything_when_workers_are_killed(
     finally:
         load.close()
         log.close()
+
+
+async def more_messages(devices: Devices, count: int) -> None:
+    """Until the devices have had so many more messages."""
+    before = devices.messages
+    await eventually(lambda: devices.messages > before + count, True, 120)
 
 
 async def read_and(log: Log, wrong: Callable[[], list[int]]) -> list[int]:
