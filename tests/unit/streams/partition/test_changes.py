@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from readstates.streams.partition.batch import Batch
@@ -12,47 +10,10 @@ from readstates.streams.partition.changes import (
     LOADING_MAX,
     ROWS_AT_ONCE,
     UNDER_WAY_MAX,
-    Changes,
     Told,
 )
 from tests.support.small_world import World, event, query, version
-
-
-def fed(**more: Any) -> World:
-    """A world whose partition has a change feed."""
-    return World(**{"told_to": 0, "changes_max": 1000, "slots": 3000, "states_max": 1500, **more})
-
-
-def tell(world: World) -> list[Told]:
-    """What is to be told now."""
-    told, _ = world.partition.take_changes(100)
-    world.partition.check()
-    return told
-
-
-def sent(world: World, told: Told, taken: bool = True) -> None:
-    world.partition.change_sent(world.partition.incarnation, told, taken)
-    world.partition.check()
-
-
-def resident(world: World, *users: int) -> None:
-    """Make users resident, without any read state."""
-    for user in users:
-        world.ask(query(user))
-        world.load_next([])
-
-
-def feed_of(world: World) -> Changes:
-    assert world.partition.changes is not None
-    return world.partition.changes
-
-
-def keys(told: Told) -> set[tuple[int, int]]:
-    return {row[:2] for row in told.rows}
-
-
-def committable(world: World) -> int:
-    return world.partition.progress.committable()
+from tests.support.told_world import committable, fed, feed_of, keys, resident, sent, tell
 
 
 def test_changes_of_a_while_are_told_together_in_absolute_values() -> None:
