@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -44,7 +45,7 @@ def values(load: Load, **changed: float) -> dict[str, float]:
         ({"changes": True}, ["Kafka in", "Kafka copied"]),
     ],
 )
-def test_more_needs_more(change: dict[str, float], grows: list[str]) -> None:
+def test_more_needs_more(change: dict[str, Any], grows: list[str]) -> None:
     before, after = values(LOAD), values(replace(LOAD, **change))
     assert [what for what in grows if after[what] <= before[what]] == []
 
