@@ -76,7 +76,7 @@ chaos: setup ## faults of every kind on three brokers, three nodes, three worker
 foreign: setup ## other people's Kafka clients, and generated models, against a real service
 	@nice -n 10 $(BIN)/python -m tests.foreign.run
 
-pictures: setup ## the console, and the demo's end, as PNGs (about eight minutes); FLAGS="--only demo"
+pictures: setup ## the console, the demo's end and the gateway, as PNGs (nine minutes); FLAGS="--only demo"
 	@bash ops/chromium.sh
 	@$(BIN)/python -m readstates.ops.console $(FLAGS)
 

@@ -20,17 +20,20 @@ from typing import Any, NamedTuple
 import click
 
 from readstates.cache.layout import slots_for, table_size_bytes
+from readstates.schemas.changes import encode_change
 from readstates.schemas.events import Ack
 from readstates.schemas.queries import Get, encode_query
 from readstates.schemas.read_state import Row
 from readstates.schemas.replies import Answer, encode_reply
 from readstates.schemas.wire import encode_update, key_bytes
 from readstates.streams.config import Settings
+from readstates.streams.kafka import changes_topic
 
 FIGURES = Path(__file__).with_name("figures.json")
 SNOWFLAKE = 1_300_000_000_000_000_000  # one of today, for the length of records
 RECORD_BYTES = 40  # assumed: a Kafka record around its key and value, headers included
 DAY_S = 86_400
+CHANGES_KEPT_S = changes_topic.KEPT_MS / 1000
 USER_SLOT_SHARE = 8  # the table has one user slot to so many read states
 
 
@@ -45,6 +48,7 @@ class Load:
     queries_per_s: float
     flush_delay_s: float
     worker_memory_gb: float
+    changes: bool = False
 
 
 class Line(NamedTuple):
@@ -64,8 +68,11 @@ def figures(changed: Mapping[str, float] | None = None) -> tuple[str, dict[str, 
     return read["machine"], known
 
 
-def record_sizes(read_states: float) -> tuple[int, int, int]:
-    """Bytes in Kafka of an ack, a query for all of a user's read states, and its reply."""
+def record_sizes(read_states: float) -> tuple[int, int, int, int]:
+    """Bytes in Kafka of an ack, a query for all of a user's read states, its reply, and a change.
+
+    The change names one read state.
+    """
     key = len(key_bytes(SNOWFLAKE)) + RECORD_BYTES
     row: Row = (0, SNOWFLAKE, SNOWFLAKE, SNOWFLAKE, 0, 0, 0, 0, SNOWFLAKE, b"")
     reply = Answer(SNOWFLAKE, True, [row] * ceil(read_states))
@@ -73,18 +80,21 @@ def record_sizes(read_states: float) -> tuple[int, int, int]:
         key + len(encode_update(Ack(SNOWFLAKE, SNOWFLAKE, SNOWFLAKE))),
         key + len(encode_query(Get(SNOWFLAKE))),
         key + len(encode_reply(SNOWFLAKE, reply, mentions=False)),
+        key + len(encode_change(SNOWFLAKE, SNOWFLAKE, [row], [], False, (1, 1, 1))),
     )
 
 
 def plan(load: Load, figure: Mapping[str, float]) -> list[Line]:
     """The sums. Sizes are decimal: 1 GB is 10^9 bytes."""
     each = load.read_states_per_user
+    told = load.updates_per_s if load.changes else 0.0  # records: at most one for each update
     # a user takes a slot too: with less than 8 read states each, users fill a table first
     share = (1 + 1 / each) / (1 + 1 / USER_SLOT_SHARE)
     resident = load.online * each * max(1.0, share) * figure["skew"]
     busy = (
         load.updates_per_s / figure["worker_updates_per_s"]
         + load.queries_per_s * figure["query_us"] / 1e6
+        + told * figure["change_us"] / 1e6
     )
     for_traffic = ceil(busy / figure["busy_share"])
     table_bytes = table_size_bytes(slots_for(ceil(resident)))
@@ -104,12 +114,17 @@ def plan(load: Load, figure: Mapping[str, float]) -> list[Line]:
     rows = load.updates_per_s / changes
     loads = figure["cold_share"] * (load.updates_per_s + load.queries_per_s)
     nodes = ceil(max(figure["copies"], rows * figure["copies"] / figure["node_rows_per_s"]))
-    update, query, reply = record_sizes(each)
+    update, query, reply, change = record_sizes(each)
     copies = figure["copies"]
     kept = load.updates_per_s * figure["average_share"] * figure["retention_days"] * DAY_S * update
     stored = load.users * each * figure["row_disk_bytes"]
     replay = load.flush_delay_s * load.updates_per_s / (workers * figure["worker_updates_per_s"])
-    fanout = load.updates_per_s * update + load.queries_per_s * (query + reply)
+    fanout = load.updates_per_s * update + load.queries_per_s * (query + reply) + told * change
+    feed = told * change * CHANGES_KEPT_S * copies
+    changes_told = [
+        Line("changes told", f"{told:,.0f}/s", f"at most, of {change} bytes or more; "
+             f"Kafka keeps {_size(feed)}"),
+    ] if load.changes else []  # fmt: skip
     return [
         Line("workers", f"{workers}", f"the larger of {for_traffic} for the traffic and "
              f"{for_memory} for memory, plus one spare"),
@@ -124,6 +139,7 @@ def plan(load: Load, figure: Mapping[str, float]) -> list[Line]:
              f"replies of {reply} bytes, uncompressed"),
         Line("Kafka copied", f"{_size(fanout * copies)}/s", "on all brokers"),
         Line("Kafka disk", _size(kept * copies), "updates, for their retention"),
+        *changes_told,
         Line("Cassandra rows", f"{rows:,.0f}/s", f"{rows * copies:,.0f}/s with copies"),
         Line("Cassandra loads", f"{loads:,.0f}/s", "users who are not resident"),
         Line("Cassandra nodes", f"{nodes}", "for the rows; disk space may need more"),
@@ -192,11 +208,12 @@ NOT_NEGATIVE = click.FloatRange(min=0)
     "--worker-memory-gb", type=POSITIVE, default=16.0, show_default=True,
     help="Memory of a worker, in units of 10^9 bytes.",
 )  # fmt: skip
+@click.option("--changes", is_flag=True, help="Include the change feed (CHANGES=on).")
 @click.option(
     "--set", "changed", multiple=True, metavar="NAME=VALUE", callback=_changes,
     help="Replace one of the figures that the command prints; repeatable.",
 )  # fmt: skip
-def command(changed: dict[str, float], **given: float) -> None:
+def command(changed: dict[str, float], **given: Any) -> None:
     """Compute the partitions, workers and tables for a load, and the traffic it causes.
 
     The command also prints the figures behind the result: what was measured, on which machine, and

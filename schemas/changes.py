@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -66,6 +67,7 @@ def cause_of(event: Update) -> int:
     return _BITS[type(event)]
 
 
+@cache  # of at most 1,024 sets
 def encode_cause(causes: int) -> bytes:
     """A set of causes as the value of HEADER_CAUSE."""
     return ",".join(name for bit, name in enumerate(CAUSES) if causes >> bit & 1).encode()

@@ -11,7 +11,7 @@ first to what goes last:
    folded in slices.
 4. Loads for which only updates wait: one message can mention thousands of users who are offline.
 5. Writes: a change may wait for FLUSH_DELAY_S. If an update needs room, they go before updates.
-6. The change feed: a change may wait for CHANGES_DELAY_MS, and is then told with others.
+6. The change feed: a change may wait for CHANGES_DELAY_MS, to be told with others.
 7. Commits, deadlines and gauges: short, and at most some dozens of times per second.
 
 `read_states_query_waited_seconds_total` has the time that queries waited, by these kinds of work:

@@ -18,6 +18,7 @@ BENCHES = (  # in the order in which they run
     "steps",
     "round_trip",
     "ordinary",
+    "changes",
     "service_time",
     "query_rate",
     "graph",

@@ -59,8 +59,11 @@ def servers(suite: Suite) -> dict[str, str]:
     return suite.servers.stack("stack-of-queries", progress=suite.say).env()
 
 
-def prepare(suite: Suite, prefix: str) -> tuple[Settings, dict[str, str]]:
-    """Make topics and a keyspace for one worker; returns its settings and its environment."""
+def prepare(suite: Suite, prefix: str, **more: str) -> tuple[Settings, dict[str, str]]:
+    """Make topics and a keyspace for one worker; returns its settings and its environment.
+
+    `more`: other settings, as variables of the environment.
+    """
     env = {
         **servers(suite),
         "READ_STATES_CACHE_DIR": str(suite.scratch / f"tables-{prefix}"),
@@ -69,6 +72,7 @@ def prepare(suite: Suite, prefix: str) -> tuple[Settings, dict[str, str]]:
         "READ_STATES_REPLY_TOPICS": r".*\.replies\..*",
         "READ_STATES_SESSION_TIMEOUT_S": SESSION_TIMEOUT_S,
         "READ_STATES_TOPIC_PREFIX": prefix,
+        **more,
     }
     settings = Settings.load(env)
     topics.create(settings, PARTITIONS, 1)

@@ -65,18 +65,20 @@ def _produce(producer: Producer, topic: str, value: Any, key: Any, **more: Any) 
 
 
 class Updates(Steady):
-    """Produces `records` at a steady rate."""
+    """Produces `records` at a steady rate. `topic`: another one than that of the updates."""
 
-    def __init__(self, settings: Settings, records: Iterator[Record], per_second: float) -> None:
+    def __init__(
+        self, settings: Settings, records: Iterator[Record], per_second: float, topic: str = ""
+    ) -> None:
         super().__init__(per_second, TICK_S)
-        self._topic = settings.updates_topic
+        self._topic = topic or settings.updates_topic
         self._records = records
         self._producer = Producer(settings.librdkafka(**PRODUCER, **{"linger.ms": 20}))
         self.sent = 0
 
     def tick(self, due: int) -> None:
         for record in itertools.islice(self._records, due):
-            _produce(self._producer, self._topic, record.value, record.key)
+            _produce(self._producer, self._topic, record.value, record.key, headers=record.headers)
             self.sent += 1
         self._producer.poll(0)
 

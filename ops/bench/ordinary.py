@@ -39,8 +39,8 @@ WARM_UP_S = 10.0  # twice the delay: rows are written at their steady rate then
 DRAWN = 1_000  # users drawn at once
 
 
-def acks(traffic: Traffic) -> Iterator[Record]:
-    """Endless acks of users and channels by Zipf's law, each of a newer message."""
+def acks(traffic: Traffic, first: int = 10**18) -> Iterator[Record]:
+    """Endless acks of users and channels by Zipf's law, each of a newer message than `first`."""
     source = random.Random(6)
     for number in itertools.count(1):
         for user in traffic.users(DRAWN):
@@ -49,7 +49,7 @@ def acks(traffic: Traffic) -> Iterator[Record]:
             yield Record(
                 b"%d" % user,
                 b'{"type":"ack","user_id":"%d","channel_id":"%d","message_id":"%d"}'
-                % (user, channel, 10**18 + number),
+                % (user, channel, first + number),
             )
 
 

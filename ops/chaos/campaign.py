@@ -18,8 +18,9 @@ from ..local.errors import StackError
 from ..proof.traffic import Traffic
 from . import kafka, proof
 from .faults import Unexpected, refuses
-from .history import Excuse, Judged, Window, judge
+from .history import ZOMBIE, Excuse, Judged, Window, judge
 from .load import REPLY_TOPIC, Lag, Queries, Updates
+from .mirrors import in_windows
 from .proof import Differences
 from .schedule import NAMES, Kind, schedule
 from .world import PARTITIONS, SERVERS, WORKERS, NotHealthyError, World
@@ -73,6 +74,10 @@ class Result:
     dead_letters_wrong: list[str] = field(default_factory=list)
     replies_checked: int = 0
     replies_wrong: list[str] = field(default_factory=list)
+    changes_told: int = 0
+    changes_late: int = 0
+    mirrors_compared: int = 0
+    mirrors_wrong: list[str] = field(default_factory=list)
     differences: Differences = field(default_factory=Differences)
     queries: Judged | None = None
     latencies: list[tuple[float, float]] = field(default_factory=list)  # sent, seconds it took
@@ -86,6 +91,8 @@ class Result:
             or self.missing
             or self.dead_letters_wrong
             or self.replies_wrong
+            or self.mirrors_wrong
+            or not self.changes_told
             or self.differences.total
         ) and (self.queries is not None and self.queries.right and self.differences.compared > 0)
 
@@ -210,13 +217,17 @@ class Campaign:
             self._say(f"load off; all of it durable after {took_s:.1f} s; folding the log")
         except kafka.NotDurableError as exc:
             result.problems.append(str(exc))
-        folded = proof.fold(kafka.log_records(settings, PARTITIONS), queries.asked)
+        told = kafka.changes(settings, PARTITIONS, self._zombies())
+        folded = proof.fold(kafka.log_records(settings, PARTITIONS), queries.asked, told)
         result.updates, result.updates_failed = updates.sent, updates.failed
         result.duplicates = sum(n - 1 for number, n in folded.numbers.items() if number >= 0)
         result.missing = len(proof.missing(folded.numbers, updates.acknowledged, updates.sent))
         result.bad = len(folded.bad)
         result.replies_checked = folded.replies_checked
         result.replies_wrong = folded.replies_wrong
+        mirrors = folded.mirrors
+        result.changes_told, result.changes_late = mirrors.told, mirrors.late
+        result.mirrors_compared, result.mirrors_wrong = mirrors.compared, mirrors.wrong
         letters = kafka.dead_letters(settings, PARTITIONS)
         result.dead_letters, result.dead_letters_wrong = proof.dead_letters(folded.bad, letters)
         store = Store(settings)
@@ -234,6 +245,15 @@ class Campaign:
             for q in queries.asked
             if q.answered_s is not None and not q.error
         ]
+
+    def _zombies(self) -> Callable[[float], bool]:
+        """Whether an owner may not have known at a time (since the epoch) that it was none."""
+        ahead_s = time.time() - time.monotonic()
+        return in_windows(
+            (fault.begin_s + ahead_s, fault.well_s + ahead_s)
+            for fault in self.result.timeline
+            if fault.kind == ZOMBIE
+        )
 
     # -- the last fault -----------------------------------------------------------------------
 

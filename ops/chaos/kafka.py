@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
 from readstates.streams.config import Settings
 
+from ..proof.mirror import told_by
+from .mirrors import ToldRecord
 from .proof import NUMBER, LogRecord
 
 TIMEOUT_S = 30.0
@@ -18,6 +20,10 @@ READ = 2000  # records at once
 
 class NotDurableError(Exception):
     """The group's committed offsets did not reach the log's ends."""
+
+
+class RecordsGoneError(Exception):
+    """A topic does not have its first records any more, so nothing can be proved with it."""
 
 
 def ends(
@@ -51,7 +57,7 @@ def wait_durable(settings: Settings, partitions: int, timeout_s: float) -> float
 
 
 def log_records(settings: Settings, partitions: int) -> Iterator[LogRecord]:
-    """The updates topic from its beginning to its end."""
+    """The updates topic from its beginning to its end. Raises RecordsGoneError."""
     for message in _read(settings, settings.updates_topic, partitions):
         headers = dict(message.headers() or [])
         yield LogRecord(
@@ -70,6 +76,20 @@ def dead_letters(settings: Settings, partitions: int) -> Iterator[LogRecord]:
         yield LogRecord(
             int(headers["partition"]), int(headers["offset"]), message.key(), message.value()
         )
+
+
+def changes(
+    settings: Settings, partitions: int, in_doubt: Callable[[float], bool]
+) -> Iterator[ToldRecord]:
+    """The change feed from its beginning to its end.
+
+    `in_doubt`: whether there was a zombie at a time, in seconds since the epoch. Raises
+    RecordsGoneError.
+    """
+    for message in _read(settings, settings.changes_topic, partitions):
+        headers = dict(message.headers() or [])
+        told = told_by(message.value() or b"", headers)
+        yield ToldRecord(_int(message.partition()), told, in_doubt(message.timestamp()[1] / 1000))
 
 
 def append(settings: Settings, topic: str, count: int) -> TopicPartition:
@@ -101,6 +121,10 @@ def _read(settings: Settings, topic: str, partitions: int) -> Iterator[Message]:
         )
     )
     try:
+        for place in (TopicPartition(topic, n) for n in range(partitions)):
+            first = consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)[0]
+            if first:
+                raise RecordsGoneError(f"{topic}, partition {place.partition} begins at {first}")
         left = dict(enumerate(ends(consumer, topic, partitions)))
         consumer.assign([TopicPartition(topic, n, 0) for n in range(partitions)])
         while left:  # records are not counted, because the ends of transactions have offsets too

@@ -6,6 +6,7 @@
    of each final deletion; nothing else is there.
 3. Every reply is what the fold was at the reply's version.
 4. Dead letters are the records that the fold refuses, byte for byte, and no others.
+5. A mirror of every user that reads the change feed is right at each record, and at the end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final
 
 from ..proof.oracle import Oracle, Row
 from .history import VERSION, Asked
+from .mirrors import Mirrors, ToldRecord
 
 MENTION_COUNT: Final = 4  # where it stands in a row
 OFFSET_MASK = (1 << 48) - 1
@@ -45,6 +47,7 @@ class Folded:
     numbers: Counter[int] = field(default_factory=Counter)
     replies_checked: int = 0
     replies_wrong: list[str] = field(default_factory=list)
+    mirrors: Mirrors = field(init=False)
 
 
 @dataclass
@@ -63,15 +66,19 @@ class Differences:
         return self.lost + self.doubled + self.extra + self.differing
 
 
-def fold(records: Iterable[LogRecord], queries: Iterable[Asked]) -> Folded:
-    """Fold the log; on the way hold each reply against the state at its version.
+def fold(
+    records: Iterable[LogRecord], queries: Iterable[Asked], told: Iterable[ToldRecord] = ()
+) -> Folded:
+    """Fold the log; on the way hold replies and the change feed against the state at their version.
 
-    `records`: of each partition in the order of offsets; partitions may alternate.
+    `records`, `told`: of each partition in the order of offsets; partitions may alternate.
     """
     waiting = _by_place(queries)
     done = Folded()
+    done.mirrors = Mirrors(done.oracle, told)
     for record in records:
         _check_replies(done, waiting[record.partition], record.offset)
+        done.mirrors.follow(record.partition, record.offset)
         before = done.oracle.bad
         done.oracle.apply(record.key, record.value, record.offset)
         if done.oracle.bad > before:
@@ -80,6 +87,7 @@ def fold(records: Iterable[LogRecord], queries: Iterable[Asked]) -> Folded:
         done.numbers[record.number] += 1
     for left in waiting.values():
         _check_replies(done, left, OFFSET_MASK)
+    done.mirrors.compare()
     return done
 
 

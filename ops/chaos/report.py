@@ -27,7 +27,7 @@ def verdict(result: Result, say: Callable[[str], None]) -> None:
         say(f"  WRONG: {wrong}")
     say("")
     say(
-        "RIGHT: nothing lost, nothing doubled, every query accounted for"
+        "RIGHT: nothing lost, nothing doubled, every query accounted for, every change told"
         if result.right
         else "NOT RIGHT"
     )
@@ -47,6 +47,14 @@ def _table(result: Result) -> Iterator[tuple[str, str]]:
     yield "  doubled", f"{differences.doubled:,}"
     yield "  not deleted", f"{differences.extra:,}"
     yield "  differing otherwise", f"{differences.differing:,}"
+    yield (
+        "changes told",
+        f"{result.changes_told:,}, {result.changes_late:,} of them late, by an owner of before",
+    )
+    yield (
+        "mirrors against the fold",
+        f"{result.mirrors_compared:,} users compared, {len(result.mirrors_wrong):,} differences",
+    )
     yield "dead letters", f"{result.dead_letters:,} of {result.bad:,} bad records"
     yield "workers that crashed", f"{len(result.workers_crashed)}"
     yield "  that could not start", f"{len(result.workers_refused)}: a server was away"
@@ -85,6 +93,7 @@ def _wrong(result: Result) -> Iterator[str]:
         result.differences.examples,
         result.dead_letters_wrong,
         result.replies_wrong,
+        result.mirrors_wrong,
         result.queries.examples if result.queries else (),
     ):
         yield from list(examples)[:EXAMPLES]

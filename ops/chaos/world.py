@@ -44,6 +44,7 @@ POLL_S = 0.5
 START_ATTEMPTS = 3
 AWAY = ("Cassandra", "Kafka did not say", "no Kafka answers")  # a worker's words about it
 SETTINGS = {
+    "READ_STATES_CHANGES": "on",
     "READ_STATES_FLUSH_DELAY_S": "3",
     "READ_STATES_SESSION_TIMEOUT_S": str(SESSION_TIMEOUT_S),
     "READ_STATES_CACHE_STATES": str(CACHE_STATES),

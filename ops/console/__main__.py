@@ -1,10 +1,10 @@
-"""`make pictures`: the console of a real worker, and the demo's end in a terminal, as PNGs.
+"""`make pictures`: the console of a real worker, the demo's end, and the gateway's page, as PNGs.
 
 The console is seen at rest, under load and during an outage, on a desk and on a phone, light and
 dark: `<state>-<window>-<scheme>.png`. The load is what this machine takes with ease. It runs for a
 while before the worker that is seen starts, because servers that were just started are slow. The
 outage is Cassandra standing still (SIGSTOP) while the load goes on. The demo's picture shows what a
-real run of it printed.
+real run of it printed. The gateway's is `devices.png`, two devices of a user.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from ..local.owner import Owner, command
 from ..local.stack import Stack
 from ..proof.sender import DAYS, USUAL, Sender
 from ..proof.traffic import Traffic
-from . import terminal
+from . import devices, terminal
 from .browser import Browser
+from .gateway_process import GatewayProcess
 from .png import smaller
 
 PARTITIONS, USERS, SEED = 8, 20_000, 1
 UPDATES_S, QUERIES_S = 800, 25
 WARM_UP_S = 60.0
 DEADLINE_S = 10.0  # of a query: the outage shows which ones get an error
-CONSOLE, DEMO = "console", "demo"
+CONSOLE, DEMO, GATEWAY = "console", "demo", "gateway"
 TERMINAL_SCALE = 1.5  # small letters stay sharp on a dense screen
 WINDOWS = {"desk": (1280, 900, 1.0), "phone": (390, 844, 1.0)}
 SETTINGS = {
@@ -147,12 +148,23 @@ def console(run: Owner, target: Path, pace: float) -> list[Path]:
     return taken
 
 
+def gateway(run: Owner, target: Path) -> list[Path]:
+    """Two devices of a user, through the example of a gateway (about half a minute)."""
+    stack = run.stack(progress=click.echo, brief=True)
+    _, worker = one_worker(stack, run.folder, PARTITIONS, {**SETTINGS, "CHANGES": "on"})
+    path = target / "devices.png"
+    with GatewayProcess(stack.env(), run.folder / "gateway.log") as process:
+        path.write_bytes(asyncio.run(devices.photograph(run.folder, process.url)))
+    worker.stop()
+    return [path]
+
+
 @click.command()
 @click.option("--target", default="build/pictures", show_default=True, help="Folder for the PNGs.")
 @click.option("--pace", default=1.0, show_default=True, help="Factor by which it waits longer.")
-@click.option("--only", type=click.Choice([CONSOLE, DEMO]), help="Take these pictures alone.")
+@click.option("--only", type=click.Choice([CONSOLE, DEMO, GATEWAY]), help="Take these alone.")
 def pictures(target: str, pace: float, only: str | None) -> None:
-    """Take pictures of the console in its three states, and of the demo's end in a terminal."""
+    """Take pictures of the console in its three states, of the demo's end, and of the gateway."""
     folder, taken = Path(target), []
     folder.mkdir(parents=True, exist_ok=True)
     with command("read-states-pictures-") as run:
@@ -160,6 +172,9 @@ def pictures(target: str, pace: float, only: str | None) -> None:
             taken += demo(run.folder, folder)
         if only in (None, CONSOLE):
             taken += console(run, folder, pace)
+    if only in (None, GATEWAY):  # a run of its own: its worker needs other settings
+        with command("read-states-pictures-") as run:
+            taken += gateway(run, folder)
     for path in taken:  # only now: it takes seconds of processor
         path.write_bytes(smaller(path.read_bytes()))
         click.echo(f"{path}: {path.stat().st_size / 1024:.0f} KiB")

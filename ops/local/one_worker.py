@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from readstates.streams.cassandra.store import Store
@@ -13,7 +14,7 @@ from .worker import WorkerProcess
 
 
 def one_worker(
-    stack: Stack, folder: Path, partitions: int, settings: dict[str, int]
+    stack: Stack, folder: Path, partitions: int, settings: Mapping[str, object]
 ) -> tuple[Settings, WorkerProcess]:
     """Its settings, and the worker once it is ready. `settings`: by name, without the prefix."""
     env = {

@@ -47,6 +47,7 @@ class Held:
     states: dict[Key, ReadState] = field(default_factory=dict)
     totals: Totals = NOTHING
     waiting: list[Change] = field(default_factory=list)  # for the reply, or for their last part
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)  # one query at a time
 
 
 class Mirror:
@@ -61,6 +62,7 @@ class Mirror:
         self._held: dict[int, Held] = {}
         self._found: deque[Changed] = deque()
         self._feed: ChangeFeed | None = None
+        self._has_gap = False  # the feed is to be read from its end again
         self._stale: dict[int, None] = {}  # users to be asked for again, after a gap
         self.gaps = 0  # how often the feed had a gap
 
@@ -78,16 +80,24 @@ class Mirror:
     # -- users --------------------------------------------------------------------------------
 
     async def follow(self, user_id: int) -> Mapping[Key, ReadState]:
-        """Follow a user; returns the read states, by type and channel. Raises as `Client.get`."""
-        held = self._held.get(user_id)
-        if held is None:
-            held = self._held[user_id] = Held()
-            try:
-                await self._ask(user_id, held)
-            except BaseException:
-                self._held.pop(user_id, None)
-                raise
-        return held.states
+        """Follow a user; returns the read states, by type and channel. Raises as `Client.get`.
+
+        Several callers may follow the same user at the same time; one of them asks.
+        """
+        assert self._feed is not None, "use the mirror as a context manager"
+        while True:
+            held = self._held.setdefault(user_id, Held())
+            async with held.asking:
+                if self._held.get(user_id) is not held:
+                    continue  # the caller before this one got no reply, or has forgotten the user
+                try:
+                    if held.version < 0:
+                        await self._ask(user_id, held)
+                except BaseException:
+                    if self._held.get(user_id) is held:
+                        del self._held[user_id]
+                    raise
+                return held.states
 
     def forget(self, user_id: int) -> None:
         """Follow a user no longer."""
@@ -113,6 +123,8 @@ class Mirror:
     async def __anext__(self) -> Changed:
         assert self._feed is not None, "use the mirror as a context manager"
         while not self._found:
+            if self._has_gap:
+                await self._read_from_the_end()
             if self._stale:
                 await self._ask_again()
                 continue
@@ -120,14 +132,19 @@ class Mirror:
                 change = await anext(self._feed)
             except FeedGapError:
                 self.gaps += 1
-                await self._feed.close()
-                self._stale = dict.fromkeys(self._held)
-                self._feed = await self._open()
+                self._has_gap = True
                 continue
             held = self._held.get(change.user_id)
             if held is not None:
                 self._take(held, change)
         return self._found.popleft()
+
+    async def _read_from_the_end(self) -> None:
+        """After a gap: read on, and only then ask. Raises ConnectionError; then call it again."""
+        assert self._feed is not None
+        await self._feed.close()
+        self._feed = await self._open()
+        self._has_gap, self._stale = False, dict.fromkeys(self._held)
 
     def _take(self, held: Held, change: Change) -> None:
         if len(held.waiting) >= WAITING_MAX:
@@ -137,23 +154,38 @@ class Mirror:
             self._found.extend(_apply(held))
 
     async def _ask_again(self) -> None:
-        """After a gap: ask for users whose read states may be old; some at a time."""
-        users = [user for user in list(self._stale)[:ASKED_AT_ONCE] if user in self._held]
-        asked = [self._ask(user, self._held[user]) for user in users]
-        self._stale = {user: None for user in self._stale if user not in users}
-        for user, result in zip(
-            users, await asyncio.gather(*asked, return_exceptions=True), strict=True
-        ):
+        """After a gap: ask for users whose read states may be old; some at a time.
+
+        Raises the first error once all have been asked; whoever got no reply is asked again later.
+        """
+        users = {user: self._held.get(user) for user in list(self._stale)[:ASKED_AT_ONCE]}
+        asked = {user: self._ask_one_again(user, held) for user, held in users.items() if held}
+        results = await asyncio.gather(*asked.values(), return_exceptions=True)
+        found = dict(zip(asked, results, strict=True))
+        errors = []
+        for user, held in users.items():
+            del self._stale[user]
+            result = found.get(user, [])
+            if self._held.get(user) is not held:
+                continue  # nobody follows the user any more
             if isinstance(result, BaseException):
-                self._stale[user] = None
-                raise result
-            self._found.extend(result)
-        self._stale = {user: None for user in self._stale if user in self._held}
+                self._stale[user] = None  # behind the others
+                errors.append(result)
+            else:
+                self._found.extend(result)
+        if errors:
+            raise errors[0]
+
+    async def _ask_one_again(self, user_id: int, held: Held) -> list[Changed]:
+        async with held.asking:
+            return await self._ask(user_id, held)
 
     async def _ask(self, user_id: int, held: Held) -> list[Changed]:
         """Take a reply for what the user has, and then the changes that waited for it."""
         reply = await self._client.get(user_id, mentions=True, totals=True)
         before, known = held.states, held.version
+        if reply.version < known:  # a worker made it that has lost the partition unnoticed
+            raise TimeoutError(f"user {user_id}: no reply that is as new as what is known already")
         held.states = {(s.read_state_type, s.channel_id): s for s in reply.read_states}
         held.version, held.totals = reply.version, reply.totals or NOTHING
         changes = _apply(held)

@@ -24,6 +24,8 @@ from .delivery import Delivery
 LINGER_MS = 2  # what one step of the feed sends shares a batch
 TIMEOUT_MS = 10_000  # after which a record counts as not taken, and its user is told of again
 
+Done = Callable[[bool], None]
+
 
 class ChangeProducer:
     """See the module."""
@@ -31,7 +33,7 @@ class ChangeProducer:
     def __init__(self, settings: Settings, delivery: Delivery) -> None:
         self._topic = settings.changes_topic
         self._delivery = delivery
-        self._ended: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._ended: deque[tuple[int, int, Done, Any]] = deque()  # partition, bytes, …, error
         config = {
             "enable.idempotence": True,
             "linger.ms": LINGER_MS,
@@ -45,55 +47,59 @@ class ChangeProducer:
         key: bytes,
         values: Sequence[bytes],
         causes: bytes,
-        done: Callable[[bool], None],
+        done: Done,
     ) -> None:
         """Send one change in one or more records.
 
         `poll` calls `done` later, once: with True if the broker has all records.
         """
-        left, failed = len(values), False
+        headers = [(HEADER_CAUSE, causes)]
+        if len(values) == 1:
+            self._produce(partition, key, values[0], headers, done)
+            return
+        left, all_taken = len(values), True
 
-        def ended(size: int, error: Any) -> None:
-            nonlocal left, failed
+        def ended(taken: bool) -> None:
+            nonlocal left, all_taken
             left -= 1
-            if error is None:
-                metrics.CHANGES.inc()
-                metrics.CHANGES_BYTES.inc(size)
-            else:
-                failed = True
-                self._delivery.change_failed(self._topic, partition, error)
+            all_taken = all_taken and taken
             if left == 0:
-                done(not failed)
+                done(all_taken)
 
         for number, value in enumerate(values, 1):
-            headers = [(HEADER_CAUSE, causes)]
-            if len(values) > 1:
-                headers.append((HEADER_PART, b"%d/%d" % (number, len(values))))
-            report = partial(self._delivered, partition, partial(ended, len(value)))
-            try:
-                self._producer.now.produce(
-                    self._topic,
-                    value,
-                    key,
-                    partition,
-                    headers=headers,
-                    on_delivery=report,
-                )
-            except KafkaException as exc:
-                report(exc.args[0], None)
-            except BufferError as exc:
-                self._ended.append((partial(ended, len(value)), exc))
+            part = (HEADER_PART, b"%d/%d" % (number, len(values)))
+            self._produce(partition, key, value, [*headers, part], ended)
 
-    def _delivered(
-        self, partition: int, ended: Callable[[Any], None], error: Any, _message: Any
+    def _produce(
+        self, partition: int, key: bytes, value: bytes, headers: list[Any], done: Done
     ) -> None:
+        report = partial(self._delivered, partition, len(value), done)
+        try:
+            self._producer.now.produce(
+                self._topic, value, key, partition, headers=headers, on_delivery=report
+            )
+        except KafkaException as exc:
+            report(exc.args[0], None)
+        except BufferError as exc:
+            self._ended.append((partition, len(value), done, exc))
+
+    def _delivered(self, partition: int, size: int, done: Done, error: Any, _message: Any) -> None:
         """Take a report, in the thread that polls the producers."""
         if error is not None:
             self._producer.note_failure(error, self._topic, partition)
-        self._ended.append((ended, error))
+        self._ended.append((partition, size, done, error))
 
     def poll(self) -> None:
         """Call `done` of the changes whose end is known."""
+        taken = taken_bytes = 0
         while self._ended:
-            ended, error = self._ended.popleft()
-            ended(error)
+            partition, size, done, error = self._ended.popleft()
+            if error is None:
+                taken += 1
+                taken_bytes += size
+            else:
+                self._delivery.change_failed(self._topic, partition, error)
+            done(error is None)
+        if taken:
+            metrics.CHANGES.inc(taken)
+            metrics.CHANGES_BYTES.inc(taken_bytes)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from ..deviations import CLEANUP_POLICY, MIN_ISR, RECORD_SIZE, RETENTION, UNCLEAN_ELECTION
+from ..deviations import (
+    CLEANUP_POLICY,
+    MIN_ISR,
+    RECORD_SIZE,
+    RETENTION,
+    TIMESTAMP_TYPE,
+    UNCLEAN_ELECTION,
+)
 from .topic_rule import Rule
 
 KEPT_MS = 3_600_000  # a consumer that is away for longer asks for all read states again
@@ -14,6 +21,7 @@ def wanted(replication: int) -> dict[str, str]:
     """The settings with which `readstates init` makes the topic."""
     return {
         "cleanup.policy": "delete",
+        "message.timestamp.type": "LogAppendTime",
         "unclean.leader.election.enable": "false",
         "min.insync.replicas": str(max(1, replication - 1)),
         "retention.ms": str(KEPT_MS),
@@ -26,6 +34,11 @@ def needed(replicas: int) -> dict[str, Rule]:
     return {
         "cleanup.policy": Rule(
             CLEANUP_POLICY, "delete", "a record says only what changed since the one before it"
+        ),
+        "message.timestamp.type": Rule(
+            TIMESTAMP_TYPE,
+            "LogAppendTime",
+            "a broker refuses a record from an hour ahead, and deletes an old one at once",
         ),
         "unclean.leader.election.enable": Rule(
             UNCLEAN_ELECTION, "false", "it loses acknowledged records"

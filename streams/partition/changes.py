@@ -1,8 +1,8 @@
 """The change feed of a partition: the users of whom consumers must be told, and what.
 
 How it works. The fold notes each change: its user joins the line, and further changes of the user
-join the first one. After CHANGES_DELAY_MS `take` says what the user's changed read states are now,
-in absolute values, with the partition's version; `sent` ends that once the broker has the record,
+join the first one. `take` says what the user's changed read states are now, in absolute values,
+with the partition's version; `sent` ends that once the broker has the record,
 or puts the user back into the line. Each user in the line holds the offset of its first change,
 and so does a record under way: the feed's own watermark keeps the commit at or below them.
 
@@ -31,7 +31,7 @@ F2: nothing is left out. An offset is not committed before its change was acknow
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from readstates.cache.table import ABSENT, CHANGED, NO_ROOM, REPLAYED, Table
@@ -234,8 +234,8 @@ class Changes:
         progress = self._progress
         return progress.caught_up and progress.version >= self._loading.newest
 
-    def take(self, now_ms: int, delay_ms: int, limit: int) -> tuple[list[Told], bool]:
-        """What is to be sent now, and whether more is due; a call of `sent` ends each.
+    def take(self, limit: int) -> tuple[list[Told], bool]:
+        """What is to be sent now, and whether there is more; a call of `sent` ends each.
 
         At most `limit` records, and those of users just loaded. O(read states told of, and all read
         states of users told of as a whole).
@@ -246,7 +246,7 @@ class Changes:
         looked: list[int] = []
         rows, more = sum(len(told.rows) for told in made), False
         for count, (user_id, noted) in enumerate(self._line.items()):
-            if (now_ms - noted.since_ms) & MASK_32 < delay_ms or count >= LOOK_FACTOR * limit:
+            if count >= LOOK_FACTOR * limit:
                 break
             if len(made) >= limit or rows >= ROWS_AT_ONCE:
                 more = True
@@ -271,22 +271,32 @@ class Changes:
         return made, more
 
     def _tell(self, user_id: int, user: int, noted: Noted) -> Told:
-        table = self._table
-        rows: list[Row] = []
+        table, keys = self._table, noted.keys
+        deleted: list[Key] = []
         if noted.whole or self.is_retelling:  # F1
             noted.whole = True
             rows = table.states(user)
         else:
-            by_type: dict[int, list[int]] = {}
-            for kind, channel_id in sorted(noted.keys):
-                by_type.setdefault(kind, []).append(channel_id)
-            for kind, channel_ids in by_type.items():
-                rows += table.get_some(user, kind, tuple(channel_ids))
-        shown = {row[:2] for row in rows}
-        deleted = [] if noted.whole else [key for key in noted.keys if key not in shown]
+            rows = self._rows(user, keys)
+            if len(rows) < len(keys):
+                shown = {row[:2] for row in rows}
+                deleted = [key for key in keys if key not in shown]
         told = Told(user_id, self._progress.version, rows, deleted, table.totals(user, -1), noted)
         self._under_way[user_id] = told
         return told
+
+    def _rows(self, user: int, keys: Collection[Key]) -> list[Row]:
+        """Those of these read states that there are, by type and channel."""
+        if len(keys) == 1:
+            ((kind, channel_id),) = keys
+            return self._table.get_some(user, kind, (channel_id,))
+        by_type: dict[int, list[int]] = {}
+        for kind, channel_id in sorted(keys):
+            by_type.setdefault(kind, []).append(channel_id)
+        rows: list[Row] = []
+        for kind, channel_ids in by_type.items():
+            rows += self._table.get_some(user, kind, tuple(channel_ids))
+        return rows
 
     def admitted(self, user_id: int, user: int) -> None:
         """Tell of a user that was waited for at once: it may be evicted again before it is due."""

@@ -367,11 +367,11 @@ class Partition:
             if not write.failed:
                 self.loading.retry()
 
-    def take_changes(self, now_ms: int, delay_ms: int, limit: int) -> tuple[list[Told], bool]:
+    def take_changes(self, limit: int) -> tuple[list[Told], bool]:
         """What consumers are to be told now, see `Changes.take`; `change_sent` ends each."""
         assert self.changes is not None
         with self.exclusive(OTHER):
-            return self.changes.take(now_ms, delay_ms, limit)
+            return self.changes.take(limit)
 
     def change_sent(self, incarnation: int, told: Told, taken: bool) -> None:
         """End a record of the change feed: the broker has it, or (if not `taken`) not."""

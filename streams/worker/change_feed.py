@@ -8,7 +8,7 @@ reader of its own reads that part, only as fast as it is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from readstates.schemas.changes import ROWS_MAX, encode_cause, encode_change
@@ -25,13 +25,15 @@ from .owned import OwnedPartition
 RETRY_MS = 1000  # after the broker did not take a record of a partition
 
 
-def values_of(told: Told) -> Iterator[bytes]:
+def values_of(told: Told) -> list[bytes]:
     """What is said of a user, as the values of one or more records."""
-    whole, deleted = told.noted.whole, told.deleted
-    for begin in range(0, max(1, len(told.rows)), ROWS_MAX):
-        rows = told.rows[begin : begin + ROWS_MAX]
-        yield encode_change(told.user_id, told.version, rows, deleted, whole, told.totals)
-        whole, deleted = False, []  # only the first record removes anything
+    user_id, version, totals = told.user_id, told.version, told.totals
+    first, rest = told.rows[:ROWS_MAX], told.rows[ROWS_MAX:]
+    values = [encode_change(user_id, version, first, told.deleted, told.noted.whole, totals)]
+    for begin in range(0, len(rest), ROWS_MAX):  # only the first record removes anything
+        rows = rest[begin : begin + ROWS_MAX]
+        values.append(encode_change(user_id, version, rows, [], False, totals))
+    return values
 
 
 class ChangeFeed:
@@ -50,8 +52,7 @@ class ChangeFeed:
         now_ms: Callable[[], int],
     ) -> None:
         self._delay_ms = settings.changes_delay_ms
-        shortest, longest = CHANGES_STEP_S
-        self._pause_s = min(max(shortest, settings.changes_delay_ms / 2000), longest)
+        self._told_ms = 0  # when all that waited was told last
         self._owned = owned
         self._producer = producer
         self._now_ms = now_ms
@@ -60,24 +61,40 @@ class ChangeFeed:
     # -- telling ------------------------------------------------------------------------------
 
     def step(self) -> float:
-        """Send what is due now; returns the seconds until it is to be called again."""
+        """Send what is due now; returns the seconds until it is to be called again.
+
+        All that waits is due CHANGES_DELAY_MS after what was told last, so that changes share
+        records and requests. After a quiet time, a change is due at once.
+        """
         self._producer.poll()
-        more = False
+        now_ms = self._now_ms()
+        since_ms = now_ms - self._told_ms
+        is_due = not 0 <= since_ms < self._delay_ms
+        some = more = False
         for owned in list(self._owned.values()):
             partition = owned.partition
             changes = partition.changes
-            if changes is not None and changes.waiting and not partition.closing:
-                in_haste = changes.is_full or changes.is_retelling or partition.write_out.everything
-                more |= self._tell(partition, 0 if in_haste else self._delay_ms)
-        return CHANGES_SOON_S if more else self._pause_s
+            if changes is None or not changes.waiting or partition.closing:
+                continue
+            in_haste = changes.is_full or changes.is_retelling or partition.write_out.everything
+            if is_due or in_haste:
+                some = True
+                more |= self._tell(partition, now_ms)
+        if more:
+            return CHANGES_SOON_S
+        shortest, longest = CHANGES_STEP_S
+        if is_due:
+            self._told_ms, since_ms = (now_ms if some else self._told_ms), 0
+        return min(max(shortest, (self._delay_ms - since_ms) / 1000), longest)
 
-    def _tell(self, partition: Partition, delay_ms: int) -> bool:
-        now_ms, life = self._now_ms(), partition.incarnation
+    def _tell(self, partition: Partition, now_ms: int) -> bool:
+        """Send some of what waits; True if there is more."""
+        life = partition.incarnation
         if now_ms < self._paused_to_ms.get(life, 0):
             return False
-        told, more = partition.take_changes(now_ms, delay_ms, CHANGES_AT_ONCE)
+        told, more = partition.take_changes(CHANGES_AT_ONCE)
         for one in told:
-            values, one.rows = list(values_of(one)), []  # the rows are not needed any more
+            values, one.rows = values_of(one), []  # the rows are not needed any more
             self._producer.send(
                 partition.number,
                 b"%d" % one.user_id,

@@ -1,14 +1,14 @@
-"""The change feed of all workers, with the mirror (`tests/support/mirror.py`) that checks it."""
+"""The change feed of all workers, with the mirror (`ops/proof/mirror.py`) that checks it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from readstates.ops.proof.mirror import Key, Mirror, told_by
 from readstates.ops.proof.oracle import EPOCH, Seen
 from readstates.schemas.version import version_of
 from tests.support.expected_replies import mentions, shown
-from tests.support.mirror import Key, Mirror, told_by
 
 from .checks import Known, Violation
 

@@ -6,11 +6,11 @@ import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from confluent_kafka import Message
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 
+from readstates.ops.proof.mirror import Key, Mirror, Told, told_by
 from readstates.ops.proof.oracle import EPOCH, Oracle, Seen
 
-from .mirror import Key, Mirror, Told, told_by
 from .service import USER_STATES_MAX, Service
 from .waiting import until
 from .wire import PARTITIONS, TopicReader, partition_of
@@ -81,6 +81,7 @@ class FeedReader:
         found = []
         for message in came:
             value, key = message.value(), message.key()
+            assert message.timestamp()[0] == TIMESTAMP_LOG_APPEND_TIME
             assert value is not None
             told = told_by(value, dict(message.headers() or []))
             assert key == str(told.user_id).encode()

@@ -171,6 +171,8 @@ RULES = {
     "streams.tls": _may("streams.errors", never=OUTSIDE),
     "streams": _may(),
     "ops": _may("schemas", "cache", "streams", "ops", never={"aiokafka"}),
+    # What an application may copy: it needs the client only.
+    "ops.examples": _may("streams.client", "ops.examples", never=OUTSIDE - {"aiohttp"}),
 }
 
 

@@ -31,6 +31,7 @@ DOCUMENTS = [
     OPS / "CAPACITY.md",
     OPS / "bench" / "README.md",
     OPS / "chaos" / "README.md",
+    OPS / "examples" / "gateway" / "README.md",
     *RUNBOOKS,
 ]
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -41,11 +42,18 @@ def values(load: Load, **changed: float) -> dict[str, float]:
         ({"read_states_per_user": 40}, ["size of a table", "Cassandra disk", "Kafka in"]),
         ({"users": 1e7}, ["Cassandra disk"]),
         ({"flush_delay_s": 60}, ["changes per row", "replay"]),
+        ({"changes": True}, ["Kafka in", "Kafka copied"]),
     ],
 )
-def test_more_needs_more(change: dict[str, float], grows: list[str]) -> None:
+def test_more_needs_more(change: dict[str, Any], grows: list[str]) -> None:
     before, after = values(LOAD), values(replace(LOAD, **change))
     assert [what for what in grows if after[what] <= before[what]] == []
+
+
+def test_the_change_feed_takes_processor_time() -> None:
+    busy = replace(LOAD, updates_per_s=400_000)
+    assert values(replace(busy, changes=True))["workers"] > values(busy)["workers"]
+    assert "changes told" not in values(busy)
 
 
 def test_memory_may_decide() -> None:
@@ -76,7 +84,7 @@ def test_bytes_a_read_state() -> None:
 
 def test_records_grow_with_the_reply_only() -> None:
     few, many = record_sizes(1), record_sizes(10)
-    assert few[:2] == many[:2]
+    assert (*few[:2], few[3]) == (*many[:2], many[3])
     assert many[2] > 5 * few[2]
 
 

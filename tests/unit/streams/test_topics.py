@@ -80,6 +80,7 @@ def test_the_watch_does_not_wait_for_it() -> None:
         ("updates", "min.insync.replicas", "4", ("2", "3")),
         ("queries", "cleanup.policy", "compact", ("delete",)),
         ("changes", "cleanup.policy", "compact", ("delete",)),
+        ("changes", "message.timestamp.type", "CreateTime", ("LogAppendTime",)),
         ("changes", "retention.ms", "59999", ("60000", "3600000", "-1")),
         ("changes", "min.insync.replicas", "1", ("2", "3")),
         ("changes", "unclean.leader.election.enable", "true", ("false",)),

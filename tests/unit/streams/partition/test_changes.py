@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from readstates.streams.partition.batch import Batch
@@ -12,59 +10,18 @@ from readstates.streams.partition.changes import (
     LOADING_MAX,
     ROWS_AT_ONCE,
     UNDER_WAY_MAX,
-    Changes,
     Told,
 )
 from tests.support.small_world import World, event, query, version
-
-DELAY_MS = 20
-
-
-def fed(**more: Any) -> World:
-    """A world whose partition has a change feed."""
-    return World(**{"told_to": 0, "changes_max": 1000, "slots": 3000, "states_max": 1500, **more})
-
-
-def tell(world: World, *, later_ms: int = DELAY_MS) -> list[Told]:
-    """What is due after a while."""
-    world.now_ms += later_ms
-    told, _ = world.partition.take_changes(world.now_ms, DELAY_MS, 100)
-    world.partition.check()
-    return told
-
-
-def sent(world: World, told: Told, taken: bool = True) -> None:
-    world.partition.change_sent(world.partition.incarnation, told, taken)
-    world.partition.check()
-
-
-def resident(world: World, *users: int) -> None:
-    """Make users resident, without any read state."""
-    for user in users:
-        world.ask(query(user))
-        world.load_next([])
-
-
-def feed_of(world: World) -> Changes:
-    assert world.partition.changes is not None
-    return world.partition.changes
-
-
-def keys(told: Told) -> set[tuple[int, int]]:
-    return {row[:2] for row in told.rows}
-
-
-def committable(world: World) -> int:
-    return world.partition.progress.committable()
+from tests.support.told_world import committable, fed, feed_of, keys, resident, sent, tell
 
 
 def test_changes_of_a_while_are_told_together_in_absolute_values() -> None:
     world = fed()
     resident(world, 1)
     world.feed(event(0, 1, channel_id=7, message_id=5), event(1, 1, channel_id=8, message_id=5))
-    assert tell(world, later_ms=DELAY_MS - 1) == []
     world.feed(event(2, 1, channel_id=7, message_id=6), event(3, 1, "delete", channel_id=8))
-    (told,) = tell(world, later_ms=1)
+    (told,) = tell(world)
     assert (told.user_id, told.version) == (1, version(3))
     assert [row[:3] for row in told.rows] == [(0, 7, 6)]
     assert told.deleted == [(0, 8)]
@@ -236,7 +193,7 @@ def test_a_user_who_was_evicted_is_loaded_and_the_deletion_is_not_forgotten() ->
     assert world.partition.table.evict(39, 100)
     assert tell(world) == []  # it is being loaded
     world.load_next()
-    (told,) = tell(world, later_ms=0)
+    (told,) = tell(world)
     assert (keys(told), told.deleted) == ({(0, 7)}, [(0, 8)])
     sent(world, told)
 
@@ -250,7 +207,7 @@ def test_a_user_is_told_of_when_it_is_loaded_and_may_be_evicted_then() -> None:
     tell(world)
     world.load_next()
     assert world.partition.table.evict(39, 100)
-    (told,) = tell(world, later_ms=0)
+    (told,) = tell(world)
     assert keys(told) == {(0, 7)}
 
 
@@ -264,7 +221,7 @@ def test_a_user_with_parked_updates_is_told_of_after_them() -> None:
     world.feed(event(1, 1, channel_id=8, message_id=5))  # parked
     assert tell(world) == []
     world.load_next()
-    (told,) = tell(world, later_ms=0)
+    (told,) = tell(world)
     assert keys(told) == {(0, 7), (0, 8)}
 
 
@@ -279,7 +236,7 @@ def test_a_query_that_gives_up_does_not_end_a_load_for_the_feed() -> None:
     assert world.partition.loading.forget(asked)
     world.partition.check()
     world.load_next()
-    assert len(tell(world, later_ms=0)) == 1
+    assert len(tell(world)) == 1
 
 
 def test_a_deletion_that_another_owner_has_written_is_told() -> None:
@@ -355,11 +312,10 @@ def test_few_read_states_are_read_at_once() -> None:
         world.feed(
             *(event(first + n, user, channel_id=n + 1, message_id=5) for n in range(ROWS_AT_ONCE))
         )
-    world.now_ms += DELAY_MS
-    told, more = world.partition.take_changes(world.now_ms, DELAY_MS, 100)
+    told, more = world.partition.take_changes(100)
     assert (len(told), more) == (1, True)
     assert len(tell(world)) == 1
-    told, more = world.partition.take_changes(world.now_ms, DELAY_MS, 100)
+    told, more = world.partition.take_changes(100)
     assert (len(told), more) == (1, False)
 
 

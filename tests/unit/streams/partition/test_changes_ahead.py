@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from tests.support.small_world import World, event, query, version
-
-DELAY_MS = 20
+from tests.support.told_world import fed, resident, tell
 
 
 def told(world: World) -> list[tuple[int, int]]:
-    """Of whom something is said after a while, and as of which version."""
-    world.now_ms += DELAY_MS
-    said, _ = world.partition.take_changes(world.now_ms, DELAY_MS, 100)
-    world.partition.check()
-    return [(one.user_id, one.version) for one in said]
+    """Of whom something is said now, and as of which version."""
+    return [(one.user_id, one.version) for one in tell(world)]
 
 
 def test_nothing_is_said_before_the_position_has_passed_what_was_loaded() -> None:
     """Another owner has written it. The partition goes on meanwhile, although its line is full."""
-    world = World(told_to=0, changes_max=2, slots=3000, states_max=1500)
-    for user in (1, 2):
-        world.ask(query(user))
-        world.load_next([])
+    world = fed(changes_max=2)
+    resident(world, 1, 2)
     world.ask(query(3))
     world.load_next([(0, 7, 9, 0, 0, 0, 0, 0, version(4), b"")])
     world.feed(event(0, 1, channel_id=7, message_id=5), event(1, 2, channel_id=7, message_id=5))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from readstates.ops.proof.oracle import Seen
+from .oracle import Seen
 
 Key = tuple[int, int]  # read_state_type, channel_id
 States = Mapping[Key, Seen]
@@ -89,16 +89,11 @@ class Mirror:
         `owner`: who wrote it, if that is known. `is_ahead`: the owner may have found something gone
         that was deleted after the record's version, because there was another owner.
         """
-        self.records += 1
         if owner is not None:
             newest = self._newest.get((owner, told.user_id), 0)
             assert told.version >= newest, f"F2: {owner} told {told} after version {newest}"
             self._newest[owner, told.user_id] = told.version
-        held = self.held.setdefault(told.user_id, Held())
-        if told.version < held.version:
-            self.skipped += 1
-        else:
-            self._take(held, told)
+        held = self.take(told)
         should = self._should(told.user_id, told.version)
         self._check_states(told, should)
         if is_ahead:
@@ -109,8 +104,18 @@ class Mirror:
             f"F1: after {told} the mirror holds {held.states}, but `get` would answer {should}"
         )
 
+    def take(self, told: Told) -> Held:
+        """Apply a record without a check; returns what is held of the user then."""
+        self.records += 1
+        held = self.held.setdefault(told.user_id, Held())
+        if told.version < held.version:
+            self.skipped += 1
+        else:
+            self._replace(held, told)
+        return held
+
     @staticmethod
-    def _take(held: Held, told: Told) -> None:
+    def _replace(held: Held, told: Told) -> None:
         held.version = told.version
         if told.all_deleted:
             held.states.clear()
