@@ -133,10 +133,16 @@ def lines(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_what_a_runbook_says_to_run_can_be_run(path: Path) -> None:
+def test_what_a_runbook_says_to_run_can_be_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for line in lines(path):
         for found in re.finditer(r"(?:^ *|[;&|(] *|-- )readstates (?!-)([^|;>&)]*)", line):
-            check(shlex.split(found[1], comments=True))
+            command = shlex.split(found[1], comments=True)
+            if command[0] == "replay":  # its file was recorded before, or is the reader's own
+                Path(command[1]).touch()
+            check(command)
 
 
 @pytest.mark.parametrize(

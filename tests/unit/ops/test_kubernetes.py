@@ -108,7 +108,8 @@ def test_settings_and_commands_exist(pod: Any) -> None:
     given = {entry["name"]: entry.get("value") for entry in container["env"]}
     assert set(CONFIG) <= names - set(map(env_name, SECRETS))
     assert set(given) <= names | secret_files
-    keys = {f"/secrets/{key}" for key in re.findall(r"--from-file=([\w-]+)", DEPLOY)}
+    keys = {f"/secrets/{key}" for key in re.findall(r"--from-file=([\w.-]+)", DEPLOY)}
+    keys.remove("/secrets/ca.pem")  # which the file of KAFKA_CONFIG names
     assert {given[name] for name in secret_files} == keys
     command = cli.COMMANDS[container["args"][0]].load()
     options = {option for param in command.params for option in param.opts}
