@@ -51,7 +51,7 @@ DEFAULT_MS = "20"
 RATE = 1_000
 MORE_CPU_MAX_US = 1.5  # per update, with the default delay
 WARM_UP_S = 3.0
-SETTLE_S = 2.0  # for what is under way at the end
+SETTLE_S = 2.0  # for what is on its way to the consumer at the end
 ABOVE_ALL = 2 * 10**18  # a message ID above those of the demo's traffic: no ack is an older one
 RECORD_BYTES = 350  # of a change that names one read state
 TIMEOUT_S = 300.0
@@ -96,19 +96,28 @@ class Contender:
             finally:
                 begin_s, used_s = time.monotonic(), exact_cpu_s_of(self.worker.pid)
                 os.kill(self.worker.pid, signal.SIGCONT)
-            while log.committed() != ends:
-                if self.worker.returncode is not None or time.monotonic() - begin_s > TIMEOUT_S:
-                    raise click.ClickException(f"it ended or hung: {self.worker.output()[-2000:]}")
-                time.sleep(0.05)
+            self._wait_committed(log, ends)
             took_s = time.monotonic() - begin_s
             return count / took_s, (exact_cpu_s_of(self.worker.pid) - used_s) / count * 1e6
         finally:
             log.close()
 
+    def _wait_committed(self, log: Log, ends: list[int]) -> None:
+        end_s = time.monotonic() + TIMEOUT_S
+        while log.committed() != ends:
+            if self.worker.returncode is not None or time.monotonic() > end_s:
+                raise click.ClickException(f"it ended or hung: {self.worker.output()[-2000:]}")
+            time.sleep(0.05)
+
     def delays(self, seconds: float) -> list[float]:
         """Milliseconds from the Kafka timestamp of each ack to the record that tells of it."""
         updates, changes = Arrivals(self.settings), Arrivals(self.settings, "changes")
         _send(self.settings, self._acks, seconds)
+        log = Log(self.settings, self.settings.kafka_group)
+        try:
+            self._wait_committed(log, log.ends())  # what is committed is in the feed
+        finally:
+            log.close()
         time.sleep(SETTLE_S)
         found = list(told(updates.finish(), changes.finish()))
         return found[len(found) // 10 :]  # the first ones are the warm-up
