@@ -10,9 +10,9 @@ PEERS ?= build/bench/peers
 export PEERS
 # Else every worker and command that is started would compile its modules anew.
 unexport PYTHONDONTWRITEBYTECODE
-# Three processes for two cores, because many tests wait. Files stay in their order, which puts the
+# Five processes for two cores, because many tests wait. Files stay in their order, which puts the
 # long ones first: at the end each process has work.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test test-long test-unit bare lock lock-jars kills lint bench bench-quick bounds chaos sim foreign \
         pictures drills promtool image wheel clean
