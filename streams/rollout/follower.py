@@ -25,7 +25,7 @@ from ..config import Settings
 from ..errors import RolloutError
 from ..kafka.pulse import Pulse
 from ..kafka.reply_producer import ReplyProducer
-from .view import GRACE_S, CandidateShares, View
+from .view import GRACE_S, CandidateShares, LiveShares, View
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Follower:
         self._view: View | None = None
         self._alive: dict[str, frozenset[int]] = {}  # a live worker's: see View.answered
         self._own = CandidateShares(settings.kafka_group, run)
+        self._live = LiveShares()
         self._ended_at: float | None = None  # when the run was no more
         self.follows = -1
         self._control: int | None = None
@@ -181,9 +182,10 @@ class Follower:
 
     def _publish_live(self, view: View, now: float) -> None:
         """S1: set what is withheld, then send what was withheld for a candidate that is silent."""
-        split = view.live_split(now)
-        if split != self._replies.split:
-            self._replies.split = split
+        splits = self._live.split(view, now)
+        if splits != self._replies.split:
+            self._replies.split = splits
+        split = splits.splits[0] if splits else None
         shares = [one.share for one in split.shares if split.answered[one.group]] if split else []
         metrics.ROLLOUT_SHARE.set(max(shares, default=0))
         self._replies.withheld.forget_old()

@@ -7,8 +7,10 @@ they agree, except for the moments in which some of them have read less of it th
 S1: nobody is left without a reply. A live worker leaves the users of a candidate's partition to it
     only while a worker of the candidate says in beats that it answers this partition, and that it
     follows the newest candidate's record that the live worker has read. So the candidate begins
-    first, and the live worker stops afterwards. A candidate that loses users goes on answering them
-    for GRACE_S, which is longer than the time after which a live worker misses the beats.
+    first, and the live worker stops GRACE_S afterwards: the candidate may have taken a query just
+    before it knew, and the live worker takes it a moment later. A candidate that loses users goes
+    on answering them for GRACE_S, which is longer than the time after which a live worker misses
+    the beats.
 S2: once every worker has read the newest record, and GRACE_S have passed, one role sends each
     reply.
 S3: a worker that cannot read the topic keeps what it knew for UNREAD_MAX_S. Then it behaves as if
@@ -27,7 +29,7 @@ from readstates.schemas.rollout import Beat, Candidate, bucket_of, names_in
 
 BEAT_S = 0.2  # between two beats of a worker
 LOST_S = 0.8  # a worker whose last beat is older than this does not answer any more
-GRACE_S = 0.9  # how long a candidate still answers the users that it has lost; over LOST_S
+GRACE_S = 0.9  # how long either role still answers the users that it has lost; over LOST_S
 UNREAD_MAX_S = 30.0
 
 Shares = tuple[Candidate, ...]  # by group
@@ -54,6 +56,20 @@ class LiveSplit:
     def withheld(self, key: bytes, partition: int) -> Candidate | None:
         owner = owner_of(key, self.shares)
         return owner if owner and partition in self.answered[owner.group] else None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSplits:
+    """A live worker's while shares change: it leaves to a candidate what all of these leave to one.
+
+    The first is the newest.
+    """
+
+    splits: tuple[LiveSplit, ...]
+
+    def withheld(self, key: bytes, partition: int) -> Candidate | None:
+        owners = [split.withheld(key, partition) for split in self.splits]
+        return owners[0] if all(owners) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +143,27 @@ class View:
         if not any(one.share and answered[one.group] for one in shares):
             return None
         return LiveSplit(shares, answered)
+
+
+class LiveShares:
+    """What a live worker withholds, as the view changes: lost users after GRACE_S, others at once
+    no more (S1).
+    """
+
+    def __init__(self) -> None:
+        self._split: LiveSplit | None = None
+        self._before: list[tuple[LiveSplit | None, float]] = []  # and until when they count
+
+    def split(self, view: View, now: float) -> LiveSplits | None:
+        """The split from now on. Call it again at least every POLL_S of `follower.py`."""
+        split = view.live_split(now)
+        if split != self._split:
+            self._before.append((self._split, now + GRACE_S))
+            self._split = split
+        self._before = [one for one in self._before if one[1] > now]
+        splits = [split, *(before for before, _ in self._before)]
+        known = tuple(one for one in splits if one is not None)
+        return LiveSplits(known) if len(known) == len(splits) else None
 
 
 class CandidateShares:

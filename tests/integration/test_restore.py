@@ -17,7 +17,7 @@ from readstates.ops.local.stack import Stack
 from readstates.ops.local.worker import WorkerProcess
 from readstates.ops.proof.traffic import Traffic
 from tests.support.backups import differences, fold_of, put_back, take_backup
-from tests.support.preloaded import Forked
+from tests.support.preloaded import PROGRAM, Forked
 from tests.support.service import Service
 from tests.support.topic_settings import set_topic
 from tests.support.waiting import WAIT_S, until
@@ -98,7 +98,7 @@ class World:
         log = self.service.folder / f"{self.service.name}-restore.log"
         log.touch()
         env = {**os.environ, **self.service.env, **ONE_BY_ONE}
-        process = Forked(env, ("restore", "--yes"), str(log), None)
+        process = Forked(PROGRAM, env, ("restore", "--yes"), str(log), None)
 
         def rows() -> int:
             try:

@@ -18,6 +18,7 @@ from readstates.schemas.rollout import (
 )
 from readstates.streams.config import Settings
 from readstates.streams.errors import RolloutError
+from readstates.streams.rollout import view
 from readstates.streams.rollout.follower import CONFIRM_S, POLL_S, Follower
 from readstates.streams.rollout.view import GRACE_S, LOST_S, UNREAD_MAX_S
 
@@ -134,6 +135,7 @@ def seen() -> list[bool]:
 def test_a_live_worker_leaves_users_to_a_candidate_that_beats(
     monkeypatch: pytest.MonkeyPatch, seen: list[bool]
 ) -> None:
+    monkeypatch.setattr(view, "GRACE_S", 0)
     before = encode_beat(Beat("b", "w", 1, frozenset({1})))
     world = World(monkeypatch, encode_candidate(CANDIDATE), before)
     sends = world.replies.sends
@@ -212,6 +214,7 @@ def test_without_the_topic_there_is_nothing_to_follow(monkeypatch: pytest.Monkey
 def test_a_record_that_cannot_be_read_ends_nothing_but_its_own_candidate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(view, "GRACE_S", 0)
     other = Candidate("c", SHARE_MAX, True, RUN)
     world = World(monkeypatch, encode_candidate(other), encode_candidate(CANDIDATE), (b"b", b"{"))
     record = encode_beat(Beat("c", "w", 3, frozenset({1})))
