@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +39,8 @@ def record(service: Service, folder: Path) -> tuple[Path, dict[int, dict[int, di
     file, key = folder / "file", folder / "key"
     key.write_bytes(KEY)
     argv = ["record", str(file), "--replies", "--anonymise", "--key-file", str(key)]
-    recorder = subprocess.Popen(
-        [sys.executable, "-m", "readstates.streams.cli", *argv],
-        env={**os.environ, **service.env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    argv += ["--reply-topics", service.wire.reply_topic]  # others have theirs on this broker
+    recorder = service.begin(*argv)
     try:
         assert recorder.stderr is not None
         assert recorder.stderr.readline() == "recording\n"

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -62,13 +59,7 @@ def recording(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Rec
     """Two mentions and three queries of each user, with a pause, and a record that is no JSON."""
     file, wire = tmp_path_factory.mktemp("recording") / "file", service.wire
     argv = ["record", str(file), "--records-max", str(UPDATES + QUERIES)]
-    recorder = subprocess.Popen(
-        [sys.executable, "-m", "readstates.streams.cli", *argv],
-        env={**os.environ, **service.env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    recorder = service.begin(*argv)
     try:
         assert recorder.stderr is not None
         assert recorder.stderr.readline() == "recording\n"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -67,13 +64,7 @@ QUERIES_EACH = 7
 @pytest.fixture(scope="module")
 def taken(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Taken:
     file, wire = tmp_path_factory.mktemp("replies") / "file", service.wire
-    recorder = subprocess.Popen(
-        [sys.executable, "-m", "readstates.streams.cli", "record", str(file), "--replies"],
-        env={**os.environ, **service.env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    recorder = service.begin("record", str(file), "--replies")
     try:
         assert recorder.stderr is not None
         assert recorder.stderr.readline() == "recording\n"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,13 +79,8 @@ class Compared:
 @contextmanager
 def comparing(service: Service, *arguments: str) -> Iterator[Compared]:
     argv = ["rollout", "compare", GROUP, "--json", "--metrics-port", "0", *arguments]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "readstates.streams.cli", *argv],
-        env={**os.environ, **service.env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    argv += ["--reply-topics", service.wire.reply_topic]  # others have theirs on this broker
+    process = service.begin(*argv)
     try:
         yield Compared(service, process)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -65,6 +66,16 @@ class Service:
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The command line with this service's settings."""
         return run_command({**os.environ, **self.env}, arguments)
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """A command that goes on until it is told to end."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "readstates.streams.cli", *arguments],
+            env={**os.environ, **self.env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     @property
     def wire(self) -> Wire:
