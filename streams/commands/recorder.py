@@ -30,6 +30,7 @@ BATCH_MESSAGES = 1_000
 IDLE_S = 0.2
 TOPICS_S = 2.0  # between two looks for reply topics that were made since
 TIMEOUT_S = 15.0
+REPLY_LATE_MS = 1_000  # a reply may be read so much before its query, and still follows it
 
 
 class RecordedTopics:
@@ -121,7 +122,7 @@ class Recorder:
             return  # no client's query: a worker asks itself, or compares clocks
         timestamp_ms = message.timestamp()[1]
         if kind == REPLIES:  # its clock may be any client's
-            timestamp_ms = self._merge.newest_ms
+            timestamp_ms = self._merge.newest_ms + REPLY_LATE_MS
             headers = _joinable(headers, message)
         record = Recorded(
             0,

@@ -150,7 +150,8 @@ class Merge:
     Within a millisecond updates come first, because a query may wait for the update just before it,
     and replies come last.
     A record waits until a record that is REORDER_MS newer was seen. A record that comes later than
-    that goes out at once, with the timestamp of the last record before it.
+    that goes out at once, with the timestamp of the last record before it. Replies do not count as
+    newer records: their place in time is chosen by whoever adds them.
     """
 
     def __init__(self) -> None:
@@ -161,8 +162,9 @@ class Merge:
 
     @property
     def newest_ms(self) -> int:
-        """The latest timestamp so far; 0 before the first record."""
-        return max(self._newest.values(), default=0)
+        """The latest timestamp of an update or a query so far; 0 before the first record."""
+        known = (at for (kind, _), at in self._newest.items() if kind != REPLIES)
+        return max(known, default=0)
 
     def add(
         self, timestamp_ms: int, place: tuple[str, int], item: Any

@@ -64,7 +64,6 @@ def record(service: Service, folder: Path) -> tuple[Path, dict[int, dict[int, di
     return file, states
 
 
-@pytest.mark.long
 def test_a_replay_gives_the_read_states_with_other_ids(
     service: Service, services: Make, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from readstates.streams.commands import lines
 from readstates.streams.commands.import_states import lines_of
 from readstates.streams.commands.record import open_private
+from readstates.streams.commands.recorder import REPLY_LATE_MS
 from readstates.streams.commands.recording import (
     QUERIES,
     REORDER_MS,
@@ -185,3 +186,13 @@ def test_a_line_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         list(read(file))
     with pytest.raises(ClickException, match="line 2: it has more than 1000 bytes"):
         list(lines_of(file))
+
+
+def test_a_reply_that_is_read_before_its_query_comes_after_it() -> None:
+    """The query has been in the log for longer, but in a partition that is read later."""
+    merge = Merge()
+    assert not list(merge.add(10_000, (UPDATES, 0), "update"))
+    assert not list(merge.add(merge.newest_ms + REPLY_LATE_MS, (REPLIES, 0), "reply"))
+    assert merge.newest_ms == 10_000
+    assert not list(merge.add(10_500, (QUERIES, 1), "query"))
+    assert [item for _, item in merge.rest()] == ["update", "query", "reply"]
