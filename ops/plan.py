@@ -192,7 +192,7 @@ NOT_NEGATIVE = click.FloatRange(min=0)
 @click.option("--users", type=POSITIVE, required=True, help="Number of users with read states.")
 @click.option("--online", type=POSITIVE, required=True, help="Number of users online at the peak.")
 @click.option(
-    "--read-states-per-user", type=POSITIVE, required=True, help="Average number, over all users."
+    "--read-states-per-user", type=POSITIVE, required=True, help="Average read states per user."
 )
 @click.option(
     "--updates-per-s", type=POSITIVE, required=True, help="Updates per second at the peak."
@@ -211,13 +211,13 @@ NOT_NEGATIVE = click.FloatRange(min=0)
 @click.option("--changes", is_flag=True, help="Include the change feed (CHANGES=on).")
 @click.option(
     "--set", "changed", multiple=True, metavar="NAME=VALUE", callback=_changes,
-    help="Replace one of the figures that the command prints; repeatable.",
+    help="Use another value for a figure that the command prints; repeatable.",
 )  # fmt: skip
 def command(changed: dict[str, float], **given: Any) -> None:
     """Compute the partitions, workers and tables for a load, and the traffic it causes.
 
-    The command also prints the figures behind the result: what was measured, on which machine, and
-    what is assumed.
+    The command also prints the figures that it uses, and says which are measured and which are
+    assumed.
     """
     for line in report(Load(**given), changed):
         click.echo(line)

@@ -24,9 +24,9 @@ COMMANDS = {
         extra="local",
     ),
     "fsck": _here("fsck", "Check the invariants of a table file without changing it."),
-    "get": _here("get", "Query the read states of USER: all of them, or those of each CHANNEL."),
+    "get": _here("get", "Query the read states of USER: all of them, or those in each CHANNEL."),
     "import": _here(
-        "import_states", "Import the read states in FILE (JSON lines) through the updates topic."
+        "import_states", "Send the read states in FILE (JSON lines) to the updates topic."
     ),
     "init": _here("init", "Create or upgrade the topics and the Cassandra schema; safe to repeat."),
     "plan": LazyCommand(
@@ -35,19 +35,21 @@ COMMANDS = {
         "Compute the partitions, workers and tables for a load, and the traffic it causes.",
     ),
     "profile": _here(
-        "profile", "Write into FILE a flame graph (SVG) of the worker at HTTP_HOST and HTTP_PORT."
+        "profile", "Write a flame graph (SVG) of the worker at HTTP_HOST and HTTP_PORT to FILE."
     ),
-    "record": _here("record", "Record in FILE the updates and queries that arrive from now on."),
+    "record": _here("record", "Record the updates and queries that arrive from now on in FILE."),
     "replay": _here(
-        "replay", "Send the updates and queries in FILE, a recording, to the topics again."
+        "replay", "Send the updates and queries of a recording, FILE, to the topics again."
     ),
     "restore": _here(
-        "restore", "Bring the database back from the log and a backup, or from the log alone."
+        "restore", "Restore the database from the log and a backup, or from the log alone."
     ),
-    "restore-user": _here("restore_user", "Publish an event that ends a final deletion of USER."),
+    "restore-user": _here(
+        "restore_user", "Reverse a final deletion of USER: new events count again."
+    ),
     "rewind": _here(
         "command",
-        "Have workers fold the updates since an earlier time or offset again.",
+        "Make workers read the updates again from an earlier time or offset.",
         "rewind",
     ),
     "rollout": _here(
@@ -60,10 +62,10 @@ COMMANDS = {
         "Start, stop and describe a local Kafka and Cassandra, for development.",
     ),
     "status": _here(
-        "status", "Show the workers, partitions, commits and epoch, and what is wrong with them."
+        "status", "Show the workers, partitions, commits and epoch, and any problems with them."
     ),
     "watch": _here(
-        "watch", "Print changes of read states as they happen: those of each USER, or all."
+        "watch", "Print changes of read states as they happen: of each USER, or of all users."
     ),
     "worker": _here("worker", "Run one worker until SIGTERM, SIGINT or SIGHUP."),
 }

@@ -33,7 +33,7 @@ REPLICATION = re.compile(
 )
 # If a topic has more partitions than this, they get this many times each limit, all together.
 FULL_SHARES = 8
-SHARED = f"If there are over {FULL_SHARES} partitions, they share {FULL_SHARES} times this limit."
+SHARED = f"More than {FULL_SHARES} partitions share {FULL_SHARES} times this limit."
 DYNAMIC = "-"  # the value of `instance_id` for a worker without a name
 IDS_UNCHECKED = -1  # the value of `id_epoch_ms` where it is not set
 CLASSIC, CONSUMER = GROUP_PROTOCOLS = ("classic", "consumer")
@@ -68,18 +68,18 @@ class Settings:
     topic_prefix: str = _kafka("read-states", "Prefix of the topics' names.")
     role: str = _kafka(
         LIVE,
-        "live, or candidate: a worker of another version or configuration that runs beside the "
-        "live ones in a group of its own (see `readstates rollout start --help`).",
+        "live, or candidate: a worker of another version or configuration, in its own group beside "
+        "the live workers (see `readstates rollout start --help`).",
     )
     reply_topics: str = _kafka(
         "", r"Regular expression for reply topics. Empty: <TOPIC_PREFIX>\.replies\..*|f-reply-.*"
     )
     instance_id: str = _kafka(
         "",
-        "Name of this worker in the group, under which it gets its partitions back after a quick "
-        "restart. A worker with a given name never leaves the group: after a stop its partitions "
-        "wait for SESSION_TIMEOUT_S. Empty: a name kept in CACHE_DIR; a worker with such a name "
-        f"leaves the group when it stops, but not when it dies. {DYNAMIC}: no name.",
+        "Name of this worker in the group (group.instance.id). After a stop or a crash, its "
+        "partitions wait for it until SESSION_TIMEOUT_S. Empty: a name stored in CACHE_DIR; the "
+        "worker then leaves the group when it is stopped, but not when it dies. "
+        f"{DYNAMIC}: no name.",
     )
     group_protocol: str = _kafka(
         CLASSIC,
@@ -87,20 +87,20 @@ class Settings:
         "brokers' group.consumer.session.timeout.ms (45 s) applies instead of SESSION_TIMEOUT_S.",
     )
     session_timeout_s: float = _kafka(
-        10.0, "Silence after which Kafka reassigns a worker's partitions.", "s", 1, 300
+        10.0, "Time without heartbeats before Kafka reassigns a worker's partitions.", "s", 1, 300
     )
     probe_interval_s: float = _kafka(
         5.0,
-        "Time between two probes: queries that a worker sends to each of its partitions through "
-        "Kafka, to notice if nobody is answered. 0: none.",
+        "Time between two probes: queries that a worker sends to its own partitions through Kafka, "
+        "to check that they are answered. 0: no probes.",
         "s", 0, 300,
     )  # fmt: skip
     changes: str = _kafka(
-        OFF, "Change feed: on, or off. With on, every change goes to <TOPIC_PREFIX>.changes."
+        OFF, "on or off. With on, the workers publish each change to <TOPIC_PREFIX>.changes."
     )
     changes_delay_ms: int = _kafka(
         20,
-        "How long a change may wait, so that the user's next changes are told together with it.",
+        "How long a change may wait, so that it shares a record with the user's next changes.",
         "ms", 0, 10_000,
     )  # fmt: skip
     commit_interval_s: float = _kafka(1.0, "Time between two commits of offsets.", "s", 0.05, 60)
@@ -115,7 +115,7 @@ class Settings:
     cassandra_tls_cert: str = _cassandra("", "Client certificate (PEM), if the nodes ask for one.")
     cassandra_tls_key: str = _cassandra(
         "",
-        "Key of the client certificate (PEM, no password). Empty: it is in the certificate's file.",
+        "Key of the client certificate (PEM, no password). Empty: the key is in the same file.",
     )
     cassandra_replication: str = _cassandra(
         "{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}",
@@ -123,7 +123,7 @@ class Settings:
     )
     cassandra_timeout_s: float = _cassandra(5.0, "Time limit of one request.", "s", 0.1, 60)
     loads_in_flight_max: int = _cassandra(
-        16, "Largest number of load requests at once; a quarter is kept for queries.",
+        16, "Largest number of load requests at once; a quarter is reserved for queries.",
         "requests", 1, 1024,
     )  # fmt: skip
     load_batch_users: int = _cassandra(
@@ -139,8 +139,8 @@ class Settings:
     )
     user_states_max: int = _table(
         50_000,
-        "Largest number of read states that one user may have: at most half of CACHE_STATES. If "
-        "the default is more than that half, the half applies.",
+        "Largest number of read states of one user, at most half of CACHE_STATES. The default is "
+        "lowered to that half if necessary.",
         "read states", 1, 10**6,
     )  # fmt: skip
 
@@ -148,10 +148,10 @@ class Settings:
         30.0, "How long a change may wait before it is written to Cassandra.", "s", 0, 3600
     )
     dirty_share_max: float = _write_behind(
-        0.5, "Share of a table that may be dirty before changes are written early.", "", 0.01, 0.9
+        0.5, "Writes begin early if more than this share of a table is unwritten.", "", 0.01, 0.9
     )
     writes_in_flight_max: int = _write_behind(
-        128, "Largest number of batches under way at once; a quarter while no write is urgent.",
+        128, "Largest number of batches under way at once; a quarter of it if no write is urgent.",
         "batches", 1, 1024,
     )  # fmt: skip
     write_batch_rows: int = _write_behind(
@@ -164,7 +164,7 @@ class Settings:
         "updates", 1, 10**7,
     )  # fmt: skip
     parked_bytes_max: int = _limit(
-        32 << 20, f"The same limit in bytes; the last slice may exceed it. {SHARED}",
+        32 << 20, f"PARKED_MAX in bytes; the last slice may exceed it. {SHARED}",
         "bytes", 1 << 16, 1 << 32,
     )  # fmt: skip
     inbox_max: int = _limit(
@@ -172,40 +172,39 @@ class Settings:
         "updates", 1, 10**6,
     )  # fmt: skip
     inbox_bytes_max: int = _limit(
-        8 << 20, f"The same limit in bytes; the last fetch may exceed it. {SHARED}",
+        8 << 20, f"INBOX_MAX in bytes; the last fetch may exceed it. {SHARED}",
         "bytes", 1 << 16, 1 << 32,
     )  # fmt: skip
     id_epoch_ms: int = _limit(
         IDS_UNCHECKED,
-        "Time of message ID 0, counted from 1970 (IDs are snowflakes). An ID over 24 h ahead of "
-        "its record is refused. -1: IDs are not checked.",
+        "Unix time of message ID 0, if IDs are snowflakes. An ID that is more than 24 h ahead of "
+        "its record's time is refused. -1: IDs are not checked.",
         "ms", -1, 4 * 10**12,
     )  # fmt: skip
     missing_updates: str = _limit(
-        STOP,
-        "What to do where compaction took updates out of the log: stop, or count them and go on.",
+        STOP, "If compaction has removed updates from the log: stop, or count them and continue."
     )
     changes_waiting_max: int = _limit(
         20_000,
-        "Users of a partition whose changes may wait for the change feed's broker. When so many "
-        f"wait, the partition applies no updates. {SHARED}",
+        "Users of a partition who may wait for the change feed. At this number, the partition "
+        f"applies no more updates. {SHARED}",
         "users", 1, 10**6,
     )  # fmt: skip
     queries_waiting_max: int = _limit(
-        10_000, "Queries that may wait in a worker; others get `overloaded`.", "queries", 1, 10**6
+        10_000, "Queries that may wait in a worker; more get `overloaded`.", "queries", 1, 10**6
     )
     slice_updates: int = _limit(
         200,
-        "Acks and mentions applied before queries get a turn; any other update counts as 10.",
+        "Updates applied before queries get a turn; acks and mentions count as 1, others as 10.",
         "updates", 1, 10_000,
     )  # fmt: skip
     reply_bytes_max: int = _limit(
-        1_000_000, "Largest size of a reply; pages are cut to fit.", "bytes", 1024, 10**8
+        1_000_000, "Largest size of a reply; a page ends before this.", "bytes", 1024, 10**8
     )
     handover_timeout_s: float = _limit(
         5.0,
-        "Time limit of each of the two write-outs in a shutdown: one while the worker still serves "
-        "and one afterwards.",
+        "Time limit for writing to Cassandra at a shutdown. It applies twice: while the worker "
+        "still serves, and afterwards.",
         "s", 0.1, 8,
     )  # fmt: skip
     shutdown_timeout_s: float = _limit(20.0, "Time from SIGTERM to a forced exit.", "s", 1, 300)
@@ -213,9 +212,9 @@ class Settings:
     http_host: str = _http("127.0.0.1", "Address of the console, /metrics, /healthz and /readyz.")
     http_names: str = _http(
         "",
-        "Further names for which the endpoints answer (name,.end-of-name,…). They always answer "
-        "for addresses, names without a dot and HTTP_HOST. They refuse other names, so that no web "
-        "page can lead a browser here.",
+        "More host names for which the endpoints answer (name,.suffix,…). IP addresses, names "
+        "without a dot and HTTP_HOST are always allowed. Other names are refused, which prevents "
+        "DNS rebinding.",
     )
     http_port: int = _http(6066, "Port of the HTTP endpoints. 0: any free port.", "", 0, 65535)
 

@@ -12,12 +12,13 @@ import click
 @click.option("--queries", default=25, show_default=True, help="Queries of each kind per second.")
 @click.option("--users", default=10_000, show_default=True, help="Number of users with traffic.")
 @click.option("--seconds", default=24.0, show_default=True, help="Seconds of steady traffic.")
-@click.option("--seed", default=1, show_default=True, help="The same seed sends the same traffic.")
+@click.option("--seed", default=1, show_default=True, help="Seed of the random traffic.")
 def demo(updates: int, queries: int, users: int, seconds: float, seed: int) -> None:
     """Start everything on this machine, send sample traffic, and check the result.
 
     The demo starts a real Kafka, a real Cassandra and a worker, and stops them at the end. The exit
-    status is 0 only if the read states in Cassandra are those that a fold of the whole log gives.
+    status is 0 only if Cassandra has the same read states as an independent fold of the log, that
+    is, all updates applied in order.
     """
     from .stages import play  # here, because --help works without the packages of a worker
 

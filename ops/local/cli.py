@@ -17,7 +17,7 @@ _data_dir = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=default_data_dir,
     show_default="~/.local/share/read-states/stack",
-    help="Folder of this stack. Several stacks can exist side by side.",
+    help="Folder of this stack. Each stack needs its own.",
 )
 _count = click.IntRange(1, NODES_MAX)
 
@@ -36,7 +36,7 @@ def stack() -> None:
 @click.option(
     "--secure",
     is_flag=True,
-    help="Use TLS and logins at every port; `env` prints the settings for them.",
+    help="Use TLS and logins on every port; `stack env` prints the settings.",
 )
 def up(data_dir: Path, brokers: int, cassandra_nodes: int, secure: bool) -> None:
     """Start the stack and wait until it answers. Safe to repeat."""
@@ -54,7 +54,7 @@ def up(data_dir: Path, brokers: int, cassandra_nodes: int, secure: bool) -> None
 
 @stack.command()
 @_data_dir
-@click.option("--remove", is_flag=True, help="Delete the data of the stack, too.")
+@click.option("--remove", is_flag=True, help="Also delete the data of the stack.")
 def down(data_dir: Path, remove: bool) -> None:
     """Stop the stack. Its data stays unless --remove is given."""
     with spoken_errors():
@@ -66,7 +66,7 @@ def down(data_dir: Path, remove: bool) -> None:
 @_data_dir
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(data_dir: Path, as_json: bool) -> None:
-    """Show what runs and what answers.
+    """Show which servers run and answer.
 
     Exit status: 0 if everything answers, 1 if something does not.
     """

@@ -36,7 +36,7 @@ _reasons = click.option(
     "reasons",
     multiple=True,
     type=click.Choice(REASONS),
-    help="Take only dead letters with this reason; repeatable.",
+    help="Select only dead letters with this reason; repeatable.",
 )
 
 
@@ -60,7 +60,8 @@ def list_letters(
 ) -> None:
     """Show dead letters, the newest last: reason, origin, key, value.
 
-    The counts by reason go to standard error. The command changes nothing.
+    A dead letter is an update that could not be applied. The counts by reason go to standard error.
+    The command changes nothing.
     """
     newest: deque[Letter] = deque(maxlen=limit)
     counts: Counter[str] = Counter()
@@ -90,15 +91,17 @@ def _say_counts(what: str, counts: Counter[str]) -> None:
 
 
 @dead_letters.command(
-    "partitioner", cls=SettingsCommand, short_help="Say which partitioner misrouted the records."
+    "partitioner",
+    cls=SettingsCommand,
+    short_help="Find the partitioner that misrouted the records.",
 )
 @with_settings(*KAFKA_ONLY)
 def partitioner(settings: Settings) -> None:
-    """Say which partitioner chose the partitions of the misrouted records.
+    """Find the partitioner that chose the partitions of the misrouted records.
 
-    The command compares where the records are with where known partitioners would put them, and
-    shows for how many users each partitioner is right, the likeliest first. The records of a single
-    user prove little: about twenty users are needed. The command changes nothing.
+    For each known partitioner, the command counts the users whose records are where that
+    partitioner puts them. The best match comes first. You need misrouted records of about twenty
+    users for a reliable answer. The command changes nothing.
     """
     from ..kafka.admin import connect_admin
     from ..kafka.topics import describe
@@ -125,7 +128,9 @@ def partitioner(settings: Settings) -> None:
 @click.option("--offset", type=click.IntRange(0), help="Send only this offset; needs --partition.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent; send nothing.")
 @click.option("--yes", is_flag=True, help="Send without asking for confirmation.")
-@click.option("--force", is_flag=True, help="Also send records that would only be rejected again.")
+@click.option(
+    "--force", is_flag=True, help="Also send records that will probably be rejected again."
+)
 @with_settings(*KAFKA_ONLY, *CASSANDRA)
 def resend(
     settings: Settings,
@@ -138,15 +143,17 @@ def resend(
 ) -> None:
     """Send dead letters to `updates` again, unchanged, to the right partition.
 
-    The command sends the records that may succeed this time: misrouted (their producer had another
-    partitioner) and too_many_states (the user's read states have become fewer, or USER_STATES_MAX
-    has been raised). The others would be rejected again; --force sends them nevertheless, except
-    those whose value or key was cut and whole batches that could not be read. The records are
-    applied as new events, after everything that has been sent in the meantime. The dead letters
-    stay in their topic, so a second resend sends them a second time.
+    By default, the command sends only records that may succeed now. These are misrouted records,
+    whose producer had another partitioner, and records with too_many_states. The latter may succeed
+    if the user has fewer read states now, or USER_STATES_MAX is higher. --force also sends all
+    other records, except two kinds: records whose key or value was cut, and whole batches that
+    could not be read.
 
-    A misrouted record from before a change of partitions is not sent: it was in the right partition
-    at that time, and was applied. If a record was misrouted even then, send it with --partition,
+    The records are applied as new events, after everything that was sent in the meantime. The dead
+    letters stay in their topic, so a second resend sends them again.
+
+    The command skips a misrouted record from before a change of partitions: it was in the right
+    partition then, and was applied. If a record was misrouted even then, send it with --partition,
     --offset and --force.
     """
     if offset is not None and partition is None:

@@ -57,7 +57,7 @@ def get(
     deadline_s: float,
     as_json: bool,
 ) -> None:
-    """Query the read states of USER: all of them, or those of each CHANNEL."""
+    """Query the read states of USER: all of them, or those in each CHANNEL."""
     import orjson
 
     with shell_client(settings) as client:

@@ -61,36 +61,36 @@ def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
 def import_states(settings: Settings, file: Path, mode: str, dry_run: bool, as_json: bool) -> None:
-    """Import the read states in FILE (JSON lines) through the updates topic.
+    """Send the read states in FILE (JSON lines) to the updates topic.
 
-    A line is one read state: {"user_id", "channel_id", "last_message_id"} and, if it has them,
-    "read_state_type", "mentions" (IDs of the unread messages that mention the user),
-    "mention_count", "last_mention_id", "last_pin_timestamp" [ms], "flags", "last_viewed" [days]. Or
-    a line is a whole reply, as `readstates get USER --mentions --json` prints it. A file of two
+    Each line is one read state. It has "user_id", "channel_id" and "last_message_id". It may also
+    have "read_state_type", "mentions" (the IDs of unread messages that mention the user),
+    "mention_count", "last_mention_id", "last_pin_timestamp" [ms], "flags" and "last_viewed" [days].
+    A line may also be a whole reply from `readstates get USER --mentions --json`. A file of two
     lines:
 
     \b
     {"user_id": "42", "channel_id": "7", "last_message_id": "1000", "mentions": ["1001", "1004"]}
     {"user_id": "43", "channel_id": "7", "last_message_id": "998"}
 
-    You can repeat an import, and an old file does no harm: each read state becomes one `merge`, in
-    which each field keeps the larger value, so whatever users have read since stays read. With
-    --mode replace, a `delete` comes before the `merge`, so the read state becomes that of the file,
-    even if the file is older. In both modes, a user who was deleted for good stays deleted. A read
-    state that was deleted up to a message stays deleted, too, unless the file has a newer message.
+    You can repeat an import, and an old file does no harm. Each line becomes one `merge` event,
+    which keeps the larger value of each field. So what users have read since then stays read. With
+    --mode replace, a `delete` event comes first, so the read state becomes that of the file, even
+    if the file is older. In both modes, a user who was deleted for good stays deleted. A read state
+    that was deleted up to a message stays deleted too, unless the file has a newer message.
 
-    Give "mentions" if you can. When a message is read or deleted later, the service then knows
-    whether that takes a mention away. If a line gives only "mention_count", the service knows no
-    mention but the last one ("last_mention_id"), and the next ack takes all others away. Of each
-    read state, the service keeps the IDs of the newest 64 mentions, and only the number of the
-    others. If a channel that was never read ("last_message_id": 0) has such a number, it gets 1 as
-    its last_message_id. Versions are not imported: the log gives new ones, so clients must discard
-    each since_version that they have. The command leaves out a read state whose fields are all 0.
-    If a user would have more read states than USER_STATES_MAX, the updates become dead letters: see
-    readstates dead-letters list.
+    Include "mentions" if you can. The service then knows which mentions to remove when messages are
+    read or deleted. If a line has only "mention_count", the service knows only the last mention
+    ("last_mention_id"), and the next ack removes all others. For each read state, the service keeps
+    the IDs of the newest 64 mentions, and counts the others. If it counts mentions in a channel
+    that was never read ("last_message_id": 0), it sets last_message_id to 1.
+
+    Versions are not imported, so clients must discard every since_version. Read states whose fields
+    are all 0 are skipped. If a user would exceed USER_STATES_MAX read states, the updates become
+    dead letters: see readstates dead-letters list.
 
     If any line is wrong, the command sends nothing and exits with 1. Otherwise it prints the last
-    offset of each partition. A partition has applied all of its records once it answers a query
+    offset of each partition. A partition has applied its part of the import when it answers a query
     with this offset as --after-offset.
     """
     from .sending import Progress

@@ -28,13 +28,13 @@ USED = (*KAFKA_ONLY, "kafka_group", "changes", *CASSANDRA, "cassandra_replicatio
 @click.option(
     "--new-epoch",
     is_flag=True,
-    help="Begin a new epoch, with more partitions or in another topic (see above).",
+    help="Begin a new epoch after a change of the topic or its partitions (see above).",
 )
 @click.option(
     "--first-offsets",
     callback=lambda _context, _option, text: offsets_in(text),
     metavar="OFFSET,…",
-    help="First offset of each partition in the present epoch. Give these offsets only if an error "
+    help="First offset of each partition in the present epoch. Use this option only if an error "
     "message asks for them.",
 )
 @with_settings(*USED)
@@ -47,9 +47,9 @@ def init(
 ) -> None:
     """Create or upgrade the topics and the Cassandra schema; safe to repeat.
 
-    To add partitions, stop the producers, wait until everything is in Cassandra, stop the workers,
-    run this command with --partitions and --new-epoch, and start the workers and the producers
-    again. The command refuses any step that would lose an update.
+    To add partitions: stop the producers, wait until all updates are in Cassandra, and stop the
+    workers. Then run this command with --partitions and --new-epoch, and start the workers and the
+    producers again. The command refuses any step that would lose an update.
     """
     from ..cassandra.store import Store
     from ..kafka import topic_check, topics

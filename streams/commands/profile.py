@@ -30,12 +30,12 @@ LATE_MAX_S = 30.0  # how much later than asked a busy worker may be
 )
 @with_settings("http_host", "http_port")
 def profile(settings: Settings, file: Path, seconds: float) -> None:
-    """Write into FILE a flame graph (SVG) of the worker at HTTP_HOST and HTTP_PORT.
+    """Write a flame graph (SVG) of the worker at HTTP_HOST and HTTP_PORT to FILE.
 
-    The worker samples the stacks of its threads while it works. It must be on this machine, since
-    it answers this request on a loopback address only, and the machine must run Linux. The width
-    of a box is the processor time of a function with all that it calls. Threads that never run
-    Python, such as those of librdkafka, are not in the picture.
+    The worker samples the stacks of its threads while it works. It must run on this machine, under
+    Linux, and HTTP_HOST must be a loopback address. The width of a box is the processor time of a
+    function, including the functions that it calls. Threads that never run Python, such as those of
+    librdkafka, are not shown.
     """
     from .flame_graph import flame_graph
 

@@ -36,12 +36,12 @@ KEY_BYTES_MIN, KEY_BYTES_MAX = 16, 64
     show_default=True,
     help="Stop after this many records; each takes about 250 bytes in FILE.",
 )
-@click.option("--replies", is_flag=True, help="Record the replies, too: see replay --compare.")
-@click.option("--anonymise", is_flag=True, help="Give users, channels and messages other IDs.")
+@click.option("--replies", is_flag=True, help="Also record the replies, for replay --compare.")
+@click.option("--anonymise", is_flag=True, help="Replace the IDs of users, channels and messages.")
 @click.option(
     "--key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="With --anonymise: 16 to 64 secret bytes that decide on the IDs.  [default: a random key]",
+    help="With --anonymise: a file with the secret key, 16 to 64 bytes.  [default: a random key]",
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @with_settings(*KAFKA_ONLY, "reply_topics")
@@ -55,19 +55,19 @@ def record(
     key_file: Path | None,
     force: bool,
 ) -> None:
-    """Record in FILE the updates and queries that arrive from now on.
+    """Record the updates and queries that arrive from now on in FILE.
 
-    `readstates replay` sends them again. FILE keeps the order of arrival and the gaps between
-    arrivals, to the millisecond. Replies are recorded only with --replies, from all topics that
-    match REPLY_TOPICS. The command reads alongside the workers, without joining a group, and
-    changes nothing. FILE holds users' IDs and what they have read. Only its owner can read it.
-    Protect it as you protect the topics.
+    `readstates replay` sends them again. FILE keeps the order of arrival and the time between
+    arrivals, to the millisecond. With --replies, it also contains the replies on all topics that
+    match REPLY_TOPICS. The command joins no consumer group and changes nothing. FILE contains
+    users' IDs and what they have read. Only its owner can read it. Protect it as you protect the
+    topics.
 
-    With --anonymise, users, channels and messages have other IDs in FILE. Users stay in their
-    partitions, and the messages of a channel keep their order. Unknown fields and headers, and
-    records that cannot be read, are left out. Times and counts stay, so whoever knows when somebody
-    read something may recognise them. Two recordings with the same key have the same IDs; without
-    --key-file, the key is forgotten at the end.
+    With --anonymise, the IDs of users, channels and messages in FILE are replaced. Users stay in
+    their partitions, and the messages of a channel keep their order. Unknown fields and headers,
+    and records that cannot be decoded, are left out. Times and counts stay, so somebody who knows
+    when a user read a message may recognise the user. Two recordings with the same key use the same
+    IDs. Without --key-file, nobody can use the key again.
     """
     key = _key(anonymise, key_file)
     from ..kafka.admin import connect_admin

@@ -44,17 +44,19 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds to wait for the last replies.",
 )
-@click.option("--queries-only", is_flag=True, help="Leave the updates out.")
-@click.option("--compare", "compares", is_flag=True, help="Compare the replies with the recorded.")
+@click.option("--queries-only", is_flag=True, help="Do not send the updates.")
+@click.option(
+    "--compare", "compares", is_flag=True, help="Compare the replies with the recorded ones."
+)
 @click.option(
     "--examples",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="With --compare: write what differs, or could not be compared, into this new file.",
+    help="With --compare: write pairs that differ or are not comparable to this new file.",
 )
 @click.option(
     "--other-log",
     is_flag=True,
-    help="With --compare: the recorded versions mean nothing here, and no read state changes.",
+    help="With --compare: ignore the recorded versions. No read state may change meanwhile.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
@@ -69,21 +71,20 @@ def replay(
     other_log: bool,
     as_json: bool,
 ) -> None:
-    """Send the updates and queries in FILE, a recording, to the topics again.
+    """Send the updates and queries of a recording, FILE, to the topics again.
 
-    The command keeps their order, and divides the gaps between them by --speed. The updates are new
-    events, applied after everything that is already in the topic, so replay into a separate
-    service, not into the recorded one. Queries are asked anew, with the replay's own reply topic
-    and without after_offset. Round trips are measured from the time at which a query was due. The
-    exit status is 1 if the brokers refuse a record; query errors and missing replies are only
-    counted, because the recorded service may have had them, too.
+    The command keeps the order of the records, and their timing as changed by --speed. The updates
+    become new events in the log, so replay into a separate service and not into the recorded one.
+    The queries use the command's own reply topic, without after_offset. A round trip is measured
+    from the time when its query was due. The exit status is 1 if the brokers refuse a record. Query
+    errors and missing replies are only counted, because the recorded service may have had them too.
 
-    With --compare, FILE is a recording that has replies (record --replies), or JSON lines
-    {"query", "reply"} of any service, which may have a timestamp_ms. Each new reply is compared
-    with the recorded one. Replies may be of different positions of the log: what the log in between
-    may explain is not comparable, and no difference. With --queries-only, the recording is of the
-    log that the service reads now. The exit status is then also 1 if a pair is different, if a
-    query is not answered, or if no pair was equal.
+    With --compare, the command compares each new reply with the recorded one. FILE is then a
+    recording with replies (record --replies), or has JSON lines {"query", "reply"} from any
+    service, with an optional timestamp_ms. The two replies may be from different positions of the
+    log. A difference that updates between these positions may explain counts as not comparable. Use
+    --queries-only if the service reads the same log that was recorded. With --compare, the exit
+    status is also 1 if a pair is different, a query is not answered, or no pair is equal.
     """
     if not compares and (examples or other_log):
         raise click.UsageError("--examples and --other-log are for --compare")

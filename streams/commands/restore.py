@@ -40,16 +40,15 @@ if TYPE_CHECKING:
 @click.option("--yes", is_flag=True, help="Do not ask before beginning.")
 @with_settings()
 def restore(settings: Settings, backup_time: datetime | None, yes: bool) -> None:
-    """Bring the database back from the log and a backup, or from the log alone.
+    """Restore the database from the log and a backup, or from the log alone.
 
-    First stop all workers. If there is a backup, put its tables back; it may be from before a
-    change of partitions. The command creates the schema if it is missing, and folds the log into
-    the database, the records of each epoch with the versions of that epoch. Afterwards, workers
-    continue where it ended. Producers may go on meanwhile. Give the command the settings that the
-    workers have, above all USER_STATES_MAX and ID_EPOCH_MS. If it is interrupted, run it again;
-    until it has ended, workers refuse to start.
+    First stop all workers. If you have a backup, restore its tables. It may be from before a change
+    of partitions. The command creates the schema if it is missing, and applies the log to the
+    database, epoch by epoch. Use the settings of the workers, above all USER_STATES_MAX and
+    ID_EPOCH_MS. Producers may continue meanwhile. If the command is interrupted, run it again.
+    Workers refuse to start until it has finished, and then continue from its last offset.
 
-    If the log does not have all the records that the database may lack, the command says which, and
+    If records that the database may need are missing from the log, the command lists them and
     refuses, unless MISSING_UPDATES is `count`.
     """
     backup_ms = None

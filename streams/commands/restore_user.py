@@ -13,9 +13,9 @@ from .shell_client import place_of, shell_client
 @click.argument("user", type=int)
 @with_settings(*KAFKA_ONLY)
 def restore_user(settings: Settings, user: int) -> None:
-    """Publish an event that ends a final deletion of USER. Print where the record is.
+    """Reverse a final deletion of USER: new events count again.
 
-    What was deleted does not come back, but later events of USER are applied again.
+    The deleted read states do not come back. The command prints where its record is in the log.
     """
     with shell_client(settings) as client:
         offset = client.restore_user(user)

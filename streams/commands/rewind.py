@@ -136,14 +136,13 @@ def command(
     to_epoch_start: bool,
     partition: int | None,
 ) -> None:
-    """Have workers fold the updates since an earlier time or offset again.
+    """Make workers read the updates again from an earlier time or offset.
 
-    After the loss of the database, or with a backup of it, run `readstates restore` instead. First
-    stop all workers and delete their table files. Going too far back is safe within the
-    present epoch, because updates that a row already contains are skipped. The command refuses to
-    go back to records from before the epoch (before a change of partitions or topic). It never
-    moves a commit forward, with one exception: if somebody has put a commit below the epoch's first
-    offset by hand, the command moves this commit up to that offset.
+    If the database is lost, or replaced by a backup, run `readstates restore` instead. First stop
+    all workers and delete their table files. Going back too far does no harm, because workers skip
+    updates that a row already contains. The command refuses to go back to an earlier epoch (before
+    a change of the topic or its partitions). It moves a commit forward in only one case: if
+    somebody has set the commit below the epoch's first offset, the command sets it to that offset.
     """
     if [to_time is None, to_offset is None, not to_epoch_start].count(False) != 1:
         raise click.UsageError("give one of --to-time, --to-offset and --to-epoch-start")

@@ -19,8 +19,9 @@ FRESH_S = 2.0  # a worker whose last beat is older does not answer; clocks diffe
 def rollout() -> None:
     """Run another version or configuration beside the live workers, as a candidate.
 
-    A candidate is a group of workers with ROLE=candidate and a KAFKA_GROUP of its own. It folds the
-    same updates and writes to a table of its own. At share 0, no client hears from it.
+    A candidate is a group of workers with ROLE=candidate and its own KAFKA_GROUP. It applies the
+    same updates, but writes to its own table. Its share says how many of 10,000 users get their
+    replies from it. At share 0, no client gets a reply from the candidate.
     """
 
 
@@ -28,11 +29,11 @@ def rollout() -> None:
 @click.argument("group")
 @with_settings(*KAFKA_ONLY, "kafka_group", *CASSANDRA)
 def start(settings: Settings, group: str) -> None:
-    """Make GROUP a candidate, at share 0. Nobody's replies change.
+    """Make GROUP a candidate, at share 0. All clients get the same replies as before.
 
-    Run this with the settings of the live workers; GROUP may have no members. Then start the
-    candidate's workers with ROLE=candidate and KAFKA_GROUP=GROUP. They begin where the live group's
-    commits are now.
+    Run this command with the settings of the live workers. GROUP must not have members yet. Then
+    start the candidate's workers with ROLE=candidate and KAFKA_GROUP=GROUP. They begin at the
+    present commits of the live group.
     """
     from ..rollout import control
 
@@ -95,10 +96,10 @@ def status(settings: Settings, as_json: bool) -> None:
 @click.argument("group", required=False)
 @with_settings(*KAFKA_ONLY)
 def back(settings: Settings, group: str | None) -> None:
-    """Set the share of GROUP (of the only candidate) to 0: the live workers answer everybody.
+    """Set the share of GROUP, or of the only candidate, to 0: live workers answer all users.
 
-    Each worker follows within a second. The command waits until the candidate's workers have said
-    so, for at most five seconds, and exits with 1 if one has not. Comparison goes on.
+    Each worker follows within a second. The command waits up to five seconds for the candidate's
+    workers to confirm this, and exits with 1 if one does not. The comparison of replies continues.
     """
     from ..rollout import control
 
@@ -114,11 +115,11 @@ def back(settings: Settings, group: str | None) -> None:
         )
 
 
-@rollout.command("abort", cls=SettingsCommand, short_help="Forget the candidate.")
+@rollout.command("abort", cls=SettingsCommand, short_help="End the candidate.")
 @click.argument("group", required=False)
 @with_settings(*KAFKA_ONLY)
 def abort(settings: Settings, group: str | None) -> None:
-    """Forget GROUP (the only candidate): the live workers answer everybody, and its workers end."""
+    """End GROUP, or the only candidate: live workers answer all users, and its workers stop."""
     from ..rollout import control
 
     with errors_as_messages():

@@ -31,7 +31,7 @@ SETTLE_S = 5.0  # for the last replies, once it is to end
 PROGRESS_S = 10.0
 
 
-@click.command("compare", cls=SettingsCommand)
+@click.command("compare", cls=SettingsCommand, short_help="Compare the replies of both roles.")
 @click.argument("group")
 @click.option(
     "--seconds",
@@ -42,7 +42,7 @@ PROGRESS_S = 10.0
 @click.option(
     "--examples",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write what differs, or could not be compared, into this new file.",
+    help="Write pairs that differ or are not comparable to this new file.",
 )
 @click.option(
     "--metrics-port",
@@ -62,11 +62,11 @@ def compare(
 ) -> None:
     """Compare the replies of the live workers with those of the candidate GROUP.
 
-    Both answer each query. One reply goes to the client, the other one to the topic
-    <TOPIC_PREFIX>.shadow.<GROUP>. The command reads both alongside the clients and changes nothing.
-    The two may have answered at different positions of the log: what the log in between may explain
-    is not comparable, and no difference. The exit status is 1 if a pair is different, or if no pair
-    was equal.
+    Both roles answer each query. One reply goes to the client, and the other to the topic
+    <TOPIC_PREFIX>.shadow.<GROUP>. The command reads both and changes nothing. The two replies may
+    be from different positions of the log. A difference that updates between these positions may
+    explain counts as not comparable. The exit status is 1 if a pair is different, or if no pair is
+    equal.
     """
     from .reading import open_reader
     from .recorder import RecordedTopics

@@ -50,19 +50,21 @@ def look(settings: Settings) -> Status:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; offsets are strings.")
 @with_settings(*ASKED)
 def status(settings: Settings, as_json: bool) -> None:
-    """Show the workers, partitions, commits and epoch, and what is wrong with them.
+    """Show the workers, partitions, commits and epoch, and any problems with them.
 
-    The workers are those that Kafka counts as members of the group. One that died counts until its
-    session ends (SESSION_TIMEOUT_S; with GROUP_PROTOCOL consumer, a setting of the brokers).
+    The workers are the members of the consumer group. A worker that has died is a member until its
+    session ends: after SESSION_TIMEOUT_S, or with GROUP_PROTOCOL consumer, after a time that the
+    brokers set.
 
-    "not committed" counts the records of updates between the commit and the log's end. Most of them
-    have been applied, but they are not known to be in Cassandra. While all is well, they are at
-    most twice FLUSH_DELAY_S old. Older ones are a problem: a partition is catching up, or cannot
-    write, or its owner stands still. "queries lag" counts the queries that are not answered yet.
-    The metadata of a commit says how far the partition's owner had applied the log: live:OFFSET
-    while the owner runs, clean:OFFSET after an orderly shutdown.
+    "not committed" counts the updates between the commit and the end of the log. Most of them have
+    been applied, but may not be in Cassandra yet. Normally, they are at most twice FLUSH_DELAY_S
+    old. If they are older, the partition is catching up, cannot write, or has stopped. "queries
+    lag" counts the queries without a reply. The metadata of a commit shows how far the partition's
+    owner has applied the log: live:OFFSET while the owner runs, clean:OFFSET after a clean
+    shutdown.
 
-    The command does not look at latency, failed loads or writes, or dead letters: see the metrics.
+    The command does not check latency, failed loads, failed writes or dead letters: see the
+    metrics.
 
     Exit status: 0 if nothing is wrong, 1 if something is wrong or does not answer, 2 if the command
     was called wrongly.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=SettingsCommand)
 @click.argument("user", type=int, nargs=-1)
-@click.option("--from-start", is_flag=True, help="Begin with the oldest change that is kept.")
+@click.option("--from-start", is_flag=True, help="Begin with the oldest change in the topic.")
 @click.option("--changes-max", type=click.IntRange(1), help="Stop after this many changes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each change.")
 @with_settings(*KAFKA_ONLY)
@@ -27,9 +27,9 @@ def watch(
     changes_max: int | None,
     as_json: bool,
 ) -> None:
-    """Print changes of read states as they happen: those of each USER, or all.
+    """Print changes of read states as they happen: of each USER, or of all users.
 
-    The workers must run with CHANGES=on. The command reads the change feed without joining a group,
+    The workers must run with CHANGES=on. The command reads the change feed, joins no consumer group
     and changes nothing. It runs until SIGINT.
     """
     import orjson

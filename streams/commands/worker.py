@@ -26,7 +26,7 @@ from .options import SettingsCommand, with_settings
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="Form of the log on standard output; json: one object per line.",
+    help="Format of the log on standard output; json: one object per line.",
     envvar="READ_STATES_LOG_FORMAT",
     show_envvar=True,
 )
