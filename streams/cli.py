@@ -37,7 +37,7 @@ COMMANDS = {
     "profile": _here(
         "profile", "Write a flame graph (SVG) of the worker at HTTP_HOST and HTTP_PORT to FILE."
     ),
-    "record": _here("record", "Record the updates and queries that arrive from now on in FILE."),
+    "record": _here("record", "Record all new updates and queries in FILE."),
     "replay": _here(
         "replay", "Send the updates and queries of a recording, FILE, to the topics again."
     ),
@@ -45,7 +45,7 @@ COMMANDS = {
         "restore", "Restore the database from the log and a backup, or from the log alone."
     ),
     "restore-user": _here(
-        "restore_user", "Reverse a final deletion of USER: new events count again."
+        "restore_user", "Reverse a final deletion of USER: apply new events again."
     ),
     "rewind": _here(
         "command",

@@ -33,7 +33,7 @@ REPLICATION = re.compile(
 )
 # If a topic has more partitions than this, they get this many times each limit, all together.
 FULL_SHARES = 8
-SHARED = f"More than {FULL_SHARES} partitions share {FULL_SHARES} times this limit."
+SHARED = f"If there are over {FULL_SHARES} partitions, they share {FULL_SHARES} times this limit."
 DYNAMIC = "-"  # the value of `instance_id` for a worker without a name
 IDS_UNCHECKED = -1  # the value of `id_epoch_ms` where it is not set
 CLASSIC, CONSUMER = GROUP_PROTOCOLS = ("classic", "consumer")
@@ -76,10 +76,9 @@ class Settings:
     )
     instance_id: str = _kafka(
         "",
-        "Name of this worker in the group (group.instance.id). After a stop or a crash, its "
-        "partitions wait for it until SESSION_TIMEOUT_S. Empty: a name stored in CACHE_DIR; the "
-        "worker then leaves the group when it is stopped, but not when it dies. "
-        f"{DYNAMIC}: no name.",
+        "Name of this worker in the group (group.instance.id). Kafka keeps the partitions of a "
+        "worker that stops or dies for SESSION_TIMEOUT_S. Empty: a name stored in CACHE_DIR; the "
+        f"worker then leaves the group when it is stopped, but not when it dies. {DYNAMIC}: no name.",
     )
     group_protocol: str = _kafka(
         CLASSIC,
@@ -115,7 +114,7 @@ class Settings:
     cassandra_tls_cert: str = _cassandra("", "Client certificate (PEM), if the nodes ask for one.")
     cassandra_tls_key: str = _cassandra(
         "",
-        "Key of the client certificate (PEM, no password). Empty: the key is in the same file.",
+        "Key of the client certificate (PEM, no password). Empty: it is in the certificate file.",
     )
     cassandra_replication: str = _cassandra(
         "{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}",
@@ -151,7 +150,7 @@ class Settings:
         0.5, "Writes begin early if more than this share of a table is unwritten.", "", 0.01, 0.9
     )
     writes_in_flight_max: int = _write_behind(
-        128, "Largest number of batches under way at once; a quarter of it if no write is urgent.",
+        128, "Largest number of batches under way at once; a quarter of this if none is urgent.",
         "batches", 1, 1024,
     )  # fmt: skip
     write_batch_rows: int = _write_behind(
@@ -199,7 +198,7 @@ class Settings:
         "updates", 1, 10_000,
     )  # fmt: skip
     reply_bytes_max: int = _limit(
-        1_000_000, "Largest size of a reply; a page ends before this.", "bytes", 1024, 10**8
+        1_000_000, "Largest size of a reply; pages are cut to this size.", "bytes", 1024, 10**8
     )
     handover_timeout_s: float = _limit(
         5.0,

@@ -55,7 +55,7 @@ def record(
     key_file: Path | None,
     force: bool,
 ) -> None:
-    """Record the updates and queries that arrive from now on in FILE.
+    """Record all new updates and queries in FILE.
 
     `readstates replay` sends them again. FILE keeps the order of arrival and the time between
     arrivals, to the millisecond. With --replies, it also contains the replies on all topics that
@@ -67,7 +67,7 @@ def record(
     their partitions, and the messages of a channel keep their order. Unknown fields and headers,
     and records that cannot be decoded, are left out. Times and counts stay, so somebody who knows
     when a user read a message may recognise the user. Two recordings with the same key use the same
-    IDs. Without --key-file, nobody can use the key again.
+    IDs. Without --key-file, the key is random and is not stored.
     """
     key = _key(anonymise, key_file)
     from ..kafka.admin import connect_admin

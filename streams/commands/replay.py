@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 @click.option(
     "--examples",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="With --compare: write pairs that differ or are not comparable to this new file.",
+    help="With --compare: a new file for the pairs that are different or not comparable.",
 )
 @click.option(
     "--other-log",
@@ -73,7 +73,7 @@ def replay(
 ) -> None:
     """Send the updates and queries of a recording, FILE, to the topics again.
 
-    The command keeps the order of the records, and their timing as changed by --speed. The updates
+    The command keeps the order of the records, and their timing, scaled by --speed. The updates
     become new events in the log, so replay into a separate service and not into the recorded one.
     The queries use the command's own reply topic, without after_offset. A round trip is measured
     from the time when its query was due. The exit status is 1 if the brokers refuse a record. Query

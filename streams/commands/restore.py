@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 def restore(settings: Settings, backup_time: datetime | None, yes: bool) -> None:
     """Restore the database from the log and a backup, or from the log alone.
 
-    First stop all workers. If you have a backup, restore its tables. It may be from before a change
-    of partitions. The command creates the schema if it is missing, and applies the log to the
-    database, epoch by epoch. Use the settings of the workers, above all USER_STATES_MAX and
+    First stop all workers. If you have a backup, restore its tables. The backup may be from before
+    a change of partitions. The command creates the schema if it is missing, and applies the log to
+    the database, epoch by epoch. Use the settings of the workers, above all USER_STATES_MAX and
     ID_EPOCH_MS. Producers may continue meanwhile. If the command is interrupted, run it again.
     Workers refuse to start until it has finished, and then continue from its last offset.
 
     If records that the database may need are missing from the log, the command lists them and
-    refuses, unless MISSING_UPDATES is `count`.
+    stops, unless MISSING_UPDATES is `count`.
     """
     backup_ms = None
     if backup_time is not None:

@@ -140,9 +140,9 @@ def command(
 
     If the database is lost, or replaced by a backup, run `readstates restore` instead. First stop
     all workers and delete their table files. Going back too far does no harm, because workers skip
-    updates that a row already contains. The command refuses to go back to an earlier epoch (before
-    a change of the topic or its partitions). It moves a commit forward in only one case: if
-    somebody has set the commit below the epoch's first offset, the command sets it to that offset.
+    updates that Cassandra already has. The command refuses to go back to an earlier epoch (before a
+    change of the topic or its partitions). It moves a commit forward in only one case: if somebody
+    has set the commit below the epoch's first offset, the command sets it to that offset.
     """
     if [to_time is None, to_offset is None, not to_epoch_start].count(False) != 1:
         raise click.UsageError("give one of --to-time, --to-offset and --to-epoch-start")

@@ -42,7 +42,7 @@ PROGRESS_S = 10.0
 @click.option(
     "--examples",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write pairs that differ or are not comparable to this new file.",
+    help="New file for the pairs that are different or not comparable.",
 )
 @click.option(
     "--metrics-port",
