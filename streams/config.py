@@ -78,7 +78,7 @@ class Settings:
         "",
         "Name of this worker in the group (group.instance.id). Kafka keeps the partitions of a "
         "worker that stops or dies for SESSION_TIMEOUT_S. Empty: a name stored in CACHE_DIR; the "
-        f"worker then leaves the group when it is stopped, but not when it dies. {DYNAMIC}: no name.",
+        f"worker then leaves the group when it stops, but not when it dies. {DYNAMIC}: no name.",
     )
     group_protocol: str = _kafka(
         CLASSIC,
