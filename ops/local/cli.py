@@ -87,7 +87,7 @@ def status(data_dir: Path, as_json: bool) -> None:
 @stack.command()
 @_data_dir
 def env(data_dir: Path) -> None:
-    """Print the settings that point at the stack, for a shell's eval."""
+    """Print the settings of the stack as shell commands, for `eval`."""
     with spoken_errors():
         settings = Stack(data_dir).env()
     for name, value in settings.items():

@@ -74,10 +74,11 @@ def import_states(settings: Settings, file: Path, mode: str, dry_run: bool, as_j
     {"user_id": "43", "channel_id": "7", "last_message_id": "998"}
 
     You can repeat an import, and an old file does no harm. Each line becomes one `merge` event,
-    which keeps the larger value of each field. So what users have read since then stays read. With
-    --mode replace, a `delete` event comes first, so the read state becomes that of the file, even
-    if the file is older. In both modes, a user who was deleted for good stays deleted. A read state
-    that was deleted up to a message stays deleted too, unless the file has a newer message.
+    which keeps the larger value of each field. So messages that users have read since then stay
+    read. With --mode replace, a `delete` event comes first, so the read state becomes that of the
+    file, even if the file is older. In both modes, a user who was deleted for good stays deleted. A
+    read state that was deleted up to a message stays deleted too, unless the file has a newer
+    message.
 
     Include "mentions" if you can. The service then knows which mentions to remove when messages are
     read or deleted. If a line has only "mention_count", the service knows only the last mention

@@ -73,17 +73,18 @@ def replay(
 ) -> None:
     """Send the updates and queries of a recording, FILE, to the topics again.
 
-    The command keeps the order of the records, and their timing, scaled by --speed. The updates
-    become new events in the log, so replay into a separate service and not into the recorded one.
-    The queries use the command's own reply topic, without after_offset. A round trip is measured
-    from the time when its query was due. The exit status is 1 if the brokers refuse a record. Query
-    errors and missing replies are only counted, because the recorded service may have had them too.
+    The command keeps the order of the records. It also keeps their timing, scaled by --speed. The
+    updates become new events in the log, so replay into a separate service and not into the
+    recorded one. The queries use the command's own reply topic, without after_offset. A round trip
+    is measured from the time when its query was due. The exit status is 1 if the brokers refuse a
+    record. Query errors and missing replies are only counted, because the recorded service may have
+    had them too.
 
     With --compare, the command compares each new reply with the recorded one. FILE is then a
     recording with replies (record --replies), or has JSON lines {"query", "reply"} from any
     service, with an optional timestamp_ms. The two replies may be from different positions of the
-    log. A difference that updates between these positions may explain counts as not comparable. Use
-    --queries-only if the service reads the same log that was recorded. With --compare, the exit
+    log. If updates between these positions may explain a difference, the pair is not comparable.
+    Use --queries-only if the service reads the same log that was recorded. With --compare, the exit
     status is also 1 if a pair is different, a query is not answered, or no pair is equal.
     """
     if not compares and (examples or other_log):

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 @click.option(
     "--backup-time",
     type=click.DateTime(["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]),
-    help="When the backup was begun, in UTC. Records that are over an hour older are left out.  "
-    "[default: everything that the log has is folded]",
+    help="When the backup began, in UTC. Records more than an hour older are left out.  [default: "
+    "the whole log is used]",
 )
 @click.option("--yes", is_flag=True, help="Do not ask before beginning.")
 @with_settings()

@@ -15,7 +15,8 @@ from .shell_client import place_of, shell_client
 def restore_user(settings: Settings, user: int) -> None:
     """Reverse a final deletion of USER: apply new events again.
 
-    The deleted read states do not come back. The command prints where its record is in the log.
+    The deleted read states do not come back. The command prints the partition and offset of its
+    event.
     """
     with shell_client(settings) as client:
         offset = client.restore_user(user)

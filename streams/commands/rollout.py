@@ -119,7 +119,7 @@ def back(settings: Settings, group: str | None) -> None:
 @click.argument("group", required=False)
 @with_settings(*KAFKA_ONLY)
 def abort(settings: Settings, group: str | None) -> None:
-    """End GROUP, or the only candidate: live workers answer all users, and its workers stop."""
+    """End GROUP, or the only candidate: its workers stop, and live workers answer all users."""
     from ..rollout import control
 
     with errors_as_messages():

@@ -64,9 +64,9 @@ def compare(
 
     Both roles answer each query. One reply goes to the client, and the other to the topic
     <TOPIC_PREFIX>.shadow.<GROUP>. The command reads both and changes nothing. The two replies may
-    be from different positions of the log. A difference that updates between these positions may
-    explain counts as not comparable. The exit status is 1 if a pair is different, or if no pair is
-    equal.
+    be from different positions of the log. If updates between these positions may explain a
+    difference, the pair is not comparable. The exit status is 1 if a pair is different, or if no
+    pair is equal.
     """
     from .reading import open_reader
     from .recorder import RecordedTopics

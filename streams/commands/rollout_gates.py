@@ -20,14 +20,20 @@ STEPS_MAX = 10_000  # Prometheus refuses more than 11,000 samples of a series
 @click.command("gates", short_help="Check whether the share may grow.")
 @click.argument("plan", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--share", type=click.IntRange(0, 10_000), default=0, help="The candidate's share.")
-@click.option("--prometheus", "url", default="http://127.0.0.1:9090", show_default=True)
+@click.option(
+    "--prometheus",
+    "url",
+    default="http://127.0.0.1:9090",
+    show_default=True,
+    help="Address of Prometheus.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def gates(plan: Path, share: int, url: str, as_json: bool) -> None:
     """Check whether a candidate with this share may get the next larger one.
 
     PLAN is a file such as ops/rollout.toml. It defines gates: Prometheus expressions, each with a
-    limit and a time. The exit status is 0 only if every gate has been within its limit for its
-    whole time.
+    limit and a period. The exit status is 0 only if every gate has been within its limit for its
+    whole period.
     """
     with errors_as_messages():
         verdicts = judged(_read(plan), share, url, time.time())
