@@ -1,15 +1,15 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, initializedcheck=False
 # mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return, type-arg, return"
-#   (Cython publishes no types: its decorators are untyped, its C types count as Any)
-"""Rebuilds the index, lists and counts of a table file, before a `Table` works on it.
+#   (Cython publishes no types, so its decorators are untyped and its C types are Any)
+"""Rebuilds the index, lists and counts of a table file, before a `Table` uses the file.
 
-`rebuild` is for the table of a process that died: it finishes or undoes what was under way
-(layout.py, "After a death").
+`rebuild` repairs the table of a process that died. It completes or undoes the operation that was
+interrupted; see "After a death" in layout.py.
 
-This is plain Python that Cython compiles unchanged, like `table.py`, because a start looks at
-millions of slots. It works on the buffer alone, including the counts and list ends in its header.
-The hash and the look-ups are copies of the table's, because calls between two compiled modules are
-not inlined; `tests/unit/cache/test_definitions.py` checks that all copies have the same text.
+This is plain Python that Cython can compile, like `table.py`, because each start reads millions of
+slots. It uses only the buffer; counts and the ends of lists are in the buffer's header. The hash
+and the look-ups are copies of those in `table.py`, because a compiled module cannot inline another
+module's functions. `tests/unit/cache/test_definitions.py` checks that all copies are the same.
 """
 
 from typing import Any
@@ -42,9 +42,10 @@ _C3 = cython.declare(u64, 0x165667B19E3779F9)
 
 
 def rebuild(buffer: object) -> None:
-    """Repair the table of a process that died; then call `verify` and `Table.recover`.
+    """Repair the table of a process that died, in O(slots).
 
-    Raises TableDamaged if a slot is not right: drop the file. O(slots).
+    Then call `verify` and `Table.recover`. Raises TableDamaged if a slot is damaged; the file must
+    then be dropped.
     """
     views = layout.views(buffer)
     whole, passes = slots.Slots(views), Rebuild(views)
@@ -71,11 +72,11 @@ def _mix(a: u64, b: u64) -> u64:
 @cython.final
 @cython.cclass
 class Rebuild:
-    """The views of one buffer, and what a rebuild counts."""
+    """Holds the views of one buffer and the counts of one rebuild."""
 
-    _words: i64[:]  # all slots as numbers of 64 bits, eight each
+    _words: i64[:]  # all slots as 64-bit numbers, eight per slot
     _status: cython.uchar[:]
-    # of a user
+    # fields of a user slot
     _user_id: i64[:]
     _first_version: i64[:]
     _delete_version: i64[:]
@@ -83,7 +84,7 @@ class Rebuild:
     _live_states: cython.ushort[:]
     _side_slots: cython.ushort[:]
     _count_tops: cython.uchar[:]
-    # of a state
+    # fields of a state slot
     _channel_id: i64[:]
     _version: i64[:]
     _last_mention_id: i64[:]
@@ -98,7 +99,7 @@ class Rebuild:
     slots: i64
     _used: i64
     _users: i64
-    _live: i64  # read states, tombstones not counted
+    _live: i64  # read states that are neither tombstones nor hidden
     _dirty: i64  # dirty read states
 
     def __init__(self, views: dict) -> None:
@@ -118,10 +119,10 @@ class Rebuild:
         self._next, self._previous = v["next"], v["previous"]
 
     def close(self) -> None:
-        """Let go of the views."""
+        """Release the views."""
         self._attach(layout.no_views())
 
-    # -- as in table.py -----------------------------------------------------------------------
+    # -- copies from table.py ----------------------------------------------------------------------
 
     @cython.cfunc
     @cython.inline
@@ -202,7 +203,7 @@ class Rebuild:
     # -- the passes ---------------------------------------------------------------------------
 
     def rebuild(self, whole: Any) -> None:
-        """See the module's `rebuild`. `whole`: the Slots of the same views."""
+        """Repair the table; see the function `rebuild`. `whole` has the same views."""
         try:
             self._used = whole.check()
             whole.set_used(self._used)
@@ -213,18 +214,18 @@ class Rebuild:
             self._fill_index()
             whole.rebuild_free_list()
         except (IndexError, ValueError) as exc:
-            raise TableDamaged(f"a link leads out of the file: {exc}") from exc
+            raise TableDamaged(f"a link points outside the file: {exc}") from exc
         self._header[layout.AT_USERS // 8] = self._users
         self._header[layout.AT_STATES // 8] = self._live
         self._header[layout.AT_DIRTY_STATES // 8] = self._dirty
-        self._header[layout.AT_DIRTY_USERS // 8] = 0  # `Table.recover` queues them
+        self._header[layout.AT_DIRTY_USERS // 8] = 0  # `Table.recover` fills the queue
         self._header[layout.AT_DIRTY_HEAD // 8] = 0
         self._header[layout.AT_DIRTY_TAIL // 8] = 0
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _reset_users(self) -> cython.int:
-        """For each user, clear the fields that are not trusted."""
+        """Clear the fields of each user that cannot be trusted."""
         slot: i64
         status: cython.int
         for slot in range(1, self._used):
@@ -245,7 +246,7 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _wipe_states(self) -> cython.int:
-        """Wipe the read states of PARTIAL users, and those older than their user's deletion."""
+        """Wipe the states of PARTIAL users, and each state older than its user's deletion."""
         slot: i64
         status: cython.int
         owner: i64
@@ -275,7 +276,7 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _fill_index(self) -> cython.int:
-        """Index all users, then all states; each state is also put on its user's list."""
+        """Index all users, then all states. Add each state to its user's list."""
         place: i64
         slot: i64
         for place in range(self._entries):
@@ -321,7 +322,7 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _count(self, user: i64, live: i64, side: i64) -> cython.int:
-        """Add to a user's counts, which begin at 0."""
+        """Add to a user's counts of shown states and side slots."""
         live += self._live_states[user] | (self._count_tops[user] & 15) << 16
         side += self._side_slots[user] | (self._count_tops[user] >> 4) << 16
         self._live_states[user] = live & 0xFFFF
@@ -344,7 +345,7 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _keep_extensions(self) -> cython.int:
-        """Wipe the extensions that no read state leads to; `previous` notes which ones are kept."""
+        """Wipe the extensions that no read state uses. Until then, `previous` marks used ones."""
         slot: i64
         for slot in range(1, self._used):
             if slot & _TURN == 0:
@@ -376,6 +377,6 @@ class Rebuild:
                 self._status[extension] != _EXTENSION or self._owner[extension] != slot
                 or self._previous[extension]
             ):
-                raise TableDamaged(f"I14: slot {extension} is no extension of slot {slot}")
+                raise TableDamaged(f"I14: slot {extension} is not an extension of slot {slot}")
             self._previous[extension] = slot
             extension = self._next[extension]

@@ -1,12 +1,12 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, initializedcheck=False
 # mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return, type-arg, return"
-#   (Cython publishes no types: its decorators are untyped, its C types count as Any)
-"""Checks the invariants I1-I15 of layout.py in a table file, before a `Table` works on it.
+#   (Cython publishes no types, so its decorators are untyped and its C types are Any)
+"""Checks the invariants I1-I15 of layout.py in a table file, before a `Table` uses the file.
 
-This is plain Python that Cython compiles unchanged, like `table.py`, because a start looks at
-millions of slots. It works on the buffer alone, including the counts and list ends in its header.
-The hash and the look-ups are copies of the table's, because calls between two compiled modules are
-not inlined; `tests/unit/cache/test_definitions.py` checks that all copies have the same text.
+This is plain Python that Cython can compile, like `table.py`, because each start reads millions of
+slots. It uses only the buffer; counts and the ends of lists are in the buffer's header. The hash
+and the look-ups are copies of those in `table.py`, because a compiled module cannot inline another
+module's functions. `tests/unit/cache/test_definitions.py` checks that all copies are the same.
 """
 
 from typing import Any
@@ -41,9 +41,11 @@ _C3 = cython.declare(u64, 0x165667B19E3779F9)
 
 
 def verify(buffer: object) -> None:
-    """Check all invariants. Raises TableDamaged, which names a broken one: drop the file. O(slots).
+    """Check all invariants in O(slots).
 
-    Counts and list ends are those of the header: if the table is in use, call `Table.save` first.
+    Raises TableDamaged, which names a broken invariant; the file must then be dropped. The check
+    reads counts and the ends of lists from the header. If a `Table` uses the buffer, call
+    `Table.save` first.
     """
     views = layout.views(buffer)
     whole, passes = slots.Slots(views), Verify(views)
@@ -70,10 +72,10 @@ def _mix(a: u64, b: u64) -> u64:
 @cython.final
 @cython.cclass
 class Verify:
-    """The views of one buffer, and what a check counts."""
+    """Holds the views of one buffer and the counts of one check."""
 
     _status: cython.uchar[:]
-    # of a user
+    # fields of a user slot
     _user_id: i64[:]
     _first_version: i64[:]
     _delete_version: i64[:]
@@ -81,7 +83,7 @@ class Verify:
     _live_states: cython.ushort[:]
     _side_slots: cython.ushort[:]
     _count_tops: cython.uchar[:]
-    # of a state
+    # fields of a state slot
     _channel_id: i64[:]
     _version: i64[:]
     _words: i64[:]
@@ -100,11 +102,11 @@ class Verify:
     _entries: i64
     slots: i64
     _used: i64
-    _live: i64  # read states that are shown
+    _live: i64  # read states that are neither tombstones nor hidden
     _dirty: i64  # dirty read states
-    _extensions: i64  # extensions that read states lead to
+    _extensions: i64  # extensions on the lists of read states
     _marks: Marks
-    _buffer: i64[:]  # the entries of `_marks`
+    _buffer: i64[:]  # the entries inside `_marks`
 
     def __init__(self, views: dict) -> None:
         self._attach(views)
@@ -128,10 +130,10 @@ class Verify:
         self._next, self._previous = v["next"], v["previous"]
 
     def close(self) -> None:
-        """Let go of the views."""
+        """Release the views."""
         self._attach(layout.no_views())
 
-    # -- as in table.py -----------------------------------------------------------------------
+    # -- copies from table.py ----------------------------------------------------------------------
 
     @cython.cfunc
     @cython.inline
@@ -198,21 +200,21 @@ class Verify:
     # -- the passes ---------------------------------------------------------------------------
 
     def verify(self, whole: Any) -> None:
-        """See the module's `verify`. `whole`: the Slots of the same views."""
+        """Check all invariants; see the function `verify`. `whole` has the same views."""
         position: i64 = self._header[layout.AT_POSITION // 8]
         if self._header[layout.AT_POSITION_INVERTED // 8] != ~position:
-            raise TableDamaged("I13: the position and its inverse do not agree")
+            raise TableDamaged("I13: the position and its inverse do not match")
         if self._used < 1 or self._used > self.slots:
-            raise TableDamaged("I1: more slots were used than there are")
+            raise TableDamaged("I1: the number of slots ever used is out of range")
         try:
             used: i64 = whole.check()
             if used > self._used:
-                raise TableDamaged(f"I1: slot {used - 1} was never used and has a status")
+                raise TableDamaged(f"I1: slot {used - 1} has a status, but was never used")
             self._verify_slots()
             whole.verify_free_list()
             whole.verify_users_lists()
         except (IndexError, ValueError) as exc:
-            raise TableDamaged(f"a link leads out of the file: {exc}") from exc
+            raise TableDamaged(f"a link points outside the file: {exc}") from exc
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -257,18 +259,18 @@ class Verify:
     @cython.cfunc
     @cython.exceptval(-1)
     def _verify_state(self, slot: i64, status: cython.int) -> cython.int:
-        """Check I2, I3, I6, I7, I12, I14 and I15 of one read state, and count it."""
+        """Check I2, I3, I6, I7, I12, I14 and I15 for one read state, and count the read state."""
         owner: i64 = self._owner[slot]
         if not self._status[owner] & _USER:
             raise TableDamaged(f"I3: the state in slot {slot} has no user")
         if self._find_state(owner, self._type[slot], self._channel_id[slot]) != slot:
-            raise TableDamaged(f"I2: the state in slot {slot} is not found")
+            raise TableDamaged(f"I2: the index does not lead to the state in slot {slot}")
         if self._version[slot] < self._delete_version[owner]:
-            raise TableDamaged(f"I12: slot {slot} is older than its user's deletion")
+            raise TableDamaged(f"I12: the state in slot {slot} is older than its user's deletion")
         if status & _DIRTY:
             self._dirty += 1
             if not self._status[owner] & (_QUEUED | _IN_FLIGHT):
-                raise TableDamaged(f"I6: slot {slot} is dirty, but its user is not")
+                raise TableDamaged(f"I6: the state in slot {slot} is dirty, but its user is not")
         elif status & _TOMBSTONE:
             raise TableDamaged(f"I7: the tombstone in slot {slot} is clean")
         if not status & (_TOMBSTONE | _HIDDEN):
@@ -278,7 +280,7 @@ class Verify:
     @cython.cfunc
     @cython.exceptval(-1)
     def _verify_marks(self, slot: i64, status: cython.int) -> cython.int:
-        """Check I14 and I15 of one read state."""
+        """Check I14 and I15 for one read state."""
         last_message_id: i64 = self._last_message_id[slot]
         mention_count: i64 = self._mention_count[slot]
         count: i64 = 0
@@ -288,7 +290,7 @@ class Verify:
             raise TableDamaged(f"I14: the state in slot {slot} has no extension")
         while extension:
             if self._status[extension] != _EXTENSION or self._owner[extension] != slot:
-                raise TableDamaged(f"I14: slot {extension} is no extension of slot {slot}")
+                raise TableDamaged(f"I14: slot {extension} is not an extension of slot {slot}")
             for word in range(2 * self._type[extension]):
                 self._buffer[2 * count + word] = self._words[extension * 8 + word]
             count += self._type[extension]
@@ -300,26 +302,26 @@ class Verify:
             raise TableDamaged(f"I15: slot {slot}: {exc}") from exc
         if count:
             if self._marks.write() != count or self._marks.mention_count() != mention_count:
-                raise TableDamaged(f"I15: the entries of slot {slot} are not those of its count")
+                raise TableDamaged(f"I15: the entries of slot {slot} contradict its mention count")
         elif mention_count > 1 or (mention_count == 0 and self._last_mention_id[slot]) or (
             mention_count and self._last_mention_id[slot] <= last_message_id
         ):
-            raise TableDamaged(f"I15: slot {slot} counts {mention_count} without entries")
+            raise TableDamaged(f"I15: the mention fields of slot {slot} are inconsistent")
         empty: cython.bint = not (
             last_message_id or mention_count or self._pins_and_viewed[slot] or self._flags[slot]
         )
         if status & _TOMBSTONE == 0 and empty != (status & _HIDDEN != 0):
-            raise TableDamaged(f"I15: slot {slot} is hidden, or its fields are zero, not both")
+            raise TableDamaged(f"I15: HIDDEN in slot {slot} contradicts its fields")
         if self._marks.deleted_up_to and not empty:
-            raise TableDamaged(f"I15: the state in slot {slot} is deleted and shown (M4)")
+            raise TableDamaged(f"I15: the state in slot {slot} is deleted, but has fields (M4)")
         final: cython.bint = self._status[self._owner[slot]] & _FINAL != 0
         if self._channel_id[slot] == 0 and status & _HIDDEN and not final:
-            raise TableDamaged(f"I15: the user of slot {slot} is not FINAL")
+            raise TableDamaged(f"I15: the user of slot {slot} should be FINAL")
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _verify_user(self, user: i64, status: cython.int) -> i64:
-        """Check I2, I3, I5, I6, I10, I11 and I15 of one user; returns the length of its list."""
+        """Check I2, I3, I5, I6, I10, I11 and I15 for one user. Return how many states it has."""
         slot: i64 = self._first_state[user]
         before: i64 = 0
         live: i64 = 0
@@ -327,7 +329,7 @@ class Verify:
         mark: i64 = 0
         steps: i64 = 0
         if self.find(self._user_id[user]) != user:
-            raise TableDamaged(f"I2: the user in slot {user} is not found")
+            raise TableDamaged(f"I2: the index does not lead to the user in slot {user}")
         while slot:
             if self._owner[slot] != user or self._previous[slot] != before:
                 raise TableDamaged(f"I3: slot {slot} is on the list of another user")
@@ -345,15 +347,15 @@ class Verify:
             live != (self._live_states[user] | (tops & 15) << 16)
             or side != (self._side_slots[user] | (tops >> 4) << 16)
         ):
-            raise TableDamaged(f"I10: the user in slot {user} counts its slots wrong")
+            raise TableDamaged(f"I10: the user in slot {user} has wrong counts")
         if status & _FINAL and not mark:
-            raise TableDamaged(f"I15: the user in slot {user} is FINAL without its mark")
+            raise TableDamaged(f"I15: the user in slot {user} is FINAL without a state (0, 0)")
         if status & _PARTIAL:
             raise TableDamaged(f"I11: the user in slot {user} is PARTIAL")
         if self._delete_version[user] and not status & (_QUEUED | _IN_FLIGHT):
-            raise TableDamaged(f"I6: the user in slot {user} has a deletion to write")
+            raise TableDamaged(f"I6: the user in slot {user} has a deletion, but is not dirty")
         if status & _QUEUED and not (self._first_version[user] and not status & _IN_FLIGHT):
-            raise TableDamaged(f"I5: the user in slot {user} is queued with nothing to write")
+            raise TableDamaged(f"I5: the user in slot {user} is queued, but has nothing new to write")
         return steps
 
     @cython.cfunc
@@ -378,4 +380,4 @@ class Verify:
             if self._index[place]:
                 held += 1
         if held != expected:
-            raise TableDamaged(f"I2: the index holds {held} slots of {expected}")
+            raise TableDamaged(f"I2: the index has {held} entries instead of {expected}")

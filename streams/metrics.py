@@ -1,4 +1,4 @@
-"""Every metric of the service, named in one place. No label ever carries a user's ID."""
+"""Defines every metric of the service. No label contains a user ID."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .config import ROLES, Settings
 from .deviations import DEVIATIONS
 from .priorities import WORKS
 
-# Nobody uses the time at which a series began, which would double the page.
-disable_created_metrics()  # type: ignore[no-untyped-call]  # of prometheus-client
+# The `_created` series would double the size of /metrics, and nothing uses them.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client
 
 FINE = (
     0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01,
@@ -26,44 +26,44 @@ FINE = (
 
 
 class FastHistogram(Histogram):
-    """A histogram without labels that is observed for each query, in 0.5 µs instead of 2."""
+    """A histogram without labels for the query path: `observe` takes 0.5 µs instead of 2 µs."""
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
-        """Like Histogram.observe, but it bisects the bounds, and keeps no exemplars."""
+        """Record a value like `Histogram.observe`, by bisection and without exemplars."""
         self._sum.inc(amount)
         self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
 
 
 UPDATES_APPLIED = Counter(
-    "read_states_updates_applied_total", "update events that reached the state", ["partition"]
+    "read_states_updates_applied_total", "update events that changed the table", ["partition"]
 )
 UPDATES_SKIPPED = Counter(
     "read_states_updates_skipped_total", "update events that changed nothing, by reason", ["reason"]
 )
-QUERIES = Counter("read_states_queries_total", "queries, by outcome", ["outcome"])
+QUERIES = Counter("read_states_queries_total", "finished queries, by outcome", ["outcome"])
 QUERY_SERVICE_SECONDS = FastHistogram(
     "read_states_query_service_seconds",
-    "time from taking a query off the consumer to handing over its reply",
+    "time from reading a query to passing its reply to the producer",
     buckets=FINE,
 )
 QUERY_AGE_SECONDS = FastHistogram(
     "read_states_query_age_seconds",
-    "time from a query's Kafka timestamp to handing over its reply",
+    "time from a query's Kafka timestamp to passing its reply to the producer",
     buckets=FINE,
 )
 QUERY_WAITED_SECONDS = Counter(
     "read_states_query_waited_seconds_total",
-    "time that queries waited for other work of the worker, summed over queries, by kind of work",
+    "total time that queries waited for other work of the worker, by kind of work",
     ["work"],
 )
 PROCESSING_LAG = Gauge(
     "read_states_processing_lag_records",
-    "the log's end, open transactions included, minus the next offset to apply",
+    "end of the log (including open transactions) minus the next offset to apply",
     ["topic", "partition"],
 )
 DURABILITY_LAG = Gauge(
     "read_states_durability_lag_records",
-    "records that are applied and not yet in Cassandra",
+    "records that are applied but not yet durable in Cassandra",
     ["partition"],
 )
 DURABILITY_LAG_SECONDS = Gauge(
@@ -75,7 +75,7 @@ RESIDENT_STATES = Gauge("read_states_resident_states", "read states in the table
 RESIDENT_USERS = Gauge("read_states_resident_users", "users in the table", ["partition"])
 DIRTY_STATES = Gauge(
     "read_states_dirty_states",
-    "read states in the table that are not yet in Cassandra",
+    "read states with changes that are not yet in Cassandra",
     ["partition"],
 )
 EVICTIONS = Counter("read_states_evictions_total", "read states evicted from the tables")
@@ -90,72 +90,71 @@ WRITE_FAILURES = Counter(
     "read_states_cassandra_write_failures_total", "batches that Cassandra did not acknowledge"
 )
 LOAD_SECONDS = Histogram(
-    "read_states_cassandra_load_seconds", "time of a load request", buckets=FINE
+    "read_states_cassandra_load_seconds", "duration of a load request", buckets=FINE
 )
 WRITE_SECONDS = Histogram(
-    "read_states_cassandra_write_seconds", "time of writing a batch", buckets=FINE
+    "read_states_cassandra_write_seconds", "duration of a batch write", buckets=FINE
 )
 DEAD_LETTERS = Counter(
     "read_states_dead_letters_total",
-    "records that could not be applied and were kept as dead letters",
+    "records that could not be applied and became dead letters",
     ["reason"],
 )
 GC_PAUSE_SECONDS = Histogram(
-    "read_states_gc_pause_seconds", "pauses of CPython's collector", ["generation"], buckets=FINE
+    "read_states_gc_pause_seconds", "pauses for garbage collection", ["generation"], buckets=FINE
 )
 REBALANCES = Counter(
-    "read_states_rebalances_total", "times that the group gave this worker partitions, or took some"
+    "read_states_rebalances_total", "assignments, revocations and losses of partitions"
 )
 REBALANCE_SECONDS = Histogram(
     "read_states_rebalance_seconds",
-    "time until a partition that was assigned is open, or one that was revoked is let go",
+    "time to open an assigned partition, or to release a revoked partition",
     buckets=FINE,
 )
-# These are not in the fixed interface: an operator wants to see them as well.
 GC_PAUSE_LONGEST = Gauge(
-    "read_states_gc_pause_longest_seconds", "longest pause of CPython's collector since the start"
+    "read_states_gc_pause_longest_seconds", "longest pause for garbage collection since the start"
 )
 GC_CPU_LONGEST = Gauge(
-    "read_states_gc_cpu_longest_seconds", "CPU time of the longest collection since the start"
+    "read_states_gc_cpu_longest_seconds", "most CPU time of one garbage collection since the start"
 )
 QUERIES_WAITING = Gauge(
     "read_states_queries_waiting",
-    "queries that wait for a load, an update or the opening of their partition",
+    "queries waiting for a load, for an update, or for their partition to open",
 )
 PARKED_UPDATES = Gauge(
     "read_states_parked_updates",
-    "updates that are held back for users who are being loaded",
+    "updates held back until their users are loaded",
     ["partition"],
 )
-PARKED_BYTES = Gauge(
-    "read_states_parked_bytes", "bytes of the updates that are held back", ["partition"]
-)
+PARKED_BYTES = Gauge("read_states_parked_bytes", "bytes of the parked updates", ["partition"])
 INBOX_BYTES = Gauge(
-    "read_states_inbox_bytes", "bytes of the updates that are not folded yet", ["partition"]
+    "read_states_inbox_bytes", "bytes of updates that are read but not yet folded", ["partition"]
 )
 DEAD_LETTERS_BYTES = Gauge(
     "read_states_dead_letters_waiting_bytes",
-    "bytes of the dead letters that the broker has not acknowledged",
+    "bytes of dead letters that the broker has not yet acknowledged",
     ["partition"],
 )
 QUERY_BATCHES_SKIPPED = Counter(
     "read_states_query_batches_skipped_total",
-    "batches of queries that could not be read and were skipped",
+    "unreadable batches of queries that were skipped",
 )
-REPLY_FAILURES = Counter("read_states_reply_failures_total", "replies that a broker did not take")
+REPLY_FAILURES = Counter("read_states_reply_failures_total", "replies that a broker did not accept")
 DEAD_LETTER_FAILURES = Counter(
     "read_states_dead_letter_failures_total",
-    "attempts to send a dead letter that a broker did not take; it is sent again",
+    "failed attempts to send a dead letter; the worker retries",
 )
-CHANGES = Counter("read_states_changes_total", "records that the change feed's broker acknowledged")
-CHANGES_BYTES = Counter("read_states_changes_bytes_total", "bytes of the values of these records")
+CHANGES = Counter("read_states_changes_total", "change feed records that a broker acknowledged")
+CHANGES_BYTES = Counter(
+    "read_states_changes_bytes_total", "bytes in the values of acknowledged change feed records"
+)
 CHANGES_FAILURES = Counter(
     "read_states_changes_failures_total",
-    "records of the change feed that a broker did not take; the user is told of again",
+    "change feed records that a broker did not accept; the worker sends the changes again",
 )
 CHANGES_LAG = Gauge(
     "read_states_changes_lag_records",
-    "updates that are applied and not yet acknowledged in the change feed",
+    "updates that are applied but not yet acknowledged in the change feed",
     ["partition"],
 )
 CHANGES_LAG_SECONDS = Gauge(
@@ -165,32 +164,31 @@ CHANGES_LAG_SECONDS = Gauge(
 )
 CHANGES_WAITING = Gauge(
     "read_states_changes_waiting_users",
-    "users of whom the change feed must still tell",
+    "users with changes that are not yet in the change feed",
     ["partition"],
 )
 PROBE_REPLY_FAILURES = Counter(
-    "read_states_probe_reply_failures_total", "replies to probes that a broker did not take"
+    "read_states_probe_reply_failures_total", "replies to probes that a broker did not accept"
 )
-ROLE = Gauge("read_states_role", "1 for the role of this worker, 0 for the other", ["role"])
+ROLE = Gauge("read_states_role", "1 for this worker's role, 0 for the other role", ["role"])
 ROLLOUT_SHARE = Gauge(
     "read_states_rollout_share",
-    "share of the users, in 1/10,000, whose replies the candidate sends: as a candidate follows "
-    "it, and as a live worker respects it",
+    "how many of 10,000 users the candidate answers, as far as this worker knows",
 )
 WITHHELD = Counter(
     "read_states_withheld_replies_total",
-    "replies that the other role is to send: those in the shadow topic, those that did not get "
-    "there, those that went to the client because a candidate fell silent, and those that were "
-    "forgotten too early for that",
+    "replies withheld because the other role sends them, by outcome: shadowed = sent to the "
+    "shadow topic, shadow_failed = not accepted there, released = sent to the client because the "
+    "candidate stopped responding, dropped = discarded to limit memory",
     ["outcome"],
 )
 CLIENTS_RENEWED = Counter(
     "read_states_clients_renewed_total",
-    "Kafka clients that were made anew because they might not reach a topic any more, by client",
+    "Kafka clients replaced because they might no longer reach a topic, by client",
     ["client"],
 )
 CLOCK_FAILURES = Counter(
-    "read_states_clock_failures_total", "comparisons with a broker's clock that failed"
+    "read_states_clock_failures_total", "failed comparisons with a broker's clock"
 )
 CLOCK_OFFSET = Gauge(
     "read_states_clock_offset_seconds",
@@ -199,47 +197,45 @@ CLOCK_OFFSET = Gauge(
 )
 PROBE_SECONDS = Histogram(
     "read_states_probe_seconds",
-    "time from a worker's query to itself, through Kafka, to its reply",
+    "time from sending a probe (a worker's query to itself) to its reply",
     ["partition"],
-    buckets=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0),  # few: each partition has all of them
+    buckets=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0),  # few, because each partition has its own series
 )
 PROBE_FAILURES = Counter(
     "read_states_probe_failures_total",
-    "queries of a worker to itself that nobody answered, or that got an error",
+    "probes that got an error or no reply in time",
     ["partition"],
 )
 DEVIATION = Gauge(
     "read_states_deviation",
-    "1 while something that the worker checked at its start is not as it must be",
+    "1 while the named deviation from the required state of Kafka or Cassandra exists",
     ["name"],
 )
 STUCK = Gauge(
-    "read_states_stuck", "1 while a thread or a loop of the worker does not move", ["name"]
+    "read_states_stuck", "1 while a thread or loop of the worker makes no progress", ["name"]
 )
 OPEN_TRANSACTION_SECONDS = Gauge(
     "read_states_open_transaction_seconds",
-    "how long a partition has waited for a transaction that a producer left open",
+    "how long an open transaction has blocked the partition",
     ["topic", "partition"],
 )
 UPDATES_MISSING = Counter(
-    "read_states_updates_missing_total", "updates that compaction took out of the log unread"
+    "read_states_updates_missing_total", "updates that compaction removed before they were read"
 )
 QUERIES_GONE = Counter(
-    "read_states_queries_gone_total", "queries that had left the log before they were read"
+    "read_states_queries_gone_total", "queries that were deleted before they were read"
 )
-COMMIT_FAILURES = Counter("read_states_commit_failures_total", "offset commits that failed")
+COMMIT_FAILURES = Counter("read_states_commit_failures_total", "failed offset commits")
 TABLES_ON_DISK = Gauge(
-    "read_states_tables_on_disk", "1 if the folder of the tables is on a disk, 0 if it is in memory"
+    "read_states_tables_on_disk", "1 if the table files are on disk, 0 if they are in memory"
 )
 TABLES_FOLDER_BYTES = Gauge(
     "read_states_tables_folder_bytes",
-    "size of the file system that the folder of the tables is on",
+    "size of the file system that holds the table files",
     ["file_system"],
 )
 TOPIC_PARTITIONS = Gauge("read_states_topic_partitions", "partitions of the updates topic")
-SETTING = Gauge(
-    "read_states_setting", "value of a numeric setting, for alerts to compare with", ["name"]
-)
+SETTING = Gauge("read_states_setting", "value of a numeric setting, for use in alerts", ["name"])
 
 PARTITION_GAUGES = (
     DURABILITY_LAG,
@@ -256,7 +252,7 @@ PARTITION_GAUGES = (
     CHANGES_LAG_SECONDS,
     CHANGES_WAITING,
 )
-QUERIES_ENDED = {  # looked up once, because `labels` costs more than counting
+QUERIES_ENDED = {  # cached, because `labels` costs more than `inc`
     outcome: QUERIES.labels(outcome)
     for outcome in ("hit", "miss", "expired", "error", "no_reply_address")
 }
@@ -291,11 +287,10 @@ for _reason in REASONS:
 
 
 class CollectorPauses:
-    """Times every collection of CPython's collector from its own creation on.
+    """Times all garbage collections after this object is created.
 
-    A pause is measured by the clock, because a query waits that long. If more threads run than
-    there are cores, the collecting thread may lose its core: its CPU time tells the two cases
-    apart.
+    Pauses are wall-clock times, because queries wait that long. On a busy machine, the collecting
+    thread may lose its core during a pause. The CPU time shows whether that happened.
     """
 
     def __init__(self) -> None:
@@ -320,7 +315,7 @@ class CollectorPauses:
 
 
 def describe_worker(settings: Settings, partitions: int) -> None:
-    """Export this worker's settings and the topic's partition count, for alerts to compare with."""
+    """Export the worker's settings, its role and the topic's partition count."""
     TOPIC_PARTITIONS.set(partitions)
     for role in ROLES:
         ROLE.labels(role).set(role == settings.role)
@@ -331,7 +326,7 @@ def describe_worker(settings: Settings, partitions: int) -> None:
 
 
 class OfPartition:
-    """A partition's series, looked up once; `forget_partition` ends them."""
+    """The metrics of one partition, with their labels; `forget_partition` removes the gauges."""
 
     def __init__(self, number: int, updates_topic: str, queries_topic: str) -> None:
         label = str(number)
@@ -352,7 +347,7 @@ class OfPartition:
 
 
 class FeedOfPartition:
-    """A partition's series of the change feed; without a feed there are none."""
+    """The change feed metrics of one partition; unused if the feed is off."""
 
     def __init__(self, number: int) -> None:
         self.lag = CHANGES_LAG.labels(str(number))
@@ -361,7 +356,7 @@ class FeedOfPartition:
 
 
 class ProbeOfPartition:
-    """A partition's series of the probe, which begin at 0."""
+    """The probe metrics of one partition."""
 
     def __init__(self, number: int) -> None:
         self.seconds = PROBE_SECONDS.labels(str(number))
@@ -369,8 +364,8 @@ class ProbeOfPartition:
 
 
 def forget_partition(number: int, updates_topic: str, queries_topic: str) -> None:
-    """Drop the gauges of a partition that has left this worker."""
-    # Older versions of prometheus_client raise KeyError for a series that is not there.
+    """Remove the gauges of a partition that this worker no longer owns."""
+    # Older versions of prometheus_client raise KeyError if the series does not exist.
     label = str(number)
     for gauge in PARTITION_GAUGES:
         with suppress(KeyError):

@@ -1,7 +1,8 @@
-"""Sends the reader's fetches to the leaders, and takes what comes back; for the reader's thread.
+"""Sends fetches to the leaders of a topic's partitions and takes the responses, for `reader.py`.
 
-A partition has at most one fetch under way. An answer counts only while its fetch is under way: not
-after the partition was stopped, nor after its leader moved and another broker was asked.
+The reader's thread calls everything here. A partition has at most one fetch under way. A response
+no longer counts once the partition was stopped, or once its leader moved and another broker was
+asked.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ from .unpack import Unpacker
 
 log = logging.getLogger(__name__)
 
-HELD_BACK_S = 0.01  # after which `room` is asked again
-BUSY_S = 1.0  # how long fetches gather more records after some have come
-ERROR_LOG_S = 60.0  # between two log lines about failures of the same kind
-RETRY_S = 0.2  # after an error that a broker reports
-OUT_OF_RANGE_TRIES = 3  # a broker that is no longer the leader, and has not heard of it, may say so
-UNKNOWN_WAIT_S = 1.0  # if it is not known when there is more to do; an event ends the wait
+HELD_BACK_S = 0.01  # time until the next call of `room`
+BUSY_S = 1.0  # for so long after a record has arrived, `Limits.busy` applies to fetches
+ERROR_LOG_S = 60.0  # minimum time between two log lines about failures of the same kind
+RETRY_S = 0.2  # pause after an error that a broker reports
+OUT_OF_RANGE_TRIES = 3  # a former leader that does not know its new role may report this error
+UNKNOWN_WAIT_S = 1.0  # longest wait when only an event can bring more work
 
 
 class Fetches:
     """See the module.
 
-    `room` says how many bytes of a partition may be delivered now. `command`, which any thread may
-    call, runs a function in the reader's thread. `refuse` ends the worker with an error. `go_on`
-    moves a partition's position to where its log begins.
+    `room` returns how many bytes of a partition may be delivered now. `command` runs a function in
+    the reader's thread; any thread may call it. `refuse` ends the worker with an error. `go_on`
+    moves a partition's position to the first offset of its log.
     """
 
     def __init__(
@@ -63,9 +64,9 @@ class Fetches:
         self._topic, self._login, self._limits, self._go_on = topic, login, limits, go_on
         self._selector, self._room, self._command, self._refuse = selector, room, command, refuse
         self._unpacker = Unpacker(limits.unpacked_bytes_max)
-        self._readings: dict[int, Reading] = {}  # in the order in which they last brought records
-        self.full: dict[int, Reading] = {}  # those that have records to take
-        self._links: dict[int, BrokerLinks[Reading]] = {}  # by broker
+        self._readings: dict[int, Reading] = {}  # ordered by their last records
+        self.full: dict[int, Reading] = {}  # by partition: readings with fetched records to take
+        self._links: dict[int, BrokerLinks[Reading]] = {}  # by broker ID
         self._leader_of: dict[int, int] = {}  # by partition
         self._busy_until = 0.0
         self._logged_at: dict[str, float] = {}
@@ -79,11 +80,11 @@ class Fetches:
         )
 
     def begin(self, reading: Reading) -> None:
-        """Fetch a partition from now on."""
+        """Start to fetch a partition."""
         self._readings[reading.number] = reading
 
     def end(self, reading: Reading) -> None:
-        """Stop fetching a partition, and forget what was fetched."""
+        """Stop fetching a partition, and drop what was fetched."""
         if self._readings.get(reading.number) is reading:
             del self._readings[reading.number]
         if self.full.get(reading.number) is reading:
@@ -97,7 +98,7 @@ class Fetches:
                 link.close(0.0)
 
     def send(self, now: float) -> float:
-        """Send all fetches that can be sent; returns when to call this again (time.monotonic())."""
+        """Send all possible fetches. Returns the time of the next call (`time.monotonic()`)."""
         next_at, by_leader = now + UNKNOWN_WAIT_S, dict[int, list[Reading]]()
         for number, reading in self._readings.items():
             if reading.link is not None or reading.batches is not None:
@@ -122,7 +123,7 @@ class Fetches:
         return next_at
 
     def _send(self, links: BrokerLinks[Reading], wanted: list[Reading], now: float) -> float:
-        """Send a fetch of these partitions; returns when to try again if that is not possible."""
+        """Send a fetch of these partitions if possible. Returns the time of the next attempt."""
         link = links.free(now)
         if link is None:
             return now + UNKNOWN_WAIT_S
@@ -134,7 +135,7 @@ class Fetches:
             gather = limits.busy
         wait_s = links.wait_s(link, now, gather.wait_ms / 1000)
         if any(reading.last_stable is None for reading in wanted):
-            wait_s = 0.0  # so that the broker says at once where they end
+            wait_s = 0.0  # so that the broker reports the ends of the logs at once
         places = [Wanted(r.number, r.position, limits.partition_bytes_max) for r in wanted]
         body = protocol.fetch_body(
             self._topic,
@@ -153,7 +154,7 @@ class Fetches:
         return now + UNKNOWN_WAIT_S
 
     def receive(self, link: Link[Reading]) -> None:
-        """Take what a broker has sent."""
+        """Take what a broker has sent over this connection."""
         if link.connection is None:
             return
         try:
@@ -162,7 +163,7 @@ class Fetches:
                 link.goes_on(time.monotonic())
                 return
             if link.asked is None:
-                raise protocol.ProtocolError("the broker sent an answer to no request")
+                raise protocol.ProtocolError("the broker sent a response without a request")
             fetched = protocol.read_fetch(response)
         except (OSError, ReadStatesError) as exc:
             self._lose(link, exc)
@@ -201,7 +202,7 @@ class Fetches:
                 trusts_gaps=reading.has_gaps,
             )
             self.full[reading.number] = reading
-            self._readings[reading.number] = self._readings.pop(reading.number)  # the others first
+            self._readings[reading.number] = self._readings.pop(reading.number)  # now last
 
     def _note_error(self, reading: Reading, code: int, place: Broker, now: float) -> None:
         where = f"{self._topic} partition {reading.number}"
@@ -221,11 +222,11 @@ class Fetches:
             )
         self.leaders.ask()
         if code == protocol.NOT_LEADER_OR_FOLLOWER:
-            self._leader_of.pop(reading.number, None)  # until the brokers say who it is
+            self._leader_of.pop(reading.number, None)  # until the brokers name the new leader
             reading.retry_at = now
 
     def begin_anew(self, reading: Reading) -> None:
-        """Go on where the log begins, whatever was fetched and is under way."""
+        """Continue at the beginning of the log, and drop what was fetched or is under way."""
         if self._readings.get(reading.number) is reading:
             self.end(reading)
             self.begin(reading)
@@ -233,7 +234,7 @@ class Fetches:
             self.leaders.ask()
 
     def _seek_start(self, reading: Reading, place: Broker) -> None:
-        """Ask the leader where the log begins; a thread does it, because connecting blocks."""
+        """Ask the leader for the first offset, in a thread because connecting blocks."""
         reading.retry_at = math.inf
 
         def ask() -> None:
@@ -251,7 +252,7 @@ class Fetches:
     def _not_found(self, reading: Reading, place: Broker, exc: Exception) -> None:
         self._log_failure("start", f"{_name(place)}: {exc!r}")
         reading.retry_at = time.monotonic() + RETRY_S
-        self._leader_of.pop(reading.number, None)  # it may have moved
+        self._leader_of.pop(reading.number, None)  # the leader may have moved
 
     def _found_start(self, reading: Reading, start: int) -> None:
         if self._readings.get(reading.number) is reading:
@@ -259,14 +260,14 @@ class Fetches:
             self._go_on(reading, start)
 
     def check_deadlines(self, now: float) -> None:
-        """Give up connections on which an answer is late."""
+        """Drop each connection on which a response is late."""
         for links in self._links.values():
             for link in links:
                 if link.asked is not None and now > link.deadline:
-                    self._lose(link, TimeoutError("the broker does not answer"))
+                    self._lose(link, TimeoutError("the broker did not respond in time"))
 
     def _lose(self, link: Link[Reading], exc: Exception) -> None:
-        """Drop a connection that is of no use: what was asked over it is fetched again."""
+        """Drop a connection that failed. Its unanswered fetches are sent again."""
         self._unregister(link)
         asked = link.failed(time.monotonic())
         for reading in asked:
@@ -308,7 +309,7 @@ class Fetches:
         for reading in self._readings.values():
             links = self._links.get(metadata.leaders.get(reading.number, -1))
             if reading.link is not None and (links is None or reading.link not in [*links]):
-                reading.link = None  # its old leader may not answer: ask the new one
+                reading.link = None  # the old leader may never respond: ask the new leader
         self._log_leaderless(metadata)
 
     def _log_leaderless(self, metadata: TopicMetadata) -> None:
@@ -328,11 +329,11 @@ class Fetches:
         now = time.monotonic()
         if now - self._logged_at.get(kind, -ERROR_LOG_S) >= ERROR_LOG_S:
             self._logged_at[kind] = now
-            log.warning("not_read topic=%s: %s; the worker tries again", self._topic, text)
+            log.warning("not_read topic=%s: %s; the worker will retry", self._topic, text)
 
 
 def not_allowed(topic: str) -> GroupError:
-    """The error if the brokers do not let this worker read the topic."""
+    """Return the error for a topic that the brokers do not allow this worker to read."""
     return GroupError(
         f"{topic}: this worker is not allowed to read it; SECURITY.md lists the rights that a "
         "worker needs"

@@ -1,18 +1,21 @@
-"""Reads partitions of one topic from Kafka, in a thread of its own.
+"""Reads partitions of one topic from Kafka, in a separate thread.
 
-The thread waits for all brokers at once (`fetches.py`, `fetch_link.py`). What a fetch brought stays
-as bytes until there is room for its records; then `record_batches.py` makes records of it. When all
-its bytes have been taken, the partition is fetched again. These rules hold:
+The thread waits for all brokers at the same time (`fetches.py`, `fetch_link.py`). Fetched bytes
+wait until there is room for their records. Then `record_batches.py` decodes the records. When all
+fetched bytes of a partition have been taken, the thread fetches that partition again. The reader
+keeps these rules:
 
-- B1. A partition's batches come in order and leave no offset out: each begins where the one before
-  it ended, and the first where `start` said. A fetch counts only if it asked for that next offset.
-- B2. After `stop`, or another `start`, nothing of the earlier reading reaches `put`.
-- B3. What is delivered is bounded: no more than `wants` says, less what is on its way to `put`, and
-  TAKEN_BYTES_MAX in one poll. Only the record that reaches such a limit may exceed it.
-- B4. What is fetched is bounded: what waits for room beyond BUFFERED_BYTES_MAX is dropped, and
-  fetched again later. At most UNPACKED_BATCHES_MAX batches wait in unpacked form.
-- B5. No failure of a broker ends the reading, and no broker waits for another. Reading ends only if
-  a broker says that the next record is gone, or may not be read.
+- B1. A partition's batches arrive in order and skip no offset. The first batch begins at the
+  position given to `start`, and each later batch begins where the previous batch ended. A fetch
+  response counts only if the fetch asked for the partition's next offset.
+- B2. After `stop` or a new `start`, `put` receives nothing from the earlier reading.
+- B3. Delivery is bounded. A partition gets at most the bytes that `wants` returns, minus the bytes
+  on their way to `put`. A poll holds at most TAKEN_BYTES_MAX. Only the record that reaches a limit
+  may exceed it.
+- B4. Fetched data is bounded. If more than BUFFERED_BYTES_MAX waits for room, the reader drops the
+  excess and fetches it again later. At most UNPACKED_BATCHES_MAX batches wait in unpacked form.
+- B5. A failing broker does not stop the reading, and a slow broker does not delay the others.
+  Reading stops only if the next record is gone, or if the worker may not read the topic.
 
 `start`, `stop` and `look` take effect at once, even while a fetch waits at the broker.
 """
@@ -44,26 +47,27 @@ from .record_batches import FetchedBatches
 
 log = logging.getLogger(__name__)
 
-TAKEN_BYTES_MAX = 4 << 20  # of records in one poll
-POLLS_AHEAD = 4  # polls that the event loop has not taken yet; no further one is made
-BUFFERED_BYTES_MAX = 64 << 20  # fetched, and not taken yet
-UNPACKED_BATCHES_MAX = 2  # batches of the largest size that may wait, unpacked, for room
-DAMAGED_PAUSE_S = 0.05  # before a damaged batch is fetched again; grows each time
+TAKEN_BYTES_MAX = 4 << 20  # bytes of records in one poll
+POLLS_AHEAD = 4  # how many polls may wait for the event loop
+BUFFERED_BYTES_MAX = 64 << 20  # fetched bytes that have not been taken yet
+UNPACKED_BATCHES_MAX = 2  # how many batches of the largest size may wait in unpacked form
+DAMAGED_PAUSE_S = 0.05  # pause before a damaged batch is fetched again; it grows each time
 DAMAGED_PAUSE_MAX_S = 5.0
-HELD_BACK_S = 0.01  # after which `wants` is asked again, if nobody calls `look`
+HELD_BACK_S = 0.01  # time until the next call of `wants`, if nobody calls `look`
 CLOSE_TIMEOUT_S = 2.0
-SILENT_MAX_S = 60.0  # a turn waits for a second at most, and for no broker
+SILENT_MAX_S = 60.0  # a thread that is silent for longer is stuck; a turn takes about 1 s
 
-Poll = list[tuple[int, int, Batch]]  # partition, token, batch
+Poll = list[tuple[int, int, Batch]]  # (partition, token, batch) of each delivered batch
 
 
 class Reader:
-    """See the module. Its public methods are called on the event loop.
+    """See the module. Call the public methods on the event loop.
 
-    `put` is called on the loop with each poll, and `refuse` with an error that ends the worker.
-    `wants` is called in the thread, and says how many bytes of a partition may be delivered now. It
-    counts what has reached `put`; the reader itself subtracts what is on its way there.
-    `first` is called in the thread with each batch, and returns what of it is to go to `put`.
+    The reader calls `put` on the event loop with each poll, and `refuse` with an error that ends
+    the worker. It calls `wants` in the thread, to learn how many bytes of a partition may be
+    delivered now. `wants` accounts for everything that `put` has received; the reader subtracts
+    the bytes on their way to `put`. The reader also calls `first` in the thread, with each batch;
+    `first` returns the part of the batch that goes to `put`, or None.
     """
 
     def __init__(
@@ -82,8 +86,8 @@ class Reader:
         self._counts_missing = settings.missing_updates == COUNT
         self.missing = ""  # see `group_consumer.Reading`
         self._started: dict[int, Reading] = {}  # only the loop uses it
-        self._commands: deque[Callable[[], None]] = deque()  # to the thread
-        self._polls: deque[list[tuple[Reading, Batch]]] = deque()  # to the loop
+        self._commands: deque[Callable[[], None]] = deque()  # for the thread
+        self._polls: deque[list[tuple[Reading, Batch]]] = deque()  # for the loop
         self._is_put_scheduled = self._is_loop_awaited = self._is_woken = self._closing = False
         self._wakes, self._waker = socket.socketpair()
         self._wakes.setblocking(False)
@@ -109,7 +113,7 @@ class Reader:
     # -- on the event loop ----------------------------------------------------------------------
 
     def start(self, number: int, position: int, token: int) -> None:
-        """Read a partition from `position` on; `token` comes back with each of its batches."""
+        """Read a partition, beginning at `position`. Each of its batches carries `token`."""
         self.stop(number)
         reading = self._started[number] = Reading(number, position, token)
         if self._thread is None:
@@ -120,24 +124,24 @@ class Reader:
         self._command(partial(self._fetches.begin, reading))
 
     def stop(self, number: int) -> None:
-        """Stop reading a partition; nothing more of it reaches `put`."""
+        """Stop reading a partition. `put` receives no more of its batches."""
         reading = self._started.pop(number, None)
         if reading is not None:
             reading.is_stopped = True
             self._command(partial(self._fetches.end, reading))
 
     def end(self, number: int) -> int | None:
-        """The end of what may be read (open transactions follow); None if it is not known yet."""
+        """Return the last stable offset, where readable records end; None while it is unknown."""
         reading = self._started.get(number)
         return None if reading is None else reading.last_stable
 
     def high_watermark(self, number: int) -> int | None:
-        """The end of a partition's log, with open transactions; None if it is not known yet."""
+        """Return the end of the log, including open transactions; None while it is unknown."""
         reading = self._started.get(number)
         return None if reading is None else reading.high_watermark
 
     def open_transaction_s(self, number: int) -> float:
-        """How long an open transaction has kept a partition from being read on; 0: none does."""
+        """Return how long an open transaction has blocked the partition; 0 if none blocks it."""
         reading = self._started.get(number)
         if reading is None or reading.open_since is None or reading.last_stable is None:
             return 0.0
@@ -145,22 +149,22 @@ class Reader:
         return time.monotonic() - reading.open_since if is_there else 0.0
 
     def begin_anew(self, number: int) -> None:
-        """The topic was made anew: read a partition from the beginning of its log."""
+        """Read a partition from the beginning of its log, because its topic was recreated."""
         reading = self._started.get(number)
         if reading is not None:
             self._command(partial(self._fetches.begin_anew, reading))
 
     @property
     def pulses(self) -> tuple[Pulse, Pulse]:
-        """Of the thread that reads, and of the one that asks for the leaders."""
+        """Return the pulses of the reading thread and of the thread that finds the leaders."""
         return self.pulse, self._fetches.leaders.pulse
 
     def look(self) -> None:
-        """Ask `wants` now: some partition has room again."""
+        """Call `wants` now, because a partition has room again."""
         self._wake()
 
     def close(self) -> None:
-        """Stop reading for good."""
+        """Stop reading permanently."""
         for number in list(self._started):
             self.stop(number)
         self._closing = True
@@ -172,30 +176,30 @@ class Reader:
             self._thread.join(CLOSE_TIMEOUT_S)
 
     def _put_all(self) -> None:
-        """Call `put` with the polls that have come."""
-        self._is_put_scheduled = False  # before the polls are looked at
+        """Call `put` with each waiting poll."""
+        self._is_put_scheduled = False  # must come before the loop below
         while self._polls:
             poll = self._polls.popleft()
             wanted = [(r.number, r.token, batch) for r, batch in poll if not r.is_stopped]  # B2
             try:
                 if wanted:
                     self._put(wanted)
-            finally:  # only now, as `wants` must know of them first
+            finally:  # only after `put`, so that `wants` already accounts for these bytes
                 for reading, batch in poll:
                     reading.arrived_bytes += batch.size_bytes
         if self._is_loop_awaited:
             self._wake()
 
     def _command(self, command: Callable[[], None]) -> None:
-        """Have a command called in the reader's thread; any thread may do so."""
+        """Call `command` in the reader's thread. Any thread may call this method."""
         self._commands.append(command)
         self._wake()
 
     def _wake(self) -> None:
-        """End the wait of the reader's thread; any thread may do so."""
+        """Wake the reader's thread. Any thread may call this method."""
         if not self._is_woken:
             self._is_woken = True
-            with contextlib.suppress(OSError):  # it is closed
+            with contextlib.suppress(OSError):  # the socket is closed
                 self._waker.send(b"\0")
 
     # -- in the thread --------------------------------------------------------------------------
@@ -215,9 +219,9 @@ class Reader:
                         continue
                     with contextlib.suppress(BlockingIOError):
                         self._wakes.recv(64)
-                    self._is_woken = False  # before the commands are looked at
+                    self._is_woken = False  # must come before the commands are taken
                 self._fetches.check_deadlines(time.monotonic())
-        except Exception as exc:  # noqa: BLE001 (a bug; without this thread nothing is read)
+        except Exception as exc:  # noqa: BLE001 (a bug: without this thread, nothing is read)
             self._refuse(exc)
         finally:
             self._close()
@@ -234,16 +238,17 @@ class Reader:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _room(self, reading: Reading) -> int:
-        """How many bytes of a partition may be delivered now (B3)."""
+        """Return how many bytes of a partition may be delivered now (B3)."""
         return self._wants(reading.number) - (reading.sent_bytes - reading.arrived_bytes)
 
     def _deliver(self) -> float:
-        """Hand a poll to the loop if there is one; returns the time at which to call this again.
+        """Pass a poll to the event loop, if any records are ready.
 
-        Partitions take turns: one that is not emptied goes behind the others.
+        Partitions take turns: a partition with records left moves to the end of the order. Returns
+        the time of the next call (`time.monotonic()`).
         """
         now, full = time.monotonic(), self._fetches.full
-        self._is_loop_awaited = True  # before the polls are counted
+        self._is_loop_awaited = True  # must come before the polls are counted
         if len(self._polls) >= POLLS_AHEAD:
             return now + 1
         self._is_loop_awaited = False
@@ -281,13 +286,13 @@ class Reader:
             self._call(self._put_all)
 
     def _go_on(self, reading: Reading, start: int) -> None:
-        """Move the position to where the log begins, with a batch that has no records (B1)."""
+        """Move the position to the beginning of the log, by a batch without records (B1)."""
         position, reading.position = reading.position, start
         metrics.QUERIES_GONE.inc(max(0, start - position))
         log.warning(
-            "queries_gone topic=%s partition=%d offset=%d goes_on_at=%d: the next query is not in "
-            "the log. Queries expired while nobody read them, or were deleted, or the topic was "
-            "made anew. Their clients heard nothing; no update is lost",
+            "queries_gone topic=%s partition=%d offset=%d goes_on_at=%d: the next query is no "
+            "longer in the log. Queries expired unread or were deleted, or the topic was "
+            "recreated. The clients get no reply to these queries; no update is lost",
             self._topic,
             reading.number,
             position,
@@ -296,7 +301,7 @@ class Reader:
         self._hand_over([(reading, Batch(position, [], start, time.perf_counter_ns(), False, 0))])
 
     def _take(self, reading: Reading, records_max: int, bytes_max: int) -> Batch | None:
-        """Take records of what was fetched; None if that did not move the position."""
+        """Take fetched records as a batch. Return None if the position did not move."""
         batches, start = reading.batches, reading.position
         assert batches is not None
         taken = batches.take(records_max, bytes_max)
@@ -321,7 +326,7 @@ class Reader:
         self._fetches.full.pop(reading.number, None)
 
     def _bound(self) -> None:
-        """Drop as much of what waits for room as exceeds the limits (B4)."""
+        """Drop waiting data that exceeds the limits (B4)."""
         unpacked_max = UNPACKED_BATCHES_MAX * self._limits.unpacked_bytes_max
         full: list[tuple[Reading, FetchedBatches]] = [
             (r, r.batches) for r in self._fetches.full.values() if r.batches is not None
@@ -342,8 +347,8 @@ class Reader:
         reading.retry_at = time.monotonic() + min(times * DAMAGED_PAUSE_S, DAMAGED_PAUSE_MAX_S)
         if times <= DAMAGED_TRIES:
             log.warning(
-                "batch_damaged topic=%s partition=%d offset=%d: its checksum is wrong, or it "
-                "begins later; it is fetched again (%d of %d)",
+                "batch_damaged topic=%s partition=%d offset=%d: the batch has a wrong checksum or "
+                "begins at a later offset. The worker fetches it again (%d of %d)",
                 self._topic,
                 reading.number,
                 reading.position,
@@ -352,7 +357,7 @@ class Reader:
             )
 
     def _may_go_on(self, reading: Reading, batches: FetchedBatches) -> bool:
-        """Updates are missing: count them, or stop the worker before them."""
+        """Count the missing updates and return True, or stop the worker and return False."""
         first, end = batches.gaps[0]
         text = missing_updates(f"{self._topic} partition {reading.number}", first, end)
         if not self._counts_missing:
@@ -361,7 +366,7 @@ class Reader:
             reading.retry_at = math.inf
             return False
         reading.has_gaps = True
-        self.missing = self.missing or f"{text}. There may be more: read_states_updates_missing"
+        self.missing = self.missing or f"{text}. See read_states_updates_missing_total"
         for first, end in batches.gaps:
             metrics.UPDATES_MISSING.inc(max(0, end - max(first, reading.gaps_to)))
             reading.gaps_to = max(end, reading.gaps_to)
@@ -372,8 +377,8 @@ class Reader:
         metrics.QUERY_BATCHES_SKIPPED.inc(len(unread))
         log.warning(
             "query_batch_skipped topic=%s partition=%d offset=%d last_offset=%d batches=%d: %s. "
-            "The queries in them get no answer. Look for their producer: it compresses too much "
-            "into one batch, or compresses in a different way from Kafka's clients",
+            "The queries in these batches get no reply. Their producer puts too much data into "
+            "one batch, or does not compress as Kafka's clients do",
             self._topic,
             number,
             unread[0].first,
