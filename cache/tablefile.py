@@ -1,30 +1,32 @@
-"""Opening and closing table files.
+"""Opens and closes table files.
 
-A file is used again only if it certainly holds what its owner left, or can be repaired to hold it.
-Any other file is replaced by a new one, which is always safe: the log is folded again from the
-committed offset.
+A file is reused only if it certainly contains what its owner left, or can be repaired to contain
+that. Otherwise, a new file replaces it. Replacing a file is always safe, because the worker then
+folds the log again from the committed offset.
 
-Opening:
-    0 remove a file that others may have read or written (`_shared`): a process that has it open
-      could still do so, even if the file's mode is changed.
-    1 lock the file (flock) for as long as it is mapped. The lock of a process that died is gone,
-      but the lock of a suspended process is not. A process that does not get the lock works in a
-      private file without a name, so two processes never share a file.
-    2 use the file again if it has the same log, layout and size, and was either closed clean (and
-      its checksum is right) or left by a process that died since the machine last started, so that
-      every store it made is there. Otherwise reserve the space anew before mapping, because a full
-      tmpfs raises no error but kills the process with SIGBUS.
-    3 map the file, every page at once if the system can, and clear the mark "closed clean" (on
-      disk) before the first change.
-    4 if the file's process died, trust only the slots and the position, and make the rest anew
+Steps of opening:
+    0 Remove a file that other users may have read or written (`_shared`). A process that has the
+      file open could still use it, even after a change of the file's mode.
+    1 Lock the file (flock) for as long as it is mapped. The kernel drops the lock of a dead process
+      but not of a suspended process. A process that cannot get the lock uses a private file
+      without a name, so two processes never share a file.
+    2 Reuse the file if it has the same log, layout and size, and its last owner left it complete.
+      That is the case if the owner closed it clean and the checksum is right. It is also the case
+      if the owner died after the last boot of the machine, because then no store was lost.
+      Otherwise, reserve space for a new table before mapping it: on a full tmpfs, a store to an
+      unreserved page kills the process with SIGBUS.
+    3 Map the file, with all its pages if the kernel can do that. Clear the mark "closed clean" on
+      disk before the first change.
+    4 If the last owner died, trust only the slots and the position, and rebuild everything else
       (`rebuild.py`).
-    5 check the invariants of layout.py (`verify.py`); if the file is damaged, go back to 2 with a
-      new one.
-The owner, which knows the committed offset, then requeues the changes that were dirty or under way
-(`Table.recover`).
+    5 Check the invariants of layout.py (`verify.py`). If the file is damaged, continue at step 2
+      with a new file.
+Then the owner, which knows the committed offset, calls `Table.recover`. This queues the changes
+that were dirty or being written.
 
-Closing clean writes the checksum, then the mark. If a power cut keeps the mark and loses some of
-the rest, the checksum is wrong. A power cut while the file is open changes the boot ID.
+A clean close writes the checksum first and the mark last. If a power cut keeps the mark and loses
+other data, the checksum is wrong. If the power fails while the file is open, the boot ID differs
+at the next start.
 """
 
 from __future__ import annotations
@@ -49,12 +51,12 @@ from .verify import verify
 
 SHM = Path("/dev/shm")
 SHM_FREE_MIN_BYTES = 256 << 20
-FOLDER_MODE, FILE_MODE = 0o700, 0o600  # only the worker's user may use them
+FOLDER_MODE, FILE_MODE = 0o700, 0o600  # access for the worker's user only
 ZEROS = bytes(1 << 20)
-SLICE_BYTES = 1 << 20  # mapped in one go
-MADV_POPULATE_WRITE = 23  # of Linux 5.14 and later; Python has no name for it
+SLICE_BYTES = 1 << 20  # mapped by one call
+MADV_POPULATE_WRITE = 23  # Linux 5.14 and later; not in Python's mmap module
 NO_BOOT_ID = bytes(layout.BOOT_ID_BYTES)
-# why a file is used again
+# reasons to reuse a file
 CLEAN, DIED = "closed clean", "its process died, rebuilt from its slots"
 PRIVATE = "another process holds the file"
 
@@ -65,7 +67,7 @@ class CacheDirFullError(OSError):
 
 @dataclass(frozen=True)
 class TableIdentity:
-    """The log that a table folds: a file of another log is never used."""
+    """Identifies the log that a table folds. A file of another log is never reused."""
 
     topic_id: bytes  # 16 bytes
     epoch: int
@@ -73,16 +75,16 @@ class TableIdentity:
     keyspace: str
 
     def header(self) -> bytes:
-        """The identity as the file holds it, from AT_TOPIC_ID to AT_SLOTS."""
+        """Return the identity as bytes in the header, from AT_TOPIC_ID to AT_SLOTS."""
         keyspace = self.keyspace.encode()[: layout.KEYSPACE_BYTES]
         return struct.pack("<16sqq48s", self.topic_id, self.epoch, self.partition, keyspace)
 
 
 class TableFile:
-    """A mapped table, locked until `close`.
+    """A mapped table file, locked until `close`.
 
-    `warm`: the table holds what its last owner left; `why`: why it does or does not.
-    `private`: the path was held by another process, so this one works in a file without a name.
+    `warm`: the table contains what its last owner left. `why`: the reason for `warm` or for a new
+    file. `private`: another process has locked the path, so this file has no name.
     """
 
     def __init__(self, path: Path, file: int, mapped: mmap.mmap, table: Table, why: str) -> None:
@@ -96,15 +98,15 @@ class TableFile:
 
     @property
     def closed(self) -> bool:
-        """True once `close` has returned."""
+        """Return True after `close`."""
         return self._file < 0
 
     def close(self, clean: bool) -> None:
-        """Unmap and unlock; a second call does nothing.
+        """Unmap and unlock the file. A second call does nothing.
 
-        `clean`: the next `open_table` may use the file, from the position in it; if not `clean`, it
-        replaces the file, whatever is in it. A clean close computes a checksum of the whole file:
-        about 10 ms for 200,000 read states.
+        `clean`: the next `open_table` may reuse the file, from the position in it. Otherwise, the
+        next `open_table` replaces the file. A clean close computes a checksum of the whole file,
+        which takes about 10 ms for 200,000 read states.
         """
         if self._file < 0:
             return
@@ -122,12 +124,12 @@ class TableFile:
 def open_table(
     path: Path, identity: TableIdentity, states: int, user_states_max: int, *, now_ms: int = 0
 ) -> TableFile:
-    """Open the table file at `path`, or make it, for `states` read states.
+    """Open or create the table file at `path`, for `states` read states.
 
-    `now_ms`: the clock of the dirty queue (`Table.now_ms`). If the file was used before
+    `now_ms`: the clock of the dirty queue (`Table.now_ms`). If the file is reused
     (`TableFile.warm`), call `Table.recover` next. Raises CacheDirFullError if there is no room for
-    the file, and OSError if the folder is not usable. Reserving the space, or checking the whole
-    content, costs about 50 ms for 200,000 read states.
+    the file, and OSError if the folder is not usable. The call takes about 50 ms for 200,000 read
+    states, to reserve the space or to check the contents.
     """
     slots = layout.slots_for(states)
     shared = _shared(path)
@@ -147,13 +149,13 @@ def open_table(
 
 
 def _shared(path: Path) -> str:
-    """Why others may have read or written the file; empty if they could not, or no file exists."""
+    """Return why other users may have used the file; empty if they cannot have."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return ""
     if not stat.S_ISREG(found.st_mode):
-        return ""  # opening it fails
+        return ""  # `open_table` will fail to open it
     if found.st_uid != os.geteuid():
         return f"it belongs to user {found.st_uid}, not to us ({os.geteuid()})"
     if stat.S_IMODE(found.st_mode) != FILE_MODE:
@@ -164,7 +166,7 @@ def _shared(path: Path) -> str:
 
 
 def _replace_by_private(file: int, path: Path) -> Path:
-    """Make the descriptor refer to a new file that disappears when this process ends."""
+    """Point the descriptor to a new file that disappears when this process ends."""
     private, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
     try:
         os.unlink(name)
@@ -190,7 +192,7 @@ def _map(
     _populate(mapped)
     struct.pack_into("<I", mapped, layout.AT_LEFT, layout.IN_USE)
     mapped[layout.AT_BOOT_ID : layout.AT_BOOT_ID + layout.BOOT_ID_BYTES] = boot_id()
-    mapped.flush(0, layout.HEADER_BYTES)  # on disk before the first change
+    mapped.flush(0, layout.HEADER_BYTES)  # must be on disk before the first change
     try:
         if why == DIED:
             rebuild(mapped)
@@ -198,7 +200,7 @@ def _map(
         table = Table(mapped, user_states_max)
     except TableDamaged as exc:
         mapped.close()
-        if fresh:  # the layout and the table's code disagree
+        if fresh:  # a new file cannot be damaged: this is a bug
             raise
         return _map(path, file, identity, slots, user_states_max, f"damaged: {exc}", now_ms)
     table.now_ms = now_ms
@@ -206,11 +208,11 @@ def _map(
 
 
 def _populate(mapped: mmap.mmap) -> None:
-    """Map all pages now, so that no update or query waits for one.
+    """Map all pages now, so that no update or query waits for a page fault.
 
-    In slices, because Python holds the interpreter lock while the kernel maps them: with
-    MAP_POPULATE no partition would answer for 0.2 s while 150 MiB are mapped. A kernel without this
-    advice (Linux before 5.14, macOS) maps the pages when the checks touch them.
+    Python holds the interpreter lock (GIL) during each call, so this maps the file in slices. With
+    MAP_POPULATE, no partition could answer for 0.2 s while 150 MiB are mapped. Linux before 5.14
+    and macOS lack MADV_POPULATE_WRITE. There, the later checks map the pages.
     """
     with contextlib.suppress(OSError):
         for at in range(0, len(mapped), SLICE_BYTES):
@@ -218,7 +220,7 @@ def _populate(mapped: mmap.mmap) -> None:
 
 
 def table_size_bytes(states: int) -> int:
-    """Size of the file of a table for `states` read states."""
+    """Return the size of a table file for `states` read states."""
     return layout.table_size_bytes(layout.slots_for(states))
 
 
@@ -228,7 +230,7 @@ def _crc(mapped: mmap.mmap) -> int:
 
 
 def _why(file: int, identity: TableIdentity, slots: int) -> str:
-    """CLEAN or DIED if the file can be used again, otherwise the reason why it cannot."""
+    """Return CLEAN or DIED if the file can be reused, otherwise the reason against it."""
     size = os.fstat(file).st_size
     if size == 0:
         return "new"
@@ -279,7 +281,7 @@ def _format(file: int, path: Path, identity: TableIdentity, slots: int) -> None:
 
 
 def new_header(identity: TableIdentity, slots: int) -> bytes:
-    """The header of an empty table; everything after it is zero."""
+    """Return the header of an empty table. All bytes after the header are zero."""
     header = bytearray(layout.HEADER_BYTES)
     struct.pack_into("<8sI", header, layout.AT_MAGIC, layout.MAGIC, layout.LAYOUT_VERSION)
     header[layout.AT_TOPIC_ID : layout.AT_SLOTS] = identity.header()
@@ -290,7 +292,7 @@ def new_header(identity: TableIdentity, slots: int) -> bytes:
 
 
 def boot_id() -> bytes:
-    """The ID of the machine's current boot, 36 bytes; zeros if the kernel has none."""
+    """Return the ID of the machine's current boot, 36 bytes. Without an ID, return zeros."""
     try:
         text = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     except OSError:
@@ -299,36 +301,38 @@ def boot_id() -> bytes:
 
 
 def own_folder(path: Path) -> Path:
-    """Make the folder of the table files, or check that nobody else can use it; returns it.
+    """Create the folder of the table files, or check an existing folder. Return the folder.
 
-    The usual place is open to every user of the machine: another user who made the folder first
-    could read personal data there, or replace the files. A folder that others may enter is refused,
-    and its mode is left as it is, because others may need the folder (a home, for example).
-    Raises OSError.
+    The default folder is in a place where every user of the machine can create folders. Another
+    user who created it first could read personal data or replace the files. So this function
+    raises PermissionError if other users may access the folder. It does not change the mode,
+    because others may need the folder (a home folder, for example). Raises OSError if the folder
+    cannot be created or written.
     """
     path.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode):
-        why = "it is a link; name the folder itself"
+        why = "it is a link; use the path of the folder itself"
     elif found.st_uid != os.geteuid():
-        why = f"it belongs to user {found.st_uid}, not to us ({os.geteuid()}); name another one"
+        why = f"it belongs to user {found.st_uid}, not to us ({os.geteuid()}); choose another"
     elif found.st_mode & 0o077:
         may = "write in" if found.st_mode & 0o022 else "look into"
         why = (
-            f"others may {may} it (mode {stat.S_IMODE(found.st_mode):o}): chmod 700, or name a "
-            "folder inside it, which will then be created"
+            f"others may {may} it (mode {stat.S_IMODE(found.st_mode):o}): run chmod 700, or choose "
+            "a folder inside it, which the worker then creates"
         )
     else:
-        with tempfile.TemporaryFile(dir=path):  # a file system may be read-only for root as well
+        with tempfile.TemporaryFile(dir=path):  # also checks for a read-only file system
             return path
     raise PermissionError(errno.EPERM, why, str(path))
 
 
 def default_cache_dir() -> Path:
-    """A folder of this user in /dev/shm if that has room, otherwise among the temporary files.
+    """Return a folder for this user in /dev/shm, or in the folder for temporary files.
 
-    A mapped file on a disk stalls when it is written back; one in memory does not. Raises OSError
-    if no folder for temporary files can be written to.
+    /dev/shm is in memory and is preferred if it has room. A mapped file on disk may stall the
+    worker when the kernel writes pages back. Raises OSError if no folder for temporary files is
+    writable.
     """
     name = f"read-states-{os.geteuid()}"
     try:

@@ -355,7 +355,7 @@ class Verify:
         if self._delete_version[user] and not status & (_QUEUED | _IN_FLIGHT):
             raise TableDamaged(f"I6: the user in slot {user} has a deletion, but is not dirty")
         if status & _QUEUED and not (self._first_version[user] and not status & _IN_FLIGHT):
-            raise TableDamaged(f"I5: the user in slot {user} is queued, but has nothing new to write")
+            raise TableDamaged(f"I5: the user in slot {user} is queued without a new change")
         return steps
 
     @cython.cfunc

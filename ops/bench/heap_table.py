@@ -1,13 +1,14 @@
-"""The peer of the graph: a heap LRU in place of `cache.table.Table`.
+"""A table of Python objects, to compare with `cache.table.Table` in the benchmarks.
 
-It is an `OrderedDict` of users. A user is an object with a dict of its read states, and each read
-state is an object with a dict of its mentions, if it has any. That is what one would write first in
-Python, made lighter by slots, and by integer keys, which the collector does not track. It has
-the part of the table's interface that the service calls for acks, mentions, queries, loads,
-evictions and write-out, with the same results (`tests/unit/streams/test_heap_peer.py` feeds both
-the same log), and holds as many users and read states. It has no retractions, and it forgets the
-mentions that our table goes on counting when a read state has more than MARKS_MAX. A "user" of this
-interface is the object.
+It is an LRU cache: an `OrderedDict` of users. Each user is an object with a dict of read states.
+Each read state is an object with a dict of its mentions, if it has any. This is the usual design in
+Python. Two choices make it cheaper: slots, and integer keys, which the collector does not track.
+
+The class has the methods of `Table` that the service needs for acks, mentions, queries, loads,
+evictions and writing out. Their results are the same: `tests/unit/streams/test_heap_peer.py` feeds
+one log to both tables. Both have room for the same number of users and read states. There are two
+differences. This table has no retractions. It also forgets the mentions beyond MARKS_MAX, which
+`Table` still counts. Where `Table` has slot numbers for users, this table has the objects.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from readstates.schemas.read_state import Row
 
 ENTRY = struct.Struct("=qQ")
 
-NO_MARKS: dict[int, int] = {}  # of the read states without a mention; nobody changes it
+NO_MARKS: dict[int, int] = {}  # shared by read states without mentions; never changed
 
 
 class State:
-    """One read state; `marks` has the rank of each message that mentions the user, by its ID."""
+    """One read state. `marks` maps the IDs of messages that mention the user to their ranks."""
 
     __slots__ = (
         "channel_id",
@@ -71,11 +72,11 @@ class State:
 
     @property
     def slots(self) -> int:
-        """How many slots of our table the marks take: none for one that is not edited."""
+        """Return how many extension slots `Table` would need for the marks."""
         return marked_slots(self.marks)
 
     def row(self) -> Row:
-        """A Row; a plain tuple, as our table gives one."""
+        """Return the read state as a plain tuple in the form of a Row, as `Table` does."""
         marks, extra = self.marks, b""
         if marked_slots(marks):
             extra = b"".join([ENTRY.pack(*mark) for mark in sorted(marks.items())])
@@ -94,14 +95,14 @@ class State:
 
 
 def marked_slots(marks: dict[int, int]) -> int:
-    """The slots that our table takes for these marks."""
+    """Return how many extension slots `Table` would need for these marks."""
     if len(marks) <= 1 and not any(marks.values()):
         return 0
     return -(-len(marks) // EXTENSION_ENTRIES)
 
 
 class User:
-    """A resident user; `states` by `channel_id << 8 | read_state_type`."""
+    """A resident user. The keys of `states` are `channel_id << 8 | read_state_type`."""
 
     __slots__ = ("first_version", "floor", "in_flight", "queued", "since_ms", "states", "user_id")
 
@@ -116,16 +117,16 @@ class User:
 
     @property
     def slots(self) -> int:
-        """How many slots of our table the user takes."""
+        """Return how many slots `Table` would need for the user."""
         return 1 + sum(1 + state.slots for state in self.states.values())
 
 
 class HeapTable:
-    """See the module. `slots`: it holds as many users and read states as our table of so many."""
+    """See the module. It has room for as many users and read states as a `Table` of `slots`."""
 
     def __init__(self, slots: int, user_states_max: int) -> None:
-        self._users: OrderedDict[int, User] = OrderedDict()  # the coldest first
-        self._queue: OrderedDict[User, None] = OrderedDict()  # changed users, the oldest first
+        self._users: OrderedDict[int, User] = OrderedDict()  # least recently used first
+        self._queue: OrderedDict[User, None] = OrderedDict()  # changed users, oldest first
         self.free = slots - 1
         self.user_states_max = user_states_max
         self.now_ms = 0
@@ -143,20 +144,20 @@ class HeapTable:
         return len(self._queue)
 
     def recover(self, first_version: int) -> int:
-        """Return 0: nothing is ever found dirty, because no heap outlives its process."""
+        """Return 0, because no dirty user survives a restart."""
         return 0
 
     # -- residents ----------------------------------------------------------------------------
 
     def find(self, user_id: int) -> Any:
-        """The user, or 0."""
+        """Return the user, or 0."""
         return self._users.get(user_id, 0)
 
     def touch(self, user: User) -> None:
         self._users.move_to_end(user.user_id)
 
     def insert(self, user_id: int, floor: int, cold: bool, rows: Iterable[Row] = ()) -> User:
-        """Make a user resident; the caller has made room."""
+        """Make a user resident. The caller must have made room."""
         user = self._users[user_id] = User(user_id, floor, rows)
         if cold:
             self._users.move_to_end(user_id, last=False)
@@ -165,7 +166,7 @@ class HeapTable:
         return user
 
     def evict(self, needed: int, scan_max: int, keep: User | int = 0) -> bool:
-        """Evict clean users from the cold end until `needed` slots are free; True if they are."""
+        """Evict clean users, coldest first, until `needed` slots are free. Return success."""
         going, room = [], self.free
         for user in islice(self._users.values(), scan_max):
             if room >= needed:
@@ -217,7 +218,7 @@ class HeapTable:
     def mark(
         self, user: User, kind: int, channel_id: int, message_id: int, rank: int, version: int
     ) -> int:
-        """Fold a mention; the traffic of the benches has no retractions."""
+        """Fold a mention. The benchmarks have no retractions."""
         assert rank & 1 == 0
         state = self._open(user, kind, channel_id, version)
         if type(state) is int:
@@ -237,9 +238,9 @@ class HeapTable:
         return self.mark(user, kind, channel_id, message_id, 0, version)
 
     def _keep(self, state: State, marks: dict[int, int]) -> bool:
-        """Set the marks; False if there is no room. Like ours, new slots come before old ones go.
+        """Set the marks. Return False if there is no room.
 
-        The dict is a new one each time, as small as can be.
+        As in `Table`, the new slots are taken before the old ones are freed.
         """
         before, after = state.slots, marked_slots(marks)
         if after > self.free:
@@ -249,7 +250,7 @@ class HeapTable:
         return True
 
     def fold_run(self, events: Any, count: int, codes: bytearray) -> int:
-        """Fold a run of decoded updates, one by one; see the table's `fold_run`."""
+        """Fold decoded updates, one by one; see `Table.fold_run`."""
         for index in range(count):
             at = index * NUMBERS
             user_id, kind, channel, message, flags, viewed, version, mention = events[
@@ -269,7 +270,7 @@ class HeapTable:
         return count
 
     def _open(self, user: User, kind: int, channel_id: int, version: int) -> Any:
-        """The state to change, added if it is missing; or the refusal."""
+        """Return the read state to change, or a code. Add a missing read state."""
         key = channel_id << 8 | kind
         state = user.states.get(key)
         if state is not None:
@@ -299,7 +300,7 @@ class HeapTable:
     # -- the dirty queue ----------------------------------------------------------------------
 
     def dirty_head(self) -> Any:
-        """The user that has waited longest to be written out, or 0."""
+        """Return the user that has waited longest to be written out, or 0."""
         return next(iter(self._queue), 0)
 
     def dirty_since_ms(self, user: User) -> int:
@@ -312,19 +313,19 @@ class HeapTable:
         return user.user_id
 
     def cold_dirty(self, limit: int) -> list[User]:
-        """Up to `limit` queued users among the 4 * limit coldest."""
+        """Return up to `limit` queued users among the `4 * limit` coldest users."""
         some = islice(self._users.values(), 4 * limit)
         return list(islice((user for user in some if user.queued), limit))
 
     def take(self, user: User) -> tuple[int, int, list[tuple[bool, Row]]]:
-        """Take a queued user's changes to write them: (first_version, 0, rows)."""
+        """Take a queued user's changes for a write. Return (first_version, 0, rows)."""
         del self._queue[user]
         user.queued, user.in_flight = False, True
         first, user.first_version = user.first_version, 0
         return first, 0, [(False, state.row()) for state in user.states.values() if state.dirty]
 
     def written(self, user: User, delete_version: int, rows: list[tuple[bool, Row]]) -> None:
-        """The rows of `take` are in the database: they are clean unless changed again meanwhile."""
+        """Mark the rows of `take` as clean, except those that have changed since."""
         for _, row in rows:
             state = user.states[row[1] << 8 | row[0]]
             if state.version == row[8] and state.dirty:
@@ -336,7 +337,7 @@ class HeapTable:
             self._queue[user] = None
 
     def write_failed(self, user: User, first_version: int, since_ms: int) -> None:
-        """The rows of `take` must be written again, before all others."""
+        """Queue the user again, before all other users."""
         user.in_flight, user.queued = False, True
         user.first_version, user.since_ms = first_version, since_ms
         self._queue[user] = None
@@ -348,7 +349,7 @@ class HeapTable:
         return channel_id << 8 | kind in user.states
 
     def get_some(self, user: User, kind: int, channel_ids: tuple[int, ...]) -> list[Row]:
-        """The user's read states of these channels, in order."""
+        """Return the user's read states of these channels, in order."""
         states = (user.states.get(channel_id << 8 | kind) for channel_id in sorted(channel_ids))
         return [state.row() for state in states if state is not None]
 
@@ -362,7 +363,7 @@ class HeapTable:
         after_channel: int,
         most: int,
     ) -> list[Row]:
-        """A user's read states by type and channel; see the table's `select`."""
+        """Return a user's read states by type and channel; see `Table.select`."""
         after = after_kind, after_channel
         chosen = [
             state
@@ -376,7 +377,7 @@ class HeapTable:
         return [state.row() for state in chosen[: most or None]]
 
     def slots_needed(self, user: User, kind: int, channel_id: int, more: int) -> int:
-        """See the table's."""
+        """See `Table.slots_needed`."""
         state = user.states.get(channel_id << 8 | kind)
         entries = 0 if state is None or not state.slots else len(state.marks)
         if more or entries > 1:

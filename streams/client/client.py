@@ -1,4 +1,5 @@
-"""The asyncio client: one method for each event, and `get`, which reads page by page."""
+"""The asyncio client. It has one method per event, and `get`, which reads a user page by page.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +18,21 @@ from .feed import ChangeFeed, From
 from .mirror import Mirror
 
 DEADLINE_S = 5.0
-# Read states that `get` asks for at once. With 19-digit IDs and the default REPLY_BYTES_MAX, this
-# many fit in a reply. With many mentions fewer may fit, and then the service says how many.
+# How many read states `get` requests per page. A reply has room for this many with 19-digit IDs and
+# the default REPLY_BYTES_MAX. If many mentions need more room, the service suggests a smaller page.
 PAGE_STATES = 2000
 
 
 class Client:
-    """Publishes updates and asks queries for any number of users; a process needs only one client.
+    """Publishes updates and sends queries for any number of users. A process needs one client.
 
-    `bootstrap`: brokers, `host:port,…`. `reply_topic`: the topic that gets the replies; the
-    service's REPLY_TOPICS must allow its name. It must exist, unless `create_reply_topic` is set:
-    then it is created, with one partition. `topic_prefix`: that of the service. `config`: more
-    librdkafka settings, for TLS and logins.
+    `bootstrap`: the brokers, as `host:port,…`. `reply_topic`: the topic for replies to this client.
+    The service's REPLY_TOPICS must allow its name, and the topic must exist. With
+    `create_reply_topic`, `start` creates a missing topic with one partition. `topic_prefix`: the
+    service's TOPIC_PREFIX. `config`: further librdkafka settings, such as TLS and login.
 
-    Use it as an async context manager, or call `start` and `close`; all on one event loop.
+    Use the client as an async context manager, or call `start` and `close`. Make all calls on one
+    event loop.
     """
 
     def __init__(
@@ -54,14 +56,15 @@ class Client:
         await self.close()
 
     async def start(self) -> None:
-        """Connect to the brokers, and start the threads.
+        """Connect to the brokers and start the threads.
 
-        Raises ConnectionError within a few times START_TIMEOUT_S; it says what is missing.
+        Raises ConnectionError, which says what is missing. That can take a few times
+        START_TIMEOUT_S.
         """
         await self._connection.start()
 
     async def close(self) -> None:
-        """Send what is queued, within DELIVERY_TIMEOUT_S; pending queries raise TimeoutError."""
+        """Send queued updates within DELIVERY_TIMEOUT_S. Pending queries raise TimeoutError."""
         await self._connection.close()
 
     # -- queries ------------------------------------------------------------------------------
@@ -81,30 +84,35 @@ class Client:
         after: tuple[int, int] | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> Reply:
-        """The read states of a user, ordered by type and channel.
+        """Return the read states of a user, ordered by type and channel.
 
-        `channel_ids`: ask for these channels only, at most 1000, each once, of type 0 unless
-        `read_state_type` names another. Without it, the query asks for all of the user's read
-        states, of every type unless one is given. `since_version`: ask only for read states with a
-        larger version; take it from the last reply's `version`, and replace what you have if the
-        reply says `full`. `after_offset`: wait until the update at this offset, from `publish`, is
-        applied. `mentions`: each read state has the IDs of the messages that mention the user.
-        `mentioned`: ask only for read states with a mention. `totals`: the reply has the sums of
-        all read states that the user has; with `channel_ids=[]` it has nothing else.
+        Which read states:
+        - `channel_ids`: only these channels, at most 1000, without repetition.
+        - `read_state_type`: only this type. Default: type 0 with `channel_ids`, otherwise all.
+        - `since_version`: only read states with a larger version. Pass the last reply's `version`.
+          If the reply says `full`, it replaces all earlier read states of the user.
+        - `mentioned`: only read states with a mention.
 
-        Without `limit`, the client asks for as many pages as it takes and returns one reply. Each
-        page is read at a different moment. The reply has the *first* page's `version`, so that the
-        next `since_version` misses nothing that changed while the pages were read. With `limit` (1
-        … 10,000) it asks for one page, which begins after the type and channel in `after`; if more
-        follow, the reply's `next` is the next page's `after`. If you read a user in pieces, by
-        `limit` or by `channel_ids`, continue with the first piece's `version`, too: with the last
-        piece's, you would miss changes made between the pieces.
+        What else:
+        - `after_offset`: wait until the update at this offset is applied (see `publish`).
+        - `mentions`: add the IDs of the messages that mention the user.
+        - `totals`: add the sums over all read states of the user. With `channel_ids=[]`, the reply
+          has only the sums.
+        - `deadline_s`: how long to wait for each page.
 
-        `deadline_s`: how long to wait for each page. A page costs a round trip through Kafka;
-        queries do not wait for each other. Raises QueryError if the service answers with an error,
-        TimeoutError if no reply comes in time (is a worker running?), BufferError if the producer's
-        queue is full (send fewer at once), and ConnectionError if the client has failed, which is a
-        bug (make another one, and report it).
+        Without `limit`, the client requests all pages and returns them as one reply. The service
+        reads each page at a different moment, so the reply has the *first* page's `version`. Then
+        the next `since_version` query also returns changes made between the pages.
+
+        With `limit` (1 … 10,000), the client requests one page. The page begins after the type and
+        channel in `after`. If more read states follow, the reply's `next` is the `after` of the
+        next page. After the last page, continue with the *first* page's `version`, as above.
+
+        A page costs one round trip through Kafka. Queries can run concurrently. Raises QueryError
+        if the service reports an error, and TimeoutError if no reply comes in time (is a worker
+        running?). Raises BufferError if the producer's queue is full (send fewer queries at once).
+        Raises ConnectionError if the client has failed; that is a bug: create a new client, and
+        report the bug.
         """
         channels = None if channel_ids is None else tuple(channel_ids)
         get = Get(
@@ -128,16 +136,16 @@ class Client:
     async def _get_pages(self, get: Get, deadline_s: float) -> Reply:
         first = page = await self._get_page(get, deadline_s)
         states = list(first.read_states)
-        # The first page decides: a full page followed by a delta would leave read states out.
+        # If the first page is full, the others must be full too, or read states would be missing.
         get = replace(get, totals=False, since_version=None if first.full else get.since_version)
         while page.next is not None:
-            limit = max(1, len(page.read_states))  # as many as fitted just now
+            limit = max(1, len(page.read_states))  # a page of this size has just fitted
             page = await self._get_page(replace(get, after=page.next, limit=limit), deadline_s)
             states += page.read_states
         return first._replace(read_states=states, next=None)
 
     async def _get_page(self, get: Get, deadline_s: float) -> Reply:
-        """Get one page, or a smaller one if it is too large for a reply."""
+        """Get one page. If it is too large for a reply, get a smaller page."""
         while True:
             try:
                 return await self._connection.ask(get, deadline_s)
@@ -157,27 +165,29 @@ class Client:
         group: str | None = None,
         wanted: Callable[[int], bool] | None = None,
     ) -> ChangeFeed:
-        """The change feed: `async for change in client.changes()`; workers need CHANGES=on.
+        """Return the change feed, for `async for change in client.changes()`.
 
-        `from_`: "end" for what happens from now on, "start" for all that the topic has, or the
-        `positions` of an earlier feed to go on after its last change. `group`: a consumer group
-        whose members share the partitions; it keeps its own position, and `from_` says where it
-        begins the first time. A change counts as dealt with when the next one is asked for. After
-        a crash, the last ones may come again. `wanted`: called with a user's ID in a thread; if it
-        returns False, the user's changes are left out.
+        Workers publish the feed only with CHANGES=on. `from_` says where to begin: "end" for new
+        changes, "start" for all changes in the topic, or the `positions` of an earlier feed to
+        continue after its last change. `group`: a consumer group whose members share the
+        partitions. The group commits its position, so `from_` matters only the first time. The
+        feed commits a change after you request the next one. After a crash, the feed may repeat
+        the last changes. `wanted`: called in a thread with a user ID; if the result is False, the
+        feed skips the user's changes.
 
-        Each change has absolute values. To keep a user current: skip a change whose `version` is
-        below what you have of the user; otherwise its read states, and its deletions, replace what
-        is older. `mirror` does this. A change of more than 256 read states comes in `part`s.
+        Each change has absolute values. To keep a user current, skip each change whose `version` is
+        below the version that you have of the user. Otherwise, the read states and deletions of
+        the change replace older ones. `mirror` does all this. A change of more than 256 read states
+        arrives in several `part`s.
 
-        The first step raises ConnectionError if the feed cannot be read. A later one raises
-        FeedGapError if records are gone before they were read.
+        The first step raises ConnectionError if the feed cannot be read. A later step raises
+        FeedGapError if records were deleted before they were read.
         """
         config = self._connection.config
         return ChangeFeed(config, self._connection.changes_topic, from_, group, wanted)
 
     def mirror(self) -> Mirror:
-        """The read states of users whom you name, kept current; see `Mirror`.
+        """Return a copy of some users' read states that stays current; see `Mirror`.
 
         async with client.mirror() as mirror:
             await mirror.follow(42)
@@ -189,16 +199,17 @@ class Client:
     # -- updates ------------------------------------------------------------------------------
 
     async def publish(self, event: events.Update) -> int:
-        """Publish any event; returns its offset in `updates`, for `get(after_offset=…)`.
+        """Publish any event. Return its offset in `updates`, for `get(after_offset=…)`.
 
-        Returns when the brokers have it, which takes about a millisecond more than a round trip. So
-        publish many at once rather than one after the other. Raises ValueError for an event that
-        the service would refuse (correct it), KafkaException if the brokers did not take it within
-        DELIVERY_TIMEOUT_S (publish it again), BufferError if the producer's queue is full (publish
-        fewer at once), and ConnectionError as `get` does. The methods below raise the same errors.
+        A call returns when the brokers have stored the event, about 1 ms after a network round
+        trip. For throughput, publish events concurrently. Raises ValueError if the service would
+        reject the event. Raises KafkaException if the brokers do not store the event within
+        DELIVERY_TIMEOUT_S (publish it again). Raises BufferError if the producer's queue is full
+        (publish fewer events at once), and ConnectionError as `get` does. The methods below raise
+        the same errors.
 
-        Of the methods' arguments, `read_state_type` is 0 … 255, `flags` 0 … 2^32-1, and
-        `last_viewed` is in days. What is None stays as it is.
+        In the methods below, `read_state_type` is 0 … 255, `flags` is 0 … 2^32-1, and `last_viewed`
+        is in days. A field whose argument is None keeps its value.
         """
         value = encode_update(event)
         decode_update(value)
@@ -215,10 +226,10 @@ class Client:
         last_viewed: int | None = None,
         if_version: int | None = None,
     ) -> int:
-        """The user has read up to `message_id`; an older one changes nothing.
+        """Publish that the user has read up to `message_id`. An older ID changes nothing.
 
-        `if_version`: the version that the device knew, for an ack that the user did not make by
-        hand. The ack is ignored if the user has marked the channel as unread since.
+        `if_version`: for an automatic ack, the version that the device has. The service ignores the
+        ack if the user has marked the channel as unread since that version.
         """
         more = _given(flags=flags, last_viewed=last_viewed, if_version=if_version)
         return await self.publish(
@@ -237,11 +248,11 @@ class Client:
         flags: int | None = None,
         last_viewed: int | None = None,
     ) -> int:
-        """Set the last read message, even to an older one: what follows it is unread.
+        """Set the last read message. It may be older than the current one.
 
         `mention_ids`: the unread messages that mention the user, at most 64, each above
-        `message_id`. `mention_count`: how many there are, if their IDs are not known. Give one of
-        them, or neither, to keep the mentions above `message_id` that the service knows.
+        `message_id`. `mention_count`: the number of these messages, if their IDs are unknown. Pass
+        at most one of the two. Without either, the known mentions above `message_id` stay.
         """
         more = _given(mention_count=mention_count, flags=flags, last_viewed=last_viewed)
         ids = None if mention_ids is None else tuple(mention_ids)
@@ -259,7 +270,7 @@ class Client:
     async def bulk_ack(
         self, user_id: int, acks: Iterable[tuple[int, int] | tuple[int, int, int]]
     ) -> int:
-        """Publish 1 … 1000 acks as one event: all are applied, or none.
+        """Publish 1 … 1000 acks as one event. The service applies all of them or none.
 
         `acks`: `(channel_id, message_id)` or `(channel_id, message_id, read_state_type)`.
         """
@@ -275,7 +286,7 @@ class Client:
         edit: int = 0,
         read_state_type: int = 0,
     ) -> int:
-        """The user is mentioned in a message, from its revision `edit` on."""
+        """Publish that a message mentions the user, beginning with its revision `edit`."""
         event = events.Mention(user_id, channel_id, message_id, read_state_type, edit)
         return await self.publish(event)
 
@@ -288,7 +299,10 @@ class Client:
         edit: int | None = None,
         read_state_type: int = 0,
     ) -> int:
-        """A message no longer mentions the user, from revision `edit` on; None: it was deleted."""
+        """Publish that a message stopped mentioning the user.
+
+        `edit`: the revision without the mention; None if the message was deleted.
+        """
         more = _given(edit=edit)
         return await self.publish(
             events.RetractMention(user_id, channel_id, message_id, read_state_type, **more)
@@ -297,7 +311,7 @@ class Client:
     async def pins_ack(
         self, user_id: int, channel_id: int, timestamp: int, *, read_state_type: int = 0
     ) -> int:
-        """The user has seen the pins of a channel up to `timestamp` (ms since the epoch)."""
+        """Publish that the user has seen a channel's pins up to `timestamp` (Unix time in ms)."""
         event = events.PinsAck(user_id, channel_id, timestamp, read_state_type)
         return await self.publish(event)
 
@@ -310,7 +324,7 @@ class Client:
         last_viewed: int | None = None,
         read_state_type: int = 0,
     ) -> int:
-        """Set `flags`, `last_viewed` or both, without an ack (the event `set`)."""
+        """Set `flags`, `last_viewed` or both, without an ack (event `set`)."""
         more = _given(flags=flags, last_viewed=last_viewed)
         return await self.publish(events.SetOptions(user_id, channel_id, read_state_type, **more))
 
@@ -327,9 +341,9 @@ class Client:
         last_viewed: int | None = None,
         read_state_type: int = 0,
     ) -> int:
-        """Import a read state: each field keeps the larger value, so nothing newer is lost.
+        """Import a read state. Each field keeps the larger value, so newer values survive.
 
-        `mention_count` is used only with a `last_message_id` that is larger than the present one.
+        `mention_count` counts only if `last_message_id` is larger than the current one.
         """
         more = _given(
             last_message_id=last_message_id,
@@ -346,29 +360,29 @@ class Client:
     async def delete(
         self, user_id: int, channel_id: int, *, up_to: int | None = None, read_state_type: int = 0
     ) -> int:
-        """The read state of a channel is gone: the user left it, or closed the conversation.
+        """Delete a read state, because the user left the channel or closed the conversation.
 
-        `up_to`: a message ID. What arrives later about messages up to it changes nothing; a newer
-        mention or ack brings the read state back, read up to there.
+        `up_to`: a message ID. Later events about messages up to this ID change nothing. A mention
+        or ack of a newer message creates the read state again, with `up_to` as last read message.
         """
         more = _given(up_to=up_to)
         return await self.publish(events.Delete(user_id, channel_id, read_state_type, **more))
 
     async def delete_user(self, user_id: int, *, final: bool = False) -> int:
-        """All read states of the user are gone, also from the database.
+        """Delete all read states of the user, including those in the database.
 
-        `final`: until `restore_user`, every later event of this user is skipped, and queries get
-        an empty reply.
+        `final`: until `restore_user`, the service skips all events of the user, and answers queries
+        with an empty reply.
         """
         return await self.publish(events.DeleteUser(user_id, final))
 
     async def restore_user(self, user_id: int) -> int:
-        """End a final deletion: the user's events count again."""
+        """End a final deletion. The service applies the user's events again."""
         return await self.publish(events.RestoreUser(user_id))
 
 
 def _given(**fields: int | None) -> dict[str, int]:
-    """The fields that are not None. Raises ValueError for one below 0, which would mean omitted."""
+    """Return the fields that are not None. Raises ValueError if one is negative."""
     given = {name: value for name, value in fields.items() if value is not None}
     for name, value in given.items():
         if value < 0:

@@ -1,13 +1,14 @@
-"""A client's connection to Kafka: producers, a consumer of replies, and the pending queries.
+"""A client's Kafka connection: two producers, a consumer of replies, and the pending queries.
 
-A producer for updates, one for queries, and a consumer, which reads the reply topic from its end,
-without a group. A query is pending until its reply comes or its deadline passes; late and repeated
-replies are ignored. At most PENDING_MAX queries are pending at once.
+One producer sends updates and the other sends queries. The consumer reads the reply topic from its
+end, without a group. A query is pending until its reply arrives or its deadline passes. The client
+ignores late and repeated replies.
 
-After a topic was deleted and made anew, a producer or consumer may go on asking the leaders of the
-old one for ever (librdkafka issue 4898). So if a query gets no reply, or the brokers do not take an
-update, a thread looks whether one of the topics was made anew, at most once in LOOK_S. If so, what
-uses that topic is made anew as well. Nothing is sent again: whoever got the error may do so.
+librdkafka has a bug (issue 4898): after a topic was deleted and recreated, a producer or consumer
+may forever ask the leaders of the deleted topic. So after a missing reply or a failed update, a
+thread checks the IDs of the topics, at most once per LOOK_S. If a topic was recreated, the thread
+replaces the producer or consumer of that topic. The client does not resend failed updates or
+queries; the caller may.
 """
 
 from __future__ import annotations
@@ -42,29 +43,30 @@ from .topic_ids import TopicIds
 
 log = logging.getLogger(__name__)
 
-PENDING_MAX = 10_000  # queries
-START_TIMEOUT_S = 15.0  # of each request to the brokers at the start
+PENDING_MAX = 10_000  # most pending queries at a time
+START_TIMEOUT_S = 15.0  # for each request to the brokers in `start`
 DELIVERY_TIMEOUT_S = 30.0
 POLL_S = 0.1
-LOOK_S = 10.0  # between two looks whether a topic was made anew
-PURGE_S = 1.0  # for the reports of a producer that is given up
-DRAIN_MESSAGES = 500  # the most replies that are taken at once
-REPLY_RETENTION_MS = 600_000  # of a reply topic that the client creates
+LOOK_S = 10.0  # minimum time between two checks of the topic IDs
+PURGE_S = 1.0  # wait for the last delivery reports of a replaced producer
+DRAIN_MESSAGES = 500  # most replies per turn
+REPLY_RETENTION_MS = 600_000  # retention of a reply topic that the client creates
 SENDING = {
     "partitioner": "murmur2_random",
     "allow.auto.create.topics": False,
-    "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),  # then the producer gives up
+    "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
 }
 NOT_SHOWN_YET = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE}
 
 
 class QueryError(Exception):
-    """The service answered with an error; `code` says which, and what to do about it.
+    """The service replied with an error. `code` says which error.
 
-    After `invalid_query`, correct the query. After `store_unavailable` or `not_caught_up`, ask
-    again. After `overloaded`, ask again after a pause. After `reply_too_large`, ask for `limit`
-    read states at once, if the service names one, or for fewer than before (`Client.get` without a
-    limit does so by itself).
+    - `invalid_query`: correct the query.
+    - `store_unavailable` or `not_caught_up`: send the query again.
+    - `overloaded`: send the query again after a pause.
+    - `reply_too_large`: request `limit` read states at once, or fewer than before if `limit` is
+      None. `Client.get` without a limit handles this error itself.
     """
 
     def __init__(self, code: str, message: str, limit: int | None = None) -> None:
@@ -74,7 +76,7 @@ class QueryError(Exception):
 
 
 class Connection:
-    """One client's producers and consumer; `Client` says what the arguments are."""
+    """The producers and consumer of one client; `Client` describes the arguments."""
 
     def __init__(
         self,
@@ -87,7 +89,7 @@ class Connection:
         self._failures: list[KafkaError] = []
         self.config = {
             "bootstrap.servers": bootstrap,
-            "log_level": 0,  # errors are raised and not printed
+            "log_level": 0,  # do not print errors; methods raise them
             "error_cb": self._failures.append,
             **config,
         }
@@ -96,37 +98,32 @@ class Connection:
         self.changes_topic = f"{topic_prefix}.changes"
         self._create = create_reply_topic
         self._pending: dict[bytes, asyncio.Future[Reply | ErrorReply]] = {}
-        self._prefix, self._numbers = os.urandom(8), itertools.count()  # of correlation IDs
+        self._prefix, self._numbers = os.urandom(8), itertools.count()  # for correlation IDs
         names = self._updates, self._queries, self._reply_topic
         self._topic_ids = TopicIds(self.config, names)
-        self._suspected = threading.Event()  # something was not delivered, or not answered
-        self._next_consumer: Consumer | None = None  # the thread uses it from its next turn on
+        self._suspected = threading.Event()  # set if a topic may have been recreated
+        self._next_consumer: Consumer | None = None  # `_read` switches to it
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._published: set[asyncio.Future[int]] = set()  # not yet acknowledged
-        self._broken = ""  # why a thread has ended
+        self._published: set[asyncio.Future[int]] = set()  # updates without an acknowledgment
+        self._broken = ""  # why a thread died
 
     async def start(self) -> None:
-        """Connect to the brokers, and start the threads.
-
-        Raises ConnectionError, which says what is missing, within a few times START_TIMEOUT_S.
-        """
+        """Connect to the brokers and start the threads; see `Client.start`."""
         self._loop = asyncio.get_running_loop()
         self._producer, self._asking = self._make_producer(), self._make_asking()
         await asyncio.to_thread(self._connect)
         for target in (self._deliver, self._read):
             self._threads.append(threading.Thread(target=self._run, args=(target,), daemon=True))
             self._threads[-1].start()
-        threading.Thread(target=self._look, daemon=True).start()  # nobody waits for its end
+        threading.Thread(target=self._look, daemon=True).start()  # `close` does not join it
 
     def _make_producer(self) -> Producer:
-        """The producer of updates."""
+        """Return a producer of updates."""
         return Producer({**SENDING, "enable.idempotence": True, "linger.ms": 1, **self.config})
 
     def _make_asking(self) -> Producer:
-        """The producer of queries. A query is sent at once, and may arrive twice: its second reply
-        is ignored.
-        """
+        """Return a producer of queries. It sends without delay, and may send a query twice."""
         return Producer({**SENDING, "linger.ms": 0, **self.config})
 
     def _connect(self) -> None:
@@ -147,14 +144,14 @@ class Connection:
 
     def _make_consumer(self) -> Consumer:
         config = {
-            "group.id": f"read-states-client-{self._prefix.hex()}",  # never joined
+            "group.id": f"read-states-client-{self._prefix.hex()}",  # the consumer never joins it
             "enable.auto.commit": False,
             "fetch.wait.max.ms": 100,
         }
         return Consumer({**config, **self.config})
 
     def _partitions(self, name: str, remedy: str) -> list[int]:
-        """The numbers of a topic's partitions."""
+        """Return the numbers of a topic's partitions."""
         try:
             topic = self._consumer.list_topics(name, timeout=START_TIMEOUT_S).topics[name]
         except KafkaException as exc:
@@ -167,11 +164,11 @@ class Connection:
         causes = [f.str() for f in self._failures if f.code() != KafkaError._ALL_BROKERS_DOWN]
         return ConnectionError(
             f"no Kafka answers at {self.config['bootstrap.servers']}: {(causes or [exc])[0]}. "
-            "Check the address; to start one here: readstates stack up"
+            "Check the address. To start a local Kafka: readstates stack up"
         )
 
     async def close(self) -> None:
-        """Send what is queued, within DELIVERY_TIMEOUT_S; pending queries raise TimeoutError."""
+        """Send queued updates and stop the threads; see `Client.close`."""
         self._stopping.set()
         self._suspected.set()
         for thread in self._threads:
@@ -189,10 +186,10 @@ class Connection:
     # -- threads ------------------------------------------------------------------------------
 
     def _run(self, target: Callable[[], None]) -> None:
-        """Run a thread's work. If it fails, end every wait for what it would have brought."""
+        """Run a thread. If the thread fails, all waiting callers get a ConnectionError."""
         try:
             target()
-        except Exception as exc:  # noqa: BLE001 (whatever it is, the thread is gone)
+        except Exception as exc:  # noqa: BLE001 (any error ends the thread)
             self._loop.call_soon_threadsafe(self._end, f"a thread of the client died: {exc!r}")
 
     def _end(self, why: str) -> None:
@@ -205,7 +202,7 @@ class Connection:
     def _deliver(self) -> None:
         while not self._stopping.is_set():
             self._producer.poll(POLL_S)
-            self._asking.poll(0)  # for its errors
+            self._asking.poll(0)  # reports errors
 
     def _read(self) -> None:
         while not self._stopping.is_set():
@@ -231,7 +228,7 @@ class Connection:
                 future.set_exception(exc)
 
     def _look(self) -> None:
-        """Make anew what uses a topic that was made anew, if something has failed."""
+        """After a failure, replace the clients of recreated topics."""
         anew = set[str]()
         while self._suspected.wait() and not self._stopping.is_set():
             self._suspected.clear()
@@ -242,7 +239,7 @@ class Connection:
             self._stopping.wait(LOOK_S)
 
     def _renew(self, topic: str) -> bool:
-        """Use another producer or consumer for a topic; False if that is not possible yet."""
+        """Replace the producer or consumer of a topic. Return False if that fails for now."""
         try:
             if topic == self._reply_topic:
                 self._renew_consumer()
@@ -254,29 +251,29 @@ class Connection:
             log.warning("client_not_renewed topic=%s error=%s", topic, exc)
             return False
         log.warning(
-            "client_renewed topic=%s: the topic was deleted and made anew, so this client uses a "
-            "new connection for it",
+            "client_renewed topic=%s: the topic was deleted and recreated, so this client uses a "
+            "new connection for the topic",
             topic,
         )
         return True
 
     def _renew_producer(self, name: str, renewed: Producer) -> None:
-        """Use another producer; what the old one has not delivered is reported as failed."""
+        """Replace a producer. Undelivered records of the old producer fail."""
         old: Producer = getattr(self, name)
         is_replaced = threading.Event()
 
-        def replace() -> None:  # on the loop, like `produce`: nothing comes to the old one later
+        def replace() -> None:  # runs on the loop, as `produce` does: no race between them
             setattr(self, name, renewed)
             is_replaced.set()
 
-        with contextlib.suppress(RuntimeError):  # the loop has ended
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(replace)
             is_replaced.wait(START_TIMEOUT_S)
         old.purge()
         old.flush(PURGE_S)
 
     def _renew_consumer(self) -> None:
-        """Read the reply topic from its beginning: it may have replies to what is pending."""
+        """Read the reply topic from its beginning, to find replies to pending queries."""
         consumer = self._make_consumer()
         found = consumer.list_topics(self._reply_topic, timeout=START_TIMEOUT_S)
         topic = found.topics[self._reply_topic]
@@ -289,7 +286,7 @@ class Connection:
     # -- queries and updates ------------------------------------------------------------------
 
     async def ask(self, get: Get, deadline_s: float) -> Reply:
-        """One query and its reply; raises what `Client.get` says."""
+        """Send a query and return its reply. Raises the same errors as `Client.get`."""
         if self._broken:
             raise ConnectionError(self._broken)
         if len(self._pending) >= PENDING_MAX:
@@ -307,8 +304,8 @@ class Connection:
             self._suspected.set()
             raise TimeoutError(
                 f"no reply within {deadline_s} s: is a worker for {self._queries} running, and "
-                f"does its REPLY_TOPICS allow {self._reply_topic}? If the brokers want a login: "
-                f"may this one write to {self._queries} and read {self._reply_topic}?"
+                f"does its REPLY_TOPICS allow {self._reply_topic}? If the brokers require a login: "
+                f"may this login write to {self._queries} and read {self._reply_topic}?"
             ) from None
         finally:
             self._pending.pop(correlation_id, None)
@@ -317,7 +314,7 @@ class Connection:
         return reply
 
     async def publish(self, key: bytes, value: bytes) -> int:
-        """The offset of a record of `updates`; raises what `Client.publish` says."""
+        """Publish a record and return its offset. Raises the same errors as `Client.publish`."""
         if self._broken:
             raise ConnectionError(self._broken)
         future: asyncio.Future[int] = self._loop.create_future()
@@ -336,10 +333,10 @@ class Connection:
 
 
 def create_reply_topic(admin: AdminClient, name: str) -> None:
-    """Create a reply topic with one partition if it is missing, and wait until the brokers show it.
+    """Create a reply topic with one partition if it is missing. Wait until it is visible.
 
-    Raises ConnectionError if the brokers refuse it, and TimeoutError or KafkaException if they do
-    not answer within START_TIMEOUT_S.
+    Raises ConnectionError if the brokers do not create the topic. Raises TimeoutError or
+    KafkaException if they do not answer within START_TIMEOUT_S.
     """
     topic = NewTopic(name, 1, -1, config={"retention.ms": str(REPLY_RETENTION_MS)})
     (future,) = admin.create_topics([topic]).values()
@@ -356,7 +353,7 @@ def create_reply_topic(admin: AdminClient, name: str) -> None:
 
 
 def _reply_of(message: Message) -> tuple[bytes, bytes] | None:
-    """(correlation ID, body) of a reply; None for anything else."""
+    """Return (correlation ID, body) of a reply, or None for any other message."""
     if message.error() is not None:
         return None
     correlation_id = dict(headers_of(message)).get(HEADER_CORRELATION_ID)

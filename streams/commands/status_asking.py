@@ -1,6 +1,7 @@
-"""What `readstates status` asks of Kafka and Cassandra: the group, its partitions, the epoch.
+"""The requests of `readstates status` to Kafka and Cassandra: the group, its partitions, the epoch.
 
-Each request is answered within TIMEOUT_S, or named as a problem. Nothing is changed.
+Each request has a timeout of TIMEOUT_S. A request that fails becomes a problem in the report. No
+request changes anything.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from ..errors import EpochsTopicError, TopicError
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient, OffsetSpec
 
-OVERDUE_MARGIN_S = 5.0  # between the time when a change should be committed, and when it is overdue
-OPEN_LOOK_S = 2.0  # after which a transaction that is still there counts as open
-TIMEOUT_S = 10.0  # for each request; connecting may take as long again
-UNKNOWN = "?"  # the group's state, if Kafka does not report it
+OVERDUE_MARGIN_S = 5.0  # a change is overdue this long after it should have been committed
+OPEN_LOOK_S = 2.0  # a transaction counts as open if it lasts longer
+TIMEOUT_S = 10.0  # for each request, and again for the connection
+UNKNOWN = "?"  # group state that Kafka did not report
 
 
 @dataclass
 class Member:
-    """A worker, as the group's coordinator knows it."""
+    """A group member, as the coordinator reports it."""
 
     member_id: str
     client_id: str
@@ -39,7 +40,7 @@ class Member:
 
 @dataclass
 class PartitionStatus:
-    """A partition of updates and the same one of queries. None: not known, or it never existed."""
+    """One partition number of `updates` and `queries`. None means unknown or nonexistent."""
 
     number: int
     leader: int | None = None
@@ -51,13 +52,13 @@ class PartitionStatus:
     queries_leader: int | None = None
     queries_end: int | None = None
     queries_committed: int | None = None
-    newest_query_age_ms: int | None = None  # by this machine's clock; workers send some themselves
-    written_to: str = ""  # the commit's whole metadata, which names the database
-    overdue: int | None = None  # updates not committed and older than `overdue_s`
+    newest_query_age_ms: int | None = None  # by this machine's clock; probes count
+    written_to: str = ""  # the part of the commit's metadata that names the database
+    overdue: int | None = None  # uncommitted updates older than `overdue_s`
 
     @property
     def updates_lag(self) -> int | None:
-        """Records of `updates` that are not committed: not known to be in Cassandra."""
+        """Uncommitted records of `updates`, which may not be in Cassandra yet."""
         return _lag(self.log_end, self.committed)
 
     @property
@@ -67,36 +68,36 @@ class PartitionStatus:
 
 @dataclass
 class KafkaStatus:
-    """The answers of Kafka."""
+    """What Kafka reports."""
 
     topic_id: str
     group_state: str
     members: list[Member]
     partitions: list[PartitionStatus]
-    problems: list[str] = field(default_factory=list)  # met while asking
-    death_unseen_s: float | None = None  # how long a dead worker counts; None: not known here
-    last_epoch: int = 0  # in the topic with the history; 0: not known
+    problems: list[str] = field(default_factory=list)  # including failed requests
+    death_unseen_s: float | None = None  # session timeout; None: the brokers set it
+    last_epoch: int = 0  # last epoch in the epochs topic; 0: unknown
 
 
 @dataclass
 class LogStatus:
-    """The database's view of the log that it was written from; None for what it does not have."""
+    """What the database says about the log that it was written from. None means unknown."""
 
     epoch: int | None = None
     topic_id: str | None = None
     partitions: int | None = None
-    last_topic: str | None = None  # the topic that it was written from last
-    began_at: str | None = None  # the epoch, UTC
-    first_offsets: tuple[int, ...] = ()  # of the epoch, by partition; empty: not known
-    began_us: int = 0  # the same as `began_at`
+    last_topic: str | None = None  # the topic of the last epoch
+    began_at: str | None = None  # start of the epoch, in UTC
+    first_offsets: tuple[int, ...] = ()  # of the epoch, by partition; empty: unknown
+    began_us: int = 0  # `began_at` as µs since 1970
     database_id: str | None = None
 
 
 def overdue_s(settings: Settings) -> float:
-    """The age at which an update should be in Cassandra and committed.
+    """Return the age at which an uncommitted update is overdue.
 
-    A change is written FLUSH_DELAY_S after it was made, or after twice that time if much is to be
-    written. The next commit tells the group.
+    A worker writes a change after FLUSH_DELAY_S, or after twice that time under load. The next
+    commit follows within COMMIT_INTERVAL_S.
     """
     return 2 * settings.flush_delay_s + 2 * settings.commit_interval_s + OVERDUE_MARGIN_S
 
@@ -106,7 +107,7 @@ def _lag(end: int | None, committed: int | None) -> int | None:
 
 
 def ask_cassandra(settings: Settings) -> LogStatus:
-    """The log that the database was written from; raises ReadStatesError if it does not answer."""
+    """Return what the database says. Raises ReadStatesError if it does not answer."""
     from ..cassandra.store import logs_of
 
     logs = logs_of(settings)
@@ -127,10 +128,10 @@ def ask_cassandra(settings: Settings) -> LogStatus:
 
 
 def ask_kafka(settings: Settings) -> KafkaStatus:
-    """The group and its partitions.
+    """Return the state of the group and its partitions.
 
-    Raises ReadStatesError or TimeoutError if nothing answers. If only some of the answers are
-    missing, its problems name them.
+    Raises ReadStatesError or TimeoutError if Kafka does not answer at all. If single requests fail,
+    `problems` names them.
     """
     from confluent_kafka import KafkaException
 
@@ -179,7 +180,7 @@ def _settings(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> No
 def _epochs(_client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
     from ..restore.history import topic_epochs
 
-    with suppress(EpochsTopicError):  # `_settings` has named it if the topic is missing
+    with suppress(EpochsTopicError):  # `_settings` has reported a missing topic
         kafka.last_epoch = max(topic_epochs(settings), default=0)
 
 
@@ -202,7 +203,7 @@ def _members(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> Non
     except KafkaException as exc:
         if exc.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
             raise
-        kafka.group_state = "DEAD"  # what older brokers say of a group that is not there
+        kafka.group_state = "DEAD"  # as older brokers report a group that does not exist
         return
     kafka.group_state = described.state.name
     for member in described.members:
@@ -225,8 +226,10 @@ def _strangers(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> N
 
 
 def _listed(client: AdminClient, name: str, number: int, spec: OffsetSpec) -> Any:
-    """The offset that `spec` asks for. One request for each partition: the answer for one without
-    a leader must not hide the others.
+    """Return the offset that `spec` selects in one partition.
+
+    Each partition gets its own request, because one partition without a leader would fail a
+    request for several partitions.
     """
     from confluent_kafka import TopicPartition
 
@@ -264,14 +267,14 @@ def _ages(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
     for partition in kafka.partitions:
         if partition.queries_leader is None:
             continue
-        with suppress(KafkaException, TimeoutError):  # `_offsets` has named it
+        with suppress(KafkaException, TimeoutError):  # `_offsets` has reported it
             newest_ms = _listed(client, name, partition.number, newest).timestamp
             if newest_ms >= 0:
                 partition.newest_query_age_ms = time.time_ns() // 1_000_000 - newest_ms
 
 
 def _transactions(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> None:
-    """Name the transactions that stay open for OPEN_LOOK_S: most end within milliseconds."""
+    """Report each transaction that stays open for OPEN_LOOK_S."""
     before = _open_at(client, settings, kafka)
     if not before:
         return
@@ -280,7 +283,7 @@ def _transactions(client: AdminClient, settings: Settings, kafka: KafkaStatus) -
         if before.get((name, number)) == offset:
             kafka.problems.append(
                 f"deviation {OPEN_TRANSACTION}: {name} partition {number} cannot be read beyond "
-                f"offset {offset}: a transaction is open there. See "
+                f"offset {offset}, because a transaction is open there. See "
                 "ops/runbooks/ReadStatesDeviation.md"
             )
 
@@ -288,7 +291,7 @@ def _transactions(client: AdminClient, settings: Settings, kafka: KafkaStatus) -
 def _open_at(
     client: AdminClient, settings: Settings, kafka: KafkaStatus
 ) -> dict[tuple[str, int], int]:
-    """The offsets of open transactions, by topic and partition."""
+    """Return the first offset of open transactions, by topic and partition."""
     from confluent_kafka import IsolationLevel, TopicPartition
     from confluent_kafka.admin import OffsetSpec
 
@@ -308,9 +311,9 @@ def _open_at(
 
 
 def _metadata(place: Any) -> str:
-    """`clean:<position>` or `live:<position>`, or empty.
+    """Return `clean:<position>` or `live:<position>` from a commit, or an empty string.
 
-    confluent-kafka (2.16) may read beyond its end, so only a text with its terminator is taken.
+    confluent-kafka 2.16 may append garbage to the metadata, so the terminator `;` is required.
     """
     try:
         form = re.match(r"((?:clean|live):[0-9]+);", place.metadata or "")
@@ -320,7 +323,10 @@ def _metadata(place: Any) -> str:
 
 
 def _written_to(place: Any) -> str:
-    """The metadata with the name of the database; empty if another program made the commit."""
+    """Return the part of a commit's metadata that names the database.
+
+    It is empty if the commit comes from another program.
+    """
     with suppress(UnicodeDecodeError):
         return named_in(place.metadata or "")
     return ""
@@ -354,7 +360,7 @@ def _overdue(client: AdminClient, settings: Settings, kafka: KafkaStatus) -> Non
         if partition.committed >= partition.log_end:
             partition.overdue = 0
             continue
-        with suppress(KafkaException, TimeoutError):  # `_offsets` has named it
+        with suppress(KafkaException, TimeoutError):  # `_offsets` has reported it
             spec = OffsetSpec.for_timestamp(before_ms)
             young = _listed(client, settings.updates_topic, partition.number, spec).offset
             end = partition.log_end if young < 0 else young

@@ -1,27 +1,28 @@
-"""The worker's membership in the consumer group: one thread, and a consumer that reads nothing.
+"""The worker's membership in the consumer group: one thread with a consumer that reads no records.
 
-The owner of the partitions lives on the event loop. It gives commands, which wait in a queue until
-the thread takes them; the thread tells it what changes, in order. Each poll of the thread is short,
-and nothing else in it waits, because everything about the group would have to wait, too.
-`ownership.py` knows which commands still count (O1-O3); `group_member.py` knows librdkafka;
-`group_errors.py` knows what each error means.
+The owner of the partitions runs on the event loop. It puts commands into a queue, and the thread
+takes them. The thread reports changes of ownership to the owner, in order. Each poll is short, and
+the thread never blocks elsewhere, because that would delay everything about the group.
+`ownership.py` decides which commands still count (O1-O3). `group_member.py` wraps librdkafka, and
+`group_errors.py` decides what each error means.
 
-Letting go. When the group takes partitions back (`Owner.revoked`), the owner goes on serving them
-until it has handed them over, and then calls `release`. The partitions of one revocation are let go
-together. Until then the group counts them as this member's, and gives them to nobody. Even if they
-are to come back, `Owner.assigned` comes only after the release.
+Release. When the group revokes partitions (`Owner.revoked`), the owner serves them until it has
+handed them over, and then calls `release`. After all pending partitions are released, the thread
+lets go of them: it tells librdkafka that the group may assign them to other members. Even if a
+partition comes back to this member, `Owner.assigned` follows only then.
 
-Losing. A loss shows in librdkafka, in a refused commit, or in a change of the member's ID. Then the
-owner hears `lost` for everything, and the member begins anew with another consumer: librdkafka may
-believe that it still owns what it has lost, and reports no loss while a release is pending.
+Loss. A loss shows as an event of librdkafka, a rejected commit, or a new member ID. The owner then
+gets `lost` for all partitions, and the thread creates a new consumer. The old consumer could still
+count lost partitions as its own, and it reports no loss while a release is pending.
 
-G1: nothing is let go while a commit under way names it. librdkafka holds a commit back while the
-    coordinator is away; sent after the release, it would undo a commit of the next owner.
-G2: one commit is under way at a time, so that an older one is never last (W2 of `watermark.py`).
-G3: an owner that does not release within the group's rebalance timeout has lost what is pending:
-    the group expels such a member.
-G4: after an error that a person must correct, no other consumer is made. Otherwise a worker that is
-    about to end would fence another one that uses the same name.
+G1: The thread lets nothing go while a commit under way names it. While the coordinator is away,
+    librdkafka delays commits. A commit sent after the release would undo the next owner's commit.
+G2: Only one commit is under way at a time, so an older commit never arrives last (W2 of
+    `watermark.py`).
+G3: A member that does not release within the group's rebalance timeout has lost its pending
+    partitions, because the group expels such a member.
+G4: After an error that needs an operator, the thread creates no new consumer. Otherwise, a worker
+    that is about to end would fence another worker with the same name.
 """
 
 from __future__ import annotations
@@ -48,37 +49,38 @@ from .pulse import Pulse
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.05  # a command may wait this long
-POLL_BUSY_S = 0.005  # the same for BUSY_S after a change of ownership
+POLL_S = 0.05  # most time that a command waits
+POLL_BUSY_S = 0.005  # used instead for BUSY_S after a change of ownership
 BUSY_S = 3.0
 COMMIT_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 3.0
-SILENT_MAX_S = 60.0  # a turn takes a fraction of a second, and waits for no broker
-RETRY_S, RETRY_MAX_S = 0.1, 2.0  # the pause before another consumer is made; it doubles
+SILENT_MAX_S = 60.0  # a thread that is silent for longer is stuck; a turn takes under 1 s
+RETRY_S, RETRY_MAX_S = 0.1, 2.0  # pause before a new consumer is created; it doubles each time
 
 
 @dataclass(eq=False)
 class Commit:
-    """A commit on its way. `heard`: the last change that its owner had heard of."""
+    """A queued commit. `heard`: the last change that the owner knew when it committed."""
 
     offsets: Mapping[TopicPartition, Committed]
     heard: int
     answer: asyncio.Future[bool]
-    is_whole: bool = True  # False if some of it was left out
-    abandoned: bool = False  # its owner no longer waits
+    is_whole: bool = True  # False if some offsets were left out
+    abandoned: bool = False  # True if the owner no longer waits
 
 
 class Release(NamedTuple):
-    """A release on its way."""
+    """A queued release. `heard`: as in `Commit`."""
 
     numbers: Set[int]
     heard: int
 
 
 class Group:
-    """See the module. `refuse` is called on the event loop with the error that ends the worker.
+    """See the module.
 
-    `instance_id`: the member's name; empty if it has none.
+    `instance_id`: the member's `group.instance.id`, or empty. The group calls `refuse` on the event
+    loop with the error that ends the worker.
     """
 
     def __init__(
@@ -87,24 +89,24 @@ class Group:
         self._settings, self._tell_refusal = settings, refuse
         self._instance_id = instance_id
         self._questions = Questions(settings, refuse)
-        self._heard = 0  # the last change that the owner has heard of
+        self._heard = 0  # the last change that the owner knows
         self._commands: deque[Release | Commit] = deque()
         self._leaving = threading.Event()
         self._thread: threading.Thread | None = None
         self.pulse = Pulse("group", SILENT_MAX_S, is_vital=True)
-        # These belong to the thread.
+        # Only the thread uses these.
         self._member: Member | None = None
         self._ownership = Ownership()
         self._judge = Judge(settings, instance_id)
         self._commits: deque[Commit] = deque()
         self._under_way: Commit | None = None
-        self._loss = ""  # why the membership is lost, until `_begin_anew` has run
+        self._loss = ""  # why the membership is lost; `_begin_anew` handles it
         self._refused = False
         self._pause_s = RETRY_S
         self._begin_at = self._look_at = self._busy_until = 0.0  # time.monotonic()
         self._sparing = Sparing()
 
-    # -- on the event loop: `Membership` documents these -----------------------------------------
+    # -- on the event loop; documented in `Membership` -----------------------------------------
 
     def start(self, owner: Owner) -> None:
         self._owner, self._loop = owner, asyncio.get_running_loop()
@@ -127,7 +129,7 @@ class Group:
         return await self._questions.log_ranges(places)
 
     async def commit_offsets(self, offsets: Mapping[TopicPartition, Committed]) -> bool:
-        """See `Membership`. It is also False if a part of the commit was left out."""
+        """See `Membership`. The result is also False if some offsets were left out."""
         if self._thread is None or not self._thread.is_alive():
             return False
         commit = Commit(offsets, self._heard, self._loop.create_future())
@@ -160,10 +162,10 @@ class Group:
             while not self._leaving.is_set():
                 self.pulse.beat()
                 self._turn()
-        except Exception as exc:  # a bug; without this thread there is no group
+        except Exception as exc:  # a bug; the worker needs this thread
             log.exception("group_thread_failed")
             self._refuse(
-                GroupError(f"the group's thread died: {exc!r}. Restart the worker, and report this")
+                GroupError(f"the group's thread died: {exc!r}. Restart the worker and report this")
             )
         finally:
             self._answer_commits()
@@ -196,7 +198,7 @@ class Group:
                 self._ownership.release(command.numbers, command.heard)
 
     def _watch(self, member: Member) -> None:
-        """Look for a loss, send the next commit, and let go of what was released."""
+        """Detect a loss, let go of released partitions, and send the next commit."""
         now, ownership = time.monotonic(), self._ownership
         if now >= self._look_at:
             self._look_at = now + member.look_s
@@ -238,7 +240,7 @@ class Group:
                 self.on_commit([exc.args[0]])
 
     def _begin_anew(self, member: Member) -> None:
-        """Tell the owner that everything is lost, and have another consumer made."""
+        """Tell the owner that all partitions are lost, and schedule a new consumer."""
         change, lost = self._ownership.lose()
         log.warning("group_lost partitions=%s why=%r", sorted(lost), self._loss)
         if lost:
@@ -250,7 +252,7 @@ class Group:
         self._pause_s = min(2 * self._pause_s, RETRY_MAX_S)
 
     def _failed(self, error: KafkaError) -> None:
-        """Handle an error of the group."""
+        """Handle an error that a poll returned."""
         now = time.monotonic()
         code, end = self._judge.judge(error, now)
         if self._sparing.is_due(error, now):
@@ -262,7 +264,7 @@ class Group:
         if is_fatal(error):
             self.on_lost(error.str())
 
-    # -- in the thread, while the member is polled -----------------------------------------------
+    # -- in the thread, called during a poll -----------------------------------------------
 
     def on_assigned(self, numbers: Set[int]) -> None:
         self._judge.joined()
@@ -298,10 +300,10 @@ class Group:
                 self._refuse(end)
 
     def _goes_on_with_updates(self, error: KafkaError) -> bool:
-        """Send the offsets of updates by themselves, if the topic of queries is not there.
+        """Commit only the offsets of updates, if the queries topic is missing.
 
-        The group has taken those of updates, but librdkafka tells the error of one topic as one of
-        all. Those of queries follow when somebody has made that topic again, and its log begins.
+        librdkafka reports the error of one topic for the whole commit. The offsets of queries
+        follow after the queries topic was created again. Return False if this does not apply.
         """
         commit, member = self._under_way, self._member
         if error.code() not in TOPIC_GONE or commit is None or member is None:
@@ -330,7 +332,7 @@ class Group:
         self._on_loop(_resolve, commit.answer, accepted)
 
     def _answer_commits(self) -> None:
-        """Answer all commits with False, because nobody else will answer them."""
+        """Report all queued commits as failed, because no result will arrive."""
         under_way = () if self._under_way is None else (self._under_way,)
         for commit in (*under_way, *self._commits):
             self._answer(commit, False)
@@ -345,11 +347,11 @@ class Group:
     def _on_loop(self, call: Callable[..., object], *arguments: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(call, *arguments)
-        except RuntimeError:  # the loop has ended, and with it everybody who would listen
+        except RuntimeError:  # the loop is closed, so nobody waits for this call
             log.debug("group_loop_closed call=%r", call)
 
     def _check_topic(self) -> None:
-        """On the loop: ask whether the topic is gone."""
+        """Check on the event loop whether the topic is gone."""
         self._checking = asyncio.ensure_future(self._questions.check_topic())
         self._checking.add_done_callback(lambda done: done.cancelled() or done.exception())
 

@@ -1,43 +1,44 @@
-"""How a worker takes partitions, hands them over, and closes those that it lost.
+"""Opens the partitions that the group assigns, hands them over, and closes those that were lost.
 
-The group changes owners partition by partition: it assigns some, wants some back, and leaves the
-others alone. Each partition of this worker has a task of its own, its tenure, so that a change of
-one never makes another wait.
+The group assigns and revokes single partitions. Each partition of this worker has its own task,
+its tenure, so a change of one partition does not delay the others.
 
-Taking a partition, after `opening.py` has opened it in steps 1-5:
- 6. read its updates and queries;
- 7. commit, so that the metadata says that an owner is at work. Before that commit no query is
-    answered and nothing is written out.
+Opening a partition (`opening.py` has steps 1-5):
+ 6. Read the partition's updates and queries.
+ 7. Commit metadata that says `live`: an owner is at work. Before this commit, the worker answers no
+    query of the partition and writes nothing out.
 
-Handing partitions over, when the group wants them back, and at shutdown:
- 0. go on: fold, answer, and write out what is dirty, without waiting for FLUSH_DELAY_S. This lasts
-    LET_GO_AFTER_S at a revocation, because the group waits that long anyway, and at shutdown until
-    little is left, at most HANDOVER_TIMEOUT_S;
- 1. read no more updates; fold, answer and write out the rest (for at most REVOKED_DRAIN_S at a
-    revocation, HANDOVER_TIMEOUT_S at shutdown) until the others that leave with this partition are
-    done, too: the group lets them go together, and nobody serves one that is closed earlier;
- 2. take nothing more, and commit the watermark, with the position reached, as clean;
- 3. close the table cleanly, with the position from which a later run may continue. Changes that
-    were not written out in time stay dirty in the table, and the commit stays below them;
- 4. release the partition: only now may the group give it to another owner.
+Handing partitions over, after a revocation or at shutdown:
+ 0. Continue for a while: fold, answer queries, and write out dirty users without FLUSH_DELAY_S. A
+    revoked partition continues for LET_GO_AFTER_S, because the group waits that long anyway. At
+    shutdown, step 0 ends when few changes are left, or after HANDOVER_TIMEOUT_S.
+ 1. Read no more updates, but fold, answer and write out the rest. All partitions that leave
+    together wait for each other, because the group releases them together. A partition that closed
+    earlier would have no owner meanwhile. The limit is REVOKED_DRAIN_S, or HANDOVER_TIMEOUT_S at
+    shutdown.
+ 2. Accept nothing more. Commit the watermark, with the position in metadata that says `clean`.
+ 3. Close the table cleanly, with the position where a later owner may continue. Changes that are
+    not written out yet stay dirty in the table, and the commit stays below them.
+ 4. Release the partition. Only now can the group assign it to another owner.
 
-A partition that is lost is closed at once and commits nothing: it may have another owner already.
-One that is given back in step 0 goes on as if nothing had happened. One that is given back later is
-closed first and then opened anew, without having been released.
+A lost partition may already have another owner, so the worker closes it at once, without a commit.
+The group may also give a revoked partition back. In step 0, such a partition simply continues.
+Later, the worker closes it and opens it again, without a release.
 
-R1: a partition is opened and closed by its tenure alone, so it is never open twice.
-R2: no query is answered and nothing is written out before a commit of this owner says `live` (P8).
-R3: a position that a commit calls `clean` is never behind one that any owner may have answered
-    from, even if an owner leaves before it has caught up with its predecessor.
-R4: a member may commit any partition, so an owner fences itself: it commits a partition only while
-    it is open, and releases it only when it is closed. Kafka fences those that it expelled: their
-    commits do not count. A write of another owner does no harm (its timestamp is its version). So
-    if there are two owners for a moment, because the first was expelled and does not know it, they
-    can neither lose an update nor apply one twice.
-R5: a table may be ahead of the position from which it continues, and of the metadata, if its owner
-    could not commit; its content is shown only after the log has been folded that far.
-R6: an ownership ends once: by its release, by its loss, or by the end of the membership. What was
-    lost or given back while its release was pending is not released.
+R1: Only its tenure opens and closes a partition, so the partition is never open twice.
+R2: Before a commit of this owner says `live`, the worker answers no query of the partition and
+    writes nothing out (P8).
+R3: The position in a `clean` commit is never behind a position from which any owner may have
+    answered. This also holds if an owner leaves before it has caught up with the previous owner.
+R4: Kafka lets a member commit any partition, so each owner fences itself. It commits a partition
+    only while the partition is open, and releases it only after closing it. Kafka fences expelled
+    members: it rejects their commits. An expelled owner may not know yet that it has lost the
+    partition. Its writes to Cassandra do no harm, because a row's timestamp is its version. So two
+    owners at the same time neither lose an update nor apply one twice.
+R5: If its owner could not commit, a table may be ahead of the commit's position and metadata. The
+    worker shows the table's content only after it has folded the log up to that content.
+R6: An ownership ends once: by a release, a loss, or the end of the membership. A partition that is
+    lost or given back during a pending release is not released.
 """
 
 from __future__ import annotations
@@ -62,43 +63,43 @@ from .tables import Tables
 
 log = logging.getLogger(__name__)
 
-LET_GO_AFTER_S = 1.1  # librdkafka needs about this long before it can pass a partition on
-REVOKED_DRAIN_S = 0.3  # for the rest: meanwhile nobody folds the partition's new updates
-EARLY_WRITE_OUT_UNTIL_AGE_S = 0.3  # a shutdown's step 0 ends when no change is older than this
-LIVE_RETRY_S = 0.05  # after a failed commit: queries wait for the first commit
+LET_GO_AFTER_S = 1.1  # librdkafka needs about this long to release a partition
+REVOKED_DRAIN_S = 0.3  # short, because nobody folds new updates during step 1
+EARLY_WRITE_OUT_UNTIL_AGE_S = 0.3  # step 0 of a shutdown ends when no change is older
+LIVE_RETRY_S = 0.05  # short, because queries wait for the first commit
 POLL_INTERVAL_S = 0.005
 
 
 class Departure:
-    """Partitions that leave together. `waiting` are those with something left to write out."""
+    """Partitions that leave together. Those in `waiting` still have changes to write out."""
 
     def __init__(self, numbers: Set[int]) -> None:
         self.waiting = set(numbers)
 
 
 class Tenure:
-    """This worker's ownership of one partition, until it is no longer wanted."""
+    """This worker's ownership of one partition. `wanted` is True until it must end."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.owned: OwnedPartition | None = None  # while it is open
-        self.unwanted = asyncio.Event()  # the group, or a shutdown, ends the ownership
+        self.owned: OwnedPartition | None = None  # set while the partition is open
+        self.unwanted = asyncio.Event()  # set by a revocation, a loss or a shutdown
         self.departure = Departure(set())
         self.losses = 0
-        self.since = time.monotonic()  # of the last change
+        self.since = time.monotonic()  # time of the last change of ownership
 
     @property
     def wanted(self) -> bool:
         return not self.unwanted.is_set()
 
     def keep(self) -> None:
-        """The group wants this worker to own the partition after all, or again."""
+        """Continue the ownership, because the group has assigned the partition again."""
         self.since = time.monotonic()
         self.departure.waiting.discard(self.number)
         self.unwanted.clear()
 
     def end(self, departure: Departure) -> None:
-        """The partition is to leave, together with others."""
+        """End the ownership, together with the other partitions of the departure."""
         self.since = time.monotonic()
         self.departure.waiting.discard(self.number)
         self.departure = departure
@@ -106,9 +107,10 @@ class Tenure:
 
 
 class Rebalancer:
-    """Owns the partitions of a `Partitions`; it is the `Owner` that a membership tells of changes.
+    """Owns the partitions in a `Partitions`. It is the `Owner` whose methods the membership calls.
 
-    `refuse` is called with an error that ends the worker. `run`: of a candidate.
+    The rebalancer calls `refuse` with an error that ends the worker. `run`: the candidate's run, or
+    empty.
     """
 
     def __init__(
@@ -140,16 +142,16 @@ class Rebalancer:
         self.let_go_after_s = LET_GO_AFTER_S
 
     def ready(self) -> tuple[bool, str]:
-        """Whether all partitions are open for queries and caught up, and the reason if not."""
+        """Return whether all partitions are open and caught up, and the reason if not."""
         opening = [n for n, tenure in self._tenures.items() if tenure.wanted and not tenure.owned]
         if opening:
             return False, f"opening: {', '.join(map(str, sorted(opening)[:8]))}"
         return self._partitions.ready()
 
-    # -- what the group says ------------------------------------------------------------------
+    # -- calls from the membership ------------------------------------------------------------
 
     def assigned(self, numbers: Set[int]) -> None:
-        """Open these partitions, or keep them if they were to be handed over."""
+        """Open these partitions. Keep those that are being handed over."""
         metrics.REBALANCES.inc()
         if max(numbers, default=0) >= self._epoch.partitions:
             self._refuse(EpochError(more_partitions(self._settings, self._epoch.partitions)))
@@ -166,7 +168,7 @@ class Rebalancer:
                 task.add_done_callback(self._tasks.discard)
 
     def revoked(self, numbers: Set[int]) -> None:
-        """Hand these partitions over, and release them."""
+        """Hand these partitions over and release them."""
         metrics.REBALANCES.inc()
         departure = Departure(numbers & self._tenures.keys())
         for number in numbers & self._tenures.keys():
@@ -176,7 +178,7 @@ class Rebalancer:
             self._member.release(closed)
 
     def lost(self, numbers: Set[int]) -> None:
-        """Close these partitions without a commit: they may have another owner already."""
+        """Close these partitions without a commit, because they may have another owner."""
         metrics.REBALANCES.inc()
         log.warning("lost partitions=%s", sorted(numbers))
         for number in numbers & self._tenures.keys():
@@ -189,11 +191,11 @@ class Rebalancer:
     # -- a tenure -----------------------------------------------------------------------------
 
     async def _hold(self, tenure: Tenure) -> None:
-        """Hold a partition until it is not wanted any more."""
+        """Run the tenure of a partition until its ownership ends."""
         try:
             while tenure.wanted:
-                await self._serve(tenure)  # R1: nothing else opens it
-        except Exception as exc:  # noqa: BLE001 (whatever it is, nobody would serve the partition)
+                await self._serve(tenure)  # R1: nothing else opens the partition
+        except Exception as exc:  # noqa: BLE001 (after any error, nobody serves the partition)
             self._refuse(exc)
         except asyncio.CancelledError:
             if not self._stopping:
@@ -201,15 +203,15 @@ class Rebalancer:
             raise
         tenure.departure.waiting.discard(tenure.number)
         del self._tenures[tenure.number]
-        # Step 4. Release it (R6); the group ignores a release for which it is not waiting.
+        # Step 4. Release the partition (R6). The membership ignores a release without a revocation.
         self._member.release({tenure.number})
         metrics.REBALANCE_SECONDS.observe(time.monotonic() - tenure.since)
 
     async def _serve(self, tenure: Tenure) -> None:
-        """Open the partition, serve it until it is not wanted or lost, and close it."""
+        """Open the partition, serve it until its ownership ends, and close it."""
         number, losses = tenure.number, tenure.losses
 
-        def ours() -> bool:  # what was looked up before a loss does not count after it
+        def ours() -> bool:  # a loss invalidates what was read before it
             return tenure.wanted and tenure.losses == losses
 
         owned = await self.opener.open(number, ours)
@@ -226,18 +228,18 @@ class Rebalancer:
             await self._go_live(tenure, owned)
         else:
             self._end(owned)
-        while partition.incarnation >= 0:  # until `_end`, which `lost` calls, too
+        while partition.incarnation >= 0:  # `_end` sets it to -1; `lost` calls `_end`
             await tenure.unwanted.wait()
             if await self._is_given_back(tenure, owned):
                 continue
             await self._hand_over(owned, tenure.departure)
         tenure.departure.waiting.discard(number)
-        # Step 3. Close the table; a thread does it, because the whole file is read.
+        # Step 3. Close the table, in a thread because closing reads the whole file.
         await asyncio.get_running_loop().run_in_executor(None, owned.file.close, True)
         tenure.owned = None
 
     async def _go_live(self, tenure: Tenure, owned: OwnedPartition) -> None:
-        # Step 7. Say that an owner is at work (R2).
+        # Step 7. Commit that an owner is at work (R2).
         partition = owned.partition
         while tenure.wanted and partition.incarnation >= 0:
             if await self.commits.commit([owned]):
@@ -247,8 +249,8 @@ class Rebalancer:
             await asyncio.sleep(LIVE_RETRY_S)
 
     async def _is_given_back(self, tenure: Tenure, owned: OwnedPartition) -> bool:
-        """Go on for a while; True if the partition is not to be handed over after all."""
-        # Step 0. Fold, answer, and write out.
+        """Continue for a while. Return True if no handover is needed any more."""
+        # Step 0. Fold, answer queries, and write out.
         partition = owned.partition
 
         def is_not_leaving() -> bool:
@@ -265,7 +267,7 @@ class Rebalancer:
         drain_s = self._settings.handover_timeout_s
         if not self._stopping:
             drain_s = min(drain_s, REVOKED_DRAIN_S)
-        # Step 1. Read no more updates, and finish the rest.
+        # Step 1. Read no more updates, and finish those that were read.
         self._updates.stop(number)
 
         def all_done() -> bool:
@@ -277,7 +279,7 @@ class Rebalancer:
         departure.waiting.discard(number)
         if partition.incarnation < 0:
             return
-        # Step 2. Take nothing more, and commit.
+        # Step 2. Accept nothing more, and commit.
         with partition.exclusive(OTHER):
             partition.closing = True
         self._queries.stop(number)
@@ -292,7 +294,7 @@ class Rebalancer:
         self._end(owned)
 
     def _end(self, owned: OwnedPartition) -> None:
-        """Stop all that concerns the partition; its table is closed after this."""
+        """Stop all work on the partition. Its table is closed afterwards."""
         partition, settings = owned.partition, self._settings
         if partition.incarnation < 0:
             return
@@ -300,7 +302,7 @@ class Rebalancer:
         with partition.exclusive(OTHER):
             partition.closing = True
             partition.progress.store()
-            partition.incarnation = -1  # P5: results that arrive from here on are dropped
+            partition.incarnation = -1  # P5: later results are dropped
         self._updates.stop(number)
         self._queries.stop(number)
         if self._feed is not None:
@@ -312,9 +314,9 @@ class Rebalancer:
     # -- the end ------------------------------------------------------------------------------
 
     async def shut_down(self, *, write_out: bool = True) -> None:
-        """Hand over all partitions, and leave the group.
+        """Hand over all partitions and leave the group.
 
-        Without `write_out`, step 0 is left out, because after a fatal error nothing is served.
+        After a fatal error, pass `write_out=False` to skip step 0.
         """
         self._stopping = True
         if write_out:
@@ -331,7 +333,7 @@ class Rebalancer:
         await self._member.leave()
 
     async def _write_out_first(self) -> None:
-        """Step 0 of a shutdown: all partitions go on until little is left to be written out."""
+        """Do step 0 for all partitions, until few changes are left to write out."""
         partitions, write_behind = self._partitions, self._partitions.write_behind
         for owned in partitions.active():
             owned.partition.write_out.everything = True
@@ -345,14 +347,14 @@ class Rebalancer:
 
 
 def _is_finished(partition: Partition) -> bool:
-    """True if all that was read is folded and durable, or cannot be."""
+    """Return True if all updates read so far are durable, or if nothing can be written out."""
     return not partition.progress.live_committed or (
         not partition.inbox.batches and partition.all_durable
     )
 
 
 async def _until(done: Callable[[], bool], timeout_s: float) -> bool:
-    """Wait for something; False if the time ran out first."""
+    """Wait until `done` returns True. Return False after a timeout."""
     clock = asyncio.get_running_loop().time
     end = clock() + timeout_s
     while not done():
