@@ -25,16 +25,17 @@ Header (byte_offset, type, meaning):
     168 q    dirty head (oldest)     176 q  dirty tail (youngest)
     184 q    first free slot         192 q  free slots
     200 q    end of the slots ever used; later slots were never used and are on no list
-    208 u32  CRC-32 of everything after the header, and then of bytes 16-207; stored by a clean close
+    208 u32  CRC-32 of all bytes after the header, then of bytes 16-207; stored by a clean close
     216 36s  boot ID of the machine that wrote the file
     256 q    position with every bit inverted, stored after the position
 
 State slot:                                   User slot:
     0   q    channel_id                           0   q    user_id
-    8   q    last_message_id, 0: none             8   q    floor: the smallest safe since_version
-    16  q    last_mention_id, 0: none; if         16  q    first_version: the oldest change that
-             EXTENDED, the first extension                 is not being written, 0: none
-    24  q    version                              24  q    delete_version: of a deletion that is
+    8   q    last_message_id, 0: none             8   q    floor: a query with a smaller
+                                                           since_version gets a full reply
+    16  q    last_mention_id, 0: none; if         16  q    first_version, of the oldest change
+             EXTENDED, the first extension                 that is not being written, 0: none
+    24  q    version                              24  q    delete_version, of a deletion that is
                                                            not in Cassandra yet, 0: none
     32  Q    last_pin_timestamp (ms) << 16        32  u32  LRU next (colder)
              | last_viewed (days)                 36  u32  LRU previous (warmer)
@@ -55,10 +56,11 @@ Extension slot, with up to three entries of a state (marks.py):
 Free slot:
     52  u32  next free slot; all other bytes are zero
 
-A TOMBSTONE is a deleted state whose deletion is not in Cassandra yet. The fields of a HIDDEN state
-are all zero, so no reply contains the state. It is kept because it has entries, because the event
-`set` cleared its last field, or as the mark of a final deletion (type 0, channel 0). All other
-states are shown. A user's side slots are its hidden states and all its extensions.
+Names in capitals, such as EXTENDED, are status bits. A TOMBSTONE is a deleted state whose deletion
+is not in Cassandra yet. A HIDDEN state is in no reply, because its fields are all zero. It is kept
+for one of three reasons: it has entries, the event `set` cleared its last field, or it is the mark
+of a final deletion (type 0, channel 0). All other states are *shown*. The *side slots* of a user
+are its hidden states and all its extensions.
 
 Hash, modulo 2^64:  mix(a, b): x = a * C1;  x ^= x >> 32 ^ b;  x *= C2;  x ^= x >> 29;  x * C3
     C1 9e3779b97f4a7c15   C2 c2b2ae3d27d4eb4f   C3 165667b19e3779f9   C4 d6e8feb86659fd93
@@ -100,9 +102,10 @@ After a death (SIGKILL, out of memory), the pages contain all stores up to some 
 interrupted operation may have made only some of its stores, from the first one on. These parts of
 the file are then not trusted: links, the index, counts, the ends of lists, QUEUED, IN_FLIGHT, and
 the first_version of writes under way. `rebuild.py` derives them from the other parts. Each of the
-other parts is either right or recognizably damaged, for these reasons:
-    - A checksum seals each slot. A half-changed slot has a wrong checksum, and a half-freed slot is
-      not zero. Then the worker drops the file. One in 65,536 damaged slots passes by chance.
+other parts is either right or recognisably damaged, for these reasons:
+    - A slot is *sealed* when its checksum is stored. A half-changed slot has a wrong checksum, and
+      a half-freed slot is not zero. In both cases, the worker drops the file. One in 65,536 damaged
+      slots passes by chance.
     - A read state without a user is also damage.
     - A user is PARTIAL until its last read state is sealed (O1), and again before its first read
       state is freed (O2). Otherwise, missing read states would go unnoticed, because the user's
@@ -115,12 +118,12 @@ other parts is either right or recognizably damaged, for these reasons:
       value. It names its owner, so the rebuild can queue the user.
     - An extension never changes while a sealed state leads to it (O6, O7). So the state's checksum
       makes the whole change valid at once. The rebuild frees extensions that no state leads to.
-    - A final deletion sets delete_version before it makes its mark (O3). If the mark is missing, the
-      event is folded again and makes the mark. In the opposite order, the mark would cause the
+    - A final deletion sets delete_version before it makes its mark (O3). If the mark is missing,
+      the event is folded again and makes the mark. In the opposite order, the mark would cause the
       event to be skipped while old read states are still there.
-    - An event that changes several read states seals them one by one. The position is stored only
-      after all of them, so the event is folded again. The version of each read state shows whether
-      the event has changed it.
+    - If an event changes several read states, the table seals them one by one. The position is
+      stored only after all of them, so the event is folded again. The version of each read state
+      shows whether the event has changed that read state.
 
 A compiler may reorder stores. Within a slot, that does no harm, because of the checksum. Between
 two slots, the order matters for these pairs:

@@ -1,28 +1,28 @@
 """Opens and closes table files.
 
-A file is reused only if it certainly contains what its owner left, or can be repaired to contain
-that. Otherwise, a new file replaces it. Replacing a file is always safe, because the worker then
+A file is reused only if it certainly contains all changes of its last owner, perhaps after a
+repair. Otherwise, a new file replaces it. Replacing a file is always safe, because the worker then
 folds the log again from the committed offset.
 
-Steps of opening:
+`open_table` takes these steps:
     0 Remove a file that other users may have read or written (`_shared`). A process that has the
       file open could still use it, even after a change of the file's mode.
     1 Lock the file (flock) for as long as it is mapped. The kernel drops the lock of a dead process
       but not of a suspended process. A process that cannot get the lock uses a private file
       without a name, so two processes never share a file.
-    2 Reuse the file if it has the same log, layout and size, and its last owner left it complete.
-      That is the case if the owner closed it clean and the checksum is right. It is also the case
-      if the owner died after the last boot of the machine, because then no store was lost.
-      Otherwise, reserve space for a new table before mapping it: on a full tmpfs, a store to an
-      unreserved page kills the process with SIGBUS.
+    2 Reuse the file if it has the same log, layout and size, and if no store of its last owner was
+      lost. No store was lost if the owner closed the file clean and the checksum is right. The same
+      holds if the owner died after the last boot of the machine. Otherwise, reserve space for a new
+      table before mapping it. On a full tmpfs, a store to an unreserved page kills the process with
+      SIGBUS.
     3 Map the file, with all its pages if the kernel can do that. Clear the mark "closed clean" on
       disk before the first change.
     4 If the last owner died, trust only the slots and the position, and rebuild everything else
       (`rebuild.py`).
     5 Check the invariants of layout.py (`verify.py`). If the file is damaged, continue at step 2
       with a new file.
-Then the owner, which knows the committed offset, calls `Table.recover`. This queues the changes
-that were dirty or being written.
+Then the new owner, which knows the committed offset, calls `Table.recover`. That method queues the
+changes that were dirty or being written.
 
 A clean close writes the checksum first and the mark last. If a power cut keeps the mark and loses
 other data, the checksum is wrong. If the power fails while the file is open, the boot ID differs
@@ -83,8 +83,8 @@ class TableIdentity:
 class TableFile:
     """A mapped table file, locked until `close`.
 
-    `warm`: the table contains what its last owner left. `why`: the reason for `warm` or for a new
-    file. `private`: another process has locked the path, so this file has no name.
+    `warm`: the table contains what its last owner left. `why`: why the file was reused or
+    replaced. `private`: another process has locked the path, so this file has no name.
     """
 
     def __init__(self, path: Path, file: int, mapped: mmap.mmap, table: Table, why: str) -> None:
@@ -149,7 +149,7 @@ def open_table(
 
 
 def _shared(path: Path) -> str:
-    """Return why other users may have used the file; empty if they cannot have."""
+    """Return a reason why other users may have used the file, or an empty string."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -230,7 +230,7 @@ def _crc(mapped: mmap.mmap) -> int:
 
 
 def _why(file: int, identity: TableIdentity, slots: int) -> str:
-    """Return CLEAN or DIED if the file can be reused, otherwise the reason against it."""
+    """Return CLEAN or DIED if the file can be reused, otherwise the reason why not."""
     size = os.fstat(file).st_size
     if size == 0:
         return "new"

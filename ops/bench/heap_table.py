@@ -2,13 +2,14 @@
 
 It is an LRU cache: an `OrderedDict` of users. Each user is an object with a dict of read states.
 Each read state is an object with a dict of its mentions, if it has any. This is the usual design in
-Python. Two choices make it cheaper: slots, and integer keys, which the collector does not track.
+Python. Two choices make it cheaper: `__slots__`, and integer keys, which the collector does not
+track.
 
 The class has the methods of `Table` that the service needs for acks, mentions, queries, loads,
 evictions and writing out. Their results are the same: `tests/unit/streams/test_heap_peer.py` feeds
-one log to both tables. Both have room for the same number of users and read states. There are two
-differences. This table has no retractions. It also forgets the mentions beyond MARKS_MAX, which
-`Table` still counts. Where `Table` has slot numbers for users, this table has the objects.
+one log to both tables. Both have room for the same number of users and read states. This table has
+no retractions, and it forgets the mentions beyond MARKS_MAX, which `Table` still counts. A user in
+this interface is an object; in `Table`, it is a slot number.
 """
 
 from __future__ import annotations

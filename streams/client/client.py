@@ -1,5 +1,4 @@
-"""The asyncio client. It has one method per event, and `get`, which reads a user page by page.
-"""
+"""The asyncio client. It has one method per event, and `get` to read a user page by page."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ PAGE_STATES = 2000
 
 
 class Client:
-    """Publishes updates and sends queries for any number of users. A process needs one client.
+    """Publishes updates and sends queries for any number of users. A process needs only one.
 
     `bootstrap`: the brokers, as `host:port,…`. `reply_topic`: the topic for replies to this client.
     The service's REPLY_TOPICS must allow its name, and the topic must exist. With
@@ -58,7 +57,7 @@ class Client:
     async def start(self) -> None:
         """Connect to the brokers and start the threads.
 
-        Raises ConnectionError, which says what is missing. That can take a few times
+        If Kafka or a topic is missing, raises ConnectionError after at most a few times
         START_TIMEOUT_S.
         """
         await self._connection.start()
@@ -86,14 +85,14 @@ class Client:
     ) -> Reply:
         """Return the read states of a user, ordered by type and channel.
 
-        Which read states:
+        These arguments select read states:
         - `channel_ids`: only these channels, at most 1000, without repetition.
         - `read_state_type`: only this type. Default: type 0 with `channel_ids`, otherwise all.
         - `since_version`: only read states with a larger version. Pass the last reply's `version`.
-          If the reply says `full`, it replaces all earlier read states of the user.
+          If the reply is `full`, it replaces all read states that you have of the user.
         - `mentioned`: only read states with a mention.
 
-        What else:
+        Other arguments:
         - `after_offset`: wait until the update at this offset is applied (see `publish`).
         - `mentions`: add the IDs of the messages that mention the user.
         - `totals`: add the sums over all read states of the user. With `channel_ids=[]`, the reply
@@ -106,13 +105,14 @@ class Client:
 
         With `limit` (1 … 10,000), the client requests one page. The page begins after the type and
         channel in `after`. If more read states follow, the reply's `next` is the `after` of the
-        next page. After the last page, continue with the *first* page's `version`, as above.
+        next page. After the last page, use the *first* page's `version` as the next
+        `since_version`. Do the same if you read the channels of a user in several queries.
 
         A page costs one round trip through Kafka. Queries can run concurrently. Raises QueryError
         if the service reports an error, and TimeoutError if no reply comes in time (is a worker
         running?). Raises BufferError if the producer's queue is full (send fewer queries at once).
-        Raises ConnectionError if the client has failed; that is a bug: create a new client, and
-        report the bug.
+        Raises ConnectionError if a thread of the client has died. That is a bug: please report it,
+        and create a new client.
         """
         channels = None if channel_ids is None else tuple(channel_ids)
         get = Get(
@@ -171,7 +171,7 @@ class Client:
         changes, "start" for all changes in the topic, or the `positions` of an earlier feed to
         continue after its last change. `group`: a consumer group whose members share the
         partitions. The group commits its position, so `from_` matters only the first time. The
-        feed commits a change after you request the next one. After a crash, the feed may repeat
+        feed commits a change when you request the next one. After a crash, the feed may repeat
         the last changes. `wanted`: called in a thread with a user ID; if the result is False, the
         feed skips the user's changes.
 
@@ -180,7 +180,7 @@ class Client:
         the change replace older ones. `mirror` does all this. A change of more than 256 read states
         arrives in several `part`s.
 
-        The first step raises ConnectionError if the feed cannot be read. A later step raises
+        The first iteration raises ConnectionError if the feed cannot be read. A later one raises
         FeedGapError if records were deleted before they were read.
         """
         config = self._connection.config
@@ -201,8 +201,8 @@ class Client:
     async def publish(self, event: events.Update) -> int:
         """Publish any event. Return its offset in `updates`, for `get(after_offset=…)`.
 
-        A call returns when the brokers have stored the event, about 1 ms after a network round
-        trip. For throughput, publish events concurrently. Raises ValueError if the service would
+        A call returns when the brokers have stored the event. This takes a network round trip plus
+        about 1 ms, so publish many events concurrently. Raises ValueError if the service would
         reject the event. Raises KafkaException if the brokers do not store the event within
         DELIVERY_TIMEOUT_S (publish it again). Raises BufferError if the producer's queue is full
         (publish fewer events at once), and ConnectionError as `get` does. The methods below raise
@@ -286,7 +286,7 @@ class Client:
         edit: int = 0,
         read_state_type: int = 0,
     ) -> int:
-        """Publish that a message mentions the user, beginning with its revision `edit`."""
+        """Publish that a message mentions the user, as of its revision `edit`."""
         event = events.Mention(user_id, channel_id, message_id, read_state_type, edit)
         return await self.publish(event)
 
@@ -341,9 +341,10 @@ class Client:
         last_viewed: int | None = None,
         read_state_type: int = 0,
     ) -> int:
-        """Import a read state. Each field keeps the larger value, so newer values survive.
+        """Import a read state. For each field, the service keeps the larger value.
 
-        `mention_count` counts only if `last_message_id` is larger than the current one.
+        So an import never overwrites newer values. The service uses `mention_count` only if
+        `last_message_id` is larger than the current one.
         """
         more = _given(
             last_message_id=last_message_id,
@@ -363,7 +364,8 @@ class Client:
         """Delete a read state, because the user left the channel or closed the conversation.
 
         `up_to`: a message ID. Later events about messages up to this ID change nothing. A mention
-        or ack of a newer message creates the read state again, with `up_to` as last read message.
+        or ack of a newer message creates the read state again, with `up_to` as the last read
+        message.
         """
         more = _given(up_to=up_to)
         return await self.publish(events.Delete(user_id, channel_id, read_state_type, **more))
@@ -386,5 +388,5 @@ def _given(**fields: int | None) -> dict[str, int]:
     given = {name: value for name, value in fields.items() if value is not None}
     for name, value in given.items():
         if value < 0:
-            raise ValueError(f"{name}: expected an integer from 0, got {value}")
+            raise ValueError(f"{name}: expected 0 or more, got {value}")
     return given

@@ -5,10 +5,10 @@ end, without a group. A query is pending until its reply arrives or its deadline
 ignores late and repeated replies.
 
 librdkafka has a bug (issue 4898): after a topic was deleted and recreated, a producer or consumer
-may forever ask the leaders of the deleted topic. So after a missing reply or a failed update, a
-thread checks the IDs of the topics, at most once per LOOK_S. If a topic was recreated, the thread
-replaces the producer or consumer of that topic. The client does not resend failed updates or
-queries; the caller may.
+may keep asking the leaders of the deleted topic forever. So after a missing reply or a failed
+update, a thread checks the IDs of the topics, at most once per LOOK_S. If a topic was recreated,
+the thread replaces the producer or consumer of that topic. The client does not resend failed
+updates or queries. The caller can do that.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ START_TIMEOUT_S = 15.0  # for each request to the brokers in `start`
 DELIVERY_TIMEOUT_S = 30.0
 POLL_S = 0.1
 LOOK_S = 10.0  # minimum time between two checks of the topic IDs
-PURGE_S = 1.0  # wait for the last delivery reports of a replaced producer
+PURGE_S = 1.0  # how long to wait for the last delivery reports of a replaced producer
 DRAIN_MESSAGES = 500  # most replies per turn
 REPLY_RETENTION_MS = 600_000  # retention of a reply topic that the client creates
 SENDING = {
@@ -258,11 +258,11 @@ class Connection:
         return True
 
     def _renew_producer(self, name: str, renewed: Producer) -> None:
-        """Replace a producer. Undelivered records of the old producer fail."""
+        """Replace a producer. The old producer reports its pending records as failed."""
         old: Producer = getattr(self, name)
         is_replaced = threading.Event()
 
-        def replace() -> None:  # runs on the loop, as `produce` does: no race between them
+        def replace() -> None:  # on the loop, so that no `produce` runs at the same time
             setattr(self, name, renewed)
             is_replaced.set()
 

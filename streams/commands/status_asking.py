@@ -1,7 +1,7 @@
-"""The requests of `readstates status` to Kafka and Cassandra: the group, its partitions, the epoch.
+"""Asks Kafka and Cassandra for what `readstates status` shows: group, partitions and epoch.
 
-Each request has a timeout of TIMEOUT_S. A request that fails becomes a problem in the report. No
-request changes anything.
+Each request has a timeout of TIMEOUT_S. A failed request becomes a problem in the report. This
+module changes nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient, OffsetSpec
 
 OVERDUE_MARGIN_S = 5.0  # a change is overdue this long after it should have been committed
-OPEN_LOOK_S = 2.0  # a transaction counts as open if it lasts longer
-TIMEOUT_S = 10.0  # for each request, and again for the connection
+OPEN_LOOK_S = 2.0  # a transaction that lasts this long is reported as open
+TIMEOUT_S = 10.0  # for each request; connecting may take as long again
 UNKNOWN = "?"  # group state that Kafka did not report
 
 
@@ -40,7 +40,7 @@ class Member:
 
 @dataclass
 class PartitionStatus:
-    """One partition number of `updates` and `queries`. None means unknown or nonexistent."""
+    """A partition of `updates`, and the one of `queries` with the same number. None: unknown."""
 
     number: int
     leader: int | None = None
@@ -52,7 +52,7 @@ class PartitionStatus:
     queries_leader: int | None = None
     queries_end: int | None = None
     queries_committed: int | None = None
-    newest_query_age_ms: int | None = None  # by this machine's clock; probes count
+    newest_query_age_ms: int | None = None  # by this machine's clock; probes are included
     written_to: str = ""  # the part of the commit's metadata that names the database
     overdue: int | None = None  # uncommitted updates older than `overdue_s`
 
@@ -75,13 +75,13 @@ class KafkaStatus:
     members: list[Member]
     partitions: list[PartitionStatus]
     problems: list[str] = field(default_factory=list)  # including failed requests
-    death_unseen_s: float | None = None  # session timeout; None: the brokers set it
+    death_unseen_s: float | None = None  # a dead worker stays in the group this long
     last_epoch: int = 0  # last epoch in the epochs topic; 0: unknown
 
 
 @dataclass
 class LogStatus:
-    """What the database says about the log that it was written from. None means unknown."""
+    """What Cassandra knows about the log of the updates in it. None means unknown."""
 
     epoch: int | None = None
     topic_id: str | None = None
@@ -107,7 +107,7 @@ def _lag(end: int | None, committed: int | None) -> int | None:
 
 
 def ask_cassandra(settings: Settings) -> LogStatus:
-    """Return what the database says. Raises ReadStatesError if it does not answer."""
+    """Return what Cassandra knows. Raises ReadStatesError if Cassandra does not answer."""
     from ..cassandra.store import logs_of
 
     logs = logs_of(settings)
@@ -291,7 +291,7 @@ def _transactions(client: AdminClient, settings: Settings, kafka: KafkaStatus) -
 def _open_at(
     client: AdminClient, settings: Settings, kafka: KafkaStatus
 ) -> dict[tuple[str, int], int]:
-    """Return the first offset of open transactions, by topic and partition."""
+    """Return the last stable offset of each partition with an open transaction."""
     from confluent_kafka import IsolationLevel, TopicPartition
     from confluent_kafka.admin import OffsetSpec
 

@@ -1,8 +1,8 @@
-"""Sends fetches to the leaders of a topic's partitions and takes the responses, for `reader.py`.
+"""The reader's fetches: sends them to the leaders of the partitions, and handles the responses.
 
-The reader's thread calls everything here. A partition has at most one fetch under way. A response
-no longer counts once the partition was stopped, or once its leader moved and another broker was
-asked.
+The thread of `reader.py` calls all methods. A partition has at most one fetch under way. A response
+is ignored if its partition was stopped in the meantime. It is also ignored if the leader has moved
+and the worker has asked another broker.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from .unpack import Unpacker
 log = logging.getLogger(__name__)
 
 HELD_BACK_S = 0.01  # time until the next call of `room`
-BUSY_S = 1.0  # for so long after a record has arrived, `Limits.busy` applies to fetches
+BUSY_S = 1.0  # how long `Limits.busy` applies to fetches after records have arrived
 ERROR_LOG_S = 60.0  # minimum time between two log lines about failures of the same kind
 RETRY_S = 0.2  # pause after an error that a broker reports
-OUT_OF_RANGE_TRIES = 3  # a former leader that does not know its new role may report this error
-UNKNOWN_WAIT_S = 1.0  # longest wait when only an event can bring more work
+OUT_OF_RANGE_TRIES = 3  # attempts, because a former leader may report this error wrongly
+UNKNOWN_WAIT_S = 1.0  # longest wait if nothing is scheduled
 
 
 class Fetches:
@@ -64,10 +64,10 @@ class Fetches:
         self._topic, self._login, self._limits, self._go_on = topic, login, limits, go_on
         self._selector, self._room, self._command, self._refuse = selector, room, command, refuse
         self._unpacker = Unpacker(limits.unpacked_bytes_max)
-        self._readings: dict[int, Reading] = {}  # ordered by their last records
-        self.full: dict[int, Reading] = {}  # by partition: readings with fetched records to take
+        self._readings: dict[int, Reading] = {}  # in the order of their last records
+        self.full: dict[int, Reading] = {}  # by partition, if fetched records are left
         self._links: dict[int, BrokerLinks[Reading]] = {}  # by broker ID
-        self._leader_of: dict[int, int] = {}  # by partition
+        self._leader_of: dict[int, int] = {}  # broker ID by partition
         self._busy_until = 0.0
         self._logged_at: dict[str, float] = {}
         self.leaders = Leaders(
@@ -154,7 +154,7 @@ class Fetches:
         return now + UNKNOWN_WAIT_S
 
     def receive(self, link: Link[Reading]) -> None:
-        """Take what a broker has sent over this connection."""
+        """Receive from a broker, and handle a complete response."""
         if link.connection is None:
             return
         try:
@@ -202,7 +202,7 @@ class Fetches:
                 trusts_gaps=reading.has_gaps,
             )
             self.full[reading.number] = reading
-            self._readings[reading.number] = self._readings.pop(reading.number)  # now last
+            self._readings[reading.number] = self._readings.pop(reading.number)  # to the end
 
     def _note_error(self, reading: Reading, code: int, place: Broker, now: float) -> None:
         where = f"{self._topic} partition {reading.number}"

@@ -2,25 +2,26 @@
 
 The owner of the partitions runs on the event loop. It puts commands into a queue, and the thread
 takes them. The thread reports changes of ownership to the owner, in order. Each poll is short, and
-the thread never blocks elsewhere, because that would delay everything about the group.
+the thread never blocks elsewhere, because a blocked thread would delay all messages of the group.
 `ownership.py` decides which commands still count (O1-O3). `group_member.py` wraps librdkafka, and
 `group_errors.py` decides what each error means.
 
-Release. When the group revokes partitions (`Owner.revoked`), the owner serves them until it has
-handed them over, and then calls `release`. After all pending partitions are released, the thread
-lets go of them: it tells librdkafka that the group may assign them to other members. Even if a
-partition comes back to this member, `Owner.assigned` follows only then.
+Release. When the group revokes partitions (`Owner.revoked`), the owner continues to serve them,
+hands them over, and then calls `release`. When the owner has released all revoked partitions, the
+thread *lets go* of them: it tells librdkafka that the group may assign them to other members. If
+the group assigns one of them to this member again, `Owner.assigned` comes only after that.
 
-Loss. A loss shows as an event of librdkafka, a rejected commit, or a new member ID. The owner then
-gets `lost` for all partitions, and the thread creates a new consumer. The old consumer could still
-count lost partitions as its own, and it reports no loss while a release is pending.
+Loss. The thread learns of a loss from librdkafka, from a rejected commit, or from a new member ID.
+It then reports all partitions as lost (`Owner.lost`) and creates a new consumer. The old consumer
+could still count lost partitions as its own, and it reports no loss while a release is pending.
 
-G1: The thread lets nothing go while a commit under way names it. While the coordinator is away,
-    librdkafka delays commits. A commit sent after the release would undo the next owner's commit.
+G1: The thread does not let go of a partition while a commit with its offset is under way. While the
+    coordinator is unavailable, librdkafka delays commits. A commit that arrives after the release
+    would overwrite the next owner's commit.
 G2: Only one commit is under way at a time, so an older commit never arrives last (W2 of
     `watermark.py`).
-G3: A member that does not release within the group's rebalance timeout has lost its pending
-    partitions, because the group expels such a member.
+G3: If the owner does not release within the group's rebalance timeout, the thread reports a loss,
+    because the group expels such a member.
 G4: After an error that needs an operator, the thread creates no new consumer. Otherwise, a worker
     that is about to end would fence another worker with the same name.
 """
@@ -49,8 +50,8 @@ from .pulse import Pulse
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.05  # most time that a command waits
-POLL_BUSY_S = 0.005  # used instead for BUSY_S after a change of ownership
+POLL_S = 0.05  # a command waits at most this long
+POLL_BUSY_S = 0.005  # replaces POLL_S for BUSY_S after a change of ownership
 BUSY_S = 3.0
 COMMIT_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 3.0
@@ -303,7 +304,7 @@ class Group:
         """Commit only the offsets of updates, if the queries topic is missing.
 
         librdkafka reports the error of one topic for the whole commit. The offsets of queries
-        follow after the queries topic was created again. Return False if this does not apply.
+        follow once the queries topic exists again. Return False if this case does not apply.
         """
         commit, member = self._under_way, self._member
         if error.code() not in TOPIC_GONE or commit is None or member is None:

@@ -1,21 +1,21 @@
 """Reads partitions of one topic from Kafka, in a separate thread.
 
 The thread waits for all brokers at the same time (`fetches.py`, `fetch_link.py`). Fetched bytes
-wait until there is room for their records. Then `record_batches.py` decodes the records. When all
-fetched bytes of a partition have been taken, the thread fetches that partition again. The reader
-keeps these rules:
+stay encoded until their partition has room for the records. Then `record_batches.py` decodes the
+records, and the reader delivers them to `put`. When a partition has no fetched bytes left, the
+thread fetches it again. The reader keeps these rules:
 
 - B1. A partition's batches arrive in order and skip no offset. The first batch begins at the
   position given to `start`, and each later batch begins where the previous batch ended. A fetch
   response counts only if the fetch asked for the partition's next offset.
 - B2. After `stop` or a new `start`, `put` receives nothing from the earlier reading.
 - B3. Delivery is bounded. A partition gets at most the bytes that `wants` returns, minus the bytes
-  on their way to `put`. A poll holds at most TAKEN_BYTES_MAX. Only the record that reaches a limit
-  may exceed it.
+  on their way to `put`. The batches delivered together are a *poll*. A poll holds at most
+  TAKEN_BYTES_MAX. Only the record that reaches a limit may exceed it.
 - B4. Fetched data is bounded. If more than BUFFERED_BYTES_MAX waits for room, the reader drops the
-  excess and fetches it again later. At most UNPACKED_BATCHES_MAX batches wait in unpacked form.
-- B5. A failing broker does not stop the reading, and a slow broker does not delay the others.
-  Reading stops only if the next record is gone, or if the worker may not read the topic.
+  excess and fetches it again later. At most UNPACKED_BATCHES_MAX decompressed batches wait.
+- B5. A failing broker does not stop the reader, and a slow broker does not delay the others.
+  The reader stops only if the next record is gone, or if the worker may not read the topic.
 
 `start`, `stop` and `look` take effect at once, even while a fetch waits at the broker.
 """
@@ -49,8 +49,8 @@ log = logging.getLogger(__name__)
 
 TAKEN_BYTES_MAX = 4 << 20  # bytes of records in one poll
 POLLS_AHEAD = 4  # how many polls may wait for the event loop
-BUFFERED_BYTES_MAX = 64 << 20  # fetched bytes that have not been taken yet
-UNPACKED_BATCHES_MAX = 2  # how many batches of the largest size may wait in unpacked form
+BUFFERED_BYTES_MAX = 64 << 20  # fetched bytes that have not been delivered yet
+UNPACKED_BATCHES_MAX = 2  # how many decompressed batches of the largest size may wait
 DAMAGED_PAUSE_S = 0.05  # pause before a damaged batch is fetched again; it grows each time
 DAMAGED_PAUSE_MAX_S = 5.0
 HELD_BACK_S = 0.01  # time until the next call of `wants`, if nobody calls `look`
@@ -149,7 +149,7 @@ class Reader:
         return time.monotonic() - reading.open_since if is_there else 0.0
 
     def begin_anew(self, number: int) -> None:
-        """Read a partition from the beginning of its log, because its topic was recreated."""
+        """Read a recreated topic's partition from the beginning of its log."""
         reading = self._started.get(number)
         if reading is not None:
             self._command(partial(self._fetches.begin_anew, reading))
@@ -177,7 +177,7 @@ class Reader:
 
     def _put_all(self) -> None:
         """Call `put` with each waiting poll."""
-        self._is_put_scheduled = False  # must come before the loop below
+        self._is_put_scheduled = False  # reset first: a later poll needs a new call
         while self._polls:
             poll = self._polls.popleft()
             wanted = [(r.number, r.token, batch) for r, batch in poll if not r.is_stopped]  # B2
@@ -219,7 +219,7 @@ class Reader:
                         continue
                     with contextlib.suppress(BlockingIOError):
                         self._wakes.recv(64)
-                    self._is_woken = False  # must come before the commands are taken
+                    self._is_woken = False  # reset first: a later command needs a new wake-up
                 self._fetches.check_deadlines(time.monotonic())
         except Exception as exc:  # noqa: BLE001 (a bug: without this thread, nothing is read)
             self._refuse(exc)
@@ -244,11 +244,11 @@ class Reader:
     def _deliver(self) -> float:
         """Pass a poll to the event loop, if any records are ready.
 
-        Partitions take turns: a partition with records left moves to the end of the order. Returns
+        Partitions take turns: a partition with records left goes to the end of the line. Returns
         the time of the next call (`time.monotonic()`).
         """
         now, full = time.monotonic(), self._fetches.full
-        self._is_loop_awaited = True  # must come before the polls are counted
+        self._is_loop_awaited = True  # set first: the loop may take a poll at any time
         if len(self._polls) >= POLLS_AHEAD:
             return now + 1
         self._is_loop_awaited = False
@@ -286,7 +286,7 @@ class Reader:
             self._call(self._put_all)
 
     def _go_on(self, reading: Reading, start: int) -> None:
-        """Move the position to the beginning of the log, by a batch without records (B1)."""
+        """Move the position to the beginning of the log, and deliver an empty batch (B1)."""
         position, reading.position = reading.position, start
         metrics.QUERIES_GONE.inc(max(0, start - position))
         log.warning(

@@ -1,7 +1,7 @@
 """Opens the partitions that the group assigns, hands them over, and closes those that were lost.
 
 The group assigns and revokes single partitions. Each partition of this worker has its own task,
-its tenure, so a change of one partition does not delay the others.
+called its tenure. So a change of one partition does not delay the others.
 
 Opening a partition (`opening.py` has steps 1-5):
  6. Read the partition's updates and queries.
@@ -9,14 +9,14 @@ Opening a partition (`opening.py` has steps 1-5):
     query of the partition and writes nothing out.
 
 Handing partitions over, after a revocation or at shutdown:
- 0. Continue for a while: fold, answer queries, and write out dirty users without FLUSH_DELAY_S. A
-    revoked partition continues for LET_GO_AFTER_S, because the group waits that long anyway. At
-    shutdown, step 0 ends when few changes are left, or after HANDOVER_TIMEOUT_S.
+ 0. Continue for a while: fold, answer queries, and write out dirty users without the delay of
+    FLUSH_DELAY_S. A revoked partition continues for LET_GO_AFTER_S, because the group waits that
+    long anyway. At shutdown, step 0 ends when few changes are left, or after HANDOVER_TIMEOUT_S.
  1. Read no more updates, but fold, answer and write out the rest. All partitions that leave
-    together wait for each other, because the group releases them together. A partition that closed
-    earlier would have no owner meanwhile. The limit is REVOKED_DRAIN_S, or HANDOVER_TIMEOUT_S at
-    shutdown.
- 2. Accept nothing more. Commit the watermark, with the position in metadata that says `clean`.
+    together wait for each other, because the group releases them together. If one closed earlier,
+    nobody would serve it until the others are done. This step takes at most REVOKED_DRAIN_S, or
+    HANDOVER_TIMEOUT_S at shutdown.
+ 2. Accept nothing more. Commit the watermark, with metadata that says `clean` and the position.
  3. Close the table cleanly, with the position where a later owner may continue. Changes that are
     not written out yet stay dirty in the table, and the commit stays below them.
  4. Release the partition. Only now can the group assign it to another owner.
@@ -25,18 +25,19 @@ A lost partition may already have another owner, so the worker closes it at once
 The group may also give a revoked partition back. In step 0, such a partition simply continues.
 Later, the worker closes it and opens it again, without a release.
 
-R1: Only its tenure opens and closes a partition, so the partition is never open twice.
+R1: A partition is opened and closed only by its tenure, so it is never open twice.
 R2: Before a commit of this owner says `live`, the worker answers no query of the partition and
     writes nothing out (P8).
-R3: The position in a `clean` commit is never behind a position from which any owner may have
-    answered. This also holds if an owner leaves before it has caught up with the previous owner.
+R3: The position in a `clean` commit is never behind a position at which any owner may have
+    answered a query. This also holds if an owner leaves before it has caught up with the previous
+    owner.
 R4: Kafka lets a member commit any partition, so each owner fences itself. It commits a partition
     only while the partition is open, and releases it only after closing it. Kafka fences expelled
     members: it rejects their commits. An expelled owner may not know yet that it has lost the
-    partition. Its writes to Cassandra do no harm, because a row's timestamp is its version. So two
-    owners at the same time neither lose an update nor apply one twice.
-R5: If its owner could not commit, a table may be ahead of the commit's position and metadata. The
-    worker shows the table's content only after it has folded the log up to that content.
+    partition. Its writes to Cassandra do no harm, because a row's timestamp is its version. So even
+    if a partition briefly has two owners, no update is lost or applied twice.
+R5: A table may be ahead of the position and metadata in the commit, if its owner could not commit.
+    The next owner answers from the table only after it has folded the log that far.
 R6: An ownership ends once: by a release, a loss, or the end of the membership. A partition that is
     lost or given back during a pending release is not released.
 """
@@ -107,7 +108,7 @@ class Tenure:
 
 
 class Rebalancer:
-    """Owns the partitions in a `Partitions`. It is the `Owner` whose methods the membership calls.
+    """Opens and closes the partitions of this worker. Implements `Owner` for the membership.
 
     The rebalancer calls `refuse` with an error that ends the worker. `run`: the candidate's run, or
     empty.
@@ -228,7 +229,7 @@ class Rebalancer:
             await self._go_live(tenure, owned)
         else:
             self._end(owned)
-        while partition.incarnation >= 0:  # `_end` sets it to -1; `lost` calls `_end`
+        while partition.incarnation >= 0:  # `_end` sets it to -1, here or in `lost`
             await tenure.unwanted.wait()
             if await self._is_given_back(tenure, owned):
                 continue
@@ -267,7 +268,7 @@ class Rebalancer:
         drain_s = self._settings.handover_timeout_s
         if not self._stopping:
             drain_s = min(drain_s, REVOKED_DRAIN_S)
-        # Step 1. Read no more updates, and finish those that were read.
+        # Step 1. Read no more updates, and finish the rest.
         self._updates.stop(number)
 
         def all_done() -> bool:
