@@ -84,7 +84,7 @@ Invariants:
     I4  Every user is on the LRU list exactly once.
     I5  A user is QUEUED if and only if it is on the dirty queue. A QUEUED user has a first_version
         and is not IN_FLIGHT.
-    I6  The user of a dirty state is QUEUED or IN_FLIGHT. So is a user with a delete_version.
+    I6  A user with a dirty state or a delete_version is QUEUED or IN_FLIGHT.
     I7  A tombstone is dirty.
     I8  The header's counts match the slots.
     I9  Every checksum is right.
@@ -99,10 +99,10 @@ Invariants:
         has the state (0, 0).
 
 After a death (SIGKILL, out of memory), the pages contain all stores up to some instant. So an
-interrupted operation may have made only some of its stores, from the first one on. These parts of
-the file are then not trusted: links, the index, counts, the ends of lists, QUEUED, IN_FLIGHT, and
-the first_version of writes under way. `rebuild.py` derives them from the other parts. Each of the
-other parts is either right or recognisably damaged, for these reasons:
+interrupted operation may have made only its first few stores. These parts of the file are then not
+trusted: links, the index, counts, the ends of lists, QUEUED, IN_FLIGHT, and the first_version of
+writes under way. `rebuild.py` derives them from the other parts. Each of the other parts is either
+right or recognisably damaged, for these reasons:
     - A slot is *sealed* when its checksum is stored. A half-changed slot has a wrong checksum, and
       a half-freed slot is not zero. In both cases, the worker drops the file. One in 65,536 damaged
       slots passes by chance.
@@ -114,8 +114,8 @@ other parts is either right or recognisably damaged, for these reasons:
       rebuild can free the remaining older read states.
     - The deletion of a read state raises its user's floor before it makes the tombstone (O4). When
       the event is folded again, the tombstone's version shows that the event was applied.
-    - A dirty read state has its new value and DIRTY under one checksum until Cassandra has the
-      value. It names its owner, so the rebuild can queue the user.
+    - A changed read state is DIRTY until Cassandra has its new value. One checksum covers both the
+      value and DIRTY. The read state names its owner, so the rebuild can queue the user.
     - An extension never changes while a sealed state leads to it (O6, O7). So the state's checksum
       makes the whole change valid at once. The rebuild frees extensions that no state leads to.
     - A final deletion sets delete_version before it makes its mark (O3). If the mark is missing,

@@ -313,7 +313,7 @@ class Verify:
         if status & _TOMBSTONE == 0 and empty != (status & _HIDDEN != 0):
             raise TableDamaged(f"I15: HIDDEN in slot {slot} contradicts its fields")
         if self._marks.deleted_up_to and not empty:
-            raise TableDamaged(f"I15: the state in slot {slot} is deleted, but has fields (M4)")
+            raise TableDamaged(f"I15: the state in slot {slot} is deleted, but not all zero (M4)")
         final: cython.bint = self._status[self._owner[slot]] & _FINAL != 0
         if self._channel_id[slot] == 0 and status & _HIDDEN and not final:
             raise TableDamaged(f"I15: the user of slot {slot} should be FINAL")
