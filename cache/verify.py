@@ -311,7 +311,7 @@ class Verify:
             last_message_id or mention_count or self._pins_and_viewed[slot] or self._flags[slot]
         )
         if status & _TOMBSTONE == 0 and empty != (status & _HIDDEN != 0):
-            raise TableDamaged(f"I15: HIDDEN in slot {slot} contradicts its fields")
+            raise TableDamaged(f"I15: the HIDDEN bit of slot {slot} contradicts its fields")
         if self._marks.deleted_up_to and not empty:
             raise TableDamaged(f"I15: the state in slot {slot} is deleted, but not all zero (M4)")
         final: cython.bint = self._status[self._owner[slot]] & _FINAL != 0

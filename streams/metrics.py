@@ -178,7 +178,7 @@ ROLLOUT_SHARE = Gauge(
 WITHHELD = Counter(
     "read_states_withheld_replies_total",
     "replies withheld because the other role sends them, by outcome: shadowed = sent to the "
-    "shadow topic, shadow_failed = not accepted there, released = sent to the client because the "
+    "shadow topic, shadow_failed = not accepted by it, released = sent to the client because the "
     "candidate stopped responding, dropped = discarded to limit memory",
     ["outcome"],
 )

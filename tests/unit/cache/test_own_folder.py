@@ -37,7 +37,8 @@ def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path, mode: int, ma
     folder = tmp_path / "tables"
     folder.mkdir()
     folder.chmod(mode)
-    with pytest.raises(PermissionError, match=f"others may {may} it .mode {mode:o}.: run chmod 700"):
+    said = f"others may {may} it .mode {mode:o}.: run chmod 700"
+    with pytest.raises(PermissionError, match=said):
         tablefile.own_folder(folder)
     assert stat.S_IMODE(folder.stat().st_mode) == mode  # others may need it as it is
     folder.chmod(0o700)
