@@ -225,7 +225,7 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _reset_users(self) -> cython.int:
-        """Clear the fields of each user that cannot be trusted."""
+        """Clear the untrusted fields of each user."""
         slot: i64
         status: cython.int
         for slot in range(1, self._used):

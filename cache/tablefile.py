@@ -11,7 +11,7 @@ folds the log again from the committed offset.
       but not of a suspended process. A process that cannot get the lock uses a private file
       without a name, so two processes never share a file.
     2 Reuse the file if it has the same log, layout and size, and if no store of its last owner was
-      lost. No store was lost if the owner closed the file clean and the checksum is right. The same
+      lost. No store was lost if the owner closed the file cleanly and the checksum is right. The same
       holds if the owner died after the last boot of the machine. Otherwise, reserve space for a new
       table before mapping it. On a full tmpfs, a store to an unreserved page kills the process with
       SIGBUS.
@@ -104,7 +104,7 @@ class TableFile:
     def close(self, clean: bool) -> None:
         """Unmap and unlock the file. A second call does nothing.
 
-        `clean`: the next `open_table` may reuse the file, from the position in it. Otherwise, the
+        `clean`: the next `open_table` may reuse the file and continue at its position. Otherwise, the
         next `open_table` replaces the file. A clean close computes a checksum of the whole file,
         which takes about 10 ms for 200,000 read states.
         """
@@ -212,7 +212,7 @@ def _populate(mapped: mmap.mmap) -> None:
 
     Python holds the interpreter lock (GIL) during each call, so this maps the file in slices. With
     MAP_POPULATE, no partition could answer for 0.2 s while 150 MiB are mapped. Linux before 5.14
-    and macOS lack MADV_POPULATE_WRITE. There, the later checks map the pages.
+    and macOS lack MADV_POPULATE_WRITE. On these systems, the later checks map the pages.
     """
     with contextlib.suppress(OSError):
         for at in range(0, len(mapped), SLICE_BYTES):
@@ -303,7 +303,7 @@ def boot_id() -> bytes:
 def own_folder(path: Path) -> Path:
     """Create the folder of the table files, or check an existing folder. Return the folder.
 
-    The default folder is in a place where every user of the machine can create folders. Another
+    Every user of the machine can create folders in the place of the default folder. Another
     user who created it first could read personal data or replace the files. So this function
     raises PermissionError if other users may access the folder. It does not change the mode,
     because others may need the folder (a home folder, for example). Raises OSError if the folder

@@ -75,13 +75,13 @@ class KafkaStatus:
     members: list[Member]
     partitions: list[PartitionStatus]
     problems: list[str] = field(default_factory=list)  # including failed requests
-    death_unseen_s: float | None = None  # a dead worker stays in the group this long
+    death_unseen_s: float | None = None  # a dead worker stays in the group so long; None: unknown
     last_epoch: int = 0  # last epoch in the epochs topic; 0: unknown
 
 
 @dataclass
 class LogStatus:
-    """What Cassandra knows about the log of the updates in it. None means unknown."""
+    """What Cassandra knows about the Kafka log that its rows come from. None: unknown."""
 
     epoch: int | None = None
     topic_id: str | None = None
@@ -130,8 +130,8 @@ def ask_cassandra(settings: Settings) -> LogStatus:
 def ask_kafka(settings: Settings) -> KafkaStatus:
     """Return the state of the group and its partitions.
 
-    Raises ReadStatesError or TimeoutError if Kafka does not answer at all. If single requests fail,
-    `problems` names them.
+    Raises ReadStatesError or TimeoutError if Kafka does not answer at all. If only some requests
+    fail, `problems` names them.
     """
     from confluent_kafka import KafkaException
 

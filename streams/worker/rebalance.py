@@ -1,6 +1,6 @@
 """Opens the partitions that the group assigns, hands them over, and closes those that were lost.
 
-The group assigns and revokes single partitions. Each partition of this worker has its own task,
+The group assigns and revokes individual partitions. Each partition of this worker has its own task,
 called its tenure. So a change of one partition does not delay the others.
 
 Opening a partition (`opening.py` has steps 1-5):
