@@ -11,10 +11,10 @@ folds the log again from the committed offset.
       but not of a suspended process. A process that cannot get the lock uses a private file
       without a name, so two processes never share a file.
     2 Reuse the file if it has the same log, layout and size, and if no store of its last owner was
-      lost. No store was lost if the owner closed the file cleanly and the checksum is right. The same
-      holds if the owner died after the last boot of the machine. Otherwise, reserve space for a new
-      table before mapping it. On a full tmpfs, a store to an unreserved page kills the process with
-      SIGBUS.
+      lost. No store was lost if the owner closed the file cleanly and the checksum is right. The
+      same holds if the owner died after the last boot of the machine. Otherwise, reserve space for
+      a new table before mapping it. On a full tmpfs, a store to an unreserved page kills the
+      process with SIGBUS.
     3 Map the file, with all its pages if the kernel can do that. Clear the mark "closed clean" on
       disk before the first change.
     4 If the last owner died, trust only the slots and the position, and rebuild everything else
@@ -104,8 +104,8 @@ class TableFile:
     def close(self, clean: bool) -> None:
         """Unmap and unlock the file. A second call does nothing.
 
-        `clean`: the next `open_table` may reuse the file and continue at its position. Otherwise, the
-        next `open_table` replaces the file. A clean close computes a checksum of the whole file,
+        `clean`: the next `open_table` may reuse the file and continue at its position. Otherwise,
+        the next `open_table` replaces the file. A clean close computes a checksum of the whole file,
         which takes about 10 ms for 200,000 read states.
         """
         if self._file < 0:
