@@ -105,8 +105,8 @@ class TableFile:
         """Unmap and unlock the file. A second call does nothing.
 
         `clean`: the next `open_table` may reuse the file and continue at its position. Otherwise,
-        the next `open_table` replaces the file. A clean close computes a checksum of the whole file,
-        which takes about 10 ms for 200,000 read states.
+        the next `open_table` replaces the file. A clean close computes a checksum of the whole
+        file, which takes about 10 ms for 200,000 read states.
         """
         if self._file < 0:
             return

@@ -22,8 +22,8 @@ Handing partitions over, after a revocation or at shutdown:
  4. Release the partition. Only now can the group assign it to another owner.
 
 A lost partition may already have another owner, so the worker closes it at once, without a commit.
-The group may also give a revoked partition back. In step 0, such a partition simply continues.
-Later, the worker closes it and opens it again, without a release.
+The group may also give a revoked partition back. During step 0, such a partition simply
+continues. After step 0, the worker closes the partition and opens it again, without a release.
 
 R1: A partition is opened and closed only by its tenure, so it is never open twice.
 R2: Before a commit of this owner says `live`, the worker answers no query of the partition and
