@@ -14,7 +14,7 @@ from typing import NamedTuple
 class Decision(Enum):
     """What a running worker does."""
 
-    SERVE_ON = "serve on"
+    SERVE_ON = "keep serving"
     REFUSE_QUERIES = "refuse queries"  # those that need the database get store_unavailable
     STOP = "stop"
 
@@ -63,30 +63,32 @@ NOT_CHECKED = "not_checked"
 _SERVE_ON, _REFUSE, _STOP = Decision.SERVE_ON, Decision.REFUSE_QUERIES, Decision.STOP
 
 DEVIATIONS = {
-    UPDATES_DELETED: Deviation(_STOP, "there is no log to fold, and another one is not this one"),
-    UPDATES_REPLACED: Deviation(_STOP, "offsets run backwards, so new changes look old"),
+    UPDATES_DELETED: Deviation(
+        _STOP, "a new topic would be another log, so there is nothing to read"
+    ),
+    UPDATES_REPLACED: Deviation(_STOP, "offsets start again at 0, so new changes look old"),
     UPDATES_PARTITIONS: Deviation(_STOP, "users belong to other partitions now"),
-    UPDATES_MISSING: Deviation(_STOP, "updates are lost, and a person decides whether to go on"),
-    QUERIES_DELETED: Deviation(_SERVE_ON, "updates go on, and the topic can be made again"),
+    UPDATES_MISSING: Deviation(_STOP, "updates are lost, and a person must decide what to do"),
+    QUERIES_DELETED: Deviation(_SERVE_ON, "updates still work, and the topic can be created again"),
     QUERIES_REPLACED: Deviation(_SERVE_ON, "the new topic is read from its beginning"),
     QUERIES_PARTITIONS: Deviation(_SERVE_ON, "most users are still answered"),
     DEAD_LETTERS_DELETED: Deviation(_SERVE_ON, "dead letters wait, and everything else works"),
-    PROBES_MISSING: Deviation(_SERVE_ON, "users are served, and the worker cannot test it"),
-    CHANGES_DELETED: Deviation(_SERVE_ON, "changes wait to be told, and everything else works"),
+    PROBES_MISSING: Deviation(_SERVE_ON, "users are served, but the worker cannot check this"),
+    CHANGES_DELETED: Deviation(_SERVE_ON, "changes wait for the topic, and everything else works"),
     CHANGES_PARTITIONS: Deviation(_SERVE_ON, "some partitions' changes wait, and the rest works"),
     EPOCHS_MISSING: Deviation(_SERVE_ON, "Cassandra still has the history of epochs"),
-    CLEANUP_POLICY: Deviation(_SERVE_ON, "whoever reads on loses less to compaction"),
-    TIMESTAMP_TYPE: Deviation(_SERVE_ON, "right clocks give right times"),
-    RETENTION: Deviation(_SERVE_ON, "whoever reads on loses less to retention"),
+    CLEANUP_POLICY: Deviation(_SERVE_ON, "a worker that keeps reading loses less to compaction"),
+    TIMESTAMP_TYPE: Deviation(_SERVE_ON, "timestamps are right if the senders' clocks are right"),
+    RETENTION: Deviation(_SERVE_ON, "a worker that keeps reading loses less to retention"),
     RETENTION_BYTES: Deviation(_SERVE_ON, "the brokers' disks are not full yet"),
     UNCLEAN_ELECTION: Deviation(_SERVE_ON, "nothing is lost until a leader fails"),
     MIN_ISR: Deviation(_SERVE_ON, "nothing is lost until a leader fails"),
-    RECORD_SIZE: Deviation(_SERVE_ON, "only a large dead letter or change would have to wait"),
-    OPEN_TRANSACTION: Deviation(_SERVE_ON, "replies are right, as of where the transaction began"),
+    RECORD_SIZE: Deviation(_SERVE_ON, "only large dead letters or changes would wait"),
+    OPEN_TRANSACTION: Deviation(_SERVE_ON, "replies are right up to the transaction's start"),
     FOREIGN_MEMBER: Deviation(_SERVE_ON, "the workers' other partitions are served"),
-    ANSWERED_TWICE: Deviation(_SERVE_ON, "either answer is right, and the second one is waste"),
-    DATABASE_MISSING: Deviation(_REFUSE, "users in the table are right, and others are not known"),
+    ANSWERED_TWICE: Deviation(_SERVE_ON, "both replies are right; the second is only superfluous"),
+    DATABASE_MISSING: Deviation(_REFUSE, "users in the table are right; others cannot be loaded"),
     DATABASE_REPLACED: Deviation(_STOP, "users would seem to have no read states"),
-    REPLICATION: Deviation(_REFUSE, "new replicas know of nobody before they are repaired"),
+    REPLICATION: Deviation(_REFUSE, "new replicas have no rows until they are repaired"),
     NOT_CHECKED: Deviation(_SERVE_ON, "nothing is known to be wrong"),
 }

@@ -47,7 +47,7 @@ STUCK = "readstates.ops.drills.stuck"
 DRILLS = (
     Drill(
         "the worker is killed three times",
-        "the kills stop, and time passes",
+        "stop killing the worker, and wait",
         ("ReadStatesRestartLoop",),
         _three_restarts,
         lambda _world: None,  # it is silent when the first restart is older than its window
@@ -67,21 +67,21 @@ DRILLS = (
         lambda world: world.set(hot_s=0.0),
     ),
     Drill(
-        "a reply topic takes no record over 100 bytes",
+        "a reply topic accepts no record over 100 bytes",
         "raise its max.message.bytes",
         ("ReadStatesRepliesFail",),
         lambda world: world.set(reply_topic=SMALL_REPLIES),
         lambda world: world.larger_replies(),
     ),
     Drill(
-        "the dead-letters topic takes no record over 100 bytes",
+        "the dead-letters topic accepts no record over 100 bytes",
         "raise its max.message.bytes",
         ("ReadStatesDeadLettersFail",),
         lambda world: world.refuse_dead_letters(),
         lambda world: world.take_dead_letters(),
     ),
     Drill(
-        "the topic of the change feed takes no record over 100 bytes",
+        "the topic of the change feed accepts no record over 100 bytes",
         "raise its max.message.bytes",
         ("ReadStatesChangesHeld",),
         lambda world: world.refuse_changes(),
@@ -89,13 +89,13 @@ DRILLS = (
     ),
     Drill(
         "Cassandra runs a quarter of the time",
-        "Cassandra has its processor back",
+        "Cassandra runs all the time again",
         ("ReadStatesMissesSlow",),
         _slow,
         lambda world: world.continue_cassandra(),
     ),
     Drill(
-        "Cassandra stands still (SIGSTOP)",
+        "Cassandra is suspended (SIGSTOP)",
         "Cassandra continues (SIGCONT)",
         (
             "ReadStatesCassandraWritesFail",
@@ -118,7 +118,7 @@ DRILLS = (
         lambda world: world.end_transaction(),
     ),
     Drill(
-        "a library keeps making lists and never drops them",
+        "a library keeps creating lists and never frees them",
         "restart the worker without the library",
         ("ReadStatesCollectorPauses", "ReadStatesMemoryHigh"),
         lambda world: world.restart_worker(LEAKY),
@@ -126,7 +126,7 @@ DRILLS = (
     ),
     Drill(
         "the worker's clock is 8 s ahead",
-        "set the clock; the worker goes on",
+        "correct the clock; the worker needs no restart",
         ("ReadStatesClockOffset",),
         lambda world: world.wrong_clock(),
         lambda world: world.set_clock(0),
@@ -140,7 +140,7 @@ DRILLS = (
     ),
     Drill(
         "somebody sets cleanup.policy=compact on the updates topic",
-        "readstates init sets it back",
+        "readstates init restores the setting",
         ("ReadStatesDeviation",),
         lambda world: world.compact_updates(),
         lambda world: world.mend_topics(),
@@ -153,7 +153,7 @@ DRILLS = (
         lambda world: world.move_tables(world.in_memory),
     ),
     Drill(
-        "the only worker is killed and does not come back",
+        "the only worker is killed and not restarted",
         "start a worker",
         ("ReadStatesPartitionUnowned", "ReadStatesWorkerDown"),
         lambda world: world.kill_worker(),
