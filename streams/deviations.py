@@ -63,9 +63,7 @@ NOT_CHECKED = "not_checked"
 _SERVE_ON, _REFUSE, _STOP = Decision.SERVE_ON, Decision.REFUSE_QUERIES, Decision.STOP
 
 DEVIATIONS = {
-    UPDATES_DELETED: Deviation(
-        _STOP, "a new topic would be another log, so there is nothing to read"
-    ),
+    UPDATES_DELETED: Deviation(_STOP, "the log is gone, and a new topic would be a different log"),
     UPDATES_REPLACED: Deviation(_STOP, "offsets start again at 0, so new changes look old"),
     UPDATES_PARTITIONS: Deviation(_STOP, "users belong to other partitions now"),
     UPDATES_MISSING: Deviation(_STOP, "updates are lost, and a person must decide what to do"),
