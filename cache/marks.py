@@ -1,32 +1,32 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, initializedcheck=False
 # mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return, type-arg, return"
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
-"""What a read state remembers of individual messages, and the rules by which events change it.
+"""The marks of a read state, which is what the service knows about one user in one channel.
 
-A *mark* says of one unread message that it mentions the user, or that it no longer does. A counter
-is not enough: when half of the mentions are read, or a message is deleted, it matters which ones.
+A *mark* says whether one unread message mentions the user. A read state has at most MARKS_MAX
+marks. If it gets one more, it *gives up* the mark with the smallest message ID: from then on,
+mentions in that message and in earlier ones are only counted.
 
-How it works. The table keeps a read state with no mark, or with one unread mention, in one slot.
-Anything more is kept as *entries*, in their own slots. The table reads them into a `Marks`, calls
-the event's method, and writes them anew if something changed. All of this takes O(MARKS_MAX).
+How it works. A read state with no mark, or with one mention, needs only one slot of the table. For
+anything more, extension slots hold *entries*. To apply an event, the table reads the entries into a
+`Marks`, calls the method for the event, and writes the entries back. This takes O(MARKS_MAX).
 
-An entry is a value and an info; the info holds a tag and a payload (`tag << 40 | payload`):
-    MARK         a message ID; its rank
-    UNCOUNTED    the largest message that was given up; how many mentions are only counted
-    UNREAD       the version of the last manual ack
-    DELETED      the message up to which the read state was deleted
+An entry is a value and an info (`tag << 40 | payload`). The tags, with value and payload:
+    MARK         the message ID; the rank
+    UNCOUNTED    the largest message ID given up; the number of mentions that are only counted
+    UNREAD       the version of the last “mark as unread” event; 0
+    DELETED      the message ID up to which the read state was deleted; 0
 
-A rank is `edit << 1 | retracted`. Of two events about one message, the one with the larger rank
-wins: the later edit, or at the same edit the retraction. FOR_GOOD (a deleted message) always wins.
+A rank is `edit << 1 | retracted`, and `edit` is the revision of the message. If two events concern
+the same message, the larger rank wins. FOR_GOOD, the rank of a deleted message, is the largest.
 
 Invariants:
-    M1  (C1 of the interface) while mentions, retractions and plain acks name at most MARKS_MAX
-        messages, neither their order nor repetitions change the result: the largest rank of each
-        message is kept, and the largest ack; what is at or below that ack is forgotten.
-    M2  each mark is above the last message, above `uncounted_up_to` and above `deleted_up_to`.
-    M3  there is one form for each content: entries are sorted by tag and value, and a read state
-        whose only entry would be a mention of rank 0 has none.
-    M4  in a read state with a `deleted_up_to`, all fields are zero.
+    M1  Mentions, retractions and plain acks of at most MARKS_MAX messages give the same result in
+        any order and with any repetition: the largest ack, and the largest rank of each message
+        above it. ARCHITECTURE.md calls this C1.
+    M2  Each mark is above the last read message, `uncounted_up_to` and `deleted_up_to`.
+    M3  Entries are sorted by tag and value. A read state with just one mention of rank 0 has none.
+    M4  If `deleted_up_to` is set, every field that a reply shows is 0.
 """
 
 import cython  # type: ignore[import-untyped]  # Cython publishes no types
@@ -48,14 +48,14 @@ _U32_MAX = cython.declare(i64, 0xFFFFFFFF)
 @cython.final
 @cython.cclass
 class Marks:
-    """The marks of one read state, between `read` and `write`.
+    """The marks of one read state.
 
-    `entries`, two 64-bit numbers each: put there by the caller for `read`, and by `write` for it.
+    `entries` has two 64-bit numbers for each entry. Fill it before `read`; use it after `write`.
     """
 
     entries = cython.declare(object, visibility="readonly")
     _entries: i64[:]
-    _ids: i64[:]  # message IDs, ascending; there is room for one more than MARKS_MAX
+    _ids: i64[:]  # message IDs in ascending order, at most MARKS_MAX + 1
     _ranks: i64[:]
     count = cython.declare(i64, visibility="readonly")
     last_message_id = cython.declare(i64, visibility="readonly")
@@ -76,7 +76,7 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def read(self, last_message_id: i64, count: i64) -> cython.int:
-        """Set this to a read state with `count` entries. Raises ValueError if M2-M4 are broken."""
+        """Read the marks from `count` entries. Raises ValueError if they violate M2, M3 or M4."""
         index: i64
         above: i64 = last_message_id
         self.last_message_id = last_message_id
@@ -85,14 +85,14 @@ class Marks:
         tag: i64 = 0
         for index in range(count):
             if self._entries[2 * index + 1] >> 40 < tag:
-                raise ValueError(f"M3: an entry of tag {tag} is out of order")
+                raise ValueError(f"M3: a smaller tag follows tag {tag}")
             tag = self._entries[2 * index + 1] >> 40
             self._read_entry(self._entries[2 * index], self._entries[2 * index + 1])
         above = max(above, self.uncounted_up_to, self.deleted_up_to)
         if self.count and self._ids[0] <= above:
-            raise ValueError(f"M2: a mark of message {self._ids[0]}, which is not above {above}")
+            raise ValueError(f"M2: the mark of message {self._ids[0]} is not above {above}")
         if self.deleted_up_to and (last_message_id or self.mention_count()):
-            raise ValueError(f"M4: deleted up to {self.deleted_up_to}, and not all zero")
+            raise ValueError(f"M4: deleted up to {self.deleted_up_to}, but other fields are set")
         return 0
 
     @cython.cfunc
@@ -101,7 +101,7 @@ class Marks:
         tag: i64 = info >> 40
         payload: i64 = info & 0xFFFFFFFFFF
         if value <= 0 or tag < 0:
-            raise ValueError(f"M3: no entry is {value}, {info}")
+            raise ValueError(f"M3: ({value}, {info}) is not a valid entry")
         if tag == 0 and self.count < _MARKS_MAX and payload <= _FOR_GOOD:
             if self.count and self._ids[self.count - 1] >= value:
                 raise ValueError(f"M3: the mark of message {value} is out of order")
@@ -116,13 +116,13 @@ class Marks:
         elif tag == 3 and payload == 0 and not self.deleted_up_to:
             self.deleted_up_to = value
         else:
-            raise ValueError(f"M3: no entry is {value}, {info}")
+            raise ValueError(f"M3: ({value}, {info}) is not a valid entry")
         return 0
 
     @cython.ccall
     @cython.exceptval(-1)
     def write(self) -> i64:
-        """Put the entries into `entries`, in their order (M3); returns how many."""
+        """Put the sorted entries into `entries`; returns their number (M3)."""
         index: i64
         for index in range(self.count):
             self._entries[2 * index] = self._ids[index]
@@ -144,27 +144,27 @@ class Marks:
         return count + 1
 
     def read_extra(self, last_message_id: int, extra: bytes) -> int:
-        """`read` the entries in `extra`, 16 bytes each; returns how many. Raises ValueError."""
+        """`read` entries of 16 bytes each from `extra`; returns their number. Raises ValueError."""
         count, rest = divmod(len(extra), 16)
         if rest or count > ENTRIES_MAX:
-            raise ValueError(f"M3: {len(extra)} bytes are no entries")
+            raise ValueError(f"M3: {len(extra)} bytes cannot be entries")
         self.entries[: 2 * count] = memoryview(extra).cast("q")
         self.read(last_message_id, count)
         return count
 
     def extra(self, count: int) -> bytes:
-        """The first `count` of `entries` as bytes."""
+        """The first `count` entries as bytes."""
         return self.entries[: 2 * count].tobytes()
 
     @property
     def mentions(self) -> list:
-        """Message IDs of the mentioned marks, ascending."""
+        """The IDs of the messages that mention the user, in ascending order."""
         return [self._ids[i] for i in range(self.count) if not self._ranks[i] & 1]
 
     @cython.ccall
     @cython.exceptval(-1)
     def mentioned(self) -> i64:
-        """How many marks say *mentioned*."""
+        """The number of marks whose message mentions the user."""
         index: i64
         found: i64 = 0
         for index in range(self.count):
@@ -174,13 +174,13 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def mention_count(self) -> i64:
-        """The read state's mention count: mentioned marks, and mentions that are only counted."""
+        """The mention count that replies show: `mentioned` plus the mentions only counted."""
         return min(self.mentioned() + self.uncounted, _U32_MAX)
 
     @cython.ccall
     @cython.exceptval(-1)
     def last_mention_id(self) -> i64:
-        """The largest mentioned mark, or 0."""
+        """The ID of the last message that mentions the user, or 0."""
         index: i64 = self.count - 1
         while index >= 0:
             if not self._ranks[index] & 1:
@@ -188,12 +188,12 @@ class Marks:
             index -= 1
         return 0
 
-    # -- events: each returns True if something changed ---------------------------------------
+    # -- events; a method returns True if something changed -----------------------------------
 
     @cython.ccall
     @cython.exceptval(-1)
     def ack(self, message_id: i64) -> cython.bint:
-        """Fold an ack of a message that is neither older than the last one nor deleted."""
+        """Apply an ack of a message that is neither deleted nor before the last read message."""
         changed: cython.bint = self._read_up_to(message_id)
         if self.uncounted_up_to and message_id >= self.uncounted_up_to:
             self.uncounted = self.uncounted_up_to = 0
@@ -203,9 +203,9 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def mark(self, message_id: i64, rank: i64) -> cython.bint:
-        """Fold a mention or a retraction of a message above the last one and the deleted ones.
+        """Apply a mention or retraction of a message above `last_message_id` and `deleted_up_to`.
 
-        A newer mention brings a deleted read state back even if its retraction came first.
+        A mention brings back a deleted read state, even if the retraction came before it.
         """
         back: cython.bint = self.deleted_up_to != 0 and not rank & 1
         if back:
@@ -224,10 +224,10 @@ class Marks:
         return True
 
     def mark_unread(self, message_id: i64, mention_ids: object, mention_count: i64) -> bool:
-        """Fold a manual ack of a message that is not deleted. `mention_ids` may be None.
+        """Apply “mark as unread” (a manual ack) from a message that is not deleted.
 
-        `mention_count`: -1 if it is not given. If this returns True, or another field changed, the
-        caller calls `note_unread` next.
+        `mention_ids` is None and `mention_count` is -1 if the event lacks them. If this returns
+        True, or if another field of the read state changed, call `note_unread` next.
         """
         before: tuple = self._content()
         highest: i64 = max(self.last_message_id, self.deleted_up_to, message_id)
@@ -255,7 +255,7 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def mark_again(self, message_id: i64) -> cython.int:
-        """Mark a message as mentioned with rank 0, whatever was known of it."""
+        """Set the mark of a message to a mention of rank 0, even if its rank was larger."""
         if message_id <= self.uncounted_up_to:
             self._count_only(0)
             return 0
@@ -268,13 +268,13 @@ class Marks:
         return 0
 
     def note_unread(self, version: i64) -> None:
-        """Note that the event of this version marked the read state unread."""
+        """Store the version of the “mark as unread” event."""
         self.unread_version = version
 
     def merge(self, last_message_id: i64, mention_ids: object, mention_count: i64) -> bool:
-        """Fold what an import knows: a larger last message, more mentions, or a larger count.
+        """Apply imported data: a later last read message, more mentions or a larger count.
 
-        `mention_count`: -1 if it is not given. True if something changed.
+        `mention_count` is -1 if the event lacks it. Returns True if something changed.
         """
         changed: bool = False
         newer: cython.bint = last_message_id > self.last_message_id
@@ -290,9 +290,9 @@ class Marks:
         return changed
 
     def delete(self, up_to: i64) -> None:
-        """Delete the read state: messages up to this one no longer change anything.
+        """Delete the read state. Later events about messages up to `up_to` have no effect.
 
-        If it was deleted before, what is known of newer messages stays.
+        If the read state is deleted already, it keeps the marks above `up_to`.
         """
         if not self.deleted_up_to:
             self.read(0, 0)
@@ -303,7 +303,7 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def come_back(self) -> cython.int:
-        """A newer message brings a deleted read state back, read up to where it was deleted."""
+        """End the deletion. Messages up to `deleted_up_to` then count as read."""
         self.last_message_id = self.deleted_up_to
         self.deleted_up_to = 0
         return 0
@@ -334,7 +334,7 @@ class Marks:
     @cython.cfunc
     @cython.exceptval(-1)
     def _keep_mentions(self, most: i64) -> cython.int:
-        """Drop all mentioned marks but the newest `most`."""
+        """Keep only the `most` latest mentions. Retractions stay."""
         drop: i64 = self.mentioned() - most
         kept: i64 = 0
         index: i64
@@ -351,7 +351,7 @@ class Marks:
     @cython.cfunc
     @cython.exceptval(-1)
     def _count_only(self, retracted: i64) -> cython.bint:
-        """Fold a message at or below `uncounted_up_to`: there, mentions are only counted."""
+        """Add or subtract one mention at or below `uncounted_up_to`. True if the count changed."""
         if retracted and self.uncounted > 0:
             self.uncounted -= 1
             return True
@@ -363,7 +363,7 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def give_up(self) -> cython.int:
-        """Give up the smallest mark (M2): it is only counted from now on."""
+        """Give up the mark with the smallest message ID (M2). A mention is then only counted."""
         smallest: i64 = self._ids[0]
         retracted: i64 = self._ranks[0] & 1
         self._forget_up_to(smallest)
@@ -375,7 +375,7 @@ class Marks:
     @cython.cfunc
     @cython.exceptval(-1)
     def _place_of(self, message_id: i64) -> i64:
-        """The index of the first mark that is not below a message."""
+        """The index of the first mark at or above a message."""
         low: i64 = 0
         high: i64 = self.count
         while low < high:

@@ -1,7 +1,7 @@
-"""All settings: one frozen object, parsed once, from flags or `READ_STATES_<NAME>`.
+"""The settings, which come from command-line flags, environment variables or defaults.
 
-Each field carries its default, its unit, the range it may be in, its meaning, and the group under
-which `readstates worker --help` shows it. Relations between settings are in `Settings.check`.
+For example, `--flush-delay-s` and `READ_STATES_FLUSH_DELAY_S` both set `flush_delay_s`. Each field
+of `Settings` has a default, a help text, a unit, a range, and its group in `--help`.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from .errors import ConfigError
 
 ENV_PREFIX = "READ_STATES_"
 SECRETS = frozenset({"cassandra_password", "kafka_config"})
-FORMS = {  # of settings that become part of a topic's name, a file's name or a CQL statement
+FORMS = {  # These settings become part of topic names, file names or CQL statements.
     "topic_prefix": re.compile(r"[A-Za-z0-9._-]{1,200}"),
     "kafka_group": re.compile(r"[^/\0]{1,200}"),
     "instance_id": re.compile(r"[A-Za-z0-9._-]{0,249}"),
     "cassandra_keyspace": re.compile(r"[a-z][a-z0-9_]{0,47}"),
 }
-# A CQL map of simple words in quotes and numbers, so that no name or value can end the map.
+# A CQL map of quoted words and numbers. A word cannot contain a quote, so it cannot inject CQL.
 REPLICATION = re.compile(
     r"\{(?=.*'class')\s*{PAIR}(\s*,\s*{PAIR})*\s*\}".replace(
         "{PAIR}", r"'[\w.-]{1,200}'\s*:\s*('[\w./-]{1,200}'|\d{1,4})"
     ),
     re.ASCII,
 )
-# If a topic has more partitions than this, they get this many times each limit, all together.
+# Up to this many partitions get the full limits. More partitions share the limits of this many.
 FULL_SHARES = 8
 SHARED = f"If there are over {FULL_SHARES} partitions, they share {FULL_SHARES} times this limit."
-DYNAMIC = "-"  # the value of `instance_id` for a worker without a name
-IDS_UNCHECKED = -1  # the value of `id_epoch_ms` where it is not set
+DYNAMIC = "-"  # the `instance_id` of a worker without a name
+IDS_UNCHECKED = -1  # the `id_epoch_ms` with which message IDs are not checked
 CLASSIC, CONSUMER = GROUP_PROTOCOLS = ("classic", "consumer")
 ON, OFF = SWITCH = ("on", "off")
 STOP, COUNT = MISSING_UPDATES = ("stop", "count")
@@ -60,7 +60,7 @@ _kafka, _cassandra, _table, _write_behind, _limit, _http = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What a worker needs to know. Build it with `Settings.load`, which checks ranges."""
+    """The settings of a worker. `Settings.load` reads and checks them."""
 
     kafka_bootstrap: str = _kafka("127.0.0.1:9092", "Brokers to connect to first (host:port,…).")
     kafka_config: str = _kafka("", "More librdkafka settings (key=value,…), for TLS and logins.")
@@ -231,7 +231,7 @@ class Settings:
 
     @property
     def probes_topic(self) -> str:
-        """Gets the replies to the workers' probes, and no others."""
+        """The topic for replies to the workers' own probes."""
         return f"{self.topic_prefix}.probes"
 
     @property
@@ -240,7 +240,7 @@ class Settings:
 
     @property
     def tells_changes(self) -> bool:
-        """True if there is a change feed; a candidate writes none."""
+        """True if the worker writes the change feed. A candidate never does."""
         return self.changes == ON and not self.is_candidate
 
     @property
@@ -248,12 +248,12 @@ class Settings:
         return self.role == CANDIDATE
 
     @property
-    def epochs_topic(self) -> str:  # it keeps the history: see `schemas/epoch_history.py`
+    def epochs_topic(self) -> str:  # holds the history of epochs (`schemas/epoch_history.py`)
         return f"{self.topic_prefix}.epochs"
 
     @property
     def leaves_group(self) -> bool:
-        """True if a worker that is stopped leaves the group, rather than keeping its partitions."""
+        """True if the worker leaves the consumer group when it is stopped."""
         return self.instance_id in ("", DYNAMIC)
 
     @property
@@ -263,22 +263,22 @@ class Settings:
 
     @property
     def kafka_extra(self) -> dict[str, str]:
-        """`KAFKA_CONFIG` as a dict; a comma inside a value is written as two."""
+        """`KAFKA_CONFIG` as a dict. In the setting, `,,` is a comma inside a value."""
         parts = [p.replace("\0", ",") for p in self.kafka_config.replace(",,", "\0").split(",")]
         pairs = [p.partition("=") for p in parts if p.strip()]
         bad = next((place for place, pair in enumerate(pairs, 1) if not pair[1]), None)
-        if bad is not None:  # not shown: it may be the rest of a password with a comma
+        if bad is not None:  # The entry may be part of a password, so the error does not show it.
             raise ConfigError(
-                f"KAFKA_CONFIG: expected key=value,…; entry {bad} has no '=' (a comma inside a "
-                "value is written as two)"
+                f"KAFKA_CONFIG: expected key=value,…, but entry {bad} has no '='. If a value "
+                "contains a comma, write it as two commas"
             )
         return {key.strip(): value.strip() for key, _, value in pairs}
 
     def librdkafka(self, **overrides: Any) -> dict[str, Any]:
-        """Settings for a confluent-kafka client of these brokers."""
+        """Settings for a confluent-kafka client that connects to these brokers."""
         own = {
             "bootstrap.servers": self.kafka_bootstrap,
-            # a topic that somebody deleted is not made anew by asking for it
+            # A request must not create a topic that somebody has deleted.
             "allow.auto.create.topics": False,
         }
         return {**own, **self.kafka_extra, **overrides}
@@ -291,9 +291,9 @@ class Settings:
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, /, **flags: Any) -> Settings:
-        """Use flags first (those that are not None), then the environment, then defaults.
+        """Flags come before environment variables, then defaults. A flag of None is not given.
 
-        Raises ConfigError, which names the setting, its value and the values that it may have.
+        Raises ConfigError, which names the setting, its value and the allowed values.
         """
         environ = _with_files(os.environ if environ is None else environ)
         values = {
@@ -309,16 +309,16 @@ class Settings:
         return settings
 
     def check(self) -> None:
-        """Check the relations between settings. Raises ConfigError."""
+        """Check the rules that the ranges do not cover. Raises ConfigError."""
         if self.user_states_max * 2 > self.cache_states:
             raise ConfigError(
                 f"USER_STATES_MAX ({self.user_states_max}) may be at most half of CACHE_STATES "
-                f"({self.cache_states}): lower the first or raise the second"
+                f"({self.cache_states}). Lower the first or raise the second"
             )
         if self.handover_timeout_s >= self.session_timeout_s:
             raise ConfigError(
                 f"HANDOVER_TIMEOUT_S ({self.handover_timeout_s}) must be below SESSION_TIMEOUT_S "
-                f"({self.session_timeout_s}), or the group moves on before the handover ends"
+                f"({self.session_timeout_s}), or Kafka may reassign partitions during a handover"
             )
         try:
             _ = self.reply_topic_pattern
@@ -334,14 +334,14 @@ class Settings:
                 raise ConfigError(f"{name.upper()} must match {form.pattern}")
         if not REPLICATION.fullmatch(self.cassandra_replication):
             raise ConfigError(
-                f"CASSANDRA_REPLICATION: {self.cassandra_replication!r:.200} is not a map such as "
-                "{'class': 'NetworkTopologyStrategy', 'dc1': 3}: a class, and replicas for each "
-                "data centre"
+                f"CASSANDRA_REPLICATION: {self.cassandra_replication!r:.200} is not a map of a "
+                "class and the number of replicas in each data centre, such as "
+                "{'class': 'NetworkTopologyStrategy', 'dc1': 3}"
             )
         if REPLY_LIKE.search(f"{self.topic_prefix}."):
             raise ConfigError(
-                "TOPIC_PREFIX may not begin with f-reply- or contain .replies.: the topics would "
-                "look like reply topics, to which other services of this kind may write"
+                "TOPIC_PREFIX may not begin with f-reply- or contain .replies. because then the "
+                "topics would look like reply topics, and other services could write to them"
             )
         if self.cassandra_password and not self.cassandra_username:
             raise ConfigError("CASSANDRA_PASSWORD has no effect without CASSANDRA_USERNAME")
@@ -357,14 +357,14 @@ def env_name(name: str) -> str:
 
 
 def _with_files(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """The environment; a secret may also be in a file that `<NAME>_FILE` names."""
+    """Add the secrets from files to the environment. `<NAME>_FILE` is the path of such a file."""
     secrets = {}
     for name in map(env_name, SECRETS):
         path = environ.get(f"{name}_FILE")
         if path is None:
             continue
         if name in environ:
-            raise ConfigError(f"{name} and {name}_FILE are both set: leave one of them out")
+            raise ConfigError(f"{name} and {name}_FILE are both set. Unset one of them")
         try:
             secrets[name] = Path(path).read_text("utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as exc:
@@ -373,12 +373,12 @@ def _with_files(environ: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def number_text(setting: Field[Any], value: float) -> str:
-    """`100,000,000`; without commas if the setting has no unit, such as a port."""
+    """Format a value like `100,000,000`, but without commas if the setting has no unit."""
     return f"{value:,.15g}" if setting.metadata["unit"] else f"{value:g}"
 
 
 def range_text(setting: Field[Any]) -> str:
-    """`1 … 100,000,000`; empty if any value is allowed."""
+    """Format the range like `1 … 100,000,000`. The text is empty if every value is allowed."""
     return " … ".join(number_text(setting, end) for end in setting.metadata["range"] or ())
 
 
@@ -394,5 +394,5 @@ def _parse(setting: Field[Any], flags: Mapping[str, Any], environ: Mapping[str, 
         raise ConfigError(f"{source}: expected {kind.__name__}, got {raw!r}") from exc
     bounds = setting.metadata["range"]
     if bounds and not bounds[0] <= value <= bounds[1]:
-        raise ConfigError(f"{source}: {value} is outside {range_text(setting)}")
+        raise ConfigError(f"{source}: {value} is outside the range {range_text(setting)}")
     return value

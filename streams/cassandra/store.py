@@ -1,9 +1,9 @@
-"""The database: its schema, its epoch, loads and writes.
+"""The keyspace in Cassandra: its schema, its epochs, loads and writes.
 
-Statements on the schema and the epoch block. Loads and writes are started here and answered on the
-event loop by `requests.py`. Every exception of the driver becomes a StoreError. Reads and writes
-are at LOCAL_QUORUM; every write carries its version as the write timestamp, so that a late or
-repeated write can never overwrite a newer one.
+An epoch is one log: a topic ID and a partition count (see `epochs.py`). Methods for the schema and
+the epochs block until Cassandra answers. Loads and writes do not block: `requests.py` calls their
+callbacks on the event loop. All of them use LOCAL_QUORUM. The write timestamp of a row is its
+version, so a late or repeated write never replaces a newer row.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from .requests import Request, Requests
 from .row_bytes import Change, RowBytes
 
 PAGE_ROWS = 5000
-LOAD_ROWS_MAX = 2 * PAGE_ROWS  # of a usual load, all users together; one page more may come
-STATEMENT_TIMEOUT_S = 10.0  # of a statement on the schema or the epoch
-READ_ALL_TIMEOUT_S = 60.0  # of one page
-PATIENCE_S = 30.0  # at a start, how long a statement is repeated if Cassandra is too slow for it
+LOAD_ROWS_MAX = 2 * PAGE_ROWS  # limit of one `load`; its last page may exceed the limit
+STATEMENT_TIMEOUT_S = 10.0  # for a statement on the schema or the epochs
+READ_ALL_TIMEOUT_S = 60.0  # for one page of `read_all`
+PATIENCE_S = 30.0  # how long a statement at start-up is repeated while Cassandra is too slow
 
 INIT = (
-    "Run: readstates init. But if the keyspace was there before, somebody dropped it, or "
-    "CASSANDRA_HOSTS leads to another cluster: see ops/runbooks/restore.md first"
+    "Run: readstates init. But if the keyspace existed before, read ops/runbooks/restore.md first: "
+    "somebody dropped the keyspace, or CASSANDRA_HOSTS names another cluster"
 )
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,9 @@ _BIGINT = struct.Struct(">q").pack
 
 
 class Store:
-    """A session with the keyspace, and the statements that the service uses.
+    """A session with the keyspace, and its prepared statements.
 
-    `broken` is called with an answer that could not be applied; the worker must then stop.
+    If a callback fails to apply an answer, `broken` gets the error and must stop the worker.
     """
 
     taken_over: tuple[str, ...] = (
@@ -58,59 +58,59 @@ class Store:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.broken: Callable[[Exception], None] = _raise
-        self.replication: dict[str, str] = {}  # of the keyspace, when the worker started
-        self.commitlog_sync = ""  # how the nodes acknowledge; empty if not known
-        # Shown and hidden read states, and one more: a load that has so many was cut short.
+        self.replication: dict[str, str] = {}  # the keyspace's replication at start-up
+        self.commitlog_sync = ""  # Cassandra's setting; empty if not known
+        # This is one row more than a user may have. A load with so many rows was cut short.
         slots = slots_for(settings.cache_states)
         hidden = side_slots_max(settings.user_states_max, slots)
         self._rows_max = settings.user_states_max + hidden + 1
         self._requests = Requests(
             settings.cassandra_timeout_s, lambda exc: self.broken(exc), self._note_failure
         )
-        # While set, nothing is loaded: a database that was replaced knows of nobody. `doubted` is
-        # called when it is set, and must have somebody look.
+        # While this is True, loads fail, because somebody may have replaced the database with an
+        # empty one. The store calls `doubted` to have the database checked.
         self.is_doubted = False
         self.doubted: Callable[[], None] = lambda: None
         self._session = connect(settings)
-        self._claimed: tuple[str, Log] | None = None  # the topic, and its epoch
+        self._claimed: tuple[str, Log] | None = None  # the topic and its log
 
     def close(self) -> None:
-        """End the session; callbacks of requests under way may never be called."""
+        """End the session. The callbacks of unfinished requests may never be called."""
         self._session.cluster.shutdown()
 
-    # -- nodes at other addresses (addresses.py) ----------------------------------------------
+    # -- nodes at new addresses (addresses.py) ------------------------------------------------
 
     @property
     def addresses(self) -> set[str]:
-        """The addresses of the nodes that the driver knows."""
+        """The addresses of all nodes that the driver knows."""
         return {str(host.address) for host in self._session.cluster.metadata.all_hosts()}
 
     @property
     def is_cut_off(self) -> bool:
-        """True if the driver knows no node that is up."""
+        """True if every node that the driver knows is down."""
         return not any(host.is_up for host in self._session.cluster.metadata.all_hosts())
 
     def check_epoch_of(self, other: Store) -> None:
-        """Raises StoreError if this is not the database that the other store was connected to."""
+        """Check that both stores are connected to the same database. Raises StoreError if not."""
         if other._claimed is None:
             return
         topic, claimed = other._claimed
         found = self.logs().get(topic)
         if found is None or found.database.name != claimed.database.name:
             raise StoreError(
-                f"CASSANDRA_HOSTS lead to another database: for {topic}, it has "
-                f"{found.database.said if found else 'no epoch'}, and not {claimed.database.said}. "
-                "Let them lead to the right one, or restore it: ops/runbooks/restore.md"
+                f"CASSANDRA_HOSTS names another database: for {topic}, that database has "
+                f"{found.database.said if found else 'no epoch'}, not {claimed.database.said}. "
+                "Correct CASSANDRA_HOSTS, or restore the database: ops/runbooks/restore.md"
             )
 
     def another(self) -> Store:
-        """A store with a session of its own, not prepared yet. Raises StoreError."""
+        """Connect a second store. Call its `prepare` before you use it. Raises StoreError."""
         return Store(self.settings)
 
     def take_over(self, found: Store) -> None:
-        """Exchange connections and statements with another store, which is of no use afterwards.
+        """Swap connections and statements with the store `found`, which the caller then closes.
 
-        What is under way over the old connections ends in CASSANDRA_TIMEOUT_S at the latest.
+        Requests on the old connections end within CASSANDRA_TIMEOUT_S.
         """
         for name in self.taken_over:
             old = getattr(self, name)
@@ -122,8 +122,8 @@ class Store:
     def create_schema(self) -> None:
         """Create the keyspace and the tables that do not exist yet.
 
-        A keyspace that exists is not named in a CREATE, because Cassandra then asks for the right
-        to create any keyspace, even with IF NOT EXISTS.
+        If the keyspace exists, this sends no CREATE KEYSPACE: even with IF NOT EXISTS, Cassandra
+        would require the permission to create keyspaces.
         """
         settings = self.settings
         there = self.execute(
@@ -136,9 +136,9 @@ class Store:
                 self.execute(statement, (), PATIENCE_S)
 
     def logs(self, patience_s: float = 0.0) -> dict[str, Log]:
-        """The logs that this keyspace was written from, by topic.
+        """The logs from which this keyspace was written, by topic. Raises StoreError.
 
-        Raises StoreError, which names `readstates init` if the table lacks a column.
+        The error is a SchemaMissingError if the table or one of its columns is missing.
         """
         table = f"{self.settings.cassandra_keyspace}.log"
         query = (
@@ -151,11 +151,11 @@ class Store:
             if not is_invalid_request(exc.__cause__):
                 raise
             raise SchemaMissingError(
-                f"{exc}. The schema is missing or of an earlier version. {INIT}"
+                f"{exc}. The schema is missing or from an earlier version. {INIT}"
             ) from exc
         logs = {}
         for topic, epoch, topic_id, partitions, firsts, began_us, kept_us, database_id in rows:
-            # an older version of the service begins an epoch without changing first_offsets
+            # An older version of the service begins an epoch without setting first_offsets.
             known = firsts is not None and len(firsts) == partitions and kept_us >= began_us
             first_offsets = tuple(firsts) if known else ()
             logs[topic] = Log(
@@ -171,12 +171,11 @@ class Store:
         *,
         new_epoch_from: Sequence[int] | None = None,
     ) -> Log:
-        """The epoch of this topic's log, which has the database's ID. A keyspace's first topic sets
-        both by a lightweight transaction, and another one adds the ID if it is missing.
+        """Return the log of this topic. If its epoch or the database's ID is missing, store it.
 
-        `new_epoch_from`: if the topic or its partition count has changed, a new epoch begins at
-        these offsets of its partitions, above everything written so far. Raises EpochError if they
-        have changed and no new epoch may begin, or if the epoch's first offsets are not known.
+        If the topic ID or the partition count has changed, begin a new epoch at `new_epoch_from`,
+        the first offset of each partition. Raises EpochError if that is None, or if the first
+        offsets of the present epoch are not known. All writes are lightweight transactions.
         """
         table = f"{self.settings.cassandra_keyspace}.log"
         logs = self.logs(PATIENCE_S)
@@ -215,7 +214,7 @@ class Store:
         return self.claim_epoch(topic, topic_id, partitions)
 
     def keep_first_offsets(self, topic: str, epoch: int, first_offsets: Sequence[int]) -> None:
-        """Store the first offsets of an epoch that an earlier version of the service began."""
+        """Store the first offsets of an epoch that was stored without them."""
         self.execute(
             f"UPDATE {self.settings.cassandra_keyspace}.log SET first_offsets = %s "
             "WHERE topic = %s IF epoch = %s",
@@ -224,7 +223,7 @@ class Store:
         )
 
     def execute(self, query: str, values: tuple[Any, ...], patience_s: float) -> Any:
-        """Run a statement that may be run twice; raises StoreError."""
+        """Run a statement that is safe to repeat. Raises StoreError."""
         run = partial(self._session.execute, query, values, timeout=STATEMENT_TIMEOUT_S)
         try:
             return patiently(query, run, patience_s)
@@ -232,13 +231,13 @@ class Store:
             raise StoreError(f"Cassandra refused {query!r}: {exc}") from exc
 
     def prepare(self) -> None:
-        """Prepare the hot statements. Raises StoreError if the schema is missing."""
+        """Prepare the statements for loads and writes. Raises StoreError if a table is missing."""
         table = f"{self.settings.cassandra_keyspace}.read_states"
         where = "WHERE user_id = ? AND read_state_type = ? AND channel_id = ?"
         try:
             self._insert = self._prepare(
                 f"INSERT INTO {table} (user_id, {COLUMNS}, mentions) "
-                # without the TTL, rows would end after the table's default_time_to_live, if set
+                # TTL 0 overrides the table's default_time_to_live.
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL 0"
             )
             self._delete = self._prepare(f"DELETE FROM {table} USING TIMESTAMP ? {where}")
@@ -258,7 +257,7 @@ class Store:
         self._row_bytes = RowBytes(*(statement.query_id for statement in written))
 
     def replication_now(self) -> dict[str, str]:
-        """How the nodes replicate the keyspace. Raises StoreError."""
+        """The current replication of the keyspace. Raises StoreError."""
         query = "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = %s"
         rows = list(self.execute(query, (self.settings.cassandra_keyspace,), 0.0))
         return {str(key): str(value) for row in rows for key, value in row[0].items()}
@@ -267,7 +266,7 @@ class Store:
         return patiently(query, partial(prepare, self._session, query), PATIENCE_S)
 
     def _setting(self, name: str) -> str:
-        """A setting of the node that answers; empty if this user may not see it."""
+        """Read a setting of one node. The text is empty if this user has no permission."""
         try:
             query = "SELECT value FROM system_views.settings WHERE name = %s"
             row = self._session.execute(query, [name]).one()
@@ -282,11 +281,11 @@ class Store:
         user_ids: list[int],
         done: Callable[[dict[int, list[Row]] | None], None],
     ) -> None:
-        """Fetch all read states of some users; `done` gets them by user, or None after a failure.
+        """Load the rows of some users. `done` gets them by user, or None after a failure.
 
         A user without rows has an empty list. If there are more than LOAD_ROWS_MAX rows, `done`
-        gets an empty dict: use `load_large` for one user at a time. Called on the event loop, like
-        `done`.
+        gets an empty dict. In that case, call `load_large` for one user at a time. Call this on the
+        event loop, where `done` is called, too.
         """
         self._load(user_ids, done, LOAD_ROWS_MAX)
 
@@ -295,9 +294,9 @@ class Store:
         user_ids: list[int],
         done: Callable[[dict[int, list[Row]] | None], None],
     ) -> None:
-        """The same without this limit. A user may have 2 × USER_STATES_MAX rows, and 0.5 KiB each.
+        """Like `load`, but without the limit.
 
-        Whoever calls it limits how many such requests there are.
+        A user may have 2 × USER_STATES_MAX rows of 0.5 KiB each, so limit the number of requests.
         """
         self._load(user_ids, done, math.inf)
 
@@ -324,7 +323,7 @@ class Store:
             self._send(select, (user_ids,), request)
 
     def _note_failure(self, exc: Exception) -> None:
-        """A table that is not there may be made anew in a moment, and would then be empty."""
+        """If a table is missing, stop all loads. If it is created again, it will be empty."""
         if is_invalid_request(exc) and not self.is_doubted:
             self.is_doubted = True
             self.doubted()
@@ -333,35 +332,35 @@ class Store:
         cut = [user_id for user_id, rows in by_user.items() if len(rows) == self._rows_max]
         log.error(
             "load_cut_short users=%d rows_max=%d: a user has more read states than USER_STATES_MAX "
-            "(%d) allows; those of the largest types and channels are missing from replies. Set "
-            "USER_STATES_MAX as high as it was before. The level DEBUG names the users",
+            "(%d) allows. Replies lack the read states with the largest types and channel IDs. Set "
+            "USER_STATES_MAX as high as it was before. The log level DEBUG shows the user IDs",
             len(cut), self._rows_max, self.settings.user_states_max,
         )  # fmt: skip
         log.debug("load_cut_short user_ids=%s", cut)
 
     def write(self, changes: list[Change], done: Callable[[bool | None], None]) -> None:
-        """Write one unlogged batch; `done` gets True if Cassandra acknowledged it, otherwise None.
+        """Write one unlogged batch. `done` gets True if Cassandra acknowledges it, otherwise None.
 
-        A change is (user_id, version, row). If its version is positive, the row is set. If it is
-        negative, the row is deleted, and only its type and channel count. If there is no row, all
-        read states of the user that are older than `version` are deleted.
+        A change is (user_id, version, row). A positive version sets the row. A negative version
+        deletes it; then only the row's type and channel are used. Without a row, the change deletes
+        all read states of the user that are older than `version`.
         """
         routing_key, keyspace = _BIGINT(changes[0][0]), self._insert.keyspace
         batch = packed_batch(self._row_bytes.pack(changes), routing_key, keyspace)
         self._send(batch, None, Request(done, f"write rows={len(changes)}", True))
 
     def group_of(self, user_id: int) -> object:
-        """The user's group for batches: the node that is the first replica of its rows.
+        """The node that is the first replica of the user's rows. A batch has users of one group.
 
-        None if every node is a replica of everything. Costs a few µs.
+        None if every node has all rows, because then the node does not matter. Costs a few µs.
         """
         metadata = self._session.cluster.metadata
         replicas = metadata.get_replicas(self.settings.cassandra_keyspace, _BIGINT(user_id))
         return None if len(replicas) in (0, len(metadata.all_hosts())) else replicas[0]
 
     def _send(self, statement: Any, values: Any, request: Request) -> None:
-        """Start a request without the driver's timer. The timer would keep the request alive for
-        its whole timeout, even after the answer: thousands of objects for the collector to scan.
+        """Start a request without the driver's timer. Even after the answer, the timer would keep
+        the request in memory until the timeout. The collector would scan thousands of objects.
         """
         self._requests.begin(request)
         try:
@@ -372,13 +371,14 @@ class Store:
             self._requests.follow(request, future)
 
     def expire(self) -> None:
-        """End requests that took longer than CASSANDRA_TIMEOUT_S; a late answer is dropped."""
+        """Fail the requests that have taken longer than CASSANDRA_TIMEOUT_S. Drop late answers."""
         self._requests.expire()
 
     def read_all(self) -> Iterable[tuple[int, Row]]:
-        """Every (user, read state) of the keyspace, page by page; for checks.
+        """Yield (user ID, row) for every row of the keyspace, page by page. Used for checks.
 
-        Hidden read states are among them, and the marks of final deletions (type 0, channel 0).
+        This includes read states that replies do not show, and the rows that record final
+        deletions of users (type 0, channel 0).
         """
         table = f"{self.settings.cassandra_keyspace}.read_states"
         for row in self._session.execute(
@@ -388,7 +388,7 @@ class Store:
 
 
 def logs_of(settings: Settings) -> dict[str, Log]:
-    """Read the logs that the keyspace was written from, for a command. Raises StoreError."""
+    """Connect, read `Store.logs`, and disconnect. Raises StoreError."""
     store = Store(settings)
     try:
         return store.logs()

@@ -41,13 +41,13 @@ def needed(replicas: int) -> dict[str, Rule]:
             "a broker refuses a record from an hour ahead, and deletes an old one at once",
         ),
         "unclean.leader.election.enable": Rule(
-            UNCLEAN_ELECTION, "false", "it loses acknowledged records"
+            UNCLEAN_ELECTION, "false", "an unclean election loses acknowledged records"
         ),
         "min.insync.replicas": Rule(
             MIN_ISR,
             str(max(1, min(replicas - 1, 2))),
-            f"with less, a failure loses acknowledged records; with more than its {replicas} "
-            "replicas, nobody can write",
+            "if it is lower, a failure loses acknowledged records; if it is higher than the "
+            f"{replicas} replicas, no producer can write",
             at_most=replicas,
         ),
         "retention.ms": Rule(
@@ -56,7 +56,7 @@ def needed(replicas: int) -> dict[str, Rule]:
         "max.message.bytes": Rule(
             RECORD_SIZE,
             str(BATCH_BYTES),
-            "a change that does not fit would hold its partition's commits for ever",
+            "a record that is too large would block its partition's commits for ever",
             at_least=True,
         ),
     }

@@ -1,6 +1,6 @@
-"""Creates the service's topics, and knows the settings that a worker needs.
+"""Creates the service's topics, and defines the topic settings that workers require.
 
-`topic_check.py` compares these with what the brokers say.
+`topic_check.py` compares these settings with the real ones.
 """
 
 from __future__ import annotations
@@ -42,40 +42,41 @@ from .topic_rule import Rule
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 15.0
-UNKNOWN_S = 10.0  # after which all brokers know of a topic that one of them knows
-AWAY_TIMEOUT_S = 60.0  # how long a request is repeated while brokers are away
+UNKNOWN_S = 10.0  # By then, every broker knows a new topic.
+AWAY_TIMEOUT_S = 60.0  # how long to repeat a request while brokers are unavailable
 AWAY_PAUSE_S = 0.5
 DAY_MS = 86_400_000
-RETENTION_FLOOR_FACTOR = 20  # the least retention of `updates`, in multiples of FLUSH_DELAY_S
-BATCH_BYTES_MAX = 1 << 20  # a batch of records: librdkafka makes them up to 1,000,000 bytes
-HEADERS_BYTES = 64 << 10  # more than the headers of a dead letter take
-QUERIES_KEPT_MS = 2 * DEADLINE_MAX_MS  # the least retention of `queries`
-DEAD_LETTERS_BYTES = 256 << 20  # kept of each partition's dead letters; older ones go first
-DEAD_LETTERS_SEGMENT_BYTES = 64 << 20  # a broker removes whole segments
-PROBES_KEPT_MS = 10 * 60_000  # of the probes' replies; nobody reads them later
+RETENTION_FLOOR_FACTOR = 20  # minimum retention of `updates`, in multiples of FLUSH_DELAY_S
+BATCH_BYTES_MAX = 1 << 20  # librdkafka makes batches of up to 1,000,000 bytes
+HEADERS_BYTES = 64 << 10  # an upper limit for the headers of a dead letter
+QUERIES_KEPT_MS = 2 * DEADLINE_MAX_MS  # minimum retention of `queries`
+DEAD_LETTERS_BYTES = 256 << 20  # per partition
+DEAD_LETTERS_SEGMENT_BYTES = 64 << 20  # Brokers delete whole segments.
+PROBES_KEPT_MS = 10 * 60_000  # retention of replies to probes
 PROBES_SEGMENT_BYTES = 16 << 20
 COMPACTED = {"cleanup.policy": "compact"}
-ROLLOUT_SEGMENTS = {"segment.bytes": str(4 << 20), "segment.ms": str(10 * 60_000)}  # many beats
-RIGHTS = "The rights that a worker needs are in SECURITY.md"
+# Candidates write several records per second to the rollout topic, so segments are small.
+ROLLOUT_SEGMENTS = {"segment.bytes": str(4 << 20), "segment.ms": str(10 * 60_000)}
+RIGHTS = "SECURITY.md lists the permissions that a worker needs"
 LOGGED = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete"}
 
 
 class Topic(NamedTuple):
-    """Which log it is."""
+    """The identity of a topic."""
 
     topic_id: uuid.UUID
     partitions: int
 
 
 class Described(NamedTuple):
-    """A topic; `replicas` is the number of replicas of the partition that has the fewest."""
+    """A topic, and the smallest number of replicas among its partitions."""
 
     topic: Topic
     replicas: int
 
 
 def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
-    """Topic settings by topic name, as `readstates init` sets them."""
+    """The settings with which `readstates init` creates each topic, by topic name."""
     min_isr = str(max(1, replication - 1))
     safe = {"unclean.leader.election.enable": "false", "min.insync.replicas": min_isr}
     changes = {settings.changes_topic: changes_topic.wanted(replication)}
@@ -108,7 +109,7 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
 
 
 def topics_of(settings: Settings) -> tuple[str, ...]:
-    """The names of the service's topics; that of the change feed is the last, if there is one."""
+    """The names of the service's topics. The topic of the change feed, if used, comes last."""
     topics = (
         settings.updates_topic,
         settings.queries_topic,
@@ -121,7 +122,7 @@ def topics_of(settings: Settings) -> tuple[str, ...]:
 
 
 def existing(settings: Settings) -> dict[str, Described]:
-    """Those of the service's topics that exist, by name. Raises TopicError if they are hidden."""
+    """The existing topics of the service, by name. Raises TopicError without permission."""
     client, found = connect_admin(settings), dict[str, Described]()
     for name in topics_of(settings):
         try:
@@ -130,7 +131,7 @@ def existing(settings: Settings) -> dict[str, Described]:
             raise
         except TopicError as exc:
             raise TopicError(
-                f"cannot create topic {name}, nor see whether it exists: {exc}"
+                f"cannot create topic {name} or check whether it exists: {exc}"
             ) from exc
         if one is not None:
             found[name] = one
@@ -138,7 +139,7 @@ def existing(settings: Settings) -> dict[str, Described]:
 
 
 def create(settings: Settings, partitions: int, replication: int) -> list[str]:
-    """Create the topics that do not exist yet; returns their names. Safe to repeat."""
+    """Create the missing topics; returns their names. This is safe to repeat."""
     client = connect_admin(settings)
     updates = described(client, settings.updates_topic)
     counts = {
@@ -178,16 +179,16 @@ def _wait_until_described(client: AdminClient, settings: Settings) -> None:
 
 
 def wait_for_partitions(client: AdminClient, name: str, partitions: int) -> None:
-    """Wait until the cluster shows a topic with that many partitions."""
+    """Wait until the brokers report this number of partitions for a topic."""
     end = time.monotonic() + TIMEOUT_S
     while describe(client, name).partitions != partitions:
         if time.monotonic() > end:
-            raise TopicError(f"{name} does not show {partitions} partitions after {TIMEOUT_S} s")
+            raise TopicError(f"{name} does not have {partitions} partitions after {TIMEOUT_S} s")
         time.sleep(0.1)
 
 
 def describe(client: AdminClient, name: str) -> Topic:
-    """Topic ID and partition count. Raises TopicError for a topic that does not exist."""
+    """Topic ID and partition count. Raises TopicError if the topic does not exist."""
     found = described(client, name)
     if found is None:
         raise TopicError(missing(name))
@@ -195,19 +196,19 @@ def describe(client: AdminClient, name: str) -> Topic:
 
 
 def missing(name: str) -> str:
-    """The text if a topic does not exist."""
+    """The error text for a topic that does not exist."""
     return (
-        f"topic {name} does not exist. If it never did, run: readstates init. If somebody deleted "
-        "it, see updates_deleted or queries_deleted in ops/runbooks/ReadStatesDeviation.md"
+        f"topic {name} does not exist. If it never existed, run: readstates init. If somebody "
+        "deleted it, see updates_deleted or queries_deleted in ops/runbooks/ReadStatesDeviation.md"
     )
 
 
 def described(
     client: AdminClient, name: str, patience_s: float = AWAY_TIMEOUT_S
 ) -> Described | None:
-    """A topic as the brokers describe it; None if it does not exist.
+    """Describe a topic; None if it does not exist.
 
-    Raises TopicError if they refuse, or do not answer within `patience_s`.
+    Raises TopicError if the brokers refuse, or if they do not answer within `patience_s`.
     """
 
     def ask() -> Any:
@@ -234,18 +235,21 @@ def described(
 def needed(
     settings: Settings, record_bytes_max: int, replicas: Mapping[str, int]
 ) -> dict[str, dict[str, Rule]]:
-    """The settings without which data would be lost or wrong, by topic and setting.
+    """The settings that prevent loss or corruption of data, by topic and setting.
 
-    `record_bytes_max`: the largest record that the updates topic takes. `replicas`: by topic.
+    `record_bytes_max` is the `max.message.bytes` of the updates topic. `replicas` has the number of
+    replicas of each topic.
     """
     floor_ms = int(max(3600.0, settings.flush_delay_s * RETENTION_FLOOR_FACTOR) * 1000)
-    stamped = Rule(TIMESTAMP_TYPE, "LogAppendTime", "deadlines and lag count by the broker's clock")
-    whole = Rule(CLEANUP_POLICY, "delete", "compaction takes records out of the log")
+    stamped = Rule(
+        TIMESTAMP_TYPE, "LogAppendTime", "the service needs broker timestamps for deadlines and lag"
+    )
+    whole = Rule(CLEANUP_POLICY, "delete", "compaction would delete records that are needed")
 
     def safe(topic: str) -> Rule:
         copies = replicas[topic]
-        why = f"with less, a failure loses acknowledged records; with more than its {copies} "
-        why += "replicas, nobody can write"
+        why = "if it is lower, a failure loses acknowledged records; if it is higher than the "
+        why += f"{copies} replicas, no producer can write"
         return Rule(MIN_ISR, str(max(1, min(copies - 1, 2))), why, at_most=copies)
 
     feed = settings.changes_topic
@@ -255,13 +259,13 @@ def needed(
             "cleanup.policy": whole,
             "message.timestamp.type": stamped,
             "unclean.leader.election.enable": Rule(
-                UNCLEAN_ELECTION, "false", "it loses acknowledged records"
+                UNCLEAN_ELECTION, "false", "an unclean election loses acknowledged records"
             ),
             "min.insync.replicas": safe(settings.updates_topic),
             "retention.ms": Rule(
                 RETENTION,
                 str(floor_ms),
-                "what is not yet in Cassandra is only in the log",
+                "Kafka must keep each update until Cassandra has it",
                 at_least=True,
             ),
         },
@@ -271,7 +275,7 @@ def needed(
             "retention.ms": Rule(
                 RETENTION,
                 str(QUERIES_KEPT_MS),
-                "queries would be gone before their deadline",
+                "Kafka must keep each query until its deadline",
                 at_least=True,
             ),
         },
@@ -287,7 +291,7 @@ def needed(
             "max.message.bytes": Rule(
                 RECORD_SIZE,
                 str(record_bytes_max + HEADERS_BYTES),
-                "a dead letter that does not fit would hold its partition's commits for ever",
+                "a dead letter that is too large would block its partition's commits for ever",
                 at_least=True,
             ),
         },
@@ -306,7 +310,7 @@ def _compacted(what: str) -> Rule:
 
 
 def mend(settings: Settings) -> list[str]:
-    """Set the settings that existing topics need and do not have; returns what was set."""
+    """Correct the settings of existing topics; returns a list of the changes."""
     client = connect_admin(settings)
     record_max = int(configs_of(client, settings.updates_topic)["max.message.bytes"])
     replicas = {name: one.replicas for name, one in existing(settings).items()}
@@ -333,9 +337,9 @@ def mend(settings: Settings) -> list[str]:
 def configs_of(
     client: AdminClient, topic: str, patience_s: float = AWAY_TIMEOUT_S
 ) -> dict[str, str]:
-    """The settings of a topic that exists. Raises TopicError as `described` does.
+    """The settings of an existing topic. Raises TopicError as `described` does.
 
-    A broker that has not heard yet of a new topic denies it; then this asks again for a while.
+    A broker may not know a new topic yet, so this repeats the request for up to UNKNOWN_S.
     """
     known_by = time.monotonic() + min(patience_s, UNKNOWN_S)
 
@@ -355,16 +359,17 @@ def configs_of(
         configs = _answer(ask, f"the settings of topic {topic}", patience_s)
     except KafkaException as exc:
         raise TopicError(
-            f"{topic}: its settings cannot be read: {exc}. {RIGHTS}; DescribeConfigs is one of them"
+            f"cannot read the settings of topic {topic}: {exc}. The permission DescribeConfigs may "
+            f"be missing. {RIGHTS}"
         ) from exc
     return {name: entry.value for name, entry in configs.items()}
 
 
 def _answer(ask: Callable[[], Any], what: str, patience_s: float) -> Any:
-    """Kafka's answer; asks again while a broker or the controller is away.
+    """Send a request, and repeat it while brokers or the controller are unavailable.
 
-    Raises KafkaException if the answer is an error, and TopicError after `patience_s` without an
-    answer.
+    Raises KafkaException if Kafka answers with an error. Raises KafkaAwayError, a TopicError, if
+    Kafka does not answer within `patience_s`.
     """
     end = time.monotonic() + patience_s
     while True:
@@ -375,8 +380,8 @@ def _answer(ask: Callable[[], Any], what: str, patience_s: float) -> Any:
                 raise
             if time.monotonic() > end:
                 raise KafkaAwayError(
-                    f"{what}: Kafka did not answer within {patience_s:g} s ({exc}). Check "
-                    "that all brokers and a controller are running, then start this again"
+                    f"{what}: Kafka did not answer within {patience_s:g} s ({exc}). Check that all "
+                    "brokers and a controller are running, then start this program again"
                 ) from exc
             log.warning("kafka_away waiting_for=%r error=%r", what, str(exc))
         time.sleep(AWAY_PAUSE_S)

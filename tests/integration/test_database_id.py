@@ -162,7 +162,7 @@ def test_an_upgrade(service: Service) -> None:
     service.cql("ALTER TABLE {keyspace}.log DROP database_id")
     said = refusal(service.start())
     assert "database_id" in said
-    assert "of an earlier version. Run: readstates init" in said
+    assert "from an earlier version. Run: readstates init" in said
     for _ in range(2):
         done = service.cli("init", "--partitions", str(PARTITIONS))
         assert done.returncode == 0, done.stderr

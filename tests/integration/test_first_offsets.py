@@ -159,7 +159,7 @@ def test_an_epoch_of_an_earlier_version(service: Service) -> None:
         assert "readstates init" in done.stdout + done.stderr
     said = refusal(service.start())
     assert "first_offsets" in said
-    assert "of an earlier version. Run: readstates init" in said
+    assert "from an earlier version. Run: readstates init" in said
 
     # everything below a commit is durable: what the group has committed is never too small
     done = service.cli("init")

@@ -332,7 +332,7 @@ def test_a_worker_without_a_right_says_which(secure: Secure) -> None:
     topics = allow("rs_reader", ResourceType.TOPIC, f"{secure.prefix}.", "READ", prefixed=True)
     as_reader = new_kafka_user(secure, "rs_reader", topics)
     said = secure.run("worker", **secure.config(**as_reader))
-    assert "its settings cannot be read" in said
+    assert "cannot read the settings of topic" in said
     assert "DescribeConfigs" in said
     assert "Traceback" not in said
 
