@@ -1,8 +1,9 @@
-"""The two Faust agents: one hands updates to their partitions, the other queries to the intake.
+"""The two Faust agents. One passes updates to partitions, the other passes queries to the intake.
 
-An event is everything that a reader has delivered since the last one: polls, each a list of
-(partition, token, batch). A batch whose token is not its partition's incarnation is dropped: the
-partition has another owner, or has been opened again and is read from its position.
+An event is a queue of everything that the reader has delivered since the previous event. Each item
+is the result of a poll: a list of (partition, token, batch). The token is the incarnation of the
+partition, which is one opening of it by one process. A batch for an earlier incarnation is dropped,
+because its records are read again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def define(app: Any, partitions: Partitions) -> None:
                         take(number, token, batch)
                     except BatchGapError as exc:
                         app.refuse(exc)
-                await asyncio.sleep(0)  # the queries of a poll may take a millisecond
+                await asyncio.sleep(0)  # Let other tasks run: a poll may take a millisecond.
 
     @app.agent(app.updates, name="updates")  # type: ignore[untyped-decorator]
     async def take_updates(stream: Any) -> None:

@@ -1,4 +1,4 @@
-"""The Faust application: the picture of the service, in code.
+"""Builds a worker's Faust application. The picture shows its parts and what flows between them.
 
 read-states.updates ─► Reader ─► agents ─► Partition ─► fold ─► table ─► WriteBehind ─► Cassandra
                                    │ not resident: park ─► Loader ─► Cassandra  │
@@ -6,10 +6,14 @@ read-states.updates ─► Reader ─► agents ─► Partition ─► fold ─
                           Group: commit ◄── watermark ◄── written ◄─────────────┘
 read-states.queries ─► Reader ─► QueryIntake.answer_now, in the reader's thread ────────┐
                           │ needs more than the table: agents ─► QueryIntake.take_queries ─► table
-    replies ◄── ReplyProducer ◄── QueryIntake: encode, refuse what is late or too large
+    replies ◄── ReplyProducer ◄── QueryIntake: encode the reply, or send an error
 With CHANGES=on: Partition ─► ChangeFeed ─► ChangeProducer ─► read-states.changes
-read-states.rollout ─► Follower: which replies ReplyProducer withholds while there is a candidate
-Group: assigned, revoked, lost ─► Rebalancer: open, hand over, close each partition by itself
+read-states.rollout ─► Follower ─► ReplyProducer: withhold some replies while a candidate runs
+Group: assigned, revoked, lost ─► Rebalancer: open, hand over or close each partition separately
+
+To park an update is to hold it back until its user's rows are loaded. The watermark is the offset
+below which all updates are durable. A candidate is a group of workers of another version, which
+runs beside the live workers.
 """
 
 from __future__ import annotations
@@ -37,16 +41,16 @@ from .worker.tables import Tables
 
 
 def build(settings: Settings) -> tuple[App, Instance]:
-    """A worker's app, checked against Kafka and Cassandra and ready to run, and its name.
+    """Check Kafka and Cassandra, then build the app and choose the worker's name in the group.
 
-    Raises TopicError, EpochError, StoreError, ConfigError: all mean "refuse to start".
+    Raises TopicError, EpochError, StoreError or ConfigError if the worker must not start.
     """
     checked = check(settings)
     cache_dir, listening, cluster, topic, cassandra, epoch, run = checked
     instance = instance_of(settings, cache_dir)
     metrics.describe_worker(settings, topic.partitions)
 
-    # What goes to Kafka: replies, dead letters, and the change feed.
+    # These send replies, dead letters and the change feed to Kafka.
     delivery = Delivery(settings)
     replies = ReplyProducer(settings, delivery)
     dead_letters = NoDeadLetters() if run else DeadLetterProducer(settings, delivery)
@@ -54,7 +58,7 @@ def build(settings: Settings) -> tuple[App, Instance]:
     clocks = BrokerClocks(settings, delivery)
     clocks.measure_first(topic.partitions)
 
-    # The partitions, their tables, and the Faust application with its two agents.
+    # These are the partitions, their tables, and the Faust application with its two agents.
     partitions = Partitions(
         settings, cassandra, replies, dead_letters, changes=changes, clock_ahead_ms=clocks.ahead_ms
     )
@@ -63,7 +67,7 @@ def build(settings: Settings) -> tuple[App, Instance]:
     agents.define(app, partitions)
     cassandra.broken = app.refuse
 
-    # What comes from Kafka: updates and queries, of the partitions that the group assigns.
+    # These read updates and queries from the partitions that the group assigns.
     updates = reader_of_updates(settings, app, partitions, cluster)
     queries = reader_of_queries(settings, app, partitions, cluster)
     if partitions.feed is not None:
@@ -72,11 +76,11 @@ def build(settings: Settings) -> tuple[App, Instance]:
     rebalancer = Rebalancer(partitions, tables, epoch, member, updates, queries, app.refuse, run)
     app.shut_down = rebalancer.shut_down
 
-    # While there is a candidate, a rollout says which of the replies are withheld.
+    # While a candidate runs, the rollout decides which replies this worker withholds.
     owned, name = partitions.owned, instance.said
     rollout = rollout_of(settings, replies, delivery, owned, name, run, app.refuse)
 
-    # The probe asks as a client does; the watch looks for changes of what was checked at first.
+    # The probe sends queries as a client does. The watch repeats the checks made at start-up.
     probe = Probe(partitions, Prober(settings, topic.partitions, clocks.note_probe))
     readings = {settings.updates_topic: updates, settings.queries_topic: queries}
     watch = watch_of(settings, checked, readings, owned, delivery, probe, app)

@@ -1,31 +1,35 @@
-"""The change feed of a partition: the users of whom consumers must be told, and what.
+"""Makes the records of the change feed, which tell consumers what changed for the users.
 
-How it works. The fold notes each change: its user joins the line, and further changes of the user
-join the first one. `take` says what the user's changed read states are now, in absolute values,
-with the partition's version; `sent` ends that once the broker has the record,
-or puts the user back into the line. Each user in the line holds the offset of its first change,
-and so does a record under way: the feed's own watermark keeps the commit at or below them.
+How it works. An update that changes read states puts its user into the *line*. Further changes of
+this user are added to the same entry. `take` makes a record for a user in the line. The record has
+the partition's version, and the values that the changed read states have at that moment. `sent`
+ends the record when the broker has it. If the broker does not take it, the user joins the line
+again. An offset in the line or in an unacknowledged record cannot be committed: the feed has a
+watermark of its own.
 
-An owner before this one may have died after a change was in the table or in Cassandra, and before
-the broker had it in the feed. The fold then skips the update as applied already. So an owner does
-not rely on what its own fold changes: it reads the log anew (`retell`) from where the feed is known
-to be complete up to where an owner before it may have been, and tells of every user in it.
+Suppose that an owner of the partition dies after a change is in the table or in Cassandra, but
+before its record is in the feed. The next owner skips the update when it reads the log, because the
+change is there already. So the next owner must *retell*: it reads a part of the log again, and
+makes a record for each user in that part. The part begins where the feed is known to be complete.
+It ends at the last position that an earlier owner may have reached.
 
-F1: for each user, a consumer that starts from a reply to `get` and then applies each record holds,
-    at each record, what `get` would have answered at that record's version. It skips a record whose
-    version is below the one that it holds of the user. Otherwise a read state replaces an older
-    one, and a deletion removes an older one. This rests on four rules.
-    - Nothing is said before the partition has caught up: the table may be ahead of its position.
-      Nor before its position has passed all that was loaded: another owner may have written it.
-    - Nothing is said of a user with parked updates, or who is not resident: such a user is loaded.
-    - A record names all read states that changed since the user's last record that the broker has:
-      at most one record of a user is under way, and what it named is named again if it failed.
-    - Until everything is retold, each record has all of the user's read states (`all_deleted`).
-    An owner that does not know yet that it has lost the partition may find a read state gone that
-    the next owner has deleted since. Its record says so with too low a version, as its replies do.
-F2: nothing is left out. An offset is not committed before its change was acknowledged in the feed,
-    and what a crash may have kept from the feed is told again, as it is then. A record of an owner
-    that has lost the partition may arrive after a newer one; its version says that it is older.
+F1: a consumer starts from a reply to the query `get`, and then applies the records. After each
+    record, it has what `get` would have returned for this user at the record's version. A consumer
+    must skip a record whose version is lower than the one that it has for the user. F1 needs four
+    rules:
+    - The partition makes no records until it has caught up, because its table may be ahead of its
+      position. Its position must also have passed all loaded rows, because another owner may have
+      written newer ones.
+    - It makes no record for a user who is not in the table or has parked updates. It first loads
+      the user.
+    - A record has every read state that changed since the user's last acknowledged record. So a
+      user has at most one unacknowledged record. If that fails, the next one has its read states.
+    - Until the partition has retold everything, each record has all read states of its user.
+    There is one exception. If an owner has lost the partition but does not know it yet, it may read
+    a later deletion from Cassandra. Its records then show the deletion with too low a version.
+F2: the feed misses no change. An offset is committed only when the broker has acknowledged the
+    record for its change. Any change that a crash may have kept out of the feed is retold. Records
+    of an owner that has lost the partition may arrive late, but their versions are lower.
 """
 
 from __future__ import annotations
@@ -49,31 +53,31 @@ from .fold import fold
 from .loading import Loading
 from .progress import Progress
 
-KEYS_MAX = 100  # read states noted for one user; if there are more, all of the user's are told
-UNDER_WAY_MAX = 2_000  # records of a partition that the broker has not acknowledged
-LOADING_MAX = 32  # users of a partition that are loaded at once only to be told of
-ROWS_AT_ONCE = 2_000  # read states that `take` reads from the table; the last user may exceed it
-LOOK_FACTOR = 4  # `take` looks at so many times as many users as it may return
-RETELL_BYTES = 32 << 10  # of the log that are read anew at once: about a millisecond's work
-MASK_32 = 0xFFFFFFFF  # the table keeps times modulo 2^32
+KEYS_MAX = 100  # If more read states of a user change, the record has all of the user's.
+UNDER_WAY_MAX = 2_000  # maximum number of unacknowledged records
+LOADING_MAX = 32  # maximum number of users who are being loaded only for the feed
+ROWS_AT_ONCE = 2_000  # `take` stops after so many read states.
+LOOK_FACTOR = 4  # `take` looks at this many times its limit of users.
+RETELL_BYTES = 32 << 10  # how much of the log is read again at once: about 1 ms of work
+MASK_32 = 0xFFFFFFFF  # The table stores times modulo 2^32.
 
 Key = tuple[int, int]  # read_state_type, channel_id
 
 
 @dataclass(slots=True, eq=False)
 class Noted:
-    """A user of whom consumers must be told."""
+    """The changes of a user that the next record must have."""
 
-    offset: int  # of the first change; held in the feed's watermark
-    since_ms: int  # when it was noted, modulo 2^32
+    offset: int  # the offset of the first change, which the feed's watermark holds
+    since_ms: int  # the time of the first change, modulo 2^32
     keys: dict[Key, None]
-    whole: bool = False  # all read states of the user are told
-    causes: int = 0  # event types, as `schemas/changes.py` has them
+    whole: bool = False  # True: the record has all read states of the user
+    causes: int = 0  # the types of the events, as a bit set (`schemas/changes.py`)
 
 
 @dataclass(slots=True, eq=False)
 class Told:
-    """What is said of a user, as of `version`; compared by identity."""
+    """A record that describes a user at `version`. Compared by identity."""
 
     user_id: int
     version: int
@@ -84,9 +88,9 @@ class Told:
 
 
 class Changes:
-    """See the module. `told_to`: the feed is known to be complete below this offset.
+    """See the module docstring. The feed is known to be complete below the offset `told_to`.
 
-    `waiting_max`: users in the line, after which the partition takes no updates.
+    With `waiting_max` users waiting for the broker, the partition takes no more updates.
     """
 
     def __init__(
@@ -104,14 +108,14 @@ class Changes:
         self._number, self._partitions = number, partitions
         self._waiting_max = waiting_max
         self._pending = loading.users
-        self._loading = weakref.proxy(loading)  # weak: `loading` has a reference to this
+        self._loading = weakref.proxy(loading)  # weak, because `loading` refers to this object
         assert progress.feed_mark is not None
         self.mark = progress.feed_mark
-        self._line: dict[int, Noted] = {}  # the oldest first
-        self._blocked: dict[int, Noted] = {}  # a record of the user is under way, or a load
-        self._asked: set[int] = set()  # of these, the users whom this had loaded
-        self._under_way: dict[int, Told] = {}
-        self._made: list[Told] = []  # under way, and not yet handed out
+        self._line: dict[int, Noted] = {}  # in the order of the first change
+        self._blocked: dict[int, Noted] = {}  # users who wait for a load or an acknowledgment
+        self._asked: set[int] = set()  # the users in `_blocked` who are loaded only for the feed
+        self._under_way: dict[int, Told] = {}  # records that the broker has not acknowledged
+        self._made: list[Told] = []  # records for the next `take`; also in `_under_way`
         self._retell_to = progress.catch_up_to
         self.retold_to = min(told_to, self._retell_to)
         if self.is_retelling:
@@ -119,21 +123,21 @@ class Changes:
 
     @property
     def is_retelling(self) -> bool:
-        """True until the log has been read anew up to where an earlier owner may have been."""
+        """True until the partition has retold everything; see the module docstring."""
         return self.retold_to < self._retell_to
 
     @property
     def waiting(self) -> int:
-        """How many users consumers must still be told of."""
+        """The number of users whose changes the broker does not have yet."""
         return len(self._line) + len(self._blocked) + len(self._under_way)
 
     @property
     def is_full(self) -> bool:
-        """True while so many users wait for the broker that no update may follow them."""
+        """True while so many users wait for the broker that the partition takes no updates."""
         return self.waiting >= self._waiting_max and self._may_tell
 
     def oldest_ms(self, now_ms: int) -> int:
-        """How long the oldest change has waited for the broker."""
+        """How long the oldest change has waited for the broker, in ms."""
         told = next(iter(self._under_way.values()), None)
         first = (told.noted if told else None, next(iter(self._line.values()), None))
         blocked = next(iter(self._blocked.values()), None)
@@ -149,8 +153,8 @@ class Changes:
         offset = offset_of(version)
         if offset < self._retell_to or code & NO_ROOM:
             return code
-        # A deletion counts always: its read state may be gone from the database already, because an
-        # owner that lost the partition has written it.
+        # Always note a deletion. An owner that has lost the partition may have written it to the
+        # database already, and then it changes nothing here.
         if code & (CHANGED | REPLAYED) or isinstance(event, (Delete, DeleteUser)):
             self._note(table.user_id(user), offset, event)
         return code
@@ -158,7 +162,7 @@ class Changes:
     def note_run(
         self, numbers: Sequence[int], records: Sequence[Record], begin: int, codes: bytes
     ) -> None:
-        """Note the changes of a run; `numbers` and `codes` as for `Table.fold_run`."""
+        """Note the changes of a run. `numbers` and `codes` are those of `Table.fold_run`."""
         if not codes or records[begin + len(codes) - 1].offset < self._retell_to:
             return
         line, at = self._line, 0
@@ -174,12 +178,12 @@ class Changes:
             at += NUMBERS
 
     def _noted(self, user_id: int, offset: int) -> Noted:
-        """The user's entry, which holds `offset` or a lower one."""
+        """The user's entry. It holds `offset` or a lower offset."""
         noted = self._line.get(user_id) or self._blocked.get(user_id)
         if noted is None:
             noted = self._line[user_id] = Noted(offset, self._table.now_ms, {})
             self.mark.hold(offset)
-        elif offset < noted.offset:  # it was parked, or is retold
+        elif offset < noted.offset:  # because the update was parked, or because it is retold
             self.mark.hold(offset)
             self.mark.release(noted.offset)
             noted.offset = offset
@@ -200,18 +204,18 @@ class Changes:
 
     @property
     def wants_bytes(self) -> int:
-        """Bytes of the log that may be read anew now. Any thread may ask."""
+        """How many bytes of the log to read again now. Any thread may read this."""
         ready = self.is_retelling and self._progress.caught_up
         return RETELL_BYTES if ready and self.waiting < max(1, self._waiting_max // 2) else 0
 
     def retell(self, batch: Batch, now_ms: int) -> None:
-        """Tell of the users of a part of the log that is read anew."""
+        """Put the users in a batch of the log that is read again into the line."""
         if batch.start != self.retold_to or not self.is_retelling:
             return
         self._table.now_ms = now_ms & MASK_32
         for record in batch.records:
             if record.offset >= self._retell_to:
-                break  # the fold notes its change
+                break  # From here on, the fold notes the changes.
             try:
                 event = decode_update(record.value)
             except DecodeError:
@@ -230,15 +234,15 @@ class Changes:
 
     @property
     def _may_tell(self) -> bool:
-        """True if the table is not ahead of the partition's position (F1)."""
+        """True if the table and all loaded rows are not ahead of the partition's position (F1)."""
         progress = self._progress
         return progress.caught_up and progress.version >= self._loading.newest
 
     def take(self, limit: int) -> tuple[list[Told], bool]:
-        """What is to be sent now, and whether there is more; a call of `sent` ends each.
+        """Returns the records to send now, and True if there are more. `sent` ends each record.
 
-        At most `limit` records, and those of users just loaded. O(read states told of, and all read
-        states of users told of as a whole).
+        There are at most `limit` records, besides those of users who have just been loaded.
+        O(read states in the records).
         """
         made, self._made = self._made, []
         if not self._may_tell:  # F1
@@ -286,7 +290,7 @@ class Changes:
         return told
 
     def _rows(self, user: int, keys: Collection[Key]) -> list[Row]:
-        """Those of these read states that there are, by type and channel."""
+        """The rows of these read states, by type and channel. A deleted read state has no row."""
         if len(keys) == 1:
             ((kind, channel_id),) = keys
             return self._table.get_some(user, kind, (channel_id,))
@@ -299,7 +303,7 @@ class Changes:
         return rows
 
     def admitted(self, user_id: int, user: int) -> None:
-        """Tell of a user that was waited for at once: it may be evicted again before it is due."""
+        """Make the record for a user who has been loaded at once, before the user is evicted."""
         self._asked.discard(user_id)
         if user_id in self._blocked and user_id not in self._under_way:
             noted = self._blocked.pop(user_id)
@@ -309,7 +313,7 @@ class Changes:
                 self._line[user_id] = noted
 
     def sent(self, told: Told, taken: bool) -> None:
-        """End a record: the broker has it, or (if not `taken`) the user must be told of again."""
+        """End a record. If the broker has not `taken` it, put the user back into the line."""
         del self._under_way[told.user_id]
         newer = self._line.get(told.user_id) or self._blocked.get(told.user_id)
         if told.user_id in self._blocked:
@@ -332,12 +336,12 @@ class Changes:
         newer.whole = newer.whole or noted.whole or len(newer.keys) > KEYS_MAX
 
     def check(self) -> None:
-        """Assert that all that is not told is held, and that no user is in two places."""
+        """Assert that all untold changes hold offsets, and that no user is in the line twice."""
         held = self.waiting + self.is_retelling
-        assert len(self.mark) == held, f"F2: {len(self.mark)} holds, not {held}"
+        assert len(self.mark) == held, f"F2: {len(self.mark)} holds instead of {held}"
         assert not self._line.keys() & self._blocked.keys(), "F1: a user is in the line twice"
         for user_id in self._blocked:
             assert user_id in self._under_way or user_id in self._pending, (
-                f"F2: user {user_id} waits for nothing"
+                f"F2: user {user_id} is blocked for no reason"
             )
-        assert self._asked <= self._blocked.keys(), "a user is loaded who is not waited for"
+        assert self._asked <= self._blocked.keys(), "a user is loaded for no reason"

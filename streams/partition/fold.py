@@ -1,7 +1,7 @@
-"""Applies each kind of event to a resident user. The table has the rules themselves.
+"""Applies an event to a user who is resident, which means that the table has all read states.
 
-A fold looks at the event, its version and the user's read states, and at nothing else: two owners
-that fold the same log get the same rows.
+The methods of the table implement the rules. The result depends only on the event, its version and
+the user's read states. So two workers that fold the same log get the same rows.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from readstates.schemas.events import (
     Update,
 )
 
-# Events that are not the user's own: they do not move the user to the warm end of the LRU.
+# These events are not actions of the user, so they do not mark the user as recently used.
 COLD_EVENTS = (Mention, RetractMention, Merge, Delete, DeleteUser, RestoreUser)
 
 
-# Slots that an event may need at most, besides those of the read states that it makes: its read
-# state's entries are written anew, before the old ones are free. Of a manual ack they are at most
-# what is there, MENTION_IDS_MAX and two more.
+# The maximum number of slots that an event needs, without the slots of new read states. A read
+# state gets new slots for its entries before its old ones are freed. A manual ack needs the most:
+# the entries present, MENTION_IDS_MAX new ones, and two more.
 CHANGE_SLOTS_MAX = 1 - -(ENTRIES_MAX + MENTION_IDS_MAX + 2) // EXTENSION_ENTRIES
-DELETED_USER = 256  # a code as the table's: the user's deletion was final, the event is skipped
+DELETED_USER = 256  # the code, next to the table's codes, for an event of a user deleted for good
 
 
 def fold(table: Table, user: int, event: Update, version: int) -> int:
-    """Apply an event to a resident user; returns a code. NO_ROOM changes nothing."""
+    """Apply an event to a resident user; returns a code. With NO_ROOM, nothing has changed."""
     code: int
     if table.is_final(user):
         if not isinstance(event, RestoreUser):
@@ -82,7 +82,7 @@ def fold(table: Table, user: int, event: Update, version: int) -> int:
 
 
 def _fold_bulk(table: Table, user: int, event: BulkAck, version: int) -> int:
-    """Apply all entries or none: check the room and the user's limit before the first entry."""
+    """Apply all acks of the event, or none if the table or the user's limit has no room for all."""
     new = sum(table.would_show(user, *ack) for ack in event.acks)
     if new and table.count(user) + new > table.user_states_max:
         return TOO_MANY
@@ -97,10 +97,9 @@ def _fold_bulk(table: Table, user: int, event: BulkAck, version: int) -> int:
 
 
 def slots_needed(table: Table, user: int, event: Update) -> int:
-    """How many free slots the event may need at most.
+    """The maximum number of free slots that the event may need; at least 1.
 
-    A read state with entries takes new slots for them before its old ones are free again. It is at
-    least one: a single entry that is more than a mention of edit 0 has a slot as well.
+    A read state with entries gets new slots for them before its old ones are freed.
     """
     match event:
         case BulkAck():

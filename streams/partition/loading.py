@@ -1,19 +1,20 @@
-"""Users who are being loaded, with the updates and queries that wait for them.
+"""Loads users from Cassandra into the table, and holds the updates and queries that wait for them.
 
-The life of such a user:
+A user is *resident* when the table has all of the user's read states, and no update waits. Until
+then, updates for this user are *parked* (held back). A *pending* user has one of three states:
 
     (absent) ──load──► LOADING ──rows──► LOADED ──room──► ADMITTED ──all folded──► (resident)
                           ▲                                  │
                           └────────────── evicted ───────────┘
 
-  LOADING   The rows are asked for. Tickets number the requests: rows of any request but the user's
-            last one may be older than what was written since, and are dropped.
-  LOADED    The rows are here. The table has no room for them yet.
-  ADMITTED  The rows are in the table. Some parked updates have found no room there yet.
+  LOADING   The rows have been requested. Each request has its own number, the ticket. Rows from any
+            request but the user's last one are dropped, because newer rows may exist by now.
+  LOADED    The rows have arrived, but the table has no room for them yet.
+  ADMITTED  The rows are in the table, but it has no room for some of the parked updates yet.
 
-Most users pass from LOADING to resident in one step. A user that is LOADED or ADMITTED is in
-`waiting_for_room`, and is tried again after each write-out. An ADMITTED user may be clean, so it
-may be evicted to make room for another user; it is then loaded again.
+Most users go from LOADING to resident in one step. The users in LOADED or ADMITTED are in
+`waiting_for_room`, and each write to Cassandra may make room for them. If an ADMITTED user has no
+unwritten changes, the table may evict it to make room for another user. It is then loaded again.
 
 P2: while a user has parked updates, later updates of that user are parked behind them.
 """
@@ -40,32 +41,32 @@ from .rows import floor_of, newest_of, slots_of, without_unfinished_mark
 
 
 class State(Enum):
-    """The state of a pending user; see the module."""
+    """The state of a pending user; see the module docstring."""
 
-    LOADING = "the rows are asked for"
-    LOADED = "the rows wait for room"
-    ADMITTED = "in the table, updates wait for room"
+    LOADING = "the rows have been requested"
+    LOADED = "the rows wait for room in the table"
+    ADMITTED = "the rows are in the table, and updates wait for room"
 
 
 @dataclass(slots=True)
 class PendingUser:
-    """A user being loaded, with what waits for it.
+    """A user who is being loaded, with the updates and queries that wait.
 
-    A mention of many users can make hundreds of thousands of these, so each is as small as
-    possible, and its updates are tuples of objects that the collector does not track.
+    Messages that mention many users can create hundreds of thousands of these objects, so each one
+    is small. An update is a tuple that the garbage collector does not track.
     """
 
     state: State = State.LOADING
-    ticket: int = 0  # of the last load that was asked for
+    ticket: int = 0  # the number of the last request
     updates: list[tuple[int, bytes]] = field(default_factory=list)  # (offset, value)
-    queries: dict[Query, None] = field(default_factory=dict)  # in the order of their arrival
-    warm: bool = False  # enters at the warm end of the LRU
-    told: bool = False  # the change feed waits for it
-    rows: Sequence[Row] = ()  # of a LOADED user
+    queries: dict[Query, None] = field(default_factory=dict)  # in the order of arrival
+    warm: bool = False  # True: the LRU treats the user as recently used
+    told: bool = False  # True: the change feed waits for the user
+    rows: Sequence[Row] = ()  # only in the state LOADED
 
 
 class Loading:
-    """See the module."""
+    """See the module docstring."""
 
     def __init__(
         self,
@@ -84,19 +85,21 @@ class Loading:
         self._effects = effects
         self._tickets = 0
         self.users: dict[int, PendingUser] = {}
-        self.parked_updates = 0  # of all users
-        self.parked_bytes = 0  # of their values
+        self.parked_updates = 0  # number of parked updates
+        self.parked_bytes = 0  # total size of their values
         self.waiting_for_room: dict[int, PendingUser] = {}
-        self.fold = fold  # the change feed notes what it does …
-        self.admitted: Callable[[int, int], None] | None = None  # … and a user's being resident
-        self.newest = 0  # version of all rows that were loaded, for the change feed
-        # A candidate's: users who were loaded with rows newer than the position, and the position
-        # from which they may be answered.
+        # With a change feed, `Changes` replaces `fold` and sets `admitted`, which is called for
+        # each user who becomes resident. `newest` is then the largest version of all loaded rows.
+        self.fold = fold
+        self.admitted: Callable[[int, int], None] | None = None
+        self.newest = 0
+        # A candidate sets `notes_ahead`. Its partition may load rows that are newer than its
+        # position. `ahead` gives the position from which such a user's queries may be answered.
         self.notes_ahead = False
         self.ahead: dict[int, int] = {}
 
     def ask(self, query: Query) -> None:
-        """Keep a query until its user, who is not resident, has been loaded."""
+        """Keep a query until its user has been loaded."""
         user_id = query.get.user_id
         pending = self.users.get(user_id)
         if pending is None:
@@ -107,7 +110,7 @@ class Loading:
             is_first = not pending.queries
             pending.queries[query] = None
             if is_first and pending.state is State.LOADING:
-                # Ask again: this user is then loaded before those for whom only updates wait.
+                # This request moves the user before the users for whom only updates wait.
                 self._own.load(user_id, pending.ticket, asked=True)
         pending.warm = True
         query.waits_for_store = True
@@ -118,7 +121,7 @@ class Loading:
         self._own.load(user_id, pending.ticket, asked=bool(pending.queries))
 
     def park(self, user_id: int, offset: int, value: bytes, *, warm: bool) -> None:
-        """Hold an update back until its user is resident."""
+        """Keep an update until its user has been loaded."""
         pending = self.users.get(user_id)
         if pending is None:
             pending = self.users[user_id] = PendingUser()
@@ -130,7 +133,7 @@ class Loading:
         self._progress.hold(offset)
 
     def want(self, user_id: int) -> None:
-        """Have the user resident, for the change feed: `admitted` is called then."""
+        """Load a user for the change feed. `admitted` is called when the user is resident."""
         pending = self.users.get(user_id)
         if pending is None:
             pending = self.users[user_id] = PendingUser()
@@ -138,7 +141,7 @@ class Loading:
         pending.told = True
 
     def wants(self, user_id: int, ticket: int) -> bool:
-        """True while this load of the user still has something waiting for it."""
+        """True while an update, a query or the change feed waits for this load."""
         pending = self.users.get(user_id)
         return (
             pending is not None
@@ -148,11 +151,11 @@ class Loading:
         )
 
     def loaded(self, user_id: int, ticket: int, rows: Sequence[Row]) -> None:
-        """Take a user's rows from Cassandra; no rows mean that the user is new."""
+        """Take the rows of a user from Cassandra. A new user has no rows."""
         pending = self.users.get(user_id)
         if pending is None or pending.ticket != ticket or pending.state is not State.LOADING:
             return
-        if user_id < 0:  # a probe: the database answers, and nobody of that ID is ever resident
+        if user_id < 0:  # This is a probe. It tests the database, and its user is never resident.
             del self.users[user_id]
             for query in pending.queries:
                 self._effects.answer(query, Answer(self._progress.version, True, []), hit=False)
@@ -161,7 +164,7 @@ class Loading:
         self._admit(user_id, pending)
 
     def retry(self) -> None:
-        """Try again whatever waits for room, after something was written out."""
+        """After a write to Cassandra, try again to make room for the users who wait for it."""
         if not self._room.stalled:
             return
         self._room.end_stall()
@@ -170,10 +173,13 @@ class Loading:
             self._admit(user_id, self.waiting_for_room.pop(user_id))
 
     def _admit(self, user_id: int, pending: PendingUser) -> None:
-        """Make the user resident, fold its parked updates and answer, as far as there is room."""
+        """Put a user's rows into the table, fold the parked updates, and answer the queries.
+
+        If the table has no room, the user waits for room.
+        """
         table = self._table
         user = table.find(user_id)
-        if user == 0 and pending.state is State.ADMITTED:  # evicted before its updates had room
+        if user == 0 and pending.state is State.ADMITTED:  # The table has evicted the user.
             self._request(user_id, pending)
             return
         if user == 0:
@@ -202,9 +208,9 @@ class Loading:
             self.admitted(user_id, user)
 
     def _note_ahead(self, user_id: int, newest: int) -> None:
-        """Another service has written the user's rows, and is ahead: nobody may see them yet (Q3).
+        """Note that the live workers have written newer rows, so queries must wait (Q3).
 
-        Those whose position was reached are dropped here, the oldest first. O(1) each.
+        This also forgets the oldest users whose position has been reached. O(1) for each.
         """
         progress, ahead = self._progress, self.ahead
         while ahead and next(iter(ahead.values())) <= progress.position:
@@ -214,7 +220,7 @@ class Loading:
             ahead[user_id] = offset_of(newest) + 1
 
     def _fold_parked(self, user: int, user_id: int, pending: PendingUser) -> bool:
-        """Fold the parked updates of a user who is resident; False if the rest has no room."""
+        """Fold a user's parked updates; False if the table has no room for all of them."""
         table, progress = self._table, self._progress
         for folded, (offset, value) in enumerate(pending.updates):
             event = decode_update(value)
@@ -226,13 +232,13 @@ class Loading:
             if code & DIRTIED:
                 progress.watermark.hold(offset)
             self._outcomes.count(code, KeptRecord(offset, b"%d" % user_id, value))
-            progress.release(offset)  # P3: a change or a dead letter holds it again
+            progress.release(offset)  # P3: a change or a dead letter has its own hold
             self.parked_updates -= 1
             self.parked_bytes -= len(value)
         return True
 
     def forget(self, query: Query) -> bool:
-        """End a query whose time is up; True if it was waiting here."""
+        """Stop keeping a query whose time is up; True if it was kept here."""
         user_id = query.get.user_id
         pending = self.users.get(user_id)
         if pending is None or query not in pending.queries:
@@ -245,33 +251,33 @@ class Loading:
         return True
 
     def queries(self) -> Iterator[Query]:
-        """The queries that wait for a user to be loaded."""
+        """All queries that wait for their users to be loaded."""
         for pending in self.users.values():
             yield from pending.queries
 
     def check(self) -> None:
-        """Assert P2, and that each user's state is what the table and `waiting_for_room` say."""
+        """Assert P2, and that each user's state agrees with the table and `waiting_for_room`."""
         parked = sum(len(pending.updates) for pending in self.users.values())
         assert self.parked_updates == parked, f"P2: {parked} parked, {self.parked_updates} counted"
         size = sum(len(value) for one in self.users.values() for _, value in one.updates)
         assert self.parked_bytes == size, f"{size} bytes parked, {self.parked_bytes} counted"
         tickets = {pending.ticket for pending in self.users.values()}
-        assert len(tickets) == len(self.users), "two users have one ticket"
-        assert max(tickets, default=0) <= self._tickets, "a ticket was never given out"
+        assert len(tickets) == len(self.users), "two users have the same ticket"
+        assert max(tickets, default=0) <= self._tickets, "a ticket was never issued"
         for user_id, pending in self.users.items():
             self._check_user(user_id, pending)
-        assert self.waiting_for_room.keys() <= self.users.keys(), "one is resident and waits"
-        assert not self.waiting_for_room or self._room.stalled, "one waits for room, unstalled"
+        assert self.waiting_for_room.keys() <= self.users.keys(), "a resident user waits for room"
+        assert not self.waiting_for_room or self._room.stalled, "a user waits without a stall"
 
     def _check_user(self, user_id: int, pending: PendingUser) -> None:
         state, name = pending.state, f"user {user_id}, {pending.state.name}"
         in_table = bool(self._table.find(user_id))
         assert state is State.ADMITTED or not in_table, f"{name}: is in the table"
         waits = self.waiting_for_room.get(user_id) is pending
-        assert waits == (state is not State.LOADING), f"{name}: waits for room: {waits}"
+        assert waits == (state is not State.LOADING), f"{name}: in waiting_for_room: {waits}"
         assert state is State.LOADED or not pending.rows, f"{name}: has rows"
         others = (pending.queries or pending.told) and state is not State.ADMITTED
-        assert pending.updates or others, f"{name}: nothing waits for it"
+        assert pending.updates or others, f"{name}: nothing waits for this user"
         offsets = [offset for offset, _ in pending.updates]
-        assert offsets == sorted(set(offsets)), f"P2: {name}: its updates are out of order"
-        assert not offsets or offsets[-1] < self._progress.position, f"P1: {name}: not taken yet"
+        assert offsets == sorted(set(offsets)), f"P2: {name}: the updates are out of order"
+        assert not offsets or offsets[-1] < self._progress.position, f"P1: {name}: parked too early"

@@ -1,18 +1,23 @@
-"""One Kafka partition of read states: the fold of its log, and the parts of that fold.
+"""One Kafka partition: it applies the updates in its log, in order, to the read states of users.
 
-The code is pure: it has no Kafka, no Cassandra, no asyncio and no clock of its own. It asks for
-work through `Effects`, and the results come back as method calls. A simulation drives the same
-code. All methods are called on the event loop; another thread may answer a query (`exclusive.py`).
+This package does not use Kafka, Cassandra, asyncio or a clock. A partition requests work through
+`Effects`, and the worker reports each result by a method call. A simulation runs the same code.
+The event loop calls all methods, except that another thread may answer queries (`exclusive.py`).
 
-How it works. Batches join the inbox; `run` takes a slice of updates from it. A slice decodes each
-record and folds it into the table if its user is resident. Otherwise the update is parked with its
-user, and the user is loaded, once; when the rows arrive (`loaded`), the parked updates are folded
-in order and the user's queries are answered. Changed users wait in the table's dirty queue until
-`take_writes` hands them out and `written` reports them durable. Every unfinished record holds its
-offset in the watermark. `check` asserts the invariants P1-P8: P1 is kept by inbox.py, P2 by
-loading.py, P4 by waiting_queries.py, P3 and P6-P8 by progress.py, and P5 here:
+How it works. `take` puts batches of updates into the inbox. `run` takes a few of these updates, a
+slice, and *folds* them: it applies each one to the table. The user of an update must be *resident*,
+which means that the table has all of the user's read states. If the user is not resident, the
+update is *parked* (held back), and the user's rows are loaded from Cassandra. When they arrive,
+`loaded` folds the parked updates in order and answers the user's queries.
 
-P5: a result for another incarnation is dropped.
+A changed user is *dirty* until Cassandra has the changes. `take_writes` returns dirty users to be
+written, and `written` reports the result. Until an update needs no more work, it holds its offset,
+so that no commit passes the update (`watermark.py`).
+
+An *incarnation* is one opening of a partition by one process. The invariants P1-P8 are defined in
+`inbox.py` (P1), `loading.py` (P2), `waiting_queries.py` (P4), `progress.py` (P3, P6-P8) and here:
+
+P5: a result for an earlier incarnation is dropped.
 """
 
 from __future__ import annotations
@@ -51,12 +56,12 @@ from .room import Room
 from .waiting_queries import WaitingQueries
 from .write_out import Write, WriteOut
 
-OTHER_COST = 10  # in a slice, a parked or non-simple update counts as this many simple ones
-RUN_MAX_COLD = 16  # length of a run while over a quarter of its users are not resident
+OTHER_COST = 10  # a parked update, or one that is not simple, counts as this many simple updates
+RUN_MAX_COLD = 16  # maximum length of a run while over a quarter of its updates are parked
 
 
 class Partition:
-    """See the module."""
+    """See the module docstring."""
 
     def __init__(
         self,
@@ -83,14 +88,14 @@ class Partition:
         self.number, self.partitions = number, partitions
         self.table = table
         self.incarnation = incarnation
-        self.closing = False  # set it only in `exclusive`
+        self.closing = False  # Set this only inside `exclusive`.
         self.exclusive = Exclusive()
         self._parked_max, self._parked_bytes_max = parked_max, parked_bytes_max
         self._inbox_max, self._inbox_bytes_max = inbox_max, inbox_bytes_max
         self._reader = reader
         self._ids = ids  # None: message IDs are not checked
         self._run_max = RUN_MAX
-        self.left = 0  # how much of the last slice is left, see `run`
+        self.left = 0  # how many simple updates the slice may still take
         own = OwnEffects(self, effects)
         self.progress = Progress(
             table,
@@ -109,7 +114,7 @@ class Partition:
         self.queries = WaitingQueries(table, self.progress, self.loading, effects)
         self.loading.notes_ahead = is_candidate
         self.write_out = WriteOut(table, self.room, self.progress, self.inbox)
-        self.changes: Changes | None = None  # there is no change feed
+        self.changes: Changes | None = None  # None: there is no change feed
         self._fold = fold
         if told_to is not None:
             self.changes = Changes(
@@ -124,7 +129,7 @@ class Partition:
             self._fold = self.loading.fold = self.changes.fold
             self.loading.admitted = self.changes.admitted
 
-    # -- Kafka's side -------------------------------------------------------------------------
+    # -- state for the reader and the commits -------------------------------------------------
 
     @property
     def position(self) -> int:
@@ -133,16 +138,17 @@ class Partition:
 
     @property
     def all_durable(self) -> bool:
-        """True if everything folded is in Cassandra and told: only parked updates hold offsets.
+        """True if Cassandra and the change feed have all folded updates.
 
-        What an earlier owner may have left untold does not count: the next one reads it anew, too.
+        This ignores the updates that an earlier owner may not have sent to the feed, because the
+        next owner will read them again.
         """
         told = self.changes is None or self.changes.is_retelling or not self.changes.mark
         return told and len(self.watermark) == self.loading.parked_updates
 
     @property
     def wants_bytes(self) -> int:
-        """Bytes of updates that the inbox has room for; 0 while it is full. Any thread may ask."""
+        """How many bytes of updates the inbox has room for. Any thread may read this."""
         inbox = self.inbox
         if self.closing or inbox.records >= self._inbox_max:
             return 0
@@ -150,7 +156,7 @@ class Partition:
 
     @property
     def held_back(self) -> bool:
-        """True while the partition waits for Cassandra, or for the broker to take dead letters."""
+        """True while the partition cannot take updates, because it waits for Cassandra or Kafka."""
         return (
             self.room.stalled
             or self.loading.parked_updates >= self._parked_max
@@ -161,16 +167,16 @@ class Partition:
 
     @property
     def can_run(self) -> bool:
-        """True if a slice would make progress now."""
+        """True if `run` can take updates now."""
         return bool(self.inbox.batches) and not self.held_back
 
     @property
     def dead_letters_bytes(self) -> int:
-        """Bytes of the dead letters that the broker has not acknowledged."""
+        """Total size of the dead letters that the broker has not acknowledged."""
         return self._outcomes.dead_letters_bytes
 
     def note_live_commit(self) -> None:
-        """Record that a commit has told the group that this owner is at work (P8)."""
+        """Note that this owner has made its first commit, so it may answer and write (P8)."""
         if not self.progress.live_committed:
             with self.exclusive(OTHER):
                 self.progress.live_committed = True
@@ -179,15 +185,15 @@ class Partition:
     # -- the fold -----------------------------------------------------------------------------
 
     def take(self, batch: Batch) -> None:
-        """Put a batch into the inbox. Raises BatchGapError if it is not the next one."""
+        """Put a batch into the inbox. Raises BatchGapError if it is not the next batch."""
         self.inbox.add(batch)
 
     def run(self, limit: int, now_ms: int, clock_ahead_ms: int = 0) -> int:
-        """Fold a slice of updates from the inbox; returns how many were taken.
+        """Fold a slice of updates from the inbox; returns how many updates it took.
 
-        A slice has up to `limit` simple updates. Any other update takes longer and counts as
-        OTHER_COST, so that a query does not wait longer for the slice's end. Stops early if the
-        table has no room or too much is parked. `clock_ahead_ms`: our clock minus the broker's.
+        A slice has up to `limit` simple updates (plain acks and mentions). Any other update takes
+        longer, so it counts as OTHER_COST simple ones. The slice ends early if the table has no
+        room or if too many updates are parked. `clock_ahead_ms` is our clock minus the broker's.
         """
         with self.exclusive(FOLD):
             return self._run(limit, now_ms, clock_ahead_ms)
@@ -211,14 +217,14 @@ class Partition:
             self.write_out.behind_ms = now_ms - clock_ahead_ms - record.timestamp
         inbox.records -= taken
         progress.store()
-        if progress.position != before:  # even if only control records were passed
+        if progress.position != before:  # true even if there were only control records
             self.queries.wake()
         return taken
 
     def _apply(self, records: Sequence[Record], begin: int) -> int:
-        """Fold records from `begin` on while the slice has room; returns the first index not taken.
+        """Fold records from `begin` on; returns the index of the first record that it did not take.
 
-        The hot path folds each run of simple updates in two calls, and other updates one by one.
+        A run of simple updates takes two calls. Other updates are folded one by one.
         """
         index, loading = begin, self.loading
         read, epoch_bits = self._reader.read, self.progress.epoch_bits
@@ -247,7 +253,7 @@ class Partition:
         return index
 
     def _apply_run(self, records: Sequence[Record], begin: int, count: int) -> int:
-        """Fold the simple updates that were read; returns how many were taken."""
+        """Fold a run of simple updates from the decode buffer; returns how many it took."""
         table, counts, numbers = self.table, self.counts, self._reader.numbers
         taken: int = table.fold_run(numbers, count, self._reader.codes)
         codes = bytes(self._reader.codes[:taken])
@@ -265,7 +271,7 @@ class Partition:
                     record = records[index]
                     if code & ABSENT:
                         at = (index - begin) * fast_decoder.NUMBERS
-                        if table.find(numbers[at]):  # resident: its deletion was final
+                        if table.find(numbers[at]):  # A resident user here is deleted for good.
                             counts.deleted_user += 1
                         else:
                             self._park(record, numbers[at], warm=not numbers[at + 7])
@@ -282,14 +288,14 @@ class Partition:
         return taken
 
     def _apply_one(self, record: Record) -> bool:
-        """Fold one record; False if the table has no room for it yet, or too much is parked."""
+        """Fold or park one record; False if there is no room for it yet."""
         table, offset = self.table, record.offset
         event, rejected = None, ("", "")
         try:
             event = decode_update(record.value)
         except DecodeError as exc:
             rejected = exc.reason, str(exc)
-        if event is None:  # outside the handler, whose traceback would keep the record alive
+        if event is None:  # not in the `except` block: its traceback would keep the record alive
             if isinstance(record, UnreadBatch):
                 rejected = record.reason, record.text
             self._outcomes.reject(record, *rejected)
@@ -306,7 +312,7 @@ class Partition:
         warm = not isinstance(event, COLD_EVENTS)
         if user == 0 or user_id in self.loading.users:  # P2
             loading = self.loading
-            # `parked_bytes` is not checked for a run: its updates are small.
+            # Runs do not check `parked_bytes`, because simple updates are small.
             if (
                 loading.parked_updates >= self._parked_max
                 or loading.parked_bytes >= self._parked_bytes_max
@@ -319,47 +325,47 @@ class Partition:
         code = self._fold(table, user, event, self.progress.epoch_bits | (offset + 1))
         if code & NO_ROOM:
             self.room.make_for_refused(slots_needed(table, user, event), user)
-            return False  # the same record is taken again once there is room
+            return False  # The caller tries this record again when there is room.
         if code & DIRTIED:
             self.watermark.hold(offset)  # P3
         self._outcomes.count(code, record)
         return True
 
     def _park(self, record: Record, user_id: int, *, warm: bool) -> None:
-        """Hold a valid update back until its user is resident, if it is in the right partition."""
+        """Park a valid update, or reject it if it is in the wrong partition."""
         if user_id not in self.loading.users:
             right = partition_of(b"%d" % user_id, self.partitions)
             if right != self.number:
                 text = misrouted(user_id, self.number, right)
                 self._outcomes.reject(record, "misrouted", text)
                 return
-        assert record.value is not None  # it was decoded
+        assert record.value is not None  # because it was decoded
         self.loading.park(user_id, record.offset, record.value, warm=warm)
 
-    # -- results of the effects ---------------------------------------------------------------
+    # -- results of requested work ------------------------------------------------------------
 
     def loaded(self, incarnation: int, user_id: int, ticket: int, rows: Sequence[Row]) -> None:
-        """Take a user's rows from Cassandra; no rows mean that the user is new."""
+        """Take the rows of a user from Cassandra. A new user has no rows."""
         if incarnation == self.incarnation:  # P5
             with self.exclusive(LOAD):
                 self.loading.loaded(user_id, ticket, rows)
 
     def wants_load(self, incarnation: int, user_id: int, ticket: int) -> bool:
-        """True while a load of this user still has something waiting for it."""
+        """True while an update, a query or the change feed waits for this load."""
         return incarnation == self.incarnation and self.loading.wants(user_id, ticket)
 
     def dead_letter_kept(self, incarnation: int, offset: int) -> None:
-        """Record that the broker has the dead letter of `offset`."""
+        """Note that the broker has the dead letter of the update at `offset`."""
         if incarnation == self.incarnation:  # P5
             self._outcomes.dead_letter_kept(offset)
 
     def take_writes(self, now_ms: int, delay_ms: int, rows_max: int, dirty_max: int) -> list[Write]:
-        """Take users to write out now, see `WriteOut.take`; a call of `written` ends each write."""
+        """See `WriteOut.take`. Report the end of each write by `written`."""
         with self.exclusive(WRITE_OUT):
             return self.write_out.take(self, now_ms, delay_ms, rows_max, dirty_max)
 
     def written(self, write: Write) -> None:
-        """End `write`: its rows are in Cassandra, or (if `failed`) must be written again."""
+        """End a write. Cassandra has its rows, or `write.failed` says to write them again."""
         if write.incarnation != self.incarnation:  # P5
             return
         with self.exclusive(WRITE_OUT):
@@ -368,19 +374,19 @@ class Partition:
                 self.loading.retry()
 
     def take_changes(self, limit: int) -> tuple[list[Told], bool]:
-        """What consumers are to be told now, see `Changes.take`; `change_sent` ends each."""
+        """See `Changes.take`. Report the end of each record by `change_sent`."""
         assert self.changes is not None
         with self.exclusive(OTHER):
             return self.changes.take(limit)
 
     def change_sent(self, incarnation: int, told: Told, taken: bool) -> None:
-        """End a record of the change feed: the broker has it, or (if not `taken`) not."""
+        """End a record of the change feed. `taken` says whether the broker has it."""
         if incarnation == self.incarnation and self.changes is not None:  # P5
             with self.exclusive(OTHER):
                 self.changes.sent(told, taken)
 
     def check(self) -> None:
-        """Assert what can be seen of P1-P8 in memory. O(what is parked, waiting or under way)."""
+        """Assert P1-P8 as far as memory shows them. O(parked updates, queries and writes)."""
         self.inbox.check(self.position)
         self.loading.check()
         self._outcomes.check()

@@ -1,20 +1,21 @@
-"""A query's way through the worker: taken from Kafka, answered, refused, or expired.
+"""Takes queries from Kafka, and ends each one with a reply or an error, or when its time is over.
 
-How it works. The thread that reads queries calls `answer_now`, which answers those of residents
-whose partition has caught up, so that they wait for nothing on the event loop. From the first one
-that needs more, the rest of its batch goes to `take_queries` on the event loop; until it has been
-taken there, later queries of the partition go there too, which keeps their order. Both read the
-reply address, the deadline and the question of each record and ask the query's partition, which
-answers at once (`answer`) or keeps the query. `expire` ends queries that have waited too long. An
-unknown reply topic is first looked up in the cluster's metadata, because a client may create the
-topic just before its first query.
+How it works. The thread that reads queries calls `answer_now`. This answers queries that need only
+the table: the partition has caught up, and the table has the user's read states. The first query
+that needs more, and all queries after it in its batch, go to `take_queries` on the event loop.
+Until the event loop has taken them, later batches of the partition go there too, to keep the order.
 
-Q1: an owner finishes a query once: with a reply, with an error, or without an answer after its
-    deadline. Only then is its offset released for the commit.
-Q2: nothing goes out at a query's deadline or after it. A deadline that follows from the timestamp
-    is measured by the broker's clock, however wrong ours is (`broker_clocks.py`).
-Q3: a reply is the fold of the log at the reply's version. A delta gives the same once it
-    is added to the read states as of `since_version`.
+Both methods read the reply address, the deadline and the question from the record, and pass the
+query to its partition. The partition answers it (`answer`) or keeps it. `expire` ends queries that
+have waited too long. A client may create its reply topic just before its first query, so an unknown
+reply topic is first looked up in the cluster's metadata.
+
+Q1: an owner of the partition ends a query once: with a reply, with an error, or without an answer
+    after the deadline. Only then is the query's offset released for the commit.
+Q2: nothing is sent at or after a query's deadline. A deadline that depends on the record's
+    timestamp follows the broker's clock, even if the worker's clock is wrong (`broker_clocks.py`).
+Q3: a reply shows the read states after all updates up to the reply's version. So does a reply that
+    has only the changes since `since_version`, once the client has merged them.
 """
 
 from __future__ import annotations
@@ -51,20 +52,20 @@ from .query_record import query_of, size_of
 
 log = logging.getLogger(__name__)
 
-NO_ADDRESS_LOG_S = 60.0  # between two log lines about unusable reply addresses
-EXPIRED_LOG_S = 60.0  # between two log lines about queries whose time is over
-WAITING_BYTES_MAX = 64 << 20  # of the queries that wait; 10,000 could take over 400 MB otherwise
-LOOKUP_BYTES_MAX = 64 << 20  # of queries whose reply topic is looked up; each keeps its record
-TOPIC_LOOKUPS_MAX = 3  # at least a second apart; after these the reply topic counts as missing
+NO_ADDRESS_LOG_S = 60.0  # minimum time between two log lines about unusable reply addresses
+EXPIRED_LOG_S = 60.0  # minimum time between two log lines about expired queries
+WAITING_BYTES_MAX = 64 << 20  # Without this limit, 10,000 waiting queries could take over 400 MB.
+LOOKUP_BYTES_MAX = 64 << 20  # limit for the queries whose reply topics are being looked up
+TOPIC_LOOKUPS_MAX = 3  # The lookups are at least a second apart. Then the topic counts as missing.
 
 
 def note_wait(work: str, waited_ns: int, queries: int = 1) -> None:
-    """Note that queries waited for other work of this worker."""
+    """Add the time that queries waited for other work to the metric."""
     metrics.QUERY_WAITS[work].inc(waited_ns / 1e9 * queries)
 
 
 class QueryIntake:
-    """See the module. `owned` is the registry of `Partitions`, which this only reads."""
+    """See the module docstring. `owned` belongs to `Partitions`; this class only reads it."""
 
     def __init__(
         self,
@@ -74,38 +75,39 @@ class QueryIntake:
         now_ms: Callable[[], int],
         clock_ahead_ms: Callable[[int], int] = lambda _number: 0,
     ) -> None:
-        self.some_wait = asyncio.Event()  # set while `expire` has something to look at
-        self.waiting = 0  # queries that a partition keeps, at most QUERIES_WAITING_MAX
-        self.waiting_bytes = 0  # of all of them, at most WAITING_BYTES_MAX
+        self.some_wait = asyncio.Event()  # set while queries wait for `expire` to check them
+        self.waiting = 0  # queries that wait in partitions, at most QUERIES_WAITING_MAX
+        self.waiting_bytes = 0  # their total size, at most WAITING_BYTES_MAX
         self._settings = settings
         self._owned = owned
         self._replies = replies
         self._now_ms = now_ms
-        self._clock_ahead_ms = clock_ahead_ms  # of a partition
+        self._clock_ahead_ms = clock_ahead_ms  # gives our clock minus a partition's broker's
         self._probe_mark = probe_mark(settings.kafka_group if settings.is_candidate else "")
         self._deadlines = Deadlines()
         self._lookups = 0  # queries whose reply topic is being looked up
         self._lookup_bytes = 0
-        self._tasks: set[asyncio.Task[None]] = set()  # the loop keeps no reference to them
+        self._tasks: set[asyncio.Task[None]] = set()  # The event loop has only weak references.
         self._no_address_logged = 0.0
         self._expired_logged = -EXPIRED_LOG_S
-        self._expired = 0  # since that log line
+        self._expired = 0  # queries that expired since the last log line about them
 
     # -- taking -------------------------------------------------------------------------------
 
     def take_queries(self, number: int, token: int, batch: Batch) -> None:
-        """Take a batch of queries: answer, refuse or keep each.
+        """Take a batch of queries, and answer, refuse or keep each of them.
 
-        A batch that was read for an earlier incarnation is dropped. Raises BatchGapError if queries
-        are missing before it.
+        Drops a batch whose `token` is not the partition's incarnation, which is one opening of the
+        partition. Raises BatchGapError if queries are missing before the batch.
         """
         owned = self._owned.get(number)
         if owned is None or not owned.is_open(token):
             return
         if batch.start != owned.query_position:
             raise BatchGapError(
-                f"queries of partition {number}: a batch begins at offset {batch.start}, expected "
-                f"{owned.query_position}: the worker stops; a restart reads them from Kafka"
+                f"queries of partition {number}: a batch begins at offset {batch.start} instead of "
+                f"{owned.query_position}. The worker stops. After a restart, it reads the missing "
+                "queries from Kafka"
             )
         owned.clock_ahead_ms = self._clock_ahead_ms(number)
         now_ns = time.perf_counter_ns()
@@ -116,14 +118,14 @@ class QueryIntake:
                 owned.query_position = record.offset + 1
                 self._take_query(owned, record, taken_ns)
             owned.query_position = batch.end
-            if batch.end < batch.start:  # the topic was made anew
+            if batch.end < batch.start:  # Somebody deleted the topic and created it again.
                 owned.query_mark.begin_anew(batch.end)
 
     def answer_now(self, number: int, token: int, batch: Batch) -> Batch | None:
-        """Answer queries of residents in the thread that calls this; returns the rest of the batch.
+        """Answer queries in the calling thread; returns the rest of the batch for `take_queries`.
 
-        The rest begins with the first query that cannot be answered at once, and is for
-        `take_queries`. It is everything while queries before the batch are on their way there.
+        The rest begins with the first query that cannot be answered at once. It is the whole batch
+        while `take_queries` has not yet taken earlier queries. Returns None if there is no rest.
         """
         owned = self._owned.get(number)
         if owned is None:
@@ -149,11 +151,11 @@ class QueryIntake:
         return None
 
     def _answer_now(self, owned: OwnedPartition, record: Record, taken_ns: int) -> bool:
-        """False if the query needs more than the table, or is not well-formed."""
+        """False if the query needs more than the table, or if it is not well-formed."""
         headers = dict(record.headers)
         address = reply_address(headers)
         if address is None:
-            return HEADER_CLOCK in headers  # a record of our own, which gets no answer
+            return HEADER_CLOCK in headers  # A record for comparing clocks needs no answer.
         if not self._replies.exists(address):
             return False
         try:
@@ -171,7 +173,7 @@ class QueryIntake:
         address = reply_address(headers)
         is_probe = HEADER_PROBE in headers
         if is_probe and headers[HEADER_PROBE] != self._probe_mark:
-            return  # of a worker of another role, which must hear from its own
+            return  # Another group sent this probe, and only its own workers answer it.
         if address is None or (
             not (known := self._replies.exists(address, is_probe))
             and not self._replies.allowed(address.topic, is_probe)
@@ -243,11 +245,11 @@ class QueryIntake:
         headers: Headers,
         taken_ns: int,
     ) -> None:
-        """Ask the cluster about a reply topic not seen before, then read or drop the query."""
+        """Look up an unknown reply topic in the cluster. Then read the query, or drop it."""
         incarnation, is_probe = owned.partition.incarnation, HEADER_PROBE in headers
         try:
             for _ in range(TOPIC_LOOKUPS_MAX):
-                if self._replies.exists(address, is_probe):  # another query may have looked it up
+                if self._replies.exists(address, is_probe):  # Another query may have refreshed it.
                     break
                 await self._replies.refresh()
         finally:
@@ -271,8 +273,9 @@ class QueryIntake:
         if time.monotonic() - self._no_address_logged > NO_ADDRESS_LOG_S:
             self._no_address_logged = time.monotonic()
             log.warning(
-                "no_reply_address topic=%s partition=%d offset=%d reply_topic=%.80r: a query needs "
-                "a kafka_replyTopic header naming an existing topic that matches REPLY_TOPICS, %s",
+                "no_reply_address topic=%s partition=%d offset=%d reply_topic=%.80r: the header "
+                "kafka_replyTopic of a query must name an existing topic that matches "
+                "REPLY_TOPICS, %s",
                 self._settings.queries_topic,
                 owned.partition.number,
                 record.offset,
@@ -283,11 +286,11 @@ class QueryIntake:
     # -- ending -------------------------------------------------------------------------------
 
     def answer(self, query: Query, answer: Answer, hit: bool) -> None:
-        """Reply with a partition's answer; the partition asks for this through `Effects`."""
+        """Send a partition's answer as the reply. Partitions call this through `Effects`."""
         get, bytes_max = query.get, self._settings.reply_bytes_max
         body = encode_reply(get.user_id, answer, get.mentions)
         if len(body) > bytes_max:
-            # A page may have fewer read states than `limit` says, so it is cut to fit.
+            # A page may have fewer read states than `limit`, so it can be shortened.
             page = None if get.limit is None else shortened(answer, body, bytes_max)
             if page is None:
                 limit = limit_that_fits(body, bytes_max)
@@ -305,7 +308,7 @@ class QueryIntake:
         self._finish(query, "hit" if hit else "miss")
 
     def refuse(self, query: Query, code: str, text: str, limit: int | None = None) -> None:
-        """End a query: reply with an error."""
+        """End a query with an error."""
         user_id, deadline_ms = query.get.user_id, query.deadline_ms
         self._replies.error(
             query.address, query.key, user_id, code, text, limit, deadline_ms, query.partition
@@ -313,15 +316,15 @@ class QueryIntake:
         self._finish(query, "error")
 
     def _expire_one(self, query: Query) -> None:
-        """Q2: end a query without an answer, and say why from time to time."""
+        """End a query without an answer (Q2). Log this at most once in EXPIRED_LOG_S."""
         self._expired += 1
         if time.monotonic() - self._expired_logged > EXPIRED_LOG_S:
             self._expired_logged = time.monotonic()
             log.warning(
                 "queries_expired count=%d topic=%s partition=%d offset=%d age_ms=%d given_ms=%d: "
-                "no reply goes out after a query's deadline. If its client gave it little time, or "
-                "none (given_ms), look at the client's clock; otherwise at what kept it waiting "
-                "(age_ms)",
+                "no reply is sent after a query's deadline. If the client allowed too little time "
+                "(given_ms), check the client's clock and its deadline. Otherwise, find out why "
+                "the query is so old (age_ms)",
                 self._expired,
                 self._settings.queries_topic,
                 query.partition,
@@ -346,7 +349,7 @@ class QueryIntake:
             owned.query_mark.release(query.offset)
 
     def expire(self) -> None:
-        """Send errors for queries whose deadline is near."""
+        """Send an error for each waiting query whose deadline is near."""
         if not self.waiting:
             self.some_wait.clear()
         now = self._now_ms()
@@ -360,13 +363,13 @@ class QueryIntake:
                     self._expire_one(query)
                 elif query.waits_for_store:
                     self.refuse(
-                        query, STORE_UNAVAILABLE, "the user is not resident and could not be loaded"
+                        query, STORE_UNAVAILABLE, "the user's read states could not be loaded"
                     )
                 else:
                     self.refuse(query, NOT_CAUGHT_UP, _why_not(owned.partition, query))
 
     def drop_queries(self, partition: Partition) -> None:
-        """Drop the waiting queries of a partition being handed over: the next owner reads them."""
+        """Drop the waiting queries of a partition, because its next owner will read them."""
         for query in partition.queries.unanswered():
             query.done = True
             if query.waiting:
@@ -381,8 +384,8 @@ def _why_not(partition: Partition, query: Query) -> str:
             f"{partition.progress.catch_up_to}"
         )
     after = query.get.after_offset
-    past = "what the database has of the user" if after is None else after
+    past = "the user's newest row in the database" if after is None else f"offset {after}"
     return (
-        f"partition {partition.number} has been applied to offset {partition.position}, not "
-        f"yet past {past}"
+        f"partition {partition.number} is at offset {partition.position}, which is not yet past "
+        f"{past}"
     )

@@ -155,9 +155,9 @@ def not_live(partition: Partition) -> None:
         (committed_too_far, "W1"),
         (table_too_far, "P6"),
         (resident_and_pending, "user 7, LOADING: is in the table"),
-        (state_forgotten, "user 7, ADMITTED: waits for room: False"),
+        (state_forgotten, "user 7, ADMITTED: in waiting_for_room: False"),
         (nothing_waits, "user 8, LOADING: nothing waits"),
-        (ticket_of_another, "two users have one ticket"),
+        (ticket_of_another, "two users have the same ticket"),
         (sleeps_too_long, "P4: would wake"),
         (not_woken, "P4: a query waits for 2"),
         (asked_too_early, "P4: loaded too early"),
@@ -182,8 +182,8 @@ def stall_lost(partition: Partition) -> None:
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        (not_waiting, "user 9, LOADED: waits for room: False"),
-        (stall_lost, "one waits for room, unstalled"),
+        (not_waiting, "user 9, LOADED: in waiting_for_room: False"),
+        (stall_lost, "a user waits without a stall"),
     ],
 )
 def test_what_is_broken_while_room_is_short_is_said(
