@@ -11,19 +11,19 @@ How it works. A read state with no mark, or with one mention, needs only one slo
 anything more, extension slots hold *entries*. To apply an event, the table reads the entries into a
 `Marks`, calls the method for the event, and writes the entries back. This takes O(MARKS_MAX).
 
-An entry is a value and an info (`tag << 40 | payload`). The tags, with value and payload:
+An entry is a value and an info (`tag << 40 | payload`). For each tag, value and payload are:
     MARK         the message ID; the rank
-    UNCOUNTED    the largest message ID given up; the number of mentions that are only counted
-    UNREAD       the version of the last “mark as unread” event; 0
-    DELETED      the message ID up to which the read state was deleted; 0
+    UNCOUNTED    `uncounted_up_to`, the largest ID given up; `uncounted`, the number of mentions
+    UNREAD       `unread_version`, the version of the last “mark as unread” event; 0
+    DELETED      `deleted_up_to`, the message ID up to which the read state was deleted; 0
 
 A rank is `edit << 1 | retracted`, and `edit` is the revision of the message. If two events concern
 the same message, the larger rank wins. FOR_GOOD, the rank of a deleted message, is the largest.
 
 Invariants:
-    M1  Mentions, retractions and plain acks of at most MARKS_MAX messages give the same result in
-        any order and with any repetition: the largest ack, and the largest rank of each message
-        above it. ARCHITECTURE.md calls this C1.
+    M1  (C1 in ARCHITECTURE.md) Mentions, retractions and plain acks of at most MARKS_MAX messages
+        give the same result in any order and with any repetition. The result is the largest ack,
+        and the largest rank of each message above it.
     M2  Each mark is above the last read message, `uncounted_up_to` and `deleted_up_to`.
     M3  Entries are sorted by tag and value. A read state with just one mention of rank 0 has none.
     M4  If `deleted_up_to` is set, every field that a reply shows is 0.
@@ -174,7 +174,7 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def mention_count(self) -> i64:
-        """The mention count that replies show: `mentioned` plus the mentions only counted."""
+        """The mention count that replies show: `mentioned` plus `uncounted`."""
         return min(self.mentioned() + self.uncounted, _U32_MAX)
 
     @cython.ccall
@@ -205,7 +205,7 @@ class Marks:
     def mark(self, message_id: i64, rank: i64) -> cython.bint:
         """Apply a mention or retraction of a message above `last_message_id` and `deleted_up_to`.
 
-        A mention brings back a deleted read state, even if the retraction came before it.
+        A mention brings back a deleted read state, even if its retraction arrived first.
         """
         back: cython.bint = self.deleted_up_to != 0 and not rank & 1
         if back:
@@ -224,7 +224,7 @@ class Marks:
         return True
 
     def mark_unread(self, message_id: i64, mention_ids: object, mention_count: i64) -> bool:
-        """Apply “mark as unread” (a manual ack) from a message that is not deleted.
+        """Apply a manual ack (“mark as unread”) of a message that is not deleted.
 
         `mention_ids` is None and `mention_count` is -1 if the event lacks them. If this returns
         True, or if another field of the read state changed, call `note_unread` next.

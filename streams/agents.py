@@ -1,9 +1,9 @@
-"""The two Faust agents. One passes updates to partitions, the other passes queries to the intake.
+"""The two Faust agents: one passes updates to partitions, and one passes queries to the intake.
 
 An event is a queue of everything that the reader has delivered since the previous event. Each item
-is the result of a poll: a list of (partition, token, batch). The token is the incarnation of the
-partition, which is one opening of it by one process. A batch for an earlier incarnation is dropped,
-because its records are read again.
+is the result of a poll: a list of (partition, token, batch). The token is the incarnation, which
+identifies one opening of the partition by one process. A batch for an earlier incarnation is
+dropped, because its records are read again.
 """
 
 from __future__ import annotations

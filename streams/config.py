@@ -1,7 +1,7 @@
 """The settings, which come from command-line flags, environment variables or defaults.
 
 For example, `--flush-delay-s` and `READ_STATES_FLUSH_DELAY_S` both set `flush_delay_s`. Each field
-of `Settings` has a default, a help text, a unit, a range, and its group in `--help`.
+of `Settings` has a default, a help text, a unit, a range, and a heading in `--help`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ REPLICATION = re.compile(
     ),
     re.ASCII,
 )
-# Up to this many partitions get the full limits. More partitions share the limits of this many.
+# Up to this many partitions each get the full limit. More partitions share the sum of these limits.
 FULL_SHARES = 8
 SHARED = f"If there are over {FULL_SHARES} partitions, they share {FULL_SHARES} times this limit."
-DYNAMIC = "-"  # the `instance_id` of a worker without a name
-IDS_UNCHECKED = -1  # the `id_epoch_ms` with which message IDs are not checked
+DYNAMIC = "-"  # With this `instance_id`, the worker has no name.
+IDS_UNCHECKED = -1  # With this `id_epoch_ms`, message IDs are not checked.
 CLASSIC, CONSUMER = GROUP_PROTOCOLS = ("classic", "consumer")
 ON, OFF = SWITCH = ("on", "off")
 STOP, COUNT = MISSING_UPDATES = ("stop", "count")
@@ -291,7 +291,7 @@ class Settings:
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, /, **flags: Any) -> Settings:
-        """Flags come before environment variables, then defaults. A flag of None is not given.
+        """Load all settings. Flags, unless they are None, override environment variables.
 
         Raises ConfigError, which names the setting, its value and the allowed values.
         """
@@ -340,8 +340,8 @@ class Settings:
             )
         if REPLY_LIKE.search(f"{self.topic_prefix}."):
             raise ConfigError(
-                "TOPIC_PREFIX may not begin with f-reply- or contain .replies. because then the "
-                "topics would look like reply topics, and other services could write to them"
+                'TOPIC_PREFIX may not begin with "f-reply-" or contain ".replies.": such topics '
+                "would look like reply topics, and other services could write to them"
             )
         if self.cassandra_password and not self.cassandra_username:
             raise ConfigError("CASSANDRA_PASSWORD has no effect without CASSANDRA_USERNAME")

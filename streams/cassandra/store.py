@@ -1,9 +1,9 @@
 """The keyspace in Cassandra: its schema, its epochs, loads and writes.
 
-An epoch is one log: a topic ID and a partition count (see `epochs.py`). Methods for the schema and
-the epochs block until Cassandra answers. Loads and writes do not block: `requests.py` calls their
-callbacks on the event loop. All of them use LOCAL_QUORUM. The write timestamp of a row is its
-version, so a late or repeated write never replaces a newer row.
+An epoch is one log: a topic ID and a partition count (see `epochs.py`). The methods for the schema
+and for epochs are blocking. Loads and writes are not: `requests.py` calls their callbacks on the
+event loop. All reads and writes use LOCAL_QUORUM. The write timestamp of a row is its version, so a
+late or repeated write never replaces a newer row.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _BIGINT = struct.Struct(">q").pack
 class Store:
     """A session with the keyspace, and its prepared statements.
 
-    If a callback fails to apply an answer, `broken` gets the error and must stop the worker.
+    If a callback raises an exception, `broken` is called with it and must stop the worker.
     """
 
     taken_over: tuple[str, ...] = (
@@ -60,7 +60,7 @@ class Store:
         self.broken: Callable[[Exception], None] = _raise
         self.replication: dict[str, str] = {}  # the keyspace's replication at start-up
         self.commitlog_sync = ""  # Cassandra's setting; empty if not known
-        # This is one row more than a user may have. A load with so many rows was cut short.
+        # This is one row more than a user may have. If a load returns so many, it was cut short.
         slots = slots_for(settings.cache_states)
         hidden = side_slots_max(settings.user_states_max, slots)
         self._rows_max = settings.user_states_max + hidden + 1
@@ -173,9 +173,9 @@ class Store:
     ) -> Log:
         """Return the log of this topic. If its epoch or the database's ID is missing, store it.
 
-        If the topic ID or the partition count has changed, begin a new epoch at `new_epoch_from`,
-        the first offset of each partition. Raises EpochError if that is None, or if the first
-        offsets of the present epoch are not known. All writes are lightweight transactions.
+        A new topic ID or partition count requires a new epoch, with `new_epoch_from` as the first
+        offset of each partition. Raises EpochError if this is required and None, or if the present
+        epoch's first offsets are not known. All writes are lightweight transactions.
         """
         table = f"{self.settings.cassandra_keyspace}.log"
         logs = self.logs(PATIENCE_S)
@@ -266,7 +266,7 @@ class Store:
         return patiently(query, partial(prepare, self._session, query), PATIENCE_S)
 
     def _setting(self, name: str) -> str:
-        """Read a setting of one node. The text is empty if this user has no permission."""
+        """Read a setting of one node. Returns an empty text if this user has no permission."""
         try:
             query = "SELECT value FROM system_views.settings WHERE name = %s"
             row = self._session.execute(query, [name]).one()
@@ -323,7 +323,7 @@ class Store:
             self._send(select, (user_ids,), request)
 
     def _note_failure(self, exc: Exception) -> None:
-        """If a table is missing, stop all loads. If it is created again, it will be empty."""
+        """Stop all loads if the error says that a table is missing: a new table would be empty."""
         if is_invalid_request(exc) and not self.is_doubted:
             self.is_doubted = True
             self.doubted()
@@ -350,9 +350,9 @@ class Store:
         self._send(batch, None, Request(done, f"write rows={len(changes)}", True))
 
     def group_of(self, user_id: int) -> object:
-        """The node that is the first replica of the user's rows. A batch has users of one group.
+        """The group of a user. All users in a batch have the same group. Takes a few µs.
 
-        None if every node has all rows, because then the node does not matter. Costs a few µs.
+        It is the node with the user's first replica, or None if every node has all rows.
         """
         metadata = self._session.cluster.metadata
         replicas = metadata.get_replicas(self.settings.cassandra_keyspace, _BIGINT(user_id))
@@ -360,7 +360,7 @@ class Store:
 
     def _send(self, statement: Any, values: Any, request: Request) -> None:
         """Start a request without the driver's timer. Even after the answer, the timer would keep
-        the request in memory until the timeout. The collector would scan thousands of objects.
+        the request in memory, and the garbage collector would have thousands of objects to scan.
         """
         self._requests.begin(request)
         try:

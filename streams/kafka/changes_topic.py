@@ -46,7 +46,7 @@ def needed(replicas: int) -> dict[str, Rule]:
         "min.insync.replicas": Rule(
             MIN_ISR,
             str(max(1, min(replicas - 1, 2))),
-            "if it is lower, a failure loses acknowledged records; if it is higher than the "
+            "if it is lower, a failure may lose acknowledged records; if it is higher than the "
             f"{replicas} replicas, no producer can write",
             at_most=replicas,
         ),

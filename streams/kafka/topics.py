@@ -1,6 +1,6 @@
 """Creates the service's topics, and defines the topic settings that workers require.
 
-`topic_check.py` compares these settings with the real ones.
+`topic_check.py` compares them with the actual settings.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .topic_rule import Rule
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 15.0
-UNKNOWN_S = 10.0  # By then, every broker knows a new topic.
+UNKNOWN_S = 10.0  # how long some brokers may not know a new topic
 AWAY_TIMEOUT_S = 60.0  # how long to repeat a request while brokers are unavailable
 AWAY_PAUSE_S = 0.5
 DAY_MS = 86_400_000
@@ -109,7 +109,7 @@ def wanted(settings: Settings, replication: int) -> dict[str, dict[str, str]]:
 
 
 def topics_of(settings: Settings) -> tuple[str, ...]:
-    """The names of the service's topics. The topic of the change feed, if used, comes last."""
+    """The names of the service's topics. If there is a change feed, its topic comes last."""
     topics = (
         settings.updates_topic,
         settings.queries_topic,
@@ -122,7 +122,7 @@ def topics_of(settings: Settings) -> tuple[str, ...]:
 
 
 def existing(settings: Settings) -> dict[str, Described]:
-    """The existing topics of the service, by name. Raises TopicError without permission."""
+    """The existing topics of the service, by name. Raises TopicError if access is denied."""
     client, found = connect_admin(settings), dict[str, Described]()
     for name in topics_of(settings):
         try:
@@ -248,7 +248,7 @@ def needed(
 
     def safe(topic: str) -> Rule:
         copies = replicas[topic]
-        why = "if it is lower, a failure loses acknowledged records; if it is higher than the "
+        why = "if it is lower, a failure may lose acknowledged records; if it is higher than the "
         why += f"{copies} replicas, no producer can write"
         return Rule(MIN_ISR, str(max(1, min(copies - 1, 2))), why, at_most=copies)
 

@@ -1,11 +1,11 @@
-"""Makes the records of the change feed, which tell consumers what changed for the users.
+"""Makes the records of the change feed, which tell consumers what has changed for a user.
 
-How it works. An update that changes read states puts its user into the *line*. Further changes of
-this user are added to the same entry. `take` makes a record for a user in the line. The record has
-the partition's version, and the values that the changed read states have at that moment. `sent`
-ends the record when the broker has it. If the broker does not take it, the user joins the line
-again. An offset in the line or in an unacknowledged record cannot be committed: the feed has a
-watermark of its own.
+How it works. An update that changes read states puts its user into the *line*, which is a queue.
+Further changes of this user are added to the same entry. `take` makes a record for each user in the
+line. The record has the partition's version, and the values that the changed read states have at
+that moment. `sent` ends the record when the broker has it. If the broker does not take it, the user
+joins the line again. Until the broker has it, commits stay at or below the offset of the user's
+first change.
 
 Suppose that an owner of the partition dies after a change is in the table or in Cassandra, but
 before its record is in the feed. The next owner skips the update when it reads the log, because the
@@ -23,7 +23,7 @@ F1: a consumer starts from a reply to the query `get`, and then applies the reco
     - It makes no record for a user who is not in the table or has parked updates. It first loads
       the user.
     - A record has every read state that changed since the user's last acknowledged record. So a
-      user has at most one unacknowledged record. If that fails, the next one has its read states.
+      user has at most one unacknowledged record. If it fails, the next one repeats its read states.
     - Until the partition has retold everything, each record has all read states of its user.
     There is one exception. If an owner has lost the partition but does not know it yet, it may read
     a later deletion from Cassandra. Its records then show the deletion with too low a version.
@@ -56,8 +56,8 @@ from .progress import Progress
 KEYS_MAX = 100  # If more read states of a user change, the record has all of the user's.
 UNDER_WAY_MAX = 2_000  # maximum number of unacknowledged records
 LOADING_MAX = 32  # maximum number of users who are being loaded only for the feed
-ROWS_AT_ONCE = 2_000  # `take` stops after so many read states.
-LOOK_FACTOR = 4  # `take` looks at this many times its limit of users.
+ROWS_AT_ONCE = 2_000  # `take` stops after this many read states.
+LOOK_FACTOR = 4  # maximum number of users that `take` checks, as a multiple of its limit
 RETELL_BYTES = 32 << 10  # how much of the log is read again at once: about 1 ms of work
 MASK_32 = 0xFFFFFFFF  # The table stores times modulo 2^32.
 
@@ -66,7 +66,7 @@ Key = tuple[int, int]  # read_state_type, channel_id
 
 @dataclass(slots=True, eq=False)
 class Noted:
-    """The changes of a user that the next record must have."""
+    """The changes of a user that the next record must contain."""
 
     offset: int  # the offset of the first change, which the feed's watermark holds
     since_ms: int  # the time of the first change, modulo 2^32
@@ -90,7 +90,7 @@ class Told:
 class Changes:
     """See the module docstring. The feed is known to be complete below the offset `told_to`.
 
-    With `waiting_max` users waiting for the broker, the partition takes no more updates.
+    If `waiting_max` users wait for the broker, the partition takes no more updates.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Changes:
         if offset < self._retell_to or code & NO_ROOM:
             return code
         # Always note a deletion. An owner that has lost the partition may have written it to the
-        # database already, and then it changes nothing here.
+        # database already. In that case, it changes nothing here.
         if code & (CHANGED | REPLAYED) or isinstance(event, (Delete, DeleteUser)):
             self._note(table.user_id(user), offset, event)
         return code
@@ -209,7 +209,7 @@ class Changes:
         return RETELL_BYTES if ready and self.waiting < max(1, self._waiting_max // 2) else 0
 
     def retell(self, batch: Batch, now_ms: int) -> None:
-        """Put the users in a batch of the log that is read again into the line."""
+        """Put the users of a batch into the line. The batch was read again from the log."""
         if batch.start != self.retold_to or not self.is_retelling:
             return
         self._table.now_ms = now_ms & MASK_32
@@ -239,7 +239,7 @@ class Changes:
         return progress.caught_up and progress.version >= self._loading.newest
 
     def take(self, limit: int) -> tuple[list[Told], bool]:
-        """Returns the records to send now, and True if there are more. `sent` ends each record.
+        """Return the records to send now, and True if there are more. Call `sent` for each record.
 
         There are at most `limit` records, besides those of users who have just been loaded.
         O(read states in the records).
@@ -303,7 +303,7 @@ class Changes:
         return rows
 
     def admitted(self, user_id: int, user: int) -> None:
-        """Make the record for a user who has been loaded at once, before the user is evicted."""
+        """Immediately make the record for a user who has been loaded but may soon be evicted."""
         self._asked.discard(user_id)
         if user_id in self._blocked and user_id not in self._under_way:
             noted = self._blocked.pop(user_id)

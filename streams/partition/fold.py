@@ -1,7 +1,7 @@
-"""Applies an event to a user who is resident, which means that the table has all read states.
+"""Applies events to resident users, which are users whose read states are all in the table.
 
 The methods of the table implement the rules. The result depends only on the event, its version and
-the user's read states. So two workers that fold the same log get the same rows.
+the user's read states. So two workers that apply the same log get the same rows.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from readstates.schemas.events import (
 COLD_EVENTS = (Mention, RetractMention, Merge, Delete, DeleteUser, RestoreUser)
 
 
-# The maximum number of slots that an event needs, without the slots of new read states. A read
-# state gets new slots for its entries before its old ones are freed. A manual ack needs the most:
-# the entries present, MENTION_IDS_MAX new ones, and two more.
+# The maximum number of slots that an event needs, not counting those of new read states. A read
+# state gets new slots for its entries before its old ones are freed. A manual ack needs the most
+# entries: the present ones, MENTION_IDS_MAX new ones, and two more.
 CHANGE_SLOTS_MAX = 1 - -(ENTRIES_MAX + MENTION_IDS_MAX + 2) // EXTENSION_ENTRIES
-DELETED_USER = 256  # the code, next to the table's codes, for an event of a user deleted for good
+DELETED_USER = 256  # a code that the table does not use: the user is deleted for good
 
 
 def fold(table: Table, user: int, event: Update, version: int) -> int:
@@ -82,7 +82,7 @@ def fold(table: Table, user: int, event: Update, version: int) -> int:
 
 
 def _fold_bulk(table: Table, user: int, event: BulkAck, version: int) -> int:
-    """Apply all acks of the event, or none if the table or the user's limit has no room for all."""
+    """Apply all acks in the event, or none if there is no room for all of them."""
     new = sum(table.would_show(user, *ack) for ack in event.acks)
     if new and table.count(user) + new > table.user_states_max:
         return TOO_MANY

@@ -14,7 +14,8 @@ then, updates for this user are *parked* (held back). A *pending* user has one o
 
 Most users go from LOADING to resident in one step. The users in LOADED or ADMITTED are in
 `waiting_for_room`, and each write to Cassandra may make room for them. If an ADMITTED user has no
-unwritten changes, the table may evict it to make room for another user. It is then loaded again.
+unwritten changes, the table may evict this user to make room for another. Then the service loads
+the evicted user again.
 
 P2: while a user has parked updates, later updates of that user are parked behind them.
 """
@@ -110,7 +111,7 @@ class Loading:
             is_first = not pending.queries
             pending.queries[query] = None
             if is_first and pending.state is State.LOADING:
-                # This request moves the user before the users for whom only updates wait.
+                # This request moves the user ahead of users for whom only updates wait.
                 self._own.load(user_id, pending.ticket, asked=True)
         pending.warm = True
         query.waits_for_store = True

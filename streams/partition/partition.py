@@ -1,18 +1,18 @@
-"""One Kafka partition: it applies the updates in its log, in order, to the read states of users.
+"""Applies the updates of one Kafka partition, in log order, to the read states of its users.
 
 This package does not use Kafka, Cassandra, asyncio or a clock. A partition requests work through
 `Effects`, and the worker reports each result by a method call. A simulation runs the same code.
 The event loop calls all methods, except that another thread may answer queries (`exclusive.py`).
 
-How it works. `take` puts batches of updates into the inbox. `run` takes a few of these updates, a
-slice, and *folds* them: it applies each one to the table. The user of an update must be *resident*,
-which means that the table has all of the user's read states. If the user is not resident, the
-update is *parked* (held back), and the user's rows are loaded from Cassandra. When they arrive,
-`loaded` folds the parked updates in order and answers the user's queries.
+How it works. `take` puts batches of updates into the inbox. `run` takes a *slice* of these updates
+and *folds* them: it applies each one to the table. The user of an update must be *resident*, which
+means that the table has all of the user's read states. If the user is not resident, the update is
+*parked* (held back), and the user's rows are loaded from Cassandra. When they arrive, `loaded`
+folds the parked updates in order and answers the user's queries.
 
 A changed user is *dirty* until Cassandra has the changes. `take_writes` returns dirty users to be
-written, and `written` reports the result. Until an update needs no more work, it holds its offset,
-so that no commit passes the update (`watermark.py`).
+written, and `written` reports the result. Until an update needs no more work, it *holds* its
+offset: commits stay at or below this offset (`watermark.py`).
 
 An *incarnation* is one opening of a partition by one process. The invariants P1-P8 are defined in
 `inbox.py` (P1), `loading.py` (P2), `waiting_queries.py` (P4), `progress.py` (P3, P6-P8) and here:
@@ -271,7 +271,7 @@ class Partition:
                     record = records[index]
                     if code & ABSENT:
                         at = (index - begin) * fast_decoder.NUMBERS
-                        if table.find(numbers[at]):  # A resident user here is deleted for good.
+                        if table.find(numbers[at]):  # The user is resident, but deleted for good.
                             counts.deleted_user += 1
                         else:
                             self._park(record, numbers[at], warm=not numbers[at + 7])
@@ -360,7 +360,7 @@ class Partition:
             self._outcomes.dead_letter_kept(offset)
 
     def take_writes(self, now_ms: int, delay_ms: int, rows_max: int, dirty_max: int) -> list[Write]:
-        """See `WriteOut.take`. Report the end of each write by `written`."""
+        """See `WriteOut.take`. Call `written` when a write ends."""
         with self.exclusive(WRITE_OUT):
             return self.write_out.take(self, now_ms, delay_ms, rows_max, dirty_max)
 
@@ -374,7 +374,7 @@ class Partition:
                 self.loading.retry()
 
     def take_changes(self, limit: int) -> tuple[list[Told], bool]:
-        """See `Changes.take`. Report the end of each record by `change_sent`."""
+        """See `Changes.take`. Call `change_sent` for each record."""
         assert self.changes is not None
         with self.exclusive(OTHER):
             return self.changes.take(limit)

@@ -1,9 +1,9 @@
-"""Takes queries from Kafka, and ends each one with a reply or an error, or when its time is over.
+"""Takes queries from Kafka. Each query ends with a reply, with an error, or at its deadline.
 
-How it works. The thread that reads queries calls `answer_now`. This answers queries that need only
-the table: the partition has caught up, and the table has the user's read states. The first query
-that needs more, and all queries after it in its batch, go to `take_queries` on the event loop.
-Until the event loop has taken them, later batches of the partition go there too, to keep the order.
+How it works. The thread that reads queries calls `answer_now`. It answers a query at once if the
+partition has caught up and the table has the user's read states. The first query that needs more,
+and all queries after it in its batch, go to `take_queries` on the event loop. Until the event loop
+has taken them, later batches of the partition go there too, to keep the order.
 
 Both methods read the reply address, the deadline and the question from the record, and pass the
 query to its partition. The partition answers it (`answer`) or keeps it. `expire` ends queries that
@@ -60,7 +60,7 @@ TOPIC_LOOKUPS_MAX = 3  # The lookups are at least a second apart. Then the topic
 
 
 def note_wait(work: str, waited_ns: int, queries: int = 1) -> None:
-    """Add the time that queries waited for other work to the metric."""
+    """Count the time for which queries waited for other work of this worker."""
     metrics.QUERY_WAITS[work].inc(waited_ns / 1e9 * queries)
 
 
@@ -82,12 +82,12 @@ class QueryIntake:
         self._owned = owned
         self._replies = replies
         self._now_ms = now_ms
-        self._clock_ahead_ms = clock_ahead_ms  # gives our clock minus a partition's broker's
+        self._clock_ahead_ms = clock_ahead_ms  # our clock minus the broker's, for a partition
         self._probe_mark = probe_mark(settings.kafka_group if settings.is_candidate else "")
         self._deadlines = Deadlines()
         self._lookups = 0  # queries whose reply topic is being looked up
         self._lookup_bytes = 0
-        self._tasks: set[asyncio.Task[None]] = set()  # The event loop has only weak references.
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio keeps only weak references.
         self._no_address_logged = 0.0
         self._expired_logged = -EXPIRED_LOG_S
         self._expired = 0  # queries that expired since the last log line about them
@@ -124,8 +124,8 @@ class QueryIntake:
     def answer_now(self, number: int, token: int, batch: Batch) -> Batch | None:
         """Answer queries in the calling thread; returns the rest of the batch for `take_queries`.
 
-        The rest begins with the first query that cannot be answered at once. It is the whole batch
-        while `take_queries` has not yet taken earlier queries. Returns None if there is no rest.
+        The rest begins with the first query that cannot be answered at once. While `take_queries`
+        still has to take earlier queries, it is the whole batch. None means that nothing is left.
         """
         owned = self._owned.get(number)
         if owned is None:
@@ -249,7 +249,7 @@ class QueryIntake:
         incarnation, is_probe = owned.partition.incarnation, HEADER_PROBE in headers
         try:
             for _ in range(TOPIC_LOOKUPS_MAX):
-                if self._replies.exists(address, is_probe):  # Another query may have refreshed it.
+                if self._replies.exists(address, is_probe):  # Another query may have refreshed.
                     break
                 await self._replies.refresh()
         finally:
