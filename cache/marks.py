@@ -4,12 +4,12 @@
 """The marks of a read state, which is what the service knows about one user in one channel.
 
 A *mark* says whether one unread message mentions the user. A read state has at most MARKS_MAX
-marks. If it gets one more, it *gives up* the mark with the smallest message ID: from then on,
+marks. If it gets one more, it *gives up* the mark with the smallest message ID. From then on,
 mentions in that message and in earlier ones are only counted.
 
-How it works. A read state with no mark, or with one mention, needs only one slot of the table. For
-anything more, extension slots hold *entries*. To apply an event, the table reads the entries into a
-`Marks`, calls the method for the event, and writes the entries back. This takes O(MARKS_MAX).
+How it works. A read state with no mark, or with one mention, takes one slot of `table.py`. Anything
+more is stored as *entries* in extension slots. To apply an event, the table reads the entries into
+a `Marks`, calls the method for the event, and writes the entries back. This takes O(MARKS_MAX).
 
 An entry is a value and an info (`tag << 40 | payload`). For each tag, value and payload are:
     MARK         the message ID; the rank

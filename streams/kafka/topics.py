@@ -237,13 +237,10 @@ def needed(
 ) -> dict[str, dict[str, Rule]]:
     """The settings that prevent loss or corruption of data, by topic and setting.
 
-    `record_bytes_max` is the `max.message.bytes` of the updates topic. `replicas` has the number of
-    replicas of each topic.
+    `record_bytes_max` is the `max.message.bytes` of `updates`. `replicas` has a number per topic.
     """
     floor_ms = int(max(3600.0, settings.flush_delay_s * RETENTION_FLOOR_FACTOR) * 1000)
-    stamped = Rule(
-        TIMESTAMP_TYPE, "LogAppendTime", "the service needs broker timestamps for deadlines and lag"
-    )
+    stamped = Rule(TIMESTAMP_TYPE, "LogAppendTime", "deadlines and lag need broker timestamps")
     whole = Rule(CLEANUP_POLICY, "delete", "compaction would delete records that are needed")
 
     def safe(topic: str) -> Rule:

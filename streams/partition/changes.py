@@ -2,16 +2,16 @@
 
 How it works. An update that changes read states puts its user into the *line*, which is a queue.
 Further changes of this user are added to the same entry. `take` makes a record for each user in the
-line. The record has the partition's version, and the values that the changed read states have at
-that moment. `sent` ends the record when the broker has it. If the broker does not take it, the user
-joins the line again. Until the broker has it, commits stay at or below the offset of the user's
-first change.
+line. The record has the present values of the changed read states, and a version, which says how
+much of the log the partition has applied. `sent` ends the record when the broker has it. If the
+broker does not take it, the user joins the line again. Until the broker has it, commits stay at or
+below the offset of the user's first change.
 
-Suppose that an owner of the partition dies after a change is in the table or in Cassandra, but
-before its record is in the feed. The next owner skips the update when it reads the log, because the
-change is there already. So the next owner must *retell*: it reads a part of the log again, and
-makes a record for each user in that part. The part begins where the feed is known to be complete.
-It ends at the last position that an earlier owner may have reached.
+An owner of the partition may die after a change is in the table or in Cassandra, but before its
+record is in the feed. When the next owner reads the log, it skips this update, because the change
+is there already. So the next owner must *retell*: it reads a part of the log again, and makes a
+record for each user in it. The part begins where the feed is known to be complete. It ends at the
+last position that an earlier owner may have reached.
 
 F1: a consumer starts from a reply to the query `get`, and then applies the records. After each
     record, it has what `get` would have returned for this user at the record's version. A consumer
@@ -20,10 +20,11 @@ F1: a consumer starts from a reply to the query `get`, and then applies the reco
     - The partition makes no records until it has caught up, because its table may be ahead of its
       position. Its position must also have passed all loaded rows, because another owner may have
       written newer ones.
-    - It makes no record for a user who is not in the table or has parked updates. It first loads
-      the user.
-    - A record has every read state that changed since the user's last acknowledged record. So a
-      user has at most one unacknowledged record. If it fails, the next one repeats its read states.
+    - It makes no record for a user who is not in the table, or whose updates wait for a load. It
+      first loads the user.
+    - A record has every read state that changed since the user's last acknowledged record. To
+      ensure this, a user has at most one unacknowledged record. If it fails, the next record
+      repeats its read states.
     - Until the partition has retold everything, each record has all read states of its user.
     There is one exception. If an owner has lost the partition but does not know it yet, it may read
     a later deletion from Cassandra. Its records then show the deletion with too low a version.
@@ -68,7 +69,7 @@ Key = tuple[int, int]  # read_state_type, channel_id
 class Noted:
     """The changes of a user that the next record must contain."""
 
-    offset: int  # the offset of the first change, which the feed's watermark holds
+    offset: int  # the offset of the first change; commits stay at or below it
     since_ms: int  # the time of the first change, modulo 2^32
     keys: dict[Key, None]
     whole: bool = False  # True: the record has all read states of the user

@@ -30,9 +30,9 @@ from readstates.schemas.events import (
 COLD_EVENTS = (Mention, RetractMention, Merge, Delete, DeleteUser, RestoreUser)
 
 
-# The maximum number of slots that an event needs, not counting those of new read states. A read
-# state gets new slots for its entries before its old ones are freed. A manual ack needs the most
-# entries: the present ones, MENTION_IDS_MAX new ones, and two more.
+# The maximum number of slots that an event needs, not counting those of new read states. The
+# entries of a read state (see `cache/marks.py`) get new slots before the old slots are freed. A
+# manual ack needs the most entries: the present ones, MENTION_IDS_MAX new ones, and two more.
 CHANGE_SLOTS_MAX = 1 - -(ENTRIES_MAX + MENTION_IDS_MAX + 2) // EXTENSION_ENTRIES
 DELETED_USER = 256  # a code that the table does not use: the user is deleted for good
 
@@ -99,7 +99,7 @@ def _fold_bulk(table: Table, user: int, event: BulkAck, version: int) -> int:
 def slots_needed(table: Table, user: int, event: Update) -> int:
     """The maximum number of free slots that the event may need; at least 1.
 
-    A read state with entries gets new slots for them before its old ones are freed.
+    The entries of a read state get new slots before the old slots are freed.
     """
     match event:
         case BulkAck():

@@ -224,7 +224,7 @@ class Partition:
     def _apply(self, records: Sequence[Record], begin: int) -> int:
         """Fold records from `begin` on; returns the index of the first record that it did not take.
 
-        A run of simple updates takes two calls. Other updates are folded one by one.
+        Two calls fold a run of simple updates. Other updates are folded one by one.
         """
         index, loading = begin, self.loading
         read, epoch_bits = self._reader.read, self.progress.epoch_bits

@@ -7,8 +7,8 @@ has taken them, later batches of the partition go there too, to keep the order.
 
 Both methods read the reply address, the deadline and the question from the record, and pass the
 query to its partition. The partition answers it (`answer`) or keeps it. `expire` ends queries that
-have waited too long. A client may create its reply topic just before its first query, so an unknown
-reply topic is first looked up in the cluster's metadata.
+have waited too long. An unknown reply topic is first looked up in the cluster's metadata, because
+the client may have just created it.
 
 Q1: an owner of the partition ends a query once: with a reply, with an error, or without an answer
     after the deadline. Only then is the query's offset released for the commit.
