@@ -1,7 +1,7 @@
 """Loads users from Cassandra into the table, and holds the updates and queries that wait for them.
 
 A user is *resident* when the table has all of the user's read states, and no update waits. Until
-then, updates for this user are *parked* (held back). A *pending* user has one of three states:
+then, updates for this user are *parked* (held back). A user being loaded has one of three states:
 
     (absent) ──load──► LOADING ──rows──► LOADED ──room──► ADMITTED ──all folded──► (resident)
                           ▲                                  │

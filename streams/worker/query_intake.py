@@ -249,7 +249,7 @@ class QueryIntake:
         incarnation, is_probe = owned.partition.incarnation, HEADER_PROBE in headers
         try:
             for _ in range(TOPIC_LOOKUPS_MAX):
-                if self._replies.exists(address, is_probe):  # Another query may have refreshed.
+                if self._replies.exists(address, is_probe):  # Another query may have found it.
                     break
                 await self._replies.refresh()
         finally:
