@@ -22,7 +22,7 @@ help: ## this list
 
 setup: $(STAMP) ## .venv with everything in it
 
-COMPILED := $(addprefix cache/,table.py marks.py slots.py rebuild.py verify.py store_barrier.pxd) $(addprefix schemas/,fast_decoder.py log_records.py rows.py)
+COMPILED := $(addprefix cache/,kernel.py marked.py deletions.py table.py marks.py slots.py rebuild.py verify.py) $(wildcard cache/pxd/*.pxd cache/pxd/readstates/cache/*.pxd) $(addprefix schemas/,fast_decoder.py log_records.py rows.py)
 
 $(STAMP): pyproject.toml ops/setup.lock $(COMPILED)
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash ops/setup.sh

@@ -122,7 +122,7 @@ class Rebuild:
         """Release the views."""
         self._attach(layout.no_views())
 
-    # -- copies from table.py ----------------------------------------------------------------------
+    # -- copies from kernel.py ---------------------------------------------------------------------
 
     @cython.cfunc
     @cython.inline

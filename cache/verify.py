@@ -133,7 +133,7 @@ class Verify:
         """Release the views."""
         self._attach(layout.no_views())
 
-    # -- copies from table.py ----------------------------------------------------------------------
+    # -- copies from kernel.py ---------------------------------------------------------------------
 
     @cython.cfunc
     @cython.inline

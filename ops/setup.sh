@@ -19,8 +19,8 @@ pip=("$VENV/bin/python" -m pip install --quiet --disable-pip-version-check)
 "${pip[@]}" --require-hashes -r ops/setup.lock
 "${pip[@]}" --no-deps --no-build-isolation -e .
 "$VENV/bin/python" - <<'PY'
-from readstates.cache import rebuild, slots, table, verify
-if not all(module.COMPILED for module in (table, slots, rebuild, verify)):
+from readstates.cache import deletions, kernel, marked, rebuild, slots, table, verify
+if not all(m.COMPILED for m in (kernel, marked, deletions, table, slots, rebuild, verify)):
     print("setup: no C compiler, so the table (cache/) runs as plain Python: everything works, table "
           "operations cost about ten times more. To compile it: apt-get install gcc libc6-dev python3-dev, "
           "then make clean setup")

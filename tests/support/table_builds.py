@@ -16,7 +16,17 @@ from typing import Any
 import pytest
 
 import readstates.cache
-from readstates.cache import layout, marks, rebuild, slots, table, tablefile
+from readstates.cache import (
+    deletions,
+    kernel,
+    layout,
+    marked,
+    marks,
+    rebuild,
+    slots,
+    table,
+    tablefile,
+)
 from readstates.cache import verify as verify_module
 from readstates.cache.image import Image
 from readstates.cache.tablefile import TableIdentity, new_header
@@ -29,11 +39,15 @@ IDENTITY = TableIdentity(bytes(range(16)), 8, 3, "read_states")
 class Build:
     """The modules that are compiled, in one of their forms."""
 
-    table: ModuleType
+    layers: tuple[ModuleType, ...]  # the four modules of the table, from the kernel up
     marks: ModuleType
     slots: ModuleType
     rebuild_module: ModuleType
     verify_module: ModuleType
+
+    @property
+    def table(self) -> ModuleType:
+        return self.layers[-1]
 
     @property
     def Table(self) -> Any:
@@ -64,12 +78,24 @@ def _from_source(name: str) -> ModuleType:
     return module
 
 
+def _plain_layers() -> tuple[ModuleType, ...]:
+    """Each imports the one below it by its name, and is given the plain one."""
+    layers: list[ModuleType] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kernel", "marked", "deletions", "table"):
+            layers.append(_from_source(name))
+            patch.setitem(sys.modules, f"readstates.cache.{name}", layers[-1])
+    modules = [layer.__name__ for layer in reversed(layers)]
+    assert [base.__module__ for base in layers[-1].Table.__mro__[:-1]] == modules
+    return tuple(layers)
+
+
 def _plain() -> Build:
-    names = ("table", "marks", "slots", "rebuild", "verify")
-    plain = Build(*map(_from_source, names))
+    names = ("marks", "slots", "rebuild", "verify")
+    plain = Build(_plain_layers(), *map(_from_source, names))
     for module in (plain.rebuild_module, plain.verify_module):
         vars(module)["slots"] = plain.slots  # not the compiled ones, which they imported
-    for module in (plain.table, plain.verify_module):
+    for module in (plain.layers[0], plain.verify_module):
         vars(module)["Marks"] = plain.marks.Marks
     return plain
 
@@ -77,11 +103,14 @@ def _plain() -> Build:
 PLAIN = _plain()
 BUILDS = {"plain": PLAIN}
 if table.COMPILED:
+    assert all(module.COMPILED for module in (kernel, marked, deletions))
     assert marks.COMPILED
     assert slots.COMPILED
     assert rebuild.COMPILED
     assert verify_module.COMPILED
-    BUILDS["compiled"] = Build(table, marks, slots, rebuild, verify_module)
+    BUILDS["compiled"] = Build(
+        (kernel, marked, deletions, table), marks, slots, rebuild, verify_module
+    )
 
 
 def new_buffer(slots: int) -> bytearray:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("schemas", "cache", "streams", "ops")
 LINES_MAX, FUNCTION_LINES_MAX = 400, 70
 LINES_MAX_OF = {
-    "cache/table.py": 1700,  # one file, because the C compiler inlines only within a file
+    "cache/kernel.py": 1150,  # one file, because the C compiler inlines only within a file
     "streams/app.py": 120,  # a picture fits on a page
 }
 

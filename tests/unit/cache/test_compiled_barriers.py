@@ -1,6 +1,6 @@
 """The compiled table has its store barriers, and they hold.
 
-The table is translated and compiled as for an installation, but to assembly. Where there is no
+Its modules are translated and compiled as for an installation, but to assembly. Where there is no
 compiler there is no compiled table either, so nothing to look at.
 """
 
@@ -20,12 +20,13 @@ import readstates.cache
 from readstates.cache import table
 
 FOLDER = Path(readstates.cache.__path__[0])
-SOURCE = FOLDER / "table.py"
+PXD = FOLDER / "pxd"
+MODULES = ("kernel", "marked", "deletions", "table")
 MARK = "# store barrier"  # what store_barrier.pxd prints into the assembly
 FLAGS = shlex.split(sysconfig.get_config_var("CFLAGS") or "-O2")
 CC = shlex.split(sysconfig.get_config_var("CC") or "cc")
 
-# for each method its barriers in their order: the calls before it and after it
+# for each method of these modules its barriers in their order: the calls before it and after it
 PAIRS = {
     "insert": [(["_load"], ["_seal"])],  # O1
     "_evict": [(["_seal"], ["_free_slot"])],  # O2
@@ -49,12 +50,16 @@ def assembly(source: Path) -> str:
     return made.stdout
 
 
-def barriers() -> dict[int, str]:
-    """Line in table.py: the method that it stands in."""
+def methods(module: str) -> list[ast.FunctionDef]:
+    tree = ast.parse((FOLDER / f"{module}.py").read_text())
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+def barriers(module: str) -> dict[int, str]:
+    """Line of the module: the method that it stands in."""
     return {
         call.lineno: method.name
-        for method in ast.walk(ast.parse(SOURCE.read_text()))
-        if isinstance(method, ast.FunctionDef)
+        for method in methods(module)
         for call in ast.walk(method)
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Name)
@@ -63,17 +68,18 @@ def barriers() -> dict[int, str]:
 
 
 def test_a_barrier_stands_between_the_two_stores_of_each_pair() -> None:
-    tree = ast.parse(SOURCE.read_text())
-    methods = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    held = [(module, *each) for module in MODULES for each in barriers(module).items()]
     expected = [name for name, pairs in PAIRS.items() for _ in pairs]
-    assert sorted(barriers().values()) == sorted(expected)
+    assert sorted(name for _, _, name in held) == sorted(expected)
     for name, pairs in PAIRS.items():
+        (module,) = {module for module, _, holder in held if holder == name}
+        (method,) = (method for method in methods(module) if method.name == name)
         calls = [
             (node.lineno, ast.unparse(node.func).removeprefix("self."))
-            for node in ast.walk(methods[name])
+            for node in ast.walk(method)
             if isinstance(node, ast.Call)
         ]
-        lines = sorted(line for line, method in barriers().items() if method == name)
+        lines = sorted(line for _, line, holder in held if holder == name)
         bounds = [0, *lines, sys.maxsize]
         for number, (before, after) in enumerate(pairs, 1):
             begin, line, end = bounds[number - 1 : number + 2]
@@ -83,16 +89,18 @@ def test_a_barrier_stands_between_the_two_stores_of_each_pair() -> None:
             assert below >= set(after), (name, number, below)
 
 
-def test_each_barrier_is_in_the_machine_code(tmp_path: Path) -> None:
-    """By the lines of table.py that the compiler notes beside its instructions."""
-    translated = tmp_path / "table.c"
+@pytest.mark.parametrize("module", MODULES)
+def test_each_barrier_is_in_the_machine_code(module: str, tmp_path: Path) -> None:
+    """By the lines of the module that the compiler notes beside its instructions."""
+    translated = tmp_path / f"{module}.c"
     subprocess.run(
-        [sys.executable, "-m", "cython", "--line-directives", "-I", str(FOLDER), str(SOURCE),
-         "--module-name", "readstates.cache.table", "-o", str(translated)],
+        [sys.executable, "-m", "cython", "--line-directives", "-I", str(PXD),
+         str(FOLDER / f"{module}.py"), "--module-name", f"readstates.cache.{module}",
+         "-o", str(translated)],
         capture_output=True, check=True,
     )  # fmt: skip
     made = assembly(translated)
-    files = set(re.findall(r'\.file (\d+) .*"(?:[^"]*/)?table\.py"', made))
+    files = set(re.findall(rf'\.file (\d+) .*"(?:[^"]*/)?{module}\.py"', made))
     assert files
     lines: set[int] = set()
     at = ("", 0)
@@ -102,12 +110,12 @@ def test_each_barrier_is_in_the_machine_code(tmp_path: Path) -> None:
         elif MARK in text:
             assert at[0] in files, at
             lines.add(at[1])
-    assert lines == barriers().keys()
+    assert lines == barriers(module).keys()
 
 
 def test_no_store_passes_a_barrier(tmp_path: Path) -> None:
     """Of two stores to one place a compiler leaves out the first, unless a barrier is between."""
-    declared = (FOLDER / "store_barrier.pxd").read_text()
+    declared = (PXD / "store_barrier.pxd").read_text()
     barrier = declared.split('"""')[1]
 
     def compiled(between: str) -> str:

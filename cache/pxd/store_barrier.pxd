@@ -1,4 +1,4 @@
-# The store barrier of cache/table.py, for the compiled build: no instruction,
+# The table's store barrier, for the compiled build: no instruction,
 # but no store of the program text above it is made after it, and none below it before it. The
 # compiler's order is all that counts: a process that dies leaves every store it has executed.
 # GCC and Clang print the comment where they put the barrier (`-S`), so a test can find it.
