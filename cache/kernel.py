@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, initializedcheck=False
 # mypy: disable-error-code="untyped-decorator, misc, valid-type, no-any-return, type-arg, return"
 #   (Cython publishes no types: its decorators are untyped, its C types count as Any)
-"""The kernel of the table: its index, slots and lists, and the events that come most often.
+"""The kernel of the table: index, slots and lists, the most frequent events, and reading.
 
 This is plain Python that Cython compiles unchanged; `COMPILED` says whether it is compiled. No
 entry is a Python object: entries are numbers in the slots that `layout.py` describes, and links are
@@ -14,15 +14,16 @@ Contents, in this order:
     slots                   checksums, taking and freeing a slot, a user's list of read states
     extensions              the slots for more entries of a read state
     lists                   _link and _unlink, for the LRU and the dirty queue
-    residents               touch, insert, evict, cold_dirty
+    residents               touch, insert, evict
     the dirty queue         _changed, which notes a change
     the fold                ack and mention: one event each
     many events at once     fold_run
+    reading                 get_some, states, select, totals
 
 A plain ack runs through six of these parts. They are in one file, because the C compiler inlines
 only within a file. The rest of the table is in modules whose classes derive from `Kernel`;
 `table.py` lists them. They use the fields of the kernel in place. Their calls to its methods go
-through a table of pointers, which is why nothing that a plain ack needs is there.
+through a table of pointers, which is why nothing that is frequent is there.
 
 The .pxd files in `cache/pxd/` declare the fields and the C functions of each class to Cython. A C
 function is `final`, so that calls within its file are direct. `_ack_marks` and `_mark` are not: the
@@ -292,10 +293,14 @@ class Kernel:
                 hole = place
         self._index[hole] = 0
 
-    @cython.ccall
-    @cython.exceptval(-1)
-    def find(self, user_id: i64) -> i64:
+    def find(self, user_id: i64) -> int:
         """The user's slot, or 0 if the user is not resident."""
+        return self._find(user_id)
+
+    @cython.final
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _find(self, user_id: i64) -> i64:
         place: i64 = self._place(_mix(user_id, 0))
         steps: i64 = 0
         while True:
@@ -627,7 +632,7 @@ class Kernel:
         `schemas.replies`. Raises TableFull, and ValueError for a user who is resident, a number out
         of its field's range or a repeated read state; then nothing has been inserted. O(rows).
         """
-        if self.find(user_id):
+        if self._find(user_id):
             raise ValueError(f"user {user_id} is resident")
         user: i64 = self._new_slot()
         self._user_id[user] = user_id
@@ -775,18 +780,6 @@ class Kernel:
                     sink ^= self._channel_id[self._index[place + step]]
         self._prefetch_sink = sink
 
-    def cold_dirty(self, limit: i64) -> list:
-        """Up to `limit` queued users among the 4 * limit coldest, the coldest first."""
-        users: list = []
-        user: i64 = self._ends[_COLD]
-        looked: i64 = 0
-        while user and looked < 4 * limit and len(users) < limit:
-            if self._status[user] & _QUEUED:
-                users.append(user)
-            user = self._warmer[user]
-            looked += 1
-        return users
-
     # -- the dirty queue -----------------------------------------------------------------------
 
     @cython.final
@@ -866,13 +859,20 @@ class Kernel:
             changed = True
         return changed
 
-    @cython.ccall
-    @cython.exceptval(-1)
     def ack(
         self, user: i64, kind: i64, channel_id: i64,
         message_id: i64, flags: i64, last_viewed: i64, version: i64,
-    ) -> i64:
+    ) -> int:
         """Fold a plain ack. It moves forward only, and removes the marks that it covers."""
+        return self._ack(user, kind, channel_id, message_id, flags, last_viewed, version)
+
+    @cython.final
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _ack(
+        self, user: i64, kind: i64, channel_id: i64,
+        message_id: i64, flags: i64, last_viewed: i64, version: i64,
+    ) -> i64:
         slot: i64 = self._open(user, kind, channel_id, message_id, version)
         if slot < 0:
             return -slot
@@ -890,10 +890,14 @@ class Kernel:
             changed = True
         return self._changed(user, slot, version) if changed else _DUPLICATE
 
-    @cython.ccall
-    @cython.exceptval(-1)
-    def mention(self, user: i64, kind: i64, channel_id: i64, message_id: i64, version: i64) -> i64:
+    def mention(self, user: i64, kind: i64, channel_id: i64, message_id: i64, version: i64) -> int:
         """Fold a mention of the user in a message, with edit 0."""
+        return self._mention(user, kind, channel_id, message_id, version)
+
+    @cython.final
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _mention(self, user: i64, kind: i64, channel_id: i64, message_id: i64, version: i64) -> i64:
         slot: i64 = self._open(user, kind, channel_id, message_id, version)
         if slot < 0:
             return -slot
@@ -966,9 +970,9 @@ class Kernel:
         version: i64 = events[at + 6]
         is_mention: i64 = events[at + 7]
         if is_mention:
-            return self.mention(user, kind, channel_id, message_id, version)
+            return self._mention(user, kind, channel_id, message_id, version)
         self._touch(user)
-        return self.ack(user, kind, channel_id, message_id, flags, last_viewed, version)
+        return self._ack(user, kind, channel_id, message_id, flags, last_viewed, version)
 
     @cython.final
     @cython.cfunc
@@ -998,7 +1002,7 @@ class Kernel:
             sink ^= self._user_id[self._index[self._place(_mix(events[index * 8], 0))]]
         for index in range(begin, end):
             at: i64 = index * 8
-            user: i64 = self.find(events[at])
+            user: i64 = self._find(events[at])
             self._prefetched[index - begin] = user
             place: i64 = self._place_of_state(user, events[at + 1], events[at + 2])
             sink ^= self._index[place]
@@ -1010,3 +1014,137 @@ class Kernel:
             place = self._place_of_state(user, events[at + 1], events[at + 2])
             sink ^= self._channel_id[self._index[place]]
         self._prefetch_sink = sink
+
+    # -- reading -------------------------------------------------------------------------------
+
+    @cython.final
+    @cython.cfunc
+    def _row(self, slot: i64) -> tuple:
+        self._check(slot)
+        packed: u64 = self._pins_and_viewed[slot]
+        last_mention_id: i64 = self._last_mention_id[slot]
+        extra: bytes = b""
+        if self._status[slot] & _EXTENDED:
+            index: i64
+            count: i64 = self._read_entries(slot)
+            last_mention_id = 0
+            for index in range(count):
+                if not self._buffer[2 * index + 1] >> 40 and not self._buffer[2 * index + 1] & 1:
+                    last_mention_id = self._buffer[2 * index]
+            extra = self._marks.extra(count)
+        return (
+            self._type[slot], self._channel_id[slot], self._last_message_id[slot],
+            last_mention_id, self._mention_count[slot], packed >> 16,
+            self._flags[slot], packed & 0xFFFF, self._version[slot], extra,
+        )
+
+    @cython.final
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _shown(self, slot: i64) -> cython.bint:
+        """True for a read state that replies show."""
+        return slot != 0 and not self._status[slot] & (_TOMBSTONE | _HIDDEN)
+
+    def has(self, user: i64, kind: i64, channel_id: i64) -> bool:
+        """True if this read state has a slot, even if no reply shows it."""
+        return bool(self._find_state(user, kind, channel_id))
+
+    def get_some(self, user: i64, kind: i64, channel_ids: tuple) -> list:
+        """The user's read states of one type in these channels, by channel ID. O(n log n).
+
+        Each is a tuple with the fields of `readstates.schemas.replies.ReadState`, as in `states`.
+        """
+        rows: list = []
+        for channel_id in sorted(channel_ids):
+            slot: i64 = self._find_state(user, kind, channel_id)
+            if self._shown(slot):
+                rows.append(self._row(slot))
+        return rows
+
+    def states(self, user: i64) -> list:
+        """All read states of a user by type and channel; see `select`."""
+        return self.select(user, -1, -1, False, -1, 0, 0)
+
+    @cython.ccall
+    def select(
+        self, user: i64, kind: i64, since: i64, mentioned: cython.bint, after_kind: i64,
+        after_channel: i64, most: i64,
+    ) -> list:
+        """A user's read states by type and channel. O(n), or O(n log n) after changes.
+
+        `kind`: -1 for all types. `since`: only larger versions. `mentioned`: only with a mention.
+        `after_kind`, `after_channel`: only what comes after. `most`: at most so many, 0 for all.
+
+        Rows are loaded in ascending order, each to the head of the list, so the list is in
+        descending order. Reversing it is enough, unless later changes have broken that order.
+        """
+        found: list = []  # rows; for a page, slots, because most of them are left out
+        slot: i64 = self._first_state[user]
+        steps: i64 = 0
+        last_kind: i64 = 256
+        last_channel: i64 = 0
+        descending: cython.bint = True
+        while slot:
+            its_kind: i64 = self._type[slot]
+            channel_id: i64 = self._channel_id[slot]
+            if (
+                not self._status[slot] & (_TOMBSTONE | _HIDDEN)
+                and (kind < 0 or kind == its_kind)
+                and self._version[slot] > since
+                and (not mentioned or self._mention_count[slot])
+                and (
+                    its_kind > after_kind
+                    or (its_kind == after_kind and channel_id > after_channel)
+                )
+            ):
+                if its_kind > last_kind or (its_kind == last_kind and channel_id > last_channel):
+                    descending = False
+                last_kind = its_kind
+                last_channel = channel_id
+                found.append(slot if most else self._row(slot))
+            slot = self._after(slot, steps)
+            steps += 1
+        found.reverse()
+        if not descending:
+            found.sort(key=self._place_in_replies if most else None)
+        if most:
+            del found[most:]
+            return [self._row(slot) for slot in found]
+        return found
+
+    def _place_in_replies(self, slot: i64) -> tuple:
+        return self._type[slot], self._channel_id[slot]
+
+    def totals(self, user: i64, kind: i64) -> tuple:
+        """Count the read states, those with a mention, and the mentions. O(n).
+
+        `kind`: only of this type, -1 for all.
+        """
+        found: i64 = 0
+        mentioned: i64 = 0
+        mentions: i64 = 0
+        slot: i64 = self._first_state[user]
+        steps: i64 = 0
+        while slot:
+            if not self._status[slot] & (_TOMBSTONE | _HIDDEN) and (
+                kind < 0 or kind == self._type[slot]
+            ):
+                found += 1
+                mentioned += self._mention_count[slot] != 0
+                mentions += self._mention_count[slot]
+            slot = self._after(slot, steps)
+            steps += 1
+        return found, mentioned, mentions
+
+    def count(self, user: i64) -> int:
+        """How many read states the user has."""
+        return self._live(user)
+
+    def floor(self, user: i64) -> int:
+        """A `since_version` below this is unsafe: the user was loaded or lost a state after it."""
+        return self._floor[user]
+
+    def user_id(self, user: i64) -> int:
+        """The ID of the user in a slot."""
+        return self._user_id[user]

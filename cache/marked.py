@@ -68,14 +68,6 @@ class Marked(Kernel):
             self._check(slot)
         return slot
 
-    @cython.final
-    @cython.cfunc
-    @cython.inline
-    @cython.exceptval(-1)
-    def _shown(self, slot: i64) -> cython.bint:
-        """True for a read state that replies show."""
-        return slot != 0 and not self._status[slot] & (_TOMBSTONE | _HIDDEN)
-
     def pins_ack(self, user: i64, kind: i64, channel_id: i64, timestamp: i64, version: i64) -> int:
         """Fold a pins ack: keep the larger pin timestamp (ms)."""
         slot: i64 = self._open(user, kind, channel_id, timestamp, version)
@@ -267,14 +259,14 @@ class Marked(Kernel):
             return self._ack_marks(
                 user, slot, message_id, flags, last_viewed, if_version, version
             )
-        return self.ack(user, kind, channel_id, message_id, flags, last_viewed, version)
+        return self._ack(user, kind, channel_id, message_id, flags, last_viewed, version)
 
     def mark(
         self, user: i64, kind: i64, channel_id: i64, message_id: i64, rank: i64, version: i64
     ) -> int:
         """Fold a mention or a retraction of any edit; `rank`: see marks.py."""
         if rank == 0:
-            return self.mention(user, kind, channel_id, message_id, version)
+            return self._mention(user, kind, channel_id, message_id, version)
         slot: i64 = self._known(user, kind, channel_id, version)
         if slot < 0:
             return -slot

@@ -4,10 +4,10 @@
 """The table of one partition: its resident users, with all their read states, in a mapped buffer.
 
 `Table` is one class in four modules. Each module adds methods to the class of the module before it:
-    kernel.py       Kernel      the index, slots and lists; plain acks and first mentions
+    kernel.py       Kernel      index, slots and lists; plain acks and first mentions; reading
     marked.py       Marked      events with marks
     deletions.py    Deletions   deletions of read states and of users
-    table.py        Table       what goes out of the table: to the database, and to readers
+    table.py        Table       the life of a change, until the database has it
 Code outside of `cache/` imports from this module only. `kernel.py` says how the table works, and
 why it is divided in this way.
 
@@ -27,7 +27,6 @@ meanwhile, the user is queued again.
 
 import cython  # type: ignore[import-untyped]  # Cython publishes no types
 from cython import longlong as i64
-from cython import ulonglong as u64
 
 from . import layout
 from .deletions import Deletions
@@ -58,12 +57,11 @@ _DIRTY = cython.declare(cython.int, layout.DIRTY)
 _TOMBSTONE = cython.declare(cython.int, layout.TOMBSTONE)
 _QUEUED = cython.declare(cython.int, layout.QUEUED)
 _IN_FLIGHT = cython.declare(cython.int, layout.IN_FLIGHT)
-_EXTENDED = cython.declare(cython.int, layout.EXTENDED)
-_HIDDEN = cython.declare(cython.int, layout.HIDDEN)
 _EXTENSION = cython.declare(cython.int, layout.EXTENSION)
+_WARM = cython.declare(i64, layout.FIELDS["colder"].byte_offset // 4)
+_COLD = cython.declare(i64, layout.FIELDS["warmer"].byte_offset // 4)
 _OLDEST = cython.declare(i64, layout.FIELDS["younger"].byte_offset // 4)
 _YOUNGEST = cython.declare(i64, layout.FIELDS["older"].byte_offset // 4)
-_WARM = cython.declare(i64, layout.FIELDS["colder"].byte_offset // 4)
 _TURN = cython.declare(i64, 1023)  # a mask, as in slots.py
 _U32_MAX = cython.declare(i64, 0xFFFFFFFF)
 
@@ -73,11 +71,21 @@ _U32_MAX = cython.declare(i64, 0xFFFFFFFF)
 class Table(Deletions):
     """See the module. `buffer`: a writable table file, formatted as layout.py describes."""
 
-    # -- for the database: the life of a change ------------------------------------------------
-
     def dirty_head(self) -> int:
         """The user that has waited longest to be written out, or 0."""
         return self._ends[_OLDEST]
+
+    def cold_dirty(self, limit: i64) -> list:
+        """Up to `limit` queued users among the 4 * limit coldest, the coldest first."""
+        users: list = []
+        user: i64 = self._ends[_COLD]
+        looked: i64 = 0
+        while user and looked < 4 * limit and len(users) < limit:
+            if self._status[user] & _QUEUED:
+                users.append(user)
+            user = self._warmer[user]
+            looked += 1
+        return users
 
     def dirty_since_ms(self, user: i64) -> int:
         """`now_ms` at the user's first unwritten change, modulo 2^32."""
@@ -186,128 +194,3 @@ class Table(Deletions):
             if self._status[slot] and version > newest:
                 newest = version
         return newest
-
-    # -- for readers ---------------------------------------------------------------------------
-
-    @cython.cfunc
-    def _row(self, slot: i64) -> tuple:
-        self._check(slot)
-        packed: u64 = self._pins_and_viewed[slot]
-        last_mention_id: i64 = self._last_mention_id[slot]
-        extra: bytes = b""
-        if self._status[slot] & _EXTENDED:
-            index: i64
-            count: i64 = self._read_entries(slot)
-            last_mention_id = 0
-            for index in range(count):
-                if not self._buffer[2 * index + 1] >> 40 and not self._buffer[2 * index + 1] & 1:
-                    last_mention_id = self._buffer[2 * index]
-            extra = self._marks.extra(count)
-        return (
-            self._type[slot], self._channel_id[slot], self._last_message_id[slot],
-            last_mention_id, self._mention_count[slot], packed >> 16,
-            self._flags[slot], packed & 0xFFFF, self._version[slot], extra,
-        )
-
-    def has(self, user: i64, kind: i64, channel_id: i64) -> bool:
-        """True if this read state has a slot, even if no reply shows it."""
-        return bool(self._find_state(user, kind, channel_id))
-
-    def get_some(self, user: i64, kind: i64, channel_ids: tuple) -> list:
-        """The user's read states of one type in these channels, by channel ID. O(n log n).
-
-        Each is a tuple with the fields of `readstates.schemas.replies.ReadState`, as in `states`.
-        """
-        rows: list = []
-        for channel_id in sorted(channel_ids):
-            slot: i64 = self._find_state(user, kind, channel_id)
-            if self._shown(slot):
-                rows.append(self._row(slot))
-        return rows
-
-    def states(self, user: i64) -> list:
-        """All read states of a user by type and channel; see `select`."""
-        return self.select(user, -1, -1, False, -1, 0, 0)
-
-    @cython.ccall
-    def select(
-        self, user: i64, kind: i64, since: i64, mentioned: cython.bint, after_kind: i64,
-        after_channel: i64, most: i64,
-    ) -> list:
-        """A user's read states by type and channel. O(n), or O(n log n) after changes.
-
-        `kind`: -1 for all types. `since`: only larger versions. `mentioned`: only with a mention.
-        `after_kind`, `after_channel`: only what comes after. `most`: at most so many, 0 for all.
-
-        Rows are loaded in ascending order, each to the head of the list, so the list is in
-        descending order. Reversing it is enough, unless later changes have broken that order.
-        """
-        found: list = []  # rows; for a page, slots, because most of them are left out
-        slot: i64 = self._first_state[user]
-        steps: i64 = 0
-        last_kind: i64 = 256
-        last_channel: i64 = 0
-        descending: cython.bint = True
-        while slot:
-            its_kind: i64 = self._type[slot]
-            channel_id: i64 = self._channel_id[slot]
-            if (
-                not self._status[slot] & (_TOMBSTONE | _HIDDEN)
-                and (kind < 0 or kind == its_kind)
-                and self._version[slot] > since
-                and (not mentioned or self._mention_count[slot])
-                and (
-                    its_kind > after_kind
-                    or (its_kind == after_kind and channel_id > after_channel)
-                )
-            ):
-                if its_kind > last_kind or (its_kind == last_kind and channel_id > last_channel):
-                    descending = False
-                last_kind = its_kind
-                last_channel = channel_id
-                found.append(slot if most else self._row(slot))
-            slot = self._after(slot, steps)
-            steps += 1
-        found.reverse()
-        if not descending:
-            found.sort(key=self._place_in_replies if most else None)
-        if most:
-            del found[most:]
-            return [self._row(slot) for slot in found]
-        return found
-
-    def _place_in_replies(self, slot: i64) -> tuple:
-        return self._type[slot], self._channel_id[slot]
-
-    def totals(self, user: i64, kind: i64) -> tuple:
-        """Count the read states, those with a mention, and the mentions. O(n).
-
-        `kind`: only of this type, -1 for all.
-        """
-        found: i64 = 0
-        mentioned: i64 = 0
-        mentions: i64 = 0
-        slot: i64 = self._first_state[user]
-        steps: i64 = 0
-        while slot:
-            if not self._status[slot] & (_TOMBSTONE | _HIDDEN) and (
-                kind < 0 or kind == self._type[slot]
-            ):
-                found += 1
-                mentioned += self._mention_count[slot] != 0
-                mentions += self._mention_count[slot]
-            slot = self._after(slot, steps)
-            steps += 1
-        return found, mentioned, mentions
-
-    def count(self, user: i64) -> int:
-        """How many read states the user has."""
-        return self._live(user)
-
-    def floor(self, user: i64) -> int:
-        """A `since_version` below this is unsafe: the user was loaded or lost a state after it."""
-        return self._floor[user]
-
-    def user_id(self, user: i64) -> int:
-        """The ID of the user in a slot."""
-        return self._user_id[user]

@@ -55,39 +55,39 @@ cdef class Kernel:
     cdef long long _marks_max  # how many of these slots marks may take; see `_put`
     cdef public long long now_ms
 
-    cdef long long _place(self, unsigned long long hashed) noexcept
-    cdef long long _place_of_state(
+    cdef inline long long _place(self, unsigned long long hashed) noexcept
+    cdef inline long long _place_of_state(
         self, long long user, long long kind, long long channel_id
     ) noexcept
-    cdef long long _place_of(self, long long slot) except? -1
+    cdef inline long long _place_of(self, long long slot) except? -1
     cdef int _index_add(self, long long slot) except? -1
     cdef int _index_drop(self, long long slot) except? -1
-    cpdef long long find(self, long long user_id) except? -1
+    cdef long long _find(self, long long user_id) except? -1
     cdef long long _find_state(
         self, long long user, long long kind, long long channel_id
     ) except? -1
     cdef long long _sum_of(self, long long slot) except? -1
-    cdef int _seal(self, long long slot) except? -1
-    cdef int _check(self, long long slot) except? -1
+    cdef inline int _seal(self, long long slot) except? -1
+    cdef inline int _check(self, long long slot) except? -1
     cdef long long _new_slot(self) except? -1
     cdef int _free_slot(self, long long slot) except? -1
     cdef long long _add_state(self, long long user, long long kind, long long channel_id) except? -1
-    cdef int _fill_state(
+    cdef inline int _fill_state(
         self, long long slot, long long user, long long kind, long long channel_id
     ) except? -1
-    cdef long long _live(self, long long user) except? -1
-    cdef long long _side(self, long long user) except? -1
+    cdef inline long long _live(self, long long user) except? -1
+    cdef inline long long _side(self, long long user) except? -1
     cdef int _count_live(self, long long user, long long more) except? -1
     cdef int _count_side(self, long long user, long long more) except? -1
     cdef int _drop_state(self, long long user, long long slot) except? -1
-    cdef long long _first_extension(self, long long slot) except? -1
+    cdef inline long long _first_extension(self, long long slot) except? -1
     cdef long long _free_extensions(self, long long extension) except? -1
     cdef long long _read_entries(self, long long slot) except? -1
     cdef long long _write_entries(self, long long slot, long long count) except? -1
-    cdef long long _after(self, long long slot, long long steps) except? -1
-    cdef int _link(self, long long user, long long end) except? -1
-    cdef int _unlink(self, long long user, long long end) except? -1
-    cdef int _touch(self, long long user) except? -1
+    cdef inline long long _after(self, long long slot, long long steps) except? -1
+    cdef inline int _link(self, long long user, long long end) except? -1
+    cdef inline int _unlink(self, long long user, long long end) except? -1
+    cdef inline int _touch(self, long long user) except? -1
     cdef long long _load(self, long long user, tuple row, long long before) except? -2
     cdef int _evict(self, long long user) except? -1
     cdef int _prefetch_states(self, long long slot) except? -1
@@ -99,11 +99,11 @@ cdef class Kernel:
         long long version
     ) except? -1
     cdef bint _set_options(self, long long slot, long long flags, long long last_viewed) except? -1
-    cpdef long long ack(
+    cdef long long _ack(
         self, long long user, long long kind, long long channel_id, long long message_id,
         long long flags, long long last_viewed, long long version
     ) except? -1
-    cpdef long long mention(
+    cdef long long _mention(
         self, long long user, long long kind, long long channel_id, long long message_id,
         long long version
     ) except? -1
@@ -115,6 +115,14 @@ cdef class Kernel:
         self, long long user, long long slot, long long kind, long long channel_id,
         long long message_id, long long rank, long long version
     ) except? -1
-    cdef long long _fold_one(self, long long[:] events, long long at, long long user) except? -1
+    cdef inline long long _fold_one(
+        self, long long[:] events, long long at, long long user
+    ) except? -1
     cdef long long _fold_marked(self, long long[:] events, long long at, long long user) except? -1
     cdef int _prefetch(self, long long[:] events, long long begin, long long end) except? -1
+    cdef tuple _row(self, long long slot)
+    cdef inline bint _shown(self, long long slot) except? -1
+    cpdef list select(
+        self, long long user, long long kind, long long since, bint mentioned, long long after_kind,
+        long long after_channel, long long most
+    )

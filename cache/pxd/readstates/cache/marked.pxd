@@ -7,7 +7,6 @@ cdef class Marked(Kernel):
     cdef long long _known(
         self, long long user, long long kind, long long channel_id, long long version
     ) except? -1
-    cdef bint _shown(self, long long slot) except? -1
     cdef int _raise_floor(self, long long user, long long version) except? -1
     cdef long long _bury(self, long long user, long long slot, long long version) except? -1
     cdef long long _put(
