@@ -22,12 +22,12 @@ Contents, in this order:
 
 A plain ack runs through six of these parts. They are in one file, because the C compiler inlines
 only within a file. The rest of the table is in modules whose classes derive from `Kernel`;
-`table.py` lists them. They use the fields of the kernel in place. Their calls to its methods go
-through a table of pointers, which is why nothing that is frequent is there.
+`table.py` lists them. They use the kernel's fields in place. Their calls of its methods go through
+a table of pointers, so what is called most often is here. All four modules are compiled, or none.
 
-The .pxd files in `cache/pxd/` declare the fields and the C functions of each class to Cython. A C
-function is `final`, so that calls within its file are direct. `_ack_marks` and `_mark` are not: the
-kernel calls them, and `marked.py` defines them. Either all four modules are compiled or none is.
+The .pxd files in `cache/pxd/` tell Cython the fields and C functions of each class. C functions are
+`final`, so that calls within a file are direct. `_ack_marks` and `_mark` are not: the kernel calls
+them, and `marked.py` defines them.
 
 How it works. Each field of a slot is a view over all slots (`_version[slot]`); layout.FIELDS says
 where it is. A user's and a state's fields share the same bytes: `_status` tells the kinds of slots
@@ -35,8 +35,7 @@ apart. `_index` is probed linearly from `hash * entries >> 32`; a removal shifts
 leaves no placeholder. List ends and counts live in the object and go to the header in `save`.
 
 The invariants I1-I15 are in layout.py. Where one rests on the order of two stores (O1-O4, O6 and O7
-in "After a death"), there is a `store_barrier()` between them, and nowhere else. That holds for all
-four modules.
+in "After a death"), there is a `store_barrier()` between them, and nowhere else.
 
 Compiled methods report an exception by their return value (`exceptval`), so that callers need not
 ask the interpreter after each call. That value is -1, or -2 for `_load`, and means nothing else.
