@@ -944,12 +944,24 @@ class Kernel:
             end: i64 = min(begin + _BLOCK, count)
             self._prefetch(events, begin, end)
             for index in range(begin, end):
+                at: i64 = index * 8
                 user: i64 = self._prefetched[index - begin]
-                code: i64 = _ABSENT
+                code: i64 = 0 if user else _ABSENT
                 if user and self._status[user] & _FINAL:
-                    code = self._fold_marked(events, index * 8, user)
-                elif user:
-                    code = self._fold_one(events, index * 8, user)
+                    code = self._refusal(user, events[at + 6])
+                if code == 0:
+                    kind: i64 = events[at + 1]
+                    channel_id: i64 = events[at + 2]
+                    message_id: i64 = events[at + 3]
+                    version: i64 = events[at + 6]
+                    if events[at + 7]:
+                        code = self._mention(user, kind, channel_id, message_id, version)
+                    else:
+                        self._touch(user)
+                        code = self._ack(
+                            user, kind, channel_id, message_id, events[at + 4], events[at + 5],
+                            version,
+                        )
                 if code == _NO_ROOM:
                     return index
                 codes[index] = code
@@ -958,32 +970,13 @@ class Kernel:
 
     @cython.final
     @cython.cfunc
-    @cython.inline
     @cython.exceptval(-1)
-    def _fold_one(self, events: i64[:], at: i64, user: i64) -> i64:
-        kind: i64 = events[at + 1]
-        channel_id: i64 = events[at + 2]
-        message_id: i64 = events[at + 3]
-        flags: i64 = events[at + 4]
-        last_viewed: i64 = events[at + 5]
-        version: i64 = events[at + 6]
-        is_mention: i64 = events[at + 7]
-        if is_mention:
-            return self._mention(user, kind, channel_id, message_id, version)
-        self._touch(user)
-        return self._ack(user, kind, channel_id, message_id, flags, last_viewed, version)
-
-    @cython.final
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _fold_marked(self, events: i64[:], at: i64, user: i64) -> i64:
-        """Fold an event of a marked user; ABSENT while the deletion is final."""
+    def _refusal(self, user: i64, version: i64) -> i64:
+        """For a marked user: ABSENT while the deletion is final, REPLAYED for what it skipped."""
         mark: i64 = self._find_state(user, 0, 0)
         if not self._status[mark] & _EXTENDED:
             return _ABSENT
-        if events[at + 6] <= self._version[mark]:
-            return _REPLAYED
-        return self._fold_one(events, at, user)
+        return _REPLAYED if version <= self._version[mark] else 0
 
     @cython.final
     @cython.cfunc

@@ -115,10 +115,7 @@ cdef class Kernel:
         self, long long user, long long slot, long long kind, long long channel_id,
         long long message_id, long long rank, long long version
     ) except? -1
-    cdef inline long long _fold_one(
-        self, long long[:] events, long long at, long long user
-    ) except? -1
-    cdef long long _fold_marked(self, long long[:] events, long long at, long long user) except? -1
+    cdef long long _refusal(self, long long user, long long version) except? -1
     cdef int _prefetch(self, long long[:] events, long long begin, long long end) except? -1
     cdef tuple _row(self, long long slot)
     cdef inline bint _shown(self, long long slot) except? -1
