@@ -5,7 +5,7 @@
     … + slots * SLOT_BYTES        hash index: uint32 slot numbers, 0 = empty
 
 Numbers are little-endian with native alignment. Links are slot numbers; 0 means "none". The file
-contains every number that describes a structure, so `fsck.py` can check it without `table.py`.
+contains every number that describes a structure, so `fsck.py` can check it without the table's code.
 
 Header (byte_offset, type, meaning):
     0   8s   magic
@@ -135,7 +135,7 @@ two slots, the order matters for these pairs:
     O5  any          everything a slice does             before  the position moves past it
     O6  any          new extensions are sealed           before  the state that leads to them is
     O7  any          a state is sealed                   before  its former extensions are freed
-For O1-O4, O6 and O7, `table.py` calls `store_barrier()` between the two stores. For O5, the
+For O1-O4, O6 and O7, the table calls `store_barrier()` between the two stores. For O5, the
 interpreter makes two separate calls, and no compiler moves a store across them. The order in the
 processor does not matter: a dead process has made all stores of the instructions that it executed.
 """

@@ -23,7 +23,7 @@ from .layout import TableDamaged
 if cython.compiled:
     from cython.cimports.store_barrier import store_barrier  # type: ignore[import-untyped]
 else:
-    from .kernel import store_barrier
+    from .kernel import store_barrier  # type: ignore[attr-defined]
 
 COMPILED: bool = cython.compiled
 

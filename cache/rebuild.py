@@ -8,7 +8,7 @@ interrupted; see "After a death" in layout.py.
 
 This is plain Python that Cython can compile, like `table.py`, because each start reads millions of
 slots. It uses only the buffer; counts and the ends of lists are in the buffer's header. The hash
-and the look-ups are copies of those in `table.py`, because a compiled module cannot inline another
+and the look-ups are copies of those in `kernel.py`, because a compiled module cannot inline another
 module's functions. `tests/unit/cache/test_definitions.py` checks that all copies are the same.
 """
 
@@ -159,10 +159,9 @@ class Rebuild:
                 raise TableDamaged("I2: the index is full")
         self._index[place] = slot
 
-    @cython.ccall
+    @cython.cfunc
     @cython.exceptval(-1)
-    def find(self, user_id: i64) -> i64:
-        """The user's slot, or 0 if the user is not resident."""
+    def _find(self, user_id: i64) -> i64:
         place: i64 = self._place(_mix(user_id, 0))
         steps: i64 = 0
         while True:
@@ -286,7 +285,7 @@ class Rebuild:
                 slots.give_way()
             if not self._status[slot] & _USER:
                 continue
-            if self.find(self._user_id[slot]):
+            if self._find(self._user_id[slot]):
                 raise TableDamaged(f"I2: the user in slot {slot} is in the table twice")
             self._index_add(slot)
         for slot in range(1, self._used):

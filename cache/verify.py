@@ -5,7 +5,7 @@
 
 This is plain Python that Cython can compile, like `table.py`, because each start reads millions of
 slots. It uses only the buffer; counts and the ends of lists are in the buffer's header. The hash
-and the look-ups are copies of those in `table.py`, because a compiled module cannot inline another
+and the look-ups are copies of those in `kernel.py`, because a compiled module cannot inline another
 module's functions. `tests/unit/cache/test_definitions.py` checks that all copies are the same.
 """
 
@@ -147,10 +147,9 @@ class Verify:
     def _place_of_state(self, user: i64, kind: i64, channel_id: i64) -> i64:
         return self._place(_mix(channel_id, ((user << 8) | kind) + 1))
 
-    @cython.ccall
+    @cython.cfunc
     @cython.exceptval(-1)
-    def find(self, user_id: i64) -> i64:
-        """The user's slot, or 0 if the user is not resident."""
+    def _find(self, user_id: i64) -> i64:
         place: i64 = self._place(_mix(user_id, 0))
         steps: i64 = 0
         while True:
@@ -328,7 +327,7 @@ class Verify:
         side: i64 = 0
         mark: i64 = 0
         steps: i64 = 0
-        if self.find(self._user_id[user]) != user:
+        if self._find(self._user_id[user]) != user:
             raise TableDamaged(f"I2: the index does not lead to the user in slot {user}")
         while slot:
             if self._owner[slot] != user or self._previous[slot] != before:
