@@ -5,7 +5,7 @@
     … + slots * SLOT_BYTES        hash index: uint32 slot numbers, 0 = empty
 
 Numbers are little-endian with native alignment. Links are slot numbers; 0 means "none". The file
-contains every number that describes a structure, so `fsck.py` can check it without the table's code.
+contains every number that describes a structure, so `fsck.py` can check it without a table.
 
 Header (byte_offset, type, meaning):
     0   8s   magic
