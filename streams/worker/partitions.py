@@ -68,7 +68,7 @@ class Partitions:
         self._dead_letters = dead_letters
         self.feed: ChangeFeed | None = None  # there is no change feed
         if changes is not None:
-            self.feed = ChangeFeed(settings, self.owned, changes, now_ms)
+            self.feed = ChangeFeed(settings, self.owned, changes, now_ms, self.wake.set)
 
     def wants_updates(self, number: int) -> int:
         """Bytes of updates that a partition takes now; a reader's thread calls this."""
