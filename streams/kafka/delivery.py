@@ -23,7 +23,7 @@ from .pulse import Pulse
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.05
+POLL_S = 0.1
 SILENT_MAX_S = 60.0  # a turn takes milliseconds, and waits for no broker
 JOIN_TIMEOUT_S = 2.0
 FLUSH_TIMEOUT_S = 3.0

@@ -50,7 +50,7 @@ from .pulse import Pulse
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.05  # a command waits at most this long
+POLL_S = 0.1  # a command waits at most this long
 POLL_BUSY_S = 0.005  # replaces POLL_S for BUSY_S after a change of ownership
 BUSY_S = 3.0
 COMMIT_TIMEOUT_S = 5.0

@@ -39,6 +39,8 @@ def values_of(told: Told) -> list[bytes]:
 class ChangeFeed:
     """See the module. `owned` is the registry of `Partitions`, which this only reads.
 
+    `woken` is called when a partition that was held back by its line can take updates again.
+
     `retelling`, the reader of what is to be retold, is set before anything is read.
     """
 
@@ -50,7 +52,9 @@ class ChangeFeed:
         owned: Mapping[int, OwnedPartition],
         producer: ChangeProducer,
         now_ms: Callable[[], int],
+        woken: Callable[[], None],
     ) -> None:
+        self._woken = woken
         self._delay_ms = settings.changes_delay_ms
         self._told_ms = 0  # when all that waited was told last
         self._owned = owned
@@ -105,7 +109,10 @@ class ChangeFeed:
         return more
 
     def _sent(self, partition: Partition, life: int, told: Told, taken: bool) -> None:
+        was_full = partition.changes is not None and partition.changes.is_full
         partition.change_sent(life, told, taken)
+        if was_full:
+            self._woken()
         if not taken:
             lives = {owned.partition.incarnation for owned in self._owned.values()}
             self._paused_to_ms = {n: to for n, to in self._paused_to_ms.items() if n in lives}

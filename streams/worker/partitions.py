@@ -24,6 +24,7 @@ from ..kafka.pulse import Pulse
 from ..kafka.reply_producer import ReplyProducer
 from ..partition.batch import Batch, UnreadBatch
 from ..partition.partition import Partition
+from ..priorities import IDLE_S
 from .change_feed import ChangeFeed
 from .owned import OwnedPartition
 from .query_intake import QueryIntake
@@ -67,7 +68,7 @@ class Partitions:
         self._dead_letters = dead_letters
         self.feed: ChangeFeed | None = None  # there is no change feed
         if changes is not None:
-            self.feed = ChangeFeed(settings, self.owned, changes, now_ms)
+            self.feed = ChangeFeed(settings, self.owned, changes, now_ms, self.wake.set)
 
     def wants_updates(self, number: int) -> int:
         """Bytes of updates that a partition takes now; a reader's thread calls this."""
@@ -135,7 +136,8 @@ class Partitions:
         """Start the writes that are due; returns the seconds until it is to be called again."""
         partitions = [owned.partition for owned in self.active()]
         pause_s = await self.write_behind.step(partitions, now_ms=self.now_ms())
-        self.wake.set()  # a partition may have room again though nothing was under way
+        if pause_s < IDLE_S:
+            self.wake.set()  # a partition may have room again though nothing was under way
         return pause_s
 
     # -- effects ------------------------------------------------------------------------------

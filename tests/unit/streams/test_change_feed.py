@@ -137,7 +137,7 @@ def test_changes_wait_to_be_told_together_but_not_after_a_quiet_time() -> None:
     sending, now_ms = Sending(), [world.now_ms]
     owned: Any = {0: SimpleNamespace(partition=world.partition)}
     settings = Settings(changes="on", changes_delay_ms=100)
-    feed = ChangeFeed(settings, owned, sending.producer, lambda: now_ms[0])
+    feed = ChangeFeed(settings, owned, sending.producer, lambda: now_ms[0], lambda: None)
     world.ask(query(1))
     world.load_next([])
     sent = []
@@ -160,7 +160,9 @@ def test_after_a_failure_a_partition_pauses_and_tells_again() -> None:
     world = World(told_to=0, changes_max=100)
     sending, now_ms = Sending(), [world.now_ms]
     owned: Any = {0: SimpleNamespace(partition=world.partition)}
-    feed = ChangeFeed(Settings(changes="on"), owned, sending.producer, lambda: now_ms[0])
+    feed = ChangeFeed(
+        Settings(changes="on"), owned, sending.producer, lambda: now_ms[0], lambda: None
+    )
     world.ask(query(1))
     world.load_next([])
     world.feed(event(0, 1, channel_id=7, message_id=5))
