@@ -178,3 +178,23 @@ def test_after_a_failure_a_partition_pauses_and_tells_again() -> None:
     world.partition.check()
     assert world.partition.changes is not None
     assert world.partition.changes.waiting == 0
+
+
+def test_a_partition_that_was_held_back_folds_again_when_the_broker_has_taken_a_change() -> None:
+    world = World(told_to=0, changes_max=1)
+    sending, woken = Sending(), list[bool]()
+    owned: Any = {0: SimpleNamespace(partition=world.partition)}
+    feed = ChangeFeed(
+        Settings(changes="on"),
+        owned,
+        sending.producer,
+        lambda: world.now_ms,
+        lambda: woken.append(world.partition.held_back),
+    )
+    world.ask(query(1))
+    world.load_next([])
+    world.feed(event(0, 1, channel_id=7, message_id=5))
+    feed.step()
+    assert world.partition.held_back
+    sending.report()
+    assert woken == [False]
