@@ -11,9 +11,9 @@ How it works. A read state with no mark, or with one mention, takes one slot of 
 more is stored as *entries* in extension slots. To apply an event, the table reads the entries into
 a `Marks`, calls the method for the event, and writes the entries back. This takes O(MARKS_MAX).
 
-An entry is a value and an info (`tag << 40 | payload`). For each tag, value and payload are:
-    MARK         the message ID; the rank
-    UNCOUNTED    `uncounted_up_to`, the largest ID given up; `uncounted`, the number of mentions
+An entry is two numbers: `value` and `info`, where `info` is `tag << 40 | payload`. By tag:
+    MARK         value: the message ID; payload: the rank
+    UNCOUNTED    `uncounted_up_to`, a message ID; `uncounted`, the mentions up to it without a mark
     UNREAD       `unread_version`, the version of the last “mark as unread” event; 0
     DELETED      `deleted_up_to`, the message ID up to which the read state was deleted; 0
 
@@ -193,7 +193,7 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def ack(self, message_id: i64) -> cython.bint:
-        """Apply an ack of a message that is neither deleted nor before the last read message."""
+        """Apply an ack of a message above `deleted_up_to`, not before the last read message."""
         changed: cython.bint = self._read_up_to(message_id)
         if self.uncounted_up_to and message_id >= self.uncounted_up_to:
             self.uncounted = self.uncounted_up_to = 0
@@ -224,7 +224,7 @@ class Marks:
         return True
 
     def mark_unread(self, message_id: i64, mention_ids: object, mention_count: i64) -> bool:
-        """Apply a manual ack (“mark as unread”) of a message that is not deleted.
+        """Apply a manual ack (“mark as unread”) of a message above `deleted_up_to`.
 
         `mention_ids` is None and `mention_count` is -1 if the event lacks them. If this returns
         True, or if another field of the read state changed, call `note_unread` next.
@@ -272,7 +272,7 @@ class Marks:
         self.unread_version = version
 
     def merge(self, last_message_id: i64, mention_ids: object, mention_count: i64) -> bool:
-        """Apply imported data: a later last read message, more mentions or a larger count.
+        """Apply imported data: a larger `last_message_id`, more mentions or a larger count.
 
         `mention_count` is -1 if the event lacks it. Returns True if something changed.
         """
@@ -351,7 +351,7 @@ class Marks:
     @cython.cfunc
     @cython.exceptval(-1)
     def _count_only(self, retracted: i64) -> cython.bint:
-        """Add or subtract one mention at or below `uncounted_up_to`. True if the count changed."""
+        """Add one to `uncounted`, or subtract one if `retracted`. True if `uncounted` changed."""
         if retracted and self.uncounted > 0:
             self.uncounted -= 1
             return True

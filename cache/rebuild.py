@@ -10,6 +10,7 @@ This is plain Python that Cython can compile, like `table.py`, because each star
 slots. It uses only the buffer; counts and the ends of lists are in the buffer's header. The hash
 and the look-ups are copies of those in `kernel.py`, because a compiled module cannot inline another
 module's functions. `tests/unit/cache/test_definitions.py` checks that all copies are the same.
+layout.py explains slots, extensions, and the status bits, such as FINAL and PARTIAL.
 """
 
 from typing import Any
@@ -99,7 +100,7 @@ class Rebuild:
     slots: i64
     _used: i64
     _users: i64
-    _live: i64  # read states that are neither tombstones nor hidden
+    _live: i64  # read states that replies show: not deleted (tombstones), not all zero (hidden)
     _dirty: i64  # dirty read states
 
     def __init__(self, views: dict) -> None:
@@ -202,7 +203,7 @@ class Rebuild:
     # -- the passes ---------------------------------------------------------------------------
 
     def rebuild(self, whole: Any) -> None:
-        """Repair the table; see the function `rebuild`. `whole` has the same views."""
+        """Repair the table, like the function `rebuild`. `whole`: a `Slots` on the same views."""
         try:
             self._used = whole.check()
             whole.set_used(self._used)
@@ -321,7 +322,7 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _count(self, user: i64, live: i64, side: i64) -> cython.int:
-        """Add to a user's counts of shown states and side slots."""
+        """Add to a user's counts of shown states and side slots (hidden states and extensions)."""
         live += self._live_states[user] | (self._count_tops[user] & 15) << 16
         side += self._side_slots[user] | (self._count_tops[user] >> 4) << 16
         self._live_states[user] = live & 0xFFFF
@@ -331,7 +332,7 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _count_extensions(self, slot: i64) -> i64:
-        """How many extensions a read state has; 0 for slot 0."""
+        """How many extension slots a read state has; 0 for slot 0."""
         extension: i64 = self._last_mention_id[slot] if self._status[slot] & _EXTENDED else 0
         count: i64 = 0
         while extension:
@@ -344,7 +345,10 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _keep_extensions(self) -> cython.int:
-        """Wipe the extensions that no read state uses. Until then, `previous` marks used ones."""
+        """Wipe the extension slots that no read state uses.
+
+        While this runs, a `previous` other than 0 marks an extension that is in use.
+        """
         slot: i64
         for slot in range(1, self._used):
             if slot & _TURN == 0:

@@ -31,7 +31,8 @@ REPLICATION = re.compile(
     ),
     re.ASCII,
 )
-# Up to this many partitions each get the full limit. More partitions share the sum of these limits.
+# Some limits are per partition. With more than FULL_SHARES partitions, all of them together share
+# FULL_SHARES times such a limit.
 FULL_SHARES = 8
 SHARED = f"If there are over {FULL_SHARES} partitions, they share {FULL_SHARES} times this limit."
 DYNAMIC = "-"  # With this `instance_id`, the worker has no name.
@@ -76,9 +77,10 @@ class Settings:
     )
     instance_id: str = _kafka(
         "",
-        "Name of this worker in the group (group.instance.id). Kafka keeps the partitions of a "
-        "worker that stops or dies for SESSION_TIMEOUT_S. Empty: a name stored in CACHE_DIR; the "
-        f"worker then leaves the group when it stops, but not when it dies. {DYNAMIC}: no name.",
+        "Name of this worker in the group (group.instance.id). When the worker stops or dies, "
+        "Kafka keeps its partitions for it for SESSION_TIMEOUT_S. Empty: a name stored in "
+        "CACHE_DIR; the worker then leaves the group when it stops, but not when it dies. "
+        f'"{DYNAMIC}" means no name.',
     )
     group_protocol: str = _kafka(
         CLASSIC,
@@ -147,10 +149,10 @@ class Settings:
         30.0, "How long a change may wait before it is written to Cassandra.", "s", 0, 3600
     )
     dirty_share_max: float = _write_behind(
-        0.5, "Writes begin early if more than this share of a table is unwritten.", "", 0.01, 0.9
+        0.5, "Writes begin early if Cassandra lacks more than this share of a table.", "", 0.01, 0.9
     )
     writes_in_flight_max: int = _write_behind(
-        128, "Largest number of batches under way at once; a quarter of this if none is urgent.",
+        128, "Largest number of batches under way at once; a quarter if no write is urgent.",
         "batches", 1, 1024,
     )  # fmt: skip
     write_batch_rows: int = _write_behind(
@@ -163,7 +165,7 @@ class Settings:
         "updates", 1, 10**7,
     )  # fmt: skip
     parked_bytes_max: int = _limit(
-        32 << 20, f"PARKED_MAX in bytes; the last slice may exceed it. {SHARED}",
+        32 << 20, f"Like PARKED_MAX, but in bytes; the last slice may exceed it. {SHARED}",
         "bytes", 1 << 16, 1 << 32,
     )  # fmt: skip
     inbox_max: int = _limit(
@@ -171,7 +173,7 @@ class Settings:
         "updates", 1, 10**6,
     )  # fmt: skip
     inbox_bytes_max: int = _limit(
-        8 << 20, f"INBOX_MAX in bytes; the last fetch may exceed it. {SHARED}",
+        8 << 20, f"Like INBOX_MAX, but in bytes; the last fetch may exceed it. {SHARED}",
         "bytes", 1 << 16, 1 << 32,
     )  # fmt: skip
     id_epoch_ms: int = _limit(
@@ -185,12 +187,12 @@ class Settings:
     )
     changes_waiting_max: int = _limit(
         20_000,
-        "Users of a partition who may wait for the change feed. At this number, the partition "
-        f"applies no more updates. {SHARED}",
+        "Users per partition whose changes may wait to be published in the change feed. At this "
+        f"number, the partition applies no more updates. {SHARED}",
         "users", 1, 10**6,
     )  # fmt: skip
     queries_waiting_max: int = _limit(
-        10_000, "Queries that may wait in a worker; more get `overloaded`.", "queries", 1, 10**6
+        10_000, "Queries that may wait in a worker; others get `overloaded`.", "queries", 1, 10**6
     )
     slice_updates: int = _limit(
         200,

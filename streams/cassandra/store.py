@@ -2,8 +2,8 @@
 
 An epoch is one log: a topic ID and a partition count (see `epochs.py`). The methods for the schema
 and for epochs are blocking. Loads and writes are not: `requests.py` calls their callbacks on the
-event loop. All reads and writes use LOCAL_QUORUM. The write timestamp of a row is its version, so a
-late or repeated write never replaces a newer row.
+event loop. All reads and writes use LOCAL_QUORUM. The write timestamp of a row is its version (the
+epoch and offset of its last update), so a late or repeated write never replaces a newer row.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ class Store:
         self.broken: Callable[[Exception], None] = _raise
         self.replication: dict[str, str] = {}  # the keyspace's replication at start-up
         self.commitlog_sync = ""  # Cassandra's setting; empty if not known
-        # This is one row more than a user may have. If a load returns so many, it was cut short.
         slots = slots_for(settings.cache_states)
         hidden = side_slots_max(settings.user_states_max, slots)
+        # One more than the rows that a user may have. A load of this many rows was cut short.
         self._rows_max = settings.user_states_max + hidden + 1
         self._requests = Requests(
             settings.cassandra_timeout_s, lambda exc: self.broken(exc), self._note_failure
         )
         # While this is True, loads fail, because somebody may have replaced the database with an
-        # empty one. The store calls `doubted` to have the database checked.
+        # empty one. The store calls `doubted`, which must have the database checked.
         self.is_doubted = False
         self.doubted: Callable[[], None] = lambda: None
         self._session = connect(settings)
@@ -174,8 +174,8 @@ class Store:
         """Return the log of this topic. If its epoch or the database's ID is missing, store it.
 
         A new topic ID or partition count requires a new epoch, with `new_epoch_from` as the first
-        offset of each partition. Raises EpochError if this is required and None, or if the present
-        epoch's first offsets are not known. All writes are lightweight transactions.
+        offset of each partition. Raises EpochError if a required `new_epoch_from` is None, or if
+        the present epoch's first offsets are not known. All writes are lightweight transactions.
         """
         table = f"{self.settings.cassandra_keyspace}.log"
         logs = self.logs(PATIENCE_S)
@@ -294,7 +294,7 @@ class Store:
         user_ids: list[int],
         done: Callable[[dict[int, list[Row]] | None], None],
     ) -> None:
-        """Like `load`, but without the limit.
+        """Like `load`, but without LOAD_ROWS_MAX.
 
         A user may have 2 × USER_STATES_MAX rows of 0.5 KiB each, so limit the number of requests.
         """
@@ -323,7 +323,7 @@ class Store:
             self._send(select, (user_ids,), request)
 
     def _note_failure(self, exc: Exception) -> None:
-        """Stop all loads if the error says that a table is missing: a new table would be empty."""
+        """Stop all loads if a table is missing. If somebody creates it again, it has no rows."""
         if is_invalid_request(exc) and not self.is_doubted:
             self.is_doubted = True
             self.doubted()
@@ -375,7 +375,7 @@ class Store:
         self._requests.expire()
 
     def read_all(self) -> Iterable[tuple[int, Row]]:
-        """Yield (user ID, row) for every row of the keyspace, page by page. Used for checks.
+        """Yield (user ID, row) for every row of the keyspace, page by page. Checks use this.
 
         This includes read states that replies do not show, and the rows that record final
         deletions of users (type 0, channel 0).

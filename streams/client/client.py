@@ -57,8 +57,8 @@ class Client:
     async def start(self) -> None:
         """Connect to the brokers and start the threads.
 
-        If Kafka or a topic is missing, raises ConnectionError after at most a few times
-        START_TIMEOUT_S.
+        If Kafka or a topic is missing, raises ConnectionError. This takes at most a small multiple
+        of START_TIMEOUT_S.
         """
         await self._connection.start()
 
@@ -100,13 +100,15 @@ class Client:
         - `deadline_s`: how long to wait for each page.
 
         Without `limit`, the client requests all pages and returns them as one reply. The service
-        reads each page at a different moment, so the reply has the *first* page's `version`. Then
-        the next `since_version` query also returns changes made between the pages.
+        reads each page at a different moment, so the reply has the *first* page's `version`. If you
+        pass this version as the next `since_version`, the reply also has the changes that were made
+        between the pages.
 
         With `limit` (1 … 10,000), the client requests one page. The page begins after the type and
         channel in `after`. If more read states follow, the reply's `next` is the `after` of the
         next page. After the last page, use the *first* page's `version` as the next
-        `since_version`. Do the same if you read the channels of a user in several queries.
+        `since_version`. If you read the channels of a user in several queries, use the first
+        query's `version` in the same way.
 
         A page costs one round trip through Kafka. Queries can run concurrently. Raises QueryError
         if the service reports an error, and TimeoutError if no reply comes in time (is a worker
@@ -136,7 +138,8 @@ class Client:
     async def _get_pages(self, get: Get, deadline_s: float) -> Reply:
         first = page = await self._get_page(get, deadline_s)
         states = list(first.read_states)
-        # If the first page is full, the others must be full too, or read states would be missing.
+        # If the first reply is `full` (not only the changes since `since_version`), request the
+        # other pages without `since_version`, or read states would be missing.
         get = replace(get, totals=False, since_version=None if first.full else get.since_version)
         while page.next is not None:
             limit = max(1, len(page.read_states))  # a page of this size has just fitted
@@ -170,14 +173,14 @@ class Client:
         Workers publish the feed only with CHANGES=on. `from_` says where to begin: "end" for new
         changes, "start" for all changes in the topic, or the `positions` of an earlier feed to
         continue after its last change. `group`: a consumer group whose members share the
-        partitions. The group commits its position, so `from_` matters only the first time. The
-        feed commits a change when you request the next one. After a crash, the feed may repeat
-        the last changes. `wanted`: called in a thread with a user ID; if the result is False, the
-        feed skips the user's changes.
+        partitions. The group commits its position, so `from_` matters only when the group reads for
+        the first time. The feed commits a change when you request the next one. After a crash, the
+        feed may repeat the last changes. `wanted`: called in a thread with a user ID; if the result
+        is False, the feed skips the user's changes.
 
         Each change has absolute values. To keep a user current, skip each change whose `version` is
-        below the version that you have of the user. Otherwise, the read states and deletions of
-        the change replace older ones. `mirror` does all this. A change of more than 256 read states
+        below the version that you have of the user. Otherwise, the read states and deletions of the
+        change replace older ones. `mirror` does all of this. A change of more than 256 read states
         arrives in several `part`s.
 
         The first iteration raises ConnectionError if the feed cannot be read. A later one raises

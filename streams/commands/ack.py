@@ -16,7 +16,7 @@ from .shell_client import place_of, shell_client
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
 def ack(settings: Settings, user: int, channel: int, message: int, as_json: bool) -> None:
-    """Publish an ack: USER has read CHANNEL up to MESSAGE. Print its partition and offset."""
+    """Publish an ack: USER has read CHANNEL up to MESSAGE. Print the ack's partition and offset."""
     import orjson
 
     with shell_client(settings) as client:

@@ -124,8 +124,16 @@ def partitioner(settings: Settings) -> None:
     "resend", cls=SettingsCommand, short_help="Send dead letters to `updates` again."
 )
 @_reasons
-@click.option("--partition", type=click.IntRange(0), help="Send only records of this partition.")
-@click.option("--offset", type=click.IntRange(0), help="Send only this offset; needs --partition.")
+@click.option(
+    "--partition",
+    type=click.IntRange(0),
+    help="Send only records that were in this partition of `updates`.",
+)
+@click.option(
+    "--offset",
+    type=click.IntRange(0),
+    help="Send only the record that was at this offset of `updates`; needs --partition.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be sent; send nothing.")
 @click.option("--yes", is_flag=True, help="Send without asking for confirmation.")
 @click.option(
@@ -146,15 +154,15 @@ def resend(
     By default, the command sends only records that may succeed now. These are misrouted records,
     whose producer had another partitioner, and records with too_many_states. The latter may succeed
     if the user has fewer read states now, or USER_STATES_MAX is higher. --force also sends all
-    other records, except two kinds: records whose key or value was cut, and whole batches that
+    other records, with two exceptions: records whose key or value was cut, and whole batches that
     could not be read.
 
     The records are applied as new events, after everything that was sent in the meantime. The dead
     letters stay in their topic, so a second resend sends them again.
 
-    The command skips a misrouted record from before a change of partitions: it was in the right
-    partition then, and was applied. If a record was misrouted even then, send it with --partition,
-    --offset and --force.
+    A record from before a change of partitions may be a dead letter only because it was read again
+    after the change. It was already applied before the change, so the command skips it. If a record
+    was misrouted even before the change, send it with --partition, --offset and --force.
     """
     if offset is not None and partition is None:
         raise click.UsageError("--offset needs --partition: each partition has its own offsets")

@@ -14,7 +14,7 @@ from .shell_client import place_of, shell_client
 @click.option("--final", is_flag=True, help="Also skip every later event of USER.")
 @with_settings(*KAFKA_ONLY)
 def delete_user(settings: Settings, user: int, final: bool) -> None:
-    """Publish the deletion of all read states of USER. Print its partition and offset.
+    """Publish the deletion of all read states of USER. Print the event's partition and offset.
 
     With --final, later events of USER are skipped until you run `readstates restore-user`.
     """

@@ -74,11 +74,11 @@ def import_states(settings: Settings, file: Path, mode: str, dry_run: bool, as_j
     {"user_id": "43", "channel_id": "7", "last_message_id": "998"}
 
     You can repeat an import, and an old file does no harm. Each line becomes one `merge` event,
-    which keeps the larger value of each field. So messages that users have read since then stay
-    read. With --mode replace, a `delete` event comes first, so the read state becomes that of the
-    file, even if the file is older. In both modes, a user who was deleted for good stays deleted. A
-    read state that was deleted up to a message stays deleted too, unless the file has a newer
-    message.
+    which keeps the larger value of each field. So messages that users have read since the file was
+    written stay read. With --mode replace, a `delete` event comes first, so the read state becomes
+    that of the file, even if the file is older. In both modes, a user who was deleted for good
+    stays deleted. A read state that was deleted up to a message stays deleted too, unless the file
+    has a newer message.
 
     Include "mentions" if you can. The service then knows which mentions to remove when messages are
     read or deleted. If a line has only "mention_count", the service knows only the last mention
@@ -86,9 +86,9 @@ def import_states(settings: Settings, file: Path, mode: str, dry_run: bool, as_j
     the IDs of the newest 64 mentions, and counts the others. If it counts mentions in a channel
     that was never read ("last_message_id": 0), it sets last_message_id to 1.
 
-    Versions are not imported, so clients must discard every since_version. Read states whose fields
-    are all 0 are skipped. If a user would exceed USER_STATES_MAX read states, the updates become
-    dead letters: see readstates dead-letters list.
+    Versions are not imported, so clients must discard the versions that they stored to send as
+    since_version. Read states whose fields are all 0 are skipped. If a user would exceed
+    USER_STATES_MAX read states, the updates become dead letters: see readstates dead-letters list.
 
     If any line is wrong, the command sends nothing and exits with 1. Otherwise it prints the last
     offset of each partition. A partition has applied its part of the import when it answers a query

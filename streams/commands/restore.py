@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 @click.option(
     "--backup-time",
     type=click.DateTime(["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]),
-    help="When the backup began, in UTC. Records more than an hour older are left out.  [default: "
-    "the whole log is used]",
+    help="When the backup began, in UTC. Records that are more than an hour older than the backup "
+    "are left out.  [default: the whole log is used]",
 )
 @click.option("--yes", is_flag=True, help="Do not ask before beginning.")
 @with_settings()
@@ -151,7 +151,7 @@ def _said(
 
 
 def _refusal(backup_ms: int | None) -> str:
-    say_when = "say when the backup was begun, with --backup-time; or " if not backup_ms else ""
+    say_when = "say when the backup began, with --backup-time; or " if not backup_ms else ""
     return (
         "the database may lack records that the log does not have any more; see the lines with "
         f"MISSING. Nothing was changed. If there is a backup, {say_when}put a later one back. To "

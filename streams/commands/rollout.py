@@ -98,8 +98,9 @@ def status(settings: Settings, as_json: bool) -> None:
 def back(settings: Settings, group: str | None) -> None:
     """Set the share of GROUP, or of the only candidate, to 0: live workers answer all users.
 
-    Each worker follows within a second. The command waits up to five seconds for the candidate's
-    workers to confirm this, and exits with 1 if one does not. The comparison of replies continues.
+    Each worker applies the new share within a second. The command waits up to five seconds for the
+    candidate's workers to confirm this, and exits with 1 if one does not. The comparison of replies
+    continues.
     """
     from ..rollout import control
 

@@ -62,11 +62,11 @@ def compare(
 ) -> None:
     """Compare the replies of the live workers with those of the candidate GROUP.
 
-    Both roles answer each query. One reply goes to the client, and the other to the topic
-    <TOPIC_PREFIX>.shadow.<GROUP>. The command reads both and changes nothing. The two replies may
-    be from different positions of the log. If updates between these positions may explain a
-    difference, the pair is not comparable. The exit status is 1 if a pair is different, or if no
-    pair is equal.
+    The live workers and the candidate each compute a reply to each query. One reply goes to the
+    client, and the other to the topic <TOPIC_PREFIX>.shadow.<GROUP>. The command reads both replies
+    and changes nothing. The two replies may be from different positions of the log. If updates
+    between these positions may explain a difference, the pair is not comparable. The exit status is
+    1 if a pair is different, or if no pair is equal.
     """
     from .reading import open_reader
     from .recorder import RecordedTopics

@@ -29,7 +29,7 @@ STEPS_MAX = 10_000  # Prometheus refuses more than 11,000 samples of a series
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def gates(plan: Path, share: int, url: str, as_json: bool) -> None:
-    """Check whether a candidate with this share may get the next larger one.
+    """Check whether a candidate whose share is --share may get the next larger share.
 
     PLAN is a file such as ops/rollout.toml. It defines gates: Prometheus expressions, each with a
     limit and a period. The exit status is 0 only if every gate has been within its limit for its

@@ -53,15 +53,15 @@ def status(settings: Settings, as_json: bool) -> None:
     """Show the workers, partitions, commits and epoch, and any problems with them.
 
     The workers are the members of the consumer group. A worker that has died is a member until its
-    session ends: after SESSION_TIMEOUT_S, or with GROUP_PROTOCOL consumer, after a time that the
+    session ends: after SESSION_TIMEOUT_S or, with GROUP_PROTOCOL=consumer, after a time that the
     brokers set.
 
     "not committed" counts the updates between the commit and the end of the log. Most of them have
-    been applied, but may not be in Cassandra yet. Normally, they are at most twice FLUSH_DELAY_S
-    old. If they are older, the partition is catching up, cannot write, or has stopped. "queries
-    lag" counts the queries without a reply. The metadata of a commit shows how far the partition's
-    owner has applied the log: live:OFFSET while the owner runs, clean:OFFSET after a clean
-    shutdown.
+    been applied, but may not be in Cassandra yet. Normally, these updates are at most twice
+    FLUSH_DELAY_S old. If they are older, the partition is catching up, cannot write, or has
+    stopped. "queries lag" counts the queries without a reply. The metadata of a commit shows how
+    far the partition's owner has applied the log: live:OFFSET while the owner runs, clean:OFFSET
+    after a clean shutdown.
 
     The command does not check latency, failed loads, failed writes or dead letters: see the
     metrics.

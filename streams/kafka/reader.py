@@ -11,11 +11,12 @@ thread fetches it again. The reader keeps these rules:
 - B2. After `stop` or a new `start`, `put` receives nothing from the earlier reading.
 - B3. Delivery is bounded. A partition gets at most the bytes that `wants` returns, minus the bytes
   on their way to `put`. The batches delivered together are a *poll*. A poll holds at most
-  TAKEN_BYTES_MAX. Only the record that reaches a limit may exceed it.
+  TAKEN_BYTES_MAX. Only the last record of a delivery may exceed one of these limits.
 - B4. Fetched data is bounded. If more than BUFFERED_BYTES_MAX waits for room, the reader drops the
   excess and fetches it again later. At most UNPACKED_BATCHES_MAX decompressed batches wait.
-- B5. A failing broker does not stop the reader, and a slow broker does not delay the others.
-  The reader stops only if the next record is gone, or if the worker may not read the topic.
+- B5. A failing broker does not stop the reader, and a slow broker does not delay the others. The
+  reader stops only if the next record is no longer in the log, or if the worker has no permission
+  to read the topic.
 
 `start`, `stop` and `look` take effect at once, even while a fetch waits at the broker.
 """
@@ -47,7 +48,7 @@ from .record_batches import FetchedBatches
 
 log = logging.getLogger(__name__)
 
-TAKEN_BYTES_MAX = 4 << 20  # bytes of records in one poll
+TAKEN_BYTES_MAX = 4 << 20  # bytes of records in one poll (see B3)
 POLLS_AHEAD = 4  # how many polls may wait for the event loop
 BUFFERED_BYTES_MAX = 64 << 20  # fetched bytes that have not been delivered yet
 UNPACKED_BATCHES_MAX = 2  # how many decompressed batches of the largest size may wait
@@ -55,13 +56,13 @@ DAMAGED_PAUSE_S = 0.05  # pause before a damaged batch is fetched again; it grow
 DAMAGED_PAUSE_MAX_S = 5.0
 HELD_BACK_S = 0.01  # time until the next call of `wants`, if nobody calls `look`
 CLOSE_TIMEOUT_S = 2.0
-SILENT_MAX_S = 60.0  # a thread that is silent for longer is stuck; a turn takes about 1 s
+SILENT_MAX_S = 60.0  # A thread without an iteration for this long is stuck; one takes about 1 s.
 
 Poll = list[tuple[int, int, Batch]]  # (partition, token, batch) of each delivered batch
 
 
 class Reader:
-    """See the module. Call the public methods on the event loop.
+    """See the module docstring. Call the public methods on the event loop.
 
     The reader calls `put` on the event loop with each poll, and `refuse` with an error that ends
     the worker. It calls `wants` in the thread, to learn how many bytes of a partition may be
@@ -156,7 +157,7 @@ class Reader:
 
     @property
     def pulses(self) -> tuple[Pulse, Pulse]:
-        """Return the pulses of the reading thread and of the thread that finds the leaders."""
+        """The signs of life (`Pulse`) of the reading thread and the thread that finds leaders."""
         return self.pulse, self._fetches.leaders.pulse
 
     def look(self) -> None:

@@ -1,6 +1,8 @@
 """Creates the service's topics, and defines the topic settings that workers require.
 
-`topic_check.py` compares them with the actual settings.
+`topic_check.py` compares these requirements with the actual settings. A rule (`topic_rule.py`) is
+a required value, with its reason and the deviation to report. CONTRIBUTING.md ("Words") explains
+"epoch" and "candidate".
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from .topic_rule import Rule
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 15.0
-UNKNOWN_S = 10.0  # how long some brokers may not know a new topic
+UNKNOWN_S = 10.0  # how long a new topic may be unknown to some brokers
 AWAY_TIMEOUT_S = 60.0  # how long to repeat a request while brokers are unavailable
 AWAY_PAUSE_S = 0.5
 DAY_MS = 86_400_000
@@ -235,7 +237,7 @@ def described(
 def needed(
     settings: Settings, record_bytes_max: int, replicas: Mapping[str, int]
 ) -> dict[str, dict[str, Rule]]:
-    """The settings that prevent loss or corruption of data, by topic and setting.
+    """The rules that prevent loss or corruption of data, by topic and by name of the setting.
 
     `record_bytes_max` is the `max.message.bytes` of `updates`. `replicas` has a number per topic.
     """

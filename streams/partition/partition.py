@@ -57,7 +57,8 @@ from .waiting_queries import WaitingQueries
 from .write_out import Write, WriteOut
 
 OTHER_COST = 10  # a parked update, or one that is not simple, counts as this many simple updates
-RUN_MAX_COLD = 16  # maximum length of a run while over a quarter of its updates are parked
+# Length limit of a run (consecutive simple updates), if over a quarter of the last run was parked.
+RUN_MAX_COLD = 16
 
 
 class Partition:
@@ -138,7 +139,7 @@ class Partition:
 
     @property
     def all_durable(self) -> bool:
-        """True if Cassandra and the change feed have all folded updates.
+        """True if every folded update is in Cassandra and in the change feed.
 
         This ignores the updates that an earlier owner may not have sent to the feed, because the
         next owner will read them again.
@@ -224,7 +225,7 @@ class Partition:
     def _apply(self, records: Sequence[Record], begin: int) -> int:
         """Fold records from `begin` on; returns the index of the first record that it did not take.
 
-        Two calls fold a run of simple updates. Other updates are folded one by one.
+        A run of simple updates takes only two calls: one decodes it, and one folds it.
         """
         index, loading = begin, self.loading
         read, epoch_bits = self._reader.read, self.progress.epoch_bits
@@ -365,7 +366,7 @@ class Partition:
             return self.write_out.take(self, now_ms, delay_ms, rows_max, dirty_max)
 
     def written(self, write: Write) -> None:
-        """End a write. Cassandra has its rows, or `write.failed` says to write them again."""
+        """Note that a write has ended. With `write.failed`, its rows must be written again."""
         if write.incarnation != self.incarnation:  # P5
             return
         with self.exclusive(WRITE_OUT):
@@ -380,7 +381,7 @@ class Partition:
             return self.changes.take(limit)
 
     def change_sent(self, incarnation: int, told: Told, taken: bool) -> None:
-        """End a record of the change feed. `taken` says whether the broker has it."""
+        """Note that sending a record of the change feed has ended. `taken`: the broker has it."""
         if incarnation == self.incarnation and self.changes is not None:  # P5
             with self.exclusive(OTHER):
                 self.changes.sent(told, taken)

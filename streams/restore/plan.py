@@ -69,7 +69,7 @@ class Plan(NamedTuple):
 def plan_of(history: History, logs: Mapping[str, TopicLog], backup_ms: int | None) -> Plan:
     """The plan; `logs`: of the topics in the history that exist, by name.
 
-    `backup_ms`: when the backup was begun, ms since 1970; None if the database may have nothing.
+    `backup_ms`: when the backup began, in ms since 1970; None if the database may have nothing.
     Raises RestoreError if an open transaction hides records of an epoch that is over.
     """
     parts, missing = [], []

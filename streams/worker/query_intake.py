@@ -11,11 +11,11 @@ have waited too long. An unknown reply topic is first looked up in the cluster's
 the client may have just created it.
 
 Q1: an owner of the partition ends a query once: with a reply, with an error, or without an answer
-    after the deadline. Only then is the query's offset released for the commit.
-Q2: nothing is sent at or after a query's deadline. A deadline that depends on the record's
-    timestamp follows the broker's clock, even if the worker's clock is wrong (`broker_clocks.py`).
-Q3: a reply shows the read states after all updates up to the reply's version. So does a reply that
-    has only the changes since `since_version`, once the client has merged them.
+    after the deadline. Only then is the query's offset released for the commit. Q2: nothing is sent
+    at or after a query's deadline. A deadline that depends on the record's timestamp follows the
+    broker's clock, even if the worker's clock is wrong (`broker_clocks.py`). Q3: a reply shows the
+    read states after all updates up to the reply's version. The same is true of a reply that has
+    only the changes since `since_version`, once the client has merged them into its copy.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ NO_ADDRESS_LOG_S = 60.0  # minimum time between two log lines about unusable rep
 EXPIRED_LOG_S = 60.0  # minimum time between two log lines about expired queries
 WAITING_BYTES_MAX = 64 << 20  # Without this limit, 10,000 waiting queries could take over 400 MB.
 LOOKUP_BYTES_MAX = 64 << 20  # limit for the queries whose reply topics are being looked up
-TOPIC_LOOKUPS_MAX = 3  # The lookups are at least a second apart. Then the topic counts as missing.
+TOPIC_LOOKUPS_MAX = 3  # after so many lookups, at least a second apart, a topic counts as missing
 
 
 def note_wait(work: str, waited_ns: int, queries: int = 1) -> None:
@@ -125,7 +125,8 @@ class QueryIntake:
         """Answer queries in the calling thread; returns the rest of the batch for `take_queries`.
 
         The rest begins with the first query that cannot be answered at once. While `take_queries`
-        still has to take earlier queries, it is the whole batch. None means that nothing is left.
+        still has to take earlier queries, the rest is the whole batch. None means that nothing is
+        left.
         """
         owned = self._owned.get(number)
         if owned is None:
@@ -151,7 +152,7 @@ class QueryIntake:
         return None
 
     def _answer_now(self, owned: OwnedPartition, record: Record, taken_ns: int) -> bool:
-        """False if the query needs more than the table, or if it is not well-formed."""
+        """Answer a query now. False if it needs more than the table, or if it is malformed."""
         headers = dict(record.headers)
         address = reply_address(headers)
         if address is None:
@@ -349,7 +350,10 @@ class QueryIntake:
             owned.query_mark.release(query.offset)
 
     def expire(self) -> None:
-        """Send an error for each waiting query whose deadline is near."""
+        """Send an error for each waiting query whose deadline is near.
+
+        A query that is already past its deadline ends without an error.
+        """
         if not self.waiting:
             self.some_wait.clear()
         now = self._now_ms()
@@ -384,8 +388,12 @@ def _why_not(partition: Partition, query: Query) -> str:
             f"{partition.progress.catch_up_to}"
         )
     after = query.get.after_offset
-    past = "the user's newest row in the database" if after is None else f"offset {after}"
+    past = (
+        "the update that last changed this user's rows in the database"
+        if after is None
+        else f"the update at offset {after}"
+    )
     return (
-        f"partition {partition.number} is at offset {partition.position}, which is not yet past "
+        f"partition {partition.number} is at offset {partition.position} and has not yet applied "
         f"{past}"
     )
