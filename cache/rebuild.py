@@ -10,7 +10,8 @@ This is plain Python that Cython can compile, like `table.py`, because each star
 slots. It uses only the buffer; counts and the ends of lists are in the buffer's header. The hash
 and the look-ups are copies of those in `kernel.py`, because a compiled module cannot inline another
 module's functions. `tests/unit/cache/test_definitions.py` checks that all copies are the same.
-layout.py explains slots, extensions, and the status bits, such as FINAL and PARTIAL.
+layout.py explains extensions (slots with more marks of a read state), and the status bits, such as
+FINAL and PARTIAL.
 """
 
 from typing import Any
@@ -203,7 +204,7 @@ class Rebuild:
     # -- the passes ---------------------------------------------------------------------------
 
     def rebuild(self, whole: Any) -> None:
-        """Repair the table, like the function `rebuild`. `whole`: a `Slots` on the same views."""
+        """Repair the table; see the function `rebuild`. `whole`: `Slots` on the same views."""
         try:
             self._used = whole.check()
             whole.set_used(self._used)
@@ -332,7 +333,7 @@ class Rebuild:
     @cython.cfunc
     @cython.exceptval(-1)
     def _count_extensions(self, slot: i64) -> i64:
-        """How many extension slots a read state has; 0 for slot 0."""
+        """How many extensions a read state has; 0 for slot 0."""
         extension: i64 = self._last_mention_id[slot] if self._status[slot] & _EXTENDED else 0
         count: i64 = 0
         while extension:

@@ -7,7 +7,8 @@ This is plain Python that Cython can compile, like `table.py`, because each star
 slots. It uses only the buffer; counts and the ends of lists are in the buffer's header. The hash
 and the look-ups are copies of those in `kernel.py`, because a compiled module cannot inline another
 module's functions. `tests/unit/cache/test_definitions.py` checks that all copies are the same.
-layout.py explains slots, extensions, and the status bits, such as FINAL and PARTIAL.
+layout.py explains extensions (slots with more marks of a read state), and the status bits, such as
+FINAL and PARTIAL.
 """
 
 from typing import Any
@@ -105,7 +106,7 @@ class Verify:
     _used: i64
     _live: i64  # read states that replies show: not deleted (tombstones), not all zero (hidden)
     _dirty: i64  # dirty read states
-    _extensions: i64  # extension slots (more marks of a read state) that some read state leads to
+    _extensions: i64  # extension slots that some read state leads to
     _marks: Marks
     _buffer: i64[:]  # the entries inside `_marks`
 
@@ -200,7 +201,7 @@ class Verify:
     # -- the passes ---------------------------------------------------------------------------
 
     def verify(self, whole: Any) -> None:
-        """Check all invariants, like the function `verify`. `whole`: a `Slots` on the same views."""
+        """Check all invariants; see the function `verify`. `whole`: `Slots` on the same views."""
         position: i64 = self._header[layout.AT_POSITION // 8]
         if self._header[layout.AT_POSITION_INVERTED // 8] != ~position:
             raise TableDamaged("I13: the position and its inverse do not match")
@@ -361,7 +362,7 @@ class Verify:
     @cython.cfunc
     @cython.exceptval(-1)
     def _count_extensions(self, slot: i64) -> i64:
-        """How many extension slots a read state has; 0 for slot 0."""
+        """How many extensions a read state has; 0 for slot 0."""
         extension: i64 = self._last_mention_id[slot] if self._status[slot] & _EXTENDED else 0
         count: i64 = 0
         while extension:

@@ -71,13 +71,15 @@ DEVIATIONS = {
     QUERIES_REPLACED: Deviation(_SERVE_ON, "the new topic is read from its beginning"),
     QUERIES_PARTITIONS: Deviation(_SERVE_ON, "most users are still answered"),
     DEAD_LETTERS_DELETED: Deviation(_SERVE_ON, "dead letters wait, and everything else works"),
-    PROBES_MISSING: Deviation(_SERVE_ON, "users are served, but the worker cannot check this"),
+    PROBES_MISSING: Deviation(_SERVE_ON, "users are served, but no probe checks that they are"),
     CHANGES_DELETED: Deviation(_SERVE_ON, "changes wait for the topic, and everything else works"),
     CHANGES_PARTITIONS: Deviation(_SERVE_ON, "some partitions' changes wait, and the rest works"),
     EPOCHS_MISSING: Deviation(_SERVE_ON, "Cassandra still has the history of epochs"),
-    CLEANUP_POLICY: Deviation(_SERVE_ON, "a worker that keeps reading loses less to compaction"),
+    CLEANUP_POLICY: Deviation(
+        _SERVE_ON, "compaction may remove unread updates, so stopping would lose more"
+    ),
     TIMESTAMP_TYPE: Deviation(_SERVE_ON, "timestamps are right if the senders' clocks are right"),
-    RETENTION: Deviation(_SERVE_ON, "a worker that keeps reading loses less to retention"),
+    RETENTION: Deviation(_SERVE_ON, "Kafka may delete unread updates, so stopping would lose more"),
     RETENTION_BYTES: Deviation(_SERVE_ON, "the brokers' disks are not full yet"),
     UNCLEAN_ELECTION: Deviation(_SERVE_ON, "nothing is lost until a leader fails"),
     MIN_ISR: Deviation(_SERVE_ON, "nothing is lost until a leader fails"),

@@ -239,7 +239,8 @@ def needed(
 ) -> dict[str, dict[str, Rule]]:
     """The rules that prevent loss or corruption of data, by topic and by name of the setting.
 
-    `record_bytes_max` is the `max.message.bytes` of `updates`. `replicas` has a number per topic.
+    `record_bytes_max` is the `max.message.bytes` of `updates`. `replicas` is the number of replicas
+    of each topic, by name.
     """
     floor_ms = int(max(3600.0, settings.flush_delay_s * RETENTION_FLOOR_FACTOR) * 1000)
     stamped = Rule(TIMESTAMP_TYPE, "LogAppendTime", "deadlines and lag need broker timestamps")

@@ -8,14 +8,14 @@ has taken them, later batches of the partition go there too, to keep the order.
 Both methods read the reply address, the deadline and the question from the record, and pass the
 query to its partition. The partition answers it (`answer`) or keeps it. `expire` ends queries that
 have waited too long. An unknown reply topic is first looked up in the cluster's metadata, because
-the client may have just created it.
+the client may have just created it. A *probe* is a query that a worker sends to itself.
 
 Q1: an owner of the partition ends a query once: with a reply, with an error, or without an answer
-    after the deadline. Only then is the query's offset released for the commit. Q2: nothing is sent
-    at or after a query's deadline. A deadline that depends on the record's timestamp follows the
-    broker's clock, even if the worker's clock is wrong (`broker_clocks.py`). Q3: a reply shows the
-    read states after all updates up to the reply's version. The same is true of a reply that has
-    only the changes since `since_version`, once the client has merged them into its copy.
+    after the deadline. Only then may commits pass the query's offset.
+Q2: nothing is sent at or after a query's deadline. A deadline that depends on the record's
+    timestamp follows the broker's clock, even if the worker's clock is wrong (`broker_clocks.py`).
+Q3: a reply shows the read states after all updates up to the reply's version. The same is true of a
+    reply that has only the changes since `since_version`, once the client has merged these changes.
 """
 
 from __future__ import annotations
