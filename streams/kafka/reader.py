@@ -114,7 +114,7 @@ class Reader:
     # -- on the event loop ----------------------------------------------------------------------
 
     def start(self, number: int, position: int, token: int) -> None:
-        """Read a partition from `position` on. Its batches carry `token`, which names this start."""
+        """Read a partition from `position` on. Each of its batches carries `token`."""
         self.stop(number)
         reading = self._started[number] = Reading(number, position, token)
         if self._thread is None:
