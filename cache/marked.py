@@ -201,7 +201,7 @@ class Marked(Kernel):
     @cython.cfunc
     @cython.exceptval(-1)
     def _count_extensions(self, slot: i64) -> i64:
-        """How many extensions a read state has; 0 for slot 0."""
+        """How many extension slots a read state has; 0 for slot 0."""
         extension: i64 = self._last_mention_id[slot] if self._status[slot] & _EXTENDED else 0
         count: i64 = 0
         while extension:
