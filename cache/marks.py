@@ -7,10 +7,9 @@ A *mark* says whether one unread message mentions the user. A read state has at 
 marks. If it gets one more, it *gives up* the mark with the smallest message ID. From then on,
 mentions in that message and in earlier ones are only counted.
 
-How it works. A read state with no mark, or with one mention, takes one slot of the table
-(`layout.py`). Anything more is stored as *entries* in extension slots. To apply an event, the table
-reads the entries into a `Marks`, calls the method for the event, and writes the entries back. This
-takes O(MARKS_MAX).
+How it works. A read state with no mark, or with one mention, takes one slot (`layout.py`). Anything
+more is stored as *entries* in extension slots. To apply an event, the table reads the entries into
+a `Marks`, calls the method for the event, and writes the entries back. This takes O(MARKS_MAX).
 
 An entry is two numbers: `value` and `info`, where `info` is `tag << 40 | payload`. By tag:
     MARK         value: the message ID; payload: the rank
