@@ -4,15 +4,15 @@
 """The kernel of the table: index, slots and lists, the most frequent events, and reading.
 
 This is plain Python that Cython compiles unchanged; `COMPILED` says whether it is compiled. No
-entry is a Python object: entries are numbers in the slots that `layout.py` describes, and links are
-slot numbers, so the collector has nothing to scan. The LRU is a list of users, because a user is
-resident with all its read states or not at all.
+user or read state is a Python object: both are numbers in the slots that `layout.py` describes, and
+links are slot numbers, so the collector has nothing to scan. The LRU is a list of users, because a
+user is resident with all its read states or not at all.
 
 Contents, in this order:
     opening and closing     the views of the buffer, counts and list ends
     index                   find, _find_state, adding and removing entries
     slots                   checksums, taking and freeing a slot, a user's list of read states
-    extensions              the slots for more entries of a read state
+    extensions              the slots for a read state's marks (marks.py explains marks)
     lists                   _link and _unlink, for the LRU and the dirty queue
     residents               touch, insert, evict
     the dirty queue         _changed, which notes a change
@@ -20,10 +20,11 @@ Contents, in this order:
     many events at once     fold_run
     reading                 get_some, states, select, totals
 
-A plain ack runs through six of these parts. They are in one file, because the C compiler inlines
-only within a file. The rest of the table is in modules whose classes derive from `Kernel`;
-`table.py` lists them. They use the kernel's fields in place. Their calls of its methods go through
-a table of pointers, so what is called most often is here. All four modules are compiled, or none.
+An ack without conditions runs through six of these parts. They are in one file, because the C
+compiler inlines only within a file. The rest of the table is in modules whose classes derive from
+`Kernel`; `table.py` lists them. They use the kernel's fields in place, but call its methods through
+function pointers, so the most frequent calls are made here. Either all of them are compiled, or
+none.
 
 The .pxd files in `cache/pxd/` tell Cython the fields and C functions of each class. C functions are
 `final`, so that calls within a file are direct. `_ack_marks` and `_mark` are not: the kernel calls
@@ -31,8 +32,9 @@ them, and `marked.py` defines them.
 
 How it works. Each field of a slot is a view over all slots (`_version[slot]`); layout.FIELDS says
 where it is. A user's and a state's fields share the same bytes: `_status` tells the kinds of slots
-apart. `_index` is probed linearly from `hash * entries >> 32`; a removal shifts entries back and
-leaves no placeholder. List ends and counts live in the object and go to the header in `save`.
+apart. `_index` is probed linearly from place `(hash >> 32) * entries >> 32`; a removal shifts
+entries back and leaves no placeholder. List ends and counts live in the object; `save` copies them
+to the header.
 
 The invariants I1-I15 are in layout.py. Where one rests on the order of two stores (O1-O4, O6 and O7
 in "After a death"), there is a `store_barrier()` between them, and nowhere else.
@@ -466,7 +468,7 @@ class Kernel:
     def _count_side(self, user: i64, more: i64) -> cython.int:
         count: i64 = self._side(user) + more
         if count >> 20:  # this is true below 0, too
-            raise TableDamaged(f"I10: slot {user} counts {count} hidden ones and extensions")
+            raise TableDamaged(f"I10: slot {user} counts {count} hidden read states and extensions")
         self._side_slots[user] = count & 0xFFFF
         self._count_tops[user] = (self._count_tops[user] & 15) | (count >> 16) << 4
 
@@ -629,7 +631,7 @@ class Kernel:
 
         `cold`: put the user at the cold end of the LRU. `rows`: ReadState tuples of
         `schemas.replies`. Raises TableFull, and ValueError for a user who is resident, a number out
-        of its field's range or a repeated read state; then nothing has been inserted. O(rows).
+        of its field's range or a repeated read state. An error leaves the table as it was. O(rows).
         """
         if self._find(user_id):
             raise ValueError(f"user {user_id} is resident")
@@ -761,7 +763,7 @@ class Kernel:
     @cython.cfunc
     @cython.exceptval(-1)
     def _prefetch_states(self, slot: i64) -> cython.int:
-        """Load what `_index_drop` needs for a list's first states, so that cache misses overlap."""
+        """Touch what `_index_drop` needs of a list's first states: cache misses then overlap."""
         count: i64 = 0
         index: i64
         step: i64
@@ -815,13 +817,15 @@ class Kernel:
         self._seal(slot)
         return _CHANGED | self._user_changed(user, version)
 
-    # -- the fold: each method returns a set of the bits above ---------------------------------
+    # -- the fold: each method returns a set of the bits from CHANGED to ABSENT ------------------
 
     @cython.final
     @cython.cfunc
     @cython.exceptval(-1)
     def _open(self, user: i64, kind: i64, channel_id: i64, value: i64, version: i64) -> i64:
-        """Return the slot of a live state to change, added if missing, or minus the refusal's code.
+        """Return the slot of the read state to change, after adding it if it is missing.
+
+        If the event is refused, return the negative of the code, such as -_REPLAYED.
 
         `value`: the value that the event would set. A missing state is not added for a value of 0.
         """
@@ -862,7 +866,10 @@ class Kernel:
         self, user: i64, kind: i64, channel_id: i64,
         message_id: i64, flags: i64, last_viewed: i64, version: i64,
     ) -> int:
-        """Fold a plain ack. It moves forward only, and removes the marks that it covers."""
+        """Fold an ack without conditions: the last read message moves forward, or stays.
+
+        The marks (marks.py) of messages up to it are removed.
+        """
         return self._ack(user, kind, channel_id, message_id, flags, last_viewed, version)
 
     @cython.final
@@ -890,7 +897,7 @@ class Kernel:
         return self._changed(user, slot, version) if changed else _DUPLICATE
 
     def mention(self, user: i64, kind: i64, channel_id: i64, message_id: i64, version: i64) -> int:
-        """Fold a mention of the user in a message, with edit 0."""
+        """Fold a mention of the user in the first revision of a message (`edit` 0)."""
         return self._mention(user, kind, channel_id, message_id, version)
 
     @cython.final
@@ -931,7 +938,7 @@ class Kernel:
     # -- many events at once -------------------------------------------------------------------
 
     def fold_run(self, events: i64[:], count: i64, codes: cython.uchar[:]) -> int:
-        """Fold events into their users; an ack also touches its user. Returns how many were taken.
+        """Fold events. An ack also moves its user to the warm end. Returns how many were taken.
 
         `events`: eight numbers each, as `schemas/fast_decoder.py` makes them. `codes` receives the
         result of each `ack` or `mention`, or ABSENT. Stops before an event that finds no room. The
@@ -972,7 +979,7 @@ class Kernel:
     @cython.cfunc
     @cython.exceptval(-1)
     def _refusal(self, user: i64, version: i64) -> i64:
-        """For a marked user: ABSENT while the deletion is final, REPLAYED for what it skipped."""
+        """Of a FINAL user: ABSENT until it is restored, then REPLAYED for what was before, or 0."""
         mark: i64 = self._find_state(user, 0, 0)
         if not self._status[mark] & _EXTENDED:
             return _ABSENT
@@ -1066,12 +1073,13 @@ class Kernel:
         """A user's read states by type and channel. O(n), or O(n log n) after changes.
 
         `kind`: -1 for all types. `since`: only larger versions. `mentioned`: only with a mention.
-        `after_kind`, `after_channel`: only what comes after. `most`: at most so many, 0 for all.
+        `after_kind`, `after_channel`: only what comes after. `most`: the maximum number of rows; 0
+        for no limit.
 
         Rows are loaded in ascending order, each to the head of the list, so the list is in
         descending order. Reversing it is enough, unless later changes have broken that order.
         """
-        found: list = []  # rows; for a page, slots, because most of them are left out
+        found: list = []  # rows; with `most`, slots: rows are then made only of those that are kept
         slot: i64 = self._first_state[user]
         steps: i64 = 0
         last_kind: i64 = 256
@@ -1134,7 +1142,7 @@ class Kernel:
         return self._live(user)
 
     def floor(self, user: i64) -> int:
-        """A `since_version` below this is unsafe: the user was loaded or lost a state after it."""
+        """After this version, the user was loaded or lost a read state: older queries are full."""
         return self._floor[user]
 
     def user_id(self, user: i64) -> int:

@@ -13,9 +13,9 @@ a `Marks`, calls the method for the event, and writes the entries back. This tak
 
 An entry is two numbers: `value` and `info`, where `info` is `tag << 40 | payload`. By tag:
     MARK         value: the message ID; payload: the rank
-    UNCOUNTED    `uncounted_up_to`, a message ID; `uncounted`, the mentions up to it without a mark
-    UNREAD       `unread_version`, the version of the last “mark as unread” event; 0
-    DELETED      `deleted_up_to`, the message ID up to which the read state was deleted; 0
+    UNCOUNTED    `uncounted_up_to`, a message ID; `uncounted`, the mentions up to it with no mark
+    UNREAD       `unread_version`, the version of the last “mark as unread” event; payload: 0
+    DELETED      `deleted_up_to`, the message ID up to which the read state was deleted; payload: 0
 
 A rank is `edit << 1 | retracted`, and `edit` is the revision of the message. If two events concern
 the same message, the larger rank wins. FOR_GOOD, the rank of a deleted message, is the largest.
@@ -144,7 +144,7 @@ class Marks:
         return count + 1
 
     def read_extra(self, last_message_id: int, extra: bytes) -> int:
-        """`read` entries of 16 bytes each from `extra`; returns their number. Raises ValueError."""
+        """Add entries of 16 bytes each from `extra`; returns their number. Raises ValueError."""
         count, rest = divmod(len(extra), 16)
         if rest or count > ENTRIES_MAX:
             raise ValueError(f"M3: {len(extra)} bytes cannot be entries")
@@ -193,7 +193,7 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def ack(self, message_id: i64) -> cython.bint:
-        """Apply an ack of a message above `deleted_up_to`, not before the last read message."""
+        """Apply an ack of a message above `deleted_up_to` and not older than the last read one."""
         changed: cython.bint = self._read_up_to(message_id)
         if self.uncounted_up_to and message_id >= self.uncounted_up_to:
             self.uncounted = self.uncounted_up_to = 0
@@ -205,7 +205,7 @@ class Marks:
     def mark(self, message_id: i64, rank: i64) -> cython.bint:
         """Apply a mention or retraction of a message above `last_message_id` and `deleted_up_to`.
 
-        A mention brings back a deleted read state, even if its retraction arrived first.
+        A mention brings back a deleted read state, even if the mention's retraction arrived first.
         """
         back: cython.bint = self.deleted_up_to != 0 and not rank & 1
         if back:
@@ -363,7 +363,7 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def give_up(self) -> cython.int:
-        """Give up the mark with the smallest message ID (M2). A mention is then only counted."""
+        """Give up the mark with the smallest message ID (M2). A mention is then in `uncounted`."""
         smallest: i64 = self._ids[0]
         retracted: i64 = self._ranks[0] & 1
         self._forget_up_to(smallest)

@@ -7,7 +7,7 @@ This is plain Python that Cython can compile, like `table.py`, because each star
 slots. It uses only the buffer; counts and the ends of lists are in the buffer's header. The hash
 and the look-ups are copies of those in `kernel.py`, because a compiled module cannot inline another
 module's functions. `tests/unit/cache/test_definitions.py` checks that all copies are the same.
-layout.py explains extensions (slots with more marks of a read state), and the status bits, such as
+layout.py explains extensions (extra slots for a read state's marks), and the status bits, such as
 FINAL and PARTIAL.
 """
 
@@ -34,7 +34,7 @@ _FINAL = cython.declare(cython.int, layout.FINAL)
 _EXTENDED = cython.declare(cython.int, layout.EXTENDED)
 _HIDDEN = cython.declare(cython.int, layout.HIDDEN)
 _EXTENSION = cython.declare(cython.int, layout.EXTENSION)
-_TURN = cython.declare(i64, 1023)  # a mask, as in slots.py
+_TURN = cython.declare(i64, 1023)  # a pass lets others run after so many slots, as in slots.py
 
 _MASK = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
 _C1 = cython.declare(u64, 0x9E3779B97F4A7C15)
@@ -104,7 +104,7 @@ class Verify:
     _entries: i64
     slots: i64
     _used: i64
-    _live: i64  # read states that replies show: not deleted (tombstones), not all zero (hidden)
+    _live: i64  # read states that replies show: no tombstones (deleted), no hidden ones (all zero)
     _dirty: i64  # dirty read states
     _extensions: i64  # extension slots that some read state leads to
     _marks: Marks

@@ -31,7 +31,7 @@ REPLICATION = re.compile(
     ),
     re.ASCII,
 )
-# Some limits are per partition. With more than FULL_SHARES partitions, all of them together share
+# Some limits are per partition. If there are more than FULL_SHARES partitions, they share
 # FULL_SHARES times such a limit.
 FULL_SHARES = 8
 SHARED = f"If there are over {FULL_SHARES} partitions, they share {FULL_SHARES} times this limit."
@@ -152,7 +152,7 @@ class Settings:
         0.5, "Writes begin early if Cassandra lacks more than this share of a table.", "", 0.01, 0.9
     )
     writes_in_flight_max: int = _write_behind(
-        128, "Largest number of batches under way at once; a quarter if no write is urgent.",
+        128, "Largest number of write batches at once. If no write is urgent, a quarter of it.",
         "batches", 1, 1024,
     )  # fmt: skip
     write_batch_rows: int = _write_behind(

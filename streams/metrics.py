@@ -121,7 +121,8 @@ GC_PAUSE_LONGEST = Gauge(
     "read_states_gc_pause_longest_seconds", "longest pause for garbage collection since the start"
 )
 GC_CPU_LONGEST = Gauge(
-    "read_states_gc_cpu_longest_seconds", "most CPU time of one garbage collection since the start"
+    "read_states_gc_cpu_longest_seconds",
+    "largest CPU time of a single garbage collection since the start",
 )
 QUERIES_WAITING = Gauge(
     "read_states_queries_waiting",

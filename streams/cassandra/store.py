@@ -323,7 +323,7 @@ class Store:
             self._send(select, (user_ids,), request)
 
     def _note_failure(self, exc: Exception) -> None:
-        """Stop all loads if a table is missing. If somebody creates it again, it has no rows."""
+        """Stop all loads if a table is missing: somebody may create it again, but without rows."""
         if is_invalid_request(exc) and not self.is_doubted:
             self.is_doubted = True
             self.doubted()

@@ -1,4 +1,4 @@
-"""The asyncio client. It has one method per event, and `get` to read a user page by page."""
+"""The asyncio client. It has one method per event; `get` reads a user's read states by pages."""
 
 from __future__ import annotations
 
@@ -178,10 +178,10 @@ class Client:
         feed may repeat the last changes. `wanted`: called in a thread with a user ID; if the result
         is False, the feed skips the user's changes.
 
-        Each change has absolute values. To keep a user current, skip each change whose `version` is
-        below the version that you have of the user. Otherwise, the read states and deletions of the
-        change replace older ones. `mirror` does all of this. A change of more than 256 read states
-        arrives in several `part`s.
+        Each change has absolute values. To keep a copy of a user up to date, skip each change whose
+        `version` is below the version that you have of the user. Otherwise, the change's read
+        states and deletions replace older ones. `mirror` does all of this. A change of more than
+        256 read states arrives in several `part`s.
 
         The first iteration raises ConnectionError if the feed cannot be read. A later one raises
         FeedGapError if records were deleted before they were read.
@@ -231,8 +231,8 @@ class Client:
     ) -> int:
         """Publish that the user has read up to `message_id`. An older ID changes nothing.
 
-        `if_version`: for an automatic ack, the version that the device has. The service ignores the
-        ack if the user has marked the channel as unread since that version.
+        `if_version`: for an ack that a device sends by itself, the version that it has. The service
+        ignores the ack if the user has marked the channel as unread since then.
         """
         more = _given(flags=flags, last_viewed=last_viewed, if_version=if_version)
         return await self.publish(

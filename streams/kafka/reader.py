@@ -9,8 +9,8 @@ thread fetches it again. The reader keeps these rules:
   position given to `start`, and each later batch begins where the previous batch ended. A fetch
   response counts only if the fetch asked for the partition's next offset.
 - B2. After `stop` or a new `start`, `put` receives nothing from the earlier reading.
-- B3. Delivery is bounded. A partition gets at most the bytes that `wants` returns, minus the bytes
-  on their way to `put`. The batches delivered together are a *poll*. A poll holds at most
+- B3. Delivery is bounded. A partition gets at most as many bytes as `wants` returns, minus those on
+  their way to `put`. The batches delivered together are a *poll*. A poll holds at most
   TAKEN_BYTES_MAX. Only the last record of a delivery may exceed one of these limits.
 - B4. Fetched data is bounded. If more than BUFFERED_BYTES_MAX waits for room, the reader drops the
   excess and fetches it again later. At most UNPACKED_BATCHES_MAX decompressed batches wait.
@@ -56,7 +56,9 @@ DAMAGED_PAUSE_S = 0.05  # pause before a damaged batch is fetched again; it grow
 DAMAGED_PAUSE_MAX_S = 5.0
 HELD_BACK_S = 0.01  # time until the next call of `wants`, if nobody calls `look`
 CLOSE_TIMEOUT_S = 2.0
-SILENT_MAX_S = 60.0  # A thread without an iteration for this long is stuck; one takes about 1 s.
+SILENT_MAX_S = (
+    60.0  # A thread that ends no iteration for this long is stuck. One takes a second at most.
+)
 
 Poll = list[tuple[int, int, Batch]]  # (partition, token, batch) of each delivered batch
 
@@ -349,7 +351,7 @@ class Reader:
         if times <= DAMAGED_TRIES:
             log.warning(
                 "batch_damaged topic=%s partition=%d offset=%d: the batch has a wrong checksum or "
-                "begins at a later offset. The worker fetches it again (%d of %d)",
+                "begins after this offset. The worker fetches it again (%d of %d)",
                 self._topic,
                 reading.number,
                 reading.position,

@@ -1,8 +1,8 @@
 """Creates the service's topics, and defines the topic settings that workers require.
 
 `topic_check.py` compares these requirements with the actual settings. A rule (`topic_rule.py`) is
-a required value, with its reason and the deviation to report. CONTRIBUTING.md ("Words") explains
-"epoch" and "candidate".
+a required value, with its reason and the deviation (`deviations.py`) to report if the setting
+differs. CONTRIBUTING.md ("Words") explains "epoch" and "candidate".
 """
 
 from __future__ import annotations

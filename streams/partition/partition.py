@@ -11,7 +11,7 @@ means that the table has all of the user's read states. If the user is not resid
 folds the parked updates in order and answers the user's queries.
 
 A changed user is *dirty* until Cassandra has the changes. `take_writes` returns dirty users to be
-written, and `written` reports the result. Until an update needs no more work, it *holds* its
+written, and `written` reports the result. While an update still needs work, it *holds* its
 offset: commits stay at or below this offset (`watermark.py`).
 
 An *incarnation* is one opening of a partition by one process. The invariants P1-P8 are defined in
@@ -177,7 +177,7 @@ class Partition:
         return self._outcomes.dead_letters_bytes
 
     def note_live_commit(self) -> None:
-        """Note that this owner has made its first commit, so it may answer and write (P8)."""
+        """Record that this owner has made its first commit, so it may answer and write (P8)."""
         if not self.progress.live_committed:
             with self.exclusive(OTHER):
                 self.progress.live_committed = True
@@ -356,7 +356,7 @@ class Partition:
         return incarnation == self.incarnation and self.loading.wants(user_id, ticket)
 
     def dead_letter_kept(self, incarnation: int, offset: int) -> None:
-        """Note that the broker has the dead letter of the update at `offset`."""
+        """Record that the broker has the dead letter of the update at `offset`."""
         if incarnation == self.incarnation:  # P5
             self._outcomes.dead_letter_kept(offset)
 
@@ -366,7 +366,7 @@ class Partition:
             return self.write_out.take(self, now_ms, delay_ms, rows_max, dirty_max)
 
     def written(self, write: Write) -> None:
-        """Note that a write has ended. With `write.failed`, its rows must be written again."""
+        """Record that a write has ended. With `write.failed`, its rows must be written again."""
         if write.incarnation != self.incarnation:  # P5
             return
         with self.exclusive(WRITE_OUT):
@@ -381,13 +381,13 @@ class Partition:
             return self.changes.take(limit)
 
     def change_sent(self, incarnation: int, told: Told, taken: bool) -> None:
-        """Note that sending a record of the change feed has ended. `taken`: the broker has it."""
+        """Record that sending a record of the change feed has ended. `taken`: the broker has it."""
         if incarnation == self.incarnation and self.changes is not None:  # P5
             with self.exclusive(OTHER):
                 self.changes.sent(told, taken)
 
     def check(self) -> None:
-        """Assert P1-P8 as far as memory shows them. O(parked updates, queries and writes)."""
+        """Assert what memory shows of P1-P8. O(parked updates, queries and writes)."""
         self.inbox.check(self.position)
         self.loading.check()
         self._outcomes.check()
