@@ -78,7 +78,7 @@ class Settings:
     instance_id: str = _kafka(
         "",
         "Name of this worker in the group (group.instance.id). When the worker stops or dies, "
-        "Kafka keeps its partitions for it for SESSION_TIMEOUT_S. Empty: a name stored in "
+        "Kafka reserves its partitions for SESSION_TIMEOUT_S. Empty: a name stored in "
         "CACHE_DIR; the worker then leaves the group when it stops, but not when it dies. "
         f'"{DYNAMIC}" means no name.',
     )
@@ -100,8 +100,7 @@ class Settings:
         OFF, "on or off. With on, the workers publish each change to <TOPIC_PREFIX>.changes."
     )
     changes_delay_ms: int = _kafka(
-        20,
-        "How long a change may wait, so that it shares a record with the user's next changes.",
+        20, "How long a change waits for further changes of the same user, to share one record.",
         "ms", 0, 10_000,
     )  # fmt: skip
     commit_interval_s: float = _kafka(1.0, "Time between two commits of offsets.", "s", 0.05, 60)
@@ -139,9 +138,8 @@ class Settings:
         200_000, "Read states that the table of one partition holds.", "read states", 10, 10**8
     )
     user_states_max: int = _table(
-        50_000,
-        "Largest number of read states of one user, at most half of CACHE_STATES. The default is "
-        "lowered to that half if necessary.",
+        50_000, "Largest number of read states of one user, at most half of CACHE_STATES. The "
+        "default is lowered to that half if necessary.",
         "read states", 1, 10**6,
     )  # fmt: skip
 
@@ -149,10 +147,12 @@ class Settings:
         30.0, "How long a change may wait before it is written to Cassandra.", "s", 0, 3600
     )
     dirty_share_max: float = _write_behind(
-        0.5, "Writes begin early if Cassandra lacks more than this share of a table.", "", 0.01, 0.9
-    )
+        0.5, "Writes begin early if more than this share of a partition's table has changes that "
+        "are not in Cassandra yet.", "", 0.01, 0.9,
+    )  # fmt: skip
     writes_in_flight_max: int = _write_behind(
-        128, "Largest number of write batches at once. If no write is urgent, a quarter of it.",
+        128, "Largest number of write batches at once; a quarter of it while no write is urgent "
+        "(overdue, or needed to make room or to hand over a partition).",
         "batches", 1, 1024,
     )  # fmt: skip
     write_batch_rows: int = _write_behind(
@@ -165,16 +165,17 @@ class Settings:
         "updates", 1, 10**7,
     )  # fmt: skip
     parked_bytes_max: int = _limit(
-        32 << 20, f"Like PARKED_MAX, but in bytes; the last slice may exceed it. {SHARED}",
-        "bytes", 1 << 16, 1 << 32,
+        32 << 20, "Like PARKED_MAX, but in bytes; the slice that reaches the limit may exceed it. "
+        f"{SHARED}", "bytes", 1 << 16, 1 << 32,
     )  # fmt: skip
     inbox_max: int = _limit(
-        2_000, f"Updates that a partition may have received but not begun to apply. {SHARED}",
+        2_000, "Largest number of updates that a partition has received but not yet begun to "
+        f"apply. {SHARED}",
         "updates", 1, 10**6,
     )  # fmt: skip
     inbox_bytes_max: int = _limit(
-        8 << 20, f"Like INBOX_MAX, but in bytes; the last fetch may exceed it. {SHARED}",
-        "bytes", 1 << 16, 1 << 32,
+        8 << 20, "Like INBOX_MAX, but in bytes; the fetch that reaches the limit may exceed it. "
+        f"{SHARED}", "bytes", 1 << 16, 1 << 32,
     )  # fmt: skip
     id_epoch_ms: int = _limit(
         IDS_UNCHECKED,
@@ -183,12 +184,11 @@ class Settings:
         "ms", -1, 4 * 10**12,
     )  # fmt: skip
     missing_updates: str = _limit(
-        STOP, "If compaction has removed updates from the log: stop, or count them and continue."
+        STOP, "If compaction has removed updates from the log: stop, or count (and continue)."
     )
     changes_waiting_max: int = _limit(
-        20_000,
-        "Users per partition whose changes may wait to be published in the change feed. At this "
-        f"number, the partition applies no more updates. {SHARED}",
+        20_000, "Users per partition whose changes may wait to be published in the change feed. At "
+        f"this number, the partition applies no more updates. {SHARED}",
         "users", 1, 10**6,
     )  # fmt: skip
     queries_waiting_max: int = _limit(
@@ -203,9 +203,8 @@ class Settings:
         1_000_000, "Largest size of a reply; pages are cut to this size.", "bytes", 1024, 10**8
     )
     handover_timeout_s: float = _limit(
-        5.0,
-        "Time limit for writing to Cassandra at a shutdown. It applies twice: while the worker "
-        "still serves, and afterwards.",
+        5.0, "Time limit for writing to Cassandra at a shutdown. It applies twice: while the "
+        "worker still serves, and afterwards.",
         "s", 0.1, 8,
     )  # fmt: skip
     shutdown_timeout_s: float = _limit(20.0, "Time from SIGTERM to a forced exit.", "s", 1, 300)

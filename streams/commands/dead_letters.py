@@ -160,9 +160,9 @@ def resend(
     The records are applied as new events, after everything that was sent in the meantime. The dead
     letters stay in their topic, so a second resend sends them again.
 
-    A record from before a change of partitions may be a dead letter only because it was read again
-    after the change. It was already applied before the change, so the command skips it. If a record
-    was misrouted even before the change, send it with --partition, --offset and --force.
+    Some dead letters exist only because a record from before a change of partitions was read again
+    after it. Such a record was already applied before the change, so the command skips it. If a
+    record was misrouted even before the change, send it with --partition, --offset and --force.
     """
     if offset is not None and partition is None:
         raise click.UsageError("--offset needs --partition: each partition has its own offsets")

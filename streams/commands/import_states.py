@@ -77,22 +77,22 @@ def import_states(settings: Settings, file: Path, mode: str, dry_run: bool, as_j
     which keeps the larger value of each field. So messages that users have read since the file was
     written stay read. With --mode replace, a `delete` event comes first, so the read state becomes
     that of the file, even if the file is older. In both modes, a user who was deleted for good
-    stays deleted. A read state that was deleted up to a message stays deleted too, unless the file
-    has a newer message.
+    stays deleted. A read state deleted by a `delete` event with `up_to` also stays deleted, unless
+    the file has a message newer than `up_to`.
 
     Include "mentions" if you can. The service then knows which mentions to remove when messages are
     read or deleted. If a line has only "mention_count", the service knows only the last mention
     ("last_mention_id"), and the next ack removes all others. For each read state, the service keeps
-    the IDs of the newest 64 mentions, and counts the others. If it counts mentions in a channel
-    that was never read ("last_message_id": 0), it sets last_message_id to 1.
+    the IDs of the newest 64 mentions, and counts the others. If mentions are counted in a channel
+    that was never read ("last_message_id": 0), the service sets last_message_id to 1.
 
-    Versions are not imported, so clients must discard the versions that they stored to send as
+    Versions are not imported, so clients must discard any stored versions that they would send as
     since_version. Read states whose fields are all 0 are skipped. If a user would exceed
     USER_STATES_MAX read states, the updates become dead letters: see readstates dead-letters list.
 
     If any line is wrong, the command sends nothing and exits with 1. Otherwise it prints the last
-    offset of each partition. A partition has applied its part of the import when it answers a query
-    with this offset as --after-offset.
+    offset of each partition. A partition has applied its part of the import once a query that has
+    this offset as --after-offset is answered.
     """
     from .sending import Progress
 

@@ -35,7 +35,7 @@ USED = (*KAFKA_ONLY, "kafka_group", "changes", *CASSANDRA, "cassandra_replicatio
     callback=lambda _context, _option, text: offsets_in(text),
     metavar="OFFSET,…",
     help="First offset of each partition in the present epoch. Use this option only if an error "
-    "message asks for them.",
+    "message asks for it.",
 )
 @with_settings(*USED)
 def init(

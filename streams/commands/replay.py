@@ -56,7 +56,8 @@ if TYPE_CHECKING:
 @click.option(
     "--other-log",
     is_flag=True,
-    help="With --compare: ignore the recorded versions. No read state may change meanwhile.",
+    help="With --compare: ignore the recorded versions. Use it only if no read state changes "
+    "during the replay.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY)
@@ -75,8 +76,8 @@ def replay(
 
     The command keeps the order of the records. It also keeps their timing, scaled by --speed. The
     updates become new events in the log, so replay into a separate service and not into the
-    recorded one. The queries use the command's own reply topic, without after_offset. A round trip
-    is measured from the time when its query was due. The exit status is 1 if the brokers refuse a
+    recorded one. The queries ask for replies on the command's own topic, and have no after_offset.
+    A round trip is measured from the time when its query was due. The exit status is 1 if the brokers refuse a
     record. Query errors and missing replies are only counted, because the recorded service may have
     had them too.
 
@@ -85,7 +86,7 @@ def replay(
     service, with an optional timestamp_ms. The two replies may be from different positions of the
     log. If updates between these positions may explain a difference, the pair is not comparable.
     Use --queries-only if the service reads the same log that was recorded. With --compare, the exit
-    status is also 1 if a pair is different, a query is not answered, or no pair is equal.
+    status is also 1 if the replies of a pair differ, a query is not answered, or no pair matches.
     """
     if not compares and (examples or other_log):
         raise click.UsageError("--examples and --other-log are for --compare")

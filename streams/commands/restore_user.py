@@ -13,7 +13,7 @@ from .shell_client import place_of, shell_client
 @click.argument("user", type=int)
 @with_settings(*KAFKA_ONLY)
 def restore_user(settings: Settings, user: int) -> None:
-    """Reverse a final deletion of USER: apply new events again.
+    """Reverse a final deletion of USER: new events are applied again.
 
     The deleted read states do not come back. The command prints the partition and offset of its
     event.

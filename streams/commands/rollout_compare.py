@@ -31,7 +31,11 @@ SETTLE_S = 5.0  # for the last replies, once it is to end
 PROGRESS_S = 10.0
 
 
-@click.command("compare", cls=SettingsCommand, short_help="Compare the replies of both roles.")
+@click.command(
+    "compare",
+    cls=SettingsCommand,
+    short_help="Compare the replies of the live workers and the candidate.",
+)
 @click.argument("group")
 @click.option(
     "--seconds",
@@ -66,7 +70,7 @@ def compare(
     client, and the other to the topic <TOPIC_PREFIX>.shadow.<GROUP>. The command reads both replies
     and changes nothing. The two replies may be from different positions of the log. If updates
     between these positions may explain a difference, the pair is not comparable. The exit status is
-    1 if a pair is different, or if no pair is equal.
+    1 if the replies of a pair differ, or if no pair matches.
     """
     from .reading import open_reader
     from .recorder import RecordedTopics

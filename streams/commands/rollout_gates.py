@@ -17,9 +17,9 @@ STEP_S = 15.0
 STEPS_MAX = 10_000  # Prometheus refuses more than 11,000 samples of a series
 
 
-@click.command("gates", short_help="Check whether the share may grow.")
+@click.command("gates", short_help="Check whether the candidate's share may grow.")
 @click.argument("plan", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--share", type=click.IntRange(0, 10_000), default=0, help="The candidate's share.")
+@click.option("--share", type=click.IntRange(0, 10_000), default=0, help="The present share.")
 @click.option(
     "--prometheus",
     "url",
@@ -29,7 +29,7 @@ STEPS_MAX = 10_000  # Prometheus refuses more than 11,000 samples of a series
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def gates(plan: Path, share: int, url: str, as_json: bool) -> None:
-    """Check whether a candidate whose share is --share may get the next larger share.
+    """Check whether a candidate may go from its present share (--share) to the next larger one.
 
     PLAN is a file such as ops/rollout.toml. It defines gates: Prometheus expressions, each with a
     limit and a period. The exit status is 0 only if every gate has been within its limit for its

@@ -52,9 +52,9 @@ def look(settings: Settings) -> Status:
 def status(settings: Settings, as_json: bool) -> None:
     """Show the workers, partitions, commits and epoch, and any problems with them.
 
-    The workers are the members of the consumer group. A worker that has died is a member until its
-    session ends: after SESSION_TIMEOUT_S or, with GROUP_PROTOCOL=consumer, after a time that the
-    brokers set.
+    The workers are the members of the consumer group. A worker that has died remains a member until
+    its session ends: after SESSION_TIMEOUT_S or, with GROUP_PROTOCOL=consumer, after a time that
+    the brokers set.
 
     "not committed" counts the updates between the commit and the end of the log. Most of them have
     been applied, but may not be in Cassandra yet. Normally, these updates are at most twice
