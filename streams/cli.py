@@ -45,7 +45,7 @@ COMMANDS = {
         "restore", "Restore the database from the log and a backup, or from the log alone."
     ),
     "restore-user": _here(
-        "restore_user", "Reverse a final deletion of USER: apply new events again."
+        "restore_user", "Reverse a final deletion of USER: new events are applied again."
     ),
     "rewind": _here(
         "command",

@@ -184,7 +184,7 @@ class Settings:
         "ms", -1, 4 * 10**12,
     )  # fmt: skip
     missing_updates: str = _limit(
-        STOP, "If compaction has removed updates from the log: stop, or count (and continue)."
+        STOP, "If compaction has removed updates from the log: stop, or count them and continue."
     )
     changes_waiting_max: int = _limit(
         20_000, "Users per partition whose changes may wait to be published in the change feed. At "

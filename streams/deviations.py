@@ -85,7 +85,7 @@ DEVIATIONS = {
     MIN_ISR: Deviation(_SERVE_ON, "nothing is lost until a leader fails"),
     RECORD_SIZE: Deviation(_SERVE_ON, "only large dead letters or changes would wait"),
     OPEN_TRANSACTION: Deviation(_SERVE_ON, "replies are right up to the transaction's start"),
-    FOREIGN_MEMBER: Deviation(_SERVE_ON, "the workers' other partitions are served"),
+    FOREIGN_MEMBER: Deviation(_SERVE_ON, "only the program's partitions are not served"),
     ANSWERED_TWICE: Deviation(_SERVE_ON, "both replies are right; the second is only superfluous"),
     DATABASE_MISSING: Deviation(_REFUSE, "users in the table are right; others cannot be loaded"),
     DATABASE_REPLACED: Deviation(_STOP, "users would seem to have no read states"),

@@ -77,9 +77,9 @@ def replay(
     The command keeps the order of the records. It also keeps their timing, scaled by --speed. The
     updates become new events in the log, so replay into a separate service and not into the
     recorded one. The queries ask for replies on the command's own topic, and have no after_offset.
-    A round trip is measured from the time when its query was due. The exit status is 1 if the brokers refuse a
-    record. Query errors and missing replies are only counted, because the recorded service may have
-    had them too.
+    A round trip is measured from the time when its query was due. The exit status is 1 if the
+    brokers refuse a record. Query errors and missing replies are only counted, because the recorded
+    service may have had them too.
 
     With --compare, the command compares each new reply with the recorded one. FILE is then a
     recording with replies (record --replies), or has JSON lines {"query", "reply"} from any
