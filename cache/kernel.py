@@ -289,7 +289,7 @@ class Kernel:
             from_hole: i64 = place - hole
             if from_hole < 0:
                 from_hole += self._entries
-            if from_home >= from_hole:  # otherwise a probe would not find the entry in the hole
+            if from_home >= from_hole:  # otherwise no probe would find the entry in the hole
                 self._index[hole] = entry
                 hole = place
         self._index[hole] = 0
@@ -763,7 +763,7 @@ class Kernel:
     @cython.cfunc
     @cython.exceptval(-1)
     def _prefetch_states(self, slot: i64) -> cython.int:
-        """Touch what `_index_drop` needs of a list's first states: cache misses then overlap."""
+        """Touch the memory that `_index_drop` will read, so that its cache misses overlap."""
         count: i64 = 0
         index: i64
         step: i64
@@ -979,7 +979,7 @@ class Kernel:
     @cython.cfunc
     @cython.exceptval(-1)
     def _refusal(self, user: i64, version: i64) -> i64:
-        """Of a FINAL user: ABSENT until it is restored, then REPLAYED for what was before, or 0."""
+        """ABSENT before `restore_user`; after it, REPLAYED for older events, and 0 for others."""
         mark: i64 = self._find_state(user, 0, 0)
         if not self._status[mark] & _EXTENDED:
             return _ABSENT
@@ -1079,7 +1079,7 @@ class Kernel:
         Rows are loaded in ascending order, each to the head of the list, so the list is in
         descending order. Reversing it is enough, unless later changes have broken that order.
         """
-        found: list = []  # rows; with `most`, slots: rows are then made only of those that are kept
+        found: list = []  # rows; with `most`, slot numbers: rows are built only for the kept ones
         slot: i64 = self._first_state[user]
         steps: i64 = 0
         last_kind: i64 = 256
@@ -1142,7 +1142,7 @@ class Kernel:
         return self._live(user)
 
     def floor(self, user: i64) -> int:
-        """After this version, the user was loaded or lost a read state: older queries are full."""
+        """The user's floor: a query with a smaller `since_version` gets a full reply."""
         return self._floor[user]
 
     def user_id(self, user: i64) -> int:

@@ -13,7 +13,7 @@ a `Marks`, calls the method for the event, and writes the entries back. This tak
 
 An entry is two numbers: `value` and `info`, where `info` is `tag << 40 | payload`. By tag:
     MARK         value: the message ID; payload: the rank
-    UNCOUNTED    `uncounted_up_to`, a message ID; `uncounted`, the mentions up to it with no mark
+    UNCOUNTED    value: `uncounted_up_to`, a message ID; payload: mentions up to it without a mark
     UNREAD       `unread_version`, the version of the last “mark as unread” event; payload: 0
     DELETED      `deleted_up_to`, the message ID up to which the read state was deleted; payload: 0
 
@@ -363,7 +363,7 @@ class Marks:
     @cython.ccall
     @cython.exceptval(-1)
     def give_up(self) -> cython.int:
-        """Give up the mark with the smallest message ID (M2). A mention is then in `uncounted`."""
+        """Give up the mark with the smallest message ID (M2). If it is a mention, count it."""
         smallest: i64 = self._ids[0]
         retracted: i64 = self._ranks[0] & 1
         self._forget_up_to(smallest)

@@ -35,7 +35,7 @@ _FINAL = cython.declare(cython.int, layout.FINAL)
 _EXTENDED = cython.declare(cython.int, layout.EXTENDED)
 _HIDDEN = cython.declare(cython.int, layout.HIDDEN)
 _EXTENSION = cython.declare(cython.int, layout.EXTENSION)
-_TURN = cython.declare(i64, 1023)  # a pass lets others run after so many slots, as in slots.py
+_TURN = cython.declare(i64, 1023)  # other threads may run every 1,024 slots, as in slots.py
 
 _MASK = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
 _C1 = cython.declare(u64, 0x9E3779B97F4A7C15)

@@ -10,7 +10,7 @@ read-states.queries ─► Reader ─► QueryIntake.answer_now, in the reader's
 With CHANGES=on: Partition ─► ChangeFeed ─► ChangeProducer ─► read-states.changes
 read-states.rollout ─► Follower ─► ReplyProducer: withhold some replies while a candidate runs
 Group: assigned, revoked, lost ─► Rebalancer: open, hand over or close each partition separately
-                     to open: Tables ─► verify the table's file, or rebuild it after a crash (cache/)
+                              open: Tables ─► verify the table file, or rebuild it after a crash
 
 To park an update is to hold it back until its user's rows are loaded. The watermark is the offset
 below which all updates are durable. A candidate is a group of workers of another version, which

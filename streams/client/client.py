@@ -367,8 +367,8 @@ class Client:
         """Delete a read state, because the user left the channel or closed the conversation.
 
         `up_to`: a message ID. Later events about messages up to this ID change nothing. A newer
-        mention creates the read state again, with `up_to` as the last read message. So does a newer
-        ack, with its own message.
+        mention creates the read state again, with `up_to` as the last read message. A newer ack
+        creates it with the acked message.
         """
         more = _given(up_to=up_to)
         return await self.publish(events.Delete(user_id, channel_id, read_state_type, **more))

@@ -91,8 +91,9 @@ def import_states(settings: Settings, file: Path, mode: str, dry_run: bool, as_j
     USER_STATES_MAX read states, the updates become dead letters: see readstates dead-letters list.
 
     If any line is wrong, the command sends nothing and exits with 1. Otherwise it prints the last
-    offset of each partition. A partition has applied its part of the import once a query that has
-    this offset as --after-offset is answered.
+    offset of each partition. To check that a partition has
+    applied its part of the import, send a query with that offset as --after-offset: it is answered
+    once the part is applied.
     """
     from .sending import Progress
 

@@ -56,9 +56,7 @@ DAMAGED_PAUSE_S = 0.05  # pause before a damaged batch is fetched again; it grow
 DAMAGED_PAUSE_MAX_S = 5.0
 HELD_BACK_S = 0.01  # time until the next call of `wants`, if nobody calls `look`
 CLOSE_TIMEOUT_S = 2.0
-SILENT_MAX_S = (
-    60.0  # A thread that ends no iteration for this long is stuck. One takes a second at most.
-)
+SILENT_MAX_S = 60.0  # A thread is stuck if an iteration takes this long; usually it takes 1 s.
 
 Poll = list[tuple[int, int, Batch]]  # (partition, token, batch) of each delivered batch
 

@@ -381,13 +381,13 @@ class Partition:
             return self.changes.take(limit)
 
     def change_sent(self, incarnation: int, told: Told, taken: bool) -> None:
-        """Record that sending a record of the change feed has ended. `taken`: the broker has it."""
+        """Note how sending a change to the feed has ended. `taken`: the broker has it."""
         if incarnation == self.incarnation and self.changes is not None:  # P5
             with self.exclusive(OTHER):
                 self.changes.sent(told, taken)
 
     def check(self) -> None:
-        """Assert what memory shows of P1-P8. O(parked updates, queries and writes)."""
+        """Assert the parts of P1-P8 that memory shows. O(parked updates, queries, writes)."""
         self.inbox.check(self.position)
         self.loading.check()
         self._outcomes.check()
