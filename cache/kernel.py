@@ -20,7 +20,7 @@ Contents, in this order:
     many events at once     fold_run
     reading                 get_some, states, select, totals
 
-An ack without conditions runs through six of these parts. They are in one file, because the C
+A plain ack runs through six of these parts. They are in one file, because the C
 compiler inlines only within a file. The rest of the table is in modules whose classes derive from
 `Kernel`; `table.py` lists them. They use the kernel's fields in place, but call its methods through
 function pointers, so the most frequent calls are made here. Either all of them are compiled, or
@@ -866,7 +866,7 @@ class Kernel:
         self, user: i64, kind: i64, channel_id: i64,
         message_id: i64, flags: i64, last_viewed: i64, version: i64,
     ) -> int:
-        """Fold an ack without conditions: the last read message moves forward, or stays.
+        """Fold a plain ack (no manual one, no `if_version`): the last read message moves forward, or stays.
 
         The marks (marks.py) of messages up to it are removed.
         """

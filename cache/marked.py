@@ -253,7 +253,7 @@ class Marked(Kernel):
         self, user: i64, kind: i64, channel_id: i64, message_id: i64, flags: i64,
         last_viewed: i64, if_version: i64, version: i64,
     ) -> int:
-        """Fold a plain ack, unless a manual ack has marked the state unread after `if_version`."""
+        """Fold an ack, unless a manual ack has marked the state unread after `if_version`."""
         slot: i64 = self._known(user, kind, channel_id, version)
         if slot > 0 and self._status[slot] & _EXTENDED:
             return self._ack_marks(

@@ -16,9 +16,9 @@ import click
 def demo(updates: int, queries: int, users: int, seconds: float, seed: int) -> None:
     """Start everything on this machine, send sample traffic, and check the result.
 
-    The demo starts a real Kafka, a real Cassandra and a worker, and stops them at the end. It also
-    computes the read states independently from the log. The exit status is 0 only if Cassandra has
-    the same read states.
+    The demo starts a real Kafka, a real Cassandra and a worker, and stops them at the end. From the
+    log, it also computes the read states a second time, with separate code. The exit status is 0
+    only if Cassandra has the same read states.
     """
     from .stages import play  # here, because --help works without the packages of a worker
 

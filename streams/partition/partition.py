@@ -387,7 +387,7 @@ class Partition:
                 self.changes.sent(told, taken)
 
     def check(self) -> None:
-        """Assert the parts of P1-P8 that memory shows. O(parked updates, queries, writes)."""
+        """Assert those parts of P1-P8 that this object's state shows. O(all that waits)."""
         self.inbox.check(self.position)
         self.loading.check()
         self._outcomes.check()
