@@ -866,7 +866,7 @@ class Kernel:
         self, user: i64, kind: i64, channel_id: i64,
         message_id: i64, flags: i64, last_viewed: i64, version: i64,
     ) -> int:
-        """Fold a plain ack (no manual one, no `if_version`): the last read message moves forward, or stays.
+        """Fold a plain ack (no manual one, no `if_version`); an older one changes nothing.
 
         The marks (marks.py) of messages up to it are removed.
         """
