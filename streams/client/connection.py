@@ -161,7 +161,8 @@ class Connection:
         return list(topic.partitions)
 
     def _no_answer(self, exc: Exception) -> ConnectionError:
-        causes = [f.str() for f in self._failures if f.code() != KafkaError._ALL_BROKERS_DOWN]
+        known = [f for f in self._failures if f.code() != KafkaError._ALL_BROKERS_DOWN]
+        causes = [f.str() or f.name() for f in known]
         return ConnectionError(
             f"no Kafka answers at {self.config['bootstrap.servers']}: {(causes or [exc])[0]}. "
             "Check the address. To start a local Kafka: readstates stack up"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,6 +38,7 @@ def watch(
     users = frozenset(user)
     wanted = users.__contains__ if users else None
     with (
+        contextlib.suppress(KeyboardInterrupt),
         shell_client(settings) as client,
         client.changes("start" if from_start else "end", wanted=wanted) as changes,
     ):

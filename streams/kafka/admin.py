@@ -92,7 +92,8 @@ def _silence(
     settings: Settings, timeout_s: float, failures: list[KafkaError], exc: KafkaException
 ) -> str:
     causes = [error for error in failures if error.code() != KafkaError._ALL_BROKERS_DOWN]
-    cause = causes[0].str() if causes else exc.args[0].str()
+    first = causes[0] if causes else exc.args[0]
+    cause = first.str() or first.name()
     return (
         f"no Kafka answers at {settings.kafka_bootstrap} within {timeout_s:g} s: {cause}. "
         "Check KAFKA_BOOTSTRAP; brokers that want TLS or a login need security.protocol in "
