@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Iterator
@@ -209,10 +210,9 @@ def test_a_feed_that_is_not_there(stack: Stack, folder: Path) -> None:
 @pytest.mark.parametrize("as_json", [False, True])
 def test_watch(service: Service, as_json: bool) -> None:
     user = new_user()
-    more = ["--json"] if as_json else []
-    command = [sys.executable, "-m", "readstates.streams.cli", "watch", str(user), *more]
+    more = ["--json", "--changes-max", "2"] if as_json else []
     watching = subprocess.Popen(
-        [*command, "--changes-max", "2"],
+        [sys.executable, "-m", "readstates.streams.cli", "watch", str(user), *more],
         env={**os.environ, **service.env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -226,6 +226,10 @@ def test_watch(service: Service, as_json: bool) -> None:
         first = watching.stdout.readline()
         second = "" if as_json else watching.stdout.readline()
         service.wire.produce_update(user, {"type": "delete_user"})
+        if not as_json:  # it goes on until SIGINT
+            watching.stdout.readline()
+            third = watching.stdout.readline()
+            watching.send_signal(signal.SIGINT)
         out, err = watching.communicate(timeout=WAIT_S)
     finally:
         watching.kill()
@@ -240,4 +244,4 @@ def test_watch(service: Service, as_json: bool) -> None:
         assert first.startswith(f"user {user}, version ")
         assert first.endswith(", mention: 1 mentions in 1 of 1 read states\n")
         assert second == "  0:7 read up to 0, 1 mentions\n"
-        assert out.splitlines()[-1] == "  all are deleted"
+        assert (third, out) == ("  all are deleted\n", "")
