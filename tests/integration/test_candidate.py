@@ -320,7 +320,7 @@ def test_several_candidates_and_what_is_none(services: Make, candidates: MakeCan
     # The first one is aborted: its worker ends, and the second one answers.
     done = service.cli("rollout", "abort", one.group)
     assert done.returncode == 0, done.stderr
-    assert "has ended: readstates rollout abort was run" in refused(first)
+    assert "has ended: readstates rollout finish or abort was run" in refused(first)
     assert service.wire.get(user).states
     until(lambda: b"live" in {r.headers["read-states-role"] for r in two.shadow()}, "it answers")
 
