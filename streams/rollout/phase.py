@@ -1,7 +1,7 @@
 """Judges the running phase of a candidate: its gates, and the time that it must last.
 
-In a gate's expression, `$run` is the time since the candidate was started, and `$phase` the time
-since it got its share. Both are PromQL durations of at least a minute.
+In a gate's expression, `$run` is the time since the candidate was started, `$day` the same but at
+most a day, and `$phase` the time since it got its share: PromQL durations of at least a minute.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .prometheus import Prometheus
 
 STEP_S = 15.0
 STEPS_MAX = 10_000  # Prometheus refuses more than 11,000 samples of a series
-WINDOW_MIN_S = 60
+WINDOW_MIN_S, DAY_S = 60, 86_400
 
 
 def judged(plan: Plan, candidate: Candidate, prometheus: Prometheus, now_s: float) -> list[Verdict]:
@@ -60,8 +60,11 @@ def gates_of(plan: Plan, candidate: Candidate) -> list[Gate]:
 
 def filled(expr: str, candidate: Candidate, now_s: float) -> str:
     """The expression with the durations of the run and of the phase."""
-    for name, since_ms in (("$run", candidate.started_ms), ("$phase", candidate.since_ms)):
-        lasted_s = max(WINDOW_MIN_S, int(now_s - since_ms / 1000))
+    run_s, phase_s = (
+        max(WINDOW_MIN_S, int(now_s - since_ms / 1000))
+        for since_ms in (candidate.started_ms, candidate.since_ms)
+    )
+    for name, lasted_s in (("$run", run_s), ("$day", min(run_s, DAY_S)), ("$phase", phase_s)):
         expr = expr.replace(name, f"{lasted_s}s")
     return expr
 
