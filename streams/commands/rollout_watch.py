@@ -55,13 +55,17 @@ def watch(
     with errors_as_messages():
         candidate = control.known_candidate(settings, group)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: stop.set())
+    handlers = {
+        number: signal.signal(number, lambda _number, _frame: stop.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     watched = _Watch(settings, plan, candidate.group, url, Watching(blind_s), stop)
-    while not stop.is_set():
-        if watched.look():
-            break
-        stop.wait(interval_s)
+    try:
+        while not stop.is_set() and not watched.look():
+            stop.wait(interval_s)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if watched.has_gone_back:
         raise click.exceptions.Exit(1)
 

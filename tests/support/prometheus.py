@@ -1,14 +1,22 @@
-"""A server that answers as Prometheus does, with what a test says."""
+"""Prometheus for tests: a server that answers what a test says, and the real one."""
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
+from urllib.request import urlopen
+
+from readstates.ops.drills.prometheus import find, free_port
+from readstates.ops.local.process import spawn, stop
+
+from .waiting import until
 
 Series = list[dict[str, Any]]
 
@@ -63,3 +71,49 @@ def prometheus() -> Iterator[Asked]:
         made.server.shutdown()
         thread.join()
         made.server.server_close()
+
+
+CONFIG = """
+global: {{scrape_interval: 1s, scrape_timeout: 1s}}
+scrape_configs:
+  - job_name: read-states
+    file_sd_configs: [{{files: ["{targets}"], refresh_interval: 1s}}]
+"""
+
+
+class RealPrometheus:
+    """A Prometheus that scrapes every second. Raises PrometheusError if there is no binary."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._targets = folder / "targets.json"
+        self.scrape()
+        config = folder / "prometheus.yml"
+        config.write_text(CONFIG.format(targets=self._targets), "utf-8")
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self._process = spawn(
+            [
+                find(),
+                f"--config.file={config}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address={self.url.removeprefix('http://')}",
+            ],
+            folder / "log",
+            os.environ,
+        )
+        until(self._answers, "Prometheus answers", 60)
+
+    def scrape(self, *urls: str) -> None:
+        """Scrape these addresses, and no others, from now on."""
+        targets = [{"targets": [url.removeprefix("http://") for url in urls]}]
+        self._targets.write_text(json.dumps(targets), "utf-8")
+
+    def _answers(self) -> bool:
+        try:
+            with urlopen(f"{self.url}/-/ready", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        stop([self._process])

@@ -134,6 +134,12 @@ BAD: dict[str, tuple[Series, set[str]]] = {
 }  # fmt: skip
 
 
+NO_PAUSES = {
+    f'read_states_gc_pause_seconds_bucket{{job="read-states",instance="c",le="{le}"}}': grows(0)
+    for le in ("0.005", "0.01", "0.05", "+Inf")
+}
+
+
 def as_test(name: str, series: Series, broken: set[str]) -> dict[str, Any]:
     """A test of promtool: exactly these gates are out of their bound."""
     return {
@@ -167,6 +173,7 @@ def test_each_gate_breaks_for_its_own_reason_and_no_other(tmp_path: Path) -> Non
     if not promtool:
         pytest.skip("no promtool: `make promtool` gets it")
     tests = [as_test("all is well", GOOD, set())]
+    tests += [as_test("no pauses", GOOD | NO_PAUSES, set())]
     tests += [as_test(name, GOOD | series, broken) for name, (series, broken) in BAD.items()]
     path = tmp_path / "gates.yml"
     path.write_text(yaml.safe_dump({"evaluation_interval": "15s", "tests": tests}), "utf-8")
