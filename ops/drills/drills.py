@@ -139,6 +139,13 @@ DRILLS = (
         lambda world: world.restart_worker(),
     ),
     Drill(
+        "the worker of a candidate that has all users is killed",
+        "readstates rollout back",
+        ("ReadStatesCandidateSilent",),
+        lambda world: world.kill_candidate(),
+        lambda world: world.back_from_candidate(),
+    ),
+    Drill(
         "somebody sets cleanup.policy=compact on the updates topic",
         "readstates init restores the setting",
         ("ReadStatesDeviation",),

@@ -19,9 +19,11 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from readstates.schemas.rollout import SHARE_MAX
 from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
 from readstates.streams.kafka import topics
+from readstates.streams.rollout import control
 
 from ..local.stack import Stack
 from ..local.worker import WorkerProcess
@@ -49,6 +51,8 @@ SETTINGS = {
 }
 SMALL_REPLIES = "read-states.replies.small"
 REPLIES = "read-states.replies.drills"
+CANDIDATE = "drills-candidate"
+FOLLOW_S, ANSWERS_S = 30.0, 3.0  # until live workers follow; how long the candidate answers
 
 
 class World:
@@ -103,6 +107,31 @@ class World:
         assert self.worker is not None
         self.worker.stop()
         self.start_worker(module)
+
+    def kill_candidate(self) -> None:
+        """Start a candidate, give it all users, and kill its worker while it answers them."""
+        self._candidate = control.start(self.settings, CANDIDATE)
+        own = {"ROLE": "candidate", "KAFKA_GROUP": CANDIDATE, "HTTP_PORT": "0"}
+        own["CACHE_DIR"] = f"{self.in_memory}-candidate"
+        env = self.env | {f"READ_STATES_{name}": value for name, value in own.items()}
+        worker = WorkerProcess(env, self._folder / "candidate.log").start()
+        try:
+            worker.wait_ready()
+            control.set_share(self.settings, self._candidate, SHARE_MAX)
+            end = time.monotonic() + FOLLOW_S
+            while self._share() < SHARE_MAX and time.monotonic() < end:
+                time.sleep(0.2)
+            time.sleep(ANSWERS_S)
+        finally:
+            worker.kill()
+
+    def _share(self) -> float:
+        assert self.worker is not None
+        return self.worker.metrics().get("read_states_rollout_share", 0.0)
+
+    def back_from_candidate(self) -> None:
+        """The share becomes 0, as `readstates rollout back` makes it."""
+        control.set_share(self.settings, self._candidate, 0)
 
     def move_tables(self, folder: Path) -> None:
         """Restart the worker with its tables in another folder."""
