@@ -122,13 +122,17 @@ def decode_rollout(key: bytes, value: bytes) -> Candidate | Beat:
         if worker:
             numbers = frozenset(map(int, body["partitions"]))
             return Beat(group, worker, int(body["follows"]), numbers)
-        times = (int(body.get(name, 0)) for name in ("since_ms", "started_ms", "finishing_ms"))
+        since, started, finishing = (
+            int(body.get(name, 0)) for name in ("since_ms", "started_ms", "finishing_ms")
+        )
         accepted = tuple(
             Accepted(str(one["reason"]), int(one["differences"]), int(one["at_ms"]))
             for one in body.get("accepted", ())
         )
         share, compares = int(body["share"]), bool(body["compares"])
-        found = Candidate(group, share, compares, str(body["run"]), *times, accepted)
+        found = Candidate(
+            group, share, compares, str(body["run"]), since, started, finishing, accepted
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise RolloutRecordError(f"the record {key!r:.80} cannot be read: {exc!r}") from None
     if not 0 <= found.share <= SHARE_MAX or not RUN.fullmatch(found.run):
