@@ -123,11 +123,11 @@ def test_from_the_shadow_to_the_end(
             asking.wait_for(60)
 
         # Every gate of this version has a figure on the figures of real workers.
-        shown = ("rollout", "gates", str(GATES), "--prometheus", real.url, "--json")
+        every_gate = ("rollout", "gates", str(GATES), "--prometheus", real.url, "--json")
         until(
             lambda: all(
                 gate["value"] is not None or gate["name"] == "peak"
-                for gate in json.loads(service.cli(*shown).stdout)
+                for gate in json.loads(service.cli(*every_gate).stdout)
             ),
             "each gate has a figure",
             120,

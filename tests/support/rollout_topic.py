@@ -14,16 +14,21 @@ from readstates.streams.kafka.rollout_topic import Rollouts
 from readstates.streams.rollout import control
 
 
+READS_MAX = 500  # of a test: a watch that does not end would read for ever
+
+
 class Topic:
     """`fails`: how many of the next writes the brokers refuse. `on_read` is called by each read."""
 
     def __init__(self, *candidates: Candidate) -> None:
         self.candidates = {one.group: one for one in candidates}
         self.written: list[Candidate | None] = []
-        self.fails = 0
+        self.fails = self._reads = 0
         self.on_read: Callable[[], None] = lambda: None
 
     def read(self, _settings: Settings) -> Rollouts:
+        self._reads += 1
+        assert self._reads < READS_MAX, "the command does not end"
         self.on_read()
         return Rollouts(dict(self.candidates), {}, len(self.written))
 
