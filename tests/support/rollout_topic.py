@@ -13,7 +13,6 @@ from readstates.streams.kafka import rollout_topic
 from readstates.streams.kafka.rollout_topic import Rollouts
 from readstates.streams.rollout import control
 
-
 READS_MAX = 500  # of a test: a watch that does not end would read for ever
 
 
