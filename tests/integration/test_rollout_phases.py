@@ -122,36 +122,17 @@ def test_from_the_shadow_to_the_end(
             candidate.wait_followed(share, pair.new)
             asking.wait_for(60)
 
-        # Every gate of this version has a figure on the figures of real workers.
-        every_gate = ("rollout", "gates", str(GATES), "--prometheus", real.url, "--json")
-        until(
-            lambda: all(
-                gate["value"] is not None or gate["name"] == "peak"
-                for gate in json.loads(service.cli(*every_gate).stdout)
-            ),
-            "each gate has a figure",
-            120,
-        )
-
-        # The end: first nothing but a note, until the live workers are replaced.
-        done = service.cli("rollout", "finish", *where)
-        assert done.returncode == 1
-        assert "the gates of the last phase hold" in done.stdout
-        assert "Restart all live workers" in done.stderr
-        assert candidate.status()["finishing_ms"] > 0
-        assert pair.live.stop() == 0
-        asking.wait_for(60)
-        newer = service.start()
-        newer.wait_ready()
-        real.scrape(newer.url, pair.new.url, port)
+        check_every_gate(pair, real.url)
+        note_and_replace(pair, where, asking)
+        real.scrape(pair.live.url, pair.new.url, port)
 
         def finished() -> bool:
             done = service.cli("rollout", "finish", *where)
-            said[:] = [done.stdout + done.stderr]
+            said.append(done.stdout + done.stderr)
             return done.returncode == 0
 
         until(finished, "finish sees the new live worker", 120)
-        assert said[0].endswith(f"{group} has ended: the live workers answer everybody\n")
+        assert said[-1].endswith(f"{group} has ended: the live workers answer everybody\n")
         until(lambda: pair.new.returncode is not None, "the candidate's worker ends", 60)
         assert "rollout finish or abort was run" in pair.new.output()
         asking.wait_for(60)
@@ -162,6 +143,32 @@ def test_from_the_shadow_to_the_end(
     assert not [reply for replies in got.values() for reply in replies if reply.error]
     done = service.cli("rollout", "finish", *where)
     assert (done.returncode, "say which candidate is meant" in done.stderr) == (1, True)
+
+
+def check_every_gate(pair: Pair, url: str) -> None:
+    """Every gate of this version has a figure on what real workers export."""
+    every_gate = ("rollout", "gates", str(GATES), "--prometheus", url, "--json")
+    until(
+        lambda: all(
+            gate["value"] is not None or gate["name"] == "peak"
+            for gate in json.loads(pair.service.cli(*every_gate).stdout)
+        ),
+        "each gate has a figure",
+        120,
+    )
+
+
+def note_and_replace(pair: Pair, where: tuple[str, ...], asking: Asking) -> None:
+    """The first run of `finish`, and another live worker in place of the old one."""
+    done = pair.service.cli("rollout", "finish", *where)
+    assert done.returncode == 1
+    assert "the gates of the last phase hold" in done.stdout
+    assert "Restart all live workers" in done.stderr
+    assert pair.candidate.status()["finishing_ms"] > 0
+    assert pair.live.stop() == 0
+    asking.wait_for(60)
+    pair.live = pair.service.start()
+    pair.live.wait_ready()
 
 
 def check_the_end(pair: Pair, log: Log) -> None:

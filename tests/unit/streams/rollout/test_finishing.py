@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +12,7 @@ from readstates.streams.config import Settings
 from readstates.streams.errors import RolloutError
 from readstates.streams.rollout import finishing
 from readstates.streams.rollout.prometheus import Prometheus
-from tests.support.prometheus import Asked, prometheus, steady
+from tests.support.prometheus import Asked, steady
 
 STARTS, ENDS = [0, 5, 7], [100, 10, 7]
 CANDIDATE = Candidate("new", 10_000, True, "0123456789abcdef")
@@ -56,12 +55,6 @@ def test_it_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     Log([99, 10, 7]).put_in(monkeypatch)
     with pytest.raises(RolloutError, match="has not committed 1 records"):
         waited(0.01)
-
-
-@pytest.fixture
-def asked() -> Iterator[Asked]:
-    with prometheus() as made:
-        yield made
 
 
 @pytest.mark.parametrize(

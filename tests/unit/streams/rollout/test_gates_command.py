@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from readstates.streams.commands.rollout import rollout
-from tests.support.prometheus import Asked, Series, prometheus, steady
+from tests.support.prometheus import Asked, Series, steady
 
 PLAN = """
 [[phases]]
@@ -33,12 +33,6 @@ expr = "pairs_total"
 at_least = 5
 shares = [0]
 """
-
-
-@pytest.fixture
-def asked() -> Iterator[Asked]:
-    with prometheus() as made:
-        yield made
 
 
 def gates(folder: Path, url: str, *arguments: str) -> Result:

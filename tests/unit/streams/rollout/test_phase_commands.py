@@ -1,99 +1,22 @@
-"""`rollout advance`, `watch`, `finish` and `status`: the topic and Prometheus are the test's."""
+"""`rollout advance`, `finish` and `status`: the topic and Prometheus are the test's."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
-from readstates.schemas.rollout import Accepted, Candidate
+from readstates.schemas.rollout import Accepted
 from readstates.streams.commands.rollout import rollout
 from readstates.streams.rollout import finishing
-from tests.support.prometheus import Asked, Series, prometheus, steady
-from tests.support.rollout_topic import Topic
+from tests.support.prometheus import Series, steady
+from tests.support.rollout_world import GROUP, PLAN, RUN, Worlds, candidate
 
-PLAN = """
-[[phases]]
-share = 0
-hours = 1
-[[phases]]
-share = 100
-hours = 1
-[[phases]]
-share = 10000
-hours = 1
-[[gates]]
-name = "age"
-means = "age, candidate / live"
-expr = "age_ratio"
-at_most = 1.1
-hold_s = 600
-[[gates]]
-name = "pairs"
-means = "pairs"
-expr = "pairs_total"
-at_least = 5
-shares = [0]
-goal = true
-[[gates]]
-name = "differences"
-means = "pairs that differ"
-expr = "differ_total"
-at_most = 0.5
-goal = true
-accepts = true
-"""
-GROUP, RUN = "new", "0123456789abcdef"
 OLDEST_LIVE = finishing.OLDEST_LIVE.strip()
-
-
-def candidate(share: int = 0, hours: float = 2, **more: Any) -> Candidate:
-    """One that has had this share for so many hours."""
-    since_ms = int((time.time() - hours * 3600) * 1000)
-    return Candidate(GROUP, share, True, RUN, since_ms, since_ms)._replace(**more)
-
-
-class World:
-    """All gates hold; a test changes what it wants."""
-
-    def __init__(self, folder: Path, asked: Asked, topic: Topic) -> None:
-        self.asked, self.topic = asked, topic
-        self._plan = folder / "plan.toml"
-        self._plan.write_text(PLAN, "utf-8")
-        self.set(age_ratio="1", pairs_total="7", differ_total="0")
-
-    def set(self, **values: str) -> None:
-        self.asked.series |= {name: steady(value) for name, value in values.items()}
-
-    def run(self, command: str, *arguments: str) -> Result:
-        argv = [command, "--plan", str(self._plan), "--prometheus", self.asked.url, *arguments]
-        return CliRunner().invoke(rollout, argv, catch_exceptions=False)
-
-    @property
-    def share(self) -> int:
-        return self.topic.candidates[GROUP].share
-
-
-@pytest.fixture
-def worlds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[Candidate], World]]:
-    with prometheus() as asked:
-
-        def make(one: Candidate) -> World:
-            topic = Topic(one)
-            topic.put_in(monkeypatch)
-            return World(tmp_path, asked, topic)
-
-        yield make
-
-
-Worlds = Callable[[Candidate], World]
 
 
 # -- advance --------------------------------------------------------------------------------------
@@ -232,7 +155,7 @@ def test_differences_without_a_figure_are_not_accepted(worlds: Worlds) -> None:
 def test_an_expression_may_ask_for_the_run_and_the_phase(worlds: Worlds) -> None:
     world = worlds(candidate(hours=2)._replace(started_ms=1))
     plan = PLAN.replace("age_ratio", "x[$phase] / x[$run] / y[$phase]")
-    world._plan.write_text(plan, "utf-8")
+    world.plan.write_text(plan, "utf-8")
     now = int(time.time())
     world.run("status")
     asked = world.asked.expressions[0]
@@ -254,103 +177,6 @@ def test_status_shows_the_figure_of_every_gate(worlds: Worlds) -> None:
     (one,) = json.loads(world.run("status", "--json").output)["candidates"]
     assert [gate["name"] for gate in one["gates"]] == ["hours", "age", "differences"]
     assert one["accepted"] == [{"reason": "known", "differences": 2, "at_ms": 1}]
-
-
-# -- watch ----------------------------------------------------------------------------------------
-
-NOW = ("--interval-s", "0.01", "--blind-s", "0.2")
-
-
-def test_a_watch_goes_back_when_a_gate_breaks(worlds: Worlds) -> None:
-    world = worlds(candidate(100))
-    looks = iter(["1", "1", "1", "1.3"])
-    world.asked.series["age_ratio"] = lambda *times: steady(next(looks))(*times)
-    done = world.run("watch", *NOW)
-    assert (done.exit_code, world.share) == (1, 0)
-    assert [line[9:] for line in done.output.splitlines()] == [
-        "new has share 100",
-        "age is within its bound: 1, wants at most 1.1",
-        "age is broken: 1.3, wants at most 1.1",
-        "going back: age is 1.3, wants at most 1.1",
-        "new: share 100 -> 0",
-    ]
-
-
-def test_a_goal_that_is_not_reached_yet_is_no_break(worlds: Worlds) -> None:
-    world = worlds(candidate(100))
-    world.set(differ_total="7")
-    looks = iter(range(20))
-    world.topic.on_read = lambda: next(looks, None) is None and world.topic.candidates.clear()  # type: ignore[assignment,func-returns-value]
-    done = world.run("watch", *NOW)
-    assert (done.exit_code, world.topic.written) == (0, []), done.output
-    assert done.output.endswith(" new has ended\n")
-
-
-@pytest.mark.parametrize("answer", [steady("NaN"), lambda *_times: []], ids=["NaN", "nothing"])
-def test_a_blind_watch_goes_back_after_a_while(worlds: Worlds, answer: Any) -> None:
-    world = worlds(candidate(100))
-    world.asked.series["age_ratio"] = answer
-    begun = time.monotonic()
-    done = world.run("watch", *NOW)
-    assert (done.exit_code, world.share) == (1, 0)
-    assert time.monotonic() - begun > 0.2
-    assert "age is without a figure: Prometheus has no figure, wants at most 1.1" in done.output
-    assert "going back: age has had no figure for 0 s" in done.output
-
-
-def test_a_figure_that_is_away_for_a_moment_is_tolerated(worlds: Worlds) -> None:
-    world = worlds(candidate(100))
-    looks = iter([True, False, True, False, True])
-
-    def answer(*times: float) -> Series:
-        if (there := next(looks, None)) is None:
-            world.topic.candidates.clear()
-        return steady("1")(*times) if there else []
-
-    world.asked.series["age_ratio"] = answer
-    done = world.run("watch", "--interval-s", "0.01")
-    assert (done.exit_code, world.topic.written) == (0, []), done.output
-
-
-def test_it_goes_back_though_prometheus_is_away_and_kafka_hesitates(worlds: Worlds) -> None:
-    world = worlds(candidate(100))
-    world.asked.url = "http://127.0.0.1:1"
-    world.topic.fails = 1
-    done = world.run("watch", *NOW)
-    assert (done.exit_code, world.share) == (1, 0)
-    assert "gave no answer to 'age_ratio'" in done.output
-    assert "trying again: the brokers do not answer" in done.output
-
-
-@pytest.mark.parametrize(
-    "one", [candidate(0), candidate(10_000, finishing_ms=1)], ids=["share 0", "finishing"]
-)
-def test_there_is_nothing_to_take_back(worlds: Worlds, one: Candidate) -> None:
-    world = worlds(one)
-    world.set(age_ratio="9")
-    looks = iter(range(20))
-    world.topic.on_read = lambda: next(looks, None) is None and world.topic.candidates.clear()  # type: ignore[assignment,func-returns-value]
-    done = world.run("watch", *NOW)
-    assert (done.exit_code, world.topic.written) == (0, []), done.output
-    assert "age is broken: 9, wants at most 1.1" in done.output
-
-
-def test_it_follows_the_phases(worlds: Worlds) -> None:
-    """The candidate gets its share while the watch runs; the gate breaks later."""
-    world = worlds(candidate(0))
-    looks = iter(range(4))
-
-    def answer(*times: float) -> Series:
-        look = next(looks)
-        if look == 1:
-            world.topic.candidates[GROUP] = candidate(100)
-        return steady("1.5" if look == 3 else "1")(*times)
-
-    world.asked.series["age_ratio"] = answer
-    done = world.run("watch", *NOW)
-    assert (done.exit_code, world.share) == (1, 0)
-    said = [line[9:] for line in done.output.splitlines()]
-    assert (said[0], said[2]) == ("new has share 0", "new has share 100")
 
 
 # -- finish ---------------------------------------------------------------------------------------
