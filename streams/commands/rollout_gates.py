@@ -103,7 +103,8 @@ def line_of(verdict: Verdict, now_s: float) -> str:
     gate = verdict.gate
     since = "not now"
     if verdict.since_s is not None:
-        since = f"for {max(0.0, now_s - verdict.since_s):.0f} s of {gate.hold_s:.0f} s"
+        since = f"for {max(0.0, now_s - verdict.since_s):.0f} s"
+        since += f" of {gate.hold_s:.0f} s" if gate.hold_s else ""
     sign = "holds" if verdict.holds else "FAILS"
     return f"{sign}  {gate.name}: {gate.means}: {figure(verdict)}, wants {gate.bound}, {since}"
 

@@ -46,8 +46,8 @@ def watch(
 
     A gate breaks when its figure is out of the bound. A figure that the phase has yet to reach,
     such as a number of pairs, is not watched. The command prints each change. After it has gone
-    back, it ends with exit status 1. It ends with 0 when the candidate has ended, or after SIGINT
-    or SIGTERM.
+    back, it looks once more, and ends with exit status 1 if the share is still 0. It ends with 0
+    when the candidate has ended, or after SIGINT or SIGTERM.
     """
     from ..rollout import control
 
@@ -99,13 +99,18 @@ class _Watch:
         if candidate is None:
             _say(f"{self._group} has ended")
             return True
+        if self.has_gone_back:
+            if not candidate.share:
+                return True
+            self.has_gone_back = False
+            _say("another command has given it a share at the same moment")
         verdicts = judged_now(self._plan, candidate, self._prometheus, time.time())
         lines, reason = self._watching.look(candidate, verdicts, time.monotonic())
         for line in lines:
             _say(line)
         if reason:
             self._go_back(reason)
-        return self.has_gone_back
+        return False
 
     def _candidate(self) -> Candidate | None:
         """Its record now. Raises RolloutError."""

@@ -220,6 +220,23 @@ def test_finish_takes_two_runs(worlds: Worlds, committed: list[int]) -> None:
     ]
 
 
+def test_a_finish_that_was_interrupted_is_repeated(
+    worlds: Worlds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = worlds(candidate(10_000, finishing_ms=1))
+    world.asked.series[OLDEST_LIVE] = steady("900")
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finishing, "wait_for_commits", interrupted)
+    assert world.run("finish").exit_code == 1
+    assert world.topic.written == []
+    monkeypatch.setattr(finishing, "wait_for_commits", lambda *_: None)
+    assert world.run("finish").exit_code == 0
+    assert world.topic.written == [None]
+
+
 def test_finish_refuses(worlds: Worlds, committed: list[int]) -> None:
     world = worlds(candidate(100))
     world.asked.series[OLDEST_LIVE] = steady("1")

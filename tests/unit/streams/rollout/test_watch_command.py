@@ -29,6 +29,23 @@ def test_a_watch_goes_back_when_a_gate_breaks(worlds: Worlds) -> None:
     ]
 
 
+def test_it_goes_back_again_if_a_share_comes_at_the_same_moment(worlds: Worlds) -> None:
+    """An `advance` that had read the record just before writes its own after the watch's."""
+    world = worlds(candidate(100))
+    world.set(age_ratio="1.3")
+    advances = iter([True])
+
+    def advance() -> None:
+        if world.topic.written and next(advances, False):
+            world.topic.candidates[GROUP] = candidate(10_000)
+
+    world.topic.on_read = advance
+    done = world.run("watch", *NOW)
+    assert (done.exit_code, world.share) == (1, 0)
+    assert [one.share for one in world.topic.written if one is not None] == [0, 0]
+    assert "another command has given it a share at the same moment" in done.output
+
+
 def test_a_goal_that_is_not_reached_yet_is_no_break(worlds: Worlds) -> None:
     world = worlds(candidate(100))
     world.set(differ_total="7")
