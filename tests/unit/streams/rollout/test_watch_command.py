@@ -36,7 +36,8 @@ def test_it_goes_back_again_if_a_share_comes_at_the_same_moment(worlds: Worlds) 
     advances = iter([True])
 
     def advance() -> None:
-        if world.topic.written and next(advances, False):
+        is_back = bool(world.topic.written)
+        if is_back and next(advances, False):
             world.topic.candidates[GROUP] = candidate(10_000)
 
     world.topic.on_read = advance
