@@ -20,7 +20,7 @@ REASON_MAX = 1_000  # characters; all reasons are in one record
 TIMEOUT_S = 300.0
 
 
-@click.command("advance", cls=SettingsCommand)
+@click.command("advance", cls=SettingsCommand, short_help="Set the next share, if all gates hold.")
 @click.argument("group", required=False)
 @click.option(
     "--accept",
@@ -33,11 +33,12 @@ TIMEOUT_S = 300.0
 def advance(
     settings: Settings, group: str | None, reason: str | None, file: Path | None, url: str
 ) -> None:
-    """Give GROUP (the only candidate) the share of the next phase, if this phase's gates hold.
+    """Set the next share of GROUP, or of the only candidate, if all gates of this phase hold.
 
-    Each line says what a gate wants, what its figure is, and since when the figure has been within
-    the bound. If a gate does not hold, the share stays, and the exit status is 1. The command waits
-    until the candidate's workers follow the new share, for at most five seconds.
+    The command prints a line for each gate: its limit, its present figure, and how long the figure
+    has been within the limit. If a gate does not hold, the share stays the same, and the exit
+    status is 1. The command waits up to five seconds for the candidate's workers to confirm the new
+    share.
     """
     from ..rollout import control
 
@@ -64,7 +65,7 @@ def advance(
         )
 
 
-@click.command("finish", cls=SettingsCommand)
+@click.command("finish", cls=SettingsCommand, short_help="End a candidate whose version is live.")
 @click.argument("group", required=False)
 @click.option(
     "--timeout-s",
@@ -78,13 +79,13 @@ def advance(
 def finish(
     settings: Settings, group: str | None, timeout_s: float, file: Path | None, url: str
 ) -> None:
-    """End the rollout of GROUP (the only candidate): its version becomes the live one.
+    """End the rollout of GROUP, or of the only candidate: its version becomes the live one.
 
-    Run this with the settings of the live workers. It takes two runs. The first one notes that the
-    gates of the last phase hold. Then restart the live workers with the candidate's version and
-    settings; the candidate answers everybody meanwhile. The second run waits until the live workers
-    have committed all that is in the log, and ends the candidate. Until then, the exit status is 1,
-    and each run may be interrupted and repeated.
+    Run this command twice, with the settings of the live workers. The first run notes that the
+    gates of the last phase hold, and exits with 1. Then restart the live workers with the
+    candidate's version and settings; until they are ready, the candidate answers all users. The
+    second run waits until the live workers have committed all updates, and ends the candidate. Any
+    run can be interrupted and repeated.
     """
     from ..rollout import control, finishing
     from ..rollout.prometheus import Prometheus

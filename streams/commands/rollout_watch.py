@@ -22,7 +22,7 @@ INTERVAL_S, BLIND_S, RETRY_S = 15.0, 300.0, 1.0
 ANSWER_S = 5.0  # of Prometheus, for each gate: a watch must not wait for long
 
 
-@click.command("watch", cls=SettingsCommand)
+@click.command("watch", cls=SettingsCommand, short_help="Set the share to 0 if a gate breaks.")
 @click.argument("group", required=False)
 @click.option(
     "--interval-s", type=click.FloatRange(0, min_open=True), default=INTERVAL_S, show_default=True,
@@ -42,12 +42,12 @@ def watch(
     file: Path | None,
     url: str,
 ) -> None:
-    """Watch the gates of GROUP (of the only candidate), and go back to share 0 if one breaks.
+    """Watch the gates of GROUP, or of the only candidate, and set its share to 0 if one breaks.
 
-    A gate breaks when its figure is out of the bound. A figure that the phase has yet to reach,
-    such as a number of pairs, is not watched. The command prints each change. After it has gone
-    back, it looks once more, and ends with exit status 1 if the share is still 0. It ends with 0
-    when the candidate has ended, or after SIGINT or SIGTERM.
+    A gate breaks when its figure exceeds the limit. Figures that the phase has yet to reach, such
+    as the number of compared pairs, are not watched. The command prints each change. After it has
+    set the share to 0, it checks once more that the share is still 0, and exits with 1. It exits
+    with 0 when the candidate has ended, and after SIGINT or SIGTERM.
     """
     from ..rollout import control
 

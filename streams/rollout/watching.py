@@ -15,7 +15,7 @@ from readstates.schemas.rollout import Candidate
 
 from .gates import Verdict
 
-HOLDS, BROKEN, UNKNOWN = "within its bound", "broken", "without a figure"
+HOLDS, BROKEN, UNKNOWN = "within its limit", "broken", "without a figure"
 
 
 class Watching:

@@ -220,7 +220,7 @@ def test_a_watch_takes_a_slow_candidate_back(
     watch = begun("rollout", "watch", *where, "--interval-s", "0.2")
     assert watch.stdout is not None
     assert f"{pair.candidate.group} has share 5000" in watch.stdout.readline()
-    assert "age is within its bound: 1" in watch.stdout.readline()
+    assert "age is within its limit: 1" in watch.stdout.readline()
     with Asking(pair.service, pair.users) as asking:
         asking.wait_for(60)
         assert watch.poll() is None

@@ -22,7 +22,7 @@ def test_a_watch_goes_back_when_a_gate_breaks(worlds: Worlds) -> None:
     assert (done.exit_code, world.share) == (1, 0)
     assert [line[9:] for line in done.output.splitlines()] == [
         "new has share 100",
-        "age is within its bound: 1, wants at most 1.1",
+        "age is within its limit: 1, wants at most 1.1",
         "age is broken: 1.3, wants at most 1.1",
         "going back: age is 1.3, wants at most 1.1",
         "new: share 100 -> 0",
