@@ -20,13 +20,14 @@ from tests.support.prometheus import Asked, RealPrometheus, prometheus, steady
 from tests.support.promql import OPS
 from tests.support.rollout import Asking, MakeCandidate, Pair, ack, replies_to
 from tests.support.rows import rows_of
-from tests.support.service import Make
+from tests.support.service import Make, Service
 from tests.support.waiting import until
 
 GATES = OPS / "rollout.toml"
 # Of two processes that share a machine with others, these say nothing. `peak` is of hours.
 OF_A_QUIET_MACHINE = {"age-p99", "age-p99.9", "cpu", "memory", "pauses", "comparable", "peak"}
 PAIRS = 60
+Begin = Callable[..., subprocess.Popen[str]]
 
 
 def scaled_plan() -> str:
@@ -60,12 +61,12 @@ def real(tmp_path: Path) -> Iterator[RealPrometheus]:
 
 
 @pytest.fixture
-def begun(pair: Pair) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts commands that go on; they end with the test."""
+def begun() -> Iterator[Begin]:
+    """Starts commands of a service that go on; they end with the test."""
     made: list[subprocess.Popen[str]] = []
 
-    def begin(*arguments: str) -> subprocess.Popen[str]:
-        made.append(pair.service.begin(*arguments))
+    def begin(service: Service, *arguments: str) -> subprocess.Popen[str]:
+        made.append(service.begin(*arguments))
         return made[-1]
 
     yield begin
@@ -92,13 +93,13 @@ def port_of(compare: subprocess.Popen[str]) -> str:
 
 
 def test_from_the_shadow_to_the_end(
-    pair: Pair, real: RealPrometheus, begun: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    pair: Pair, real: RealPrometheus, begun: Begin, tmp_path: Path
 ) -> None:
     service, candidate, group = pair.service, pair.candidate, pair.candidate.group
     plan = tmp_path / "plan.toml"
     plan.write_text(scaled_plan(), "utf-8")
     where = ("--plan", str(plan), "--prometheus", real.url)
-    compare = begun("rollout", "compare", group, "--metrics-port", "0")
+    compare = begun(service, "rollout", "compare", group, "--metrics-port", "0")
     port = port_of(compare)
     real.scrape(pair.live.url, pair.new.url, port)
     early = service.cli("rollout", "advance", *where)
@@ -183,6 +184,59 @@ def check_the_end(pair: Pair, log: Log) -> None:
         assert rows_of(reply) == [row[:9] for row in expected]
 
 
+def test_a_candidate_that_cuts_pins_is_refused_and_taken_back(
+    services: Make, candidates: MakeCandidate, real: RealPrometheus, begun: Begin, tmp_path: Path
+) -> None:
+    service = services("phasepins")
+    pair = Pair(service, candidates(service, "new"), module="tests.support.cut_pins")
+    group, plan = pair.candidate.group, tmp_path / "plan.toml"
+    plan.write_text(scaled_plan(), "utf-8")
+    where = ("--plan", str(plan), "--prometheus", real.url)
+    examples = tmp_path / "examples.jsonl"
+    compare = begun(
+        service, "rollout", "compare", group, "--metrics-port", "0", "--examples", str(examples)
+    )
+    real.scrape(pair.live.url, pair.new.url, port_of(compare))
+
+    def said(text: str, *arguments: str) -> str:
+        """What `advance` says, once it has said this."""
+        found: list[str] = []
+
+        def has_said() -> bool:
+            done = service.cli("rollout", "advance", *where, *arguments)
+            assert done.returncode == 1, done.stdout
+            found.append(done.stdout + done.stderr)
+            return text in found[-1]
+
+        until(has_said, f"advance says {text!r}", 60)
+        return found[-1]
+
+    said("differences: pairs that differ: 0, ")
+    pins = {"type": "pins_ack", "channel_id": "7", "timestamp": 1_700_000_000_123}
+    service.wire.produce_update(pair.users[0], pins)
+    with Asking(service, pair.users) as asking:
+        asking.wait_for(200)
+    replies_to(service, asking.asked)
+    said("these gates do not hold: differences, agreement\n")
+    example = json.loads(examples.read_text("utf-8").splitlines()[0])
+    (difference,) = example["differences"]
+    assert difference["field"] == "read_states[0:7].last_pin_timestamp"
+    assert (difference["live"], difference["candidate"]) == (1_700_000_000_123, 1_700_000_000_000)
+
+    # A reason explains the differences, but too many of them are still too many.
+    accepted = said("these gates do not hold: agreement\n", "--accept", "whole seconds will do")
+    assert "differences: pairs that differ" in accepted
+    assert pair.candidate.status()["accepted"][0]["reason"] == "whole seconds will do"
+
+    # Somebody gives it users by hand: the watch takes them back.
+    pair.candidate.set_share(5000)
+    watch = begun(service, "rollout", "watch", *where, "--interval-s", "0.5")
+    assert watch.wait(60) == 1
+    assert watch.stdout is not None
+    assert re.search(r"going back: agreement is 0\.\d+, wants at least ", watch.stdout.read())
+    pair.candidate.wait_followed(0, pair.live, pair.new)
+
+
 WATCHED = """
 [[phases]]
 share = 0
@@ -205,7 +259,7 @@ def asked() -> Iterator[Asked]:
 
 
 def test_a_watch_takes_a_slow_candidate_back(
-    pair: Pair, asked: Asked, begun: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    pair: Pair, asked: Asked, begun: Begin, tmp_path: Path
 ) -> None:
     plan = tmp_path / "plan.toml"
     plan.write_text(WATCHED, "utf-8")
@@ -217,7 +271,7 @@ def test_a_watch_takes_a_slow_candidate_back(
     assert done.returncode == 0, done.stdout + done.stderr
     pair.candidate.wait_followed(5000, pair.live, pair.new)
 
-    watch = begun("rollout", "watch", *where, "--interval-s", "0.2")
+    watch = begun(pair.service, "rollout", "watch", *where, "--interval-s", "0.2")
     assert watch.stdout is not None
     assert f"{pair.candidate.group} has share 5000" in watch.stdout.readline()
     assert "age is within its limit: 1" in watch.stdout.readline()

@@ -37,10 +37,10 @@ class CandidateOf:
         )
         self._shadow: list[Reply] = []
 
-    def start(self, **settings: object) -> WorkerProcess:
-        """A worker of it, not waited for."""
+    def start(self, module: str = "", **settings: object) -> WorkerProcess:
+        """A worker of it, not waited for. `module`: what it runs, if not the service's."""
         given: dict[str, object] = {"role": "candidate", "kafka_group": self.group, **settings}
-        return self.service.start(**given)
+        return self.service.start(module=module, **given)
 
     def set_share(self, share: int, *, compares: bool = True) -> int:
         """Not waited for; as `advance` does when its gates hold."""
@@ -159,9 +159,11 @@ def wait_durable(candidate: CandidateOf, ends: list[int]) -> None:
 class Pair:
     """A live worker and a candidate's, both ready, and users with read states."""
 
-    def __init__(self, service: Service, candidate: CandidateOf, users: int = 40) -> None:
+    def __init__(
+        self, service: Service, candidate: CandidateOf, users: int = 40, module: str = ""
+    ) -> None:
         self.service, self.candidate = service, candidate
-        self.live, self.new = service.start(), candidate.start()
+        self.live, self.new = service.start(), candidate.start(module)
         for worker in (self.live, self.new):
             worker.wait_ready()
         self.users = [new_user() for _ in range(users)]
