@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..config import Settings
+from ..rollout.gates import Verdict
 from .options import CASSANDRA, KAFKA_ONLY, SettingsCommand, errors_as_messages, with_settings
 from .rollout_advance import advance, finish
 from .rollout_compare import compare
@@ -59,11 +60,12 @@ def status(settings: Settings, as_json: bool, url: str | None, file: Path | None
 
     from ..kafka.rollout_topic import read_rollouts
 
-    plan, verdicts = read(file), {}
+    verdicts: dict[str, list[Verdict]] = {}
     now_s = time.time()
     with errors_as_messages():
         found = read_rollouts(settings)
         if url is not None:
+            plan = read(file)
             verdicts = {
                 group: judged_by(plan, one, url, now_s) for group, one in found.candidates.items()
             }

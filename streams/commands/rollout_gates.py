@@ -80,7 +80,7 @@ def read(file: Path | None) -> Plan:
     file = file or PLAN
     try:
         return read_plan(file.read_text("utf-8"))
-    except (GatesError, UnicodeDecodeError) as exc:
+    except (GatesError, OSError, UnicodeDecodeError) as exc:
         raise click.ClickException(f"{file}: {exc}") from exc
 
 
