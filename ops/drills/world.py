@@ -30,6 +30,7 @@ from ..local.worker import WorkerProcess
 from . import scaled
 from .load import Load
 from .prometheus import Prometheus, free_port
+from .wrong_candidate import WrongCandidate
 
 PARTITIONS = 4
 MEMORY_LIMIT_MIB = 320  # in place of the 2 GiB of rules.yml
@@ -64,7 +65,8 @@ class World:
     def __init__(self, folder: Path, in_memory: Path, stack: Stack) -> None:
         self._folder, self._stack = folder, stack
         self.in_memory, self.on_disk = in_memory / "tables", folder / "tables"
-        self._port = free_port()
+        self._port, self._compare_port = free_port(), free_port()
+        self._wrong: WrongCandidate | None = None
         self.env = {
             **stack.env(),
             **{f"READ_STATES_{name}": str(value) for name, value in SETTINGS.items()},
@@ -88,7 +90,9 @@ class World:
         store.create_schema()
         store.close()
         self.start_worker()
-        self.prometheus = Prometheus(self._folder / "prometheus", self._port, NUMBERS)
+        self.prometheus = Prometheus(
+            self._folder / "prometheus", self._port, self._compare_port, NUMBERS
+        )
         self.prometheus.wait()
         self.load = Load(self.settings, REPLIES, PARTITIONS)
         self.load.start()
@@ -107,6 +111,18 @@ class World:
         assert self.worker is not None
         self.worker.stop()
         self.start_worker(module)
+
+    def start_wrong_candidate(self) -> None:
+        """Its replies differ from those of the live worker."""
+        self._wrong = WrongCandidate(
+            self.settings, self.env, self._folder, self._compare_port, REPLIES
+        )
+        self._wrong.start()
+
+    def abort_wrong_candidate(self) -> None:
+        assert self._wrong is not None
+        self._wrong.end()
+        self._wrong = None
 
     def kill_candidate(self) -> None:
         """Start a candidate, give it all users, and kill its worker while it answers them."""
@@ -236,6 +252,8 @@ class World:
         """Everything that this started, whatever state it is in."""
         if self._pids:
             self.continue_cassandra()
+        if self._wrong is not None:
+            self._wrong.end()
         if hasattr(self, "load"):
             self.load.close()
         if hasattr(self, "prometheus"):
