@@ -5,12 +5,12 @@ read states once they are of the candidate's version and have folded as far. Mea
 candidate answers everybody, so no client notices that the live workers are replaced one after
 another.
 
-E1: a candidate ends only at the last share, after the gates of that phase have held, and after
+D1: a candidate ends only at the last share, after the gates of that phase have held, and after
     every live worker that Prometheus knows was started since then.
-E2: before it ends, the live group has committed everything that was in the log when E1 was seen to
+D2: before it ends, the live group has committed everything that was in the log when D1 was seen to
     hold. What is below a commit is in `read_states`, so nothing is needed that is in the overlay
     alone (V3), and no reply is older than one that the candidate gave before that moment.
-E3: up to the record that ends the candidate, each step only looks, or repeats what an interrupted
+D3: up to the record that ends the candidate, each step only looks, or repeats what an interrupted
     command has done.
 
 From that record on, the live workers answer everybody, and the candidate's workers go on for
@@ -41,7 +41,7 @@ POLL_S = 1.0
 
 
 def refuse_old_workers(prometheus: Prometheus, candidate: Candidate, now_s: float) -> None:
-    """Raise RolloutError unless every live worker was started after the last gates held (E1).
+    """Raise RolloutError unless every live worker was started after the last gates held (D1).
 
     Raises PrometheusError.
     """
@@ -61,7 +61,7 @@ def refuse_old_workers(prometheus: Prometheus, candidate: Candidate, now_s: floa
 
 
 def wait_for_commits(settings: Settings, timeout_s: float, left: Callable[[int], None]) -> None:
-    """Wait until the live group has committed all that is in the log now (E2).
+    """Wait until the live group has committed all that is in the log now (D2).
 
     `settings`: those of the live workers. `left` is called with the number of records that are not
     committed yet, at most every POLL_S. Raises RolloutError after `timeout_s`.

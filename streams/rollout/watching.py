@@ -1,9 +1,9 @@
 """Decides when a watch must take a candidate back to share 0. It asks nobody.
 
-B1: while the candidate answers users, a broken gate of the running phase takes it back at once.
-B2: a gate without a figure is tolerated for as long as the watch may be blind, and then takes the
+J3: while the candidate answers users, a broken gate of the running phase takes it back at once.
+J4: a gate without a figure is tolerated for as long as the watch may be blind, and then takes the
     candidate back, too: nobody knows any more whether it is good.
-B3: at share 0 there is nothing to take back, and while a rollout is being finished, the live
+J5: at share 0 there is nothing to take back, and while a rollout is being finished, the live
     workers are being replaced, so figures that compare with theirs say nothing.
 """
 
