@@ -7,7 +7,11 @@ its key and a JSON object as its value, with these fields:
 - `compares`: whether the replies that a role does not send to the client go to the shadow topic.
 - `run`: one life of the candidate, from `readstates rollout start` on. What an earlier run wrote to
   the database is not part of this one.
-- `since_ms`: when this record was written, in ms since 1970, by the operator's clock.
+- `since_ms`: when the candidate got this share, in ms since 1970, by the operator's clock.
+- `started_ms`: when the run began.
+- `finishing_ms`: when `readstates rollout finish` found that the last gates hold; 0 before that.
+- `accepted`: what a person has said of replies that differ. Each has `reason`, `differences` (how
+  many pairs the run had by then), and `at_ms`.
 
 A record without a value ends the candidate. Each worker of a candidate sends *beats*, which say
 that it is at work. The key is `<group>/<worker>` (a group's name has no slash), and the value has:
@@ -33,14 +37,30 @@ GROUP = re.compile(r"[A-Za-z0-9._-]{1,100}")  # of a candidate: it is part of a 
 RUN = re.compile(r"[0-9a-f]{16}")
 
 
+class Accepted(NamedTuple):
+    """Why the differences up to a number are right, by a person."""
+
+    reason: str
+    differences: int
+    at_ms: int
+
+
 class Candidate(NamedTuple):
-    """A candidate's record."""
+    """A candidate's record. Times that an earlier version did not write are 0."""
 
     group: str
     share: int
     compares: bool
     run: str
     since_ms: int = 0
+    started_ms: int = 0
+    finishing_ms: int = 0
+    accepted: tuple[Accepted, ...] = ()
+
+    @property
+    def differences(self) -> int:
+        """How many differences are accepted."""
+        return max((one.differences for one in self.accepted), default=0)
 
 
 class Beat(NamedTuple):
@@ -74,6 +94,7 @@ def bucket_of(key: bytes, group: str) -> int:
 def encode_candidate(candidate: Candidate) -> tuple[bytes, bytes]:
     """The key and the value of a candidate's record."""
     body = candidate._asdict()
+    body["accepted"] = [one._asdict() for one in candidate.accepted]
     return body.pop("group").encode(), orjson.dumps(body)
 
 
@@ -101,8 +122,17 @@ def decode_rollout(key: bytes, value: bytes) -> Candidate | Beat:
         if worker:
             numbers = frozenset(map(int, body["partitions"]))
             return Beat(group, worker, int(body["follows"]), numbers)
-        share, since = body["share"], body.get("since_ms", 0)
-        found = Candidate(group, int(share), bool(body["compares"]), str(body["run"]), int(since))
+        since, started, finishing = (
+            int(body.get(name, 0)) for name in ("since_ms", "started_ms", "finishing_ms")
+        )
+        accepted = tuple(
+            Accepted(str(one["reason"]), int(one["differences"]), int(one["at_ms"]))
+            for one in body.get("accepted", ())
+        )
+        share, compares = int(body["share"]), bool(body["compares"])
+        found = Candidate(
+            group, share, compares, str(body["run"]), since, started, finishing, accepted
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise RolloutRecordError(f"the record {key!r:.80} cannot be read: {exc!r}") from None
     if not 0 <= found.share <= SHARE_MAX or not RUN.fullmatch(found.run):

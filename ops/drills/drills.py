@@ -139,6 +139,20 @@ DRILLS = (
         lambda world: world.restart_worker(),
     ),
     Drill(
+        "a candidate refuses queries that the live worker answers",
+        "readstates rollout abort",
+        ("ReadStatesRepliesDiffer",),
+        lambda world: world.start_wrong_candidate(),
+        lambda world: world.abort_wrong_candidate(),
+    ),
+    Drill(
+        "the worker of a candidate that has all users is killed",
+        "readstates rollout back",
+        ("ReadStatesCandidateSilent",),
+        lambda world: world.kill_candidate(),
+        lambda world: world.back_from_candidate(),
+    ),
+    Drill(
         "somebody sets cleanup.policy=compact on the updates topic",
         "readstates init restores the setting",
         ("ReadStatesDeviation",),

@@ -40,13 +40,17 @@ def find() -> str:
 
 
 class Prometheus:
-    """Scrapes one worker every second, with the scaled rules."""
+    """Scrapes a worker and a comparison every second, with the scaled rules."""
 
-    def __init__(self, folder: Path, worker_port: int, numbers: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, worker_port: int, compare_port: int, numbers: dict[str, str]
+    ) -> None:
         folder.mkdir()
         self._folder, self._port = folder, free_port()
         config = folder / "prometheus.yml"
-        config.write_text(scaled.config(f"127.0.0.1:{worker_port}"), "utf-8")
+        config.write_text(
+            scaled.config(f"127.0.0.1:{worker_port}", f"127.0.0.1:{compare_port}"), "utf-8"
+        )
         for name in ("rules.yml", "alerts.yml"):
             (folder / name).write_text(scaled.rules(name, numbers), "utf-8")
         self._log = folder / "prometheus.log"

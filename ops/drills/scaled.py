@@ -40,14 +40,17 @@ def rules(name: str, numbers: dict[str, str]) -> str:
     return str(yaml.safe_dump(groups, sort_keys=False))
 
 
-def config(target: str) -> str:
-    """The configuration, for one worker at a fixed place."""
+def config(target: str, compare: str) -> str:
+    """The configuration, for one worker and one `readstates rollout compare` at fixed places."""
     found: dict[str, Any] = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
     found["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     (job,) = found["scrape_configs"]
     job.pop("dns_sd_configs")
     job["scrape_timeout"] = "1s"
     job["static_configs"] = [{"targets": [target]}]
+    found["scrape_configs"].append(
+        {"job_name": "compare", "static_configs": [{"targets": [compare]}]}
+    )
     return str(yaml.safe_dump(found, sort_keys=False))
 
 

@@ -19,15 +19,18 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from readstates.schemas.rollout import SHARE_MAX
 from readstates.streams.cassandra.store import Store
 from readstates.streams.config import Settings
 from readstates.streams.kafka import topics
+from readstates.streams.rollout import control
 
 from ..local.stack import Stack
 from ..local.worker import WorkerProcess
 from . import scaled
 from .load import Load
 from .prometheus import Prometheus, free_port
+from .wrong_candidate import WrongCandidate
 
 PARTITIONS = 4
 MEMORY_LIMIT_MIB = 320  # in place of the 2 GiB of rules.yml
@@ -49,6 +52,8 @@ SETTINGS = {
 }
 SMALL_REPLIES = "read-states.replies.small"
 REPLIES = "read-states.replies.drills"
+CANDIDATE = "drills-candidate"
+FOLLOW_S, ANSWERS_S = 30.0, 3.0  # until live workers follow; how long the candidate answers
 
 
 class World:
@@ -60,7 +65,8 @@ class World:
     def __init__(self, folder: Path, in_memory: Path, stack: Stack) -> None:
         self._folder, self._stack = folder, stack
         self.in_memory, self.on_disk = in_memory / "tables", folder / "tables"
-        self._port = free_port()
+        self._port, self._compare_port = free_port(), free_port()
+        self._wrong: WrongCandidate | None = None
         self.env = {
             **stack.env(),
             **{f"READ_STATES_{name}": str(value) for name, value in SETTINGS.items()},
@@ -84,7 +90,9 @@ class World:
         store.create_schema()
         store.close()
         self.start_worker()
-        self.prometheus = Prometheus(self._folder / "prometheus", self._port, NUMBERS)
+        self.prometheus = Prometheus(
+            self._folder / "prometheus", self._port, self._compare_port, NUMBERS
+        )
         self.prometheus.wait()
         self.load = Load(self.settings, REPLIES, PARTITIONS)
         self.load.start()
@@ -103,6 +111,43 @@ class World:
         assert self.worker is not None
         self.worker.stop()
         self.start_worker(module)
+
+    def start_wrong_candidate(self) -> None:
+        """Its replies differ from those of the live worker."""
+        self._wrong = WrongCandidate(
+            self.settings, self.env, self._folder, self._compare_port, REPLIES
+        )
+        self._wrong.start()
+
+    def abort_wrong_candidate(self) -> None:
+        assert self._wrong is not None
+        self._wrong.end()
+        self._wrong = None
+
+    def kill_candidate(self) -> None:
+        """Start a candidate, give it all users, and kill its worker while it answers them."""
+        self._candidate = control.start(self.settings, CANDIDATE)
+        own = {"ROLE": "candidate", "KAFKA_GROUP": CANDIDATE, "HTTP_PORT": "0"}
+        own["CACHE_DIR"] = f"{self.in_memory}-candidate"
+        env = self.env | {f"READ_STATES_{name}": value for name, value in own.items()}
+        worker = WorkerProcess(env, self._folder / "candidate.log").start()
+        try:
+            worker.wait_ready()
+            control.set_share(self.settings, self._candidate, SHARE_MAX)
+            end = time.monotonic() + FOLLOW_S
+            while self._share() < SHARE_MAX and time.monotonic() < end:
+                time.sleep(0.2)
+            time.sleep(ANSWERS_S)
+        finally:
+            worker.kill()
+
+    def _share(self) -> float:
+        assert self.worker is not None
+        return self.worker.metrics().get("read_states_rollout_share", 0.0)
+
+    def back_from_candidate(self) -> None:
+        """The share becomes 0, as `readstates rollout back` makes it."""
+        control.set_share(self.settings, self._candidate, 0)
 
     def move_tables(self, folder: Path) -> None:
         """Restart the worker with its tables in another folder."""
@@ -207,6 +252,8 @@ class World:
         """Everything that this started, whatever state it is in."""
         if self._pids:
             self.continue_cassandra()
+        if self._wrong is not None:
+            self._wrong.end()
         if hasattr(self, "load"):
             self.load.close()
         if hasattr(self, "prometheus"):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ..config import Settings
+from ..rollout.gates import Verdict
 from .options import CASSANDRA, KAFKA_ONLY, SettingsCommand, errors_as_messages, with_settings
+from .rollout_advance import advance, finish
 from .rollout_compare import compare
-from .rollout_gates import gates
+from .rollout_gates import as_object, gates, judged_by, line_of, read, with_plan
+from .rollout_watch import watch
 
 FRESH_S = 2.0  # a worker whose last beat is older does not answer; clocks differ, too
 
@@ -45,16 +49,27 @@ def start(settings: Settings, group: str) -> None:
 
 @rollout.command("status", cls=SettingsCommand, short_help="Show the candidates.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--prometheus", "url", metavar="URL", help="Also show the gates of each candidate's phase."
+)
+@with_plan
 @with_settings(*KAFKA_ONLY)
-def status(settings: Settings, as_json: bool) -> None:
+def status(settings: Settings, as_json: bool, url: str | None, file: Path | None) -> None:
     """Show the candidates, their shares and their workers. The command changes nothing."""
     import orjson
 
     from ..kafka.rollout_topic import read_rollouts
 
+    verdicts: dict[str, list[Verdict]] = {}
+    now_s = time.time()
     with errors_as_messages():
         found = read_rollouts(settings)
-    now_ms = time.time_ns() // 1_000_000
+        if url is not None:
+            plan = read(file)
+            verdicts = {
+                group: judged_by(plan, one, url, now_s) for group, one in found.candidates.items()
+            }
+    now_ms = int(now_s * 1000)
     candidates: list[dict[str, Any]] = [
         {
             "group": one.group,
@@ -62,6 +77,10 @@ def status(settings: Settings, as_json: bool) -> None:
             "compares": one.compares,
             "run": one.run,
             "since_ms": one.since_ms,
+            "started_ms": one.started_ms,
+            "finishing_ms": one.finishing_ms,
+            "accepted": [accepted._asdict() for accepted in one.accepted],
+            "gates": [as_object(verdict) for verdict in verdicts.get(one.group, ())],
             "workers": [
                 {
                     "worker": worker,
@@ -80,7 +99,8 @@ def status(settings: Settings, as_json: bool) -> None:
         return
     for one in candidates:
         comparison = "on" if one["compares"] else "off"
-        click.echo(f"{one['group']}: share {one['share']}, comparison {comparison}")
+        finishing = ", being finished" if one["finishing_ms"] else ""
+        click.echo(f"{one['group']}: share {one['share']}, comparison {comparison}{finishing}")
         for worker in one["workers"]:
             state = "answers" if worker["is_fresh"] else "silent, last answered"
             late = "" if worker["follows"] else "; does not follow the last change yet"
@@ -88,6 +108,10 @@ def status(settings: Settings, as_json: bool) -> None:
             click.echo(f"  {worker['worker']}: {state} partitions {numbers}{late}")
         if not one["workers"]:
             click.echo("  no worker")
+        for accepted in one["accepted"]:
+            click.echo(f"  accepted {accepted['differences']} differences: {accepted['reason']}")
+        for verdict in verdicts.get(one["group"], ()):
+            click.echo(f"  {line_of(verdict, now_s)}")
     if not candidates:
         click.echo("no candidate")
 
@@ -129,5 +153,5 @@ def abort(settings: Settings, group: str | None) -> None:
     click.echo(f"{candidate.group} is no candidate any more; its workers end by themselves")
 
 
-rollout.add_command(compare)
-rollout.add_command(gates)
+for command in (advance, compare, finish, gates, watch):
+    rollout.add_command(command)

@@ -51,7 +51,13 @@ PROGRESS_S = 10.0
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
-    help="Serve read_states_compared_total on this port of 127.0.0.1, at /metrics.",
+    help="Serve read_states_compared_total on this port, at /metrics.",
+)
+@click.option(
+    "--metrics-host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address of this machine for --metrics-port; 0.0.0.0: all of them.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*KAFKA_ONLY, "reply_topics")
@@ -62,6 +68,7 @@ def compare(
     pairs_max: int | None,
     examples: Path | None,
     metrics_port: int | None,
+    metrics_host: str,
     as_json: bool,
 ) -> None:
     """Compare the replies of the live workers with those of the candidate GROUP.
@@ -87,7 +94,7 @@ def compare(
         stack.callback(reader.consumer.close)
         comparing = _Comparing(RecordedTopics(settings, reader.consumer, True), shadow, tally)
         if metrics_port is not None:
-            comparing.serve(stack, metrics_port)
+            comparing.serve(stack, metrics_host, metrics_port)
         click.echo("comparing", err=True)
         comparing.run(seconds, pairs_max)
     roles = comparing.roles
@@ -113,7 +120,7 @@ class _Comparing:
         self._counters: dict[str, Any] = {}
         self._exported = dict.fromkeys(RESULTS, 0)
 
-    def serve(self, stack: ExitStack, port: int) -> None:
+    def serve(self, stack: ExitStack, host: str, port: int) -> None:
         """Export the counts."""
         from prometheus_client import CollectorRegistry, Counter, start_http_server
 
@@ -125,7 +132,7 @@ class _Comparing:
             registry=registry,
         )
         self._counters = {result: counter.labels(result) for result in RESULTS}
-        server, thread = start_http_server(port, "127.0.0.1", registry)
+        server, thread = start_http_server(port, host, registry)
         stack.callback(thread.join)
         stack.callback(server.server_close)
         stack.callback(server.shutdown)

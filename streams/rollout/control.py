@@ -8,9 +8,9 @@ after a crash: what a row has already is not folded again. A partition without a
 the epoch's first offset, or where the log begins if that is later. Without `start`, a candidate's
 worker refuses to start, because nobody knows its run.
 
-There is no command that makes a candidate live. Deploy its version as live workers instead, as in
-any upgrade: `read_states` has everything that the live group has committed, so nothing that is in
-the overlay alone is needed. Then end the candidate.
+Changing the share. A command reads the record, decides, and reads it again just before it writes a
+new one. If the record has changed in the meantime, because a watch has gone back for example, the
+command changes nothing. `finishing.py` ends a candidate whose version is live.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from readstates.schemas.rollout import (
     GROUP,
     SHARE_MAX,
+    Accepted,
     Candidate,
     beat_key,
     encode_candidate,
@@ -89,7 +90,8 @@ def start(settings: Settings, group: str) -> Candidate:
     log = present_log(
         logs_of(settings), settings.updates_topic, *topic, settings.cassandra_keyspace
     )
-    candidate = Candidate(group, 0, True, secrets.token_hex(8), _now_ms())
+    now_ms = _now_ms()
+    candidate = Candidate(group, 0, True, secrets.token_hex(8), now_ms, now_ms)
     _make_shadow_topic(client, settings, group, topic.partitions, found.replicas)
     _copy_commits(client, settings, of_candidate, topic, log, candidate.run)
     write_rollouts(settings, [encode_candidate(candidate)])
@@ -159,11 +161,42 @@ def known_candidate(settings: Settings, group: str | None) -> Candidate:
 def set_share(
     settings: Settings, candidate: Candidate, share: int, *, compares: bool = True
 ) -> int:
-    """Give the candidate another share, 0 … 10,000; returns the offset of its record."""
+    """Give the candidate another share, 0 … 10,000; returns the offset of its record.
+
+    This begins a phase. `candidate`: as it is in the topic, or what else is to change of it.
+    """
     if not 0 <= share <= SHARE_MAX:
         raise RolloutError(f"a share is 0 … {SHARE_MAX}, not {share}")
-    changed = candidate._replace(share=share, compares=compares, since_ms=_now_ms())
+    changed = candidate._replace(share=share, compares=compares, since_ms=_now_ms(), finishing_ms=0)
     return write_rollouts(settings, [encode_candidate(changed)])
+
+
+def refuse_if_changed(settings: Settings, candidate: Candidate) -> None:
+    """Raise RolloutError if the candidate's record is another one by now."""
+    now = read_rollouts(settings).candidates.get(candidate.group)
+    if now != candidate:
+        what = "has ended" if now is None else f"was changed, and has share {now.share}"
+        raise RolloutError(
+            f"candidate {candidate.group} {what} in the meantime. Nothing was changed; look at "
+            "readstates rollout status"
+        )
+
+
+def accept(settings: Settings, candidate: Candidate, reason: str, differences: int) -> Candidate:
+    """Keep why the run's differences, of which there are so many, are right."""
+    refuse_if_changed(settings, candidate)
+    accepted = Accepted(reason, differences, _now_ms())
+    changed = candidate._replace(accepted=(*candidate.accepted, accepted))
+    write_rollouts(settings, [encode_candidate(changed)])
+    return changed
+
+
+def note_finishing(settings: Settings, candidate: Candidate) -> Candidate:
+    """Keep that the gates of the last phase hold."""
+    refuse_if_changed(settings, candidate)
+    changed = candidate._replace(finishing_ms=_now_ms())
+    write_rollouts(settings, [encode_candidate(changed)])
+    return changed
 
 
 def abort(settings: Settings, candidate: Candidate) -> None:

@@ -6,7 +6,7 @@ nothing comes while there is a candidate, the thread asks the broker for the top
 tell silence from a topic that cannot be read.
 
 A worker of a candidate ends by itself once its run is not the candidate's any more: `readstates
-rollout abort` was run.
+rollout finish` or `abort` was run.
 """
 
 from __future__ import annotations
@@ -218,7 +218,8 @@ class Follower:
             self._refuse(
                 RolloutError(
                     f"the run {self._run_id} of the candidate {group} has ended: readstates "
-                    "rollout abort was run. The live workers answer everybody; this worker stops"
+                    "rollout finish or abort was run. The live workers answer everybody; this "
+                    "worker stops"
                 )
             )
 

@@ -6,6 +6,8 @@ nobody.
 
 J1: a gate holds only if every sample of its time is within the bound. A gap of more than GAP_STEPS
     steps, no answer, several series, or a value that is no number is no sign of anything good.
+J2: a gate is broken only if there is a figure now, and it is out of the bound. Without a figure,
+    the gate neither holds nor is broken.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any, NamedTuple
 from readstates.schemas.rollout import SHARE_MAX
 
 GAP_STEPS = 3
-FIELDS = {"name", "means", "expr", "at_least", "at_most", "hold_s", "shares"}
+FIELDS = {"name", "means", "expr", "at_least", "at_most", "hold_s", "shares", "goal", "accepts"}
 
 Sample = tuple[float, float]  # seconds since the epoch, value
 
@@ -28,7 +30,12 @@ class GatesError(ValueError):
 
 
 class Gate(NamedTuple):
-    """One gate. Exactly one of the bounds is given; `shares`: of the phases that it guards."""
+    """One gate. Exactly one of the bounds is given; `shares`: of the phases that it guards.
+
+    `goal`: the phase has yet to reach the bound, so a figure outside of it is no fault. `accepts`:
+    the figure counts differences, and those that a person has accepted are allowed on top of
+    `at_most`; `accepted` is their number.
+    """
 
     name: str
     means: str
@@ -37,19 +44,23 @@ class Gate(NamedTuple):
     at_most: float | None
     hold_s: float
     shares: tuple[int, ...]
+    goal: bool = False
+    accepts: bool = False
+    accepted: int = 0
 
     def is_within(self, value: float) -> bool:
         """False for a value that is no number, too: nothing compares with it."""
         if self.at_least is not None:
             return value >= self.at_least
-        return self.at_most is not None and value <= self.at_most
+        return self.at_most is not None and value <= self.at_most + self.accepted
 
     @property
     def bound(self) -> str:
         """What the gate wants, in words."""
         if self.at_least is not None:
             return f"at least {self.at_least:g}"
-        return f"at most {self.at_most:g}"
+        more = f" above the {self.accepted} that are accepted" if self.accepted else ""
+        return f"at most {self.at_most:g}{more}"
 
 
 class Plan(NamedTuple):
@@ -73,12 +84,20 @@ class Plan(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A gate's answer: the last value, and since when it has been within the bound."""
+    """A gate's answer. `value`: the figure now; None without one. `since_s`: since when it has been
+    within the bound, in seconds since 1970; None if it is not within it now.
+    """
 
     gate: Gate
     value: float | None
     since_s: float | None
     holds: bool
+
+    @property
+    def is_broken(self) -> bool:
+        """True if the figure now is out of the bound (J2)."""
+        is_figure = self.value is not None and not math.isnan(self.value)
+        return is_figure and self.since_s is None
 
 
 def judge(gate: Gate, samples: Sequence[Sample], now_s: float, step_s: float) -> Verdict:
@@ -94,10 +113,9 @@ def judge(gate: Gate, samples: Sequence[Sample], now_s: float, step_s: float) ->
             since_s = at_s
         before_s = at_s
     if before_s is None or now_s - before_s > GAP_STEPS * step_s:
-        since_s = None
-    last = samples[-1][1] if samples else None
+        return Verdict(gate, None, None, False)
     holds = since_s is not None and now_s - since_s >= gate.hold_s - step_s
-    return Verdict(gate, last, since_s, holds)
+    return Verdict(gate, samples[-1][1], since_s, holds)
 
 
 def read_plan(text: str) -> Plan:
@@ -133,6 +151,11 @@ def _gate(body: dict[str, Any], number: int, shares: list[int]) -> Gate:
     if len(bounds) != 1:
         raise GatesError(f"{where}: give at_least or at_most")
     bound = _number(body[bounds[0]], f"{where}: {bounds[0]}")
+    for name in ("goal", "accepts"):
+        if type(body.get(name, False)) is not bool:
+            raise GatesError(f"{where}: {name} must be true or false")
+    if body.get("accepts") and bounds != ["at_most"]:
+        raise GatesError(f"{where}: a gate that accepts differences needs at_most")
     of_phases = tuple(_share(each, where) for each in body.get("shares", shares))
     if not set(of_phases) <= set(shares):
         raise GatesError(f"{where}: no phase has one of the shares {list(of_phases)}")
@@ -144,6 +167,8 @@ def _gate(body: dict[str, Any], number: int, shares: list[int]) -> Gate:
         bound if bounds == ["at_most"] else None,
         _number(body.get("hold_s", 0), f"{where}: hold_s"),
         of_phases,
+        body.get("goal", False),
+        body.get("accepts", False),
     )
 
 

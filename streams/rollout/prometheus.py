@@ -16,10 +16,10 @@ BYTES_MAX = 8 << 20  # of an answer; a day in steps of 15 s has 0.2 MB
 
 
 class Prometheus:
-    """A server, by its address, such as http://127.0.0.1:9090."""
+    """A server, by its address, such as http://127.0.0.1:9090. `timeout_s`: of an answer."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/")
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
+        self._url, self._timeout_s = url.rstrip("/"), timeout_s
 
     def samples(self, expression: str, start_s: float, end_s: float, step_s: float) -> list[Sample]:
         """The samples of an expression between two moments, every `step_s`; none if it has none.
@@ -39,7 +39,7 @@ class Prometheus:
         url = f"{self._url}/api/v1/query_range"
         body = urllib.parse.urlencode(asked).encode()
         try:
-            with urllib.request.urlopen(url, body, timeout=TIMEOUT_S) as answer:
+            with urllib.request.urlopen(url, body, timeout=self._timeout_s) as answer:
                 found = json.loads(answer.read(BYTES_MAX))
                 series: list[Any] = found["data"]["result"]
                 return series

@@ -11,6 +11,7 @@ import pytest
 
 from readstates.ops.local.owner import Owner
 from readstates.ops.local.stack import Stack
+from tests.support.rollout import CandidateOf, MakeCandidate
 from tests.support.service import Make, Service
 from tests.support.wire import Wire
 
@@ -52,6 +53,20 @@ def services(stack: Stack, folder: Path) -> Iterator[Make]:
     yield make
     for service in made:
         service.close()
+
+
+@pytest.fixture
+def candidates() -> Iterator[MakeCandidate]:
+    """Makes candidates of services."""
+    made: list[CandidateOf] = []
+
+    def make(service: Service, name: str) -> CandidateOf:
+        made.append(CandidateOf(service, name))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
 
 
 @pytest.fixture(scope="session")

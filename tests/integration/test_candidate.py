@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +13,19 @@ from readstates.schemas.rollout import SHARE_MAX
 from tests.integration.test_workers import OPENED, traffic
 from tests.support.expected_replies import mentions, shown
 from tests.support.load import Load, Log
-from tests.support.rollout import RELEASED, Asking, CandidateOf, replies_to
+from tests.support.rollout import (
+    RELEASED,
+    Asking,
+    MakeCandidate,
+    Pair,
+    ack,
+    replies_to,
+    wait_durable,
+)
 from tests.support.rows import rows_of
 from tests.support.service import Make, Service
 from tests.support.waiting import until
-from tests.support.wire import PARTITIONS, Reply, new_user
-
-MakeCandidate = Callable[[Service, str], CandidateOf]
-
-
-@pytest.fixture
-def candidates() -> Iterator[MakeCandidate]:
-    made: list[CandidateOf] = []
-
-    def make(service: Service, name: str) -> CandidateOf:
-        made.append(CandidateOf(service, name))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def ack(channel: int, message: int) -> dict[str, Any]:
-    return {"type": "ack", "channel_id": str(channel), "message_id": str(message)}
-
-
-def wait_durable(candidate: CandidateOf, ends: list[int]) -> None:
-    until(lambda: candidate.committed() == ends, f"the candidate has committed {ends}", 60)
+from tests.support.wire import PARTITIONS, new_user
 
 
 def check_replies(service: Service, log: Log) -> None:
@@ -157,46 +141,6 @@ def test_it_goes_on_with_its_table_after_a_death(services: Make, candidates: Mak
     finally:
         load.close()
         log.close()
-
-
-class Pair:
-    """A live worker and a candidate's, both ready, and users with read states."""
-
-    def __init__(self, service: Service, candidate: CandidateOf, users: int = 40) -> None:
-        self.service, self.candidate = service, candidate
-        self.live, self.new = service.start(), candidate.start()
-        for worker in (self.live, self.new):
-            worker.wait_ready()
-        self.users = [new_user() for _ in range(users)]
-        for number, user in enumerate(self.users, 1):
-            service.wire.produce_update(user, ack(7, number))
-        ends = service.wire.ends(service.wire.updates)
-        service.wait_durable(ends)
-        wait_durable(candidate, ends)
-
-    def follow(self, share: int) -> None:
-        self.candidate.set_share(share)
-        self.candidate.wait_followed(share, self.live, self.new)
-
-    def ask_all(
-        self, body: dict[str, Any] | None = None
-    ) -> tuple[dict[int, list[Reply]], dict[int, list[Reply]]]:
-        """One query of each user: what the clients got, and what the shadow topic has."""
-        asked = {self.service.wire.ask(user, body, deadline_s=20): user for user in self.users}
-        got = replies_to(self.service, asked)
-
-        def shadows() -> dict[bytes, list[Reply]] | None:
-            found: dict[bytes, list[Reply]] = {correlation_id: [] for correlation_id in asked}
-            for reply in self.candidate.shadow():
-                if (correlation_id := reply.headers["kafka_correlationId"]) in found:
-                    found[correlation_id].append(reply)
-            return found if all(found.values()) else None
-
-        kept = until(shadows, "each query has a reply in the shadow topic")
-        return (
-            {asked[correlation_id]: replies for correlation_id, replies in got.items()},
-            {asked[correlation_id]: replies for correlation_id, replies in kept.items()},
-        )
 
 
 @pytest.fixture
@@ -320,7 +264,7 @@ def test_several_candidates_and_what_is_none(services: Make, candidates: MakeCan
     # The first one is aborted: its worker ends, and the second one answers.
     done = service.cli("rollout", "abort", one.group)
     assert done.returncode == 0, done.stderr
-    assert "has ended: readstates rollout abort was run" in refused(first)
+    assert "has ended: readstates rollout finish or abort was run" in refused(first)
     assert service.wire.get(user).states
     until(lambda: b"live" in {r.headers["read-states-role"] for r in two.shadow()}, "it answers")
 

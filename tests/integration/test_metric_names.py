@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from readstates.streams.comparison.findings import RESULTS
 from tests.support.promql import Expression, expressions, recorded
 from tests.support.service import Service
 from tests.support.waiting import until
@@ -25,7 +26,11 @@ LEVELS = {
 
 
 def exported_by(text: str) -> dict[str, dict[str, set[str]]]:
-    found: dict[str, dict[str, set[str]]] = {"up": {}, "ALERTS": {"alertstate": {"firing"}}}
+    found: dict[str, dict[str, set[str]]] = {
+        "up": {},
+        "ALERTS": {"alertstate": {"firing"}},
+        "read_states_compared_total": {"result": set(RESULTS)},  # of `readstates rollout compare`
+    }
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels = found.setdefault(sample.name, {})

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from readstates.ops.drills import queries
-from readstates.ops.drills.prometheus import Prometheus, PrometheusError, find
+from readstates.ops.drills.prometheus import Prometheus, PrometheusError, find, free_port
 from readstates.ops.drills.world import NUMBERS
 from tests.support.service import Service
 from tests.support.wire import new_user
@@ -26,7 +26,7 @@ def prometheus(service: Service, tmp_path: Path) -> Iterator[Prometheus]:
         pytest.skip(str(exc))
     port = urlsplit(service.workers[0].url).port
     assert port is not None
-    made = Prometheus(tmp_path / "prometheus", port, NUMBERS)
+    made = Prometheus(tmp_path / "prometheus", port, free_port(), NUMBERS)
     try:
         made.wait()
         yield made

@@ -210,6 +210,7 @@ def test_move_to_another_kafka(running: Running, owner: Owner) -> None:
 def test_every_command_of_a_procedure_has_a_twin_or_a_reason(running: Running) -> None:
     """Pages that were carried out above are whole; the others say here what they lack."""
     by_hand = {
+        "canary": "tests/integration/test_rollout_phases.py goes through all phases",
         "servers": "one broker and one node cannot be upgraded one after the other; `make chaos` "
         "restarts three of each",
         "move": "its part about Kafka has a test above; sstableloader needs what nodetool makes",

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import Producer
@@ -17,7 +18,7 @@ from readstates.streams.rollout import control
 
 from .service import Service
 from .waiting import WAIT_S, until
-from .wire import PARTITIONS, Reply, TopicReader, encode, reply_of
+from .wire import PARTITIONS, Reply, TopicReader, encode, new_user, reply_of
 
 SHARE = "read_states_rollout_share"
 RELEASED = "read_states_withheld_replies_total{outcome=released}"
@@ -36,10 +37,10 @@ class CandidateOf:
         )
         self._shadow: list[Reply] = []
 
-    def start(self, **settings: object) -> WorkerProcess:
-        """A worker of it, not waited for."""
+    def start(self, module: str = "", **settings: object) -> WorkerProcess:
+        """A worker of it, not waited for. `module`: what it runs, if not the service's."""
         given: dict[str, object] = {"role": "candidate", "kafka_group": self.group, **settings}
-        return self.service.start(**given)
+        return self.service.start(module=module, **given)
 
     def set_share(self, share: int, *, compares: bool = True) -> int:
         """Not waited for; as `advance` does when its gates hold."""
@@ -142,3 +143,56 @@ def replies_to(service: Service, asked: dict[bytes, int]) -> dict[bytes, list[Re
 
     until(all_there, "each query has a reply")
     return found
+
+
+MakeCandidate = Callable[[Service, str], CandidateOf]
+
+
+def ack(channel: int, message: int) -> dict[str, Any]:
+    return {"type": "ack", "channel_id": str(channel), "message_id": str(message)}
+
+
+def wait_durable(candidate: CandidateOf, ends: list[int]) -> None:
+    until(lambda: candidate.committed() == ends, f"the candidate has committed {ends}", 60)
+
+
+class Pair:
+    """A live worker and a candidate's, both ready, and users with read states."""
+
+    def __init__(
+        self, service: Service, candidate: CandidateOf, users: int = 40, module: str = ""
+    ) -> None:
+        self.service, self.candidate = service, candidate
+        self.live, self.new = service.start(), candidate.start(module)
+        for worker in (self.live, self.new):
+            worker.wait_ready()
+        self.users = [new_user() for _ in range(users)]
+        for number, user in enumerate(self.users, 1):
+            service.wire.produce_update(user, ack(7, number))
+        ends = service.wire.ends(service.wire.updates)
+        service.wait_durable(ends)
+        wait_durable(candidate, ends)
+
+    def follow(self, share: int) -> None:
+        self.candidate.set_share(share)
+        self.candidate.wait_followed(share, self.live, self.new)
+
+    def ask_all(
+        self, body: dict[str, Any] | None = None
+    ) -> tuple[dict[int, list[Reply]], dict[int, list[Reply]]]:
+        """One query of each user: what the clients got, and what the shadow topic has."""
+        asked = {self.service.wire.ask(user, body, deadline_s=20): user for user in self.users}
+        got = replies_to(self.service, asked)
+
+        def shadows() -> dict[bytes, list[Reply]] | None:
+            found: dict[bytes, list[Reply]] = {correlation_id: [] for correlation_id in asked}
+            for reply in self.candidate.shadow():
+                if (correlation_id := reply.headers["kafka_correlationId"]) in found:
+                    found[correlation_id].append(reply)
+            return found if all(found.values()) else None
+
+        kept = until(shadows, "each query has a reply in the shadow topic")
+        return (
+            {asked[correlation_id]: replies for correlation_id, replies in got.items()},
+            {asked[correlation_id]: replies for correlation_id, replies in kept.items()},
+        )

@@ -88,11 +88,16 @@ class Service:
             )
         return self._wire
 
-    def start(self, *arguments: str, **settings: object) -> WorkerProcess:
-        """Another worker, with these arguments; does not wait for it."""
+    def start(self, *arguments: str, module: str = "", **settings: object) -> WorkerProcess:
+        """Another worker, with these arguments; does not wait for it.
+
+        `module`: what it runs in place of that of the service.
+        """
         more = {f"READ_STATES_{key.upper()}": str(value) for key, value in settings.items()}
         log = self.folder / f"{self.name}-{len(self.workers)}.log"
-        worker = PreloadedWorker({**self.env, **more}, log, *arguments, module=self._module)
+        worker = PreloadedWorker(
+            {**self.env, **more}, log, *arguments, module=module or self._module
+        )
         self.workers.append(worker.start())
         return self.workers[-1]
 

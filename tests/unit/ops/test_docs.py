@@ -102,7 +102,11 @@ def test_metrics_exist(path: Path) -> None:
         assert name in recorded(), name
 
 
-FIELDS = {"read_states_cache", "read_states_candidate"}  # a volume, and a table
+FIELDS = {
+    "read_states_cache",  # a volume
+    "read_states_candidate",  # a table
+    "read_states_compared_total",  # of `readstates rollout compare`, not of a worker
+}
 
 
 def names_of(family: str) -> set[str]:

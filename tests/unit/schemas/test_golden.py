@@ -105,7 +105,16 @@ def test_change(name: str) -> None:
 
 ROLLOUTS: dict[str, tuple[bytes, bytes]] = {
     "candidate": rollout.encode_candidate(
-        rollout.Candidate("new", 2500, True, "0123456789abcdef", 1_800_000_000_000)
+        rollout.Candidate(
+            "new",
+            2500,
+            True,
+            "0123456789abcdef",
+            1_800_000_000_000,
+            1_799_000_000_000,
+            0,
+            (rollout.Accepted("pins are kept now", 3, 1_799_900_000_000),),
+        )
     ),
     "beat": rollout.encode_beat(rollout.Beat("new", "host-1", 12, frozenset({3, 0}))),
 }

@@ -7,6 +7,7 @@ import pytest
 
 from readstates.schemas.rollout import (
     SHARE_MAX,
+    Accepted,
     Beat,
     Candidate,
     RolloutRecordError,
@@ -33,8 +34,24 @@ def test_the_record_of_a_candidate() -> None:
         "compares": True,
         "run": "0123456789abcdef",
         "since_ms": 1_800_000_000_000,
+        "started_ms": 0,
+        "finishing_ms": 0,
+        "accepted": [],
     }
     assert decode_rollout(key, value) == CANDIDATE
+
+
+def test_what_was_accepted_is_in_the_record() -> None:
+    accepted = Accepted("pins are kept now", 3, 5), Accepted("and order", 7, 9)
+    candidate = CANDIDATE._replace(started_ms=1, finishing_ms=2, accepted=accepted)
+    assert decode_rollout(*encode_candidate(candidate)) == candidate
+    assert (CANDIDATE.differences, candidate.differences) == (0, 7)
+
+
+def test_the_record_of_an_earlier_version() -> None:
+    """It has neither the newer times nor what was accepted."""
+    value = b'{"share":2500,"compares":true,"run":"0123456789abcdef","since_ms":1800000000000}'
+    assert decode_rollout(b"new", value) == CANDIDATE
 
 
 def test_a_beat() -> None:
@@ -61,6 +78,8 @@ def test_unknown_fields_are_ignored() -> None:
         b'{"share":10001,"compares":true,"run":"0123456789abcdef"}',
         b'{"share":null,"compares":true,"run":"0123456789abcdef"}',
         b'{"share":1,"compares":true,"run":"\' OR"}',
+        b'{"share":1,"compares":true,"run":"0123456789abcdef","accepted":[1]}',
+        b'{"share":1,"compares":true,"run":"0123456789abcdef","started_ms":null}',
     ],
 )
 @pytest.mark.parametrize("key", [b"new", b"new/w", b"\xff"])

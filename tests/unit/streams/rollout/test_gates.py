@@ -58,6 +58,22 @@ def test_a_bound_from_below() -> None:
     assert (gate().bound, pairs.bound) == ("at most 1.1", "at least 1000")
 
 
+@pytest.mark.parametrize(
+    ("values", "is_broken"),
+    [([1, 1.2], True), ([1.2, 1], False), ([math.inf], True), ([math.nan], False), ([], False)],
+)
+def test_only_a_figure_breaks_a_gate(values: list[float | None], is_broken: bool) -> None:
+    assert judge(gate(), samples(*values), NOW, STEP).is_broken == is_broken
+    assert not judge(gate(), samples(*values, end=NOW - 1000), NOW, STEP).is_broken, "it is old"
+
+
+def test_accepted_differences_are_allowed_on_top() -> None:
+    one = gate()._replace(at_most=0.5, hold_s=0.0, accepts=True, accepted=3)
+    assert judge(one, samples(3.4), NOW, STEP).holds
+    assert judge(one, samples(3.6), NOW, STEP).is_broken
+    assert one.bound == "at most 0.5 above the 3 that are accepted"
+
+
 def test_a_gate_without_a_time_holds_at_once() -> None:
     one = gate()._replace(hold_s=0.0)
     assert judge(one, samples(1.0), NOW, STEP).holds
@@ -77,6 +93,8 @@ def test_the_plan_of_this_repository() -> None:
     names = {gate.name for gate in found.of_phase(0)}
     assert names - {gate.name for gate in found.of_phase(100)} == {"pairs"}
     by_name = {gate.name: gate for gate in found.gates}
+    assert {gate.name for gate in found.gates if gate.goal} == {"pairs", "peak", "differences"}
+    assert {gate.name for gate in found.gates if gate.accepts} == {"differences"}
     assert by_name["pairs"].at_least == 1_000_000
     assert by_name["agreement"].at_least == 0.999999
     assert by_name["age-p99"].at_most == by_name["age-p99.9"].at_most == 1.1
@@ -107,6 +125,8 @@ at_most = 1
         ("at_most = 1", "at_most = true", "at_most: expected a number"),
         ("at_most = 1", "at_most = 1\nshares = [7]", "no phase has one of the shares"),
         ("at_most = 1", "at_most = 1\nhold = 5", "unknown fields"),
+        ("at_most = 1", "at_most = 1\ngoal = 1", "goal must be true or false"),
+        ("at_most = 1", "at_least = 1\naccepts = true", "needs at_most"),
         ('expr = "c"', 'expr = " "', "expr must be a text"),
         ("[[phases]]", "[[other]]", "expected"),
         ("[[phases]]", "[phases", "not TOML"),

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs
 
 import pytest
 from click.testing import CliRunner, Result
 
 from readstates.streams.commands.rollout import rollout
+from tests.support.prometheus import Asked, Series, steady
 
 PLAN = """
 [[phases]]
@@ -36,54 +33,6 @@ expr = "pairs_total"
 at_least = 5
 shares = [0]
 """
-Series = list[dict[str, Any]]
-
-
-class Asked:
-    """A server; `series` has what each expression answers, given start, end and step."""
-
-    def __init__(self) -> None:
-        self.series: dict[str, Callable[[float, float, float], Series]] = {}
-        asked = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                length = int(self.headers["Content-Length"])
-                form = {k: v[0] for k, v in parse_qs(self.rfile.read(length).decode()).items()}
-                answer = asked.series.get(form["query"])
-                if self.path != "/api/v1/query_range" or answer is None:
-                    self.send_error(400, "bad_data")
-                    return
-                times = (float(form[name]) for name in ("start", "end", "step"))
-                body = json.dumps({"status": "success", "data": {"result": answer(*times)}})
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(body.encode())
-
-            def log_message(self, *_arguments: Any) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
-def steady(value: str) -> Callable[[float, float, float], Series]:
-    def answer(start: float, end: float, step: float) -> Series:
-        count = int((end - start) / step) + 1
-        return [{"metric": {}, "values": [[start + step * n, value] for n in range(count)]}]
-
-    return answer
-
-
-@pytest.fixture
-def asked() -> Iterator[Asked]:
-    made = Asked()
-    thread = threading.Thread(target=made.server.serve_forever)
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
 
 
 def gates(folder: Path, url: str, *arguments: str) -> Result:
