@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,10 +36,10 @@ def watch(
     """
     import orjson
 
+    signal.signal(signal.SIGINT, lambda *_: os._exit(0))  # there is nothing to close or to flush
     users = frozenset(user)
     wanted = users.__contains__ if users else None
     with (
-        contextlib.suppress(KeyboardInterrupt),
         shell_client(settings) as client,
         client.changes("start" if from_start else "end", wanted=wanted) as changes,
     ):

@@ -24,7 +24,6 @@ from ..kafka.pulse import Pulse
 from ..kafka.reply_producer import ReplyProducer
 from ..partition.batch import Batch, UnreadBatch
 from ..partition.partition import Partition
-from ..priorities import IDLE_S
 from .change_feed import ChangeFeed
 from .owned import OwnedPartition
 from .query_intake import QueryIntake
@@ -136,8 +135,7 @@ class Partitions:
         """Start the writes that are due; returns the seconds until it is to be called again."""
         partitions = [owned.partition for owned in self.active()]
         pause_s = await self.write_behind.step(partitions, now_ms=self.now_ms())
-        if pause_s < IDLE_S:
-            self.wake.set()  # a partition may have room again though nothing was under way
+        self.wake.set()  # a partition may have room again though nothing was under way
         return pause_s
 
     # -- effects ------------------------------------------------------------------------------

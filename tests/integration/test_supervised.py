@@ -33,7 +33,14 @@ class Member(NamedTuple):
 @pytest.fixture
 def service(stack: Stack, folder: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
     name = request.node.name.removeprefix("test_")[:40]
-    made = Service(stack.env(), folder, name, session_timeout_s=SESSION_S, flush_delay_s=60)
+    made = Service(
+        stack.env(),
+        folder,
+        name,
+        session_timeout_s=SESSION_S,
+        flush_delay_s=60,
+        probe_interval_s=0,  # no loads but users'
+    )
     yield made
     made.close()
 
