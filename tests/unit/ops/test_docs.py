@@ -168,3 +168,9 @@ def test_the_figures_of_security_are_those_of_the_code() -> None:
         assert [int(figure) for figure in re.findall(said, text)] == [limit], said
     modes = re.findall(r"made with mode (\d+) in a folder of mode (\d+)", text)
     assert modes == [(f"{tablefile.FILE_MODE:04o}", f"{tablefile.FOLDER_MODE:04o}")]
+
+
+def test_the_glossary_stays_short() -> None:
+    """A newcomer reads it whole: 25 words, under one line of titles."""
+    words = (ROOT / "CONTRIBUTING.md").read_text().split("\n## Words\n")[1].split("\n## ")[0]
+    assert len(re.findall(r"^\| ", words, re.MULTILINE)) <= 1 + 25
